@@ -1,0 +1,134 @@
+"""Shared scales: quantization by 1x128 tiles and 128x128 blocks, and the way back."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+import dsv3_numerics as d3
+import peers
+from bench_formats import numbers
+from dsv3_numerics import reference
+from harness import Gate
+from shapes import HIDDEN
+from suite import Array, Kernel, Size, Work
+
+CACHED = Size("64Ki", (64, 1024), streaming=False)
+TILE_SIZES = (Size("64Mi", (8192, 8192)), CACHED)
+# 7168 is the model's width; 8192 has the power-of-two row stride at which rows fight for the same cache sets.
+BLOCK_SIZES = (
+    Size("9216x7168", (9216, HIDDEN)),
+    Size("8192x8192", (8192, 8192)),
+    Size("64Ki", (128, 512), streaming=False),
+)
+QUICK = ((0, 128), (1, 1), (3, 130), (129, 257), (256, 384))
+
+FORMAT = "float8_e4m3fn"
+
+
+def tiles(module: Any, x: Array, scale: str, **options: Any) -> Any:
+    """Tile quantization by the product or by the textbook."""
+    return module.quantize_tiles(x, dtype=FORMAT, tile=128, scale=scale, **options)
+
+
+def blocks(module: Any, x: Array, scale: str, **options: Any) -> Any:
+    """Block quantization by the product or by the textbook."""
+    return module.quantize_blocks(x, dtype=FORMAT, block=(128, 128), scale=scale, **options)
+
+
+def quantizing(name: str, how: Any, scale: str, sizes: Any, gates: Any, peer_gates: Any) -> Kernel:
+    """The kernel that quantizes float32 in the way `how`."""
+
+    def prepare(shape: tuple[int, ...], magnitude: float) -> Work:
+        x = numbers(shape, magnitude)
+        out = how(d3, x, scale)
+
+        def expected() -> list[Array]:
+            want = how(reference, x, scale)
+            return [want.codes, want.scales]
+
+        return Work(
+            x.size,
+            lambda: how(d3, x, scale, out=out),
+            lambda: how(d3, x, scale),
+            lambda: [out.codes, out.scales],
+            expected,
+            quantizing_peers(how, x) if scale == "float32" else {},
+        )
+
+    return Kernel(name, prepare, sizes, QUICK, gates, peer_gates, from_float32=True)
+
+
+def quantizing_peers(how: Any, x: Array) -> dict[str, Any]:
+    """Whole tiles only: the way a NumPy user writes it knows no ragged edge."""
+    if not whole(how, x.shape):
+        return {}
+    if how is tiles:
+        return {"numpy+ml_dtypes": partial(peers.quantize_tiles, x), **peers.torch_quantize_tiles(x)}
+    return {"numpy+ml_dtypes": partial(peers.quantize_blocks, x)}
+
+
+def dequantizing(name: str, how: Any, dtype: str, sizes: Any, gates: Any) -> Kernel:
+    """The kernel that goes back to `dtype`."""
+
+    def prepare(shape: tuple[int, ...], magnitude: float) -> Work:
+        q = how(d3, numbers(shape, magnitude), "float32")
+        out = np.zeros(shape, dtype)
+        back = peers.dequantize_tiles if how is tiles else peers.dequantize_blocks
+        return Work(
+            q.codes.size,
+            lambda: q.dequantize(dtype, out=out),
+            lambda: q.dequantize(dtype),
+            lambda: [out],
+            lambda: [spread(q, shape).astype(dtype)],
+            {"numpy+ml_dtypes": partial(back, q.codes, q.scales, dtype)} if whole(how, shape) else {},
+        )
+
+    return Kernel(name, prepare, sizes, QUICK, gates)
+
+
+def whole(how: Any, shape: tuple[int, ...]) -> bool:
+    """The shape has no ragged tile or block, and is not empty."""
+    return bool(np.prod(shape)) and not any(n % 128 for n in shape[-1 if how is tiles else 0 :])
+
+
+def spread(q: Any, shape: tuple[int, int]) -> Array:
+    """Codes times their scales in float32, the scales repeated over their blocks."""
+    scales = np.repeat(np.asarray(q.scales, np.float32), 128, axis=1)[:, : shape[1]]
+    if scales.shape[0] != shape[0] or q.axis is None:
+        scales = np.repeat(scales, 128, axis=0)[: shape[0]]
+    return q.codes.astype(np.float32) * scales
+
+
+QUANTIZE_TILES = {"64Mi": Gate(0.9, 0.6, 0.35), "64Ki": Gate(0.4, 0.18, 0.1, compute_bound=True)}
+QUANTIZE_BLOCKS = {label: Gate(0.6, 0.45, 0.3) for label in ("9216x7168", "8192x8192")}
+TO_FLOAT32 = Gate(1.4, 1.4, 0.4)
+TO_BFLOAT16 = Gate(2.2)
+
+KERNELS = (
+    quantizing(
+        "quantize 1x128", tiles, "float32", TILE_SIZES, QUANTIZE_TILES, {"numpy+ml_dtypes": 40, "torch": 12}
+    ),
+    quantizing("quantize 1x128 ue8m0", tiles, "ue8m0", TILE_SIZES, QUANTIZE_TILES, {}),
+    quantizing("quantize 128x128", blocks, "float32", BLOCK_SIZES, QUANTIZE_BLOCKS, {}),
+    dequantizing("dequantize 1x128 -> f32", tiles, "float32", TILE_SIZES, {"64Mi": TO_FLOAT32}),
+    dequantizing("dequantize 1x128 -> bf16", tiles, "bfloat16", TILE_SIZES, {"64Mi": TO_BFLOAT16}),
+    dequantizing(
+        "dequantize 128x128 -> bf16",
+        blocks,
+        "bfloat16",
+        BLOCK_SIZES[1:],
+        {"8192x8192": TO_BFLOAT16},
+    ),
+)
+
+
+def empty_call() -> object:
+    """Quantize one number: what a call costs before any work is done."""
+    return tiles(d3, _ONE, "float32", out=_OUT)
+
+
+_ONE = np.ones((1, 1), np.float32)
+_OUT = tiles(d3, _ONE, "float32")

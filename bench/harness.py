@@ -1,0 +1,218 @@
+"""Times a kernel beside a yardstick taken in the same second, and judges the ratio.
+
+Absolute rates on a shared machine swing by a factor of two within seconds; ratios of two neighbours in time
+do not. So every figure here is the median of the ratios of at least nine *pairs* (kernel, yardstick), in
+alternating order. A pair in which the process was preempted is dropped; for a compute-bound row, so is a pair
+beside a slow arithmetic probe.
+"""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dsv3_numerics import _core
+
+Call = Callable[[], object]
+
+PAIRS = 9
+MIN_SAMPLE_SECONDS = 0.004
+"A sample repeats its call until it lasts at least this long."
+MAX_SECONDS = 12.0
+"Time after which a row makes do with the pairs it has (slow peers)."
+QUIET = 0.85
+"A compute-bound pair counts if the probe beside it reached this part of the best probe seen."
+
+
+def preemptions() -> int:
+    """Involuntary context switches so far: of all threads, as the kernels run on a thread pool."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
+class Probe:
+    """Rate of a product of two small matrices that stay in cache: is the core all ours at this moment?"""
+
+    def __init__(self) -> None:
+        self._a = np.ones((384, 384), np.float32)
+        self._out = np.empty_like(self._a)
+        self.best = 0.0
+
+    def __call__(self) -> float:
+        start = time.perf_counter()
+        np.matmul(self._a, self._a, out=self._out)
+        rate = 2 * 384**3 / (time.perf_counter() - start) / 1e9
+        self.best = max(self.best, rate)
+        return rate
+
+
+PROBE = Probe()
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A call to time, and what has to be set before it (outside the clock)."""
+
+    call: Call
+    setup: Call = lambda: None
+
+    def loops(self) -> int:
+        """Repetitions that make one sample long enough; also the warm-up."""
+        self.setup()
+        self.call()
+        start = time.perf_counter()
+        self.call()
+        once = time.perf_counter() - start
+        return max(1, round(MIN_SAMPLE_SECONDS / max(once, 1e-9)))
+
+    def sample(self, loops: int) -> float:
+        """Seconds per call."""
+        self.setup()
+        call = self.call
+        start = time.perf_counter()
+        for _ in range(loops):
+            call()
+        return (time.perf_counter() - start) / loops
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the pairs of one row gave."""
+
+    ratio: float
+    "median of yardstick time / kernel time: above 1, the kernel is the faster one"
+    seconds: float
+    "median time of one kernel call"
+    pairs: int
+    dropped: int
+
+
+def measure(kernel: Timed, yardstick: Timed, *, compute_bound: bool = False, pairs: int = PAIRS) -> Measured:
+    """Alternate the two until enough undisturbed pairs are there."""
+    loops = kernel.loops(), yardstick.loops()
+    kept: list[tuple[float, float, float]] = []
+    every: list[tuple[float, float, float]] = []
+    start = time.perf_counter()
+    while len(kept) < pairs and len(every) < 6 * pairs:
+        if len(every) >= 3 and time.perf_counter() - start > MAX_SECONDS:
+            break
+        before = preemptions()
+        probe = PROBE() if compute_bound else 0.0
+        if len(every) % 2:
+            b = yardstick.sample(loops[1])
+            a = kernel.sample(loops[0])
+        else:
+            a = kernel.sample(loops[0])
+            b = yardstick.sample(loops[1])
+        probe = min(probe, PROBE()) if compute_bound else 0.0
+        every.append((b / a, a, probe))
+        if preemptions() == before and probe >= QUIET * PROBE.best * compute_bound:
+            kept.append(every[-1])
+    used = kept if len(kept) >= min(3, pairs) else every  # a crowded machine: say so through `dropped`
+    ratio, seconds, _ = (statistics.median(column) for column in zip(*used, strict=True))
+    return Measured(ratio, seconds, len(kept), len(every) - len(kept))
+
+
+class Copy:
+    """The yardstick M: a memory copy of `elements` float32 values, over as many threads as the kernel has."""
+
+    def __init__(self, elements: int) -> None:
+        self._source = np.ones(elements, np.float32)
+        self._target = np.zeros(elements, np.float32)
+        self._pool = ThreadPoolExecutor(2)
+
+    def one(self) -> None:
+        """Copy with one thread."""
+        np.copyto(self._target, self._source)
+
+    def two(self) -> None:
+        """Copy with two threads, half each; `np.copyto` releases the GIL."""
+        middle = len(self._source) // 2
+        halves = slice(0, middle), slice(middle, None)
+        list(self._pool.map(lambda half: np.copyto(self._target[half], self._source[half]), halves))
+
+    def __call__(self, threads: int) -> Call:
+        # In cache the hand-over to a second thread costs more than the copy, so M keeps one thread there.
+        return self.two if threads == 2 and len(self._source) > 1 << 20 else self.one
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a row has to reach at each SIMD level, in multiples of its yardstick."""
+
+    avx512: float
+    avx2: float | None = None
+    scalar: float | None = None
+    compute_bound: bool = False
+
+    def at(self, level: str) -> float | None:
+        """The bar at one level; levels above AVX-512 have its bar."""
+        return {"scalar": self.scalar, "avx2": self.avx2}.get(level, self.avx512)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a results table."""
+
+    kernel: str
+    size: str
+    level: str
+    threads: int
+    output: str
+    yardstick: str
+    gelem_s: float | None
+    ratio: float | None
+    gate: float | None = None
+    at_most: bool = False
+    compute_bound: bool = False
+    pairs: int = 0
+    dropped: int = 0
+    note: str = ""
+    verdict: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "verdict", self._judge())
+
+    def _judge(self) -> str:
+        if self.gate is None or self.ratio is None:
+            return ""
+        if self.ratio <= self.gate if self.at_most else self.ratio >= self.gate:
+            return "pass"
+        return "c" if self.compute_bound else "FAIL"
+
+    def cells(self) -> tuple[str, ...]:
+        """The row as text, in the order of `HEADINGS`."""
+        sign = "<=" if self.at_most else ">="
+        return (
+            self.kernel,
+            self.size,
+            self.level,
+            str(self.threads),
+            self.output,
+            "" if self.gelem_s is None else f"{self.gelem_s:.3f}",
+            "" if self.ratio is None else f"{self.ratio:.2f} {self.yardstick}",
+            "" if self.gate is None else f"{sign} {self.gate:g}",
+            self.verdict,
+            f"{self.pairs}" + (f" (-{self.dropped})" if self.dropped else ""),
+            self.note,
+        )
+
+
+HEADINGS = ("kernel", "size", "level", "thr", "output", "Gelem/s", "ratio", "gate", "", "pairs", "note")
+
+
+def set_state(level: str, threads: int) -> None:
+    """Force a SIMD level and a thread count."""
+    _core.set_simd_level(level)
+    _core.set_num_threads(threads)
+
+
+def fields(row: Row) -> dict[str, Any]:
+    """A row as plain data, figures rounded to what they are worth."""
+    return {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in asdict(row).items()}

@@ -1,0 +1,95 @@
+"""Prints and records benchmark rows: a plain table, and JSON and Markdown under `results/`."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+from dsv3_numerics import _core
+from harness import HEADINGS, PAIRS, PROBE, Row, fields
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("dsv3_numerics", "numpy", "ml_dtypes", "numkong", "torch")
+
+LEGEND = """\
+Ratio: `M` is the time of a memory copy of as many float32 elements (same thread count) over the time of the
+kernel; `x name` is the time of that peer over ours; `x normal` and `x 1T` compare the kernel with itself. Each is
+the median over alternating pairs taken in the same second; `(-n)`: n pairs were dropped as disturbed. Verdict `c`:
+a compute-bound gate, missed, which only a quiet machine decides. Output `out`: preallocated and touched; `fresh`: a
+new array per call, whose first touch is counted."""
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "absent"
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def machine() -> dict[str, object]:
+    """What a reader needs to compare figures; nothing that names the machine."""
+    return {
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "architecture": platform.machine(),
+        "simd_levels": _core.simd_levels(),
+        "python": platform.python_version(),
+        "versions": {package: _version(package) for package in PACKAGES},
+        "best_probe_gflops": round(PROBE.best, 1),
+    }
+
+
+def plain(rows: Sequence[Row]) -> str:
+    """Fixed-width table."""
+    cells = [HEADINGS, *(row.cells() for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(HEADINGS))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in cells
+    )
+
+
+def markdown(name: str, rows: Sequence[Row]) -> str:
+    """The table as Markdown, below the machine that it was measured on."""
+    about = machine()
+    versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items())  # type: ignore[attr-defined]
+    lines = [
+        f"# bench_{name}",
+        "",
+        f"{about['cpu']}, {about['cores']} cores, {about['architecture']}; Python {about['python']},",
+        f"{versions}. At least {PAIRS} pairs per row unless the pairs column says otherwise;",
+        f"best arithmetic probe {about['best_probe_gflops']} GFLOP/s (one thread).",
+        "",
+        LEGEND,
+        "",
+        "| " + " | ".join(HEADINGS) + " |",
+        "|" + "---|" * len(HEADINGS),
+    ]
+    lines += ["| " + " | ".join(row.cells()) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def save(name: str, rows: Sequence[Row]) -> None:
+    """Write `results/NAME.json` and `results/NAME.md`."""
+    RESULTS.mkdir(exist_ok=True)
+    data = {"bench": name, "machine": machine(), "rows": [fields(row) for row in rows]}
+    (RESULTS / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
+    (RESULTS / f"{name}.md").write_text(markdown(name, rows))
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """One line: how the gates went."""
+    count = {verdict: sum(row.verdict == verdict for row in rows) for verdict in ("pass", "c", "FAIL")}
+    return f"gates: {count['pass']} passed, {count['FAIL']} failed, {count['c']} undecided (compute-bound)"

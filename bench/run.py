@@ -1,0 +1,91 @@
+"""Drives the benches: `python bench/run.py [--quick] [--gate] [names]`.
+
+Without `--quick`, every kernel is measured beside a memory copy and beside its peers, the rows are printed as
+they come, and `results/NAME.json` and `.md` are written. With it, every kernel runs once on small shapes, at every
+SIMD level and with one and two threads, and its output must equal the reference byte for byte; nothing is written.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Before NumPy is imported: the arithmetic probe and the peers are measured with one thread.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import argparse
+import importlib
+import sys
+import time
+from types import ModuleType
+
+import peers
+import report
+import shapes
+import suite
+from harness import Row, Timed, measure, set_state
+
+NAMES = ("formats", "quant")
+
+
+def overhead(bench: ModuleType) -> Row:
+    """What one call costs before any work is done; part of every in-cache figure."""
+    set_state(suite.levels()[-1], 1)
+    call = Timed(bench.empty_call)
+    seconds = measure(call, call).seconds
+    note = f"{seconds * 1e6:.1f} us per call, included in every row"
+    return Row("empty call", "1", suite.levels()[-1], 1, "out", "M", None, None, note=note)
+
+
+def quick(name: str) -> None:
+    """Check the outputs, then take one short row through the whole reporting path."""
+    bench = importlib.import_module(f"bench_{name}")
+    checks = sum(suite.check(kernel) for kernel in bench.KERNELS)
+    kernel = bench.KERNELS[0]
+    small = suite.Size("quick", kernel.quick[-1], streaming=False)
+    rows = [overhead(bench), *suite.rows(suite.replace_sizes(kernel, small))]
+    assert report.markdown(name, rows).count("\n|") == len(rows) + 2
+    print(f"bench_{name}: {len(bench.KERNELS)} kernels, {checks} outputs equal to the reference", flush=True)
+
+
+def full(name: str) -> list[Row]:
+    """Measure one bench, showing each kernel's rows as soon as they are there."""
+    bench = importlib.import_module(f"bench_{name}")
+    rows = [overhead(bench)]
+    for kernel in bench.KERNELS:
+        suite.check(kernel)
+        start = time.perf_counter()
+        found = list(suite.rows(kernel))
+        rows += found
+        print(report.plain(found), f"\n({time.perf_counter() - start:.0f} s)\n", flush=True)
+    report.save(name, rows)
+    return rows
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", help=f"benches to run, of {', '.join(NAMES)}; all by default")
+    parser.add_argument("--quick", action="store_true", help="check outputs on small shapes; measure nothing")
+    parser.add_argument("--gate", action="store_true", help="exit with 1 if a gate failed")
+    options = parser.parse_args()
+    if unknown := set(options.names) - set(NAMES):
+        parser.error(f"unknown bench {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    shapes.check()
+    for absent in peers.ABSENT:
+        print(f"skipped: {absent} is not installed, so its rows are missing")
+    rows: list[Row] = []
+    for name in options.names or NAMES:
+        if options.quick:
+            quick(name)
+        else:
+            print(report.LEGEND, "\n")
+            rows += full(name)
+    if not options.quick:
+        print(report.summary(rows))
+    return int(options.gate and any(row.verdict == "FAIL" for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
