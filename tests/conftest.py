@@ -1,0 +1,47 @@
+"""What all tests share: every SIMD level of this machine in turn, and settings restored afterwards."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# With --import-mode=importlib nothing is put on the path; tests share `samples`, which stands beside this file.
+sys.path.insert(0, str(Path(__file__).parent))
+
+# Property tests prove themselves in CI on a fixed set of examples; deadlines measure the machine, not the code.
+settings.register_profile("default", deadline=None, max_examples=60, derandomize=True)
+settings.load_profile("default")
+
+
+def _levels() -> list[str]:
+    try:
+        from dsv3_numerics import _core
+    except ImportError:  # the textbook's own tests run before the core is built
+        return ["unbuilt"]
+    return list(_core.simd_levels())
+
+
+@pytest.fixture(params=_levels())
+def simd_level(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run the test once under each SIMD level that this machine has."""
+    from dsv3_numerics import _core
+
+    before = _core.simd_level()
+    _core.set_simd_level(request.param)
+    yield request.param
+    _core.set_simd_level(before)
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Run the test once with each number of threads."""
+    from dsv3_numerics import _core
+
+    before = _core.get_num_threads()
+    _core.set_num_threads(request.param)
+    yield request.param
+    _core.set_num_threads(before)

@@ -1,0 +1,74 @@
+"""Inputs that tests of a format share: every code's value, every midpoint, and the neighbours of both."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from dsv3_numerics.reference import FORMATS, value_table
+
+FLOAT_FORMATS = [name for name, row in FORMATS.items() if row.top != "integer"]
+FINITE_FORMATS = [name for name, row in FORMATS.items() if row.top in ("finite", "integer")]
+SMALL_FORMATS = [name for name, row in FORMATS.items() if row.bits <= 8]
+ML_FORMATS = [name for name in FORMATS if name not in ("e5m6", "int8")]
+ROUNDINGS = ["nearest_even", "nearest_away", "toward_zero", "up", "down", "stochastic"]
+SOURCES = {
+    "float32": np.float32,
+    "float64": np.float64,
+    "float16": np.float16,
+    "bfloat16": ml_dtypes.bfloat16,
+}
+RULES = ["deepseek_v3", "deepgemm", "deepep", "vllm"]
+SCALES = ["float32", "ue8m0", "mx", "nvfp4"]
+
+
+def raw(array: NDArray[Any]) -> NDArray[Any]:
+    """The bytes of an array as whole numbers, so that NaN equals NaN and -0 differs from 0."""
+    return array.view(f"u{array.dtype.itemsize}")
+
+
+def overflow_of(name: str) -> str:
+    """The overflow policy that ml_dtypes has: non-finite codes where there are any."""
+    return "saturate" if name in FINITE_FORMATS else "nonfinite"
+
+
+def every_half(dtype: str) -> NDArray[Any]:
+    """All 65536 float16 or bfloat16 values."""
+    return np.arange(1 << 16, dtype=np.uint16).view(SOURCES[dtype])
+
+
+@cache
+def boundaries(name: str, source: str = "float32") -> NDArray[Any]:
+    """Where rounding to a format decides: values, midpoints, their neighbours, and what lies beyond."""
+    table = value_table(name)
+    value = np.unique(table[np.isfinite(table)])
+    spacing = value[-1] - value[-2]
+    beyond = value[-1] + spacing * np.array([0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4])
+    extremes = np.array(
+        [0, 2.0**-149, 2.0**-126, 2.0**-133, 1e-30, 1e30, 2.0**127 * 1.5, 3.4028235e38, np.inf]
+    )
+    if source == "float64":
+        extremes = np.concatenate([extremes, [5e-324, 1e-310, 1e200, 2.0**128, 1.7e308]])
+    middle = (value[1:] + value[:-1]) / 2
+    points = np.concatenate([value, middle, beyond, extremes, [np.nan]])
+    with np.errstate(over="ignore"):
+        points = np.concatenate([points, -points]).astype(SOURCES[source])
+        if source in ("float32", "float64"):
+            up, down = points.dtype.type(np.inf), points.dtype.type(-np.inf)
+            points = np.concatenate([points, np.nextafter(points, up), np.nextafter(points, down)])
+    return points
+
+
+def tensor(shape: tuple[int, ...], source: str = "float32", seed: int = 0) -> NDArray[Any]:
+    """Heavy-tailed numbers with zeros, a zero first row and a wide range of row magnitudes."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_t(4, shape) * np.exp2(rng.integers(-20, 12, (*shape[:-1], 1)))
+    x[rng.random(shape) < 0.02] = 0
+    if x.ndim > 1 and x.size:
+        x[..., 0, :] = 0
+    with np.errstate(over="ignore"):
+        return x.astype(SOURCES[source])
