@@ -1,0 +1,300 @@
+//! Codes back to numbers.
+
+use super::encode::{wrong_width, STREAM_BYTES};
+use super::near::Near;
+use super::round::Rounder;
+use super::source::{Codes, Output};
+use super::table::{Format, BFLOAT16, E5M6, FLOAT16};
+use crate::error::{same_length, Error};
+use crate::simd::{dispatch, map_groups, GroupMap, Kernel, Lanes, Lookup, MAX_GROUP};
+use crate::threads::with_pool;
+use rayon::prelude::*;
+
+/// Elements that one task takes.
+const CHUNK: usize = 64 * 1024;
+
+/// How a group of codes becomes float32 lanes.
+pub trait Decoder: Copy + Send + Sync {
+    /// The integer that holds a code.
+    type Code: Copy + Default + Send + Sync;
+    /// The values of `codes[..L::GROUP]`.
+    fn group<L: Lanes>(&self, l: L, codes: &[Self::Code]) -> [L::F; 4];
+}
+
+/// Formats of at most 8 bits: a table.
+#[derive(Clone, Copy)]
+pub struct Table(pub &'static Lookup);
+
+impl Decoder for Table {
+    type Code = u8;
+    #[inline(always)]
+    fn group<L: Lanes>(&self, l: L, codes: &[u8]) -> [L::F; 4] {
+        l.lookup(self.0, codes)
+    }
+}
+
+/// The 16-bit formats: bfloat16 is the top of a float32, e5m6 the top of a float16.
+#[derive(Clone, Copy)]
+pub enum Wide {
+    /// bfloat16.
+    Bf16,
+    /// float16 whose bits are the code shifted left.
+    F16 {
+        /// By how many bits.
+        shift: u32,
+    },
+}
+
+impl Wide {
+    /// The decoder of a format of more than 8 bits.
+    pub fn new(format: &Format) -> Wide {
+        match format.name {
+            name if name == BFLOAT16.name => Wide::Bf16,
+            name if name == FLOAT16.name || name == E5M6.name => Wide::F16 { shift: 16 - format.bits() },
+            name => unreachable!("{name} has at most 8 bits"),
+        }
+    }
+
+    #[inline(always)]
+    fn vector<L: Lanes>(self, l: L, codes: &[u16]) -> L::F {
+        match self {
+            Wide::Bf16 => quiet(l, l.load_bf16(codes)),
+            Wide::F16 { shift: 0 } => quiet(l, l.load_f16(codes)),
+            Wide::F16 { shift } => {
+                let mut bits = [0u16; MAX_GROUP];
+                for (b, c) in bits[..L::N].iter_mut().zip(codes) {
+                    *b = c << shift;
+                }
+                quiet(l, l.load_f16(&bits))
+            }
+        }
+    }
+}
+
+/// Replaces every NaN by the quiet NaN of its sign.
+#[inline(always)]
+fn quiet<L: Lanes>(l: L, x: L::F) -> L::F {
+    let bits = l.bits(x);
+    let sign = l.and(bits, l.u32(0x8000_0000));
+    let nan = l.gt(l.and(bits, l.u32(0x7FFF_FFFF)), l.u32(0x7F80_0000));
+    l.float(l.select(nan, l.or(sign, l.u32(0x7FC0_0000)), bits))
+}
+
+impl Decoder for Wide {
+    type Code = u16;
+    #[inline(always)]
+    fn group<L: Lanes>(&self, l: L, codes: &[u16]) -> [L::F; 4] {
+        [
+            self.vector(l, codes),
+            self.vector(l, &codes[L::N..]),
+            self.vector(l, &codes[2 * L::N..]),
+            self.vector(l, &codes[3 * L::N..]),
+        ]
+    }
+}
+
+/// What a value is multiplied by, in float32, before it is written.
+pub trait Multiplier: Copy + Send + Sync {
+    /// The products of `x`, the `j`-th vector of the group that starts at element `at`.
+    fn apply<L: Lanes>(&self, l: L, at: usize, j: usize, x: L::F) -> L::F;
+}
+
+/// No scale.
+#[derive(Clone, Copy)]
+pub struct Unscaled;
+
+impl Multiplier for Unscaled {
+    #[inline(always)]
+    fn apply<L: Lanes>(&self, _l: L, _at: usize, _j: usize, x: L::F) -> L::F {
+        x
+    }
+}
+
+/// How float32 lanes are written.
+pub trait Sink: Copy + Send + Sync {
+    /// What the output holds.
+    type Item: Copy + Default + Send + Sync;
+    /// Writes a group. Its NaNs are the quiet ones.
+    fn store<L: Lanes>(&self, l: L, x: [L::F; 4], out: &mut [Self::Item], stream: bool);
+}
+
+/// float32 output.
+#[derive(Clone, Copy)]
+pub struct ToF32;
+
+impl Sink for ToF32 {
+    type Item = f32;
+    #[inline(always)]
+    fn store<L: Lanes>(&self, l: L, x: [L::F; 4], out: &mut [f32], stream: bool) {
+        l.store_f32(x[0], &mut out[..L::N], stream);
+        l.store_f32(x[1], &mut out[L::N..2 * L::N], stream);
+        l.store_f32(x[2], &mut out[2 * L::N..3 * L::N], stream);
+        l.store_f32(x[3], &mut out[3 * L::N..], stream);
+    }
+}
+
+/// float64 output: the float32 value, widened.
+#[derive(Clone, Copy)]
+pub struct ToF64;
+
+impl Sink for ToF64 {
+    type Item = f64;
+    #[inline(always)]
+    fn store<L: Lanes>(&self, l: L, x: [L::F; 4], out: &mut [f64], _stream: bool) {
+        let mut group = [0f32; MAX_GROUP];
+        ToF32.store(l, x, &mut group[..L::GROUP], false);
+        for (out, x) in out[..L::GROUP].iter_mut().zip(group) {
+            *out = f64::from(x);
+        }
+    }
+}
+
+/// bfloat16 output, rounded to nearest even.
+#[derive(Clone, Copy)]
+pub struct ToBf16;
+
+impl ToBf16 {
+    /// Round the whole word, sign included: a carry into the exponent is right, and a quiet NaN, whose low bits
+    /// are zero, stays as it is.
+    #[inline(always)]
+    fn round<L: Lanes>(l: L, x: L::F) -> L::U {
+        let x = l.bits(x);
+        let odd = l.and(l.shr(x, 16), l.u32(1));
+        l.shr(l.add(l.add(x, l.u32(0x7FFF)), odd), 16)
+    }
+}
+
+impl Sink for ToBf16 {
+    type Item = u16;
+    #[inline(always)]
+    fn store<L: Lanes>(&self, l: L, x: [L::F; 4], out: &mut [u16], stream: bool) {
+        let words =
+            [Self::round(l, x[0]), Self::round(l, x[1]), Self::round(l, x[2]), Self::round(l, x[3])];
+        l.store_u16(words, out, stream);
+    }
+}
+
+/// float16 output, rounded to nearest even; beyond 65504 it overflows to infinity.
+#[derive(Clone, Copy)]
+pub struct ToF16(Near);
+
+impl ToF16 {
+    /// The sink.
+    pub fn new() -> ToF16 {
+        let rounder = Rounder { saturate: false, ..Rounder::saturating(&FLOAT16) };
+        ToF16(Near::new(&rounder))
+    }
+
+    #[inline(always)]
+    fn round<L: Lanes>(self, l: L, x: L::F) -> L::U {
+        let x = l.bits(x);
+        let code = self.0.round(l, self.0.magnitude(l, x));
+        self.0.sign::<L, true>(l, code, x)
+    }
+}
+
+impl Sink for ToF16 {
+    type Item = u16;
+    #[inline(always)]
+    fn store<L: Lanes>(&self, l: L, x: [L::F; 4], out: &mut [u16], stream: bool) {
+        let words = [self.round(l, x[0]), self.round(l, x[1]), self.round(l, x[2]), self.round(l, x[3])];
+        l.store_u16(words, out, stream);
+    }
+}
+
+/// Decoding, multiplying and writing, as one elementwise function.
+#[derive(Clone, Copy)]
+pub struct DecodeMap<D, M, S> {
+    /// Codes to float32.
+    pub decoder: D,
+    /// The scale.
+    pub multiplier: M,
+    /// float32 to the output.
+    pub sink: S,
+}
+
+impl<D: Decoder, M: Multiplier, S: Sink> GroupMap for DecodeMap<D, M, S> {
+    type In = D::Code;
+    type Out = S::Item;
+    #[inline(always)]
+    fn group<L: Lanes>(&self, l: L, at: usize, codes: &[D::Code], out: &mut [S::Item], stream: bool) {
+        let x = self.decoder.group(l, codes);
+        let y = [
+            self.multiplier.apply(l, at, 0, x[0]),
+            self.multiplier.apply(l, at, 1, x[1]),
+            self.multiplier.apply(l, at, 2, x[2]),
+            self.multiplier.apply(l, at, 3, x[3]),
+        ];
+        self.sink.store(l, y, out, stream);
+    }
+}
+
+/// At most 8 bits to bfloat16, which holds every value: the table's bytes are the answer.
+#[derive(Clone, Copy)]
+struct BytesToBf16(&'static Lookup);
+
+impl GroupMap for BytesToBf16 {
+    type In = u8;
+    type Out = u16;
+    #[inline(always)]
+    fn group<L: Lanes>(&self, l: L, _at: usize, codes: &[u8], out: &mut [u16], stream: bool) {
+        l.lookup_bf16(self.0, codes, out, stream);
+    }
+}
+
+/// Decodes every code into `out`: exact where the output type can hold the value, else rounded once to
+/// nearest even (overflowing to infinity). NaN codes give the quiet NaN of the code's sign.
+///
+/// # Errors
+/// [`Error::Length`] if the lengths differ, [`Error::Unsupported`] if the codes are too narrow or wide for the
+/// format.
+pub fn decode(codes: Codes<'_>, format: &'static Format, out: Output<'_>) -> Result<(), Error> {
+    same_length("out", out.len(), codes.len())?;
+    match codes {
+        Codes::U8(codes) if format.bits() <= 8 => {
+            let decoder = Table(format.lookup());
+            match out {
+                Output::Bf16(out) => elementwise(codes, out, BytesToBf16(decoder.0)),
+                Output::F32(out) => elementwise(codes, out, plain(decoder, ToF32)),
+                Output::F64(out) => elementwise(codes, out, plain(decoder, ToF64)),
+                Output::F16(out) => elementwise(codes, out, plain(decoder, ToF16::new())),
+            }
+        }
+        Codes::U16(codes) if format.bits() > 8 => {
+            let decoder = Wide::new(format);
+            match out {
+                Output::Bf16(out) => elementwise(codes, out, plain(decoder, ToBf16)),
+                Output::F32(out) => elementwise(codes, out, plain(decoder, ToF32)),
+                Output::F64(out) => elementwise(codes, out, plain(decoder, ToF64)),
+                Output::F16(out) => elementwise(codes, out, plain(decoder, ToF16::new())),
+            }
+        }
+        _ => return Err(wrong_width(format)),
+    }
+    Ok(())
+}
+
+fn plain<D, S>(decoder: D, sink: S) -> DecodeMap<D, Unscaled, S> {
+    DecodeMap { decoder, multiplier: Unscaled, sink }
+}
+
+/// Runs an elementwise function over arrays, in parallel chunks.
+fn elementwise<M: GroupMap + Sync>(src: &[M::In], out: &mut [M::Out], map: M) {
+    struct Run<'a, M: GroupMap>(&'a M, &'a [M::In], &'a mut [M::Out], bool);
+    impl<M: GroupMap> Kernel for Run<'_, M> {
+        type Out = ();
+        #[inline(always)]
+        fn run<L: Lanes>(self, l: L) {
+            map_groups(l, self.0, 0, self.1, self.2, self.3);
+        }
+    }
+    let stream = std::mem::size_of_val(out) >= STREAM_BYTES;
+    with_pool(src.len(), |parallel| {
+        if parallel {
+            let chunks = src.par_chunks(CHUNK).zip(out.par_chunks_mut(CHUNK));
+            chunks.for_each(|(src, out)| dispatch(Run(&map, src, out, stream)));
+        } else {
+            dispatch(Run(&map, src, out, stream));
+        }
+    });
+}

@@ -1,0 +1,257 @@
+//! Casting arrays to codes.
+
+use super::near::Near;
+use super::philox::random_words;
+use super::round::{NanPolicy, Overflow, Rounder, Rounding};
+use super::source::{each_input, Code, CodesMut, Input, Source};
+use super::table::{Format, Top};
+use crate::error::{same_length, Error};
+use crate::simd::{dispatch, map_groups, GroupMap, Kernel, Lanes, MAX_GROUP};
+use crate::threads::with_pool;
+use rayon::prelude::*;
+use std::marker::PhantomData;
+
+/// Elements that one task takes.
+const CHUNK: usize = 64 * 1024;
+
+/// Output bytes from which stores bypass the cache: about half of a second-level cache.
+pub(crate) const STREAM_BYTES: usize = 1 << 20;
+
+/// How [`encode`] casts.
+#[derive(Clone, Copy, Debug)]
+pub struct EncodeOptions {
+    /// Rounding mode.
+    pub rounding: Rounding,
+    /// What overflow becomes.
+    pub overflow: Overflow,
+    /// What NaN becomes.
+    pub nan: NanPolicy,
+    /// Seed of stochastic rounding.
+    pub seed: u64,
+}
+
+impl Default for EncodeOptions {
+    fn default() -> Self {
+        EncodeOptions {
+            rounding: Rounding::NearestEven,
+            overflow: Overflow::Saturate,
+            nan: NanPolicy::Code,
+            seed: 0,
+        }
+    }
+}
+
+/// Casts every element of `src` to `format`, one code in each element of `out`.
+///
+/// The result is the single rounding of each element, the same for every thread count and instruction set.
+///
+/// # Errors
+/// [`Error::Length`] if the lengths differ; [`Error::Unsupported`] if `out` is too narrow or wide for the
+/// format, or overflow asks for a code it does not have; [`Error::NonFinite`] for NaN under
+/// [`NanPolicy::Raise`]; [`Error::NoNanCode`] for NaN that the format cannot hold. After an error `out`
+/// holds codes of part of the input.
+pub fn encode(
+    src: Input<'_>,
+    format: &'static Format,
+    options: &EncodeOptions,
+    out: CodesMut<'_>,
+) -> Result<(), Error> {
+    same_length("out", out.len(), src.len())?;
+    let rounder = Rounder::new(format, options.rounding, options.overflow, options.nan)?;
+    let job = Job {
+        rounder,
+        seed: options.seed,
+        refuse_nan: options.nan == NanPolicy::Raise
+            || (options.nan == NanPolicy::Code && format.nan_code().is_none()),
+    };
+    let first_nan = match out {
+        CodesMut::U8(out) if format.bits() <= 8 => each_input!(src, S, src => job.all::<S, u8>(src, out)),
+        CodesMut::U16(out) if format.bits() > 8 => each_input!(src, S, src => job.all::<S, u16>(src, out)),
+        _ => return Err(wrong_width(format)),
+    };
+    match first_nan {
+        None => Ok(()),
+        Some(index) if options.nan == NanPolicy::Raise => {
+            Err(Error::NonFinite { what: "x", value: "NaN", index })
+        }
+        Some(index) => Err(Error::NoNanCode { format: format.name, index }),
+    }
+}
+
+pub(crate) fn wrong_width(format: &Format) -> Error {
+    let width = if format.bits() <= 8 { "uint8" } else { "uint16" };
+    Error::Unsupported(format!("codes: {} takes {width} codes", format.name))
+}
+
+#[derive(Clone, Copy)]
+struct Job {
+    rounder: Rounder,
+    seed: u64,
+    refuse_nan: bool,
+}
+
+impl Job {
+    /// Encodes everything in parallel chunks; the flat index of the first NaN that is not wanted.
+    fn all<S: Source, C: Code>(self, src: &[S::Item], out: &mut [C]) -> Option<usize> {
+        let stream = std::mem::size_of_val(out) >= STREAM_BYTES;
+        let chunk = |(k, (src, out)): (usize, (&[S::Item], &mut [C]))| {
+            let at = k * CHUNK;
+            if self.refuse_nan {
+                if let Some(i) = dispatch(FindNan::<S> { src }) {
+                    return Some(at + i);
+                }
+            }
+            self.chunk::<S, C>(at, src, out, stream);
+            None
+        };
+        with_pool(src.len(), |parallel| {
+            if parallel {
+                let chunks = src.par_chunks(CHUNK).zip(out.par_chunks_mut(CHUNK)).enumerate();
+                chunks.map(chunk).find_map_first(|nan| nan)
+            } else {
+                src.chunks(CHUNK).zip(out.chunks_mut(CHUNK)).enumerate().find_map(chunk)
+            }
+        })
+    }
+
+    fn chunk<S: Source, C: Code>(self, at: usize, src: &[S::Item], out: &mut [C], stream: bool) {
+        if self.rounder.rounding != Rounding::NearestEven || self.rounder.format.top == Top::Scale {
+            return dispatch(Definition::<S, C> { job: self, at, src, out });
+        }
+        let near = Near::new(&self.rounder);
+        if near.plain() {
+            dispatch(Nearest::<S, C, true> { near, src, out, stream });
+        } else {
+            dispatch(Nearest::<S, C, false> { near, src, out, stream });
+        }
+    }
+}
+
+/// Nearest even, in lanes.
+struct Nearest<'a, S: Source, C: Code, const PLAIN: bool> {
+    near: Near,
+    src: &'a [S::Item],
+    out: &'a mut [C],
+    stream: bool,
+}
+
+struct NearestMap<S, C, const PLAIN: bool> {
+    near: Near,
+    marker: PhantomData<(S, C)>,
+}
+
+impl<S: Source, C: Code, const PLAIN: bool> GroupMap for NearestMap<S, C, PLAIN> {
+    type In = S::Item;
+    type Out = C;
+    #[inline(always)]
+    fn group<L: Lanes>(&self, l: L, _at: usize, src: &[S::Item], out: &mut [C], stream: bool) {
+        let codes = [self.vector(l, src, 0), self.vector(l, src, 1), self.vector(l, src, 2), self.vector(l, src, 3)];
+        C::store(l, codes, out, stream);
+    }
+}
+
+impl<S: Source, C, const PLAIN: bool> NearestMap<S, C, PLAIN> {
+    #[inline(always)]
+    fn vector<L: Lanes>(&self, l: L, src: &[S::Item], j: usize) -> L::U {
+        let x = l.bits(S::load(l, &src[j * L::N..]));
+        let code = self.near.round(l, self.near.magnitude(l, x));
+        self.near.sign::<L, PLAIN>(l, code, x)
+    }
+}
+
+impl<S: Source, C: Code, const PLAIN: bool> Kernel for Nearest<'_, S, C, PLAIN> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        let map = NearestMap::<S, C, PLAIN> { near: self.near, marker: PhantomData };
+        map_groups(l, &map, 0, self.src, self.out, self.stream);
+    }
+}
+
+/// Every rounding mode, by the scalar definition; compiled for each level, so that the compiler can use
+/// its vectors.
+struct Definition<'a, S: Source, C: Code> {
+    job: Job,
+    at: usize,
+    src: &'a [S::Item],
+    out: &'a mut [C],
+}
+
+impl<S: Source, C: Code> Kernel for Definition<'_, S, C> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        let Job { rounder, seed, .. } = self.job;
+        for rounding in Rounding::ALL {
+            // One loop for each mode, with the mode a constant in it.
+            if *rounding == rounder.rounding {
+                let rounder = Rounder { rounding: *rounding, ..rounder };
+                definition_loop::<L, S, C>(l, rounder, seed, self.at, self.src, &mut *self.out);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn definition_loop<L: Lanes, S: Source, C: Code>(
+    l: L,
+    rounder: Rounder,
+    seed: u64,
+    at: usize,
+    src: &[S::Item],
+    out: &mut [C],
+) {
+    let mut bits = [0u32; MAX_GROUP];
+    let mut random = [0u32; MAX_GROUP];
+    for (k, (src, out)) in src.chunks(MAX_GROUP).zip(out.chunks_mut(MAX_GROUP)).enumerate() {
+        widen::<L, S>(l, src, &mut bits);
+        if rounder.rounding == Rounding::Stochastic {
+            random_words(seed, (at + k * MAX_GROUP) as u64, &mut random);
+        }
+        for ((out, bits), random) in out.iter_mut().zip(bits).zip(random) {
+            *out = C::from_u32(rounder.code(bits, random));
+        }
+    }
+}
+
+/// The float32 bits of at most [`MAX_GROUP`] elements.
+#[inline(always)]
+pub(crate) fn widen<L: Lanes, S: Source>(l: L, src: &[S::Item], bits: &mut [u32; MAX_GROUP]) {
+    let mut padded = [S::Item::default(); MAX_GROUP];
+    padded[..src.len()].copy_from_slice(src);
+    let mut i = 0;
+    while i < src.len() {
+        l.store_u32(l.bits(S::load(l, &padded[i..])), &mut bits[i..]);
+        i += L::N;
+    }
+}
+
+/// The first NaN.
+struct FindNan<'a, S: Source> {
+    src: &'a [S::Item],
+}
+
+impl<S: Source> Kernel for FindNan<'_, S> {
+    type Out = Option<usize>;
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) -> Option<usize> {
+        let mut bits = [0u32; MAX_GROUP];
+        let absolute = l.u32(0x7FFF_FFFF);
+        for (k, src) in self.src.chunks(MAX_GROUP).enumerate() {
+            let mut largest = l.u32(0);
+            if src.len() == MAX_GROUP {
+                for part in src.chunks(L::N) {
+                    largest = l.max(largest, l.and(l.bits(S::load(l, part)), absolute));
+                }
+                if l.hmax(largest) <= 0x7F80_0000 {
+                    continue;
+                }
+            }
+            widen::<L, S>(l, src, &mut bits);
+            if let Some(i) = bits[..src.len()].iter().position(|b| b & 0x7FFF_FFFF > 0x7F80_0000) {
+                return Some(k * MAX_GROUP + i);
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,20 @@
+//! Floor 1: a number on its own.
+//!
+//! [`table`] holds THE table of formats; [`round`] the definition of every rounding mode on one number and
+//! [`near`] its fast form; [`encode()`], [`decode()`] and [`pack`] apply them to arrays. Nothing here knows
+//! about scales: that is the next floor, [`crate::quant`].
+
+pub mod decode;
+pub mod encode;
+pub mod near;
+pub mod pack;
+pub mod philox;
+pub mod round;
+pub mod source;
+pub mod table;
+
+pub use decode::decode;
+pub use encode::{encode, EncodeOptions};
+pub use round::{NanPolicy, Overflow, Rounder, Rounding};
+pub use source::{Codes, CodesMut, Input, Output};
+pub use table::{Format, Top, FORMATS};

@@ -1,0 +1,208 @@
+//! The arrays that cross the crate's surface: what can be encoded, what can be decoded into, and codes.
+
+use crate::simd::Lanes;
+
+/// How the elements of an input array widen to float32 lanes.
+pub trait Source: Copy + Send + Sync {
+    /// What the array holds.
+    type Item: Copy + Send + Sync + Default;
+    /// Loads a vector, exactly (float64: rounded to odd).
+    fn load<L: Lanes>(l: L, src: &[Self::Item]) -> L::F;
+}
+
+macro_rules! sources {
+    ($($(#[$doc:meta])* $marker:ident: $item:ty => $load:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug)]
+        pub struct $marker;
+        impl Source for $marker {
+            type Item = $item;
+            #[inline(always)]
+            fn load<L: Lanes>(l: L, src: &[$item]) -> L::F {
+                l.$load(src)
+            }
+        }
+    )*};
+}
+
+sources! {
+    /// float32.
+    F32: f32 => load_f32;
+    /// float64, rounded to odd.
+    F64: f64 => load_f64;
+    /// float16 bits.
+    F16: u16 => load_f16;
+    /// bfloat16 bits.
+    Bf16: u16 => load_bf16;
+}
+
+/// An array to encode.
+#[derive(Clone, Copy, Debug)]
+pub enum Input<'a> {
+    /// float32.
+    F32(&'a [f32]),
+    /// float64.
+    F64(&'a [f64]),
+    /// float16 bits.
+    F16(&'a [u16]),
+    /// bfloat16 bits.
+    Bf16(&'a [u16]),
+}
+
+/// Runs `$body` with `$marker` the [`Source`] of an [`Input`] and `$src` its slice.
+macro_rules! each_input {
+    ($input:expr, $marker:ident, $src:ident => $body:expr) => {
+        match $input {
+            $crate::formats::Input::F32($src) => {
+                type $marker = $crate::formats::source::F32;
+                $body
+            }
+            $crate::formats::Input::F64($src) => {
+                type $marker = $crate::formats::source::F64;
+                $body
+            }
+            $crate::formats::Input::F16($src) => {
+                type $marker = $crate::formats::source::F16;
+                $body
+            }
+            $crate::formats::Input::Bf16($src) => {
+                type $marker = $crate::formats::source::Bf16;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use each_input;
+
+impl Input<'_> {
+    /// Elements.
+    pub fn len(&self) -> usize {
+        match self {
+            Input::F32(x) => x.len(),
+            Input::F64(x) => x.len(),
+            Input::F16(x) | Input::Bf16(x) => x.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Codes to read, one in each byte or 16-bit word.
+#[derive(Clone, Copy, Debug)]
+pub enum Codes<'a> {
+    /// Formats of at most 8 bits.
+    U8(&'a [u8]),
+    /// Wider formats.
+    U16(&'a [u16]),
+}
+
+/// Codes to write.
+#[derive(Debug)]
+pub enum CodesMut<'a> {
+    /// Formats of at most 8 bits.
+    U8(&'a mut [u8]),
+    /// Wider formats.
+    U16(&'a mut [u16]),
+}
+
+impl Codes<'_> {
+    /// Codes.
+    pub fn len(&self) -> usize {
+        match self {
+            Codes::U8(c) => c.len(),
+            Codes::U16(c) => c.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl CodesMut<'_> {
+    /// Codes.
+    pub fn len(&self) -> usize {
+        match self {
+            CodesMut::U8(c) => c.len(),
+            CodesMut::U16(c) => c.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// An array to decode into.
+#[derive(Debug)]
+pub enum Output<'a> {
+    /// float32.
+    F32(&'a mut [f32]),
+    /// float64.
+    F64(&'a mut [f64]),
+    /// float16 bits.
+    F16(&'a mut [u16]),
+    /// bfloat16 bits.
+    Bf16(&'a mut [u16]),
+}
+
+impl Output<'_> {
+    /// Elements.
+    pub fn len(&self) -> usize {
+        match self {
+            Output::F32(x) => x.len(),
+            Output::F64(x) => x.len(),
+            Output::F16(x) | Output::Bf16(x) => x.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// The integer that holds a code.
+pub trait Code: Copy + Send + Sync + Default {
+    /// Stores a group of codes.
+    fn store<L: Lanes>(l: L, codes: [L::U; 4], out: &mut [Self], stream: bool);
+    /// The code of the low bits.
+    fn from_u32(code: u32) -> Self;
+    /// The code as an integer.
+    fn to_u32(self) -> u32;
+}
+
+impl Code for u8 {
+    #[inline(always)]
+    fn store<L: Lanes>(l: L, codes: [L::U; 4], out: &mut [u8], stream: bool) {
+        l.store_u8(codes, out, stream);
+    }
+    #[inline(always)]
+    fn from_u32(code: u32) -> u8 {
+        code as u8
+    }
+    #[inline(always)]
+    fn to_u32(self) -> u32 {
+        u32::from(self)
+    }
+}
+
+impl Code for u16 {
+    #[inline(always)]
+    fn store<L: Lanes>(l: L, codes: [L::U; 4], out: &mut [u16], stream: bool) {
+        l.store_u16(codes, out, stream);
+    }
+    #[inline(always)]
+    fn from_u32(code: u32) -> u16 {
+        code as u16
+    }
+    #[inline(always)]
+    fn to_u32(self) -> u32 {
+        u32::from(self)
+    }
+}

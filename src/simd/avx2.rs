@@ -1,0 +1,253 @@
+//! AVX2 with FMA and F16C: eight lanes.
+
+use super::lanes::{f64_to_f32_odd, Kernel, Lanes, Lookup};
+use std::arch::x86_64::*;
+
+/// Proof that this CPU has AVX2, FMA, F16C, BMI1, BMI2 and LZCNT.
+#[derive(Clone, Copy)]
+pub struct Avx2(());
+
+impl Avx2 {
+    /// The token, if the CPU has the features.
+    #[inline]
+    pub fn detect() -> Option<Avx2> {
+        (is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c")
+            && is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2")
+            && is_x86_feature_detected!("lzcnt"))
+        .then_some(Avx2(()))
+    }
+
+    /// Runs a kernel in a function that has the features switched on.
+    #[inline]
+    pub fn enter<K: Kernel>(self, kernel: K) -> K::Out {
+        #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt")]
+        fn inner<K: Kernel>(l: Avx2, kernel: K) -> K::Out {
+            kernel.run(l)
+        }
+        // SAFETY: the token proves that the CPU has these features.
+        unsafe { inner(self, kernel) }
+    }
+}
+
+const N: usize = 8;
+
+#[inline(always)]
+fn aligned<T>(out: &[T]) -> bool {
+    out.as_ptr() as usize % 32 == 0
+}
+
+/// Stores 32 bytes at the start of `out`, which must hold them.
+#[inline(always)]
+fn store<T>(v: __m256i, out: &mut [T], stream: bool) {
+    assert!(std::mem::size_of_val(out) >= 32);
+    let p = out.as_mut_ptr().cast::<__m256i>();
+    // SAFETY: the slice holds 32 bytes; the streamed store is only used on a 32-byte boundary. AVX2 is proved
+    // by the token of the caller.
+    unsafe {
+        if stream && aligned(out) {
+            _mm256_stream_si256(p, v);
+        } else {
+            _mm256_storeu_si256(p, v);
+        }
+    }
+}
+
+/// Eight table values chosen by bytes, which always lie inside the 256.
+#[inline(always)]
+fn gather(table: &Lookup, codes: &[u8]) -> __m256 {
+    let codes = &codes[..N];
+    // SAFETY: eight bytes are read from a slice of eight; AVX2 is proved by the token of the caller.
+    unsafe {
+        let index = _mm256_cvtepu8_epi32(_mm_loadl_epi64(codes.as_ptr().cast()));
+        _mm256_i32gather_ps::<4>(table.values.as_ptr(), index)
+    }
+}
+
+/// Sixteen words of two vectors of lanes below 65536, in order.
+#[inline(always)]
+fn words(a: __m256i, b: __m256i) -> __m256i {
+    // SAFETY: AVX2 is proved by the token of the caller.
+    unsafe { _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(a, b)) }
+}
+
+// SAFETY of every block below: the token proves AVX2, FMA and F16C; memory is only touched through slices
+// whose length is checked first.
+impl Lanes for Avx2 {
+    const N: usize = N;
+    type F = __m256;
+    type U = __m256i;
+    type M = __m256i;
+
+    #[inline(always)]
+    fn f32(self, x: f32) -> __m256 {
+        unsafe { _mm256_set1_ps(x) }
+    }
+    #[inline(always)]
+    fn u32(self, x: u32) -> __m256i {
+        unsafe { _mm256_set1_epi32(x as i32) }
+    }
+    #[inline(always)]
+    fn bits(self, x: __m256) -> __m256i {
+        unsafe { _mm256_castps_si256(x) }
+    }
+    #[inline(always)]
+    fn float(self, x: __m256i) -> __m256 {
+        unsafe { _mm256_castsi256_ps(x) }
+    }
+
+    #[inline(always)]
+    fn load_f32(self, src: &[f32]) -> __m256 {
+        let src = &src[..N];
+        unsafe { _mm256_loadu_ps(src.as_ptr()) }
+    }
+    #[inline(always)]
+    fn load_f16(self, src: &[u16]) -> __m256 {
+        let src = &src[..N];
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(src.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn load_bf16(self, src: &[u16]) -> __m256 {
+        let src = &src[..N];
+        unsafe {
+            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(src.as_ptr().cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+        }
+    }
+    #[inline(always)]
+    fn load_f64(self, src: &[f64]) -> __m256 {
+        let src = &src[..N];
+        let odd: [f32; N] = std::array::from_fn(|i| f64_to_f32_odd(src[i]));
+        self.load_f32(&odd)
+    }
+    #[inline(always)]
+    fn lookup(self, table: &Lookup, codes: &[u8]) -> [__m256; 4] {
+        let codes = &codes[..4 * N];
+        [
+            gather(table, &codes[..N]),
+            gather(table, &codes[N..2 * N]),
+            gather(table, &codes[2 * N..3 * N]),
+            gather(table, &codes[3 * N..]),
+        ]
+    }
+    #[inline(always)]
+    fn lookup_bf16(self, table: &Lookup, codes: &[u8], out: &mut [u16], stream: bool) {
+        let x = self.lookup(table, codes);
+        let top = [
+            self.shr(self.bits(x[0]), 16),
+            self.shr(self.bits(x[1]), 16),
+            self.shr(self.bits(x[2]), 16),
+            self.shr(self.bits(x[3]), 16),
+        ];
+        self.store_u16(top, out, stream);
+    }
+
+    #[inline(always)]
+    fn store_f32(self, x: __m256, out: &mut [f32], stream: bool) {
+        store(self.bits(x), out, stream);
+    }
+    #[inline(always)]
+    fn store_u32(self, x: __m256i, out: &mut [u32]) {
+        store(x, out, false);
+    }
+    #[inline(always)]
+    fn store_u8(self, x: [__m256i; 4], out: &mut [u8], stream: bool) {
+        let v = unsafe {
+            let words01 = _mm256_packus_epi32(x[0], x[1]);
+            let words23 = _mm256_packus_epi32(x[2], x[3]);
+            let bytes = _mm256_packus_epi16(words01, words23); // in 128-bit lanes: undo the interleaving
+            _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
+        };
+        store(v, out, stream);
+    }
+    #[inline(always)]
+    fn store_u16(self, x: [__m256i; 4], out: &mut [u16], stream: bool) {
+        let (lo, hi) = out[..4 * N].split_at_mut(2 * N);
+        store(words(x[0], x[1]), lo, stream);
+        store(words(x[2], x[3]), hi, stream);
+    }
+    #[inline(always)]
+    fn fence(self) {
+        unsafe { _mm_sfence() }
+    }
+    #[inline(always)]
+    fn prefetch<T>(self, src: &[T], bytes: usize) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(src.as_ptr().cast::<i8>().wrapping_add(bytes)) }
+    }
+
+    #[inline(always)]
+    fn fadd(self, a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_add_ps(a, b) }
+    }
+    #[inline(always)]
+    fn fmul(self, a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn fdiv(self, a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_div_ps(a, b) }
+    }
+    #[inline(always)]
+    fn fdiv_by(self, a: __m256, b: __m256, r: __m256) -> __m256 {
+        unsafe {
+            let q = _mm256_mul_ps(a, r);
+            _mm256_fmadd_ps(_mm256_fnmadd_ps(q, b, a), r, q)
+        }
+    }
+
+    #[inline(always)]
+    fn and(self, a: __m256i, b: __m256i) -> __m256i {
+        unsafe { _mm256_and_si256(a, b) }
+    }
+    #[inline(always)]
+    fn or(self, a: __m256i, b: __m256i) -> __m256i {
+        unsafe { _mm256_or_si256(a, b) }
+    }
+    #[inline(always)]
+    fn xor(self, a: __m256i, b: __m256i) -> __m256i {
+        unsafe { _mm256_xor_si256(a, b) }
+    }
+    #[inline(always)]
+    fn add(self, a: __m256i, b: __m256i) -> __m256i {
+        unsafe { _mm256_add_epi32(a, b) }
+    }
+    #[inline(always)]
+    fn sub(self, a: __m256i, b: __m256i) -> __m256i {
+        unsafe { _mm256_sub_epi32(a, b) }
+    }
+    #[inline(always)]
+    fn min(self, a: __m256i, b: __m256i) -> __m256i {
+        unsafe { _mm256_min_epi32(a, b) }
+    }
+    #[inline(always)]
+    fn max(self, a: __m256i, b: __m256i) -> __m256i {
+        unsafe { _mm256_max_epi32(a, b) }
+    }
+    #[inline(always)]
+    fn shl(self, a: __m256i, n: u32) -> __m256i {
+        unsafe { _mm256_sll_epi32(a, _mm_cvtsi32_si128(n as i32)) }
+    }
+    #[inline(always)]
+    fn shr(self, a: __m256i, n: u32) -> __m256i {
+        unsafe { _mm256_srl_epi32(a, _mm_cvtsi32_si128(n as i32)) }
+    }
+    #[inline(always)]
+    fn gt(self, a: __m256i, b: __m256i) -> __m256i {
+        unsafe { _mm256_cmpgt_epi32(a, b) }
+    }
+    #[inline(always)]
+    fn select(self, m: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        unsafe { _mm256_blendv_epi8(b, a, m) }
+    }
+    #[inline(always)]
+    fn hmax(self, a: __m256i) -> u32 {
+        unsafe {
+            let v = _mm_max_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256::<1>(a));
+            let v = _mm_max_epi32(v, _mm_shuffle_epi32::<0b01_00_11_10>(v));
+            let v = _mm_max_epi32(v, _mm_shuffle_epi32::<0b10_11_00_01>(v));
+            _mm_cvtsi128_si32(v) as u32
+        }
+    }
+}

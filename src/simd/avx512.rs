@@ -1,0 +1,279 @@
+//! AVX-512 F/BW/DQ/VL with VBMI: sixteen lanes.
+
+use super::avx2::Avx2;
+use super::lanes::{Kernel, Lanes, Lookup};
+use std::arch::x86_64::*;
+
+/// Proof that this CPU has AVX-512 F, BW, DQ, VL and VBMI, and all that AVX2 stands for.
+#[derive(Clone, Copy)]
+pub struct Avx512(());
+
+impl Avx512 {
+    /// The token, if the CPU has the features.
+    #[inline]
+    pub fn detect() -> Option<Avx512> {
+        Avx2::detect()?;
+        (is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vbmi"))
+        .then_some(Avx512(()))
+    }
+
+    /// Runs a kernel in a function that has the features switched on.
+    #[inline]
+    pub fn enter<K: Kernel>(self, kernel: K) -> K::Out {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx2,fma,f16c,bmi1,bmi2,lzcnt")]
+        fn inner<K: Kernel>(l: Avx512, kernel: K) -> K::Out {
+            kernel.run(l)
+        }
+        // SAFETY: the token proves that the CPU has these features.
+        unsafe { inner(self, kernel) }
+    }
+}
+
+const N: usize = 16;
+
+/// Stores 64 bytes at the start of `out`, which must hold them.
+#[inline(always)]
+fn store<T>(v: __m512i, out: &mut [T], stream: bool) {
+    assert!(std::mem::size_of_val(out) >= 64);
+    let p = out.as_mut_ptr().cast::<__m512i>();
+    // SAFETY: the slice holds 64 bytes; the streamed store is only used on a 64-byte boundary. AVX-512 is
+    // proved by the token of the caller.
+    unsafe {
+        if stream && p as usize % 64 == 0 {
+            _mm512_stream_si512(p, v);
+        } else {
+            _mm512_storeu_si512(p, v);
+        }
+    }
+}
+
+/// One byte of each table entry, chosen by 64 bytes: two 128-entry permutations, blended by the top bit.
+#[inline(always)]
+fn lookup256(table: &[u8; 256], index: __m512i) -> __m512i {
+    // SAFETY: the table is 256 bytes; AVX-512 VBMI is proved by the token of the caller.
+    unsafe {
+        let p = table.as_ptr().cast::<__m512i>();
+        let low = _mm512_permutex2var_epi8(_mm512_loadu_si512(p), index, _mm512_loadu_si512(p.add(1)));
+        let high = _mm512_permutex2var_epi8(_mm512_loadu_si512(p.add(2)), index, _mm512_loadu_si512(p.add(3)));
+        _mm512_mask_blend_epi8(_mm512_movepi8_mask(index), low, high)
+    }
+}
+
+/// Eight float64, rounded to odd.
+#[inline(always)]
+fn odd(src: &[f64]) -> __m256i {
+    const TO_ZERO: i32 = _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC;
+    let src = &src[..8];
+    // SAFETY: eight float64 are read from a slice of eight; AVX-512 is proved by the token of the caller.
+    unsafe {
+        let x = _mm512_loadu_pd(src.as_ptr());
+        let cut = _mm512_cvt_roundpd_ps::<TO_ZERO>(x);
+        let inexact = _mm512_cmp_pd_mask::<_CMP_NEQ_OQ>(_mm512_cvtps_pd(cut), x);
+        let bits = _mm256_castps_si256(cut);
+        _mm256_mask_or_epi32(bits, inexact, bits, _mm256_set1_epi32(1))
+    }
+}
+
+/// 32 words of two vectors of lanes below 65536, in order.
+#[inline(always)]
+fn words(a: __m512i, b: __m512i) -> __m512i {
+    // SAFETY: AVX-512 is proved by the token of the caller.
+    unsafe {
+        let order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+        _mm512_permutexvar_epi64(order, _mm512_packus_epi32(a, b))
+    }
+}
+
+// SAFETY of every block below: the token proves the features; memory is only touched through slices whose
+// length is checked first.
+impl Lanes for Avx512 {
+    const N: usize = N;
+    type F = __m512;
+    type U = __m512i;
+    type M = __mmask16;
+
+    #[inline(always)]
+    fn f32(self, x: f32) -> __m512 {
+        unsafe { _mm512_set1_ps(x) }
+    }
+    #[inline(always)]
+    fn u32(self, x: u32) -> __m512i {
+        unsafe { _mm512_set1_epi32(x as i32) }
+    }
+    #[inline(always)]
+    fn bits(self, x: __m512) -> __m512i {
+        unsafe { _mm512_castps_si512(x) }
+    }
+    #[inline(always)]
+    fn float(self, x: __m512i) -> __m512 {
+        unsafe { _mm512_castsi512_ps(x) }
+    }
+
+    #[inline(always)]
+    fn load_f32(self, src: &[f32]) -> __m512 {
+        let src = &src[..N];
+        unsafe { _mm512_loadu_ps(src.as_ptr()) }
+    }
+    #[inline(always)]
+    fn load_f16(self, src: &[u16]) -> __m512 {
+        let src = &src[..N];
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(src.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn load_bf16(self, src: &[u16]) -> __m512 {
+        let src = &src[..N];
+        unsafe {
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(src.as_ptr().cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
+    }
+    #[inline(always)]
+    fn load_f64(self, src: &[f64]) -> __m512 {
+        let (lo, hi) = (odd(src), odd(&src[8..]));
+        unsafe { _mm512_castsi512_ps(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(lo), hi)) }
+    }
+    #[inline(always)]
+    fn lookup(self, table: &Lookup, codes: &[u8]) -> [__m512; 4] {
+        let codes = &codes[..4 * N];
+        unsafe {
+            // Transpose the 4x4 dwords first, so that the two unpacks below end in natural order.
+            let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            let index = _mm512_permutexvar_epi32(order, _mm512_loadu_si512(codes.as_ptr().cast()));
+            let (low, high) = (lookup256(&table.low, index), lookup256(&table.high, index));
+            let (w0, w1) = (_mm512_unpacklo_epi8(low, high), _mm512_unpackhi_epi8(low, high));
+            let zero = _mm512_setzero_si512();
+            [
+                _mm512_castsi512_ps(_mm512_unpacklo_epi16(zero, w0)),
+                _mm512_castsi512_ps(_mm512_unpackhi_epi16(zero, w0)),
+                _mm512_castsi512_ps(_mm512_unpacklo_epi16(zero, w1)),
+                _mm512_castsi512_ps(_mm512_unpackhi_epi16(zero, w1)),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn lookup_bf16(self, table: &Lookup, codes: &[u8], out: &mut [u16], stream: bool) {
+        let codes = &codes[..4 * N];
+        let (first, second) = out[..4 * N].split_at_mut(2 * N);
+        unsafe {
+            // Interleave the qwords first, so that the unpacks end in natural order.
+            let order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
+            let index = _mm512_permutexvar_epi64(order, _mm512_loadu_si512(codes.as_ptr().cast()));
+            let (low, high) = (lookup256(&table.low, index), lookup256(&table.high, index));
+            store(_mm512_unpacklo_epi8(low, high), first, stream);
+            store(_mm512_unpackhi_epi8(low, high), second, stream);
+        }
+    }
+
+    #[inline(always)]
+    fn store_f32(self, x: __m512, out: &mut [f32], stream: bool) {
+        store(self.bits(x), out, stream);
+    }
+    #[inline(always)]
+    fn store_u32(self, x: __m512i, out: &mut [u32]) {
+        store(x, out, false);
+    }
+    #[inline(always)]
+    fn store_u8(self, x: [__m512i; 4], out: &mut [u8], stream: bool) {
+        let v = unsafe {
+            let words01 = _mm512_packus_epi32(x[0], x[1]);
+            let words23 = _mm512_packus_epi32(x[2], x[3]);
+            let bytes = _mm512_packus_epi16(words01, words23); // in 128-bit lanes: undo the interleaving
+            let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            _mm512_permutexvar_epi32(order, bytes)
+        };
+        store(v, out, stream);
+    }
+    #[inline(always)]
+    fn store_u16(self, x: [__m512i; 4], out: &mut [u16], stream: bool) {
+        let (lo, hi) = out[..4 * N].split_at_mut(2 * N);
+        store(words(x[0], x[1]), lo, stream);
+        store(words(x[2], x[3]), hi, stream);
+    }
+    #[inline(always)]
+    fn fence(self) {
+        unsafe { _mm_sfence() }
+    }
+    #[inline(always)]
+    fn prefetch<T>(self, src: &[T], bytes: usize) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(src.as_ptr().cast::<i8>().wrapping_add(bytes)) }
+    }
+
+    #[inline(always)]
+    fn fadd(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_add_ps(a, b) }
+    }
+    #[inline(always)]
+    fn fmul(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn fdiv(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_div_ps(a, b) }
+    }
+    #[inline(always)]
+    fn fdiv_by(self, a: __m512, b: __m512, r: __m512) -> __m512 {
+        unsafe {
+            let q = _mm512_mul_ps(a, r);
+            _mm512_fmadd_ps(_mm512_fnmadd_ps(q, b, a), r, q)
+        }
+    }
+
+    #[inline(always)]
+    fn and(self, a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_and_si512(a, b) }
+    }
+    #[inline(always)]
+    fn or(self, a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_or_si512(a, b) }
+    }
+    #[inline(always)]
+    fn xor(self, a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_xor_si512(a, b) }
+    }
+    #[inline(always)]
+    fn add(self, a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_add_epi32(a, b) }
+    }
+    #[inline(always)]
+    fn sub(self, a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_sub_epi32(a, b) }
+    }
+    #[inline(always)]
+    fn min(self, a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_min_epu32(a, b) }
+    }
+    #[inline(always)]
+    fn max(self, a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_max_epu32(a, b) }
+    }
+    #[inline(always)]
+    fn shl(self, a: __m512i, n: u32) -> __m512i {
+        unsafe { _mm512_sll_epi32(a, _mm_cvtsi32_si128(n as i32)) }
+    }
+    #[inline(always)]
+    fn shr(self, a: __m512i, n: u32) -> __m512i {
+        unsafe { _mm512_srl_epi32(a, _mm_cvtsi32_si128(n as i32)) }
+    }
+    #[inline(always)]
+    fn gt(self, a: __m512i, b: __m512i) -> __mmask16 {
+        unsafe { _mm512_cmpgt_epu32_mask(a, b) }
+    }
+    #[inline(always)]
+    fn select(self, m: __mmask16, a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_mask_mov_epi32(b, m, a) }
+    }
+    #[inline(always)]
+    fn hmax(self, a: __m512i) -> u32 {
+        unsafe {
+            let v = _mm256_max_epu32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64::<1>(a));
+            let v = _mm_max_epu32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
+            let v = _mm_max_epu32(v, _mm_shuffle_epi32::<0b01_00_11_10>(v));
+            let v = _mm_max_epu32(v, _mm_shuffle_epi32::<0b10_11_00_01>(v));
+            _mm_cvtsi128_si32(v) as u32
+        }
+    }
+}

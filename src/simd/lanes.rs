@@ -1,0 +1,153 @@
+//! The lane trait: the small vocabulary every kernel is written in.
+
+/// The most elements that one group (four vectors) holds at any level.
+pub const MAX_GROUP: usize = 64;
+
+/// A computation that can run at any level. `run` must be `#[inline(always)]`, and so must everything
+/// it calls, or the compiler leaves it outside the function that has the CPU features switched on.
+pub trait Kernel {
+    /// What the computation returns.
+    type Out;
+    /// Runs at level `l`.
+    fn run<L: Lanes>(self, l: L) -> Self::Out;
+}
+
+/// 256 float32 values, and their upper 16 bits split into bytes (every value is a bfloat16).
+#[derive(Clone)]
+pub struct Lookup {
+    /// The values.
+    pub values: [f32; 256],
+    /// Bits 16..24 of each value.
+    pub low: [u8; 256],
+    /// Bits 24..32 of each value.
+    pub high: [u8; 256],
+}
+
+impl Lookup {
+    /// Splits a table of bfloat16-representable values.
+    pub fn new(values: [f32; 256]) -> Lookup {
+        let byte = |shift: u32| values.map(|v| (v.to_bits() >> shift) as u8);
+        Lookup { low: byte(16), high: byte(24), values }
+    }
+}
+
+/// `N` lanes of float32 / uint32 and what can be done with them. A *group* is four vectors, `4 * N`
+/// elements. Integer comparisons, minima and maxima are for values below 2^31.
+///
+/// Loads and stores panic on slices that are too short; they never read or write beyond them.
+/// `stream` asks for a store that bypasses the cache; it is ignored where the address is not aligned.
+pub trait Lanes: Copy {
+    /// Lanes in a vector.
+    const N: usize;
+    /// Elements in a group.
+    const GROUP: usize = 4 * Self::N;
+    /// `N` float32.
+    type F: Copy;
+    /// `N` uint32.
+    type U: Copy;
+    /// `N` truth values.
+    type M: Copy;
+
+    /// All lanes `x`.
+    fn f32(self, x: f32) -> Self::F;
+    /// All lanes `x`.
+    fn u32(self, x: u32) -> Self::U;
+    /// The bits of each lane.
+    fn bits(self, x: Self::F) -> Self::U;
+    /// The float of each lane's bits.
+    fn float(self, x: Self::U) -> Self::F;
+
+    /// `N` float32.
+    fn load_f32(self, src: &[f32]) -> Self::F;
+    /// `N` float16, widened exactly.
+    fn load_f16(self, src: &[u16]) -> Self::F;
+    /// `N` bfloat16, widened exactly.
+    fn load_bf16(self, src: &[u16]) -> Self::F;
+    /// `N` float64, rounded to odd.
+    fn load_f64(self, src: &[f64]) -> Self::F;
+    /// A group of table values chosen by bytes.
+    fn lookup(self, table: &Lookup, codes: &[u8]) -> [Self::F; 4];
+
+    /// Writes a group of table values chosen by bytes, as bfloat16.
+    fn lookup_bf16(self, table: &Lookup, codes: &[u8], out: &mut [u16], stream: bool);
+
+    /// Stores `N` float32.
+    fn store_f32(self, x: Self::F, out: &mut [f32], stream: bool);
+    /// Stores `N` uint32.
+    fn store_u32(self, x: Self::U, out: &mut [u32]);
+    /// Stores a group as bytes; lanes must be below 256.
+    fn store_u8(self, x: [Self::U; 4], out: &mut [u8], stream: bool);
+    /// Stores a group as 16-bit words; lanes must be below 65536.
+    fn store_u16(self, x: [Self::U; 4], out: &mut [u16], stream: bool);
+    /// Orders streamed stores before anything that follows.
+    fn fence(self) {}
+    /// Asks for the cache line `bytes` beyond the start of `src` (which need not be inside it).
+    #[inline(always)]
+    fn prefetch<T>(self, _src: &[T], _bytes: usize) {}
+
+    /// `a + b`.
+    fn fadd(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b`.
+    fn fmul(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a / b`.
+    fn fdiv(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a / b`, correct wherever `r = RN(1 / b)` and [`crate::quant`]'s reciprocal conditions hold; levels
+    /// with a fused multiply-add correct `a * r` once instead of dividing.
+    fn fdiv_by(self, a: Self::F, b: Self::F, r: Self::F) -> Self::F;
+
+    /// `a & b`.
+    fn and(self, a: Self::U, b: Self::U) -> Self::U;
+    /// `a | b`.
+    fn or(self, a: Self::U, b: Self::U) -> Self::U;
+    /// `a ^ b`.
+    fn xor(self, a: Self::U, b: Self::U) -> Self::U;
+    /// `a + b`, wrapping.
+    fn add(self, a: Self::U, b: Self::U) -> Self::U;
+    /// `a - b`, wrapping.
+    fn sub(self, a: Self::U, b: Self::U) -> Self::U;
+    /// The smaller.
+    fn min(self, a: Self::U, b: Self::U) -> Self::U;
+    /// The larger.
+    fn max(self, a: Self::U, b: Self::U) -> Self::U;
+    /// `a << n`.
+    fn shl(self, a: Self::U, n: u32) -> Self::U;
+    /// `a >> n`, shifting in zeros.
+    fn shr(self, a: Self::U, n: u32) -> Self::U;
+    /// `a > b`.
+    fn gt(self, a: Self::U, b: Self::U) -> Self::M;
+    /// `a` where true, else `b`.
+    fn select(self, m: Self::M, a: Self::U, b: Self::U) -> Self::U;
+    /// The largest lane.
+    fn hmax(self, a: Self::U) -> u32;
+}
+
+/// The exact float32 value of float16 bits.
+#[inline(always)]
+pub fn f16_to_f32(h: u16) -> f32 {
+    let sign = u32::from(h & 0x8000) << 16;
+    let mag = u32::from(h & 0x7FFF);
+    // Normal: move the fields into place. Subnormal: an integer times 2^-24. Inf, NaN: exponent of ones.
+    let bits = if mag >= 0x7C00 {
+        0x7F80_0000 | (mag << 13)
+    } else if mag >= 0x0400 {
+        (mag << 13) + (112 << 23)
+    } else {
+        ((mag as f32) * (1.0 / 16_777_216.0)).to_bits()
+    };
+    f32::from_bits(bits | sign)
+}
+
+/// `x` as float32, rounded to odd: truncated, with the last bit set if anything was cut off. Rounding the
+/// result to a format of at most 21 significant bits gives what rounding `x` itself would have given.
+#[inline(always)]
+pub fn f64_to_f32_odd(x: f64) -> f32 {
+    let near = x as f32;
+    let back = f64::from(near);
+    if back == x || x.is_nan() {
+        return near;
+    }
+    let bits = near.to_bits();
+    // Magnitudes order like their bits: step back if the rounding went away from zero.
+    let truncated = if back.abs() > x.abs() { bits - 1 } else { bits };
+    f32::from_bits(truncated | 1)
+}

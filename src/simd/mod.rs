@@ -1,0 +1,152 @@
+//! Floor 0: which instruction set runs, and the lane operations that kernels are written in.
+//!
+//! The only `unsafe` code of the crate lives here. A *level* is a zero-sized token ([`scalar::Scalar`],
+//! [`avx2::Avx2`], [`avx512::Avx512`]) that can only be had when the CPU has its features, so the lane
+//! operations of [`Lanes`] have safe signatures and a kernel is ordinary generic code on its own floor:
+//! a struct that implements [`Kernel`]. [`dispatch`] runs it at the level in force.
+//!
+//! Not here: any arithmetic of formats. Next floor: [`crate::formats`].
+
+mod lanes;
+mod map;
+pub mod scalar;
+
+#[cfg(target_arch = "x86_64")]
+pub mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub mod avx512;
+
+pub use map::{map_groups, GroupMap};
+pub use lanes::{f16_to_f32, f64_to_f32_odd, Kernel, Lanes, Lookup, MAX_GROUP};
+
+use crate::error::Error;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::OnceLock;
+
+/// An instruction-set level, slowest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Level {
+    /// Portable Rust, compiled for the baseline CPU.
+    Scalar = 0,
+    /// AVX2 with FMA and F16C (Haswell, Zen and later).
+    Avx2 = 1,
+    /// AVX-512 F/BW/DQ/VL with VBMI (Ice Lake, Zen 4 and later).
+    Avx512 = 2,
+}
+
+impl Level {
+    /// Every level that exists, slowest first.
+    pub const ALL: [Level; 3] = [Level::Scalar, Level::Avx2, Level::Avx512];
+
+    /// The name that `DSV3_NUMERICS_SIMD` takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Scalar => "scalar",
+            Level::Avx2 => "avx2",
+            Level::Avx512 => "avx512",
+        }
+    }
+
+    /// Whether this CPU can run the level.
+    pub fn available(self) -> bool {
+        self <= detected()
+    }
+
+    /// The available levels, slowest first.
+    pub fn all_available() -> impl Iterator<Item = Level> {
+        Level::ALL.into_iter().filter(|l| l.available())
+    }
+
+    /// Looks a level up by name.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`] for a name that is none, [`Error::Unavailable`] for one this CPU lacks.
+    pub fn parse(name: &str) -> Result<Level, Error> {
+        let level = Level::ALL.into_iter().find(|l| l.name() == name).ok_or_else(|| {
+            Error::unknown("SIMD level", name, Level::ALL.iter().map(|l| l.name()))
+        })?;
+        if level.available() {
+            Ok(level)
+        } else {
+            Err(Error::Unavailable { level: level.name(), best: detected().name() })
+        }
+    }
+}
+
+fn detected() -> Level {
+    static DETECTED: OnceLock<Level> = OnceLock::new();
+    *DETECTED.get_or_init(|| {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if avx512::Avx512::detect().is_some() {
+                return Level::Avx512;
+            }
+            if avx2::Avx2::detect().is_some() {
+                return Level::Avx2;
+            }
+        }
+        Level::Scalar
+    })
+}
+
+const UNSET: u8 = u8::MAX;
+static IN_FORCE: AtomicU8 = AtomicU8::new(UNSET);
+
+/// The level in force: the best one available, unless `DSV3_NUMERICS_SIMD` or [`set_level`] says otherwise.
+/// A variable that names no available level is ignored here; [`level_from_env`] reports it.
+pub fn level() -> Level {
+    match IN_FORCE.load(Ordering::Relaxed) {
+        UNSET => {
+            let level = level_from_env().unwrap_or_else(|_| detected());
+            IN_FORCE.store(level as u8, Ordering::Relaxed);
+            level
+        }
+        l => Level::ALL[l as usize],
+    }
+}
+
+/// The level that the environment asks for.
+///
+/// # Errors
+/// As [`Level::parse`].
+pub fn level_from_env() -> Result<Level, Error> {
+    match std::env::var("DSV3_NUMERICS_SIMD") {
+        Ok(name) if !name.is_empty() => Level::parse(&name.to_lowercase()),
+        _ => Ok(detected()),
+    }
+}
+
+/// Forces a level for the whole process (tests and benches).
+///
+/// # Errors
+/// [`Error::Unavailable`] if this CPU lacks it.
+pub fn set_level(level: Level) -> Result<(), Error> {
+    let level = Level::parse(level.name())?;
+    IN_FORCE.store(level as u8, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Runs a kernel at the level in force.
+pub fn dispatch<K: Kernel>(kernel: K) -> K::Out {
+    dispatch_at(level(), kernel)
+}
+
+/// Runs a kernel at a given level, or at the best available one below it.
+pub fn dispatch_at<K: Kernel>(level: Level, kernel: K) -> K::Out {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if level >= Level::Avx512 {
+            if let Some(l) = avx512::Avx512::detect() {
+                return l.enter(kernel);
+            }
+        }
+        if level >= Level::Avx2 {
+            if let Some(l) = avx2::Avx2::detect() {
+                return l.enter(kernel);
+            }
+        }
+    }
+    let _ = level;
+    kernel.run(scalar::Scalar)
+}

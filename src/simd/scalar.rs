@@ -1,0 +1,171 @@
+//! The portable level: arrays of lanes in plain Rust, which the compiler vectorises as far as the baseline
+//! CPU allows. It defines what the other levels must reproduce.
+
+use super::lanes::{f16_to_f32, f64_to_f32_odd, Lanes, Lookup};
+use std::array::from_fn;
+
+/// Lanes of the portable level: two SSE or NEON vectors.
+const W: usize = 8;
+
+/// The portable level's token: every CPU has it.
+#[derive(Clone, Copy)]
+pub struct Scalar;
+
+#[inline(always)]
+fn map2<T: Copy, R>(a: [T; W], b: [T; W], f: impl Fn(T, T) -> R) -> [R; W] {
+    from_fn(|i| f(a[i], b[i]))
+}
+
+#[inline(always)]
+fn less(a: u32, b: u32) -> bool {
+    (a as i32) < (b as i32) // the baseline x86-64 only compares signed
+}
+
+impl Lanes for Scalar {
+    const N: usize = W;
+    type F = [f32; W];
+    type U = [u32; W];
+    type M = [bool; W];
+
+    #[inline(always)]
+    fn f32(self, x: f32) -> Self::F {
+        [x; W]
+    }
+    #[inline(always)]
+    fn u32(self, x: u32) -> Self::U {
+        [x; W]
+    }
+    #[inline(always)]
+    fn bits(self, x: Self::F) -> Self::U {
+        x.map(f32::to_bits)
+    }
+    #[inline(always)]
+    fn float(self, x: Self::U) -> Self::F {
+        x.map(f32::from_bits)
+    }
+
+    #[inline(always)]
+    fn load_f32(self, src: &[f32]) -> Self::F {
+        let src = &src[..W];
+        from_fn(|i| src[i])
+    }
+    #[inline(always)]
+    fn load_f16(self, src: &[u16]) -> Self::F {
+        let src = &src[..W];
+        from_fn(|i| f16_to_f32(src[i]))
+    }
+    #[inline(always)]
+    fn load_bf16(self, src: &[u16]) -> Self::F {
+        let src = &src[..W];
+        from_fn(|i| f32::from_bits(u32::from(src[i]) << 16))
+    }
+    #[inline(always)]
+    fn load_f64(self, src: &[f64]) -> Self::F {
+        let src = &src[..W];
+        from_fn(|i| f64_to_f32_odd(src[i]))
+    }
+    #[inline(always)]
+    fn lookup(self, table: &Lookup, codes: &[u8]) -> [Self::F; 4] {
+        let codes = &codes[..4 * W];
+        from_fn(|j| from_fn(|i| table.values[codes[j * W + i] as usize]))
+    }
+    #[inline(always)]
+    fn lookup_bf16(self, table: &Lookup, codes: &[u8], out: &mut [u16], _stream: bool) {
+        for (out, code) in out[..4 * W].iter_mut().zip(&codes[..4 * W]) {
+            *out = (table.values[*code as usize].to_bits() >> 16) as u16;
+        }
+    }
+
+    #[inline(always)]
+    fn store_f32(self, x: Self::F, out: &mut [f32], _stream: bool) {
+        out[..W].copy_from_slice(&x);
+    }
+    #[inline(always)]
+    fn store_u32(self, x: Self::U, out: &mut [u32]) {
+        out[..W].copy_from_slice(&x);
+    }
+    #[inline(always)]
+    fn store_u8(self, x: [Self::U; 4], out: &mut [u8], _stream: bool) {
+        let out = &mut out[..4 * W];
+        for j in 0..4 {
+            for i in 0..W {
+                out[j * W + i] = x[j][i] as u8;
+            }
+        }
+    }
+    #[inline(always)]
+    fn store_u16(self, x: [Self::U; 4], out: &mut [u16], _stream: bool) {
+        let out = &mut out[..4 * W];
+        for j in 0..4 {
+            for i in 0..W {
+                out[j * W + i] = x[j][i] as u16;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn fadd(self, a: Self::F, b: Self::F) -> Self::F {
+        map2(a, b, |a, b| a + b)
+    }
+    #[inline(always)]
+    fn fmul(self, a: Self::F, b: Self::F) -> Self::F {
+        map2(a, b, |a, b| a * b)
+    }
+    #[inline(always)]
+    fn fdiv(self, a: Self::F, b: Self::F) -> Self::F {
+        map2(a, b, |a, b| a / b)
+    }
+    #[inline(always)]
+    fn fdiv_by(self, a: Self::F, b: Self::F, _r: Self::F) -> Self::F {
+        self.fdiv(a, b)
+    }
+
+    #[inline(always)]
+    fn and(self, a: Self::U, b: Self::U) -> Self::U {
+        map2(a, b, |a, b| a & b)
+    }
+    #[inline(always)]
+    fn or(self, a: Self::U, b: Self::U) -> Self::U {
+        map2(a, b, |a, b| a | b)
+    }
+    #[inline(always)]
+    fn xor(self, a: Self::U, b: Self::U) -> Self::U {
+        map2(a, b, |a, b| a ^ b)
+    }
+    #[inline(always)]
+    fn add(self, a: Self::U, b: Self::U) -> Self::U {
+        map2(a, b, u32::wrapping_add)
+    }
+    #[inline(always)]
+    fn sub(self, a: Self::U, b: Self::U) -> Self::U {
+        map2(a, b, u32::wrapping_sub)
+    }
+    #[inline(always)]
+    fn min(self, a: Self::U, b: Self::U) -> Self::U {
+        map2(a, b, |a, b| if less(a, b) { a } else { b })
+    }
+    #[inline(always)]
+    fn max(self, a: Self::U, b: Self::U) -> Self::U {
+        map2(a, b, |a, b| if less(a, b) { b } else { a })
+    }
+    #[inline(always)]
+    fn shl(self, a: Self::U, n: u32) -> Self::U {
+        a.map(|a| a << (n & 31))
+    }
+    #[inline(always)]
+    fn shr(self, a: Self::U, n: u32) -> Self::U {
+        a.map(|a| a >> (n & 31))
+    }
+    #[inline(always)]
+    fn gt(self, a: Self::U, b: Self::U) -> Self::M {
+        map2(a, b, |a, b| less(b, a))
+    }
+    #[inline(always)]
+    fn select(self, m: Self::M, a: Self::U, b: Self::U) -> Self::U {
+        from_fn(|i| if m[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    fn hmax(self, a: Self::U) -> u32 {
+        a.into_iter().fold(0, |m, x| if less(m, x) { x } else { m })
+    }
+}

@@ -1,0 +1,103 @@
+//! The thread pool that every parallel operation runs in.
+//!
+//! Rayon's global pool cannot be resized and does not survive `fork`, so the crate keeps its own behind a
+//! lock and replaces it when the size or the process changes. Results never depend on its size.
+
+use crate::error::Error;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The most threads that can be asked for.
+pub const MAX_THREADS: usize = 1024;
+
+/// Elements below which work stays on the calling thread: waking a pool costs more.
+const SERIAL: usize = 32 * 1024;
+
+static WANTED: AtomicUsize = AtomicUsize::new(0);
+static POOL: Mutex<Option<(u32, usize, Arc<ThreadPool>)>> = Mutex::new(None);
+
+fn lock() -> MutexGuard<'static, Option<(u32, usize, Arc<ThreadPool>)>> {
+    POOL.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The number of threads asked for by `DSV3_NUMERICS_THREADS`, else the cores this process may use.
+///
+/// # Errors
+/// [`Error::Range`] for a variable that is not a number in 1..=1024.
+pub fn threads_from_env() -> Result<usize, Error> {
+    match std::env::var("DSV3_NUMERICS_THREADS") {
+        Ok(text) if !text.is_empty() => match text.trim().parse::<usize>() {
+            Ok(n) if (1..=MAX_THREADS).contains(&n) => Ok(n),
+            _ => Err(Error::Range {
+                what: "DSV3_NUMERICS_THREADS",
+                found: format!("{text:?}"),
+                expected: "a whole number from 1 to 1024",
+            }),
+        },
+        _ => Ok(std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS)),
+    }
+}
+
+/// Threads in use by parallel operations.
+pub fn num_threads() -> usize {
+    match WANTED.load(Ordering::Relaxed) {
+        0 => threads_from_env().unwrap_or(1),
+        n => n,
+    }
+}
+
+/// Sets the number of threads for the whole process.
+///
+/// # Errors
+/// [`Error::Range`] unless `n` is in 1..=1024.
+pub fn set_num_threads(n: usize) -> Result<(), Error> {
+    if !(1..=MAX_THREADS).contains(&n) {
+        return Err(Error::Range {
+            what: "n",
+            found: n.to_string(),
+            expected: "a whole number from 1 to 1024",
+        });
+    }
+    WANTED.store(n, Ordering::Relaxed);
+    Ok(())
+}
+
+/// The pool in force, or `None` where one thread is wanted or no thread can be had.
+fn pool() -> Option<Arc<ThreadPool>> {
+    let (pid, n) = (std::process::id(), num_threads());
+    if n == 1 {
+        return None;
+    }
+    let mut slot = lock();
+    if let Some((p, size, pool)) = slot.as_ref() {
+        if *p == pid && *size == n {
+            return Some(pool.clone());
+        }
+    }
+    let pool = ThreadPoolBuilder::new()
+        .num_threads(n)
+        .thread_name(|i| format!("dsv3-{i}"))
+        .build()
+        .ok()
+        .map(Arc::new)?;
+    // A pool from before a fork has no threads left in this process: joining it would hang, so forget it.
+    if let Some((p, _, old)) = slot.replace((pid, n, pool.clone())) {
+        if p != pid {
+            std::mem::forget(old);
+        }
+    }
+    Some(pool)
+}
+
+/// Runs `f` where rayon's parallel iterators use the crate's pool, or on this thread alone if the work is
+/// small. `f` is told whether to go parallel.
+pub fn with_pool<R: Send>(elements: usize, f: impl FnOnce(bool) -> R + Send) -> R {
+    if elements <= SERIAL {
+        return f(false);
+    }
+    match pool() {
+        Some(pool) => pool.install(|| f(true)),
+        None => f(false),
+    }
+}
