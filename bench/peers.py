@@ -1,4 +1,4 @@
-"""How others do the same: NumPy with ml_dtypes, NumKong, torch. One that is not installed is skipped, visibly."""
+"""How others do the same: NumPy with ml_dtypes, NumKong, torch. Absent ones are skipped, visibly."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Drives the benches: `python bench/run.py [--quick] [--gate] [names]`.
 
-Without `--quick`, every kernel is measured beside a memory copy and beside its peers, the rows are printed as
-they come, and `results/NAME.json` and `.md` are written. With it, every kernel runs once on small shapes, at every
-SIMD level and with one and two threads, and its output must equal the reference byte for byte; nothing is written.
+Without `--quick`, every kernel is measured beside a memory copy and beside its peers, the rows are printed
+as they come, and `results/NAME.json` and `.md` are written. With it, every kernel runs once on small
+shapes, at every SIMD level and with one and two threads, and its output must equal the reference byte for
+byte; nothing is written.
 """
 
 from __future__ import annotations

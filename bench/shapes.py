@@ -1,7 +1,8 @@
 """THE table of DeepSeek-V3 layer shapes: every weight matrix, once.
 
-Each row gives the matrix as it stands in the checkpoint, ``W[out, in]`` with ``y = x Wᵀ``. Benches take their
-shapes from here and from nowhere else. Norm vectors and biases are left out: 1.2 million of 671 billion parameters.
+Each row gives the matrix as it stands in the checkpoint, ``W[out, in]`` with ``y = x Wᵀ``. Benches take
+their shapes from here and from nowhere else. Norm vectors and biases are left out: 1.2 million of 671
+billion parameters.
 """
 
 from __future__ import annotations

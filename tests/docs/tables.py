@@ -1,0 +1,105 @@
+"""Prints the README's tables from the data: `python tests/docs/tables.py` rewrites them in place."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import dsv3_numerics as d3
+from dsv3_numerics import _core
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def _power(value: float) -> str:
+    """A power of two as such, anything else in short."""
+    mantissa, exponent = (value, 0) if value == int(value) and abs(value) < 1e6 else _split(value)
+    if exponent == 0:
+        return f"{mantissa:g}"
+    return f"2^{exponent}" if mantissa == 1 else f"{mantissa:g} × 2^{exponent}"
+
+
+def _split(value: float) -> tuple[float, int]:
+    mantissa, exponent = math.frexp(value)
+    return 2 * mantissa, exponent - 1
+
+
+def _table(headings: list[str], rows: list[list[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def formats() -> str:
+    """One row per format."""
+    headings = [
+        "format",
+        "bits",
+        "exponent",
+        "mantissa",
+        "bias",
+        "max",
+        "normal from",
+        "smallest",
+        "NaN",
+        "Inf",
+        "codes",
+    ]
+    rows = [
+        [
+            f"`{f.name}`",
+            str(f.bits),
+            *(("–", "–", "–") if f.is_integer else map(str, (f.exponent_bits, f.mantissa_bits, f.bias))),
+            _power(float(f.max)),
+            _power(float(f.tiny)),
+            _power(float(f.smallest_subnormal)),
+            "yes" if f.has_nan else "–",
+            "yes" if f.has_inf else "–",
+            str(f.dtype),
+        ]
+        for f in d3.formats()
+    ]
+    return _table(headings, rows)
+
+
+def rules() -> str:
+    """One row per scale rule."""
+    data = _core.scale_rules()
+    headings = list(data[0])
+    return _table(
+        headings, [[f"`{row[h]}`" if h == "name" else f"{row[h]}" for h in headings] for row in data]
+    )
+
+
+BLOCKS: dict[str, Callable[[], str]] = {"formats": formats, "rules": rules}
+
+
+def _pattern(block: str) -> re.Pattern[str]:
+    return re.compile(rf"(<!-- {block}: begin[^\n]*-->\n)(.*?)(\n<!-- {block}: end -->)", re.DOTALL)
+
+
+def render(block: str) -> str:
+    """What the table should be."""
+    return BLOCKS[block]()
+
+
+def current(text: str, block: str) -> str:
+    """What the table is."""
+    found = _pattern(block).search(text)
+    if found is None:
+        raise LookupError(f"no block {block!r} in {README.name}")
+    return found[2]
+
+
+def main() -> None:
+    """Rewrite the tables."""
+    text = README.read_text()
+    for block in BLOCKS:
+        current(text, block)
+        text = _pattern(block).sub(lambda m, block=block: m[1] + render(block) + m[3], text)  # type: ignore[misc]
+    README.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

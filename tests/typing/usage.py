@@ -1,0 +1,37 @@
+"""What a typed user writes; mypy reads this file, and it also has to run.
+
+`assert_type` fixes what a call gives; a `type: ignore` marks a mistake that mypy has to see (an unused one is an error
+under `--strict`).
+"""
+
+from __future__ import annotations
+
+from typing import assert_type
+
+import numpy as np
+
+import dsv3_numerics as d3
+
+x = np.linspace(-4, 4, 256, dtype=np.float32).reshape(2, 128)
+
+q = d3.quantize_tiles(x, dtype="float8_e4m3fn", tile=128, scale="ue8m0")
+assert_type(q, d3.Quantized)
+assert_type(q.shape, tuple[int, ...])
+assert_type(q.nbytes, int)
+assert_type(q.bits_per_element, float)
+assert_type(d3.quantize_blocks(x, block=(128, 128)), d3.Quantized)
+assert_type(d3.format_info("float8_e5m2"), d3.FormatInfo)
+assert_type(d3.formats(), tuple[d3.FormatInfo, ...])
+
+codes = d3.encode(x, "float8_e4m3fn", rounding="toward_zero")
+back = d3.decode(codes, dtype=np.float32)
+print(codes.dtype, back.dtype, q.dequantize().dtype)
+
+
+def mistakes() -> None:
+    """Never called."""
+    d3.encode(x, "float8_e4m3fn", rounding="sideways")  # type: ignore[arg-type]
+    d3.encode(x, "float8_e4m3fn", overflow="explode")  # type: ignore[arg-type]
+    d3.quantize_tiles(x, scale="decimal")  # type: ignore[arg-type]
+    d3.quantize_tiles(x, tile="wide")  # type: ignore[arg-type]
+    q.codes = codes  # type: ignore[misc]
