@@ -82,7 +82,7 @@ def dequantizing(name: str, how: Any, dtype: str, sizes: Any, gates: Any) -> Ker
             lambda: q.dequantize(dtype, out=out),
             lambda: q.dequantize(dtype),
             lambda: [out],
-            lambda: [spread(q, shape).astype(dtype)],
+            lambda: [reference.dequantize(q, dtype)],
             {"numpy+ml_dtypes": partial(back, q.codes, q.scales, dtype)} if whole(how, shape) else {},
         )
 
@@ -92,14 +92,6 @@ def dequantizing(name: str, how: Any, dtype: str, sizes: Any, gates: Any) -> Ker
 def whole(how: Any, shape: tuple[int, ...]) -> bool:
     """The shape has no ragged tile or block, and is not empty."""
     return bool(np.prod(shape)) and not any(n % 128 for n in shape[-1 if how is tiles else 0 :])
-
-
-def spread(q: Any, shape: tuple[int, int]) -> Array:
-    """Codes times their scales in float32, the scales repeated over their blocks."""
-    scales = np.repeat(np.asarray(q.scales, np.float32), 128, axis=1)[:, : shape[1]]
-    if scales.shape[0] != shape[0] or q.axis is None:
-        scales = np.repeat(scales, 128, axis=0)[: shape[0]]
-    return q.codes.astype(np.float32) * scales
 
 
 QUANTIZE_TILES = {"64Mi": Gate(0.9, 0.6, 0.35), "64Ki": Gate(0.4, 0.18, 0.1, compute_bound=True)}

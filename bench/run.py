@@ -52,6 +52,7 @@ def full(name: str) -> list[Row]:
     """Measure one bench, showing each kernel's rows as soon as they are there."""
     bench = importlib.import_module(f"bench_{name}")
     rows = [overhead(bench)]
+    print(report.plain(rows), "\n", flush=True)
     for kernel in bench.KERNELS:
         suite.check(kernel)
         start = time.perf_counter()
@@ -76,12 +77,13 @@ def main() -> int:
     shapes.check()
     for absent in peers.ABSENT:
         print(f"skipped: {absent} is not installed, so its rows are missing")
+    if not options.quick:
+        print(report.LEGEND, "\n")
     rows: list[Row] = []
     for name in options.names or NAMES:
         if options.quick:
             quick(name)
         else:
-            print(report.LEGEND, "\n")
             rows += full(name)
     if not options.quick:
         print(report.summary(rows))

@@ -212,19 +212,19 @@ def _peers(kernel: Kernel, size: Size, work: Work) -> Iterator[Row]:
     level = levels()[-1]
     set_state(level, 1)
     for peer, call in work.peers.items():
-        m = measure(Timed(work.run), Timed(call))
+        output = "fresh" if peer.endswith(" fresh") else "out"
+        m = measure(Timed(work.fresh if output == "fresh" else work.run), Timed(call))
         seconds = m.ratio * m.seconds
-        gate = kernel.peer_gates.get(peer) if size.streaming else None
         yield Row(
             kernel.name,
             size.label,
             level,
             1,
-            "out",
-            f"x {peer}",
+            output,
+            f"x {peer.removesuffix(' fresh')}",
             work.elements / m.seconds / 1e9,
             m.ratio,
-            gate,
+            kernel.peer_gates.get(peer) if size.streaming else None,
             pairs=m.pairs,
             dropped=m.dropped,
             note=f"{peer}: {work.elements / seconds / 1e9:.3f} Gelem/s",
