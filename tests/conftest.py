@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# With --import-mode=importlib nothing is put on the path; tests share `samples`, which stands beside this file.
+# With --import-mode=importlib nothing is put on the path; tests share `samples`, which stands beside this
+# file.
 sys.path.insert(0, str(Path(__file__).parent))
 
-# Property tests prove themselves in CI on a fixed set of examples; deadlines measure the machine, not the code.
+# Property tests prove themselves in CI on a fixed set of examples; deadlines measure the machine, not the
+# code.
 settings.register_profile("default", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("default")
 

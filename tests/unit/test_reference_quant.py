@@ -64,7 +64,7 @@ def test_power_of_two_is_the_next_above(amax: float) -> None:
 
 
 def test_float_log2_rule_is_the_correctly_rounded_one() -> None:
-    """Scales a few units above each power of two, against 60 digits: does float32(log2 s) fall on the integer?"""
+    """Scales a few units above each power of two, against 60 digits: is float32(log2 s) the integer?"""
     decimal.getcontext().prec = 60
     two = decimal.Decimal(2).ln()
     for k in range(-40, 60):
@@ -99,7 +99,7 @@ def test_mx_by_hand() -> None:
 
 
 def test_nvfp4_by_hand() -> None:
-    """Amax 2688 = 448 * 6 makes the global scale 1; a block with amax 6 then has scale 1, one with 3 has 0.5."""
+    """Amax 2688 = 448 * 6 makes the global scale 1; then a block with amax 6 has scale 1, with 3 0.5."""
     x = f32([[2688.0, 448.0, 6.0, 1.0, 3.0, -0.25]])
     q = quantize_tiles(x, dtype="float4_e2m1fn", tile=2, scale="nvfp4")
     assert q.global_scale == 1

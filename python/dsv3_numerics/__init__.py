@@ -1,0 +1,35 @@
+"""The numerics of DeepSeek-V3 on any CPU: small formats, shared scales, and their errors.
+
+Lives here: the public names. Casts are in `formats`, quantizers in `quant` and `quantized`, the same once
+more in plain NumPy in `reference`; `checkpoint` opens files, `study` measures errors, and ``dsv3-numerics
+--help`` runs it all.
+"""
+
+from importlib.metadata import version as _version
+
+from . import reference
+from ._core import get_num_threads, set_num_threads, simd_level
+from .formats import FormatInfo, decode, encode, format_info, formats, pack, unpack
+from .quant import quantize_blocks, quantize_tiles, requantize_tiles
+from .quantized import Quantized
+
+__version__ = _version("dsv3_numerics")
+
+__all__ = [
+    "FormatInfo",
+    "Quantized",
+    "__version__",
+    "decode",
+    "encode",
+    "format_info",
+    "formats",
+    "get_num_threads",
+    "pack",
+    "quantize_blocks",
+    "quantize_tiles",
+    "reference",
+    "requantize_tiles",
+    "set_num_threads",
+    "simd_level",
+    "unpack",
+]

@@ -1,0 +1,156 @@
+"""The array edge: what comes in, what goes out, and how arrays cross to the core.
+
+Lives here: dtype, device, byte order, stride, axis and ``out=`` rules, and their errors. The core sees
+nothing but flat, contiguous, aligned, native arrays, with float16 and ml_dtypes elements as unsigned
+integers (those have no buffer protocol). Not here: formats and scales (see `formats` and `quant`).
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any, SupportsIndex, TypeAlias
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[Any]
+
+# What can be encoded and decoded to, by the core's names.
+SOURCES = {
+    np.dtype(np.float32): "float32",
+    np.dtype(np.float64): "float64",
+    np.dtype(np.float16): "float16",
+    np.dtype(ml_dtypes.bfloat16): "bfloat16",
+}
+_AS_IS = {np.dtype(t) for t in (np.float32, np.float64, np.uint8, np.uint16, np.uint32)}
+_CPU = 1
+# DLPack's device numbers (DLDeviceType).
+_DEVICES = {
+    2: "cuda",
+    3: "cuda_host",
+    4: "opencl",
+    7: "vulkan",
+    8: "metal",
+    10: "rocm",
+    13: "cuda_managed",
+    14: "oneapi",
+}
+
+
+def as_array(x: Any, name: str) -> Array:
+    """`x` as a base-class array in CPU memory; no copy where NumPy needs none.
+
+    Raises
+    ------
+    TypeError
+        Masked arrays, whose mask would be lost, and arrays on another device.
+    ValueError
+        Nested sequences without a shape.
+    """
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name}: found a masked array, expected one without a mask (fill it first)")
+    if not isinstance(x, np.ndarray) and hasattr(x, "__dlpack_device__"):
+        kind, index = (int(part) for part in x.__dlpack_device__())
+        if kind != _CPU:
+            device = _DEVICES.get(kind, f"DLPack device {kind}")
+            raise TypeError(f"{name}: found an array on {device}:{index}, expected one in CPU memory")
+        if not hasattr(x, "__array__"):
+            return np.from_dlpack(x)
+    try:
+        return np.asarray(x)
+    except ValueError as error:
+        raise ValueError(f"{name}: found no array ({error})") from error
+
+
+def source(x: Any, name: str) -> tuple[Array, str]:
+    """An array to encode, and the core's name of its dtype.
+
+    Raises
+    ------
+    TypeError
+        Any dtype but float32, float64, float16 and bfloat16, in either byte order.
+    """
+    array = as_array(x, name)
+    kind = SOURCES.get(array.dtype.newbyteorder("="))
+    if kind is None:
+        raise TypeError(f"{name}: found dtype {array.dtype}, expected one of {', '.join(SOURCES.values())}")
+    return array, kind
+
+
+def real_dtype(dtype: Any, name: str = "dtype") -> tuple[np.dtype[Any], str]:
+    """A dtype to decode to, and the core's name of it."""
+    found = np.dtype(dtype)
+    if found not in SOURCES:
+        raise TypeError(f"{name}: found {found}, expected one of {', '.join(SOURCES.values())}")
+    return found, SOURCES[found]
+
+
+def flat(array: Array) -> Array:
+    """The array as the core takes it: one axis, C order, aligned, native; a view unless a copy is needed."""
+    native = np.require(array, array.dtype.newbyteorder("="), ["C", "A"]).reshape(-1)
+    return native if native.dtype in _AS_IS else native.view(f"u{native.dtype.itemsize}")
+
+
+def destination(
+    out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], *inputs: Array, name: str = "out"
+) -> Array:
+    """The array to compute into: `out` itself, or a fresh one where `out` cannot be written directly.
+
+    An `out` that is strided, unaligned or overlaps an input is computed beside it and copied by `deliver`.
+
+    Raises
+    ------
+    TypeError
+        Not a plain array, or not of exactly `dtype` (byte order included).
+    ValueError
+        Wrong shape, or read-only.
+    """
+    if out is None:
+        return np.empty(shape, dtype)
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+        raise TypeError(f"{name}: found {type(out).__name__}, expected a numpy.ndarray")
+    if out.dtype != dtype or not out.dtype.isnative:
+        raise TypeError(f"{name}: found dtype {out.dtype.str} ({out.dtype}), expected {dtype}")
+    if out.shape != shape:
+        raise ValueError(f"{name}: found shape {out.shape}, expected {shape}")
+    if not out.flags.writeable:
+        raise ValueError(f"{name}: found a read-only array, expected a writeable one")
+    direct = out.flags.c_contiguous and out.flags.aligned
+    if direct and not any(np.may_share_memory(out, array) for array in inputs):
+        return out
+    return np.empty(shape, dtype)
+
+
+def deliver(result: Array, out: Array | None) -> Array:
+    """`out` holding `result`, or `result` where there is no `out`."""
+    if out is None or result is out:
+        return result
+    out[...] = result
+    return out
+
+
+def normalize_axis(axis: SupportsIndex, ndim: int) -> int:
+    """`axis` as 0 to ndim - 1; `numpy.exceptions.AxisError` where there is none such."""
+    given = whole(axis, "axis")
+    if not -ndim <= given < ndim:
+        raise np.exceptions.AxisError(given, ndim)
+    return given % ndim
+
+
+def whole(value: Any, name: str) -> int:
+    """A whole number; bool and float are refused with TypeError."""
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: found {value!r}, expected an integer")
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: found {value!r} ({type(value).__name__}), expected an integer") from None
+
+
+def positive(value: Any, name: str) -> int:
+    """A whole number of at least one."""
+    number = whole(value, name)
+    if number < 1:
+        raise ValueError(f"{name}: found {number}, expected at least 1")
+    return number

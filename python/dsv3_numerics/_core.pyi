@@ -1,0 +1,61 @@
+"""The Rust core: arithmetic on flat arrays. Names, policies and documentation are in the modules above it.
+
+Arrays have one axis and are C-contiguous, aligned and native. float16, bfloat16 and code arrays cross as
+unsigned integers; `src_dtype` and `out_dtype` are "float32", "float64", "float16" or "bfloat16". A layout is
+(stack, rows, columns, rows of a block, columns of a block). Every function releases the GIL.
+"""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Array: TypeAlias = NDArray[Any]
+_Float32s: TypeAlias = NDArray[np.float32]
+_Layout: TypeAlias = tuple[int, int, int, int, int]
+
+def formats() -> list[dict[str, Any]]: ...
+def scale_rules() -> list[dict[str, Any]]: ...
+def encode(
+    src: _Array,
+    src_dtype: str,
+    codes_out: _Array,
+    fmt: str,
+    rounding: str,
+    overflow: str,
+    nan: str,
+    seed: int,
+) -> None: ...
+def decode(codes: _Array, fmt: str, out: _Array, out_dtype: str) -> None: ...
+def pack(codes: _Array, fmt: str, row_len: int, out: _Array) -> None: ...
+def unpack(packed: _Array, fmt: str, row_len: int, out: _Array) -> None: ...
+def amax(src: _Array, src_dtype: str, layout: _Layout, out_f32: _Float32s) -> None: ...
+def quantize(
+    src: _Array,
+    src_dtype: str,
+    layout: _Layout,
+    fmt: str,
+    codes_out: _Array,
+    scales_out_f32: _Float32s,
+    scale: str,
+    rule: str,
+    floor: float | None,
+    global_scale: float,
+    amax: _Float32s | None,
+    nonfinite: str,
+) -> None: ...
+def dequantize(
+    codes: _Array, fmt: str, layout: _Layout, scales_f32: _Float32s, out: _Array, out_dtype: str
+) -> None: ...
+def error_stats(src: _Array, src_dtype: str, approx_f32: _Float32s) -> dict[str, Any]: ...
+def count_saturated(
+    src: _Array, src_dtype: str, codes: _Array, fmt: str, layout: _Layout, scales_f32: _Float32s
+) -> int: ...
+def get_num_threads() -> int: ...
+def set_num_threads(n: int) -> None: ...
+def simd_level() -> str: ...
+def simd_levels() -> list[str]: ...
+def set_simd_level(name: str) -> None: ...
+def safetensors_header(
+    path: str,
+) -> tuple[list[tuple[str, str, list[int], int, int]], dict[str, str]]: ...

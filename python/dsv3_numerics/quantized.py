@@ -1,0 +1,323 @@
+"""Codes and scales that belong together: the result of quantization, its way back to numbers, and its file.
+
+Lives here: the container and what it can say about itself. Not here: how codes and scales come about
+(`quant`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from . import _core
+from ._arrays import Array, as_array, deliver, destination, flat, positive, real_dtype, whole
+from .formats import code_array, decode, format_info
+
+# The dtype in which each kind of scale is stored.
+SCALE_DTYPES = {
+    "float32": np.dtype(np.float32),
+    "ue8m0": np.dtype(ml_dtypes.float8_e8m0fnu),
+    "mx": np.dtype(ml_dtypes.float8_e8m0fnu),
+    "nvfp4": np.dtype(ml_dtypes.float8_e4m3fn),
+}
+_MAGIC = "dsv3_numerics.Quantized/1"
+_MEMBERS = ("meta.npy", "codes.npy", "scales.npy")
+
+
+def scales_shape(shape: tuple[int, ...], block: tuple[int, ...], axis: int | None) -> tuple[int, ...]:
+    """The scales' shape: each blocked axis holds one scale for a block, the last of which may be short."""
+    lengths = list(shape)
+    axes = range(len(shape) - 2, len(shape)) if axis is None else [axis]
+    for place, length in zip(axes, block, strict=True):
+        lengths[place] = -(-lengths[place] // length)
+    return tuple(lengths)
+
+
+def core_layout(
+    shape: tuple[int, ...], block: tuple[int, ...], axis: int | None
+) -> tuple[int, int, int, int, int]:
+    """The shape as the core sees it: (stack, rows, columns, rows of a block, columns of a block)."""
+    if axis is None:
+        stack, rows, cols = math.prod(shape[:-2]), shape[-2], shape[-1]
+        block_rows, block_cols = block
+    else:
+        stack, rows, cols = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
+        block_rows, block_cols = block[0], 1
+        if axis == len(shape) - 1:
+            stack, rows, cols, block_rows, block_cols = 1, stack, rows, 1, block_rows
+    return stack, rows, cols, min(block_rows, max(rows, 1)), min(block_cols, max(cols, 1))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Quantized:
+    """Codes with one scale per tile or block: ``x[i] = float32(codes[i]) * scale of i's block``.
+
+    Attributes
+    ----------
+    codes : ndarray
+        Shape of the tensor, dtype of the format.
+    scales : ndarray
+        As stored: float32, float8_e8m0fnu ("ue8m0", "mx") or float8_e4m3fn ("nvfp4"). Shape of the
+        tensor, with ``ceil(n / b)``
+        for the length n of an axis in blocks of b.
+    format : str
+        See `formats`.
+    block : tuple of int
+        ``(tile,)`` on one axis, ``(rows, columns)`` on the last two.
+    axis : int or None
+        The axis of tiles, counted from the front; None for blocks.
+    scale_kind : {"float32", "ue8m0", "mx", "nvfp4"}
+    rule : str or None
+        The rule that made the scales; None for kinds that define their own, and where it is not known.
+    global_scale : numpy.float32 or None
+        The scale of all scales ("nvfp4").
+
+    Raises
+    ------
+    ValueError, TypeError
+        Parts that do not fit together.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dsv3_numerics import quantize_tiles
+    >>> q = quantize_tiles(np.ones((2, 256), np.float32))
+    >>> q
+    Quantized((2, 256) float8_e4m3fn, 128 along axis 1, float32 scales, 8.25 bits per element)
+    >>> q.dequantize()[0, 0]
+    np.float32(1.0)
+    """
+
+    codes: Array
+    scales: Array
+    format: str
+    block: tuple[int, ...]
+    axis: int | None = None
+    scale_kind: str = "float32"
+    rule: str | None = None
+    global_scale: np.float32 | None = None
+
+    def __post_init__(self) -> None:
+        info = format_info(self.format)
+        if self.scale_kind not in SCALE_DTYPES:
+            raise ValueError(
+                f"scale_kind: found {self.scale_kind!r}, expected one of {', '.join(SCALE_DTYPES)}"
+            )
+        parts: list[tuple[str, Any, np.dtype[Any]]] = [
+            ("codes", self.codes, info.dtype),
+            ("scales", self.scales, SCALE_DTYPES[self.scale_kind]),
+        ]
+        for name, array, dtype in parts:
+            if not isinstance(array, np.ndarray) or array.dtype != dtype:
+                found = getattr(array, "dtype", type(array).__name__)
+                raise TypeError(f"{name}: found {found}, expected an array of {dtype}")
+        for length in self.block:
+            positive(length, "block")
+        if len(self.block) != (2 if self.axis is None else 1):
+            raise ValueError(f"block: found {self.block}, expected two lengths, or one with an axis")
+        if self.axis is None and self.codes.ndim < 2:
+            raise ValueError(f"codes: found shape {self.codes.shape}, expected at least two axes")
+        if self.axis is not None and not 0 <= whole(self.axis, "axis") < self.codes.ndim:
+            raise ValueError(f"axis: found {self.axis}, expected 0 to {self.codes.ndim - 1}")
+        expected = scales_shape(self.codes.shape, self.block, self.axis)
+        if self.scales.shape != expected:
+            raise ValueError(f"scales: found shape {self.scales.shape}, expected {expected}")
+        if (self.global_scale is None) != (self.scale_kind != "nvfp4"):
+            raise ValueError(f"global_scale: found {self.global_scale} with scale_kind {self.scale_kind!r}")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The tensor's shape."""
+        return self.codes.shape
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory, where narrow codes take whole bytes (see `pack` and `bits_per_element`)."""
+        return self.codes.nbytes + self.scales.nbytes + (0 if self.global_scale is None else 4)
+
+    @property
+    def bits_per_element(self) -> float:
+        """Bits of densely packed codes and of all scales, for each element; NaN for an empty tensor."""
+        if not self.codes.size:
+            return math.nan
+        scale_bits = 8 * (self.nbytes - self.codes.nbytes)
+        return format_info(self.format).bits + scale_bits / self.codes.size
+
+    def __repr__(self) -> str:
+        size = "x".join(map(str, self.block)) + ("" if self.axis is None else f" along axis {self.axis}")
+        head = f"{self.shape} {self.format}, {size}, {self.scale_kind} scales"
+        return f"Quantized({head}, {self.bits_per_element:.4g} bits per element)"
+
+    def weight_scale_inv(self) -> NDArray[np.float32]:
+        """What codes are multiplied by: float32, shape of `scales`, as DeepSeek's ``weight_scale_inv``."""
+        if self.scale_kind == "float32":
+            return self.scales
+        stored: NDArray[np.float32] = decode(self.scales)
+        return stored if self.global_scale is None else stored * self.global_scale
+
+    @classmethod
+    def from_weight_scale_inv(
+        cls, codes: ArrayLike, scale_inv: ArrayLike, block: tuple[int, int] = (128, 128), *, fmt: Any = None
+    ) -> Self:
+        """A weight as DeepSeek's checkpoints hold it.
+
+        Parameters
+        ----------
+        codes : array_like of a format's dtype, or of uint8 or uint16 with `fmt`
+            Shape (..., rows, columns).
+        scale_inv : array_like of float32
+            Shape (..., ceil(rows / block rows), ceil(columns / block columns)): what codes are multiplied by.
+        block : tuple of two int
+            Never derived from the shapes, which do not tell it where edges are ragged.
+        fmt : str or dtype, optional
+            The format. Needed for uint8 and uint16.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As for the class.
+        """
+        array, info = code_array(codes, fmt)
+        scales = as_array(scale_inv, "scale_inv")
+        if scales.dtype.newbyteorder("=") != np.float32:
+            raise TypeError(f"scale_inv: found dtype {scales.dtype}, expected float32")
+        native = array.astype(array.dtype.newbyteorder("="), copy=False).view(info.dtype)
+        return cls(native, scales.astype(np.float32, copy=False), info.name, tuple(block))
+
+    def dequantize(self, dtype: DTypeLike = np.float32, out: Array | None = None) -> Array:
+        """The numbers: ``float32(code) * scale``, one float32 multiplication.
+
+        Parameters
+        ----------
+        dtype : {float32, float64, float16, bfloat16}
+            float16 and bfloat16 round the product once more, to nearest even; float64 widens it.
+        out : ndarray, optional
+            Numbers are written here: the tensor's shape, `dtype`, writeable.
+
+        Returns
+        -------
+        ndarray of `dtype`, the tensor's shape
+            `out` itself if given.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Another `dtype`; an `out` of another dtype or shape, or read-only.
+        """
+        target, kind = real_dtype(dtype)
+        numbers = destination(out, self.shape, target, self.codes, self.scales)
+        layout = core_layout(self.shape, self.block, self.axis)
+        _core.dequantize(
+            flat(self.codes), self.format, layout, flat(self.weight_scale_inv()), flat(numbers), kind
+        )
+        return deliver(numbers, out)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a file that `load` reads back bit for bit: NumPy's .npz with codes and scales as integers.
+
+        The file appears under its name only when complete; an older one of that name stays until then.
+
+        Raises
+        ------
+        OSError
+            Where the folder is missing or cannot be written.
+        """
+        target = Path(path)
+        meta = {
+            "magic": _MAGIC,
+            "format": self.format,
+            "block": list(map(int, self.block)),
+            "axis": self.axis,
+            "scale_kind": self.scale_kind,
+            "rule": self.rule,
+            "global_scale": None if self.global_scale is None else float(self.global_scale),
+        }
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
+        try:
+            with open(temporary, "xb") as file:
+                np.savez(
+                    file,
+                    allow_pickle=False,
+                    meta=np.frombuffer(json.dumps(meta).encode(), np.uint8),
+                    codes=_integers(self.codes),
+                    scales=_integers(self.scales),
+                )
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        OSError
+            Where the file cannot be opened.
+        ValueError
+            Where it is not such a file: truncated, damaged, or with parts that do not fit together.
+        """
+        with open(path, "rb") as file:
+            try:
+                return cls._read(file, os.fstat(file.fileno()).st_size)
+            except (
+                Exception
+            ) as error:  # zip and npy parsers fail in many ways; all mean that the file is not ours
+                raise ValueError(
+                    f"path: found {os.fspath(path)!r}, expected a saved Quantized ({error})"
+                ) from error
+
+    @classmethod
+    def _read(cls, file: Any, size: int) -> Self:
+        with zipfile.ZipFile(file) as archive:
+            if sorted(archive.namelist()) != sorted(_MEMBERS):
+                raise ValueError(f"members {archive.namelist()}")
+            meta_bytes, codes, scales = (_read_array(archive, name, size) for name in _MEMBERS)
+        meta = json.loads(meta_bytes.tobytes())
+        if meta.pop("magic") != _MAGIC:
+            raise ValueError("another kind or version")
+        meta["block"] = tuple(meta["block"])
+        if meta["global_scale"] is not None:
+            meta["global_scale"] = np.float32(meta["global_scale"])
+        code_dtype, scale_dtype = format_info(meta["format"]).dtype, SCALE_DTYPES[meta["scale_kind"]]
+        return cls(_as_dtype(codes, code_dtype), _as_dtype(scales, scale_dtype), **meta)
+
+
+def _integers(array: Array) -> Array:
+    """The array's bytes as unsigned integers: .npy knows no ml_dtypes."""
+    return np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}").reshape(array.shape)
+
+
+def _as_dtype(integers: Array, dtype: np.dtype[Any]) -> Array:
+    if integers.dtype != f"u{dtype.itemsize}":
+        raise ValueError(f"stored as {integers.dtype}, expected uint{8 * dtype.itemsize}")
+    return integers.view(dtype)
+
+
+def _read_array(archive: zipfile.ZipFile, name: str, limit: int) -> Array:
+    """One .npy of the archive, trusting no length that the file's own size does not bear out."""
+    info = archive.getinfo(name)
+    if info.compress_type != zipfile.ZIP_STORED or info.file_size > limit:
+        raise ValueError(f"{name} is compressed or longer than the file")
+    with archive.open(info) as member:
+        np.lib.format.read_magic(member)
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(member)
+        if dtype.kind != "u" or not dtype.isnative or fortran or min(shape, default=1) < 0:
+            raise ValueError(f"{name} holds {dtype}, {shape}")
+        data = member.read()  # to the end, where the checksum is compared
+    if len(data) != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{name} has {len(data)} bytes for shape {shape}")
+    return np.frombuffer(bytearray(data), dtype).reshape(shape)
