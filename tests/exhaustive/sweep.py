@@ -82,6 +82,9 @@ def markdown(found: Counter[Key], inputs: int) -> str:
         "clip-then-cast (integers: with `np.rint`). The other roundings are compared between the levels,",
         "with the scalar one, which other tests hold to the textbook.",
         "",
+        "One correction to ml_dtypes: it encodes numbers between 2^-127 and 1.5 * 2^-127 as 2^-126 in E8M0; the",
+        "nearest power of two is 2^-127.",
+        "",
         "| format | rounding | overflow | level | inputs | mismatches |",
         "|---|---|---|---|---|---|",
     ]
