@@ -72,12 +72,12 @@ IN_CACHE = Gate(0.55, 0.25, 0.17, compute_bound=True)
 GATES: dict[tuple[str, str], tuple[dict[str, Gate], dict[str, float]]] = {
     ("float32", "float8_e4m3fn"): (
         {"64Mi": Gate(1.0, 0.6, 0.4), "64Ki": IN_CACHE},
-        {"ml_dtypes": 30, "torch": 2.5},
+        {"ml_dtypes": 30},
     ),
-    ("float32", "float8_e5m2"): ({"64Mi": Gate(1.0, 0.6, 0.4)}, {"ml_dtypes": 30, "torch": 2.5}),
-    ("bfloat16", "float8_e4m3fn"): ({"64Mi": Gate(1.4, 0.7)}, {"torch": 4}),
-    ("float8_e4m3fn", "float32"): ({"64Mi": Gate(1.4, 1.2, 0.4)}, {"torch": 20}),
-    ("float8_e4m3fn", "bfloat16"): ({"64Mi": Gate(2.4, 1.8)}, {"torch": 40}),
+    ("float32", "float8_e5m2"): ({"64Mi": Gate(1.0, 0.6, 0.4)}, {"ml_dtypes": 30}),
+    ("bfloat16", "float8_e4m3fn"): ({"64Mi": Gate(1.4, 0.7)}, {}),
+    ("float8_e4m3fn", "float32"): ({"64Mi": Gate(1.4, 1.2, 0.4)}, {}),
+    ("float8_e4m3fn", "bfloat16"): ({"64Mi": Gate(2.4, 1.8)}, {}),
 }
 
 KERNELS = (

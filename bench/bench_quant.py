@@ -67,7 +67,7 @@ def quantizing_peers(how: Any, x: Array) -> dict[str, Any]:
     if not whole(how, x.shape):
         return {}
     if how is tiles:
-        return {"numpy+ml_dtypes": partial(peers.quantize_tiles, x), **peers.torch_quantize_tiles(x)}
+        return {"numpy+ml_dtypes": partial(peers.quantize_tiles, x)}
     return {"numpy+ml_dtypes": partial(peers.quantize_blocks, x)}
 
 
@@ -102,9 +102,7 @@ TO_FLOAT32 = Gate(1.4, 1.4, 0.4)
 TO_BFLOAT16 = Gate(2.2)
 
 KERNELS = (
-    quantizing(
-        "quantize 1x128", tiles, "float32", TILE_SIZES, QUANTIZE_TILES, {"numpy+ml_dtypes": 40, "torch": 12}
-    ),
+    quantizing("quantize 1x128", tiles, "float32", TILE_SIZES, QUANTIZE_TILES, {"numpy+ml_dtypes": 40}),
     quantizing("quantize 1x128 ue8m0", tiles, "ue8m0", TILE_SIZES, QUANTIZE_TILES, {}),
     quantizing("quantize 128x128", blocks, "float32", BLOCK_SIZES, QUANTIZE_BLOCKS, {}),
     dequantizing("dequantize 1x128 -> f32", tiles, "float32", TILE_SIZES, {"64Mi": TO_FLOAT32}),

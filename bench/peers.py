@@ -1,4 +1,4 @@
-"""How others do the same: NumPy with ml_dtypes, NumKong, torch. Absent ones are skipped, visibly."""
+"""How others do the same: NumPy with ml_dtypes, and NumKong, skipped visibly where it is absent."""
 
 from __future__ import annotations
 
@@ -14,21 +14,17 @@ try:
     import numkong
 except ImportError:
     numkong = None
-try:
-    import torch
-except ImportError:
-    torch = None
 
 Array = NDArray[Any]
 
-ABSENT = [name for name, module in (("numkong", numkong), ("torch", torch)) if module is None]
+ABSENT = [] if numkong is not None else ["numkong"]
 
-#            ours               NumKong     torch
-NAMES = {
-    "float32": ("float32", "float32"),
-    "bfloat16": ("bfloat16", "bfloat16"),
-    "float8_e4m3fn": ("e4m3", "float8_e4m3fn"),
-    "float8_e5m2": ("e5m2", "float8_e5m2"),
+# NumKong's own names; the bytes are the same.
+NUMKONG = {
+    "float32": "float32",
+    "bfloat16": "bfloat16",
+    "float8_e4m3fn": "e4m3",
+    "float8_e5m2": "e5m2",
 }
 
 
@@ -40,16 +36,10 @@ def casts(x: Array, target: str) -> dict[str, Call]:
     found["ml_dtypes"] = lambda: np.copyto(out, x, casting="unsafe")
     found["ml_dtypes fresh"] = lambda: x.astype(dtype)
     if numkong is not None:
-        # NumKong names its own dtypes; the bytes are the same.
-        source = numkong.astype(x if x.dtype == np.float32 else x.astype(np.float32), NAMES[x.dtype.name][0])
-        target_tensor = numkong.zeros(x.shape, dtype=NAMES[target][0])
-        found["numkong"] = lambda: numkong.astype(source, NAMES[target][0], out=target_tensor)
-        found["numkong fresh"] = lambda: numkong.astype(source, NAMES[target][0])
-    if torch is not None:
-        torch.set_num_threads(1)
-        tensor = torch.from_numpy(x.astype(np.float32)).to(getattr(torch, NAMES[x.dtype.name][1]))
-        result = torch.zeros(x.shape, dtype=getattr(torch, NAMES[target][1]))
-        found["torch"] = lambda: result.copy_(tensor)
+        source = numkong.astype(x if x.dtype == np.float32 else x.astype(np.float32), NUMKONG[x.dtype.name])
+        target_tensor = numkong.zeros(x.shape, dtype=NUMKONG[target])
+        found["numkong"] = lambda: numkong.astype(source, NUMKONG[target], out=target_tensor)
+        found["numkong fresh"] = lambda: numkong.astype(source, NUMKONG[target])
     return found
 
 
@@ -83,17 +73,3 @@ def dequantize_blocks(codes: Array, scales: Array, dtype: str, block: int = 128)
         * scales[:, None, :, None]
     )
     return values.reshape(codes.shape).astype(dtype, copy=False)
-
-
-def torch_quantize_tiles(x: Array, tile: int = 128) -> dict[str, Call]:
-    """1xN tiles in eager torch, where it is installed."""
-    if torch is None:
-        return {}
-    torch.set_num_threads(1)
-    tiles = torch.from_numpy(x).view(x.shape[0], -1, tile)
-
-    def run() -> object:
-        scales = tiles.abs().amax(-1, keepdim=True).clamp(min=1e-4) / 448
-        return (tiles / scales).to(torch.float8_e4m3fn), scales
-
-    return {"torch": run}

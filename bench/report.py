@@ -13,7 +13,7 @@ from dsv3_numerics import _core
 from harness import HEADINGS, PAIRS, PROBE, Row, fields
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("dsv3_numerics", "numpy", "ml_dtypes", "numkong", "torch")
+PACKAGES = ("dsv3_numerics", "numpy", "ml_dtypes", "numkong")
 
 LEGEND = """\
 Ratio: `M` is the time of a memory copy of as many float32 elements (same thread count) over the time of the
