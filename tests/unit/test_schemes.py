@@ -1,0 +1,90 @@
+"""Schemes: what is written is read back, errors say what is possible, and bits count the scales."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dsv3_numerics import _core, study
+from dsv3_numerics.formats import formats
+from dsv3_numerics.study import Scheme
+from dsv3_numerics.study.schemes import DEFAULT_SPELLINGS, NAMED, short_names
+
+
+def spellings() -> st.SearchStrategy[str]:
+    names = [f.name for f in formats() if f.mantissa_bits]
+    word = st.sampled_from([short_names()[n] for n in names] + names)
+    size = st.integers(1, 1024)
+    group = st.one_of(st.sampled_from(["row", "col", "tensor"]), st.builds("{}x{}".format, size, size))
+    rule = st.sampled_from(["", *(":" + r["name"] for r in _core.scale_rules())])
+    scaled = st.builds("{}:{}:{}{}".format, word, group, st.sampled_from(["f32", "ue8m0"]), rule)
+    small = st.sampled_from([f.name for f in formats() if f.mantissa_bits and f.bits <= 8])
+    standard = st.builds("{}:{}:{}".format, small, group, st.sampled_from(["mx", "nvfp4"]))
+    bare = st.builds("{}:{}".format, word, group)
+    cast = word.filter(lambda w: not w.startswith("int"))
+    return st.one_of(scaled, standard, bare, cast, st.sampled_from(sorted(NAMED)))
+
+
+@given(spellings())
+def test_a_scheme_reads_what_it_writes(spelling: str) -> None:
+    scheme = Scheme.parse(spelling)
+    assert Scheme.parse(str(scheme)) == scheme
+    assert str(Scheme.parse(str(scheme))) == str(scheme)
+
+
+def test_names_and_defaults_are_spelled_as_documented() -> None:
+    for name, spelling in NAMED.items():
+        assert str(Scheme.parse(spelling)) == name
+    assert tuple(map(str, study.DEFAULT_SCHEMES)) == DEFAULT_SPELLINGS
+    assert str(Scheme.parse(" E4M3:1x128 ")) == "e4m3:1x128:f32"
+    assert str(Scheme.parse("float8_e4m3fn:1x128:f32:deepgemm")) == "e4m3:1x128:f32:deepgemm"
+
+
+@pytest.mark.parametrize(
+    ("spelling", "message"),
+    [
+        ("e4m4:1x128:f32", "did you mean e4m3"),
+        ("mxfp5", "did you mean mxfp"),
+        ("", "unknown format"),
+        ("e4m3:1x0:f32", "0 elements"),
+        ("e4m3:1x99999999:f32", "expected 1 to"),
+        ("e4m3:1*128:f32", "ROWSxCOLS"),
+        ("e4m3:tenso:f32", "did you mean tensor"),
+        ("e4m3:-1x128:f32", "unknown group"),
+        ("e4m3:1x128:fp32", "did you mean f32"),
+        ("e4m3:1x128:f32:deepgem", "did you mean deepgemm"),
+        ("e4m3:1x32:mx:deepgemm", "take no rule"),
+        ("e4m3:1x128:f32:deepgemm:x", "5 parts"),
+        ("int8", "int8:1x128"),
+        ("float8_e8m0fnu", "unknown format"),
+    ],
+)
+def test_a_wrong_scheme_says_what_is_possible(spelling: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Scheme.parse(spelling)
+
+
+@pytest.mark.parametrize(
+    ("spelling", "bits"),
+    [
+        ("bf16", 16),
+        ("e4m3:1x128:f32", 8.25),
+        ("e4m3:128x128:f32", 8 + 32 / 128**2),
+        ("e4m3:tensor:f32", 8 + 32 / (256 * 512)),
+        ("e4m3:row:f32", 8 + 32 / 512),
+        ("e4m3:col:ue8m0", 8 + 8 / 256),
+        ("mxfp8", 8.25),
+        ("mxfp6", 6.25),
+        ("mxfp4", 4.25),
+        ("nvfp4", 4.5 + 32 / (256 * 512)),
+        ("e5m6:1x128:ue8m0", 12.0625),
+        ("int4:1x128", 4.25),
+    ],
+)
+def test_bits_count_the_scales(spelling: str, bits: float) -> None:
+    assert Scheme.parse(spelling).bits(256, 512) == bits * 256 * 512
+
+
+def test_ragged_groups_pay_for_a_whole_scale() -> None:
+    assert Scheme.parse("e4m3:128x128:f32").bits(129, 1) == 129 * 8 + 2 * 32
