@@ -245,7 +245,7 @@ def encode(
     >>> encode(np.float32([0.3, 1e6, -1e-9]), "float8_e4m3fn").astype(float).tolist()
     [0.3125, 448.0, -0.0]
     >>> encode(np.float32([0.3]), "e5m6")
-    array([841], dtype=uint16)
+    array([845], dtype=uint16)
     """
     array, kind = source(x, "x")
     info = format_info(dtype)

@@ -24,6 +24,7 @@ NonFinite = Literal["raise", "propagate"]
 
 _DEFAULT_RULE: Rule = "deepseek_v3"
 _SCALE_MAX = np.float32(448)  # of float8_e4m3fn, in which NVFP4 stores scales
+_NVFP4_MAX = float(np.finfo(np.float32).max) / 448
 _SMALLEST_NORMAL = np.float32(2.0**-126)
 
 
@@ -45,8 +46,8 @@ def quantize_tiles(
     Parameters
     ----------
     x : array_like of float32, float64, float16 or bfloat16
-        At least one axis. float64 comes down to float32 by rounding to odd, so that powers of two see its
-        exact value. No copy is made of C-contiguous input in native byte order, one of any other.
+        At least one axis. float64 is rounded to float32 first, where the rules begin (what lies beyond is
+        infinite). No copy is made of C-contiguous input in native byte order, one of any other.
     dtype : str or dtype
         The codes' format, see `formats`; all but float8_e8m0fnu, which has no sign.
     tile : int or None
@@ -290,6 +291,8 @@ def _check_names(scale: str, rule: str, nonfinite: str, info: FormatInfo) -> Non
             raise ValueError(f"{name}: found {found!r}, expected one of {', '.join(expected)}")
     if scale in ("mx", "nvfp4") and rule != _DEFAULT_RULE:
         raise ValueError(f"rule: found {rule!r}, but scale={scale!r} has its own rule; leave it out")
+    if scale == "nvfp4" and info.max > _NVFP4_MAX:
+        raise ValueError(f"dtype: found {info.name}, whose range leaves no room for scale='nvfp4'")
     if nonfinite == "propagate" and not info.has_nan:
         raise ValueError(f"nonfinite: found 'propagate', but {info.name} has no NaN; expected 'raise'")
 

@@ -311,7 +311,7 @@ def pack(codes: ArrayLike, *, fmt: Any = None) -> Array:
     group = {4: 2, 6: 4, 12: 8}[bits]
     padded = np.pad(raw, [(0, 0)] * (raw.ndim - 1) + [(0, -raw.shape[-1] % group)])
     order = np.arange(bits) if bits < 8 else np.arange(bits)[::-1]
-    stream = (padded[..., None] >> order & 1).reshape(*raw.shape[:-1], -1)
+    stream = (padded[..., None] >> order & 1).reshape(*raw.shape[:-1], padded.shape[-1] * bits)
     if bits < 8:
         return np.packbits(stream.astype(np.uint8), axis=-1, bitorder="little")
     return np.ascontiguousarray(np.packbits(stream.astype(np.uint8), axis=-1)).view(">u4").astype(np.uint32)
@@ -332,7 +332,8 @@ def unpack(packed: ArrayLike, *, fmt: Any, size: int) -> Array:
     else:
         stream = np.unpackbits(np.ascontiguousarray(array.astype(">u4")).view(np.uint8), axis=-1)
     place = 1 << (np.arange(bits) if bits < 8 else np.arange(bits)[::-1])
-    rows = stream[..., : stream.shape[-1] // bits * bits].reshape(*array.shape[:-1], -1, bits)
+    held = stream.shape[-1] // bits
+    rows = stream[..., : held * bits].reshape(*array.shape[:-1], held, bits)
     code: Array = (rows * place).sum(axis=-1)[..., :size]
     out = code_dtype(name)
     return code.astype(f"u{out.itemsize}").view(out)

@@ -18,7 +18,6 @@ from .formats import (
     encode,
     format_name,
     nan_code,
-    round_to_odd,
     value_table,
 )
 
@@ -168,10 +167,9 @@ def dequantize(q: Quantized, dtype: Any = np.float32) -> Array:
 
 
 def _narrow(x: ArrayLike) -> Float32s:
-    """Sources as float32: exact, and float64 to odd, so that a power-of-two scale sees one rounding."""
-    array = np.asarray(x)
+    """Sources as float32, where the rules begin: exact, but for float64, which is rounded to nearest even."""
     with np.errstate(invalid="ignore", over="ignore"):
-        return np.asarray(round_to_odd(array) if array.dtype == np.float64 else array, np.float32)
+        return np.asarray(x).astype(np.float32)
 
 
 def _quantize(

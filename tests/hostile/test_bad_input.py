@@ -1,0 +1,465 @@
+"""Bad input of every kind: an error that names the argument, what was found and what was expected."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import dsv3_numerics as dn
+from dsv3_numerics import _core
+from samples import SCALES, tensor
+
+E4M3 = ml_dtypes.float8_e4m3fn
+X = np.ones((4, 256), np.float32)
+CALLS: dict[str, Any] = {
+    "encode": lambda x: dn.encode(x, "float8_e4m3fn"),
+    "quantize_tiles": dn.quantize_tiles,
+    "quantize_blocks": dn.quantize_blocks,
+}
+WRONG_KINDS: dict[str, tuple[Any, str]] = {
+    "int64": (np.ones((2, 2), np.int64), "int64"),
+    "list of int": ([[1, 2], [3, 4]], "int64"),
+    "uint8": (np.ones((2, 2), np.uint8), "uint8"),
+    "bool": (np.ones((2, 2), bool), "bool"),
+    "complex": (np.ones((2, 2), np.complex64), "complex64"),
+    "object": (np.ones((2, 2), object), "object"),
+    "strings": (np.array([["1.0"]]), "<U3"),
+    "None": (None, "object"),
+    "dates": (np.zeros((2, 2), "M8[s]"), "datetime64"),
+    "long double": (np.ones((2, 2), np.longdouble), "float128|longdouble|float96"),
+    "structured": (np.zeros((2, 2), [("a", "f4")]), "'a'"),
+    "codes": (np.ones((2, 2), E4M3), "float8_e4m3fn"),
+    "masked": (np.ma.masked_array(np.ones((2, 2), np.float32), True), "masked array"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_KINDS)
+@pytest.mark.parametrize("call", CALLS)
+def test_wrong_kinds_of_numbers(call: str, kind: str) -> None:
+    value, found = WRONG_KINDS[kind]
+    with pytest.raises(TypeError, match=rf"^[xw]: found .*({found}).*, expected") as caught:
+        CALLS[call](value)
+    assert "float32" in str(caught.value) or "mask" in str(caught.value)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_ragged_lists(call: str) -> None:
+    with pytest.raises(ValueError, match=r"^[xw]: "):
+        CALLS[call]([[1.0, 2.0], [3.0]])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 130, 1023])
+@pytest.mark.parametrize("scale", SCALES)
+def test_nonfinite_numbers_raise(scale: Any, place: int, value: float, simd_level: str) -> None:
+    for source in (np.float32, np.float64, np.float16, ml_dtypes.bfloat16):
+        x = tensor((4, 256)).astype(source)
+        x.reshape(-1)[place] = value
+        for call in (dn.quantize_tiles, dn.quantize_blocks):
+            with pytest.raises(ValueError, match=r"(?i)nan|inf"):
+                call(x, scale=scale)
+            with pytest.raises(ValueError, match=r"(?i)nan|inf"):
+                call(x, scale=scale, amax=np.ones_like(call(X, scale=scale).scales, np.float32))
+
+
+def test_float64_beyond_float32_is_infinite_to_quantizers() -> None:
+    with pytest.raises(ValueError, match=r"(?i)inf"):
+        dn.quantize_tiles(np.array([1e300]))
+
+
+@pytest.mark.parametrize("name", ["int8", "int4", "float4_e2m1fn", "float6_e2m3fn"])
+def test_nan_without_a_code(name: str, simd_level: str) -> None:
+    for n in (1, 100, 5000):
+        x = np.ones(n, np.float32)
+        x[-1] = np.nan
+        with pytest.raises(ValueError, match="NaN"):
+            dn.encode(x, name)
+        with pytest.raises(ValueError, match="NaN"):
+            dn.encode(x, "float8_e4m3fn", nan="raise")
+    assert dn.encode(np.float32([np.inf]), name).astype(float) == dn.format_info(name).max
+
+
+@pytest.mark.parametrize("name", ["int8", "int4", "float4_e2m1fn", "float6_e2m3fn", "float6_e3m2fn"])
+def test_finite_formats_cannot_overflow_to_a_code(name: str) -> None:
+    with pytest.raises(ValueError, match="overflow"):
+        dn.encode(X, name, overflow="nonfinite")
+    with pytest.raises(ValueError, match="propagate"):
+        dn.quantize_tiles(X, dtype=name, nonfinite="propagate")
+
+
+@pytest.mark.parametrize("option", ["rounding", "overflow", "nan"])
+def test_unknown_modes_of_encode(option: str) -> None:
+    with pytest.raises(ValueError, match="sideways") as caught:
+        dn.encode(X, "float8_e4m3fn", **{option: "sideways"})  # type: ignore[arg-type]
+    assert option in str(caught.value)
+
+
+@pytest.mark.parametrize("option", ["scale", "rule", "nonfinite"])
+def test_unknown_modes_of_quantizers(option: str) -> None:
+    for call in (dn.quantize_tiles, dn.quantize_blocks):
+        with pytest.raises(ValueError, match=f"{option}: found 'sideways', expected one of"):
+            call(X, **{option: "sideways"})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "error"),
+    [
+        ("float9", ValueError),
+        ("", ValueError),
+        (np.float32, TypeError),
+        (np.uint16, TypeError),
+        (3, TypeError),
+        (None, TypeError),
+    ],
+)
+def test_unknown_formats(dtype: Any, error: type[Exception]) -> None:
+    for call in (dn.format_info, lambda d: dn.encode(X, d), lambda d: dn.quantize_tiles(X, dtype=d)):
+        with pytest.raises(error, match="dtype: found"):
+            call(dtype)
+
+
+@pytest.mark.parametrize(
+    ("seed", "error"), [(-1, ValueError), (2**64, ValueError), (1.0, TypeError), (True, TypeError)]
+)
+def test_bad_seeds(seed: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="seed"):
+        dn.encode(X, "float8_e4m3fn", rounding="stochastic", seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("tile", "error"),
+    [
+        (0, ValueError),
+        (-1, ValueError),
+        (True, TypeError),
+        (128.0, TypeError),
+        ("128", TypeError),
+        ((1, 2), TypeError),
+    ],
+)
+def test_bad_tiles(tile: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="tile: found"):
+        dn.quantize_tiles(X, tile=tile)
+    with pytest.raises(error, match="block: found"):
+        dn.quantize_blocks(X, block=(tile, 128))
+
+
+@pytest.mark.parametrize("block", [128, (128,), (1, 2, 3), "ab", ()])
+def test_bad_blocks(block: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match="block: found"):
+        dn.quantize_blocks(X, block=block)
+
+
+def test_huge_tiles_are_the_whole_axis() -> None:
+    assert dn.quantize_tiles(X, tile=2**70).scales.shape == (4, 1)
+    np.testing.assert_array_equal(dn.quantize_tiles(X, tile=2**70).dequantize(), X)
+
+
+@pytest.mark.parametrize("axis", [2, -3, 2**70])
+def test_axis_out_of_range(axis: int) -> None:
+    with pytest.raises((np.exceptions.AxisError, OverflowError)):
+        dn.quantize_tiles(X, axis=axis)
+
+
+@pytest.mark.parametrize("axis", [1.0, "0", None, True])
+def test_axis_of_another_kind(axis: Any) -> None:
+    with pytest.raises(TypeError, match="axis"):
+        dn.quantize_tiles(X, axis=axis)
+
+
+def test_too_few_axes() -> None:
+    with pytest.raises(ValueError, match="x: found no axis"):
+        dn.quantize_tiles(np.float32(1))
+    for shape in ((), (4,)):
+        with pytest.raises(ValueError, match="w: found shape"):
+            dn.quantize_blocks(np.ones(shape, np.float32))
+    with pytest.raises(ValueError, match="codes: found no axis"):
+        dn.pack(np.uint8(1), fmt="int4")
+
+
+@pytest.mark.parametrize("floor", [-1.0, np.nan, np.inf, 1e39, "1", True, [1.0]])
+def test_bad_floors(floor: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match="floor: found"):
+        dn.quantize_tiles(X, floor=floor)
+
+
+def test_bad_amax() -> None:
+    for amax, message in [
+        (np.ones((4, 3), np.float32), r"found shape \(4, 3\), expected \(4, 2\)"),
+        (np.ones(8, np.float32), "found shape"),
+        (np.full((4, 2), -1, np.float32), "negative"),
+        (np.full((4, 2), np.nan, np.float32), "NaN"),
+        (np.full((4, 2), np.inf, np.float32), "infinity"),
+    ]:
+        with pytest.raises(ValueError, match=f"amax: .*{message}"):
+            dn.quantize_tiles(X, amax=amax)
+    for wrong in (np.ones((4, 2)), np.ones((4, 2), int), [[1, 1]] * 4):
+        with pytest.raises(TypeError, match="amax: found dtype"):
+            dn.quantize_tiles(X, amax=wrong)
+
+
+def test_rules_belong_to_their_scales() -> None:
+    for scale in ("mx", "nvfp4"):
+        with pytest.raises(ValueError, match="rule: found 'vllm'"):
+            dn.quantize_tiles(X, scale=scale, rule="vllm")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="float8_e8m0fnu"):
+        dn.quantize_tiles(X, dtype="float8_e8m0fnu")
+
+
+BAD_OUT: dict[str, tuple[Any, type[Exception], str]] = {
+    "list": ([0.0], TypeError, "found list"),
+    "dtype": (np.empty((4, 256), np.uint8), TypeError, "found dtype"),
+    "wider": (np.empty((4, 256), np.float32), TypeError, "found dtype"),
+    "masked": (np.ma.masked_array(np.empty((4, 256), E4M3)), TypeError, "MaskedArray"),
+    "shape": (np.empty((256, 4), E4M3), ValueError, "found shape"),
+    "broadcastable": (np.empty((1, 4, 256), E4M3), ValueError, "found shape"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_OUT)
+def test_bad_out(kind: str) -> None:
+    out, error, message = BAD_OUT[kind]
+    with pytest.raises(error, match=f"^out: .*{message}.*, expected"):
+        dn.encode(X, "float8_e4m3fn", out=out)
+    with pytest.raises(error, match=rf"^out\[0\]: .*{message}.*, expected"):
+        dn.quantize_tiles(X, out=(out, None))
+
+
+def test_read_only_and_swapped_out() -> None:
+    codes = np.ones((4, 256), E4M3)
+    out = np.empty((4, 256), np.float32)
+    out.flags.writeable = False
+    with pytest.raises(ValueError, match="out: found a read-only array"):
+        dn.decode(codes, out=out)
+    with pytest.raises(TypeError, match="out: found dtype >f4"):
+        dn.decode(codes, out=np.empty((4, 256), ">f4"))
+    with pytest.raises(ValueError, match="out: found a read-only array"):
+        dn.quantize_tiles(X).dequantize(out=out)
+
+
+def test_bad_out_of_quantizers() -> None:
+    q = dn.quantize_tiles(X)
+    for wrong in (q.codes, [q.codes, q.scales], (q.codes,), q):
+        with pytest.raises(TypeError, match=r"out: found .*, expected a tuple of two"):
+            dn.quantize_tiles(X, out=wrong)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"out\[1\]: found dtype"):
+        dn.quantize_tiles(X, scale="ue8m0", out=(q.codes, q.scales))
+    with pytest.raises(ValueError, match=r"out\[1\]: found shape"):
+        dn.quantize_tiles(X, tile=64, out=(q.codes, q.scales))
+    memory = np.empty(4096, np.uint8)
+    both = memory[:1024].view(E4M3).reshape(4, 256), memory[1000:1032].view(np.float32).reshape(4, 2)
+    with pytest.raises(ValueError, match="same memory"):
+        dn.quantize_tiles(X, out=both)
+
+
+def test_bad_codes() -> None:
+    with pytest.raises(ValueError, match="fmt: found None"):
+        dn.decode(np.zeros(3, np.uint8))
+    with pytest.raises(TypeError, match="codes: found dtype uint8, expected uint16"):
+        dn.decode(np.zeros(3, np.uint8), fmt="e5m6")
+    with pytest.raises(TypeError, match="codes: found dtype uint16, expected uint8"):
+        dn.decode(np.zeros(3, np.uint16), fmt="float8_e4m3fn")
+    with pytest.raises(ValueError, match="fmt: found float8_e5m2, expected float8_e4m3fn"):
+        dn.decode(np.zeros(3, E4M3), fmt="float8_e5m2")
+    for wrong in (
+        np.zeros(3, np.float32),
+        np.zeros(3, np.int64),
+        [1, 2],
+        np.zeros(3, object),
+        np.zeros(3, bool),
+    ):
+        with pytest.raises(TypeError, match="codes: found dtype"):
+            dn.decode(wrong, fmt="float8_e4m3fn")
+    with pytest.raises(TypeError, match="codes: found a masked array"):
+        dn.decode(np.ma.masked_array(np.zeros(3, np.uint8)), fmt="float8_e4m3fn")
+    for dtype in (np.int32, E4M3, np.longdouble):
+        with pytest.raises(TypeError, match="dtype: found"):
+            dn.decode(np.zeros(3, E4M3), dtype=dtype)
+
+
+def test_bad_packing() -> None:
+    for name in ("float8_e4m3fn", "bfloat16"):
+        with pytest.raises(ValueError, match="expected 4, 6 or 12 bits"):
+            dn.pack(np.zeros(4, dn.format_info(name).dtype))
+    with pytest.raises(TypeError, match="packed: found dtype"):
+        dn.unpack(np.zeros(3, np.uint8), fmt="e5m6", size=8)
+    with pytest.raises(TypeError, match="packed: found dtype"):
+        dn.unpack(np.zeros(3, np.uint32), fmt="int4", size=6)
+    for size in (7, 3, -1, 0, 2**70):
+        with pytest.raises(ValueError, match="size: found"):
+            dn.unpack(np.zeros(3, np.uint8), fmt="int4", size=size)
+    with pytest.raises(TypeError, match="size: found"):
+        dn.unpack(np.zeros(3, np.uint8), fmt="int4", size=6.0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="size: found"):
+        dn.unpack(np.zeros(4, np.uint8), fmt="float6_e2m3fn")
+
+
+def test_parts_that_do_not_fit() -> None:
+    codes, scales = np.zeros((576, 7168), E4M3), np.ones((5, 56), np.float32)
+    assert dn.Quantized.from_weight_scale_inv(codes, scales).scales.shape == (5, 56)
+    for shape in ((4, 56), (56, 5), (5, 57), (5,), (1, 5, 56)):
+        with pytest.raises(ValueError, match=r"scales: found shape .*, expected \(5, 56\)"):
+            dn.Quantized.from_weight_scale_inv(codes, np.ones(shape, np.float32))
+    with pytest.raises(TypeError, match="scale_inv: found dtype float64"):
+        dn.Quantized.from_weight_scale_inv(codes, scales.astype(float))
+    with pytest.raises(TypeError, match="codes: found"):
+        dn.Quantized(scales, scales, "float8_e4m3fn", (128, 128))
+    with pytest.raises(ValueError, match="scale_kind"):
+        dn.Quantized(codes, scales, "float8_e4m3fn", (128, 128), scale_kind="other")
+    with pytest.raises(ValueError, match="block"):
+        dn.Quantized(codes, scales, "float8_e4m3fn", (0, 128))
+    with pytest.raises(ValueError, match="block"):
+        dn.Quantized(codes, scales, "float8_e4m3fn", (128,))
+    with pytest.raises(ValueError, match="axis"):
+        dn.Quantized(codes, scales, "float8_e4m3fn", (128,), axis=2)
+    with pytest.raises(ValueError, match="global_scale"):
+        dn.Quantized(codes, scales.astype(E4M3), "float8_e4m3fn", (128, 128), scale_kind="nvfp4")
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    dn.quantize_tiles(tensor((3, 40)), tile=16).save(tmp_path / "good.npz")
+    return tmp_path / "good.npz"
+
+
+def test_every_truncation_is_an_error(saved: Path) -> None:
+    data = saved.read_bytes()
+    for size in range(0, len(data), 7):
+        saved.write_bytes(data[:size])
+        with pytest.raises(ValueError, match="expected a saved Quantized"):
+            dn.Quantized.load(saved)
+
+
+def test_flipped_bytes_are_errors_or_unread(saved: Path) -> None:
+    """A damaged byte is caught by a checksum or a check, unless no reader looks at it (a date, say)."""
+    good = dn.Quantized.load(saved)
+    data = saved.read_bytes()
+    for place in range(len(data)):
+        saved.write_bytes(data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :])
+        with contextlib.suppress(ValueError):
+            q = dn.Quantized.load(saved)
+            assert (q.codes.view(np.uint8) == good.codes.view(np.uint8)).all(), place
+            assert (q.scales == good.scales).all(), place
+
+
+def _rewrite(saved: Path, member: str, data: bytes, **options: Any) -> None:
+    with zipfile.ZipFile(saved) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members[member] = data
+    with zipfile.ZipFile(saved, "w", **options) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+def _npy(header: str, body: bytes = b"") -> bytes:
+    text = header.encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + body
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        _npy("{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000,), }"),
+        _npy("{'descr': '|u1', 'fortran_order': False, 'shape': (3, -40), }"),
+        _npy("{'descr': '|u1', 'fortran_order': False, 'shape': (3, 41), }", bytes(120)),
+        _npy("{'descr': '|O', 'fortran_order': False, 'shape': (3, 40), }", bytes(120)),
+        _npy("{'descr': '<f4', 'fortran_order': False, 'shape': (3, 10), }", bytes(120)),
+        _npy("{'descr': '|u1', 'fortran_order': True, 'shape': (3, 40), }", bytes(120)),
+        _npy("{'descr': '>u2', 'fortran_order': False, 'shape': (3, 20), }", bytes(120)),
+        _npy("__import__('os').abort()"),
+        b"\x93NUMPY\x03\x00",
+        b"",
+    ],
+    ids=range(10),
+)
+def test_lying_arrays(saved: Path, lie: bytes) -> None:
+    _rewrite(saved, "codes.npy", lie)
+    with pytest.raises(ValueError, match="expected a saved Quantized"):
+        dn.Quantized.load(saved)
+
+
+def test_other_files_are_refused(saved: Path, tmp_path: Path) -> None:
+    _rewrite(saved, "more.npy", b"")
+    with pytest.raises(ValueError, match="members"):
+        dn.Quantized.load(saved)
+    np.savez(tmp_path / "other.npz", a=np.ones(3))
+    np.save(tmp_path / "other.npy", np.ones(3))
+    (tmp_path / "empty").write_bytes(b"")
+    for name in ("other.npz", "other.npy", "empty"):
+        with pytest.raises(ValueError, match="expected a saved Quantized"):
+            dn.Quantized.load(tmp_path / name)
+    dn.quantize_tiles(X).save(saved)
+    with zipfile.ZipFile(saved) as archive:
+        codes = archive.read("codes.npy")
+    _rewrite(saved, "codes.npy", codes, compression=zipfile.ZIP_DEFLATED)
+    with pytest.raises(ValueError, match="compressed"):
+        dn.Quantized.load(saved)
+
+
+def test_missing_files_and_folders(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        dn.Quantized.load(tmp_path / "none.npz")
+    with pytest.raises(FileNotFoundError):
+        dn.quantize_tiles(X).save(tmp_path / "none" / "q.npz")
+    with pytest.raises(OSError):
+        dn.Quantized.load(tmp_path)
+    with pytest.raises(OSError):
+        dn.quantize_tiles(X).save(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root writes anywhere")
+def test_unwritable_folder(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(PermissionError):
+        dn.quantize_tiles(X).save(tmp_path / "q.npz")
+    tmp_path.chmod(0o700)
+
+
+def test_a_failed_save_keeps_the_old_file(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = saved.read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        dn.quantize_tiles(X).save(saved)
+    assert saved.read_bytes() == before
+    assert [path.name for path in saved.parent.iterdir()] == ["good.npz"]
+
+
+@pytest.mark.parametrize("n", [0, -1])
+def test_bad_numbers_of_threads(n: int) -> None:
+    before = dn.get_num_threads()
+    with pytest.raises((ValueError, OverflowError, TypeError)):
+        dn.set_num_threads(n)
+    assert dn.get_num_threads() == before
+
+
+def test_unknown_simd_level() -> None:
+    before = dn.simd_level()
+    with pytest.raises(ValueError, match="sideways"):
+        _core.set_simd_level("sideways")
+    assert dn.simd_level() == before
+
+
+@pytest.mark.exhaustive
+def test_more_than_two_to_the_31_elements() -> None:
+    """4 GiB of unwritten zeros cost no memory to read; the codes take 2 GiB."""
+    n = 2**31 + 129
+    x = np.zeros(n, np.float16)
+    x[-3:] = [1, -2, 448]
+    codes = dn.encode(x, "float8_e4m3fn")
+    assert codes[-4:].astype(float).tolist() == [0, 1, -2, 448]
+    del codes
+    q = dn.quantize_tiles(x)
+    assert q.scales.shape == (2**24 + 2,)
+    assert q.codes[-2:].astype(float).tolist() == [-2, 448]

@@ -1,0 +1,336 @@
+"""Quantizers: the core against the textbook, byte for byte, at every SIMD level."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import dsv3_numerics as dn
+from dsv3_numerics import reference
+from dsv3_numerics.reference import FORMATS
+from samples import RULES, SCALES, SOURCES, raw, tensor
+
+SIGNED = [name for name in FORMATS if name != "float8_e8m0fnu"]
+KINDS = [(scale, rule) for scale in ("float32", "ue8m0") for rule in RULES] + [
+    ("mx", "deepseek_v3"),
+    ("nvfp4", "deepseek_v3"),
+]
+# Name of the function, shape, and how it is cut: short and long tiles, every axis, ragged edges, stacks.
+LAYOUTS: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
+    ("tiles", (3, 300), {}),
+    ("tiles", (5, 70), {"tile": 16}),
+    ("tiles", (130, 37), {"axis": 0}),
+    ("tiles", (3, 50, 20), {"axis": 1, "tile": 32}),
+    ("tiles", (77,), {"tile": 5}),
+    ("tiles", (9, 65), {"tile": None}),
+    ("tiles", (9, 65), {"tile": None, "axis": -2}),
+    ("tiles", (4, 33), {"tile": 1}),
+    ("tiles", (6, 1), {"tile": 4, "axis": 0}),
+    ("blocks", (2, 150, 140), {}),
+    ("blocks", (33, 70), {"block": (16, 8)}),
+    ("blocks", (33, 70), {"block": (3, None)}),
+    ("blocks", (33, 70), {"block": (None, 1)}),
+    ("blocks", (2, 17, 19), {"block": None}),
+]
+
+
+def _call(module: Any, what: str, *args: Any, **options: Any) -> Any:
+    call: Callable[..., Any] = getattr(module, f"quantize_{what}")
+    return call(*args, **options)
+
+
+def _same(got: dn.Quantized, expected: reference.Quantized) -> None:
+    np.testing.assert_array_equal(raw(got.codes), raw(expected.codes))
+    assert got.codes.dtype == expected.codes.dtype
+    assert got.scales.dtype == expected.scales.dtype
+    if got.scale_kind == "float32":  # the sign and payload of a NaN are not part of the scale
+        nan = np.isnan(expected.scales)
+        np.testing.assert_array_equal(np.isnan(got.scales), nan)
+        np.testing.assert_array_equal(raw(got.scales)[~nan], raw(expected.scales)[~nan])
+    else:
+        np.testing.assert_array_equal(raw(got.scales), raw(expected.scales))
+    for field in ("format", "block", "axis", "scale_kind", "rule", "global_scale"):
+        assert getattr(got, field) == getattr(expected, field), field
+
+
+@cache
+def _expected(index: int, name: str, scale: str, rule: str, source: str) -> Any:
+    what, shape, cut = LAYOUTS[index]
+    return _call(reference, what, tensor(shape, source), dtype=name, scale=scale, rule=rule, **cut)
+
+
+@pytest.mark.parametrize(("scale", "rule"), KINDS)
+@pytest.mark.parametrize("index", range(len(LAYOUTS)), ids=lambda i: f"{LAYOUTS[i][0]}{i}")
+def test_layouts(index: int, scale: str, rule: str, simd_level: str) -> None:
+    what, shape, cut = LAYOUTS[index]
+    for name in ("float8_e4m3fn", "float4_e2m1fn"):
+        expected = _expected(index, name, scale, rule, "float32")
+        got = _call(dn, what, tensor(shape), dtype=name, scale=scale, rule=rule, **cut)
+        _same(got, expected)
+        np.testing.assert_array_equal(raw(got.dequantize()), raw(reference.dequantize(expected)))
+
+
+@pytest.mark.parametrize(("scale", "rule"), KINDS)
+@pytest.mark.parametrize("name", SIGNED)
+def test_formats(name: str, scale: str, rule: str, simd_level: str) -> None:
+    if (name, scale) == ("bfloat16", "nvfp4"):
+        with pytest.raises(ValueError, match="no room"):
+            dn.quantize_tiles(tensor((2, 2)), dtype=name, scale=scale)
+        return
+    for index, source in [(1, "float32"), (3, "float32"), (0, "bfloat16"), (10, "bfloat16")]:
+        what, shape, cut = LAYOUTS[index]
+        expected = _expected(index, name, scale, rule, source)
+        got = _call(dn, what, tensor(shape, source), dtype=name, scale=scale, rule=rule, **cut)
+        _same(got, expected)
+        np.testing.assert_array_equal(raw(got.dequantize()), raw(reference.dequantize(expected)))
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("scale", SCALES)
+def test_sources(scale: str, source: str, simd_level: str) -> None:
+    for index, (what, shape, cut) in enumerate(LAYOUTS):
+        got = _call(dn, what, tensor(shape, source), scale=scale, **cut)
+        _same(got, _expected(index, "float8_e4m3fn", scale, "deepseek_v3", source))
+
+
+@pytest.mark.parametrize("dtype", SOURCES)
+@pytest.mark.parametrize("name", ["float8_e4m3fn", "e5m6", "int4"])
+def test_dequantize_dtypes(name: str, dtype: str, simd_level: str) -> None:
+    for index, (what, shape, cut) in enumerate(LAYOUTS):
+        got = _call(dn, what, tensor(shape), dtype=name, **cut)
+        expected = reference.dequantize(
+            _expected(index, name, "float32", "deepseek_v3", "float32"), SOURCES[dtype]
+        )
+        np.testing.assert_array_equal(raw(got.dequantize(SOURCES[dtype])), raw(expected))
+        out = np.empty(shape, SOURCES[dtype])
+        assert got.dequantize(SOURCES[dtype], out=out) is out
+        np.testing.assert_array_equal(raw(out), raw(expected))
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("tile", [1, 7, 32, 64, 128])
+def test_every_length(tile: int, scale: str, simd_level: str) -> None:
+    """Every length and every misaligned start: the last n elements of an array."""
+    x = tensor((3, 200), seed=8)[1]
+    for n in range(201):
+        _same(_call(dn, "tiles", x[200 - n :], tile=tile, scale=scale), _tail(n, tile, scale))
+
+
+@cache
+def _tail(n: int, tile: int, scale: str) -> Any:
+    return reference.quantize_tiles(tensor((3, 200), seed=8)[1][200 - n :], tile=tile, scale=scale)
+
+
+def _extremes() -> NDArray[np.float32]:
+    """Rows whose amax is at every corner of float32: zero, subnormal, at floors, off powers of two, huge."""
+    tops = [
+        0,
+        2.0**-149,
+        2.0**-127,
+        2.0**-126,
+        1e-12,
+        1e-10,
+        9.99e-5,
+        1e-4,
+        1.0001e-4,
+        448,
+        3e38,
+        3.4028235e38,
+    ]
+    near = [
+        np.nextafter(np.float32(448 * 2.0**k), np.float32(d)) for k in range(-20, 21, 5) for d in (0, np.inf)
+    ]
+    amax = np.array([*tops, *near, *(448 * 2.0**k for k in range(-12, 12))], np.float32)
+    rng = np.random.default_rng(4)
+    x = (amax[:, None] * rng.uniform(-1, 1, (amax.size, 37))).astype(np.float32)
+    x[:, 0] = amax
+    x[:, 1] = -0.0
+    x[:, 2] = np.minimum(np.float32(2.0**-149), amax)
+    x[:, 3] = -amax / 2
+    return x
+
+
+@pytest.mark.parametrize("floor", [None, 0, 1e-30, 2.5])
+@pytest.mark.parametrize(("scale", "rule"), KINDS)
+def test_extreme_magnitudes_and_floors(scale: str, rule: str, floor: float | None, simd_level: str) -> None:
+    x = _extremes()
+    options: Any = {"scale": scale, "rule": rule, "floor": floor}
+    for name in ("float8_e4m3fn", "float8_e5m2", "int8", "float16", "bfloat16"):
+        if (name, scale) == ("bfloat16", "nvfp4"):
+            continue  # refused, see test_formats
+        for tile in (37, 5):
+            got = dn.quantize_tiles(x, dtype=name, tile=tile, **options)
+            expected = reference.quantize_tiles(x, dtype=name, tile=tile, **options)
+            _same(got, expected)
+            np.testing.assert_array_equal(raw(got.dequantize()), raw(reference.dequantize(expected)))
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_given_amax(scale: str, simd_level: str) -> None:
+    x = tensor((4, 300), seed=6)
+    amax = np.abs(np.random.default_rng(0).standard_normal((4, 3))).astype(np.float32)
+    amax[0, 0] = 0
+    for rule in RULES if scale in ("float32", "ue8m0") else RULES[:1]:
+        options: Any = {"scale": scale, "rule": rule, "amax": amax}
+        _same(dn.quantize_tiles(x, **options), reference.quantize_tiles(x, **options))
+    turned = dn.quantize_tiles(x.T, axis=0, scale=scale, amax=amax.T)  # type: ignore[arg-type]
+    _same(turned, reference.quantize_tiles(x.T, axis=0, scale=scale, amax=amax.T))
+    blocks: Any = {"scale": scale, "block": (2, 100), "amax": amax[:2]}
+    _same(dn.quantize_blocks(x, **blocks), reference.quantize_blocks(x, **blocks))
+
+
+@pytest.mark.parametrize(("scale", "rule"), KINDS)
+@pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2fnuz", "float8_e5m2", "float16"])
+def test_nonfinite_propagates(name: str, scale: str, rule: str, simd_level: str) -> None:
+    x = tensor((12, 100), seed=7)
+    x[1, 5] = np.nan
+    x[2, 50] = -np.nan
+    x[3, 0] = np.inf
+    x[4, 99] = -np.inf
+    x[5, [7, 8]] = [np.nan, np.inf]
+    options: Any = {"dtype": name, "scale": scale, "rule": rule, "nonfinite": "propagate"}
+    for cut in ({"tile": 32}, {"tile": None}, {"tile": 5, "axis": 0}):
+        got, expected = dn.quantize_tiles(x, **options, **cut), reference.quantize_tiles(x, **options, **cut)
+        _same(got, expected)
+        np.testing.assert_array_equal(got.dequantize(), reference.dequantize(expected))
+
+
+def test_nan_input_codes_keep_their_sign(simd_level: str) -> None:
+    q = dn.quantize_tiles(np.float32([[np.nan, -np.nan, 1, -1]]), nonfinite="propagate")
+    assert raw(q.codes).tolist() == [[0x7F, 0xFF, 0x7F, 0xFF]]
+
+
+@pytest.mark.parametrize("what", ["tiles", "blocks", "columns"])
+@pytest.mark.parametrize("scale", SCALES)
+def test_threads_change_nothing(scale: str, what: str, threads: int) -> None:
+    x, expected = _large(what, scale)
+    _same(_quantize_large(dn, x, what, scale), expected)
+
+
+def _quantize_large(module: Any, x: NDArray[Any], what: str, scale: str) -> Any:
+    if what == "blocks":
+        return module.quantize_blocks(x, scale=scale)
+    return module.quantize_tiles(x, scale=scale, axis=0 if what == "columns" else -1)
+
+
+@cache
+def _large(what: str, scale: str) -> tuple[NDArray[Any], Any]:
+    x = tensor((531, 1027), seed=9)
+    return x, _quantize_large(reference, x, what, scale)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_views_give_the_same_as_copies(scale: Any, simd_level: str) -> None:
+    x = tensor((6, 90, 70), seed=1)
+    for view in (x.T, x[:, ::2], x[::-1, :, ::-3], np.moveaxis(x, 0, 1), x.astype(">f4")):
+        copy = np.ascontiguousarray(view.astype(np.float32))
+        for axis in range(3):
+            got = dn.quantize_tiles(view, axis=axis, tile=32, scale=scale)
+            same = dn.quantize_tiles(copy, axis=axis, tile=32, scale=scale)
+            np.testing.assert_array_equal(raw(got.codes), raw(same.codes))
+            np.testing.assert_array_equal(raw(got.scales), raw(same.scales))
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_out_is_filled_and_returned(scale: Any) -> None:
+    x = tensor((6, 300))
+    plain = dn.quantize_tiles(x, scale=scale)
+    codes, scales = np.empty_like(plain.codes), np.empty_like(plain.scales)
+    q = dn.quantize_tiles(x, scale=scale, out=(codes, scales))
+    assert q.codes is codes
+    assert q.scales is scales
+    np.testing.assert_array_equal(raw(codes), raw(plain.codes))
+    np.testing.assert_array_equal(raw(scales), raw(plain.scales))
+    again = dn.quantize_tiles(x[::-1], scale=scale, out=(codes[::-1], None))
+    np.testing.assert_array_equal(raw(codes), raw(plain.codes))
+    assert again.scales is not scales
+
+
+@pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 3), (2, 0, 5), (0, 4, 4)])
+@pytest.mark.parametrize("scale", SCALES)
+def test_empty(shape: tuple[int, ...], scale: Any, simd_level: str) -> None:
+    x = np.zeros(shape, np.float32)
+    for axis in range(len(shape)):
+        for tile in (2, None):
+            _same(
+                dn.quantize_tiles(x, tile=tile, axis=axis, scale=scale),
+                reference.quantize_tiles(x, tile=tile, axis=axis, scale=scale),
+            )
+    if len(shape) > 1:
+        q = dn.quantize_blocks(x, block=(2, None), scale=scale)
+        _same(q, reference.quantize_blocks(x, block=(2, None), scale=scale))
+        assert q.dequantize().shape == shape
+        assert np.isnan(q.bits_per_element)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", ["float8_e4m3fn", "float4_e2m1fn", "e5m6", "float16"])
+def test_save_and_load_lose_nothing(name: str, scale: Any, tmp_path: Path) -> None:
+    for q in (
+        dn.quantize_tiles(tensor((5, 40)), dtype=name, scale=scale, tile=16, axis=0),
+        dn.quantize_blocks(tensor((2, 9, 9)), dtype=name, scale=scale, block=(4, None)),
+        dn.quantize_blocks(tensor((2, 0, 9)), dtype=name, scale=scale),
+    ):
+        q.save(tmp_path / "q.npz")
+        back = dn.Quantized.load(tmp_path / "q.npz")
+        for field in ("format", "block", "axis", "scale_kind", "rule", "global_scale"):
+            assert getattr(back, field) == getattr(q, field)
+        for a, b in [(q.codes, back.codes), (q.scales, back.scales)]:
+            assert a.dtype == b.dtype
+            np.testing.assert_array_equal(raw(a), raw(b))
+        assert back.codes.flags.writeable
+    assert [path.name for path in tmp_path.iterdir()] == ["q.npz"]
+
+
+def test_sizes_and_repr() -> None:
+    q = dn.quantize_tiles(tensor((4, 256)), dtype="float4_e2m1fn", tile=32, scale="mx")
+    assert q.bits_per_element == 4.25
+    assert q.nbytes == 1024 + 32
+    assert q.shape == (4, 256)
+    assert repr(q) == "Quantized((4, 256) float4_e2m1fn, 32 along axis 1, mx scales, 4.25 bits per element)"
+    nv = dn.quantize_tiles(tensor((4, 256)), dtype="float4_e2m1fn", tile=16, scale="nvfp4")
+    assert nv.bits_per_element == 4.5 + 32 / 1024
+    assert "128x128" in repr(dn.quantize_blocks(tensor((4, 256))))
+
+
+def test_weight_scale_inv_in_and_out() -> None:
+    w = tensor((200, 300), "bfloat16")
+    q = dn.quantize_blocks(w)
+    back = dn.Quantized.from_weight_scale_inv(q.codes, q.weight_scale_inv())
+    np.testing.assert_array_equal(back.dequantize(), q.dequantize())
+    plain = dn.Quantized.from_weight_scale_inv(raw(q.codes), q.scales, fmt="float8_e4m3fn")
+    np.testing.assert_array_equal(raw(plain.codes), raw(q.codes))
+    assert (back.block, back.rule) == ((128, 128), None)
+    for scale in SCALES:
+        kind: Any = scale
+        p = dn.quantize_blocks(w, scale=kind)
+        factors = p.weight_scale_inv()
+        assert factors.dtype == np.float32
+        wide = np.repeat(np.repeat(factors, 128, 0), 128, 1)[:200, :300]
+        np.testing.assert_array_equal(p.dequantize(), dn.decode(p.codes) * wide)
+
+
+def test_regrouping() -> None:
+    x = tensor((300, 260), "bfloat16")
+    for scale in SCALES:
+        kind: Any = scale
+        q = dn.quantize_tiles(x, scale=kind)
+        textbook = reference.requantize_tiles(reference.quantize_tiles(x, scale=scale), axis=0)
+        _same(dn.requantize_tiles(q, axis=0), textbook)
+    other = dn.requantize_tiles(dn.quantize_blocks(x), axis=1, tile=64, scale="ue8m0", rule="vllm")
+    assert (other.rule, other.block, other.axis) == ("vllm", (64,), 1)
+
+
+def test_bfloat16_input_is_exact() -> None:
+    x = tensor((5, 200), "bfloat16")
+    assert x.dtype == ml_dtypes.bfloat16
+    np.testing.assert_array_equal(
+        raw(dn.quantize_tiles(x).codes), raw(dn.quantize_tiles(x.astype(np.float32)).codes)
+    )
