@@ -186,8 +186,8 @@ def requantize_tiles(
 ) -> Quantized:
     """Regroup: dequantize to float32 and quantize along another axis, as backward needs it (1x128 to 128x1).
 
-    With power-of-two scales on both sides no number changes, as long as none becomes subnormal in its new
-    tile.
+    With UE8M0 scales on both sides no number changes, as long as none becomes subnormal in its new tile
+    (under MX's scales the top of a tile may saturate).
 
     Parameters
     ----------
