@@ -79,7 +79,7 @@ def _write_json(study: Study, file: IO[str]) -> None:
         "elements": study.elements,
         "skipped": [vars(s) for s in study.skipped],
         "totals": [
-            {"scheme": str(t.scheme), **vars(t.pooled)}
+            {"scheme": str(t.scheme), "sqnr_db": t.sqnr_db, "pooled": vars(t.pooled)}
             | {
                 "median_sqnr_db": t.median_sqnr_db,
                 "worst_sqnr_db": t.worst_sqnr_db,

@@ -40,9 +40,10 @@ def empty_row() -> Row:
 
 
 def add_into(total: Row, row: Row) -> None:
-    """Add the sums of further elements to `total`, in place."""
-    total[: len(SUMS)] += row[: len(SUMS)]
-    np.maximum(total[len(SUMS) :], row[len(SUMS) :], out=total[len(SUMS) :])
+    """Add the sums of further elements to `total`, in place; rows of many schemes at once as well."""
+    total[..., : len(SUMS)] += row[..., : len(SUMS)]
+    largest = total[..., len(SUMS) :]
+    np.maximum(largest, row[..., len(SUMS) :], out=largest)
 
 
 def sums_of(

@@ -36,7 +36,7 @@ _FAMILIES = (
     (r"int", "#E69F00", "s"),
     (r"float8_e4m3", "#0072B2", "o"),
     (r"float8_e5m2", "#56B4E9", "v"),
-    (r"float8", "#332288", "P"),
+    (r"float8", "#332288", "p"),
     (r"float6", "#009E73", "D"),
     (r"float4", "#D55E00", "^"),
     (r"bfloat16|float16|e5m6", "#555555", "X"),
@@ -114,7 +114,7 @@ def layer_pattern(name: str) -> str:
 def heatmap(study: Study, figure: Figure) -> None:
     """SQNR of every tensor against the median of its scheme; like names together, the hardest on top."""
     totals = study.totals()
-    columns = sorted(range(len(totals)), key=lambda i: -totals[i].pooled.sqnr_db)
+    columns = sorted(range(len(totals)), key=lambda i: -totals[i].sqnr_db)
     bands, note = _bands(study)
     gaps = np.concatenate([band.gaps for band in bands])[:, columns]
     heights = np.concatenate([[max(0.055, 0.15 / len(b.gaps))] * len(b.gaps) for b in bands])
@@ -135,7 +135,13 @@ def heatmap(study: Study, figure: Figure) -> None:
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(
-        image, ax=axes, orientation="horizontal", shrink=0.5, aspect=40, extend="both", pad=0.01
+        image,
+        ax=axes,
+        orientation="horizontal",
+        shrink=0.5,
+        aspect=40,
+        extend="both",
+        pad=min(0.08, 0.25 / edges[-1]),
     )
     bar.set_label(
         "SQNR of the tensor minus the scheme's median [in brackets], dB.  Red: harder than usual" + note
@@ -160,17 +166,25 @@ def _bands(study: Study) -> tuple[list[_Band], str]:
         gaps = np.where(np.isfinite(db), db - medians, np.nan)
     groups: dict[str, list[int]] = {}
     for i, tensor in enumerate(study.tensors):
-        groups.setdefault(layer_pattern(plain(tensor.name).replace("$", r"\$")), []).append(i)
+        groups.setdefault(layer_pattern(_text(tensor.name)), []).append(i)
     merged = len(study.tensors) > MAX_ROWS
     if merged:
         groups = dict(sorted(groups.items(), key=lambda g: -len(g[1]))[:MAX_LABELS])
     bands = []
     for name, members in groups.items():
         rows = np.fmin.reduce(gaps[members], keepdims=True) if merged else gaps[members]
-        bands.append(_Band(f"{name}  ×{len(members)}" if len(members) > 1 else name, rows))
+        one = len(members) == 1
+        bands.append(
+            _Band(_text(study.tensors[members[0]].name) if one else f"{name}  ×{len(members)}", rows)
+        )
     bands.sort(key=lambda b: _mean(b.gaps))
     note = "; the worst tensor of each row" if merged else ""
     return bands, note + (".  Grey: exact" if np.isnan(gaps).any() else "")
+
+
+def _text(name: str) -> str:
+    """A name as matplotlib draws it: a dollar sign would begin a formula."""
+    return plain(name).replace("$", r"\$")
 
 
 def _mean(gaps: npt.NDArray[np.float64]) -> float:
@@ -203,6 +217,7 @@ def by_magnitude(study: Study, figure: Figure) -> None:
             lines.append((max(e for _, e in points), sum(e for _, e in points), str(scheme), line))
     lines.sort(key=lambda entry: (-entry[1], entry[2]))
     axes.set_yscale("log")
+    axes.set_ylim(bottom=max(axes.get_ylim()[0], 1e-5))  # next to exact is as good as exact
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:g}%"))
     axes.axhline(1, color="#999999", linewidth=0.8)
     axes.set_ylabel("relative error (root mean square)\n100%: it became zero")
@@ -230,8 +245,8 @@ def bits_against_sqnr(study: Study, figure: Figure) -> None:
     """Storage against accuracy, with the Pareto front."""
     figure.set_size_inches(9, 6)
     axes = figure.add_subplot()
-    totals = [t for t in study.totals() if math.isfinite(t.pooled.sqnr_db)]
-    points = [(t.pooled.bits_per_element, t.pooled.sqnr_db) for t in totals]
+    totals = [t for t in study.totals() if math.isfinite(t.sqnr_db)]
+    points = [(t.pooled.bits_per_element, t.sqnr_db) for t in totals]
     corners = _staircase(points)
     axes.plot(
         [b for b, _ in corners], [d for _, d in corners], color="#999999", zorder=1, label="best for its bits"

@@ -12,9 +12,10 @@ from .result import Study, Total
 from .tables import COLUMNS, decibels, plain, total_rows, worst_rows
 
 HOW_TO_READ = """\
-**SQNR** (signal to quantization noise, in decibels) is the size of the values over the size of the error. 20
-dB is an error of 10 % of the signal, 40 dB of 1 %; one more bit of precision is worth 6 dB. *SQNR* in the
-table pools all elements, so large values count most; *median* and *worst* count each tensor once.
+**SQNR** (signal to quantization noise, in decibels) is the size of the values over the size of the error.
+20 dB is an error of 10 % of the signal, 40 dB of 1 %; one more bit of precision is worth 6 dB. *SQNR* in the
+table averages the noise of all tensors, each relative to its own size and weighted by its number of elements;
+*median* and *worst* count each tensor once.
 
 **bits** is storage per element with the scales in it: `e4m3:1x128:f32` is 8 bits and a 32-bit scale for 128
 elements, 8.25.

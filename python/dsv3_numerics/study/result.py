@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..checkpoint import Skipped
-from .metrics import FIELDS, Metrics, add_into, empty_row
+from .metrics import FIELDS, Metrics, add_into, empty_row, sqnr_db
 from .schemes import Scheme
 
 if TYPE_CHECKING:
@@ -48,6 +48,9 @@ class Total:
     Attributes
     ----------
     scheme : Scheme
+    sqnr_db : float
+        Of the noise-to-signal ratios of the tensors, averaged with their numbers of elements as weights. Each
+        tensor is measured against its own size, so that a few large values do not speak for all.
     pooled : Metrics
         Of all elements together, as if the tensors were one.
     median_sqnr_db, worst_sqnr_db : float
@@ -57,6 +60,7 @@ class Total:
     """
 
     scheme: Scheme
+    sqnr_db: float
     pooled: Metrics
     median_sqnr_db: float
     worst_sqnr_db: float
@@ -132,10 +136,8 @@ class Study:
 
     def sqnr_db(self) -> npt.NDArray[np.float64]:
         """SQNR in decibels, shape (tensors, schemes); inf where nothing changed."""
-        if not self.tensors:
-            return np.zeros((0, len(self.schemes)))
-        sums = np.stack([t.sums for t in self.tensors])
-        x2, e2 = sums[:, :, _X2], sums[:, :, _E2]
+        pairs = [t.sums[:, [_X2, _E2]] for t in self.tensors]
+        x2, e2 = np.array(pairs).reshape(-1, len(self.schemes), 2).transpose(2, 0, 1)
         with np.errstate(divide="ignore"):
             db = 10 * (np.log10(x2) - np.log10(e2, where=e2 > 0, out=np.zeros_like(e2)))
         return np.where(e2 > 0, db, np.inf)
@@ -146,19 +148,21 @@ class Study:
             return []
         pooled = np.stack([empty_row() for _ in self.schemes])
         for tensor in self.tensors:
-            for total, row in zip(pooled, tensor.sums, strict=True):
-                add_into(total, row)
+            add_into(pooled, tensor.sums)
         db = self.sqnr_db()
         worst = db.argmin(axis=0)
+        weights = np.array([t.size * bool(t.sums[0, _X2]) for t in self.tensors], np.float64)
+        noise = weights @ 10 ** (-db / 10) / max(weights.sum(), 1.0)
         return [
             Total(
-                s,
+                scheme,
+                sqnr_db(1.0, float(noise[i])),
                 Metrics.of(pooled[i]),
                 _median(db[:, i]),
                 float(db[worst[i], i]),
                 self.tensors[worst[i]].name,
             )
-            for i, s in enumerate(self.schemes)
+            for i, scheme in enumerate(self.schemes)
         ]
 
     def table(self) -> Table:

@@ -45,7 +45,7 @@ def ppm(fraction: float) -> str:
 COLUMNS: tuple[tuple[str, Callable[[Total], str]], ...] = (
     ("scheme", lambda t: str(t.scheme)),
     ("bits", lambda t: f"{t.pooled.bits_per_element:.2f}"),
-    ("SQNR", lambda t: decibels(t.pooled.sqnr_db)),
+    ("SQNR", lambda t: decibels(t.sqnr_db)),
     ("median", lambda t: decibels(t.median_sqnr_db)),
     ("worst", lambda t: decibels(t.worst_sqnr_db)),
     ("bias ppm", lambda t: ppm(t.pooled.relative_bias)),
@@ -57,7 +57,7 @@ COLUMNS: tuple[tuple[str, Callable[[Total], str]], ...] = (
 
 def total_rows(study: Study) -> list[tuple[Total, list[str]]]:
     """The totals with the texts of their columns, best SQNR first."""
-    ordered = sorted(study.totals(), key=lambda t: (-t.pooled.sqnr_db, t.pooled.bits_per_element))
+    ordered = sorted(study.totals(), key=lambda t: (-t.sqnr_db, t.pooled.bits_per_element))
     return [(total, [text(total) for _, text in COLUMNS]) for total in ordered]
 
 
