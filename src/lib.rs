@@ -13,8 +13,13 @@
 //! # Ok::<(), dsv3_numerics::Error>(())
 //! ```
 
+#[cfg(feature = "python")]
+#[allow(unsafe_code)] // what PyO3's macros expand to
+mod bindings;
+pub mod checkpoint;
 pub mod error;
 pub mod formats;
+pub mod quant;
 #[allow(unsafe_code)]
 pub mod simd;
 pub mod threads;

@@ -4,6 +4,7 @@
 //! lock and replaces it when the size or the process changes. Results never depend on its size.
 
 use crate::error::Error;
+use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -90,14 +91,13 @@ fn pool() -> Option<Arc<ThreadPool>> {
     Some(pool)
 }
 
-/// Runs `f` where rayon's parallel iterators use the crate's pool, or on this thread alone if the work is
-/// small. `f` is told whether to go parallel.
-pub fn with_pool<R: Send>(elements: usize, f: impl FnOnce(bool) -> R + Send) -> R {
-    if elements <= SERIAL {
-        return f(false);
+/// Runs `f` on every task, in parallel where `elements`, the size of the whole, makes it worth while. The results
+/// stand in the order of the tasks.
+pub fn run_tasks<T: Send, R: Send>(elements: usize, tasks: Vec<T>, f: impl Fn(T) -> R + Sync) -> Vec<R> {
+    if elements > SERIAL && tasks.len() > 1 {
+        if let Some(pool) = pool() {
+            return pool.install(|| tasks.into_par_iter().with_max_len(1).map(&f).collect());
+        }
     }
-    match pool() {
-        Some(pool) => pool.install(|| f(true)),
-        None => f(false),
-    }
+    tasks.into_iter().map(f).collect()
 }

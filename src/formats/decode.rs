@@ -7,8 +7,7 @@ use super::source::{Codes, Output};
 use super::table::{Format, BFLOAT16, E5M6, FLOAT16};
 use crate::error::{same_length, Error};
 use crate::simd::{dispatch, map_groups, GroupMap, Kernel, Lanes, Lookup, MAX_GROUP};
-use crate::threads::with_pool;
-use rayon::prelude::*;
+use crate::threads::run_tasks;
 
 /// Elements that one task takes.
 const CHUNK: usize = 64 * 1024;
@@ -168,8 +167,7 @@ impl Sink for ToBf16 {
     type Item = u16;
     #[inline(always)]
     fn store<L: Lanes>(&self, l: L, x: [L::F; 4], out: &mut [u16], stream: bool) {
-        let words =
-            [Self::round(l, x[0]), Self::round(l, x[1]), Self::round(l, x[2]), Self::round(l, x[3])];
+        let words = [Self::round(l, x[0]), Self::round(l, x[1]), Self::round(l, x[2]), Self::round(l, x[3])];
         l.store_u16(words, out, stream);
     }
 }
@@ -178,13 +176,14 @@ impl Sink for ToBf16 {
 #[derive(Clone, Copy)]
 pub struct ToF16(Near);
 
-impl ToF16 {
-    /// The sink.
-    pub fn new() -> ToF16 {
+impl Default for ToF16 {
+    fn default() -> ToF16 {
         let rounder = Rounder { saturate: false, ..Rounder::saturating(&FLOAT16) };
         ToF16(Near::new(&rounder))
     }
+}
 
+impl ToF16 {
     #[inline(always)]
     fn round<L: Lanes>(self, l: L, x: L::F) -> L::U {
         let x = l.bits(x);
@@ -257,7 +256,7 @@ pub fn decode(codes: Codes<'_>, format: &'static Format, out: Output<'_>) -> Res
                 Output::Bf16(out) => elementwise(codes, out, BytesToBf16(decoder.0)),
                 Output::F32(out) => elementwise(codes, out, plain(decoder, ToF32)),
                 Output::F64(out) => elementwise(codes, out, plain(decoder, ToF64)),
-                Output::F16(out) => elementwise(codes, out, plain(decoder, ToF16::new())),
+                Output::F16(out) => elementwise(codes, out, plain(decoder, ToF16::default())),
             }
         }
         Codes::U16(codes) if format.bits() > 8 => {
@@ -266,7 +265,7 @@ pub fn decode(codes: Codes<'_>, format: &'static Format, out: Output<'_>) -> Res
                 Output::Bf16(out) => elementwise(codes, out, plain(decoder, ToBf16)),
                 Output::F32(out) => elementwise(codes, out, plain(decoder, ToF32)),
                 Output::F64(out) => elementwise(codes, out, plain(decoder, ToF64)),
-                Output::F16(out) => elementwise(codes, out, plain(decoder, ToF16::new())),
+                Output::F16(out) => elementwise(codes, out, plain(decoder, ToF16::default())),
             }
         }
         _ => return Err(wrong_width(format)),
@@ -289,12 +288,8 @@ fn elementwise<M: GroupMap + Sync>(src: &[M::In], out: &mut [M::Out], map: M) {
         }
     }
     let stream = std::mem::size_of_val(out) >= STREAM_BYTES;
-    with_pool(src.len(), |parallel| {
-        if parallel {
-            let chunks = src.par_chunks(CHUNK).zip(out.par_chunks_mut(CHUNK));
-            chunks.for_each(|(src, out)| dispatch(Run(&map, src, out, stream)));
-        } else {
-            dispatch(Run(&map, src, out, stream));
-        }
+    let chunks = src.chunks(CHUNK).zip(out.chunks_mut(CHUNK)).collect();
+    run_tasks(src.len(), chunks, |(src, out): (&[M::In], &mut [M::Out])| {
+        dispatch(Run(&map, src, out, stream));
     });
 }

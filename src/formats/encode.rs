@@ -7,8 +7,7 @@ use super::source::{each_input, Code, CodesMut, Input, Source};
 use super::table::{Format, Top};
 use crate::error::{same_length, Error};
 use crate::simd::{dispatch, map_groups, GroupMap, Kernel, Lanes, MAX_GROUP};
-use crate::threads::with_pool;
-use rayon::prelude::*;
+use crate::threads::run_tasks;
 use std::marker::PhantomData;
 
 /// Elements that one task takes.
@@ -94,24 +93,15 @@ impl Job {
     /// Encodes everything in parallel chunks; the flat index of the first NaN that is not wanted.
     fn all<S: Source, C: Code>(self, src: &[S::Item], out: &mut [C]) -> Option<usize> {
         let stream = std::mem::size_of_val(out) >= STREAM_BYTES;
-        let chunk = |(k, (src, out)): (usize, (&[S::Item], &mut [C]))| {
-            let at = k * CHUNK;
-            if self.refuse_nan {
-                if let Some(i) = dispatch(FindNan::<S> { src }) {
-                    return Some(at + i);
-                }
+        let chunks = src.chunks(CHUNK).zip(out.chunks_mut(CHUNK)).enumerate().collect();
+        let nans = run_tasks(src.len(), chunks, |(k, (src, out)): (usize, (&[S::Item], &mut [C]))| {
+            let nan = if self.refuse_nan { dispatch(FindNan::<S> { src }) } else { None };
+            if nan.is_none() {
+                self.chunk::<S, C>(k * CHUNK, src, out, stream);
             }
-            self.chunk::<S, C>(at, src, out, stream);
-            None
-        };
-        with_pool(src.len(), |parallel| {
-            if parallel {
-                let chunks = src.par_chunks(CHUNK).zip(out.par_chunks_mut(CHUNK)).enumerate();
-                chunks.map(chunk).find_map_first(|nan| nan)
-            } else {
-                src.chunks(CHUNK).zip(out.chunks_mut(CHUNK)).enumerate().find_map(chunk)
-            }
-        })
+            nan.map(|i| k * CHUNK + i)
+        });
+        nans.into_iter().flatten().next()
     }
 
     fn chunk<S: Source, C: Code>(self, at: usize, src: &[S::Item], out: &mut [C], stream: bool) {
@@ -145,7 +135,8 @@ impl<S: Source, C: Code, const PLAIN: bool> GroupMap for NearestMap<S, C, PLAIN>
     type Out = C;
     #[inline(always)]
     fn group<L: Lanes>(&self, l: L, _at: usize, src: &[S::Item], out: &mut [C], stream: bool) {
-        let codes = [self.vector(l, src, 0), self.vector(l, src, 1), self.vector(l, src, 2), self.vector(l, src, 3)];
+        let codes =
+            [self.vector(l, src, 0), self.vector(l, src, 1), self.vector(l, src, 2), self.vector(l, src, 3)];
         C::store(l, codes, out, stream);
     }
 }

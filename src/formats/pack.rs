@@ -8,8 +8,7 @@
 
 use super::table::Format;
 use crate::error::{same_length, Error};
-use crate::threads::with_pool;
-use rayon::prelude::*;
+use crate::threads::run_tasks;
 
 /// How one width is packed.
 struct Layout {
@@ -60,13 +59,10 @@ fn rows<A: Sync + Send, B: Send>(
     let n = a.0.len() / a_len;
     same_length(if a.1 == 0 { "codes" } else { "packed" }, a.0.len(), n * a_len)?;
     same_length("out", b.0.len(), n.saturating_mul(b_len))?;
-    with_pool(n.saturating_mul(row_len), |parallel| {
-        if parallel && n > 1 {
-            let min = (32 * 1024 / row_len).max(1);
-            a.0.par_chunks(a_len).zip(b.0.par_chunks_mut(b_len)).with_min_len(min).for_each(|(a, b)| f(a, b));
-        } else {
-            a.0.chunks(a_len).zip(b.0.chunks_mut(b_len)).for_each(|(a, b)| f(a, b));
-        }
+    let group = (32 * 1024 / row_len).max(1);
+    let groups = a.0.chunks(group * a_len).zip(b.0.chunks_mut(group * b_len)).collect();
+    run_tasks(n.saturating_mul(row_len), groups, |(a, b): (&[A], &mut [B])| {
+        a.chunks(a_len).zip(b.chunks_mut(b_len)).for_each(|(a, b)| f(a, b));
     });
     Ok(())
 }

@@ -107,12 +107,7 @@ impl Rounder {
             NanPolicy::Zero => 0,
             NanPolicy::Max => format.max_code(),
         };
-        Ok(Rounder {
-            format: *format,
-            rounding,
-            saturate: overflow == Overflow::Saturate,
-            nan: nan_code,
-        })
+        Ok(Rounder { format: *format, rounding, saturate: overflow == Overflow::Saturate, nan: nan_code })
     }
 
     /// The quantizer's rule: nearest even, saturating, NaN to the format's NaN (or zero).
@@ -160,7 +155,11 @@ impl Rounder {
         };
 
         let magnitude = if infinite {
-            if self.saturate { f.max_code() } else { nonfinite }
+            if self.saturate {
+                f.max_code()
+            } else {
+                nonfinite
+            }
         } else if magnitude > f.max_code() {
             let away = match self.rounding {
                 Rounding::TowardZero => false,
@@ -168,33 +167,30 @@ impl Rounder {
                 Rounding::Down => negative,
                 _ => true,
             };
-            if self.saturate || !away { f.max_code() } else { nonfinite }
+            if self.saturate || !away {
+                f.max_code()
+            } else {
+                nonfinite
+            }
         } else {
             magnitude
         };
         if a > 0x7F80_0000 {
-            return self.sign(self.nan, negative);
+            return f.signed(self.nan, negative);
         }
         if f.top == Top::Scale {
             return match (a == 0, negative) {
-                (true, _) => if self.saturate { 0 } else { nonfinite },
+                (true, _) => {
+                    if self.saturate {
+                        0
+                    } else {
+                        nonfinite
+                    }
+                }
                 (false, true) => nonfinite,
                 (false, false) => magnitude,
             };
         }
-        self.sign(magnitude, negative)
-    }
-
-    /// A magnitude code with its sign, in the format's own way.
-    #[inline(always)]
-    fn sign(&self, magnitude: u32, negative: bool) -> u32 {
-        let bits = self.format.bits();
-        match self.format.top {
-            Top::Scale => magnitude,
-            Top::Integer if negative => magnitude.wrapping_neg() & ((1 << bits) - 1),
-            Top::Integer => magnitude,
-            Top::Fnuz if magnitude == 0 || magnitude > self.format.max_code() => magnitude,
-            _ => magnitude | u32::from(negative) << (bits - 1),
-        }
+        f.signed(magnitude, negative)
     }
 }

@@ -194,6 +194,19 @@ impl Format {
         f32::from_bits((value.to_bits() & 0x7FFF_FFFF) | u32::from(negative) << 31)
     }
 
+    /// A magnitude code with a sign, in the format's own way.
+    #[inline(always)]
+    pub fn signed(&self, magnitude: u32, negative: bool) -> u32 {
+        let bits = self.bits();
+        match self.top {
+            Top::Scale => magnitude,
+            Top::Integer if negative => magnitude.wrapping_neg() & ((1 << bits) - 1),
+            Top::Integer => magnitude,
+            Top::Fnuz if magnitude == 0 || magnitude > self.max_code() => magnitude,
+            _ => magnitude | u32::from(negative) << (bits - 1),
+        }
+    }
+
     /// The values of all codes of a format of at most 8 bits.
     pub fn lookup(&self) -> &'static Lookup {
         static TABLES: LazyLock<Vec<Lookup>> = LazyLock::new(|| {

@@ -36,7 +36,7 @@ const N: usize = 8;
 
 #[inline(always)]
 fn aligned<T>(out: &[T]) -> bool {
-    out.as_ptr() as usize % 32 == 0
+    (out.as_ptr() as usize).is_multiple_of(32)
 }
 
 /// Stores 32 bytes at the start of `out`, which must hold them.
@@ -82,6 +82,10 @@ impl Lanes for Avx2 {
     type M = __m256i;
 
     #[inline(always)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Out {
+        self.enter(kernel)
+    }
+    #[inline(always)]
     fn f32(self, x: f32) -> __m256 {
         unsafe { _mm256_set1_ps(x) }
     }
@@ -102,6 +106,11 @@ impl Lanes for Avx2 {
     fn load_f32(self, src: &[f32]) -> __m256 {
         let src = &src[..N];
         unsafe { _mm256_loadu_ps(src.as_ptr()) }
+    }
+    #[inline(always)]
+    fn load_u32(self, src: &[u32]) -> __m256i {
+        let src = &src[..N];
+        unsafe { _mm256_loadu_si256(src.as_ptr().cast()) }
     }
     #[inline(always)]
     fn load_f16(self, src: &[u16]) -> __m256 {

@@ -24,7 +24,9 @@ impl Avx512 {
     /// Runs a kernel in a function that has the features switched on.
     #[inline]
     pub fn enter<K: Kernel>(self, kernel: K) -> K::Out {
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx2,fma,f16c,bmi1,bmi2,lzcnt")]
+        #[target_feature(
+            enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx2,fma,f16c,bmi1,bmi2,lzcnt"
+        )]
         fn inner<K: Kernel>(l: Avx512, kernel: K) -> K::Out {
             kernel.run(l)
         }
@@ -43,7 +45,7 @@ fn store<T>(v: __m512i, out: &mut [T], stream: bool) {
     // SAFETY: the slice holds 64 bytes; the streamed store is only used on a 64-byte boundary. AVX-512 is
     // proved by the token of the caller.
     unsafe {
-        if stream && p as usize % 64 == 0 {
+        if stream && (p as usize).is_multiple_of(64) {
             _mm512_stream_si512(p, v);
         } else {
             _mm512_storeu_si512(p, v);
@@ -58,7 +60,8 @@ fn lookup256(table: &[u8; 256], index: __m512i) -> __m512i {
     unsafe {
         let p = table.as_ptr().cast::<__m512i>();
         let low = _mm512_permutex2var_epi8(_mm512_loadu_si512(p), index, _mm512_loadu_si512(p.add(1)));
-        let high = _mm512_permutex2var_epi8(_mm512_loadu_si512(p.add(2)), index, _mm512_loadu_si512(p.add(3)));
+        let high =
+            _mm512_permutex2var_epi8(_mm512_loadu_si512(p.add(2)), index, _mm512_loadu_si512(p.add(3)));
         _mm512_mask_blend_epi8(_mm512_movepi8_mask(index), low, high)
     }
 }
@@ -97,6 +100,10 @@ impl Lanes for Avx512 {
     type M = __mmask16;
 
     #[inline(always)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Out {
+        self.enter(kernel)
+    }
+    #[inline(always)]
     fn f32(self, x: f32) -> __m512 {
         unsafe { _mm512_set1_ps(x) }
     }
@@ -117,6 +124,11 @@ impl Lanes for Avx512 {
     fn load_f32(self, src: &[f32]) -> __m512 {
         let src = &src[..N];
         unsafe { _mm512_loadu_ps(src.as_ptr()) }
+    }
+    #[inline(always)]
+    fn load_u32(self, src: &[u32]) -> __m512i {
+        let src = &src[..N];
+        unsafe { _mm512_loadu_si512(src.as_ptr().cast()) }
     }
     #[inline(always)]
     fn load_f16(self, src: &[u16]) -> __m512 {

@@ -48,6 +48,9 @@ pub trait Lanes: Copy {
     /// `N` truth values.
     type M: Copy;
 
+    /// Runs a part of a kernel as a function of its own, compiled once however many kernels use it.
+    fn call<K: Kernel>(self, kernel: K) -> K::Out;
+
     /// All lanes `x`.
     fn f32(self, x: f32) -> Self::F;
     /// All lanes `x`.
@@ -59,6 +62,8 @@ pub trait Lanes: Copy {
 
     /// `N` float32.
     fn load_f32(self, src: &[f32]) -> Self::F;
+    /// Loads `N` uint32.
+    fn load_u32(self, src: &[u32]) -> Self::U;
     /// `N` float16, widened exactly.
     fn load_f16(self, src: &[u16]) -> Self::F;
     /// `N` bfloat16, widened exactly.

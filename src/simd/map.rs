@@ -1,6 +1,6 @@
 //! Walking an array in groups: the loop that every elementwise kernel shares.
 
-use super::lanes::{Lanes, MAX_GROUP};
+use super::lanes::{Kernel, Lanes, MAX_GROUP};
 
 /// How far ahead of the loads the cache is asked for lines, in bytes. The hardware's own prefetching stops
 /// at page boundaries; 8 KiB ahead measured best on streams out of cache.
@@ -35,36 +35,45 @@ pub fn map_groups<L: Lanes, M: GroupMap>(
         let head = out.as_ptr().align_offset(64).min(n);
         while i < head {
             let k = (head - i).min(L::GROUP);
-            partial(l, map, at + i, &src[i..i + k], &mut out[i..i + k]);
+            l.call(Partial { map, at: at + i, src: &src[i..i + k], out: &mut out[i..i + k] });
             i += k;
         }
-        while i + L::GROUP <= n {
-            let group = &src[i..i + L::GROUP];
+    }
+    while i + L::GROUP <= n {
+        let group = &src[i..i + L::GROUP];
+        if stream {
             for line in 0..std::mem::size_of_val(group).div_ceil(64) {
                 l.prefetch(group, AHEAD + 64 * line);
             }
-            map.group(l, at + i, group, &mut out[i..i + L::GROUP], true);
-            i += L::GROUP;
         }
-        l.fence();
-    } else {
-        while i + L::GROUP <= n {
-            map.group(l, at + i, &src[i..i + L::GROUP], &mut out[i..i + L::GROUP], false);
-            i += L::GROUP;
-        }
+        map.group(l, at + i, group, &mut out[i..i + L::GROUP], stream);
+        i += L::GROUP;
     }
     if i < n {
-        partial(l, map, at + i, &src[i..], &mut out[i..]);
+        l.call(Partial { map, at: at + i, src: &src[i..], out: &mut out[i..] });
+    }
+    if stream {
+        l.fence();
     }
 }
 
 /// Fewer elements than a group, through padded copies.
-#[inline(always)]
-fn partial<L: Lanes, M: GroupMap>(l: L, map: &M, at: usize, src: &[M::In], out: &mut [M::Out]) {
-    let n = src.len();
-    let mut input = [M::In::default(); MAX_GROUP];
-    let mut output = [M::Out::default(); MAX_GROUP];
-    input[..n].copy_from_slice(src);
-    map.group(l, at, &input[..L::GROUP], &mut output[..L::GROUP], false);
-    out.copy_from_slice(&output[..n]);
+struct Partial<'a, M: GroupMap> {
+    map: &'a M,
+    at: usize,
+    src: &'a [M::In],
+    out: &'a mut [M::Out],
+}
+
+impl<M: GroupMap> Kernel for Partial<'_, M> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        let n = self.src.len();
+        let mut input = [M::In::default(); MAX_GROUP];
+        let mut output = [M::Out::default(); MAX_GROUP];
+        input[..n].copy_from_slice(self.src);
+        self.map.group(l, self.at, &input[..L::GROUP], &mut output[..L::GROUP], false);
+        self.out.copy_from_slice(&output[..n]);
+    }
 }

@@ -16,8 +16,8 @@ pub mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub mod avx512;
 
-pub use map::{map_groups, GroupMap};
 pub use lanes::{f16_to_f32, f64_to_f32_odd, Kernel, Lanes, Lookup, MAX_GROUP};
+pub use map::{map_groups, GroupMap};
 
 use crate::error::Error;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -63,9 +63,10 @@ impl Level {
     /// # Errors
     /// [`Error::UnknownName`] for a name that is none, [`Error::Unavailable`] for one this CPU lacks.
     pub fn parse(name: &str) -> Result<Level, Error> {
-        let level = Level::ALL.into_iter().find(|l| l.name() == name).ok_or_else(|| {
-            Error::unknown("SIMD level", name, Level::ALL.iter().map(|l| l.name()))
-        })?;
+        let level = Level::ALL
+            .into_iter()
+            .find(|l| l.name() == name)
+            .ok_or_else(|| Error::unknown("SIMD level", name, Level::ALL.iter().map(|l| l.name())))?;
         if level.available() {
             Ok(level)
         } else {

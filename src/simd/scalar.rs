@@ -1,7 +1,7 @@
 //! The portable level: arrays of lanes in plain Rust, which the compiler vectorises as far as the baseline
 //! CPU allows. It defines what the other levels must reproduce.
 
-use super::lanes::{f16_to_f32, f64_to_f32_odd, Lanes, Lookup};
+use super::lanes::{f16_to_f32, f64_to_f32_odd, Kernel, Lanes, Lookup};
 use std::array::from_fn;
 
 /// Lanes of the portable level: two SSE or NEON vectors.
@@ -28,6 +28,10 @@ impl Lanes for Scalar {
     type M = [bool; W];
 
     #[inline(always)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Out {
+        kernel.run(self)
+    }
+    #[inline(always)]
     fn f32(self, x: f32) -> Self::F {
         [x; W]
     }
@@ -46,6 +50,11 @@ impl Lanes for Scalar {
 
     #[inline(always)]
     fn load_f32(self, src: &[f32]) -> Self::F {
+        let src = &src[..W];
+        from_fn(|i| src[i])
+    }
+    #[inline(always)]
+    fn load_u32(self, src: &[u32]) -> Self::U {
         let src = &src[..W];
         from_fn(|i| src[i])
     }

@@ -1,0 +1,117 @@
+//! Formats, casts and packing.
+
+use super::array::{readonly, readwrite, HeldCodes, HeldCodesMut, HeldInput, HeldOutput};
+use crate::formats::{self, pack, EncodeOptions, Format, NanPolicy, Overflow, Rounding, FORMATS};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+/// The rows of the format table.
+#[pyfunction(name = "formats")]
+fn format_rows(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyDict>>> {
+    let row = |f: &Format| {
+        let row = PyDict::new(py);
+        row.set_item("name", f.name)?;
+        row.set_item("exponent_bits", f.exp)?;
+        row.set_item("mantissa_bits", f.man)?;
+        row.set_item("bias", f.bias)?;
+        row.set_item("bits", f.bits())?;
+        row.set_item("top", f.top.name())?;
+        row.set_item("max_code", f.max_code())?;
+        row.set_item("nan_code", f.nan_code())?;
+        row.set_item("inf_code", f.inf_code())?;
+        Ok(row)
+    };
+    FORMATS.iter().map(row).collect()
+}
+
+/// Casts src to codes.
+#[pyfunction]
+#[allow(clippy::too_many_arguments)] // the keywords of one Python function
+fn encode(
+    py: Python<'_>,
+    src: &Bound<'_, PyAny>,
+    src_dtype: &str,
+    codes_out: &Bound<'_, PyAny>,
+    fmt: &str,
+    rounding: &str,
+    overflow: &str,
+    nan: &str,
+    seed: u64,
+) -> PyResult<()> {
+    let format = Format::by_name(fmt)?;
+    let options = EncodeOptions {
+        rounding: Rounding::parse(rounding)?,
+        overflow: Overflow::parse(overflow)?,
+        nan: NanPolicy::parse(nan)?,
+        seed,
+    };
+    let (src, mut out) = (HeldInput::new("src", src, src_dtype)?, HeldCodesMut::new(codes_out)?);
+    let (src, out) = (src.view()?, out.view()?);
+    Ok(py.detach(|| formats::encode(src, format, &options, out))?)
+}
+
+/// Decodes codes into out.
+#[pyfunction]
+fn decode(
+    py: Python<'_>,
+    codes: &Bound<'_, PyAny>,
+    fmt: &str,
+    out: &Bound<'_, PyAny>,
+    out_dtype: &str,
+) -> PyResult<()> {
+    let format = Format::by_name(fmt)?;
+    let (codes, mut out) = (HeldCodes::new(codes)?, HeldOutput::new("out", out, out_dtype)?);
+    let (codes, out) = (codes.view()?, out.view()?);
+    Ok(py.detach(|| formats::decode(codes, format, out))?)
+}
+
+/// Packs rows of codes.
+#[pyfunction(name = "pack")]
+fn pack_rows(
+    py: Python<'_>,
+    codes: &Bound<'_, PyAny>,
+    fmt: &str,
+    row_len: usize,
+    out: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let format = Format::by_name(fmt)?;
+    if format.bits() > 8 {
+        let (codes, mut out) =
+            (readonly::<u16>("codes", codes, "uint16")?, readwrite::<u32>("out", out, "uint32")?);
+        let (codes, out) = (codes.as_slice()?, out.as_slice_mut()?);
+        return Ok(py.detach(|| pack::pack_words(codes, format, row_len, out))?);
+    }
+    let (codes, mut out) = (readonly::<u8>("codes", codes, "uint8")?, readwrite::<u8>("out", out, "uint8")?);
+    let (codes, out) = (codes.as_slice()?, out.as_slice_mut()?);
+    Ok(py.detach(|| pack::pack_bytes(codes, format, row_len, out))?)
+}
+
+/// Unpacks rows of codes.
+#[pyfunction(name = "unpack")]
+fn unpack_rows(
+    py: Python<'_>,
+    packed: &Bound<'_, PyAny>,
+    fmt: &str,
+    row_len: usize,
+    out: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let format = Format::by_name(fmt)?;
+    if format.bits() > 8 {
+        let (packed, mut out) =
+            (readonly::<u32>("packed", packed, "uint32")?, readwrite::<u16>("out", out, "uint16")?);
+        let (packed, out) = (packed.as_slice()?, out.as_slice_mut()?);
+        return Ok(py.detach(|| pack::unpack_words(packed, format, row_len, out))?);
+    }
+    let (packed, mut out) =
+        (readonly::<u8>("packed", packed, "uint8")?, readwrite::<u8>("out", out, "uint8")?);
+    let (packed, out) = (packed.as_slice()?, out.as_slice_mut()?);
+    Ok(py.detach(|| pack::unpack_bytes(packed, format, row_len, out))?)
+}
+
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(format_rows, m)?)?;
+    m.add_function(wrap_pyfunction!(encode, m)?)?;
+    m.add_function(wrap_pyfunction!(decode, m)?)?;
+    m.add_function(wrap_pyfunction!(pack_rows, m)?)?;
+    m.add_function(wrap_pyfunction!(unpack_rows, m)?)
+}

@@ -1,0 +1,45 @@
+//! The PyO3 line: one thin function for each core function.
+//!
+//! Arrays arrive one-dimensional and contiguous; ml_dtypes and float16 arrays arrive as the integers that hold
+//! them. Python sees to shapes, axes and names; here arrays become slices, errors become exceptions, and the GIL
+//! is released. [`array`] converts arrays, [`formats`], [`quant`] and [`system`] hold the functions.
+
+mod array;
+mod formats;
+mod quant;
+mod system;
+
+use crate::error::Error;
+use pyo3::exceptions::{PyOSError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+
+impl From<Error> for PyErr {
+    fn from(error: Error) -> PyErr {
+        PyValueError::new_err(error.to_string())
+    }
+}
+
+fn type_error(message: String) -> PyErr {
+    PyTypeError::new_err(message)
+}
+
+/// A setting in the environment that cannot be followed.
+fn environment(variable: &str, error: &Error) -> PyErr {
+    PyValueError::new_err(format!("{variable}: {error}"))
+}
+
+fn os_error(path: &std::path::Path, error: &std::io::Error) -> PyErr {
+    match error.raw_os_error() {
+        Some(code) => PyOSError::new_err((code, error.to_string(), path.to_path_buf())),
+        None => PyOSError::new_err(error.to_string()),
+    }
+}
+
+/// The compiled core of dsv3_numerics.
+#[pymodule(gil_used = false)]
+fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    formats::register(m)?;
+    quant::register(m)?;
+    system::register(m)
+}

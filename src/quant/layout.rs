@@ -1,0 +1,133 @@
+//! How an array is cut into blocks.
+
+use crate::error::Error;
+
+/// A stack of `rows x cols` matrices, each cut into blocks of `block_rows x block_cols` from its first element
+/// on; the last block of a row or column may be short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blocks {
+    /// Matrices.
+    pub stack: usize,
+    /// Rows of a matrix.
+    pub rows: usize,
+    /// Columns of a matrix; the last axis, contiguous.
+    pub cols: usize,
+    /// Rows of a block.
+    pub block_rows: usize,
+    /// Columns of a block.
+    pub block_cols: usize,
+}
+
+impl Blocks {
+    /// Checks a layout.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a block of size 0 or a shape whose element count overflows.
+    pub fn new(shape: [usize; 3], block: [usize; 2]) -> Result<Blocks, Error> {
+        let [stack, rows, cols] = shape;
+        let [block_rows, block_cols] = block;
+        if block_rows == 0 || block_cols == 0 {
+            return Err(Error::Shape { what: "block", why: "found a size of 0, expected at least 1" });
+        }
+        let elements = stack.checked_mul(rows).and_then(|n| n.checked_mul(cols));
+        if elements.is_none_or(|n| n > isize::MAX as usize / 8) {
+            return Err(Error::Shape { what: "shape", why: "the element count overflows" });
+        }
+        // A block is never larger than the matrix: sizes beyond it mean the whole axis.
+        let (block_rows, block_cols) = (block_rows.min(rows.max(1)), block_cols.min(cols.max(1)));
+        Ok(Blocks { stack, rows, cols, block_rows, block_cols })
+    }
+
+    /// Elements.
+    pub fn len(&self) -> usize {
+        self.stack * self.rows * self.cols
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Rows of blocks in a matrix.
+    pub fn bands(&self) -> usize {
+        self.rows.div_ceil(self.block_rows)
+    }
+
+    /// Blocks side by side in a matrix.
+    pub fn across(&self) -> usize {
+        self.cols.div_ceil(self.block_cols)
+    }
+
+    /// Blocks in all, which is how many scales there are, in C order.
+    pub fn scales(&self) -> usize {
+        self.stack * self.bands() * self.across()
+    }
+
+    /// The same blocks, seen as longer rows where their elements lie together: a column as a row, a block
+    /// that is a whole matrix as one run, rows of whole one-row blocks as one long row.
+    pub(crate) fn flattened(mut self) -> Blocks {
+        if self.is_empty() {
+            return self;
+        }
+        if self.cols == 1 {
+            self = Blocks {
+                stack: 1,
+                rows: self.stack,
+                cols: self.rows,
+                block_rows: 1,
+                block_cols: self.block_rows,
+            };
+        }
+        if self.block_rows >= self.rows && self.block_cols >= self.cols {
+            let cols = self.rows * self.cols;
+            self = Blocks { stack: 1, rows: self.stack, cols, block_rows: 1, block_cols: cols };
+        }
+        if self.block_rows == 1 && self.cols.is_multiple_of(self.block_cols) {
+            self = Blocks { stack: 1, rows: 1, cols: self.len(), ..self };
+        }
+        self
+    }
+
+    /// Which band of blocks, counted through the stack, row `index` of the stack belongs to.
+    pub(crate) fn band_of_row(&self, index: usize) -> usize {
+        let (matrix, row) = (index / self.rows, index % self.rows);
+        matrix * self.bands() + row / self.block_rows
+    }
+}
+
+/// A task for operations that go row by row: some whole rows, or part of a long one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RowPart {
+    /// The first row, counted through the stack.
+    pub row: usize,
+    /// The first column.
+    pub at: usize,
+    /// Columns.
+    pub cols: usize,
+    /// Rows; 1 for part of a row.
+    pub rows: usize,
+}
+
+impl RowPart {
+    /// Where its elements stand.
+    pub fn range(&self, blocks: &Blocks) -> std::ops::Range<usize> {
+        let start = self.row * blocks.cols + self.at;
+        start..start + self.rows * self.cols
+    }
+}
+
+impl Blocks {
+    /// All rows of the stack in order, in parts of about `n` elements.
+    pub(crate) fn row_parts(&self, n: usize) -> impl Iterator<Item = RowPart> {
+        let (rows, cols) = if self.is_empty() { (0, 1) } else { (self.stack * self.rows, self.cols) };
+        let (height, width) = if cols > n { (1, n) } else { ((n / cols).max(1), cols) };
+        (0..rows).step_by(height).flat_map(move |row| {
+            (0..cols).step_by(width).map(move |at| RowPart {
+                row,
+                at,
+                cols: width.min(cols - at),
+                rows: height.min(rows - row),
+            })
+        })
+    }
+}

@@ -1,0 +1,25 @@
+//! Floor 2: numbers that share a scale.
+//!
+//! One mechanism: an array is a stack of matrices, each cut into blocks of `block_rows x block_cols`
+//! ([`Blocks`]); a 1xN tile, a tile along another axis, a 128x128 block, a row, a column and a whole tensor are
+//! all such blocks. [`scale`] turns a block's largest magnitude into its scale by a named [`Rule`];
+//! [`quantize()`] and [`dequantize()`] apply it; [`error_stats()`] says what it cost.
+//!
+//! Not here: how one number is rounded ([`crate::formats`]).
+
+mod amax;
+mod dequantize;
+mod layout;
+mod native;
+mod panel;
+mod quantize;
+pub mod scale;
+mod stats;
+mod transform;
+
+pub use amax::amax;
+pub use dequantize::dequantize;
+pub use layout::Blocks;
+pub use quantize::{nvfp4_global, quantize, NonFinitePolicy, QuantizeOptions};
+pub use scale::{Rule, ScaleKind, RULES};
+pub use stats::{count_saturated, error_stats, ErrorStats};

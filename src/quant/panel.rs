@@ -1,0 +1,127 @@
+//! The scales of a handful of neighbouring blocks, ready for the lane code.
+
+use super::scale::{Rule, ScaleKind, Scaler, RULES};
+use super::transform::{How, RunScales, WIDE};
+use crate::simd::MAX_GROUP;
+
+/// Divisors between these bounds keep the corrected reciprocal exact (`a * r` corrected by one residual):
+/// nothing in it is subnormal or overflows. Quotients below 2^-76, which only subnormal elements give, are
+/// zero in every format.
+const SAFE_DIVISORS: std::ops::RangeInclusive<f32> = 8.881_784e-16..=1.267_650_6e30; // 2^-50, 2^100
+/// And quotients of the largest element may not be beyond this: twice the largest format.
+const SAFE_QUOTIENT: f32 = 131_072.0;
+
+/// Scales of blocks, and of elements where blocks are narrow.
+pub(super) struct BlockScales {
+    divisor: Vec<f32>,
+    factor: Vec<f32>,
+    each_divisor: Vec<f32>,
+    each_factor: Vec<f32>,
+    /// Whether the fast lane code may run: every element finite, every quotient ordinary.
+    pub safe: bool,
+}
+
+impl BlockScales {
+    pub fn new() -> BlockScales {
+        BlockScales {
+            divisor: Vec::new(),
+            factor: Vec::new(),
+            each_divisor: Vec::new(),
+            each_factor: Vec::new(),
+            safe: false,
+        }
+    }
+
+    /// Computes the scales of blocks from the bits of their largest magnitudes, and stores them. `trusted` says
+    /// that these really are the largest magnitudes.
+    #[inline(always)]
+    pub fn prepare(&mut self, scaler: &Scaler, amax: &[u32], trusted: bool, stored: Option<&mut [f32]>) {
+        let n = amax.len();
+        self.divisor.resize(n, 0.0);
+        self.factor.resize(n, 0.0);
+        let finite = amax.iter().fold(0, |m, a| if *a > m { *a } else { m }) < 0x7F80_0000;
+        if finite && matches!(scaler.kind, ScaleKind::Float32 | ScaleKind::Ue8m0) {
+            float_scales(scaler, amax, &mut self.divisor, &mut self.factor);
+            if let Some(stored) = stored {
+                stored.copy_from_slice(&self.divisor);
+            }
+        } else {
+            let blocks = amax.iter().zip(&mut self.divisor).zip(&mut self.factor);
+            let mut stored = stored.into_iter().flatten();
+            for ((amax, divisor), factor) in blocks {
+                let block = scaler.block(*amax);
+                (*divisor, *factor) = (block.divisor, block.factor);
+                if let Some(stored) = stored.next() {
+                    *stored = block.stored;
+                }
+            }
+        }
+        let mut safe = trusted && finite;
+        for ((a, d), f) in amax.iter().zip(&self.divisor).zip(&self.factor) {
+            safe &= SAFE_DIVISORS.contains(d) & (f32::from_bits(*a) * f <= SAFE_QUOTIENT);
+        }
+        self.safe = safe;
+    }
+
+    /// Spreads the scales of narrow blocks over the elements of a run of `n`.
+    #[inline(always)]
+    pub fn spread(&mut self, block_cols: usize, phase: usize, n: usize) {
+        if block_cols >= WIDE {
+            return;
+        }
+        let fill = |each: &mut Vec<f32>, blocks: &[f32]| {
+            each.resize(n + MAX_GROUP, 0.0);
+            if block_cols == 1 {
+                each[..n].copy_from_slice(&blocks[..n]);
+                return;
+            }
+            let first = block_cols - phase;
+            let mut start = 0;
+            for (k, s) in blocks.iter().enumerate() {
+                let end = (first + k * block_cols).min(n);
+                each[start..end].fill(*s);
+                start = end;
+            }
+        };
+        fill(&mut self.each_divisor, &self.divisor);
+        fill(&mut self.each_factor, &self.factor);
+    }
+
+    /// The scales as the lane code takes them.
+    #[inline(always)]
+    pub fn run(&self, block_cols: usize, phase: usize) -> RunScales<'_> {
+        let (divisor, factor) = if block_cols < WIDE {
+            (&self.each_divisor, &self.each_factor)
+        } else {
+            (&self.divisor, &self.factor)
+        };
+        RunScales { block_cols, phase, divisor, factor }
+    }
+
+    /// How elements become quotients.
+    #[inline(always)]
+    pub fn how(&self, scaler: &Scaler) -> How {
+        match (scaler.divides(), self.safe) {
+            (false, _) => How::Multiply,
+            (true, true) => How::DivideBy,
+            (true, false) => How::Divide,
+        }
+    }
+}
+
+/// Float32 and UE8M0 scales of finite blocks: one loop for each kind and rule, so that these are constants in it and
+/// the compiler can use its vectors.
+#[inline(always)]
+fn float_scales(scaler: &Scaler, amax: &[u32], divisor: &mut [f32], factor: &mut [f32]) {
+    for kind in [ScaleKind::Float32, ScaleKind::Ue8m0] {
+        for rule in RULES {
+            if scaler.kind == kind && scaler.rule.name == rule.name {
+                let scaler = Scaler { kind, rule: Rule { floor: scaler.rule.floor, ..*rule }, ..*scaler };
+                for ((a, d), f) in amax.iter().zip(divisor.iter_mut()).zip(factor.iter_mut()) {
+                    let block = scaler.finite_block(*a);
+                    (*d, *f) = (block.divisor, block.factor);
+                }
+            }
+        }
+    }
+}
