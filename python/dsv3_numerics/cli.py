@@ -266,7 +266,9 @@ def _finish(study: Study, folder: Path, console: Console) -> None:
     report = study.save(folder)
     if study.tensors:
         console.print(study.table())
-        console.print(worst_table(study))
+        hardest = worst_table(study)
+        if hardest.row_count:
+            console.print(hardest)
     if study.skipped:
         first = study.skipped[0]
         more = f" and {len(study.skipped) - 1} more" if len(study.skipped) > 1 else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -88,3 +89,8 @@ def test_bits_count_the_scales(spelling: str, bits: float) -> None:
 
 def test_ragged_groups_pay_for_a_whole_scale() -> None:
     assert Scheme.parse("e4m3:128x128:f32").bits(129, 1) == 129 * 8 + 2 * 32
+
+
+def test_a_scheme_that_the_quantizer_refuses_is_named_before_any_work() -> None:
+    with pytest.raises(ValueError, match="scheme 'bf16:1x16:nvfp4': "):
+        study.run({"x": np.ones(4, np.float32)}, ["mxfp4", "bf16:1x16:nvfp4"])

@@ -169,7 +169,8 @@ def readable(path: Path) -> Iterator[None]:
         raise CheckpointError(f"{path}: no such file") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise CheckpointError(f"{path}: {reason}") from error
+        named = reason if reason.startswith(f"{path}: ") else f"{path}: {reason}"
+        raise CheckpointError(named) from error
 
 
 @contextmanager

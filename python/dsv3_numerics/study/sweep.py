@@ -130,6 +130,8 @@ def prepare(
     chosen = tuple(dict.fromkeys(Scheme.parse(s) for s in schemes))
     if not chosen:
         raise ValueError("schemes: found none; expected at least one")
+    for scheme in chosen:
+        _try(scheme)
     source = _gather(inputs)
 
     def selected(name: str) -> bool:
@@ -190,6 +192,14 @@ def environment() -> dict[str, Any]:
         "simd_level": _core.simd_level(),
         "threads": _core.get_num_threads(),
     }
+
+
+def _try(scheme: Scheme) -> None:
+    """Refuse before any work what the quantizer refuses: formats and scales that do not go together."""
+    try:
+        scheme.quantize(np.zeros((1, 1), np.float32))
+    except ValueError as error:
+        raise ValueError(f"scheme {str(scheme)!r}: {error}") from error
 
 
 def _version(package: str) -> str:
