@@ -13,17 +13,13 @@ from dsv3_numerics import _core
 README = Path(__file__).parents[2] / "README.md"
 
 
-def _power(value: float) -> str:
-    """A power of two as such, anything else in short."""
-    mantissa, exponent = (value, 0) if value == int(value) and abs(value) < 1e6 else _split(value)
-    if exponent == 0:
-        return f"{mantissa:g}"
-    return f"2^{exponent}" if mantissa == 1 else f"{mantissa:g} × 2^{exponent}"
-
-
-def _split(value: float) -> tuple[float, int]:
+def _number(value: float) -> str:
+    """In short if that is exact, as a multiple of a power of two otherwise."""
+    if 1 <= value < 1e6 and float(f"{value:g}") == value:
+        return f"{value:g}"
     mantissa, exponent = math.frexp(value)
-    return 2 * mantissa, exponent - 1
+    factor = "" if mantissa == 0.5 else f"{2 * mantissa:.10g} × "
+    return f"{factor}2^{exponent - 1}"
 
 
 def _table(headings: list[str], rows: list[list[str]]) -> str:
@@ -51,9 +47,9 @@ def formats() -> str:
             f"`{f.name}`",
             str(f.bits),
             *(("–", "–", "–") if f.is_integer else map(str, (f.exponent_bits, f.mantissa_bits, f.bias))),
-            _power(float(f.max)),
-            _power(float(f.tiny)),
-            _power(float(f.smallest_subnormal)),
+            _number(float(f.max)),
+            _number(float(f.tiny)),
+            _number(float(f.smallest_subnormal)),
             "yes" if f.has_nan else "–",
             "yes" if f.has_inf else "–",
             str(f.dtype),
@@ -67,9 +63,11 @@ def rules() -> str:
     """One row per scale rule."""
     data = _core.scale_rules()
     headings = list(data[0])
-    return _table(
-        headings, [[f"`{row[h]}`" if h == "name" else f"{row[h]}" for h in headings] for row in data]
-    )
+    return _table(headings, [[_cell(row[h]) for h in headings] for row in data])
+
+
+def _cell(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else f"`{value}`"
 
 
 BLOCKS: dict[str, Callable[[], str]] = {"formats": formats, "rules": rules}

@@ -71,24 +71,35 @@ def sweep(
 
 
 def markdown(found: Counter[Key], inputs: int) -> str:
-    """The record: one row per format, mode and level."""
+    """The record: one row per format and overflow mode, one column per level."""
     versions = ", ".join(f"{p} {metadata.version(p)}" for p in ("dsv3_numerics", "ml_dtypes", "numpy"))
+    levels = list(dict.fromkeys(level for *_, level in found))
+    headings = [
+        "format",
+        "overflow",
+        *(f"{level}: mismatches" for level in levels),
+        "other roundings: mismatches",
+    ]
     lines = [
         "# Every float32, every small format",
         "",
-        f"Written by `make exhaustive`: {inputs:,} float32 inputs per row. {versions}.",
+        f"Written by `make exhaustive`: {inputs:,} float32 inputs per row, level and rounding. {versions}.",
         "",
-        "`nearest_even` is compared with ml_dtypes: `nonfinite` with its plain cast, `saturate` with",
-        "clip-then-cast (integers: with `np.rint`). The other roundings are compared between the levels,",
-        "with the scalar one, which other tests hold to the textbook.",
+        "Nearest even is compared with ml_dtypes at each level: `nonfinite` with its plain cast, `saturate`",
+        "with clip-then-cast (integers: with `np.rint`). The last column sums",
+        f"{', '.join(DIRECTED)} over the levels, compared with the scalar one, which",
+        "other tests hold to the textbook.",
         "",
         "One correction to ml_dtypes: it encodes numbers between 2^-127 and 1.5 * 2^-127 as 2^-126 in E8M0;",
         "the nearest power of two is 2^-127.",
         "",
-        "| format | rounding | overflow | level | inputs | mismatches |",
-        "|---|---|---|---|---|---|",
+        f"| {' | '.join(headings)} |",
+        "|---" * len(headings) + "|",
     ]
-    lines += [f"| {' | '.join(key)} | {inputs:,} | {count:,} |" for key, count in found.items()]
+    for fmt, mode in dict.fromkeys((fmt, mode) for fmt, _, mode, _ in found):
+        nearest = [found[fmt, "nearest_even", mode, level] for level in levels]
+        others = sum(found[fmt, rounding, mode, level] for rounding in DIRECTED for level in levels)
+        lines.append(f"| {fmt} | {mode} | {' | '.join(f'{n:,}' for n in (*nearest, others))} |")
     return "\n".join([*lines, ""])
 
 
