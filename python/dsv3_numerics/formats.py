@@ -82,7 +82,7 @@ def _info(row: dict[str, Any]) -> FormatInfo:
         bits=row["bits"],
         exponent_bits=row["exponent_bits"],
         mantissa_bits=man,
-        bias=row["bias"],
+        bias=0 if integer else row["bias"],
         max=high,
         min=smallest_normal if scale else -high,
         tiny=smallest_normal,

@@ -23,9 +23,8 @@ Rule = Literal["deepseek_v3", "deepgemm", "deepep", "vllm"]
 NonFinite = Literal["raise", "propagate"]
 
 _DEFAULT_RULE: Rule = "deepseek_v3"
-_SCALE_MAX = np.float32(448)  # of float8_e4m3fn, in which NVFP4 stores scales
-_NVFP4_MAX = float(np.finfo(np.float32).max) / 448
-_SMALLEST_NORMAL = np.float32(2.0**-126)
+# Kinds of scale that are a rule of their own.
+_OWN_RULE = ("mx", "nvfp4")
 
 
 def quantize_tiles(
@@ -49,7 +48,7 @@ def quantize_tiles(
         At least one axis. float64 is rounded to float32 first, where the rules begin (what lies beyond is
         infinite). No copy is made of C-contiguous input in native byte order, one of any other.
     dtype : str or dtype
-        The codes' format, see `formats`; all but float8_e8m0fnu, which has no sign.
+        The codes' format, see `formats`: any of at most 12 bits with a sign.
     tile : int or None
         Elements that share a scale; the last tile of an axis may be short. None: the whole axis (a scale
         per row, say).
@@ -62,7 +61,7 @@ def quantize_tiles(
     rule : {"deepseek_v3", "deepgemm", "deepep", "vllm"}
         Whose arithmetic float32 and ue8m0 follow, bit for bit (see Notes). "mx" and "nvfp4" have their own.
     floor : float, optional
-        Least amax; the rule's by default (0 for mx and nvfp4).
+        Least amax; the rule's by default. mx and nvfp4 have none.
     amax : array_like of float32, optional
         Largest magnitudes to use instead of those found, shape of the scales. Where they are too small,
         codes saturate.
@@ -216,7 +215,7 @@ def requantize_tiles(
     True
     """
     kind: Any = scale or q.scale_kind
-    own: Any = q.rule if kind in ("float32", "ue8m0") else None
+    own: Any = None if kind in _OWN_RULE else q.rule
     return quantize_tiles(
         q.dequantize(),
         dtype=q.format,
@@ -242,12 +241,10 @@ def _quantize(
     out: tuple[Array | None, Array | None] | None,
 ) -> Quantized:
     info = format_info(dtype)
-    if info.bits == info.exponent_bits:
-        raise ValueError(f"dtype: found {info.name}, which has no sign, expected another format")
-    _check_names(scale, rule, nonfinite, info)
-    floor = _checked_floor(floor)
+    _check_names(scale, rule, nonfinite)
+    floor = _checked_floor(floor, scale)
     shape, layout = scales_shape(x.shape, block, axis), core_layout(x.shape, block, axis)
-    largest = None if amax is None else _checked_amax(amax, shape, nonfinite)
+    largest = None if amax is None else _checked_amax(amax, shape)
     inputs = (x,) if largest is None else (x, largest)
     codes_out, scales_out = _two(out)
     codes = destination(codes_out, x.shape, info.dtype, *inputs, name="out[0]")
@@ -258,15 +255,27 @@ def _quantize(
         if largest is None:
             largest = np.empty(math.prod(shape), np.float32)
             _core.amax(data, kind, layout, largest)
-        global_scale = _global_scale(largest, info, floor)
+        global_scale = _global_scale(largest, info)
+        largest = largest if np.isfinite(largest).all() else None  # the core looks at such blocks itself
     scales = stored.reshape(-1) if scale == "float32" else np.empty(math.prod(shape), np.float32)
     g = 1.0 if global_scale is None else float(global_scale)
     _core.quantize(
-        data, kind, layout, info.name, flat(codes), scales, scale, rule, floor, g, largest, nonfinite
+        data,
+        kind,
+        layout,
+        info.name,
+        flat(codes),
+        scales,
+        scale=scale,
+        rule=rule,
+        floor=floor,
+        global_scale=g,
+        amax=largest,
+        nonfinite=nonfinite,
     )
     if scale != "float32":
         encode(scales.reshape(shape), SCALE_DTYPES[scale], out=stored)
-    kept = rule if scale in ("float32", "ue8m0") else None
+    kept = None if scale in _OWN_RULE else rule
     return Quantized(
         deliver(codes, codes_out),
         deliver(stored, scales_out),
@@ -279,7 +288,7 @@ def _quantize(
     )
 
 
-def _check_names(scale: str, rule: str, nonfinite: str, info: FormatInfo) -> None:
+def _check_names(scale: str, rule: str, nonfinite: str) -> None:
     """Refuse what the core would refuse too, before anything is allocated."""
     rules = [row["name"] for row in _core.scale_rules()]
     for name, found, expected in [
@@ -289,17 +298,15 @@ def _check_names(scale: str, rule: str, nonfinite: str, info: FormatInfo) -> Non
     ]:
         if found not in expected:
             raise ValueError(f"{name}: found {found!r}, expected one of {', '.join(expected)}")
-    if scale in ("mx", "nvfp4") and rule != _DEFAULT_RULE:
+    if scale in _OWN_RULE and rule != _DEFAULT_RULE:
         raise ValueError(f"rule: found {rule!r}, but scale={scale!r} has its own rule; leave it out")
-    if scale == "nvfp4" and info.max > _NVFP4_MAX:
-        raise ValueError(f"dtype: found {info.name}, whose range leaves no room for scale='nvfp4'")
-    if nonfinite == "propagate" and not info.has_nan:
-        raise ValueError(f"nonfinite: found 'propagate', but {info.name} has no NaN; expected 'raise'")
 
 
-def _checked_floor(floor: float | None) -> float | None:
+def _checked_floor(floor: float | None, scale: str) -> float | None:
     if floor is None:
         return None
+    if scale in _OWN_RULE:
+        raise ValueError(f"floor: found {floor!r}, but scale={scale!r} has none; leave it out")
     if isinstance(floor, (bool, np.bool_, str)) or np.ndim(floor):
         raise TypeError(f"floor: found {floor!r}, expected a number")
     with np.errstate(over="ignore"):
@@ -309,25 +316,21 @@ def _checked_floor(floor: float | None) -> float | None:
     return number
 
 
-def _checked_amax(amax: ArrayLike, shape: tuple[int, ...], nonfinite: str) -> NDArray[np.float32]:
+def _checked_amax(amax: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float32]:
     array = as_array(amax, "amax")
     if array.dtype.newbyteorder("=") != np.float32:
         raise TypeError(f"amax: found dtype {array.dtype}, expected float32")
     if array.shape != shape:
         raise ValueError(f"amax: found shape {array.shape}, expected {shape}, that of the scales")
-    if (array < 0).any():
-        raise ValueError("amax: found a negative number, expected magnitudes")
-    if nonfinite == "raise" and not np.isfinite(array).all():
-        raise ValueError("amax: found NaN or infinity, expected finite numbers (or nonfinite='propagate')")
+    if not (np.isfinite(array) & (array >= 0)).all():
+        raise ValueError("amax: found NaN, infinity or a negative number, expected finite magnitudes")
     return flat(array)
 
 
-def _global_scale(amax: NDArray[np.float32], info: FormatInfo, floor: float | None) -> np.float32:
-    """NVFP4's scale of scales: the largest finite block's scale becomes E4M3's maximum."""
-    top = np.maximum(amax, np.float32(floor or 0)).max(initial=np.float32(0), where=np.isfinite(amax))
-    if not top > 0:
-        return np.float32(1)
-    return np.float32(np.maximum(top / (_SCALE_MAX * np.float32(info.max)), _SMALLEST_NORMAL))
+def _global_scale(amax: NDArray[np.float32], info: FormatInfo) -> np.float32:
+    """NVFP4's scale of scales, from the largest finite block."""
+    top = amax.max(initial=np.float32(0), where=np.isfinite(amax))
+    return np.float32(_core.nvfp4_global(float(top), info.name))
 
 
 def _two(out: Any) -> tuple[Array | None, Array | None]:

@@ -209,8 +209,12 @@ def test_rules_belong_to_their_scales() -> None:
     for scale in ("mx", "nvfp4"):
         with pytest.raises(ValueError, match="rule: found 'vllm'"):
             dn.quantize_tiles(X, scale=scale, rule="vllm")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="float8_e8m0fnu"):
-        dn.quantize_tiles(X, dtype="float8_e8m0fnu")
+        with pytest.raises(ValueError, match="floor: found 0"):
+            dn.quantize_tiles(X, scale=scale, floor=0)  # type: ignore[arg-type]
+    for name in ("float8_e8m0fnu", "float16", "bfloat16"):
+        for scale in SCALES:
+            with pytest.raises(ValueError, match=f"dtype: {name}"):
+                dn.quantize_tiles(X, dtype=name, scale=scale)  # type: ignore[arg-type]
 
 
 BAD_OUT: dict[str, tuple[Any, type[Exception], str]] = {

@@ -90,7 +90,6 @@ def _ue8m0(amax: Float32s, fmax: np.float32, rule: Rule, floor: float | None) ->
 
 def _mx(amax: Float32s, fmax: np.float32, rule: Rule, floor: float | None) -> Scaling:
     """OCP Microscaling 1.0, 6.3: the largest power of two in amax over the largest one in the format."""
-    amax = np.maximum(amax, f32(floor or 0))
     exponent = np.frexp(amax)[1] - np.frexp(fmax)[1]
     exponent = np.where((amax > 0) & np.isfinite(amax), np.clip(exponent, -127, 127), -127)
     s = np.where(np.isfinite(amax), np.ldexp(f32(1), exponent), f32(np.nan))
@@ -99,7 +98,6 @@ def _mx(amax: Float32s, fmax: np.float32, rule: Rule, floor: float | None) -> Sc
 
 def _nvfp4(amax: Float32s, fmax: np.float32, rule: Rule, floor: float | None) -> Scaling:
     """An E4M3 scale per block under a float32 scale for all, which non-finite blocks do not touch."""
-    amax = np.maximum(amax, f32(floor or 0))
     finite = np.where(np.isfinite(amax), amax, f32(0))
     top = finite.max(initial=f32(0))
     g = np.maximum(top / (f32(448) * fmax), SMALLEST_NORMAL) if top > 0 else f32(1)
