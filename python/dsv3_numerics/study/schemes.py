@@ -199,9 +199,6 @@ class Scaled(Scheme):
     def quantize(
         self, slab: npt.NDArray[np.floating], amax: Floats | None = None, tensor_amax: float | None = None
     ) -> Approximation:
-        given: dict[str, Any] = (
-            {"tensor_amax": tensor_amax} if self.needs_tensor_amax and tensor_amax is not None else {}
-        )
         q = quantize_blocks(
             slab,
             dtype=self.format,
@@ -209,7 +206,7 @@ class Scaled(Scheme):
             scale=self.scale,
             rule=self.rule,
             amax=amax,
-            **given,
+            tensor_amax=tensor_amax if self.needs_tensor_amax else None,
         )
         rows, cols = slab.shape
         layout = (1, rows, cols, self.block[0] or rows, self.block[1] or cols)
