@@ -5,15 +5,12 @@ more in plain NumPy in `reference`; `checkpoint` opens files, `study` measures e
 --help`` runs it all.
 """
 
-from importlib.metadata import version as _version
-
 from . import reference
-from ._core import get_num_threads, set_num_threads, simd_level
+from ._core import __version__
 from .formats import FormatInfo, decode, encode, format_info, formats, pack, unpack
+from .machine import get_num_threads, set_num_threads, simd_level
 from .quant import quantize_blocks, quantize_tiles, requantize_tiles
 from .quantized import Quantized
-
-__version__ = _version("dsv3_numerics")
 
 __all__ = [
     "FormatInfo",

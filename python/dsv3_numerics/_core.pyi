@@ -14,6 +14,30 @@ _Array: TypeAlias = NDArray[Any]
 _Float32s: TypeAlias = NDArray[np.float32]
 _Layout: TypeAlias = tuple[int, int, int, int, int]
 
+__all__ = [
+    "__version__",
+    "amax",
+    "count_saturated",
+    "decode",
+    "dequantize",
+    "encode",
+    "error_stats",
+    "formats",
+    "get_num_threads",
+    "nvfp4_global",
+    "pack",
+    "quantize",
+    "safetensors_header",
+    "scale_rules",
+    "set_num_threads",
+    "set_simd_level",
+    "simd_level",
+    "simd_levels",
+    "unpack",
+]
+
+__version__: str
+
 def formats() -> list[dict[str, Any]]: ...
 def scale_rules() -> list[dict[str, Any]]: ...
 def encode(
@@ -29,14 +53,14 @@ def encode(
 def decode(codes: _Array, fmt: str, out: _Array, out_dtype: str) -> None: ...
 def pack(codes: _Array, fmt: str, row_len: int, out: _Array) -> None: ...
 def unpack(packed: _Array, fmt: str, row_len: int, out: _Array) -> None: ...
-def amax(src: _Array, src_dtype: str, layout: _Layout, out_f32: _Float32s) -> None: ...
+def amax(src: _Array, src_dtype: str, layout: _Layout, out: _Float32s) -> None: ...
 def quantize(
     src: _Array,
     src_dtype: str,
     layout: _Layout,
     fmt: str,
     codes_out: _Array,
-    scales_out_f32: _Float32s,
+    scales_out: _Float32s,
     scale: str,
     rule: str,
     floor: float | None,
@@ -46,11 +70,11 @@ def quantize(
 ) -> None: ...
 def nvfp4_global(amax: float, fmt: str) -> float: ...
 def dequantize(
-    codes: _Array, fmt: str, layout: _Layout, scales_f32: _Float32s, out: _Array, out_dtype: str
+    codes: _Array, fmt: str, layout: _Layout, scales: _Float32s, out: _Array, out_dtype: str
 ) -> None: ...
-def error_stats(src: _Array, src_dtype: str, approx_f32: _Float32s) -> dict[str, Any]: ...
+def error_stats(src: _Array, src_dtype: str, approx: _Float32s) -> dict[str, Any]: ...
 def count_saturated(
-    src: _Array, src_dtype: str, codes: _Array, fmt: str, layout: _Layout, scales_f32: _Float32s
+    src: _Array, src_dtype: str, codes: _Array, fmt: str, layout: _Layout, scales: _Float32s
 ) -> int: ...
 def get_num_threads() -> int: ...
 def set_num_threads(n: int) -> None: ...

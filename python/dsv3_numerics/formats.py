@@ -45,6 +45,12 @@ class FormatInfo:
         Of arrays of codes: ml_dtypes' where it has one, else uint16.
     n_codes : int
         ``2 ** bits``.
+
+    Examples
+    --------
+    >>> info = format_info("float8_e4m3fn")
+    >>> info.max, info.tiny, info.has_inf
+    (448.0, 0.015625, False)
     """
 
     name: str

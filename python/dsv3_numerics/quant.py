@@ -37,6 +37,7 @@ def quantize_tiles(
     rule: Rule = _DEFAULT_RULE,
     floor: float | None = None,
     amax: ArrayLike | None = None,
+    tensor_amax: float | None = None,
     nonfinite: NonFinite = "raise",
     out: tuple[Array | None, Array | None] | None = None,
 ) -> Quantized:
@@ -65,6 +66,9 @@ def quantize_tiles(
     amax : array_like of float32, optional
         Largest magnitudes to use instead of those found, shape of the scales. Where they are too small,
         codes saturate.
+    tensor_amax : float, optional
+        For "nvfp4": the largest magnitude of a tensor of which `x` is a part. Parts that are given the same
+        one have the global scale, scales and codes that the tensor has.
     nonfinite : {"raise", "propagate"}
         NaN and infinity in `x` raise, or make their tile's scale and codes what float32 arithmetic makes
         of them (formats with NaN only). Power-of-two and NVFP4 scales of such a tile are NaN, and its
@@ -119,7 +123,7 @@ def quantize_tiles(
         raise ValueError("x: found no axis, expected at least one")
     place = normalize_axis(axis, array.ndim)
     block = (max(array.shape[place], 1) if tile is None else positive(tile, "tile"),)
-    return _quantize(array, kind, dtype, block, place, scale, rule, floor, amax, nonfinite, out)
+    return _quantize(array, kind, dtype, block, place, scale, rule, floor, amax, tensor_amax, nonfinite, out)
 
 
 def quantize_blocks(
@@ -131,6 +135,7 @@ def quantize_blocks(
     rule: Rule = _DEFAULT_RULE,
     floor: float | None = None,
     amax: ArrayLike | None = None,
+    tensor_amax: float | None = None,
     nonfinite: NonFinite = "raise",
     out: tuple[Array | None, Array | None] | None = None,
 ) -> Quantized:
@@ -144,7 +149,7 @@ def quantize_blocks(
         Rows and columns that share a scale; blocks at the edges may be short. None stands for a whole
         axis: (1, None) is a scale per row, (None, 1) per column, and None alone, for (None, None), per
         matrix.
-    dtype, scale, rule, floor, amax, nonfinite, out
+    dtype, scale, rule, floor, amax, tensor_amax, nonfinite, out
         As for `quantize_tiles`.
 
     Returns
@@ -171,7 +176,7 @@ def quantize_blocks(
         raise ValueError(f"block: found {block!r}, expected two lengths (each may be None) or None")
     lengths = zip(given, array.shape[-2:], strict=True)
     size = tuple(max(whole, 1) if length is None else positive(length, "block") for length, whole in lengths)
-    return _quantize(array, kind, dtype, size, None, scale, rule, floor, amax, nonfinite, out)
+    return _quantize(array, kind, dtype, size, None, scale, rule, floor, amax, tensor_amax, nonfinite, out)
 
 
 def requantize_tiles(
@@ -237,6 +242,7 @@ def _quantize(
     rule: str,
     floor: float | None,
     amax: ArrayLike | None,
+    tensor_amax: float | None,
     nonfinite: str,
     out: tuple[Array | None, Array | None] | None,
 ) -> Quantized:
@@ -251,12 +257,14 @@ def _quantize(
     stored = destination(scales_out, shape, SCALE_DTYPES[scale], *inputs, name="out[1]")
     data = flat(x)
     global_scale = None
+    top = _checked_top(tensor_amax, scale)
     if scale == "nvfp4":
-        if largest is None:
+        if largest is None and top is None:
             largest = np.empty(math.prod(shape), np.float32)
             _core.amax(data, kind, layout, largest)
-        global_scale = _global_scale(largest, info)
-        largest = largest if np.isfinite(largest).all() else None  # the core looks at such blocks itself
+        global_scale = _global_scale(top, largest, info)
+        if largest is not None and not np.isfinite(largest).all():
+            largest = None  # the core looks at such blocks itself
     scales = stored.reshape(-1) if scale == "float32" else np.empty(math.prod(shape), np.float32)
     g = 1.0 if global_scale is None else float(global_scale)
     _core.quantize(
@@ -307,12 +315,25 @@ def _checked_floor(floor: float | None, scale: str) -> float | None:
         return None
     if scale in _OWN_RULE:
         raise ValueError(f"floor: found {floor!r}, but scale={scale!r} has none; leave it out")
-    if isinstance(floor, (bool, np.bool_, str)) or np.ndim(floor):
-        raise TypeError(f"floor: found {floor!r}, expected a number")
+    return _magnitude(floor, "floor")
+
+
+def _checked_top(tensor_amax: float | None, scale: str) -> float | None:
+    if tensor_amax is None:
+        return None
+    if scale != "nvfp4":
+        raise ValueError(f"tensor_amax: found {tensor_amax!r}, but only scale='nvfp4' has a use for it")
+    return _magnitude(tensor_amax, "tensor_amax")
+
+
+def _magnitude(value: Any, name: str) -> float:
+    """A finite float32 of at least 0."""
+    if isinstance(value, (bool, np.bool_, str)) or np.ndim(value):
+        raise TypeError(f"{name}: found {value!r}, expected a number")
     with np.errstate(over="ignore"):
-        number = float(np.float32(floor))
+        number = float(np.float32(value))
     if not 0 <= number < math.inf:
-        raise ValueError(f"floor: found {floor!r}, expected a finite number of at least 0")
+        raise ValueError(f"{name}: found {value!r}, expected a finite number of at least 0")
     return number
 
 
@@ -327,10 +348,12 @@ def _checked_amax(amax: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float32
     return flat(array)
 
 
-def _global_scale(amax: NDArray[np.float32], info: FormatInfo) -> np.float32:
-    """NVFP4's scale of scales, from the largest finite block."""
-    top = amax.max(initial=np.float32(0), where=np.isfinite(amax))
-    return np.float32(_core.nvfp4_global(float(top), info.name))
+def _global_scale(top: float | None, amax: NDArray[np.float32] | None, info: FormatInfo) -> np.float32:
+    """NVFP4's scale of scales, from the tensor's amax or the largest finite block."""
+    if top is None:
+        assert amax is not None
+        top = float(amax.max(initial=np.float32(0), where=np.isfinite(amax)))
+    return np.float32(_core.nvfp4_global(top, info.name))
 
 
 def _two(out: Any) -> tuple[Array | None, Array | None]:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import zipfile
-from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -190,6 +186,14 @@ def test_bad_floors(floor: Any) -> None:
         dn.quantize_tiles(X, floor=floor)
 
 
+def test_bad_tensor_amax() -> None:
+    for value in (-1.0, np.nan, np.inf, "1", True, [1.0]):
+        with pytest.raises((ValueError, TypeError), match="tensor_amax: found"):
+            dn.quantize_tiles(X, scale="nvfp4", tensor_amax=value)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"tensor_amax: found 1\.0, but only"):
+        dn.quantize_tiles(X, tensor_amax=1.0)
+
+
 def test_bad_amax() -> None:
     for amax, message in [
         (np.ones((4, 3), np.float32), r"found shape \(4, 3\), expected \(4, 2\)"),
@@ -327,123 +331,13 @@ def test_parts_that_do_not_fit() -> None:
         dn.Quantized(codes, scales.astype(E4M3), "float8_e4m3fn", (128, 128), scale_kind="nvfp4")
 
 
-@pytest.fixture
-def saved(tmp_path: Path) -> Path:
-    dn.quantize_tiles(tensor((3, 40)), tile=16).save(tmp_path / "good.npz")
-    return tmp_path / "good.npz"
-
-
-def test_every_truncation_is_an_error(saved: Path) -> None:
-    data = saved.read_bytes()
-    for size in range(0, len(data), 7):
-        saved.write_bytes(data[:size])
-        with pytest.raises(ValueError, match="expected a saved Quantized"):
-            dn.Quantized.load(saved)
-
-
-def test_flipped_bytes_are_errors_or_unread(saved: Path) -> None:
-    """A damaged byte is caught by a checksum or a check, unless no reader looks at it (a date, say)."""
-    good = dn.Quantized.load(saved)
-    data = saved.read_bytes()
-    for place in range(len(data)):
-        saved.write_bytes(data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :])
-        with contextlib.suppress(ValueError):
-            q = dn.Quantized.load(saved)
-            assert (q.codes.view(np.uint8) == good.codes.view(np.uint8)).all(), place
-            assert (q.scales == good.scales).all(), place
-
-
-def _rewrite(saved: Path, member: str, data: bytes, **options: Any) -> None:
-    with zipfile.ZipFile(saved) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    members[member] = data
-    with zipfile.ZipFile(saved, "w", **options) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-
-
-def _npy(header: str, body: bytes = b"") -> bytes:
-    text = header.encode().ljust(117) + b"\n"
-    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + body
-
-
 @pytest.mark.parametrize(
-    "lie",
-    [
-        _npy("{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000,), }"),
-        _npy("{'descr': '|u1', 'fortran_order': False, 'shape': (3, -40), }"),
-        _npy("{'descr': '|u1', 'fortran_order': False, 'shape': (3, 41), }", bytes(120)),
-        _npy("{'descr': '|O', 'fortran_order': False, 'shape': (3, 40), }", bytes(120)),
-        _npy("{'descr': '<f4', 'fortran_order': False, 'shape': (3, 10), }", bytes(120)),
-        _npy("{'descr': '|u1', 'fortran_order': True, 'shape': (3, 40), }", bytes(120)),
-        _npy("{'descr': '>u2', 'fortran_order': False, 'shape': (3, 20), }", bytes(120)),
-        _npy("__import__('os').abort()"),
-        b"\x93NUMPY\x03\x00",
-        b"",
-    ],
-    ids=range(10),
+    ("n", "error"),
+    [(0, ValueError), (-1, ValueError), (2**70, ValueError), (1.0, TypeError), (True, TypeError)],
 )
-def test_lying_arrays(saved: Path, lie: bytes) -> None:
-    _rewrite(saved, "codes.npy", lie)
-    with pytest.raises(ValueError, match="expected a saved Quantized"):
-        dn.Quantized.load(saved)
-
-
-def test_other_files_are_refused(saved: Path, tmp_path: Path) -> None:
-    _rewrite(saved, "more.npy", b"")
-    with pytest.raises(ValueError, match="members"):
-        dn.Quantized.load(saved)
-    np.savez(tmp_path / "other.npz", a=np.ones(3))
-    np.save(tmp_path / "other.npy", np.ones(3))
-    (tmp_path / "empty").write_bytes(b"")
-    for name in ("other.npz", "other.npy", "empty"):
-        with pytest.raises(ValueError, match="expected a saved Quantized"):
-            dn.Quantized.load(tmp_path / name)
-    dn.quantize_tiles(X).save(saved)
-    with zipfile.ZipFile(saved) as archive:
-        codes = archive.read("codes.npy")
-    _rewrite(saved, "codes.npy", codes, compression=zipfile.ZIP_DEFLATED)
-    with pytest.raises(ValueError, match="compressed"):
-        dn.Quantized.load(saved)
-
-
-def test_missing_files_and_folders(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        dn.Quantized.load(tmp_path / "none.npz")
-    with pytest.raises(FileNotFoundError):
-        dn.quantize_tiles(X).save(tmp_path / "none" / "q.npz")
-    with pytest.raises(OSError):
-        dn.Quantized.load(tmp_path)
-    with pytest.raises(OSError):
-        dn.quantize_tiles(X).save(tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root writes anywhere")
-def test_unwritable_folder(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(PermissionError):
-        dn.quantize_tiles(X).save(tmp_path / "q.npz")
-    tmp_path.chmod(0o700)
-
-
-def test_a_failed_save_keeps_the_old_file(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = saved.read_bytes()
-
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        dn.quantize_tiles(X).save(saved)
-    assert saved.read_bytes() == before
-    assert [path.name for path in saved.parent.iterdir()] == ["good.npz"]
-
-
-@pytest.mark.parametrize("n", [0, -1])
-def test_bad_numbers_of_threads(n: int) -> None:
+def test_bad_numbers_of_threads(n: Any, error: type[Exception]) -> None:
     before = dn.get_num_threads()
-    with pytest.raises((ValueError, OverflowError, TypeError)):
+    with pytest.raises(error, match="n: found"):
         dn.set_num_threads(n)
     assert dn.get_num_threads() == before
 
@@ -457,13 +351,11 @@ def test_unknown_simd_level() -> None:
 
 @pytest.mark.exhaustive
 def test_more_than_two_to_the_31_elements() -> None:
-    """4 GiB of unwritten zeros cost no memory to read; the codes take 2 GiB."""
-    n = 2**31 + 129
-    x = np.zeros(n, np.float16)
+    """4 GiB of unwritten zeros cost no memory to read; the codes take 2 GiB. Half a minute."""
+    x = np.zeros(2**31 + 129, np.float16)
     x[-3:] = [1, -2, 448]
-    codes = dn.encode(x, "float8_e4m3fn")
-    assert codes[-4:].astype(float).tolist() == [0, 1, -2, 448]
-    del codes
     q = dn.quantize_tiles(x)
     assert q.scales.shape == (2**24 + 2,)
-    assert q.codes[-2:].astype(float).tolist() == [-2, 448]
+    assert q.scales[-2:].tolist() == [np.float32(2) / np.float32(448), 1]
+    assert q.codes[-4:].astype(float).tolist() == [0, 224, -448, 448]
+    assert dn.encode(x, "float8_e4m3fn", out=q.codes)[-4:].astype(float).tolist() == [0, 1, -2, 448]

@@ -186,6 +186,23 @@ def test_given_amax(scale: str, simd_level: str) -> None:
     _same(dn.quantize_blocks(x, **blocks), reference.quantize_blocks(x, **blocks))
 
 
+def test_parts_of_a_tensor_share_its_global_scale(simd_level: str) -> None:
+    x = tensor((8, 96), seed=6)
+    options: Any = {"dtype": "float4_e2m1fn", "scale": "nvfp4", "block": (1, 16)}
+    whole = dn.quantize_blocks(x, **options)
+    parts = [dn.quantize_blocks(p, **options, tensor_amax=np.abs(x).max()) for p in (x[:3], x[3:])]
+    for field in ("codes", "scales"):
+        joined = np.concatenate([raw(getattr(part, field)) for part in parts])
+        np.testing.assert_array_equal(joined, raw(getattr(whole, field)))
+    assert {float(part.global_scale) for part in parts} == {float(whole.global_scale or 0)}
+    for top in (0.0, 1e-3, 1e30, np.float32(7)):
+        options["tensor_amax"] = top
+        _same(dn.quantize_blocks(x, **options), reference.quantize_blocks(x, **options))
+        options["amax"] = np.full((8, 6), 3, np.float32)
+        _same(dn.quantize_blocks(x, **options), reference.quantize_blocks(x, **options))
+        del options["amax"]
+
+
 @pytest.mark.parametrize(("scale", "rule"), KINDS)
 @pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2fnuz", "float8_e5m2", "e5m6"])
 def test_nonfinite_propagates(name: str, scale: str, rule: str, simd_level: str) -> None:

@@ -68,10 +68,9 @@ def _ceil_power_of_two(s: Float32s, op: str) -> Float32s:
     return np.where(np.isfinite(s), np.ldexp(f32(1), limited), f32(np.nan))
 
 
-def _shared(amax: Float32s, fmax: np.float32, rule: Rule, floor: float | None, power_of_two: bool) -> Scaling:
+def _shared(amax: Float32s, fmax: np.float32, rule: Rule, power_of_two: bool) -> Scaling:
     """A float32 scale by a project's rule, or the power of two above it."""
-    low = f32(rule.floor if floor is None else floor)
-    amax = np.maximum(np.maximum(amax, low), fmax * SMALLEST_NORMAL)
+    amax = np.maximum(np.maximum(amax, f32(rule.floor)), fmax * SMALLEST_NORMAL)
     s = amax / fmax if rule.scale_op == "divide" else amax * (f32(1) / fmax)
     if power_of_two:
         s = _ceil_power_of_two(s, rule.pow2_op)
@@ -80,15 +79,15 @@ def _shared(amax: Float32s, fmax: np.float32, rule: Rule, floor: float | None, p
     return Scaling(s, s, multiplier=multiplier)
 
 
-def _float32(amax: Float32s, fmax: np.float32, rule: Rule, floor: float | None) -> Scaling:
-    return _shared(amax, fmax, rule, floor, power_of_two=False)
+def _float32(amax: Float32s, fmax: np.float32, rule: Rule, top: float | None) -> Scaling:
+    return _shared(amax, fmax, rule, power_of_two=False)
 
 
-def _ue8m0(amax: Float32s, fmax: np.float32, rule: Rule, floor: float | None) -> Scaling:
-    return _shared(amax, fmax, rule, floor, power_of_two=True)
+def _ue8m0(amax: Float32s, fmax: np.float32, rule: Rule, top: float | None) -> Scaling:
+    return _shared(amax, fmax, rule, power_of_two=True)
 
 
-def _mx(amax: Float32s, fmax: np.float32, rule: Rule, floor: float | None) -> Scaling:
+def _mx(amax: Float32s, fmax: np.float32, rule: Rule, top: float | None) -> Scaling:
     """OCP Microscaling 1.0, 6.3: the largest power of two in amax over the largest one in the format."""
     exponent = np.frexp(amax)[1] - np.frexp(fmax)[1]
     exponent = np.where((amax > 0) & np.isfinite(amax), np.clip(exponent, -127, 127), -127)
@@ -96,11 +95,10 @@ def _mx(amax: Float32s, fmax: np.float32, rule: Rule, floor: float | None) -> Sc
     return Scaling(s, s)
 
 
-def _nvfp4(amax: Float32s, fmax: np.float32, rule: Rule, floor: float | None) -> Scaling:
+def _nvfp4(amax: Float32s, fmax: np.float32, rule: Rule, top: float | None) -> Scaling:
     """An E4M3 scale per block under a float32 scale for all, which non-finite blocks do not touch."""
-    finite = np.where(np.isfinite(amax), amax, f32(0))
-    top = finite.max(initial=f32(0))
-    g = np.maximum(top / (f32(448) * fmax), SMALLEST_NORMAL) if top > 0 else f32(1)
+    largest = f32(amax.max(initial=0, where=np.isfinite(amax)) if top is None else top)
+    g = np.maximum(largest / (f32(448) * fmax), SMALLEST_NORMAL) if largest > 0 else f32(1)
     t = np.where(np.isfinite(amax), amax / fmax / g, f32(np.nan))
     stored = np.maximum(decode(encode(t, "float8_e4m3fn")), f32(2.0**-9))
     return Scaling(stored, stored * g, global_scale=f32(g))
@@ -178,6 +176,7 @@ def _quantize(
     rule: str,
     floor: float | None,
     amax: ArrayLike | None,
+    tensor_amax: float | None,
     nonfinite: str,
 ) -> tuple[Array, Array, np.float32 | None]:
     """Codes, stored scales and global scale for blocks over the last axes."""
@@ -188,7 +187,8 @@ def _quantize(
     fmax = f32(np.nanmax(np.where(np.isinf(value_table(name)), np.nan, value_table(name))))
     with np.errstate(all="ignore"):
         largest = block_amax(x, block) if amax is None else np.asarray(amax, np.float32)
-        how = SCALES[scale](largest, fmax, RULES[rule], floor)
+        row = RULES[rule] if floor is None else RULES[rule]._replace(floor=floor)
+        how = SCALES[scale](largest, fmax, row, tensor_amax)
         factor = expand(how.effective if how.multiplier is None else how.multiplier, x.shape, block)
         quotient = x / factor if how.multiplier is None else x * factor
         quotient = np.copysign(quotient, x)  # a NaN that hardware makes may have either sign
@@ -206,6 +206,7 @@ def quantize_tiles(
     rule: str = "deepseek_v3",
     floor: float | None = None,
     amax: ArrayLike | None = None,
+    tensor_amax: float | None = None,
     nonfinite: str = "raise",
 ) -> Quantized:
     """Quantize with one scale per `tile` consecutive elements of `axis`.
@@ -222,7 +223,7 @@ def quantize_tiles(
     moved = np.moveaxis(array, axis, -1)
     block = (tile or max(moved.shape[-1], 1),)
     largest = None if amax is None else np.moveaxis(np.asarray(amax), axis, -1)
-    codes, scales, g = _quantize(moved, name, block, scale, rule, floor, largest, nonfinite)
+    codes, scales, g = _quantize(moved, name, block, scale, rule, floor, largest, tensor_amax, nonfinite)
     kept = rule if scale in ("float32", "ue8m0") else None
     return Quantized(
         np.moveaxis(codes, -1, axis), np.moveaxis(scales, -1, axis), name, block, axis, scale, kept, g
@@ -238,6 +239,7 @@ def quantize_blocks(
     rule: str = "deepseek_v3",
     floor: float | None = None,
     amax: ArrayLike | None = None,
+    tensor_amax: float | None = None,
     nonfinite: str = "raise",
 ) -> Quantized:
     """Quantize with one scale per block of the last two axes.
@@ -252,7 +254,7 @@ def quantize_blocks(
     array, name = _narrow(w), format_name(dtype)
     whole = [max(length, 1) for length in array.shape[-2:]]
     size = tuple(given or length for given, length in zip(block or (None, None), whole, strict=True))
-    codes, scales, g = _quantize(array, name, size, scale, rule, floor, amax, nonfinite)
+    codes, scales, g = _quantize(array, name, size, scale, rule, floor, amax, tensor_amax, nonfinite)
     kept = rule if scale in ("float32", "ue8m0") else None
     return Quantized(codes, scales, name, size, None, scale, kept, g)
 
