@@ -1,7 +1,7 @@
 """What the core uses of this machine: threads and vector instructions.
 
-Neither changes a result, only the time it takes. The environment sets both at the start: DSV3_NUMERICS_THREADS,
-and DSV3_NUMERICS_SIMD with the name of a level.
+Neither changes a result, only the time it takes. The environment sets both at the start, by
+DSV3_NUMERICS_THREADS and by DSV3_NUMERICS_SIMD with the name of a level.
 """
 
 from __future__ import annotations
