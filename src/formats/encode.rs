@@ -159,8 +159,7 @@ impl<S: Source, C: Code, const PLAIN: bool> Kernel for Nearest<'_, S, C, PLAIN> 
     }
 }
 
-/// Every rounding mode, by the scalar definition; compiled for each level, so that the compiler can use
-/// its vectors.
+/// Every rounding mode, by the scalar definition.
 struct Definition<'a, S: Source, C: Code> {
     job: Job,
     at: usize,
@@ -173,34 +172,38 @@ impl<S: Source, C: Code> Kernel for Definition<'_, S, C> {
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
         let Job { rounder, seed, .. } = self.job;
-        for rounding in Rounding::ALL {
-            // One loop for each mode, with the mode a constant in it.
-            if *rounding == rounder.rounding {
-                let rounder = Rounder { rounding: *rounding, ..rounder };
-                definition_loop::<L, S, C>(l, rounder, seed, self.at, self.src, &mut *self.out);
+        let mut bits = [0u32; MAX_GROUP];
+        let mut random = [0u32; MAX_GROUP];
+        for (k, (src, out)) in self.src.chunks(MAX_GROUP).zip(self.out.chunks_mut(MAX_GROUP)).enumerate() {
+            widen::<L, S>(l, src, &mut bits);
+            if rounder.rounding == Rounding::Stochastic {
+                random_words(seed, (self.at + k * MAX_GROUP) as u64, &mut random);
             }
+            l.call(DefinitionGroup { rounder, bits: &bits, random: &random, out });
         }
     }
 }
 
-#[inline(always)]
-fn definition_loop<L: Lanes, S: Source, C: Code>(
-    l: L,
+/// The definition on a group of float32 bits. Compiled for each level, so that the compiler can use its vectors.
+struct DefinitionGroup<'a, C: Code> {
     rounder: Rounder,
-    seed: u64,
-    at: usize,
-    src: &[S::Item],
-    out: &mut [C],
-) {
-    let mut bits = [0u32; MAX_GROUP];
-    let mut random = [0u32; MAX_GROUP];
-    for (k, (src, out)) in src.chunks(MAX_GROUP).zip(out.chunks_mut(MAX_GROUP)).enumerate() {
-        widen::<L, S>(l, src, &mut bits);
-        if rounder.rounding == Rounding::Stochastic {
-            random_words(seed, (at + k * MAX_GROUP) as u64, &mut random);
-        }
-        for ((out, bits), random) in out.iter_mut().zip(bits).zip(random) {
-            *out = C::from_u32(rounder.code(bits, random));
+    bits: &'a [u32; MAX_GROUP],
+    random: &'a [u32; MAX_GROUP],
+    out: &'a mut [C],
+}
+
+impl<C: Code> Kernel for DefinitionGroup<'_, C> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, _l: L) {
+        for rounding in Rounding::ALL {
+            // One loop for each mode, with the mode a constant in it.
+            if *rounding == self.rounder.rounding {
+                let rounder = Rounder { rounding: *rounding, ..self.rounder };
+                for ((out, bits), random) in self.out.iter_mut().zip(self.bits).zip(self.random) {
+                    *out = C::from_u32(rounder.code(*bits, *random));
+                }
+            }
         }
     }
 }

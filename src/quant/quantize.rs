@@ -123,9 +123,9 @@ struct Job {
 
 impl Job {
     fn new(format: &'static Format, options: &QuantizeOptions<'_>) -> Result<Job, Error> {
-        if format.top == Top::Scale || format.name == "bfloat16" || format.name == "float16" {
+        if format.top == Top::Scale {
             return Err(Error::Unsupported(format!(
-                "dtype: {} takes no scale; expected a format of at most 12 bits (encode casts without one)",
+                "dtype: {} has no sign; expected another format",
                 format.name
             )));
         }
@@ -154,7 +154,8 @@ impl Job {
             return Err(range("global_scale", global, "a positive, normal float32"));
         }
         let rule = Rule { floor, ..*options.rule };
-        let scaler = Scaler { kind: options.scale, rule, max: format.max(), global };
+        let scaler =
+            Scaler { kind: options.scale, rule, max: format.max(), global, narrow: format.emin() > -64 };
         Ok(Job { scaler, near: Near::new(&Rounder::saturating(format)) })
     }
 

@@ -2,18 +2,29 @@
 //! CPU allows. It defines what the other levels must reproduce.
 
 use super::lanes::{f16_to_f32, f64_to_f32_odd, Kernel, Lanes, Lookup};
-use std::array::from_fn;
 
-/// Lanes of the portable level: two SSE or NEON vectors.
-const W: usize = 8;
+/// Lanes of the portable level: one SSE or NEON vector.
+const W: usize = 4;
 
 /// The portable level's token: every CPU has it.
 #[derive(Clone, Copy)]
 pub struct Scalar;
 
+// Written out lane by lane: loops and closures over arrays cost the compiler minutes.
+#[inline(always)]
+fn map<T: Copy, R>(a: [T; W], f: impl Fn(T) -> R) -> [R; W] {
+    [f(a[0]), f(a[1]), f(a[2]), f(a[3])]
+}
+
 #[inline(always)]
 fn map2<T: Copy, R>(a: [T; W], b: [T; W], f: impl Fn(T, T) -> R) -> [R; W] {
-    from_fn(|i| f(a[i], b[i]))
+    [f(a[0], b[0]), f(a[1], b[1]), f(a[2], b[2]), f(a[3], b[3])]
+}
+
+#[inline(always)]
+fn load<T: Copy, R>(src: &[T], f: impl Fn(T) -> R) -> [R; W] {
+    let src = &src[..W];
+    [f(src[0]), f(src[1]), f(src[2]), f(src[3])]
 }
 
 #[inline(always)]
@@ -41,42 +52,43 @@ impl Lanes for Scalar {
     }
     #[inline(always)]
     fn bits(self, x: Self::F) -> Self::U {
-        x.map(f32::to_bits)
+        map(x, f32::to_bits)
     }
     #[inline(always)]
     fn float(self, x: Self::U) -> Self::F {
-        x.map(f32::from_bits)
+        map(x, f32::from_bits)
     }
 
     #[inline(always)]
     fn load_f32(self, src: &[f32]) -> Self::F {
-        let src = &src[..W];
-        from_fn(|i| src[i])
+        load(src, |x| x)
     }
     #[inline(always)]
     fn load_u32(self, src: &[u32]) -> Self::U {
-        let src = &src[..W];
-        from_fn(|i| src[i])
+        load(src, |x| x)
     }
     #[inline(always)]
     fn load_f16(self, src: &[u16]) -> Self::F {
-        let src = &src[..W];
-        from_fn(|i| f16_to_f32(src[i]))
+        load(src, f16_to_f32)
     }
     #[inline(always)]
     fn load_bf16(self, src: &[u16]) -> Self::F {
-        let src = &src[..W];
-        from_fn(|i| f32::from_bits(u32::from(src[i]) << 16))
+        load(src, |x| f32::from_bits(u32::from(x) << 16))
     }
     #[inline(always)]
     fn load_f64(self, src: &[f64]) -> Self::F {
-        let src = &src[..W];
-        from_fn(|i| f64_to_f32_odd(src[i]))
+        load(src, f64_to_f32_odd)
     }
     #[inline(always)]
     fn lookup(self, table: &Lookup, codes: &[u8]) -> [Self::F; 4] {
         let codes = &codes[..4 * W];
-        from_fn(|j| from_fn(|i| table.values[codes[j * W + i] as usize]))
+        let value = |code: u8| table.values[code as usize];
+        [
+            load(codes, value),
+            load(&codes[W..], value),
+            load(&codes[2 * W..], value),
+            load(&codes[3 * W..], value),
+        ]
     }
     #[inline(always)]
     fn lookup_bf16(self, table: &Lookup, codes: &[u8], out: &mut [u16], _stream: bool) {
@@ -159,11 +171,11 @@ impl Lanes for Scalar {
     }
     #[inline(always)]
     fn shl(self, a: Self::U, n: u32) -> Self::U {
-        a.map(|a| a << (n & 31))
+        map(a, |a| a << (n & 31))
     }
     #[inline(always)]
     fn shr(self, a: Self::U, n: u32) -> Self::U {
-        a.map(|a| a >> (n & 31))
+        map(a, |a| a >> (n & 31))
     }
     #[inline(always)]
     fn gt(self, a: Self::U, b: Self::U) -> Self::M {
@@ -171,7 +183,12 @@ impl Lanes for Scalar {
     }
     #[inline(always)]
     fn select(self, m: Self::M, a: Self::U, b: Self::U) -> Self::U {
-        from_fn(|i| if m[i] { a[i] } else { b[i] })
+        [
+            if m[0] { a[0] } else { b[0] },
+            if m[1] { a[1] } else { b[1] },
+            if m[2] { a[2] } else { b[2] },
+            if m[3] { a[3] } else { b[3] },
+        ]
     }
     #[inline(always)]
     fn hmax(self, a: Self::U) -> u32 {
