@@ -243,8 +243,8 @@ def encode(
     Notes
     -----
     float8_e8m0fnu has neither sign nor zero: what is negative becomes NaN, zero becomes 2**-127
-    ("saturate") or NaN ("nonfinite"); between its two smallest numbers the nearer is taken (ml_dtypes 0.6 goes
-    up there). Formats whose zero has no sign (fnuz, integers) give plain zeros.
+    ("saturate") or NaN ("nonfinite"); between its two smallest numbers the nearer is taken (ml_dtypes 0.6
+    goes up there). Formats whose zero has no sign (fnuz, integers) give plain zeros.
 
     Examples
     --------
