@@ -2,7 +2,7 @@
 //!
 //! Only headers: what the tensors hold is read by whoever asked.
 
-use safetensors::tensor::{Metadata, SafeTensors};
+use safetensors::tensor::Metadata;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Error, Read};
@@ -71,11 +71,11 @@ pub fn read_header(path: &Path) -> Result<Header, HeaderError> {
             MAX_HEADER.min(size - 8)
         ));
     }
-    let mut buffer = Vec::with_capacity(8 + length as usize);
-    buffer.extend_from_slice(&length.to_le_bytes());
-    file.take(length).read_to_end(&mut buffer)?;
-    let (_, metadata): (usize, Metadata) = match SafeTensors::read_metadata(&buffer) {
-        Ok(header) => header,
+    let mut text = Vec::new();
+    file.take(length).read_to_end(&mut text)?;
+    // Reading metadata from JSON is where the crate checks sizes, order, gaps and overlaps.
+    let metadata: Metadata = match serde_json::from_slice(&text) {
+        Ok(metadata) => metadata,
         Err(error) => return invalid(format!("invalid header: {error}")),
     };
     let start = 8 + length;

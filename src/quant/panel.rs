@@ -6,7 +6,7 @@ use crate::simd::MAX_GROUP;
 
 /// Divisors between these bounds keep the corrected reciprocal exact (`a * r` corrected by one residual):
 /// nothing in it is subnormal or overflows. Quotients below 2^-76, which only subnormal elements give, are
-/// zero in every narrow format.
+/// zero in every format that takes a scale.
 const SAFE_DIVISORS: std::ops::RangeInclusive<f32> = 8.881_784e-16..=1.267_650_6e30; // 2^-50, 2^100
 /// And quotients of the largest element may not be beyond this: twice the largest format.
 const SAFE_QUOTIENT: f32 = 131_072.0;
@@ -56,7 +56,7 @@ impl BlockScales {
                 }
             }
         }
-        let mut safe = trusted && finite && scaler.narrow;
+        let mut safe = trusted && finite;
         for ((a, d), f) in amax.iter().zip(&self.divisor).zip(&self.factor) {
             safe &= SAFE_DIVISORS.contains(d) & (f32::from_bits(*a) * f <= SAFE_QUOTIENT);
         }

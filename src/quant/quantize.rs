@@ -123,9 +123,9 @@ struct Job {
 
 impl Job {
     fn new(format: &'static Format, options: &QuantizeOptions<'_>) -> Result<Job, Error> {
-        if format.top == Top::Scale {
+        if format.top == Top::Scale || format.bits() > 12 {
             return Err(Error::Unsupported(format!(
-                "dtype: {} has no sign; expected another format",
+                "dtype: {} takes no scale; expected a format of at most 12 bits (encode casts without one)",
                 format.name
             )));
         }
@@ -154,8 +154,7 @@ impl Job {
             return Err(range("global_scale", global, "a positive, normal float32"));
         }
         let rule = Rule { floor, ..*options.rule };
-        let scaler =
-            Scaler { kind: options.scale, rule, max: format.max(), global, narrow: format.emin() > -64 };
+        let scaler = Scaler { kind: options.scale, rule, max: format.max(), global };
         Ok(Job { scaler, near: Near::new(&Rounder::saturating(format)) })
     }
 

@@ -151,8 +151,6 @@ pub(crate) struct Scaler {
     pub rule: Rule,
     pub max: f32,
     pub global: f32,
-    /// Whether quotients below 2^-76 are zero: all formats but bfloat16.
-    pub narrow: bool,
 }
 
 /// A block's scale.
