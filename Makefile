@@ -51,7 +51,7 @@ bench: develop ## measure everything (a quarter of an hour on a quiet machine); 
 quick: develop ## run every bench once, checking its output; measures nothing
 	$(PY) bench/run.py --quick
 
-exhaustive: develop ## every float32 input, small format, rounding and SIMD level; writes tests/exhaustive/RESULT.md
+exhaustive: develop ## every float32, small format, rounding and SIMD level (an hour); writes RESULT.md
 	$(PY) tests/exhaustive/sweep.py --all --write
 
 wheel: $(PY) ## build a wheel for this machine into dist/

@@ -71,3 +71,11 @@ def test_ci_script_names_no_missing_file() -> None:
     script = (ROOT / ".ci" / "run").read_text()
     named = set(re.findall(r"\b(?:bench|tests|python)/[\w./]+\w", script))
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "tests/README.md", "bench/README.md"])
+def test_links_lead_somewhere(name: str) -> None:
+    """Every relative link points at a file or folder of the repository."""
+    file = ROOT / name
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", file.read_text())
+    assert [link for link in links if not (file.parent / link).exists()] == []
