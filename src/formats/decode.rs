@@ -1,12 +1,12 @@
 //! Codes back to numbers.
 
-use super::encode::{wrong_width, STREAM_BYTES};
+use super::encode::wrong_width;
 use super::near::Near;
 use super::round::Rounder;
 use super::source::{Codes, Output};
 use super::table::{Format, BFLOAT16, E5M6, FLOAT16};
 use crate::error::{same_length, Error};
-use crate::simd::{dispatch, map_groups, GroupMap, Kernel, Lanes, Lookup, MAX_GROUP};
+use crate::simd::{dispatch, map_groups, GroupMap, Kernel, Lanes, Lookup, Walk, MAX_GROUP};
 use crate::threads::run_tasks;
 
 /// Elements that one task takes.
@@ -279,7 +279,7 @@ fn plain<D, S>(decoder: D, sink: S) -> DecodeMap<D, Unscaled, S> {
 
 /// Runs an elementwise function over arrays, in parallel chunks.
 fn elementwise<M: GroupMap + Sync>(src: &[M::In], out: &mut [M::Out], map: M) {
-    struct Run<'a, M: GroupMap>(&'a M, &'a [M::In], &'a mut [M::Out], bool);
+    struct Run<'a, M: GroupMap>(&'a M, &'a [M::In], &'a mut [M::Out], Walk);
     impl<M: GroupMap> Kernel for Run<'_, M> {
         type Out = ();
         #[inline(always)]
@@ -287,9 +287,9 @@ fn elementwise<M: GroupMap + Sync>(src: &[M::In], out: &mut [M::Out], map: M) {
             map_groups(l, self.0, 0, self.1, self.2, self.3);
         }
     }
-    let stream = std::mem::size_of_val(out) >= STREAM_BYTES;
+    let walk = Walk::over(out);
     let chunks = src.chunks(CHUNK).zip(out.chunks_mut(CHUNK)).collect();
     run_tasks(src.len(), chunks, |(src, out): (&[M::In], &mut [M::Out])| {
-        dispatch(Run(&map, src, out, stream));
+        dispatch(Run(&map, src, out, walk));
     });
 }

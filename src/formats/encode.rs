@@ -6,15 +6,12 @@ use super::round::{NanPolicy, Overflow, Rounder, Rounding};
 use super::source::{each_input, Code, CodesMut, Input, Source};
 use super::table::{Format, Top};
 use crate::error::{same_length, Error};
-use crate::simd::{dispatch, map_groups, GroupMap, Kernel, Lanes, MAX_GROUP};
+use crate::simd::{dispatch, map_groups, GroupMap, Kernel, Lanes, Narrow, Walk, MAX_GROUP};
 use crate::threads::run_tasks;
 use std::marker::PhantomData;
 
 /// Elements that one task takes.
 const CHUNK: usize = 64 * 1024;
-
-/// Output bytes from which stores bypass the cache: about half of a second-level cache.
-pub(crate) const STREAM_BYTES: usize = 1 << 20;
 
 /// How [`encode`] casts.
 #[derive(Clone, Copy, Debug)]
@@ -92,27 +89,27 @@ struct Job {
 impl Job {
     /// Encodes everything in parallel chunks; the flat index of the first NaN that is not wanted.
     fn all<S: Source, C: Code>(self, src: &[S::Item], out: &mut [C]) -> Option<usize> {
-        let stream = std::mem::size_of_val(out) >= STREAM_BYTES;
+        let walk = Walk::over(out);
         let chunks = src.chunks(CHUNK).zip(out.chunks_mut(CHUNK)).enumerate().collect();
         let nans = run_tasks(src.len(), chunks, |(k, (src, out)): (usize, (&[S::Item], &mut [C]))| {
             let nan = if self.refuse_nan { dispatch(FindNan::<S> { src }) } else { None };
             if nan.is_none() {
-                self.chunk::<S, C>(k * CHUNK, src, out, stream);
+                self.chunk::<S, C>(k * CHUNK, src, out, walk);
             }
             nan.map(|i| k * CHUNK + i)
         });
         nans.into_iter().flatten().next()
     }
 
-    fn chunk<S: Source, C: Code>(self, at: usize, src: &[S::Item], out: &mut [C], stream: bool) {
+    fn chunk<S: Source, C: Code>(self, at: usize, src: &[S::Item], out: &mut [C], walk: Walk) {
         if self.rounder.rounding != Rounding::NearestEven || self.rounder.format.top == Top::Scale {
             return dispatch(Definition::<S, C> { job: self, at, src, out });
         }
         let near = Near::new(&self.rounder);
         if near.plain() {
-            dispatch(Nearest::<S, C, true> { near, src, out, stream });
+            dispatch(Nearest::<S, C, true> { near, src, out, walk });
         } else {
-            dispatch(Nearest::<S, C, false> { near, src, out, stream });
+            dispatch(Nearest::<S, C, false> { near, src, out, walk });
         }
     }
 }
@@ -122,11 +119,13 @@ struct Nearest<'a, S: Source, C: Code, const PLAIN: bool> {
     near: Near,
     src: &'a [S::Item],
     out: &'a mut [C],
-    stream: bool,
+    walk: Walk,
 }
 
 struct NearestMap<S, C, const PLAIN: bool> {
     near: Near,
+    /// The same, where a level rounds it in float16 lanes: subnormal numbers become zero, as they would.
+    narrow: Option<(Narrow, f32)>,
     marker: PhantomData<(S, C)>,
 }
 
@@ -135,6 +134,16 @@ impl<S: Source, C: Code, const PLAIN: bool> GroupMap for NearestMap<S, C, PLAIN>
     type Out = C;
     #[inline(always)]
     fn group<L: Lanes>(&self, l: L, _at: usize, src: &[S::Item], out: &mut [C], stream: bool) {
+        if let (true, Some((format, scale))) = (L::NARROW && C::BYTE, self.narrow) {
+            let scale = l.f32(scale);
+            let x = [
+                l.fmul(l.flush(S::load(l, src)), scale),
+                l.fmul(l.flush(S::load(l, &src[L::N..])), scale),
+                l.fmul(l.flush(S::load(l, &src[2 * L::N..])), scale),
+                l.fmul(l.flush(S::load(l, &src[3 * L::N..])), scale),
+            ];
+            return C::store_narrow(l, x, format, out, stream);
+        }
         let codes =
             [self.vector(l, src, 0), self.vector(l, src, 1), self.vector(l, src, 2), self.vector(l, src, 3)];
         C::store(l, codes, out, stream);
@@ -154,8 +163,9 @@ impl<S: Source, C: Code, const PLAIN: bool> Kernel for Nearest<'_, S, C, PLAIN> 
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        let map = NearestMap::<S, C, PLAIN> { near: self.near, marker: PhantomData };
-        map_groups(l, &map, 0, self.src, self.out, self.stream);
+        let map =
+            NearestMap::<S, C, PLAIN> { near: self.near, narrow: self.near.narrow(), marker: PhantomData };
+        map_groups(l, &map, 0, self.src, self.out, self.walk);
     }
 }
 

@@ -6,7 +6,7 @@
 
 use super::round::Rounder;
 use super::table::{Format, Top, BFLOAT16};
-use crate::simd::Lanes;
+use crate::simd::{Lanes, Narrow};
 
 const INFINITY: u32 = 0x7F80_0000;
 
@@ -14,6 +14,7 @@ const INFINITY: u32 = 0x7F80_0000;
 #[derive(Clone, Copy, Debug)]
 pub struct Near {
     limit: u32,
+    limit_code: u32,
     emin_bits: u32,
     magic: u32,
     shift: u32,
@@ -30,11 +31,12 @@ impl Near {
         let f: &Format = &r.format;
         let emin_field = (f.emin() + 127) as u32;
         // Clamping |x| here makes overflow fall on max_code, or on the code above it.
-        let limit = if r.saturate { f.max_code() } else { f.max_code() + 1 };
+        let limit_code = if r.saturate { f.max_code() } else { f.max_code() + 1 };
         let shift = 23 - f.man;
         let wide = f.name == BFLOAT16.name;
         Near {
-            limit: if wide { limit << 16 } else { (f.grid(limit) as f32).to_bits() },
+            limit: if wide { limit_code << 16 } else { (f.grid(limit_code) as f32).to_bits() },
+            limit_code,
             emin_bits: emin_field << 23,
             magic: shift << 23,
             shift,
@@ -44,6 +46,17 @@ impl Near {
             top: f.top,
             wide,
         }
+    }
+
+    /// The format for [`Lanes::store_narrow`], with the power of two that its numbers are multiplied by.
+    pub fn narrow(&self) -> Option<(Narrow, f32)> {
+        let float = self.plain() && !self.wide && self.shift >= 20;
+        float.then(|| {
+            let sticky = (1 << (self.shift - 2)) - 1;
+            let scale = f32::from_bits((127 << 23) + ((127 - 14) << 23) - self.emin_bits);
+            let (limit, nan) = (self.limit_code as u8, self.nan as u8);
+            (Narrow { sticky, cut: self.shift - 13, limit, nan, sign: 1 << (self.bits - 1) }, scale)
+        })
     }
 
     /// Whether codes are a sign bit above a magnitude.

@@ -1,6 +1,6 @@
 //! The arrays that cross the crate's surface: what can be encoded, what can be decoded into, and codes.
 
-use crate::simd::Lanes;
+use crate::simd::{Lanes, Narrow};
 
 /// How the elements of an input array widen to float32 lanes.
 pub trait Source: Copy + Send + Sync {
@@ -171,6 +171,10 @@ impl Output<'_> {
 pub trait Code: Copy + Send + Sync + Default {
     /// Stores a group of codes.
     fn store<L: Lanes>(l: L, codes: [L::U; 4], out: &mut [Self], stream: bool);
+    /// Whether [`Lanes::store_narrow`] stores such codes.
+    const BYTE: bool;
+    /// [`Lanes::store_narrow`].
+    fn store_narrow<L: Lanes>(l: L, x: [L::F; 4], format: Narrow, out: &mut [Self], stream: bool);
     /// The code of the low bits.
     fn from_u32(code: u32) -> Self;
     /// The code as an integer.
@@ -181,6 +185,11 @@ impl Code for u8 {
     #[inline(always)]
     fn store<L: Lanes>(l: L, codes: [L::U; 4], out: &mut [u8], stream: bool) {
         l.store_u8(codes, out, stream);
+    }
+    const BYTE: bool = true;
+    #[inline(always)]
+    fn store_narrow<L: Lanes>(l: L, x: [L::F; 4], format: Narrow, out: &mut [u8], stream: bool) {
+        l.store_narrow(x, format, out, stream);
     }
     #[inline(always)]
     fn from_u32(code: u32) -> u8 {
@@ -196,6 +205,11 @@ impl Code for u16 {
     #[inline(always)]
     fn store<L: Lanes>(l: L, codes: [L::U; 4], out: &mut [u16], stream: bool) {
         l.store_u16(codes, out, stream);
+    }
+    const BYTE: bool = false;
+    #[inline(always)]
+    fn store_narrow<L: Lanes>(_l: L, _x: [L::F; 4], _format: Narrow, _out: &mut [u16], _stream: bool) {
+        unreachable!("codes of more than a byte")
     }
     #[inline(always)]
     fn from_u32(code: u32) -> u16 {

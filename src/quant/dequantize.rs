@@ -2,15 +2,15 @@
 
 use super::amax::RUN;
 use super::layout::{Blocks, RowPart};
-use super::transform::WIDE;
+use super::place::{spread, Each, Place, Shifted};
 use crate::error::{same_length, Error};
 use crate::formats::decode::{
     DecodeMap, Decoder, Multiplier, Sink, Table, ToBf16, ToF16, ToF32, ToF64, Wide,
 };
-use crate::formats::encode::{wrong_width, STREAM_BYTES};
+use crate::formats::encode::wrong_width;
 use crate::formats::source::{Codes, Output};
 use crate::formats::table::Format;
-use crate::simd::{dispatch, map_groups, Kernel, Lanes, MAX_GROUP};
+use crate::simd::{dispatch, map_groups, Kernel, Lanes, Walk};
 use crate::threads::run_tasks;
 
 /// Writes `code * scale`: one float32 product for each element, then rounded once more to nearest even for
@@ -58,17 +58,20 @@ fn rows<D: Decoder, K: Sink>(
     out: &mut [K::Item],
 ) {
     let flat = blocks.flattened();
-    let stream = std::mem::size_of_val(out) >= STREAM_BYTES;
+    let walk = Walk::over(out);
     let mut rest = out;
     let tasks = flat.row_parts(RUN).map(|part| {
         let range = part.range(&flat);
         let (out, after) = std::mem::take(&mut rest).split_at_mut(range.len());
         rest = after;
-        Rows { decoder, sink, part, flat, codes: &codes[range], scales, out, stream }
+        Rows { decoder, sink, part, flat, codes: &codes[range], scales, out, walk }
     });
     let tasks = tasks.collect();
     run_tasks(codes.len(), tasks, dispatch);
 }
+
+/// Elements decoded at a time: their scales, spread, stay in the first-level cache.
+const SUB_RUN: usize = 4096;
 
 /// Some rows, or part of one.
 struct Rows<'a, D: Decoder, K: Sink> {
@@ -79,28 +82,20 @@ struct Rows<'a, D: Decoder, K: Sink> {
     codes: &'a [D::Code],
     scales: &'a [f32],
     out: &'a mut [K::Item],
-    stream: bool,
+    walk: Walk,
 }
 
-/// One scale for the whole run.
+/// Scales, and where each stands.
 #[derive(Clone, Copy)]
-struct By(f32);
-
-impl Multiplier for By {
-    #[inline(always)]
-    fn apply<L: Lanes>(&self, l: L, _at: usize, _j: usize, x: L::F) -> L::F {
-        l.fmul(x, l.f32(self.0))
-    }
+struct By<'a, P> {
+    place: P,
+    scales: &'a [f32],
 }
 
-/// A scale for each element; the slice reaches a group beyond the last one.
-#[derive(Clone, Copy)]
-struct ByEach<'a>(&'a [f32]);
-
-impl Multiplier for ByEach<'_> {
+impl<P: Place> Multiplier for By<'_, P> {
     #[inline(always)]
     fn apply<L: Lanes>(&self, l: L, at: usize, j: usize, x: L::F) -> L::F {
-        l.fmul(x, l.load_f32(&self.0[at + j * L::N..]))
+        l.fmul(x, self.place.load(l, self.scales, at, j))
     }
 }
 
@@ -108,42 +103,36 @@ impl<D: Decoder, K: Sink> Kernel for Rows<'_, D, K> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        let Rows { decoder, sink, part, flat, codes, scales, out, stream } = self;
+        let Rows { decoder, sink, part, flat, codes, scales, out, walk } = self;
         let mut each = Vec::new();
-        let mut band = usize::MAX;
+        let mut spread_for = None;
         for (k, (codes, out)) in codes.chunks(part.cols).zip(out.chunks_mut(part.cols)).enumerate() {
-            let row_band = flat.band_of_row(part.row + k);
-            let scales = &scales[row_band * flat.across()..][..flat.across()];
-            if flat.block_cols < WIDE {
-                if row_band != band {
-                    band = row_band;
-                    spread(scales, flat.block_cols, part.at, part.cols, &mut each);
-                }
-                let map = DecodeMap { decoder, multiplier: ByEach(&each), sink };
-                map_groups(l, &map, 0, codes, out, stream);
-                continue;
-            }
+            let band = flat.band_of_row(part.row + k);
+            let scales = &scales[band * flat.across()..][..flat.across()];
+            // A streaming walk starts its groups on a boundary of the output; so do all sub-runs but the first.
+            let head = if walk.stream { out.as_ptr().align_offset(64).min(part.cols) } else { 0 };
             let mut start = 0;
             while start < part.cols {
-                let block = (part.at + start) / flat.block_cols;
-                let end = ((block + 1) * flat.block_cols - part.at).min(part.cols);
-                let map = DecodeMap { decoder, multiplier: By(scales[block]), sink };
-                map_groups(l, &map, 0, &codes[start..end], &mut out[start..end], stream);
+                let end = (start + SUB_RUN + if start == 0 { head } else { 0 }).min(part.cols);
+                let (codes, out) = (&codes[start..end], &mut out[start..end]);
+                let (block, phase) =
+                    ((part.at + start) / flat.block_cols, (part.at + start) % flat.block_cols);
+                let vectors = if start == 0 { head } else { 0 };
+                let shifted = Shifted::new(flat.block_cols, phase, end - start)
+                    .filter(|_| vectors.is_multiple_of(L::N) || phase + end - start <= flat.block_cols);
+                if let Some(place) = shifted {
+                    let map = DecodeMap { decoder, multiplier: By { place, scales: &scales[block..] }, sink };
+                    map_groups(l, &map, 0, codes, out, walk);
+                } else {
+                    if spread_for != Some((band, start)) {
+                        spread(&scales[block..], flat.block_cols, phase, end - start, &mut each);
+                        spread_for = Some((band, start));
+                    }
+                    let map = DecodeMap { decoder, multiplier: By { place: Each, scales: &each }, sink };
+                    map_groups(l, &map, 0, codes, out, walk);
+                }
                 start = end;
             }
         }
-    }
-}
-
-/// The scale of each of the elements `at..at + n` of a row, and a group to spare.
-#[inline(always)]
-fn spread(scales: &[f32], block_cols: usize, at: usize, n: usize, each: &mut Vec<f32>) {
-    each.resize(n + MAX_GROUP, 0.0);
-    let mut start = 0;
-    while start < n {
-        let block = (at + start) / block_cols;
-        let end = ((block + 1) * block_cols - at).min(n);
-        each[start..end].fill(scales[block]);
-        start = end;
     }
 }

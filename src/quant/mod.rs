@@ -12,6 +12,7 @@ mod dequantize;
 mod layout;
 mod native;
 mod panel;
+mod place;
 mod quantize;
 pub mod scale;
 mod stats;

@@ -1,8 +1,8 @@
 //! The scales of a handful of neighbouring blocks, ready for the lane code.
 
+use super::place::{spread, Shifted};
 use super::scale::{Rule, ScaleKind, Scaler, RULES};
-use super::transform::{How, RunScales, WIDE};
-use crate::simd::MAX_GROUP;
+use super::transform::RunScales;
 
 /// Divisors between these bounds keep the corrected reciprocal exact (`a * r` corrected by one residual):
 /// nothing in it is subnormal or overflows. Quotients below 2^-76, which only subnormal elements give, are
@@ -33,9 +33,16 @@ impl BlockScales {
     }
 
     /// Computes the scales of blocks from the bits of their largest magnitudes, and stores them. `trusted` says
-    /// that these really are the largest magnitudes.
+    /// that these really are the largest magnitudes. Where `safe`, quotients come out multiplied by `fold`.
     #[inline(always)]
-    pub fn prepare(&mut self, scaler: &Scaler, amax: &[u32], trusted: bool, stored: Option<&mut [f32]>) {
+    pub fn prepare(
+        &mut self,
+        scaler: &Scaler,
+        amax: &[u32],
+        trusted: bool,
+        stored: Option<&mut [f32]>,
+        fold: f32,
+    ) {
         let n = amax.len();
         self.divisor.resize(n, 0.0);
         self.factor.resize(n, 0.0);
@@ -61,51 +68,26 @@ impl BlockScales {
             safe &= SAFE_DIVISORS.contains(d) & (f32::from_bits(*a) * f <= SAFE_QUOTIENT);
         }
         self.safe = safe;
-    }
-
-    /// Spreads the scales of narrow blocks over the elements of a run of `n`.
-    #[inline(always)]
-    pub fn spread(&mut self, block_cols: usize, phase: usize, n: usize) {
-        if block_cols >= WIDE {
-            return;
+        if safe && fold != 1.0 {
+            // A power of two, so that quotients are multiplied by it without another rounding.
+            self.divisor.iter_mut().for_each(|d| *d *= 1.0 / fold);
+            self.factor.iter_mut().for_each(|f| *f *= fold);
         }
-        let fill = |each: &mut Vec<f32>, blocks: &[f32]| {
-            each.resize(n + MAX_GROUP, 0.0);
-            if block_cols == 1 {
-                each[..n].copy_from_slice(&blocks[..n]);
-                return;
-            }
-            let first = block_cols - phase;
-            let mut start = 0;
-            for (k, s) in blocks.iter().enumerate() {
-                let end = (first + k * block_cols).min(n);
-                each[start..end].fill(*s);
-                start = end;
-            }
-        };
-        fill(&mut self.each_divisor, &self.divisor);
-        fill(&mut self.each_factor, &self.factor);
     }
 
-    /// The scales as the lane code takes them.
+    /// The scales of a run of `n` elements that begins `phase` elements into the first block, as the lane code takes
+    /// them. `fresh` says that the scales have changed since the last run.
     #[inline(always)]
-    pub fn run(&self, block_cols: usize, phase: usize) -> RunScales<'_> {
-        let (divisor, factor) = if block_cols < WIDE {
-            (&self.each_divisor, &self.each_factor)
-        } else {
-            (&self.divisor, &self.factor)
-        };
-        RunScales { block_cols, phase, divisor, factor }
-    }
-
-    /// How elements become quotients.
-    #[inline(always)]
-    pub fn how(&self, scaler: &Scaler) -> How {
-        match (scaler.divides(), self.safe) {
-            (false, _) => How::Multiply,
-            (true, true) => How::DivideBy,
-            (true, false) => How::Divide,
+    pub fn run(&mut self, block_cols: usize, phase: usize, n: usize, fresh: bool) -> RunScales<'_> {
+        let shifted = Shifted::new(block_cols, phase, n);
+        if shifted.is_some() {
+            return RunScales { shifted, divisor: &self.divisor, factor: &self.factor };
         }
+        if fresh {
+            spread(&self.divisor, block_cols, phase, n, &mut self.each_divisor);
+            spread(&self.factor, block_cols, phase, n, &mut self.each_factor);
+        }
+        RunScales { shifted, divisor: &self.each_divisor, factor: &self.each_factor }
     }
 }
 

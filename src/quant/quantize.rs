@@ -5,14 +5,14 @@ use super::layout::{Blocks, RowPart};
 use super::native::each_native;
 use super::panel::BlockScales;
 use super::scale::{Rule, ScaleKind, Scaler, RULES};
-use super::transform::{raise_each, run_amax, Encode};
+use super::transform::{raise_each, run_amax, Encode, RunScales};
 use crate::error::{same_length, Error};
 use crate::formats::encode::{widen, wrong_width};
 use crate::formats::near::Near;
 use crate::formats::round::{named_enum, Rounder};
 use crate::formats::source::{Code, CodesMut, Input, Source};
 use crate::formats::table::{Format, Top};
-use crate::simd::{dispatch, Kernel, Lanes, MAX_GROUP};
+use crate::simd::{dispatch, Kernel, Lanes, Narrow, MAX_GROUP};
 use crate::threads::{num_threads, run_tasks};
 
 named_enum! {
@@ -119,6 +119,7 @@ fn range(what: &'static str, found: f32, expected: &'static str) -> Error {
 struct Job {
     scaler: Scaler,
     near: Near,
+    narrow: Option<(Narrow, f32)>,
 }
 
 impl Job {
@@ -155,7 +156,8 @@ impl Job {
         }
         let rule = Rule { floor, ..*options.rule };
         let scaler = Scaler { kind: options.scale, rule, max: format.max(), global };
-        Ok(Job { scaler, near: Near::new(&Rounder::saturating(format)) })
+        let near = Near::new(&Rounder::saturating(format));
+        Ok(Job { scaler, near, narrow: near.narrow() })
     }
 
     /// Quantizes everything; says whether anything was not finite.
@@ -246,7 +248,7 @@ impl Job {
             }
             None => found,
         };
-        BlockScales::new().prepare(&self.scaler, &amax, false, Some(scales));
+        BlockScales::new().prepare(&self.scaler, &amax, false, Some(scales), 1.0);
         let mut rest = codes;
         let tasks = flat.row_parts(RUN).map(|part| {
             let range = part.range(&flat);
@@ -291,11 +293,8 @@ impl<S: Source, C: Code, const PLAIN: bool> Kernel for Bands<'_, S, C, PLAIN> {
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) -> bool {
         let Bands { job, src, cols, block_rows, block_cols, codes, scales } = self;
-        let width = if block_rows == 1 {
-            PANEL
-        } else {
-            TALL_PANEL_BYTES / (block_rows * std::mem::size_of::<S::Item>())
-        };
+        let item = std::mem::size_of::<S::Item>();
+        let width = if block_rows == 1 { PANEL } else { TALL_PANEL_BYTES / (block_rows * item) };
         let width = (width / block_cols).max(1) * block_cols;
         let across = cols.div_ceil(block_cols);
         let mut amax = vec![0u32; width.min(cols).div_ceil(block_cols)];
@@ -314,21 +313,15 @@ impl<S: Source, C: Code, const PLAIN: bool> Kernel for Bands<'_, S, C, PLAIN> {
                 for row in src.chunks(cols) {
                     raise_blocks::<L, S>(l, &row[start..end], block_cols, amax);
                 }
-                ready.prepare(&job.scaler, amax, true, Some(&mut scales[first..last]));
+                ready.prepare(&job.scaler, amax, true, Some(&mut scales[first..last]), job.fold::<L>());
                 spoiled |= amax.iter().any(|a| *a >= 0x7F80_0000);
-                ready.spread(block_cols, 0, end - start);
-                for (row, out) in src.chunks(cols).zip(codes.chunks_mut(cols)) {
-                    // The panel's next neighbour in this row: far ahead enough, and no page boundary stops it.
-                    let ahead = (end - start) * std::mem::size_of::<S::Item>();
-                    prefetch_run(l, &row[start..end], ahead.max(PREFETCH_AHEAD));
-                    job.encode::<L, S, C, PLAIN>(
-                        l,
-                        &ready,
-                        block_cols,
-                        0,
-                        &row[start..end],
-                        &mut out[start..end],
-                    );
+                let safe = ready.safe;
+                // A long row is read straight on; in a band, the panel's neighbour in the same row comes next.
+                let ahead = if block_rows == 1 { ROW_AHEAD } else { (end - start) * item };
+                for (k, (row, out)) in src.chunks(cols).zip(codes.chunks_mut(cols)).enumerate() {
+                    let scales = ready.run(block_cols, 0, end - start, k == 0);
+                    let (row, out) = (&row[start..end], &mut out[start..end]);
+                    job.encode::<L, S, C, PLAIN>(l, (scales, safe), row, out, ahead);
                 }
                 start = end;
             }
@@ -337,16 +330,8 @@ impl<S: Source, C: Code, const PLAIN: bool> Kernel for Bands<'_, S, C, PLAIN> {
     }
 }
 
-/// Bytes ahead of a long row's loads.
-const PREFETCH_AHEAD: usize = 8192;
-
-/// Asks for the cache lines `ahead` bytes beyond a run.
-#[inline(always)]
-fn prefetch_run<L: Lanes, T>(l: L, run: &[T], ahead: usize) {
-    for line in 0..std::mem::size_of_val(run).div_ceil(64) {
-        l.prefetch(run, ahead + 64 * line);
-    }
-}
+/// Bytes ahead of a long row's loads: two panels, since each is passed over twice.
+const ROW_AHEAD: usize = 16 * 1024;
 
 /// Raises each block's maximum over a run that begins with a block.
 #[inline(always)]
@@ -364,18 +349,32 @@ impl Job {
     fn encode<L: Lanes, S: Source, C: Code, const PLAIN: bool>(
         &self,
         l: L,
-        ready: &BlockScales,
-        block_cols: usize,
-        phase: usize,
+        (scales, safe): (RunScales<'_>, bool),
         src: &[S::Item],
         out: &mut [C],
+        ahead: usize,
     ) {
-        let (near, how, scales) = (self.near, ready.how(&self.scaler), ready.run(block_cols, phase));
-        if ready.safe {
-            l.call(Encode::<S, C, true, PLAIN> { near, how, scales, src, out });
-        } else {
-            l.call(Encode::<S, C, false, PLAIN> { near, how, scales, src, out });
+        let (near, narrow) = (self.near, self.narrow.map(|(narrow, _)| narrow));
+        match (safe, self.scaler.divides()) {
+            (true, true) => {
+                l.call(Encode::<S, C, true, true, PLAIN> { near, narrow, scales, src, out, ahead })
+            }
+            (true, false) => {
+                l.call(Encode::<S, C, true, false, PLAIN> { near, narrow, scales, src, out, ahead })
+            }
+            (false, true) => {
+                l.call(Encode::<S, C, false, true, PLAIN> { near, narrow, scales, src, out, ahead })
+            }
+            (false, false) => {
+                l.call(Encode::<S, C, false, false, PLAIN> { near, narrow, scales, src, out, ahead })
+            }
         }
+    }
+
+    /// What quotients are to come multiplied by.
+    #[inline(always)]
+    fn fold<L: Lanes>(&self) -> f32 {
+        self.narrow.map_or(1.0, |(_, scale)| if L::NARROW { scale } else { 1.0 })
     }
 }
 
@@ -398,15 +397,18 @@ impl<S: Source, C: Code, const PLAIN: bool> Kernel for Rows<'_, S, C, PLAIN> {
         let (from, to) = (part.at / flat.block_cols, (part.at + part.cols).div_ceil(flat.block_cols));
         let phase = part.at % flat.block_cols;
         let mut ready = BlockScales::new();
-        let mut band = usize::MAX;
+        let (mut band, mut fresh) = (usize::MAX, true);
         for (k, (src, out)) in src.chunks(part.cols).zip(codes.chunks_mut(part.cols)).enumerate() {
             if flat.band_of_row(part.row + k) != band {
                 band = flat.band_of_row(part.row + k);
                 let amax = &amax[band * flat.across()..][from..to];
-                ready.prepare(&job.scaler, amax, trusted, None);
-                ready.spread(flat.block_cols, phase, part.cols);
+                ready.prepare(&job.scaler, amax, trusted, None, job.fold::<L>());
+                fresh = true;
             }
-            job.encode::<L, S, C, PLAIN>(l, &ready, flat.block_cols, phase, src, out);
+            let safe = ready.safe;
+            let scales = ready.run(flat.block_cols, phase, part.cols, fresh);
+            job.encode::<L, S, C, PLAIN>(l, (scales, safe), src, out, ROW_AHEAD);
+            fresh = false;
         }
     }
 }

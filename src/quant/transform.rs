@@ -1,9 +1,10 @@
 //! The lane code of quantization: the largest magnitude of a run, and the codes of a run whose scales are
 //! known.
 
+use super::place::{Each, Place, Shifted};
 use crate::formats::near::Near;
 use crate::formats::source::{Code, Source};
-use crate::simd::{map_groups, GroupMap, Kernel, Lanes};
+use crate::simd::{map_groups, GroupMap, Kernel, Lanes, Narrow, Walk};
 use std::marker::PhantomData;
 
 const ABSOLUTE: u32 = 0x7FFF_FFFF;
@@ -54,64 +55,42 @@ pub(super) fn raise_each<L: Lanes, S: Source>(l: L, src: &[S::Item], amax: &mut 
     }
 }
 
-/// How an element becomes a quotient.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum How {
-    /// `x * factor`.
-    Multiply,
-    /// `x / divisor`, with the help of `factor = RN(1 / divisor)`. Needs [`SAFE`](EncodeRun).
-    DivideBy,
-    /// `x / divisor`.
-    Divide,
-}
-
-/// Where the scale of an element stands.
-pub(super) trait Scales: Copy + Send + Sync {
-    /// (divisor, factor) of the `j`-th vector of the group at element `at`.
-    fn vector<L: Lanes>(&self, l: L, at: usize, j: usize) -> (L::F, L::F);
-}
-
-/// One scale for the whole run.
+/// The codes of a run.
+///
+/// `DIVIDE` is whether elements are divided by the divisor; else they are multiplied by the factor. `SAFE` promises
+/// finite elements whose quotients need no care (see [`BlockScales`](super::panel::BlockScales)): subnormal elements
+/// are then made zero beforehand, which is what they would become, because float units take a hundred times longer over
+/// them; and a division may be a multiplication that is corrected once.
 #[derive(Clone, Copy)]
-pub(super) struct Uniform {
-    pub divisor: f32,
-    pub factor: f32,
+struct EncodeRun<'a, P, S, C, const SAFE: bool, const DIVIDE: bool, const PLAIN: bool> {
+    near: Near,
+    narrow: Option<Narrow>,
+    place: P,
+    divisor: &'a [f32],
+    factor: &'a [f32],
+    marker: PhantomData<(S, C)>,
 }
 
-impl Scales for Uniform {
+impl<P: Place, S: Source, C: Code, const SAFE: bool, const DIVIDE: bool, const PLAIN: bool>
+    EncodeRun<'_, P, S, C, SAFE, DIVIDE, PLAIN>
+{
+    /// The quotients of a vector.
     #[inline(always)]
-    fn vector<L: Lanes>(&self, l: L, _at: usize, _j: usize) -> (L::F, L::F) {
-        (l.f32(self.divisor), l.f32(self.factor))
+    fn quotient<L: Lanes>(&self, l: L, at: usize, j: usize, x: L::F) -> L::F {
+        let divisor = || self.place.load(l, self.divisor, at, j);
+        let factor = || self.place.load(l, self.factor, at, j);
+        match (SAFE, DIVIDE) {
+            (_, false) => l.fmul(x, factor()),
+            (true, true) => l.fdiv_by(x, divisor(), factor()),
+            (false, true) => l.fdiv(x, divisor()),
+        }
     }
-}
 
-/// A scale for each element; the slices reach a group beyond the last one.
-#[derive(Clone, Copy)]
-pub(super) struct Each<'a> {
-    pub divisor: &'a [f32],
-    pub factor: &'a [f32],
-}
-
-impl Scales for Each<'_> {
     #[inline(always)]
-    fn vector<L: Lanes>(&self, l: L, at: usize, j: usize) -> (L::F, L::F) {
-        let i = at + j * L::N;
-        (l.load_f32(&self.divisor[i..]), l.load_f32(&self.factor[i..]))
+    fn ready<L: Lanes>(&self, l: L, at: usize, j: usize, src: &[S::Item]) -> L::F {
+        self.quotient(l, at, j, l.flush(S::load(l, &src[j * L::N..])))
     }
-}
 
-/// The codes of a run. `SAFE` promises finite elements whose quotients need no care (see
-/// [`BlockScales::safe`](super::panel::BlockScales)): subnormal elements are then rounded to zero beforehand, which they would become
-/// anyway, because float units take a hundred times longer over them.
-#[derive(Clone, Copy)]
-pub(super) struct EncodeRun<Q, S, C, const SAFE: bool, const PLAIN: bool> {
-    pub near: Near,
-    pub how: How,
-    pub scales: Q,
-    pub marker: PhantomData<(S, C)>,
-}
-
-impl<Q: Scales, S: Source, C: Code, const SAFE: bool, const PLAIN: bool> EncodeRun<Q, S, C, SAFE, PLAIN> {
     #[inline(always)]
     fn vector<L: Lanes>(&self, l: L, at: usize, j: usize, src: &[S::Item]) -> L::U {
         let x = l.bits(S::load(l, &src[j * L::N..]));
@@ -119,28 +98,29 @@ impl<Q: Scales, S: Source, C: Code, const SAFE: bool, const PLAIN: bool> EncodeR
         if SAFE {
             a = l.select(l.gt(a, l.u32(0x007F_FFFF)), a, l.u32(0));
         }
-        let (divisor, factor) = self.scales.vector(l, at, j);
-        let q = match self.how {
-            How::Multiply => l.fmul(l.float(a), factor),
-            How::DivideBy if SAFE => l.fdiv_by(l.float(a), divisor, factor),
-            How::DivideBy | How::Divide => l.fdiv(l.float(a), divisor),
-        };
-        let code = if SAFE {
-            self.near.round_number(l, l.bits(q))
-        } else {
-            self.near.round(l, self.near.magnitude(l, l.bits(q)))
-        };
+        let q = l.bits(self.quotient(l, at, j, l.float(a)));
+        let code =
+            if SAFE { self.near.round_number(l, q) } else { self.near.round(l, self.near.magnitude(l, q)) };
         self.near.sign::<L, PLAIN>(l, code, x)
     }
 }
 
-impl<Q: Scales, S: Source, C: Code, const SAFE: bool, const PLAIN: bool> GroupMap
-    for EncodeRun<Q, S, C, SAFE, PLAIN>
+impl<P: Place, S: Source, C: Code, const SAFE: bool, const DIVIDE: bool, const PLAIN: bool> GroupMap
+    for EncodeRun<'_, P, S, C, SAFE, DIVIDE, PLAIN>
 {
     type In = S::Item;
     type Out = C;
     #[inline(always)]
     fn group<L: Lanes>(&self, l: L, at: usize, src: &[S::Item], out: &mut [C], stream: bool) {
+        if let (true, Some(narrow)) = (SAFE && PLAIN && C::BYTE && L::NARROW, self.narrow) {
+            let x = [
+                self.ready(l, at, 0, src),
+                self.ready(l, at, 1, src),
+                self.ready(l, at, 2, src),
+                self.ready(l, at, 3, src),
+            ];
+            return C::store_narrow(l, x, narrow, out, stream);
+        }
         let codes = [
             self.vector(l, at, 0, src),
             self.vector(l, at, 1, src),
@@ -151,47 +131,50 @@ impl<Q: Scales, S: Source, C: Code, const SAFE: bool, const PLAIN: bool> GroupMa
     }
 }
 
-/// Blocks at least this wide have their scale in a register; narrower ones are spread over the elements.
-pub(super) const WIDE: usize = 64;
-
-/// The scales of the blocks that a run of elements crosses.
+/// The scales of a run: of its blocks, where every vector has one scale; else of its elements.
 pub(super) struct RunScales<'a> {
-    /// Columns of a block.
-    pub block_cols: usize,
-    /// Elements of the first block that lie before the run.
-    pub phase: usize,
-    /// Of each block, for blocks of [`WIDE`] columns or more; else of each element, with a group to spare.
+    pub shifted: Option<Shifted>,
     pub divisor: &'a [f32],
-    /// Likewise.
     pub factor: &'a [f32],
 }
 
 /// Encodes a run. A kernel of its own, so that it is compiled once for all who need it.
-pub(super) struct Encode<'a, S: Source, C: Code, const SAFE: bool, const PLAIN: bool> {
+pub(super) struct Encode<'a, S: Source, C: Code, const SAFE: bool, const DIVIDE: bool, const PLAIN: bool> {
     pub near: Near,
-    pub how: How,
+    pub narrow: Option<Narrow>,
     pub scales: RunScales<'a>,
     pub src: &'a [S::Item],
     pub out: &'a mut [C],
+    pub ahead: usize,
 }
 
-impl<S: Source, C: Code, const SAFE: bool, const PLAIN: bool> Kernel for Encode<'_, S, C, SAFE, PLAIN> {
+impl<'a, S: Source, C: Code, const SAFE: bool, const DIVIDE: bool, const PLAIN: bool>
+    Encode<'a, S, C, SAFE, DIVIDE, PLAIN>
+{
+    #[inline(always)]
+    fn at<L: Lanes, P: Place>(self, l: L, place: P) {
+        let Encode { near, narrow, scales: RunScales { divisor, factor, .. }, src, out, ahead } = self;
+        let map = EncodeRun::<P, S, C, SAFE, DIVIDE, PLAIN> {
+            near,
+            narrow,
+            place,
+            divisor,
+            factor,
+            marker: PhantomData,
+        };
+        map_groups(l, &map, 0, src, out, Walk { stream: false, ahead });
+    }
+}
+
+impl<S: Source, C: Code, const SAFE: bool, const DIVIDE: bool, const PLAIN: bool> Kernel
+    for Encode<'_, S, C, SAFE, DIVIDE, PLAIN>
+{
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        let Encode { near, how, scales, src, out } = self;
-        if scales.block_cols < WIDE {
-            let scales = Each { divisor: scales.divisor, factor: scales.factor };
-            let map = EncodeRun::<_, S, C, SAFE, PLAIN> { near, how, scales, marker: PhantomData };
-            return map_groups(l, &map, 0, src, out, false);
-        }
-        let (mut start, mut block) = (0, 0);
-        while start < src.len() {
-            let end = ((block + 1) * scales.block_cols - scales.phase).min(src.len());
-            let scales = Uniform { divisor: scales.divisor[block], factor: scales.factor[block] };
-            let map = EncodeRun::<_, S, C, SAFE, PLAIN> { near, how, scales, marker: PhantomData };
-            map_groups(l, &map, 0, &src[start..end], &mut out[start..end], false);
-            (start, block) = (end, block + 1);
+        match self.scales.shifted {
+            Some(place) => self.at(l, place),
+            None => self.at(l, Each),
         }
     }
 }

@@ -236,11 +236,11 @@ impl Lanes for Avx2 {
     }
     #[inline(always)]
     fn shl(self, a: __m256i, n: u32) -> __m256i {
-        unsafe { _mm256_sll_epi32(a, _mm_cvtsi32_si128(n as i32)) }
+        unsafe { _mm256_sllv_epi32(a, _mm256_set1_epi32(n as i32)) }
     }
     #[inline(always)]
     fn shr(self, a: __m256i, n: u32) -> __m256i {
-        unsafe { _mm256_srl_epi32(a, _mm_cvtsi32_si128(n as i32)) }
+        unsafe { _mm256_srlv_epi32(a, _mm256_set1_epi32(n as i32)) }
     }
     #[inline(always)]
     fn gt(self, a: __m256i, b: __m256i) -> __m256i {

@@ -1,7 +1,7 @@
 //! AVX-512 F/BW/DQ/VL with VBMI: sixteen lanes.
 
 use super::avx2::Avx2;
-use super::lanes::{Kernel, Lanes, Lookup};
+use super::lanes::{Kernel, Lanes, Lookup, Narrow};
 use std::arch::x86_64::*;
 
 /// Proof that this CPU has AVX-512 F, BW, DQ, VL and VBMI, and all that AVX2 stands for.
@@ -53,16 +53,30 @@ fn store<T>(v: __m512i, out: &mut [T], stream: bool) {
     }
 }
 
-/// One byte of each table entry, chosen by 64 bytes: two 128-entry permutations, blended by the top bit.
+/// One byte of each table entry, chosen by 64 bytes. A permutation chooses among 128: the upper half of the table is the
+/// lower one with `sign` set, or takes a permutation of its own.
 #[inline(always)]
-fn lookup256(table: &[u8; 256], index: __m512i) -> __m512i {
+fn lookup256(table: &[u8; 256], sign: Option<u8>, index: __m512i) -> __m512i {
     // SAFETY: the table is 256 bytes; AVX-512 VBMI is proved by the token of the caller.
     unsafe {
         let p = table.as_ptr().cast::<__m512i>();
         let low = _mm512_permutex2var_epi8(_mm512_loadu_si512(p), index, _mm512_loadu_si512(p.add(1)));
+        if let Some(sign) = sign {
+            return _mm512_or_si512(low, _mm512_and_si512(index, _mm512_set1_epi8(sign as i8)));
+        }
         let high =
             _mm512_permutex2var_epi8(_mm512_loadu_si512(p.add(2)), index, _mm512_loadu_si512(p.add(3)));
         _mm512_mask_blend_epi8(_mm512_movepi8_mask(index), low, high)
+    }
+}
+
+/// The low and high bytes of table values.
+#[inline(always)]
+fn pair(table: &Lookup, index: __m512i) -> (__m512i, __m512i) {
+    if table.symmetric {
+        (lookup256(&table.low, Some(0), index), lookup256(&table.high, Some(0x80), index))
+    } else {
+        (lookup256(&table.low, None, index), lookup256(&table.high, None, index))
     }
 }
 
@@ -89,6 +103,38 @@ fn words(a: __m512i, b: __m512i) -> __m512i {
         let order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
         _mm512_permutexvar_epi64(order, _mm512_packus_epi32(a, b))
     }
+}
+
+/// Sixteen float32 as float16, cut off, with bit 0 of what matters set if anything was lost: rounding that to a narrow
+/// format gives what rounding the float32 would have given.
+#[inline(always)]
+fn half(x: __m512, sticky: u32) -> __m256i {
+    // SAFETY: AVX-512 is proved by the token of the caller.
+    unsafe {
+        let bits = _mm512_castps_si512(x);
+        let lost = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(sticky as i32));
+        let odd = _mm512_mask_or_epi32(bits, lost, bits, _mm512_set1_epi32(sticky as i32 + 1));
+        _mm512_cvt_roundps_ph::<{ _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC }>(_mm512_castsi512_ps(odd))
+    }
+}
+
+/// The magnitude codes of 32 float16: nearest even at bit `cut`.
+#[inline(always)]
+fn nearest(h: __m512i, cut: __m512i, below_half: __m512i) -> __m512i {
+    // SAFETY: AVX-512 is proved by the token of the caller.
+    unsafe {
+        let magnitude = _mm512_and_si512(h, _mm512_set1_epi16(0x7FFF));
+        let odd = _mm512_and_si512(_mm512_srlv_epi16(h, cut), _mm512_set1_epi16(1));
+        let sum = _mm512_adds_epi16(magnitude, _mm512_add_epi16(odd, below_half));
+        _mm512_srlv_epi16(sum, cut)
+    }
+}
+
+/// Two halves of a vector.
+#[inline(always)]
+fn join(lo: __m256i, hi: __m256i) -> __m512i {
+    // SAFETY: AVX-512 is proved by the token of the caller.
+    unsafe { _mm512_inserti64x4::<1>(_mm512_castsi256_si512(lo), hi) }
 }
 
 // SAFETY of every block below: the token proves the features; memory is only touched through slices whose
@@ -155,7 +201,7 @@ impl Lanes for Avx512 {
             // Transpose the 4x4 dwords first, so that the two unpacks below end in natural order.
             let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
             let index = _mm512_permutexvar_epi32(order, _mm512_loadu_si512(codes.as_ptr().cast()));
-            let (low, high) = (lookup256(&table.low, index), lookup256(&table.high, index));
+            let (low, high) = pair(table, index);
             let (w0, w1) = (_mm512_unpacklo_epi8(low, high), _mm512_unpackhi_epi8(low, high));
             let zero = _mm512_setzero_si512();
             [
@@ -174,7 +220,7 @@ impl Lanes for Avx512 {
             // Interleave the qwords first, so that the unpacks end in natural order.
             let order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
             let index = _mm512_permutexvar_epi64(order, _mm512_loadu_si512(codes.as_ptr().cast()));
-            let (low, high) = (lookup256(&table.low, index), lookup256(&table.high, index));
+            let (low, high) = pair(table, index);
             store(_mm512_unpacklo_epi8(low, high), first, stream);
             store(_mm512_unpackhi_epi8(low, high), second, stream);
         }
@@ -204,6 +250,34 @@ impl Lanes for Avx512 {
         let (lo, hi) = out[..4 * N].split_at_mut(2 * N);
         store(words(x[0], x[1]), lo, stream);
         store(words(x[2], x[3]), hi, stream);
+    }
+    const NARROW: bool = true;
+    #[inline(always)]
+    fn store_narrow(self, x: [__m512; 4], f: Narrow, out: &mut [u8], stream: bool) {
+        let h0 = join(half(x[0], f.sticky), half(x[1], f.sticky));
+        let h1 = join(half(x[2], f.sticky), half(x[3], f.sticky));
+        let v = unsafe {
+            let cut = _mm512_set1_epi16(f.cut as i16);
+            let below_half = _mm512_set1_epi16((1i16 << (f.cut - 1)) - 1);
+            let codes = _mm512_packus_epi16(nearest(h0, cut, below_half), nearest(h1, cut, below_half));
+            let codes = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), codes);
+            // float16's own NaNs stand above its infinity and above every overflow
+            let nan = _mm512_cmpge_epu8_mask(codes, _mm512_set1_epi8((0x7E00 >> f.cut) as i8));
+            let codes = _mm512_min_epu8(codes, _mm512_set1_epi8(f.limit as i8));
+            let codes = _mm512_mask_mov_epi8(codes, nan, _mm512_set1_epi8(f.nan as i8));
+            let negative = u64::from(_mm512_movepi16_mask(h0)) | u64::from(_mm512_movepi16_mask(h1)) << 32;
+            _mm512_mask_add_epi8(codes, negative, codes, _mm512_set1_epi8(f.sign as i8))
+        };
+        store(v, out, stream);
+    }
+    #[inline(always)]
+    fn flush(self, x: __m512) -> __m512 {
+        unsafe {
+            let subnormal = _mm512_fpclass_ps_mask::<0x20>(x);
+            let bits = _mm512_castps_si512(x);
+            let sign = _mm512_set1_epi32(i32::MIN);
+            _mm512_castsi512_ps(_mm512_mask_and_epi32(bits, subnormal, bits, sign))
+        }
     }
     #[inline(always)]
     fn fence(self) {
@@ -264,11 +338,11 @@ impl Lanes for Avx512 {
     }
     #[inline(always)]
     fn shl(self, a: __m512i, n: u32) -> __m512i {
-        unsafe { _mm512_sll_epi32(a, _mm_cvtsi32_si128(n as i32)) }
+        unsafe { _mm512_sllv_epi32(a, _mm512_set1_epi32(n as i32)) }
     }
     #[inline(always)]
     fn shr(self, a: __m512i, n: u32) -> __m512i {
-        unsafe { _mm512_srl_epi32(a, _mm_cvtsi32_si128(n as i32)) }
+        unsafe { _mm512_srlv_epi32(a, _mm512_set1_epi32(n as i32)) }
     }
     #[inline(always)]
     fn gt(self, a: __m512i, b: __m512i) -> __mmask16 {

@@ -21,14 +21,33 @@ pub struct Lookup {
     pub low: [u8; 256],
     /// Bits 24..32 of each value.
     pub high: [u8; 256],
+    /// Whether the upper half is the lower half with the sign bit set.
+    pub symmetric: bool,
 }
 
 impl Lookup {
     /// Splits a table of bfloat16-representable values.
     pub fn new(values: [f32; 256]) -> Lookup {
         let byte = |shift: u32| values.map(|v| (v.to_bits() >> shift) as u8);
-        Lookup { low: byte(16), high: byte(24), values }
+        let (positive, negative) = values.split_at(128);
+        let symmetric = positive.iter().zip(negative).all(|(p, n)| n.to_bits() == p.to_bits() | 1 << 31);
+        Lookup { low: byte(16), high: byte(24), values, symmetric }
     }
+}
+
+/// A float format of at most three mantissa bits with a sign above its magnitude, as [`Lanes::store_narrow`] takes it.
+#[derive(Clone, Copy, Debug)]
+pub struct Narrow {
+    /// Float32 bits that can matter only by not being zero: those more than two places below the mantissa.
+    pub sticky: u32,
+    /// Bits of a float16 mantissa that are cut off.
+    pub cut: u32,
+    /// The largest magnitude code.
+    pub limit: u8,
+    /// The magnitude code of NaN.
+    pub nan: u8,
+    /// The sign bit of a code.
+    pub sign: u8,
 }
 
 /// `N` lanes of float32 / uint32 and what can be done with them. A *group* is four vectors, `4 * N`
@@ -84,6 +103,19 @@ pub trait Lanes: Copy {
     fn store_u8(self, x: [Self::U; 4], out: &mut [u8], stream: bool);
     /// Stores a group as 16-bit words; lanes must be below 65536.
     fn store_u16(self, x: [Self::U; 4], out: &mut [u16], stream: bool);
+    /// Whether the level has [`Lanes::store_narrow`].
+    const NARROW: bool = false;
+    /// Rounds a group of float32 to nearest even and stores its codes. The numbers come multiplied by the power of two
+    /// that brings the format's smallest normal number to 2^-14, float16's; none may be subnormal.
+    fn store_narrow(self, _x: [Self::F; 4], _format: Narrow, _out: &mut [u8], _stream: bool) {
+        unreachable!("only where NARROW")
+    }
+    /// Zero, with its sign, where a lane is subnormal.
+    fn flush(self, x: Self::F) -> Self::F {
+        let bits = self.bits(x);
+        let normal = self.gt(self.and(bits, self.u32(0x7FFF_FFFF)), self.u32(0x007F_FFFF));
+        self.float(self.select(normal, bits, self.and(bits, self.u32(0x8000_0000))))
+    }
     /// Orders streamed stores before anything that follows.
     fn fence(self) {}
     /// Asks for the cache line `bytes` beyond the start of `src` (which need not be inside it).

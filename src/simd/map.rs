@@ -2,9 +2,31 @@
 
 use super::lanes::{Kernel, Lanes, MAX_GROUP};
 
-/// How far ahead of the loads the cache is asked for lines, in bytes. The hardware's own prefetching stops
-/// at page boundaries; 8 KiB ahead measured best on streams out of cache.
-const AHEAD: usize = 8192;
+/// How [`map_groups`] treats the caches.
+#[derive(Clone, Copy, Debug)]
+pub struct Walk {
+    /// Stores bypass the cache, from the first 64-byte boundary of the output on.
+    pub stream: bool,
+    /// How far ahead of the loads the cache is asked for lines, in bytes; 0 leaves it to the hardware, whose own
+    /// prefetching stops at page boundaries.
+    pub ahead: usize,
+}
+
+impl Walk {
+    /// For arrays in cache.
+    pub const CACHED: Walk = Walk { stream: false, ahead: 0 };
+    /// For arrays out of cache that are read once and written once; 8 KiB ahead measured best.
+    pub const STREAM: Walk = Walk { stream: true, ahead: 8192 };
+
+    /// By the size of the output: about half of a second-level cache is where streaming begins to pay.
+    pub fn over<T>(out: &[T]) -> Walk {
+        if std::mem::size_of_val(out) >= 1 << 20 {
+            Walk::STREAM
+        } else {
+            Walk::CACHED
+        }
+    }
+}
 
 /// An elementwise function, one group at a time.
 pub trait GroupMap {
@@ -16,9 +38,8 @@ pub trait GroupMap {
     fn group<L: Lanes>(&self, l: L, at: usize, src: &[Self::In], out: &mut [Self::Out], stream: bool);
 }
 
-/// Applies `map` to all of `src`, whose first element has index `at`. With `stream`, stores bypass the cache
-/// from the first 64-byte boundary of `out` on, and loads are prefetched. Every element passes through the
-/// same vector code: short ends go through a padded copy.
+/// Applies `map` to all of `src`, whose first element has index `at`. Every element passes through the same vector
+/// code: short ends go through a padded copy.
 #[inline(always)]
 pub fn map_groups<L: Lanes, M: GroupMap>(
     l: L,
@@ -26,12 +47,12 @@ pub fn map_groups<L: Lanes, M: GroupMap>(
     at: usize,
     src: &[M::In],
     out: &mut [M::Out],
-    stream: bool,
+    walk: Walk,
 ) {
     let n = src.len();
     assert_eq!(n, out.len());
     let mut i = 0;
-    if stream {
+    if walk.stream {
         let head = out.as_ptr().align_offset(64).min(n);
         while i < head {
             let k = (head - i).min(L::GROUP);
@@ -41,18 +62,18 @@ pub fn map_groups<L: Lanes, M: GroupMap>(
     }
     while i + L::GROUP <= n {
         let group = &src[i..i + L::GROUP];
-        if stream {
+        if walk.ahead > 0 {
             for line in 0..std::mem::size_of_val(group).div_ceil(64) {
-                l.prefetch(group, AHEAD + 64 * line);
+                l.prefetch(group, walk.ahead + 64 * line);
             }
         }
-        map.group(l, at + i, group, &mut out[i..i + L::GROUP], stream);
+        map.group(l, at + i, group, &mut out[i..i + L::GROUP], walk.stream);
         i += L::GROUP;
     }
     if i < n {
         l.call(Partial { map, at: at + i, src: &src[i..], out: &mut out[i..] });
     }
-    if stream {
+    if walk.stream {
         l.fence();
     }
 }

@@ -16,8 +16,8 @@ pub mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub mod avx512;
 
-pub use lanes::{f16_to_f32, f64_to_f32_odd, Kernel, Lanes, Lookup, MAX_GROUP};
-pub use map::{map_groups, GroupMap};
+pub use lanes::{f16_to_f32, f64_to_f32_odd, Kernel, Lanes, Lookup, Narrow, MAX_GROUP};
+pub use map::{map_groups, GroupMap, Walk};
 
 use crate::error::Error;
 use std::sync::atomic::{AtomicU8, Ordering};

@@ -1,0 +1,73 @@
+//! Where the scale of an element stands, as the lane code looks it up.
+
+use crate::simd::{Lanes, MAX_GROUP};
+
+/// Finds the scales of a vector of elements.
+pub(super) trait Place: Copy + Send + Sync {
+    /// The values that belong to the `j`-th vector of the group at element `at` of the run.
+    fn load<L: Lanes>(&self, l: L, values: &[f32], at: usize, j: usize) -> L::F;
+}
+
+/// Blocks whose width is a power of two and no less than a vector, entered on a vector boundary; or a run inside a
+/// single block. Every vector has one scale.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shifted {
+    phase: usize,
+    shift: u32,
+}
+
+/// The most lanes of any level.
+const WIDEST: usize = MAX_GROUP / 4;
+
+impl Shifted {
+    /// For a run of `n` elements that begins `phase` elements into a block.
+    pub fn new(block_cols: usize, phase: usize, n: usize) -> Option<Shifted> {
+        if phase + n <= block_cols {
+            return Some(Shifted { phase: 0, shift: usize::BITS - 1 });
+        }
+        let regular = block_cols.is_power_of_two() && block_cols >= WIDEST && phase.is_multiple_of(WIDEST);
+        regular.then(|| Shifted { phase, shift: block_cols.trailing_zeros() })
+    }
+}
+
+impl Place for Shifted {
+    #[inline(always)]
+    fn load<L: Lanes>(&self, l: L, values: &[f32], at: usize, j: usize) -> L::F {
+        // The last vector of a padded group may lie beyond the last block; what it yields is thrown away.
+        let block = (self.phase + at + j * L::N) >> self.shift;
+        l.f32(values[block.min(values.len() - 1)])
+    }
+}
+
+/// A value for each element, as [`spread`] lays them out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Each;
+
+impl Place for Each {
+    #[inline(always)]
+    fn load<L: Lanes>(&self, l: L, values: &[f32], at: usize, j: usize) -> L::F {
+        l.load_f32(&values[at + j * L::N..])
+    }
+}
+
+/// The scale of each element of a run of `n` that begins `phase` elements into the first of `blocks`, and a group to
+/// spare.
+#[inline(always)]
+pub(super) fn spread(blocks: &[f32], block_cols: usize, phase: usize, n: usize, each: &mut Vec<f32>) {
+    each.clear();
+    each.reserve(n + MAX_GROUP);
+    if block_cols == 1 {
+        each.extend_from_slice(&blocks[..n]);
+    } else {
+        let mut width = block_cols - phase;
+        for scale in blocks {
+            let left = n - each.len();
+            if left == 0 {
+                break;
+            }
+            each.extend(std::iter::repeat_n(*scale, width.min(left)));
+            width = block_cols;
+        }
+    }
+    each.extend(std::iter::repeat_n(0.0, MAX_GROUP));
+}
