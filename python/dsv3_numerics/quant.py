@@ -23,6 +23,7 @@ Rule = Literal["deepseek_v3", "deepgemm", "deepep", "vllm"]
 NonFinite = Literal["raise", "propagate"]
 
 _DEFAULT_RULE: Rule = "deepseek_v3"
+_RULES = [row["name"] for row in _core.scale_rules()]
 # Kinds of scale that are a rule of their own.
 _OWN_RULE = ("mx", "nvfp4")
 
@@ -298,10 +299,9 @@ def _quantize(
 
 def _check_names(scale: str, rule: str, nonfinite: str) -> None:
     """Refuse what the core would refuse too, before anything is allocated."""
-    rules = [row["name"] for row in _core.scale_rules()]
     for name, found, expected in [
         ("scale", scale, list(SCALE_DTYPES)),
-        ("rule", rule, rules),
+        ("rule", rule, _RULES),
         ("nonfinite", nonfinite, ["raise", "propagate"]),
     ]:
         if found not in expected:

@@ -285,6 +285,7 @@ fn elementwise<M: GroupMap + Sync>(src: &[M::In], out: &mut [M::Out], map: M) {
         #[inline(always)]
         fn run<L: Lanes>(self, l: L) {
             map_groups(l, self.0, 0, self.1, self.2, self.3);
+            l.fence();
         }
     }
     let walk = Walk::over(out);

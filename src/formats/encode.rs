@@ -166,6 +166,7 @@ impl<S: Source, C: Code, const PLAIN: bool> Kernel for Nearest<'_, S, C, PLAIN> 
         let map =
             NearestMap::<S, C, PLAIN> { near: self.near, narrow: self.near.narrow(), marker: PhantomData };
         map_groups(l, &map, 0, self.src, self.out, self.walk);
+        l.fence();
     }
 }
 

@@ -58,7 +58,10 @@ fn rows<D: Decoder, K: Sink>(
     out: &mut [K::Item],
 ) {
     let flat = blocks.flattened();
-    let walk = Walk::over(out);
+    let walk = match Walk::over(out) {
+        Walk { stream: true, .. } => Walk { stream: true, ahead: AHEAD },
+        cached => cached,
+    };
     let mut rest = out;
     let tasks = flat.row_parts(RUN).map(|part| {
         let range = part.range(&flat);
@@ -69,6 +72,9 @@ fn rows<D: Decoder, K: Sink>(
     let tasks = tasks.collect();
     run_tasks(codes.len(), tasks, dispatch);
 }
+
+/// Bytes of codes asked for ahead.
+const AHEAD: usize = 4096;
 
 /// Elements decoded at a time: their scales, spread, stay in the first-level cache.
 const SUB_RUN: usize = 4096;
@@ -134,5 +140,6 @@ impl<D: Decoder, K: Sink> Kernel for Rows<'_, D, K> {
                 start = end;
             }
         }
+        l.fence();
     }
 }

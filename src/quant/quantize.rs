@@ -286,7 +286,7 @@ struct Bands<'a, S: Source, C: Code, const PLAIN: bool> {
 
 /// Elements of a panel: of a single row, and bytes where rows lie apart.
 const PANEL: usize = 2048;
-const TALL_PANEL_BYTES: usize = 128 * 1024;
+const TALL_PANEL_BYTES: usize = 512 * 1024;
 
 impl<S: Source, C: Code, const PLAIN: bool> Kernel for Bands<'_, S, C, PLAIN> {
     type Out = bool;

@@ -15,8 +15,8 @@ pub struct Walk {
 impl Walk {
     /// For arrays in cache.
     pub const CACHED: Walk = Walk { stream: false, ahead: 0 };
-    /// For arrays out of cache that are read once and written once; 8 KiB ahead measured best.
-    pub const STREAM: Walk = Walk { stream: true, ahead: 8192 };
+    /// For arrays out of cache that are read once and written once.
+    pub const STREAM: Walk = Walk { stream: true, ahead: 1024 };
 
     /// By the size of the output: about half of a second-level cache is where streaming begins to pay.
     pub fn over<T>(out: &[T]) -> Walk {
@@ -38,8 +38,15 @@ pub trait GroupMap {
     fn group<L: Lanes>(&self, l: L, at: usize, src: &[Self::In], out: &mut [Self::Out], stream: bool);
 }
 
+/// Sections that a streaming walk goes through side by side: the memory system serves several streams faster than one.
+/// Four, each prefetched 1 KiB ahead, measured best.
+const SECTIONS: usize = 4;
+
+/// Elements from which sections pay.
+const LONG: usize = 16 * 1024;
+
 /// Applies `map` to all of `src`, whose first element has index `at`. Every element passes through the same vector
-/// code: short ends go through a padded copy.
+/// code: short ends go through a padded copy. After a streaming walk the caller owes a [`Lanes::fence`].
 #[inline(always)]
 pub fn map_groups<L: Lanes, M: GroupMap>(
     l: L,
@@ -60,25 +67,31 @@ pub fn map_groups<L: Lanes, M: GroupMap>(
             i += k;
         }
     }
-    while i + L::GROUP <= n {
-        let group = &src[i..i + L::GROUP];
-        if walk.ahead > 0 {
-            for line in 0..std::mem::size_of_val(group).div_ceil(64) {
-                l.prefetch(group, walk.ahead + 64 * line);
+    let sections = if walk.stream && n >= LONG { SECTIONS } else { 1 };
+    let section = (n - i) / L::GROUP / sections * L::GROUP;
+    let first = i;
+    while i < first + section {
+        for s in 0..sections {
+            let k = i + s * section;
+            let group = &src[k..k + L::GROUP];
+            if walk.ahead > 0 {
+                for line in 0..std::mem::size_of_val(group).div_ceil(64) {
+                    l.prefetch(group, walk.ahead + 64 * line);
+                }
             }
+            map.group(l, at + k, group, &mut out[k..k + L::GROUP], walk.stream);
         }
-        map.group(l, at + i, group, &mut out[i..i + L::GROUP], walk.stream);
         i += L::GROUP;
     }
-    if i < n {
-        l.call(Partial { map, at: at + i, src: &src[i..], out: &mut out[i..] });
-    }
-    if walk.stream {
-        l.fence();
+    i = first + sections * section;
+    while i < n {
+        let k = (n - i).min(L::GROUP);
+        l.call(Partial { map, at: at + i, src: &src[i..i + k], out: &mut out[i..i + k] });
+        i += k;
     }
 }
 
-/// Fewer elements than a group, through padded copies.
+/// A group or less, through padded copies.
 struct Partial<'a, M: GroupMap> {
     map: &'a M,
     at: usize,

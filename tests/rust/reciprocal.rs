@@ -102,7 +102,7 @@ fn check(format: &'static Format, mut x: Vec<f32>, scale: f32) -> usize {
 fn corrected_reciprocal_equals_division() {
     for format in [&table::E2M1FN, &table::E5M2, &table::E4M3FN, &table::E3M4, &table::INT4] {
         let compared = hard_cases(format, &[-20, 3], &[0, 2, 4]);
-        assert!(compared > 100_000, "{}: {compared}", format.name);
+        assert!(compared > 50_000, "{}: {compared}", format.name);
     }
     for format in [&table::E5M6, &table::INT8] {
         let compared = hard_cases(format, &[-20], &[0]);
