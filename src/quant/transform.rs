@@ -88,7 +88,13 @@ impl<P: Place, S: Source, C: Code, const SAFE: bool, const DIVIDE: bool, const P
 
     #[inline(always)]
     fn ready<L: Lanes>(&self, l: L, at: usize, j: usize, src: &[S::Item]) -> L::F {
-        self.quotient(l, at, j, l.flush(S::load(l, &src[j * L::N..])))
+        let x = l.flush(S::load(l, &src[j * L::N..]));
+        let q = self.quotient(l, at, j, x);
+        if !DIVIDE {
+            return q;
+        }
+        // Correcting a quotient of -0 by a residual of +0 loses its sign.
+        l.float(l.or(l.bits(q), l.and(l.bits(x), l.u32(0x8000_0000))))
     }
 
     #[inline(always)]
