@@ -98,8 +98,9 @@ def markdown(found: Counter[Key], inputs: int) -> str:
     ]
     for fmt, mode in dict.fromkeys((fmt, mode) for fmt, _, mode, _ in found):
         nearest = [found[fmt, "nearest_even", mode, level] for level in levels]
-        others = sum(found[fmt, rounding, mode, level] for rounding in DIRECTED for level in levels)
-        lines.append(f"| {fmt} | {mode} | {' | '.join(f'{n:,}' for n in (*nearest, others))} |")
+        tried = [key for key in found if key[0] == fmt and key[1] in DIRECTED and key[2] == mode]
+        others = f"{sum(found[key] for key in tried):,}" if tried else "not run"
+        lines.append(f"| {fmt} | {mode} | {' | '.join([*(f'{n:,}' for n in nearest), others])} |")
     return "\n".join([*lines, ""])
 
 

@@ -1,0 +1,65 @@
+"""Threads: their number, and a process that forks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import dsv3_numerics as d3
+
+FORK = """
+import os, warnings
+import numpy as np
+import dsv3_numerics as d3
+warnings.simplefilter("ignore")  # newer CPython warns of forking with threads, which is the point
+x = np.random.default_rng(0).standard_normal(1 << 20, dtype=np.float32)
+d3.set_num_threads(2)
+before = d3.encode(x, "float8_e4m3fn").view(np.uint8)
+child = os.fork()
+after = d3.encode(x, "float8_e4m3fn").view(np.uint8)
+assert np.array_equal(before, after)
+if child == 0:
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+def test_a_forked_child_has_threads_of_its_own() -> None:
+    """The parent's pool has no threads in the child: waiting for it would hang."""
+    subprocess.run([sys.executable, "-c", FORK], timeout=60, check=True)
+
+
+def test_the_number_of_threads_is_kept() -> None:
+    old = d3.get_num_threads()
+    try:
+        d3.set_num_threads(3)
+        assert d3.get_num_threads() == 3
+    finally:
+        d3.set_num_threads(old)
+
+
+@pytest.mark.parametrize("n", [0, -1, 1025, 10**30])
+def test_a_number_of_threads_out_of_range_is_refused(n: int) -> None:
+    with pytest.raises((ValueError, OverflowError)):
+        d3.set_num_threads(n)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("DSV3_NUMERICS_THREADS", "many"), ("DSV3_NUMERICS_SIMD", "mmx")]
+)
+def test_a_wrong_setting_in_the_environment_is_an_error_at_import(variable: str, value: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import dsv3_numerics"],
+        env={**os.environ, variable: value},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert variable in done.stderr
+    assert value in done.stderr
