@@ -260,12 +260,11 @@ def _quantize(
     global_scale = None
     top = _checked_top(tensor_amax, scale)
     if scale == "nvfp4":
-        if largest is None and top is None:
-            largest = np.empty(math.prod(shape), np.float32)
-            _core.amax(data, kind, layout, largest)
-        global_scale = _global_scale(top, largest, info)
-        if largest is not None and not np.isfinite(largest).all():
-            largest = None  # the core looks at such blocks itself
+        found = largest
+        if found is None and top is None:
+            found = np.empty(math.prod(shape), np.float32)
+            _core.amax(data, kind, layout, found)
+        global_scale = _global_scale(top, found, info)
     scales = stored.reshape(-1) if scale == "float32" else np.empty(math.prod(shape), np.float32)
     g = 1.0 if global_scale is None else float(global_scale)
     _core.quantize(
