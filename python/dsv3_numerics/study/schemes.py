@@ -129,8 +129,8 @@ class Scheme(ABC):
 
     @classmethod
     def read(cls, spelling: str, parts: list[str]) -> Scheme:
-        """Read the parts of a spelling that this kind takes."""
-        raise NotImplementedError
+        """Read the parts of a spelling that this kind takes; kinds without a spelling take none."""
+        raise TypeError(f"{cls.__name__} has no spelling, found {spelling!r}")
 
 
 @dataclass(frozen=True)
