@@ -1,0 +1,58 @@
+"""The command ``dsv3-numerics``: one verb for each thing that the package does.
+
+Lives here: the group and how every verb ends. Each verb has a file of its own: it parses, calls the library
+and prints what the library makes. Wrong input ends in one line on standard error, not in a traceback. Exit
+codes: 0 well, 1 failed, 2 wrong usage, 130 interrupted. Not here: anything that a Python user could call.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from .console import INTERRUPTED
+from .formats import formats_command
+from .study import study_command
+
+VERBS = (formats_command, study_command)
+
+_EXAMPLES = """
+\b
+Examples:
+  dsv3-numerics study --demo                        study a small trained network
+  dsv3-numerics study model.safetensors             study a file, or a checkpoint folder
+  dsv3-numerics formats float8_e4m3fn               all values of a format
+"""
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=_EXAMPLES,
+)
+@click.version_option(package_name="dsv3_numerics", prog_name="dsv3-numerics")
+def cli() -> None:
+    """Small number formats and shared scales, as DeepSeek-V3 uses them, on any CPU."""
+
+
+for verb in VERBS:
+    cli.add_command(verb)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line; every expected failure ends in one line and an exit code."""
+    try:
+        code = cli.main(args, prog_name="dsv3-numerics", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    except (ValueError, TypeError, OSError) as error:
+        click.echo(f"dsv3-numerics: {error}", err=True)
+        sys.exit(1)

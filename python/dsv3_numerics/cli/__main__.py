@@ -1,0 +1,5 @@
+"""``python -m dsv3_numerics.cli``: the command without its script."""
+
+from . import main
+
+main()
