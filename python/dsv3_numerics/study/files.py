@@ -89,11 +89,11 @@ def _write_json(study: Study, file: IO[str]) -> None:
         ],
         "errors_by_magnitude": _octaves(study),
     }
-    file.write(json.dumps(_finite(head), indent=1)[:-2] + ',\n "tensors": [')
+    file.write(json.dumps(json_ready(head), indent=1)[:-2] + ',\n "tensors": [')
     for i, tensor in enumerate(study.tensors):
         about = {"name": tensor.name, "shape": tensor.shape, "dtype": tensor.dtype, "file": tensor.origin}
         results = {str(s): vars(Metrics.of(row)) for s, row in zip(study.schemes, tensor.sums, strict=True)}
-        file.write((",\n  " if i else "\n  ") + json.dumps(_finite({**about, "results": results})))
+        file.write((",\n  " if i else "\n  ") + json.dumps(json_ready({**about, "results": results})))
     file.write("\n ]\n}\n")
 
 
@@ -117,12 +117,12 @@ def _octaves(study: Study) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def _finite(value: Any) -> Any:
-    """The value with null for what JSON cannot say: inf (an exact result) and NaN."""
+def json_ready(value: Any) -> Any:
+    """A value with null for what JSON cannot say: inf (an exact result) and NaN."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
+        return {k: json_ready(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
+        return [json_ready(v) for v in value]
     return value

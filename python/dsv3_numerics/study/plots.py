@@ -1,8 +1,7 @@
 """Plots that answer one question each: which tensors suffer, which magnitudes suffer, and what do bits buy.
 
 Colour says the element format's family and line style the kind of scale, in a palette that colour-blind
-readers can tell apart (Okabe and Ito). matplotlib is imported when a plot is drawn, with its file-only
-backend.
+readers can tell apart (Okabe and Ito).
 """
 
 from __future__ import annotations
@@ -17,7 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .files import octaves, replacing
+from .drawing import LINES, save_plots
+from .files import octaves
 from .result import Study
 from .schemes import Scheme
 from .tables import decibels, plain
@@ -42,14 +42,6 @@ _FAMILIES = (
     (r"bfloat16|float16|e5m6", "#555555", "X"),
     (r"", "#CC79A7", "*"),
 )
-_LINES: tuple[Any, ...] = (
-    "-",
-    (0, (4, 1.5)),
-    (0, (1, 1)),
-    (0, (6, 1.5, 1, 1.5)),
-    (0, (8, 2)),
-    (0, (3, 1, 1, 1, 1, 1)),
-)
 
 
 class Style(NamedTuple):
@@ -67,37 +59,14 @@ def styles(schemes: tuple[Scheme, ...]) -> list[Style]:
     for scheme in schemes:
         name = str(getattr(scheme, "format", ""))
         colour, marker = next((c, m) for pattern, c, m in _FAMILIES if re.match(pattern, name))
-        found.append(Style(colour, marker, _LINES[used.get(colour, 0) % len(_LINES)]))
+        found.append(Style(colour, marker, LINES[used.get(colour, 0) % len(LINES)]))
         used[colour] = used.get(colour, 0) + 1
     return found
 
 
 def draw(study: Study, folder: Path) -> dict[str, Path]:
     """Draw every plot into a folder; returns path by title."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    look: Any = {
-        "font.size": 10,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.titlesize": 13,
-        "axes.titlelocation": "left",
-        "axes.titleweight": "bold",
-        "figure.constrained_layout.use": True,
-    }
-    paths = {}
-    with matplotlib.rc_context(look):
-        for title, (name, plot) in PLOTS.items():
-            figure = Figure(dpi=130)
-            FigureCanvasAgg(figure)
-            plot(study, figure)
-            path = folder / name
-            with replacing(path) as temporary:
-                figure.savefig(temporary, metadata={"Software": None})
-            paths[title] = path
-    return paths
+    return save_plots(study, PLOTS, folder)
 
 
 def layer_pattern(name: str) -> str:

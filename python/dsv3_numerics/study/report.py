@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from . import provenance
 from .files import replacing
 from .result import Study, Total
-from .tables import COLUMNS, decibels, plain, total_rows, worst_rows
+from .tables import COLUMNS, decibels, markdown, plain, total_rows, worst_rows
 
 HOW_TO_READ = """\
 **SQNR** (signal to quantization noise, in decibels) is the size of the values over the size of the error.
@@ -91,7 +92,7 @@ def _answers(study: Study) -> Iterable[str]:
     yield ""
     yield "SQNR in dB. In bold: no other scheme here has a higher SQNR with as few bits."
     yield ""
-    yield from _table(
+    yield from markdown(
         [name for name, _ in COLUMNS],
         [[f"**`{texts[0]}`**" if total in best else f"`{texts[0]}`", *texts[1:]] for total, texts in rows],
     )
@@ -101,7 +102,7 @@ def _answers(study: Study) -> Iterable[str]:
         yield ""
         yield "Furthest below the median of a scheme, each tensor once."
         yield ""
-        yield from _table(
+        yield from markdown(
             ["tensor", "under", "SQNR dB", "scheme's median"],
             [
                 [_code(name), f"`{scheme}`", decibels(db), decibels(median)]
@@ -128,7 +129,7 @@ def _skipped(study: Study) -> Iterable[str]:
     yield "## Left out"
     yield ""
     few = study.skipped[:40]
-    yield from _table(["tensor", "reason"], [[_code(s.name), plain(s.reason)] for s in few])
+    yield from markdown(["tensor", "reason"], [[_code(s.name), plain(s.reason)] for s in few])
     if len(study.skipped) > len(few):
         common = "; ".join(f"{n} × {plain(reason)}" for reason, n in reasons.most_common(5))
         yield f"{len(study.skipped) - len(few)} more are in `results.json`. Most often: {common}."
@@ -137,29 +138,18 @@ def _skipped(study: Study) -> Iterable[str]:
 
 def _made(study: Study) -> Iterable[str]:
     s = study.settings
-    versions = ", ".join(f"{name} {version}" for name, version in s.get("versions", {}).items())
     rate = study.elements * len(study.schemes) / study.seconds / 1e6 if study.seconds else 0
     facts = {
         "inputs": ", ".join(f"`{plain(str(i))}`" for i in s.get("inputs", [])[:10]),
         "include / exclude": " ".join(
             f"`{plain(g)}`" for g in [*s.get("include", []), *s.get("exclude", [])]
         ),
-        "versions": versions,
-        "machine": f"{s.get('processor', '?')}, {s.get('platform', '?')}",
-        "SIMD level, threads": f"{s.get('simd_level', '?')}, {s.get('threads', '?')}",
+        **dict(provenance.lines(s)),
         "time": f"{study.seconds:.1f} s ({rate:.0f} million elements and schemes a second)",
     }
     yield "## How this was made"
     yield ""
     yield from (f"* {name}: {text}" for name, text in facts.items() if text)
-
-
-def _table(header: list[str], rows: list[list[str]]) -> Iterable[str]:
-    yield "| " + " | ".join(header) + " |"
-    yield "|" + "|".join(["---"] + ["---:"] * (len(header) - 1)) + "|"
-    for row in rows:
-        yield "| " + " | ".join(row) + " |"
-    yield ""
 
 
 def _code(name: str) -> str:

@@ -7,14 +7,10 @@ beyond a slab). Memory is a few slabs, whatever the size of a tensor.
 from __future__ import annotations
 
 import fnmatch
-import os
-import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +18,7 @@ import numpy.typing as npt
 from .. import _core
 from ..checkpoint import CheckpointError, Rows, Skipped, Source, Tensor, array_tensor, open_source
 from .metrics import FIELDS, Metrics, add_into, empty_row, sums_of
+from .provenance import environment
 from .result import Study, TensorResult
 from .schemes import DEFAULT_SPELLINGS, Scheme
 from .slabs import SLAB_ELEMENTS, Amax, Slab, batches, plan
@@ -180,41 +177,12 @@ def fill(
         _core.set_num_threads(before)
 
 
-def environment() -> dict[str, Any]:
-    """Versions, machine, SIMD level and threads: what a result may be traced to."""
-    packages = ("dsv3_numerics", "numpy", "ml_dtypes")
-    versions = {"python": platform.python_version()} | {name: _version(name) for name in packages}
-    return {
-        "versions": versions,
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "cpus": os.cpu_count(),
-        "simd_level": _core.simd_level(),
-        "threads": _core.get_num_threads(),
-    }
-
-
 def _try(scheme: Scheme) -> None:
     """Refuse before any work what the quantizer refuses: formats and scales that do not go together."""
     try:
         scheme.quantize(np.zeros((1, 1), np.float32))
     except ValueError as error:
         raise ValueError(f"scheme {str(scheme)!r}: {error}") from error
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "unknown"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def _paths(inputs: str | Path | Sequence[str | Path]) -> list[Path]:

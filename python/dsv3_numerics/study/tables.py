@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .result import Study, Total
@@ -79,6 +79,15 @@ def worst_rows(study: Study, limit: int = 10) -> list[tuple[str, str, float, flo
             ):
                 found[name] = (name, str(total.scheme), value, total.median_sqnr_db)
     return sorted(found.values(), key=lambda row: row[2] - row[3])[:limit]
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """A table as lines of Markdown, its first column to the left and the others to the right."""
+    yield "| " + " | ".join(header) + " |"
+    yield "|" + "|".join(["---"] + ["---:"] * (len(header) - 1)) + "|"
+    for row in rows:
+        yield "| " + " | ".join(row) + " |"
+    yield ""
 
 
 def totals_table(study: Study) -> Table:

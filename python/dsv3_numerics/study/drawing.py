@@ -1,0 +1,69 @@
+"""What all plots share: the look, the colours, and how a figure becomes a file.
+
+matplotlib is imported when a plot is drawn, with its file-only backend, so that nothing here needs a display.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .files import replacing
+
+Subject = TypeVar("Subject")
+
+LOOK: Any = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 13,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "figure.constrained_layout.use": True,
+}
+
+LINES: tuple[Any, ...] = (
+    "-",
+    (0, (4, 1.5)),
+    (0, (1, 1)),
+    (0, (6, 1.5, 1, 1.5)),
+    (0, (8, 2)),
+    (0, (3, 1, 1, 1, 1, 1)),
+)
+"""Dashes for lines of one colour, the plainest first."""
+
+
+def save_plots(
+    subject: Subject, plots: Mapping[str, tuple[str, Callable[[Subject, Any], None]]], folder: Path
+) -> dict[str, Path]:
+    """Draw plots of a subject into a folder.
+
+    Parameters
+    ----------
+    subject : object
+        What every plot is drawn from.
+    plots : mapping
+        The file's name and the function that draws the subject into a figure, by title.
+    folder : Path
+
+    Returns
+    -------
+    dict of str to Path
+        Each file by the title of its plot.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    paths = {}
+    with matplotlib.rc_context(LOOK):
+        for title, (name, plot) in plots.items():
+            figure = Figure(dpi=130)
+            FigureCanvasAgg(figure)
+            plot(subject, figure)
+            path = folder / name
+            with replacing(path) as temporary:
+                figure.savefig(temporary, metadata={"Software": None})
+            paths[title] = path
+    return paths

@@ -1,0 +1,55 @@
+"""Where a result comes from: versions, machine and settings, as data and as lines of a report."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from .. import _core
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine, SIMD level and threads: what a result may be traced to.
+
+    Examples
+    --------
+    >>> from dsv3_numerics.study.provenance import environment
+    >>> sorted(environment())
+    ['cpus', 'platform', 'processor', 'simd_level', 'threads', 'versions']
+    """
+    packages = ("dsv3_numerics", "numpy", "ml_dtypes")
+    versions = {"python": platform.python_version()} | {name: _version(name) for name in packages}
+    return {
+        "versions": versions,
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cpus": os.cpu_count(),
+        "simd_level": _core.simd_level(),
+        "threads": _core.get_num_threads(),
+    }
+
+
+def lines(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What the report says of an `environment` among settings: (what, text)."""
+    yield "versions", ", ".join(f"{name} {version}" for name, version in settings.get("versions", {}).items())
+    yield "machine", f"{settings.get('processor', '?')}, {settings.get('platform', '?')}"
+    yield "SIMD level, threads", f"{settings.get('simd_level', '?')}, {settings.get('threads', '?')}"
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in text if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
