@@ -5,19 +5,26 @@ by eye. Values come from sign, exponent and mantissa; codes come from the table 
 ``out=``, threads and friendly errors (see `dsv3_numerics` itself, which has the same names and signatures).
 Nothing here uses the core.
 
-Next: `formats` (a number on its own), `quant` (numbers that share a scale), `philox` (the random bits).
+Next: `formats` (a number on its own), `quant` (numbers that share a scale), `logfmt` (logarithmic codes),
+`philox` (the random bits).
 """
 
 from .formats import FORMATS, decode, encode, pack, unpack, value_table
+from .logfmt import LogFmt, logfmt_decode, logfmt_encode, logfmt_pack, logfmt_unpack
 from .philox import random_words
 from .quant import Quantized, dequantize, quantize_blocks, quantize_tiles, requantize_tiles
 
 __all__ = [
     "FORMATS",
+    "LogFmt",
     "Quantized",
     "decode",
     "dequantize",
     "encode",
+    "logfmt_decode",
+    "logfmt_encode",
+    "logfmt_pack",
+    "logfmt_unpack",
     "pack",
     "quantize_blocks",
     "quantize_tiles",
