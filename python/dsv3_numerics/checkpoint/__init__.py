@@ -1,21 +1,27 @@
-"""Checkpoints on disk, read in pieces.
+"""Checkpoints on disk: opened whole as a mapping of arrays, or read in pieces.
 
-`open_source` lists the tensors of a file or folder without reading their values; a tensor's values are read
-by rows and columns with plain file reads, so that memory is bounded by what is asked for. Files come from
-strangers: whatever is wrong with one is a `CheckpointError` that names the file. What is done with the values
-belongs to `dsv3_numerics.study`.
+`open` gives the tensors of a file, a sharded folder or a model cache as arrays that lie in the mapped files,
+FP8 weights joined with their scales. `open_source` lists tensors to be read by rows and columns with plain
+file reads, so that memory is bounded by what is asked for. Files come from strangers: whatever is wrong with
+one is a `CheckpointError` that names the file. What is done with the values belongs to
+`dsv3_numerics.study`.
 """
 
+from .opened import Checkpoint, open
 from .readers import ArrayTensor, CheckpointError, Rows, Tensor
+from .scan import TensorInfo
 from .sources import Skipped, Source, array_tensor, open_source
 
 __all__ = [
     "ArrayTensor",
+    "Checkpoint",
     "CheckpointError",
     "Rows",
     "Skipped",
     "Source",
     "Tensor",
+    "TensorInfo",
     "array_tensor",
+    "open",
     "open_source",
 ]

@@ -140,22 +140,22 @@ class StoredTensor(Tensor):
         piece = len(flat) if whole else (c1 - c0) * item.itemsize
         for k in range(1 if whole else r1 - r0):
             stream.seek(self.offset + ((r0 + k) * width + c0) * item.itemsize)
-            self._fill(stream, flat[k * piece : (k + 1) * piece])
+            fill(stream, flat[k * piece : (k + 1) * piece], f"{self.path}: ends inside tensor {self.name!r}")
         return out
-
-    def _fill(self, stream: IO[bytes], buffer: memoryview) -> None:
-        while buffer:
-            got = stream.readinto(buffer)  # type: ignore[attr-defined]
-            if not got:
-                raise CheckpointError(
-                    f"{self.path}: ends inside tensor {self.name!r}, {len(buffer)} bytes are missing"
-                )
-            buffer = buffer[got:]
 
     def _widen(self, x: npt.NDArray[np.generic]) -> Floating:
         if self.dtype == "bfloat16":
             return (x.astype(np.uint32) << 16).view(np.float32)
         return np.ascontiguousarray(x, dtype=np.float64 if self.dtype == "float64" else np.float32)
+
+
+def fill(stream: IO[bytes], buffer: memoryview, short: str) -> None:
+    """Read until the buffer is full; an earlier end is a CheckpointError that begins with `short`."""
+    while buffer:
+        got = stream.readinto(buffer)  # type: ignore[attr-defined]
+        if not got:
+            raise CheckpointError(f"{short}, {len(buffer)} bytes are missing")
+        buffer = buffer[got:]
 
 
 @contextmanager

@@ -1,28 +1,25 @@
 """Sources: which tensors a file, a folder or an array holds, found without reading their values.
 
-Headers and indexes are checked here, all of them before the first value is read. Tensors that hold no real
+All headers and indexes are checked (see `scan`) before the first value is read. Tensors that hold no real
 numbers of their own (integers, FP8 codes, scales) are listed as skipped, each with its reason.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 
-from .. import _core
+from .dtypes import SCALED
+from .index import SUFFIX, locate
 from .readers import ArrayTensor, CheckpointError, StoredTensor, Tensor, readable
-
-INDEX_NAME = "model.safetensors.index.json"
-_INDEX_LIMIT = 256 << 20  # bytes; the index of DeepSeek-V3, with 91 991 entries, has 9 MB
-_SCALE_SUFFIX = "_scale_inv"
+from .scan import SCALE_SUFFIX, Scan, TensorInfo, scan
 
 # safetensors' name: ours, the item in the file
 _SAFETENSORS = {
@@ -78,15 +75,15 @@ def open_source(path: str | Path) -> Source:
     """
     path = Path(path)
     with readable(path):
-        if path.is_dir():
-            return _folder(path)
+        kind = path.suffix.lower()
+        if path.is_dir() or kind == SUFFIX:
+            return _checkpoint(path)
         if not path.exists():
             raise CheckpointError(f"{path}: no such file or folder")
-        kind = _KINDS.get(path.suffix.lower())
-        if kind is None:
+        if kind not in _ARRAYS:
             raise CheckpointError(f"{path}: unknown kind of file; expected {', '.join(_KINDS)} or a folder")
         source = Source()
-        for entry in kind(path):
+        for entry in _ARRAYS[kind](path):
             source.take(entry)
         return source
 
@@ -124,98 +121,36 @@ def _no_numbers(shape: tuple[int, ...]) -> str | None:
     return "empty" if 0 in shape else None
 
 
-def _safetensors(path: Path) -> Iterator[Tensor | Skipped]:
-    entries, _ = _core.safetensors_header(str(path))
-    kinds = {name: kind for name, kind, *_ in entries}
-    for name, kind, dims, begin, end in sorted(entries, key=lambda entry: (entry[3], entry[0])):
-        shape = tuple(dims)
-        reason = _no_numbers(shape) or _quantized(name, kinds)
-        if reason is None and kind not in _SAFETENSORS:
-            reason = _not_float(kind)
-        if reason is not None:
-            yield Skipped(name, reason)
-            continue
-        dtype, item = _SAFETENSORS[kind]
-        size = math.prod(shape) * np.dtype(item).itemsize
-        if end - begin != size:
-            raise CheckpointError(f"{path}: tensor {name!r} has {end - begin} bytes, its shape says {size}")
-        yield StoredTensor(name, shape, dtype, path.name, path, begin, item)
-
-
-def _quantized(name: str, kinds: dict[str, str]) -> str | None:
-    """Why a tensor of a quantized checkpoint has no numbers of its own: FP8 codes, or the scales of such."""
-    if kinds[name].startswith("F8") and name + _SCALE_SUFFIX in kinds:
-        return f"{kinds[name]} with scales in {name + _SCALE_SUFFIX}: quantized already"
-    if name.endswith(_SCALE_SUFFIX):
-        return f"the scales of {name.removesuffix(_SCALE_SUFFIX)}"
-    return None
-
-
-def _folder(path: Path) -> Source:
-    if (path / INDEX_NAME).exists():
-        return _sharded(path, _read_index(path / INDEX_NAME))
-    files = sorted(path.glob("*.safetensors"))
-    if not files:
-        raise CheckpointError(f"{path}: no .safetensors file in this folder")
-    source, seen = Source(), dict[str, str]()
-    for file in files:
-        with readable(file):
-            for entry in _safetensors(file):
-                if entry.name in seen:
-                    raise CheckpointError(
-                        f"{path}: both {seen[entry.name]} and {file.name} hold {entry.name!r}; give one file"
-                    )
-                seen[entry.name] = file.name
-                source.take(entry)
-    return source
-
-
-def _sharded(path: Path, index: dict[str, str]) -> Source:
+def _checkpoint(path: Path) -> Source:
+    """A file or a folder, all headers checked before the first tensor is listed."""
+    place = locate(path)
+    found = scan(place)
+    found.raise_first()
     source = Source()
-    wanted: dict[str, set[str]] = {}
-    for name, file in index.items():
-        wanted.setdefault(file, set()).add(name)
-    for file in sorted(wanted):
-        missing = wanted[file]
-        with readable(path / file):
-            if not (path / file).is_file():
-                raise CheckpointError(f"{path / INDEX_NAME}: names {file}, which is not there")
-            for entry in _safetensors(path / file):
-                if entry.name in missing:
-                    missing.remove(entry.name)
-                    source.take(entry)
-                else:
-                    source.take(Skipped(entry.name, f"in {file}, but the index does not list it there"))
-        if missing:
-            raise CheckpointError(
-                f"{path / file}: the index says it holds {min(missing)!r}, which it does not"
-            )
+    for info in found.tensors.values():
+        source.take(_entry(place.folder / info.file, info, found))
+    for info in found.unlisted:
+        source.take(Skipped(info.name, f"in {info.file}, but the index does not list it there"))
     return source
 
 
-def _read_index(path: Path) -> dict[str, str]:
-    if path.stat().st_size > _INDEX_LIMIT:
-        raise CheckpointError(f"{path}: {path.stat().st_size} bytes; expected at most {_INDEX_LIMIT}")
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not JSON ({error})") from error
-    index = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(index, dict) or not index:
-        raise CheckpointError(f"{path}: no weight_map")
-    for name, file in index.items():
-        if not isinstance(file, str) or not _is_below(file):
-            raise CheckpointError(
-                f"{path}: {name!r} is said to be in {file!r}; expected a file below this folder"
-            )
-    return index
+def _entry(path: Path, info: TensorInfo, found: Scan) -> Tensor | Skipped:
+    reason = _no_numbers(info.shape) or _quantized(info, found)
+    if reason is None and info.dtype not in _SAFETENSORS:
+        reason = _not_float(info.dtype)
+    if reason is not None:
+        return Skipped(info.name, reason)
+    dtype, item = _SAFETENSORS[info.dtype]
+    return StoredTensor(info.name, info.shape, dtype, path.name, path, info.begin, item)
 
 
-def _is_below(file: str) -> bool:
-    """Whether a name in an index stays in its folder on every system."""
-    parts = PurePosixPath(file).parts
-    odd = not file or "\\" in file or ":" in file or "\0" in file
-    return not odd and not file.startswith("/") and ".." not in parts and file.endswith(".safetensors")
+def _quantized(info: TensorInfo, found: Scan) -> str | None:
+    """Why a tensor of a quantized checkpoint has no numbers of its own: FP8 codes, or the scales of such."""
+    if info.dtype in SCALED and info.name + SCALE_SUFFIX in found.tensors:
+        return f"{info.dtype} with scales in {info.name + SCALE_SUFFIX}: quantized already"
+    if info.name.endswith(SCALE_SUFFIX):
+        return f"the scales of {info.name.removesuffix(SCALE_SUFFIX)}"
+    return None
 
 
 def _npy(path: Path) -> Iterator[Tensor | Skipped]:
@@ -258,8 +193,5 @@ def _npy_entry(name: str, path: Path, file: IO[bytes], length: int, member: str 
     return StoredTensor(name, shape, kind, path.name, path, file.tell(), dtype.str, transposed, member)
 
 
-_KINDS: dict[str, Callable[[Path], Iterator[Tensor | Skipped]]] = {
-    ".safetensors": _safetensors,
-    ".npy": _npy,
-    ".npz": _npz,
-}
+_ARRAYS: dict[str, Callable[[Path], Iterator[Tensor | Skipped]]] = {".npy": _npy, ".npz": _npz}
+_KINDS = (SUFFIX, *_ARRAYS)

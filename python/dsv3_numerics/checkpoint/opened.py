@@ -1,0 +1,310 @@
+"""An open checkpoint: its tensors as a mapping of names to arrays that lie in the files themselves.
+
+Lives here: `open` and `Checkpoint`. Headers are read and checked when it is opened; a file is mapped when the
+first of its tensors is asked for. A file that has changed since is refused: what its header said may no
+longer be so. Weights are joined with their scales in `joined`; what contradicts what is listed in `inspect`.
+"""
+
+from __future__ import annotations
+
+import builtins
+import mmap
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from .._arrays import Array
+from ..quantized import Quantized
+from . import joined
+from .index import locate, read_json, shown
+from .readers import CheckpointError, fill, readable
+from .scan import SCALE_SUFFIX, Scan, Stamp, TensorInfo, scan
+
+CONFIG_NAME = "config.json"
+_BLOCK = (128, 128)
+
+
+def open(path: str | os.PathLike[str]) -> Checkpoint:
+    """Open a checkpoint for reading.
+
+    Parameters
+    ----------
+    path : path
+        A ``.safetensors`` file; a folder with ``model.safetensors.index.json``, or with ``*.safetensors``;
+        a snapshot of a model cache, or its folder ``models--organization--name``. Links are followed, but an
+        index may only name files below its folder.
+
+    Returns
+    -------
+    Checkpoint
+        To be used as a context manager, or closed.
+
+    Raises
+    ------
+    CheckpointError
+        A file is missing, truncated or lies about its tensors; an index or a folder contradicts the files.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from safetensors.numpy import save_file
+    >>> save_file({"norm.weight": np.ones(3, np.float32)}, "model.safetensors")
+    >>> with open("model.safetensors") as ckpt:
+    ...     list(ckpt), ckpt["norm.weight"]
+    (['norm.weight'], array([1., 1., 1.], dtype=float32))
+    """
+    place = locate(Path(path))
+    found = scan(place)
+    found.raise_first()
+    return Checkpoint(Path(path), place.folder, found)
+
+
+class Checkpoint(Mapping[str, Array]):
+    """The tensors of a checkpoint, by name, in the order in which they are stored; see `open`.
+
+    An array is read-only and lies in the mapped file: nothing is copied, and it stays valid after `close`. If
+    another program shortens the file while an array of it is in use, the operating system ends the process
+    that reads beyond the new end; `read` and `dequantized` use plain reads, and give an error instead.
+
+    Attributes
+    ----------
+    path : Path
+        As given to `open`.
+    folder : Path
+        Where the files are.
+    files : tuple of str
+        Relative to the folder, in order of their names.
+    """
+
+    def __init__(self, path: Path, folder: Path, found: Scan) -> None:
+        self.path = path
+        self.folder = folder
+        self.files = tuple(found.stamps)
+        self._found = found
+        self._maps: dict[str, Array] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+
+    # --- The mapping ----------------------------------------------------------------------------------------
+
+    def __getitem__(self, name: str) -> Array:
+        """The tensor: shape and dtype as stored, bytes where elements are packed (F4, F6).
+
+        Raises
+        ------
+        KeyError
+            No such tensor.
+        CheckpointError
+            Its file has changed or gone since the checkpoint was opened, or the checkpoint is closed.
+        """
+        info = self.info(name)
+        data = self._mapped(info.file)[info.begin : info.end]
+        return data.view(info.row.stored).reshape(info.row.stored_shape(info.shape))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found.tensors)
+
+    def __len__(self) -> int:
+        return len(self._found.tensors)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._found.tensors
+
+    # Arrays have no single truth to compare: a checkpoint is equal to itself only.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        size = sum(stamp.size for stamp in self._found.stamps.values())
+        return f"Checkpoint({str(self.path)!r}, {len(self)} tensors, {len(self.files)} files, {size} bytes)"
+
+    # --- What is known without reading values ---------------------------------------------------------------
+
+    def info(self, name: str) -> TensorInfo:
+        """Where a tensor is, and what; KeyError if there is none of that name."""
+        info = self._found.tensors.get(name)
+        if info is None:
+            raise KeyError(f"{self.path}: no tensor {shown(name)}")
+        return info
+
+    def infos(self) -> Iterator[TensorInfo]:
+        """All tensors, in the order of the files and of the data in them."""
+        return iter(self._found.tensors.values())
+
+    def metadata(self, file: str | None = None) -> dict[str, str]:
+        """The ``__metadata__`` of a file; of the first one by default."""
+        name = self.files[0] if file is None else file
+        if name not in self._found.metadata:
+            raise KeyError(f"{self.path}: no file {shown(name)}")
+        return dict(self._found.metadata[name])
+
+    @cached_property
+    def config(self) -> dict[str, Any] | None:
+        """What ``config.json`` beside the files says; None without one."""
+        path = self.folder / CONFIG_NAME
+        return read_json(path) if os.path.lexists(path) else None
+
+    @property
+    def quantization(self) -> dict[str, Any]:
+        """``quantization_config`` of the configuration; empty without one."""
+        section = (self.config or {}).get("quantization_config")
+        if section is None:
+            return {}
+        if not isinstance(section, dict):
+            raise self._config_error("quantization_config", section, "an object")
+        return section
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """Rows and columns that share a scale: the configuration's ``weight_block_size``, else 128x128."""
+        size = self.quantization.get("weight_block_size")
+        if size is None:
+            return _BLOCK
+        if not isinstance(size, list) or len(size) != 2 or not all(type(n) is int and n > 0 for n in size):
+            raise self._config_error("weight_block_size", size, "two positive integers")
+        return size[0], size[1]
+
+    @property
+    def scale_fmt(self) -> str | None:
+        """``"ue8m0"`` where the configuration says that scales are powers of two, else None."""
+        kind = self.quantization.get("scale_fmt")
+        if kind not in (None, "ue8m0", "float"):
+            raise self._config_error("scale_fmt", kind, "'ue8m0'")
+        return "ue8m0" if kind == "ue8m0" else None
+
+    def _config_error(self, key: str, found: object, expected: str) -> CheckpointError:
+        return CheckpointError(
+            f"{self.folder / CONFIG_NAME}: {key}: found {shown(found)}, expected {expected}"
+        )
+
+    def scale_name(self, name: str) -> str | None:
+        """The tensor with the scales of a weight: ``X.weight_scale_inv`` for ``X.weight``, if it is there."""
+        scale = name + SCALE_SUFFIX
+        return scale if scale in self else None
+
+    # --- Values ---------------------------------------------------------------------------------------------
+
+    def read(self, name: str, out: Array | None = None) -> Array:
+        """The same array as ``ckpt[name]``, read into memory of its own.
+
+        Parameters
+        ----------
+        name : str
+        out : ndarray, optional
+            C-contiguous and writeable, of exactly the array's shape and dtype.
+
+        Raises
+        ------
+        KeyError, CheckpointError
+            As for ``ckpt[name]``.
+        TypeError, ValueError
+            An `out` of another dtype or shape, read-only or strided.
+        """
+        return joined.read(self, name, out)
+
+    def quantized(self, name: str) -> Quantized:
+        """A weight and its scales, which may lie in another file: codes mapped, scales read.
+
+        Raises
+        ------
+        KeyError
+            No such tensor.
+        CheckpointError
+            The weight is not FP8; its scales are missing, of the wrong shape or dtype, or not all finite and
+            at least zero.
+
+        Notes
+        -----
+        The block is that of the configuration, never derived from the shapes, which do not tell it where
+        edges are ragged.
+        """
+        return joined.quantized(self, name)
+
+    def dequantized(self, name: str, dtype: DTypeLike = np.float32, out: Array | None = None) -> Array:
+        """A tensor as numbers, read piece by piece with plain reads.
+
+        Parameters
+        ----------
+        name : str
+        dtype : {float32, float64, float16, bfloat16}
+            FP8 weights give ``float32(code) * scale``, rounded once more, to nearest even, where `dtype` is
+            narrower. Other tensors are cast, rounded once; what is too large becomes infinite.
+        out : ndarray, optional
+            Numbers are written here: the tensor's shape, `dtype`, writeable.
+
+        Returns
+        -------
+        ndarray of `dtype`
+            `out` itself if given.
+
+        Raises
+        ------
+        KeyError, CheckpointError
+            As for `quantized`. FP8 codes without scales are an error, and so are packed and complex tensors.
+        TypeError, ValueError
+            Another `dtype`; an `out` of another dtype or shape, or read-only.
+        """
+        return joined.dequantized(self, name, dtype, out)
+
+    @contextmanager
+    def reader(self, file: str) -> Iterator[Callable[[int, Array], None]]:
+        """Open one of the files for plain reads: call it with an offset and the contiguous array to fill.
+
+        Raises
+        ------
+        CheckpointError
+            The file has changed since the checkpoint was opened, or ends before the array is full.
+        """
+        path = self.folder / file
+        with readable(path), builtins.open(path, "rb", buffering=0) as stream:
+            self._ensure_same(file, os.fstat(stream.fileno()))
+
+            def read(begin: int, array: Array) -> None:
+                if not array.flags.c_contiguous:
+                    raise ValueError("array: found a strided array, expected a C-contiguous one")
+                stream.seek(begin)
+                fill(stream, array.reshape(-1).view(np.uint8).data, f"{path}: ends too early")
+
+            yield read
+
+    # --- Files ----------------------------------------------------------------------------------------------
+
+    def _mapped(self, file: str) -> Array:
+        """The bytes of a file; mapped once, looked at each time."""
+        path = self.folder / file
+        with readable(path), self._lock:
+            self._ensure_same(file, path.stat())
+            if file not in self._maps:
+                with builtins.open(path, "rb") as stream:
+                    self._ensure_same(file, os.fstat(stream.fileno()))
+                    pages = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+                self._maps[file] = np.frombuffer(pages, np.uint8)
+            return self._maps[file]
+
+    def _ensure_same(self, file: str, status: os.stat_result) -> None:
+        if self._closed:
+            raise CheckpointError(f"{self.path}: closed")
+        if Stamp.of(status) != self._found.stamps[file]:
+            raise CheckpointError(f"{self.folder / file}: changed since it was opened; open it again")
+
+    def close(self) -> None:
+        """Let go of the files. Arrays that are in use keep theirs."""
+        self._closed = True
+        with self._lock:
+            self._maps.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
