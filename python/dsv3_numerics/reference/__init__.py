@@ -6,25 +6,31 @@ by eye. Values come from sign, exponent and mantissa; codes come from the table 
 Nothing here uses the core.
 
 Next: `formats` (a number on its own), `quant` (numbers that share a scale), `logfmt` (logarithmic codes),
-`philox` (the random bits).
+`accumulators` and `gemm` (sums of products), `philox` (the random bits).
 """
 
+from .accumulators import ACCUMULATORS
 from .formats import FORMATS, decode, encode, pack, unpack, value_table
+from .gemm import fused_step, matmul_grouped_nt, matmul_nt
 from .logfmt import LogFmt, logfmt_decode, logfmt_encode, logfmt_pack, logfmt_unpack
 from .philox import random_words
 from .quant import Quantized, dequantize, quantize_blocks, quantize_tiles, requantize_tiles
 
 __all__ = [
+    "ACCUMULATORS",
     "FORMATS",
     "LogFmt",
     "Quantized",
     "decode",
     "dequantize",
     "encode",
+    "fused_step",
     "logfmt_decode",
     "logfmt_encode",
     "logfmt_pack",
     "logfmt_unpack",
+    "matmul_grouped_nt",
+    "matmul_nt",
     "pack",
     "quantize_blocks",
     "quantize_tiles",

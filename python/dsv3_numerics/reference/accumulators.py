@@ -1,0 +1,235 @@
+"""One step of a matrix unit in whole numbers: the accumulators' table, the step, and its roundings.
+
+`fused_step` follows the specification line by line, one dot product at a time, in Python's integers and
+fractions; nothing here can round by accident. Products of matrices are in `gemm`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+
+from .formats import FORMATS, Row, value_table
+
+FP8 = ("float8_e4m3fn", "float8_e5m2")
+FP8_FP6_FP4 = (*FP8, "float6_e2m3fn", "float6_e3m2fn", "float4_e2m1fn")
+SIGNED = tuple(name for name, row in FORMATS.items() if row.top != "scale")
+NARROW = tuple(name for name in SIGNED if FORMATS[name].bits <= 8)
+FLOAT32 = Row(8, 23, 127, "ieee")
+
+NAN_BITS = {"float32": 0x7FFFFFFF, "float16": 0x7FFF}
+QUIET_NAN = 0x7FC00000
+
+
+class Accumulator(NamedTuple):
+    """How one unit adds `products` products and what it had.
+
+    `fraction` bits of each term are kept below the largest exponent. The sum becomes a number of the `result`:
+    of `keep` fraction bits, toward zero, or, without `keep`, the nearest one, ties to even.
+    """
+
+    unit: str
+    products: int
+    fraction: int
+    keep: int | None
+    result: str
+    inputs: tuple[str, ...]
+
+    @property
+    def format(self) -> Row:
+        """The result's fields."""
+        return FLOAT32 if self.result == "float32" else FORMATS[self.result]
+
+
+def _rows(name: str, like: Accumulator) -> dict[str, Accumulator]:
+    """A unit's row, and the one of its float16 results."""
+    return {name: like, f"{name}_f16": like._replace(keep=None, result="float16")}
+
+
+HALF, BFLOAT = ("float16",), ("bfloat16",)
+ACCUMULATORS: dict[str, Accumulator] = {
+    **_rows("hopper_fp8", Accumulator("tensor_core", 32, 13, 13, "float32", FP8)),
+    **_rows("ada_fp8", Accumulator("tensor_core", 16, 13, 13, "float32", FP8)),
+    **_rows("blackwell_fp8", Accumulator("tensor_core", 32, 25, 23, "float32", FP8_FP6_FP4)),
+    **_rows("hopper_f16", Accumulator("tensor_core", 16, 25, 23, "float32", HALF)),
+    "hopper_bf16": Accumulator("tensor_core", 16, 25, 23, "float32", BFLOAT),
+    **_rows("blackwell_f16", Accumulator("tensor_core", 16, 25, 23, "float32", HALF)),
+    "blackwell_bf16": Accumulator("tensor_core", 16, 25, 23, "float32", BFLOAT),
+    **_rows("ada_f16", Accumulator("tensor_core", 8, 24, 23, "float32", HALF)),
+    "ada_bf16": Accumulator("tensor_core", 8, 24, 23, "float32", BFLOAT),
+    **_rows("ampere_f16", Accumulator("tensor_core", 8, 24, 23, "float32", HALF)),
+    "ampere_bf16": Accumulator("tensor_core", 8, 24, 23, "float32", BFLOAT),
+    **_rows("hopper_mma_fp8", Accumulator("software", 32, 25, 23, "float32", FP8)),
+    "exact": Accumulator("exact", 32, 0, None, "float32", SIGNED),
+    "float32": Accumulator("float32", 32, 0, None, "float32", NARROW),
+}
+
+
+class Number(NamedTuple):
+    """A finite number as ``significand * 2**(exponent - man)``, or a special with significand 0."""
+
+    value: float
+    significand: int
+    exponent: int
+    man: int
+
+
+def number(code: int, f: Row) -> Number:
+    """The parts of a code; a subnormal is not normalised and keeps the smallest normal exponent."""
+    field, mantissa = code >> f.man & (1 << f.exp) - 1, code & (1 << f.man) - 1
+    significand = mantissa + ((1 << f.man) if field else 0)
+    significand = -significand if code & f.sign else significand
+    exponent = max(field, 1) - f.bias
+    value = math.ldexp(significand, exponent - f.man)
+    full = (1 << f.exp) - 1
+    if f.top == "ieee" and field == full:
+        return Number(math.nan if mantissa else math.copysign(math.inf, significand), 0, exponent, f.man)
+    if f.top == "nan_only" and field == full and mantissa == (1 << f.man) - 1:
+        return Number(math.nan, 0, exponent, f.man)
+    return Number(value, significand, exponent, f.man)
+
+
+def shifted(significand: int, places: int) -> int:
+    """``significand * 2**places``, the magnitude truncated toward zero."""
+    magnitude = abs(significand) << places if places >= 0 else abs(significand) >> -places
+    return -magnitude if significand < 0 else magnitude
+
+
+def round_toward_zero(total: int, quantum: int, keep: int) -> float:
+    """``total * 2**quantum`` as a float32 with `keep` fraction bits; what underflows is +0."""
+    if total == 0:
+        return 0.0
+    e = max(total.bit_length() - 1 + quantum, -126)
+    if e > 127:
+        return math.copysign(math.inf, total)
+    return math.ldexp(shifted(total, quantum - (e - keep)), e - keep)
+
+
+def round_nearest_even(x: Fraction, f: Row) -> float:
+    """A number rounded once to a format of the IEEE kind, with subnormals and infinities."""
+    if x == 0:
+        return 0.0
+    top = (1 << (f.exp - 1)) - 1
+    exponent = abs(x.numerator).bit_length() - x.denominator.bit_length()  # off by one at most
+    exponent -= abs(x) < Fraction(2) ** exponent
+    quantum = max(exponent, 1 - f.bias) - f.man
+    rounded = round(x / Fraction(2) ** quantum) * Fraction(2) ** quantum
+    magnitude = math.inf if abs(rounded) >= 1 << (top + 1) else float(abs(rounded))
+    return math.copysign(magnitude, x.numerator)
+
+
+def special(values: Sequence[float]) -> float | None:
+    """The sum of terms of which some are not finite, or None."""
+    if any(map(math.isnan, values)) or {math.inf, -math.inf} <= set(values):
+        return math.nan
+    return next(filter(math.isinf, values), None)
+
+
+def tensor_core(a: Sequence[Number], b: Sequence[Number], c: Number, row: Accumulator) -> float:
+    """One step: align all terms to the largest exponent, truncate each, add exactly, round once."""
+    found = special([x.value * y.value for x, y in zip(a, b, strict=True)] + [c.value])
+    if found is not None:
+        return found
+    terms = [
+        (x.significand * y.significand, x.exponent + y.exponent, x.man + y.man)
+        for x, y in zip(a, b, strict=True)
+    ]
+    terms = [term for term in [*terms, (c.significand, c.exponent, c.man)] if term[0]]
+    largest = max((exponent for _, exponent, _ in terms), default=0)
+    quantum = largest - row.fraction
+    total = sum(shifted(s, exponent - man - quantum) for s, exponent, man in terms)
+    if row.keep is not None:
+        return round_toward_zero(total, quantum, row.keep)
+    return round_nearest_even(Fraction(total) * Fraction(2) ** quantum, row.format) + 0.0
+
+
+def software(a: Sequence[Number], b: Sequence[Number], c: Number, row: Accumulator) -> float:
+    """Hopper's ``mma.sync``: float16 operands, two steps of 16 from zero, then an ordinary addition."""
+    unit = row._replace(products=16)
+    half = FORMATS["float16"]
+    a, b = ([_bits(x.value, "float16", half) for x in side] for side in (a, b))
+    total = _bits(0.0, row.result, row.format)
+    for pair in ((0, 1), (2, 3)):
+        places = [k for k in range(len(a)) if k % 4 in pair]
+        value = tensor_core([a[k] for k in places], [b[k] for k in places], total, unit)
+        total = _bits(value, row.result, row.format)
+    found = special([total.value, c.value])
+    if found is not None:
+        return found
+    return round_nearest_even(Fraction(total.value) + Fraction(c.value), row.format)
+
+
+def exact(a: Sequence[Number], b: Sequence[Number], c: Number, row: Accumulator) -> float:
+    """The sum with nothing lost, rounded once."""
+    found = special([x.value * y.value for x, y in zip(a, b, strict=True)] + [c.value])
+    if found is not None:
+        return found
+    total = sum((Fraction(x.value) * Fraction(y.value) for x, y in zip(a, b, strict=True)), Fraction(c.value))
+    return round_nearest_even(total, row.format)
+
+
+def float32(a: Sequence[Number], b: Sequence[Number], c: Number, row: Accumulator) -> float:
+    """A chain over the even places and one over the odd ones, from zero; then ``c + (even + odd)``."""
+    chains = [np.float32(0), np.float32(0)]
+    with np.errstate(all="ignore"):
+        for k, (x, y) in enumerate(zip(a, b, strict=True)):
+            chains[k % 2] = chains[k % 2] + np.float32(x.value) * np.float32(y.value)
+        return float(np.float32(c.value) + (chains[0] + chains[1]))
+
+
+UNITS: dict[str, Callable[[Sequence[Number], Sequence[Number], Number, Accumulator], float]] = {
+    "tensor_core": tensor_core,
+    "software": software,
+    "exact": exact,
+    "float32": float32,
+}
+
+
+def _bits(value: float, dtype: str, f: Row) -> Number:
+    """The parts of a number that the dtype holds."""
+    with np.errstate(invalid="ignore"):
+        return number(int(np.array(value, dtype).view(f"u{np.dtype(dtype).itemsize}")), f)
+
+
+def _operand(code: int, name: str) -> Number:
+    """Any format: its fields where a unit needs them, else its value."""
+    f = FORMATS[name]
+    if f.top in ("ieee", "nan_only", "finite"):
+        return number(code, f)
+    return Number(float(value_table(name)[code]), 0, 0, 0)
+
+
+def step(
+    a: Sequence[int], a_format: str, b: Sequence[int], b_format: str, c: float, accumulator: str
+) -> float:
+    """One step on codes.
+
+    Parameters
+    ----------
+    a, b : sequences of int
+        Codes, as many as the accumulator takes.
+    a_format, b_format : str
+        Their formats.
+    c : float
+        What is added to, a number of the accumulator's result.
+    accumulator : str
+        A key of `ACCUMULATORS`.
+
+    Returns
+    -------
+    float
+        A float32, or a float16 for accumulators with such results.
+
+    Examples
+    --------
+    >>> step([0x38] * 32, "float8_e4m3fn", [0x38] * 32, "float8_e4m3fn", 1.0, "hopper_fp8")
+    33.0
+    """
+    row = ACCUMULATORS[accumulator]
+    start = _bits(c, row.result, row.format)
+    left, right = [_operand(x, a_format) for x in a], [_operand(x, b_format) for x in b]
+    return UNITS[row.unit](left, right, start, row)

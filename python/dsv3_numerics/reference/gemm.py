@@ -1,0 +1,295 @@
+"""Sums of products of whole matrices: chains of an accumulator's steps, promotion, scales, and experts.
+
+The step is the one of `accumulators.step`, on NumPy's 64-bit integers instead of Python's and for all
+outputs at once: no sum of terms needs more than 34 bits, which float64 holds as well. The two are tested
+against each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
+from itertools import pairwise
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .accumulators import ACCUMULATORS, NAN_BITS, QUIET_NAN, Accumulator, number, round_nearest_even
+from .formats import FORMATS, Array, Float64s, format_name, value_table
+from .quant import Float32s, Quantized, expand
+
+f32 = np.float32
+# The exponent of what takes no part in a sum.
+NOWHERE = -(1 << 20)
+
+
+@dataclass(frozen=True)
+class Operand:
+    """Codes of one format, contracted over the last axis, and what each is multiplied by afterwards."""
+
+    codes: Array
+    format: str
+    scales: Float32s | None = None
+
+    def __getitem__(self, index: Any) -> Operand:
+        scales = None if self.scales is None else self.scales[index]
+        return Operand(self.codes[index], self.format, scales)
+
+    @property
+    def values(self) -> Float64s:
+        """The codes' meaning, without scales."""
+        return value_table(self.format)[self.codes]
+
+
+@cache
+def _fields(name: str) -> tuple[Array, Array]:
+    """Signed significand and exponent of every code."""
+    numbers = [number(code, FORMATS[name]) for code in range(1 << FORMATS[name].bits)]
+    return np.array([x.significand for x in numbers]), np.array([x.exponent for x in numbers])
+
+
+def _fields_of_result(c: Float32s, row: Accumulator) -> tuple[Array, Array]:
+    """The same of accumulators; specials come out as anything."""
+    f, held = row.format, c.astype(row.result)
+    bits = held.view(f"u{held.dtype.itemsize}").astype(np.int64)
+    field, mantissa = bits >> f.man & (1 << f.exp) - 1, bits & (1 << f.man) - 1
+    significand = mantissa + np.where(field > 0, 1 << f.man, 0)
+    return np.where(bits & f.sign, -significand, significand), np.maximum(field, 1) - f.bias
+
+
+def _specials(a: Operand, b: Operand, c: Float32s) -> Float64s:
+    """0 where all is finite, else what the sum is."""
+    terms = a.values * b.values
+    plus = (terms == np.inf).any(axis=-1) | (c == np.inf)
+    minus = (terms == -np.inf).any(axis=-1) | (c == -np.inf)
+    lost = np.isnan(terms).any(axis=-1) | np.isnan(c) | (plus & minus)
+    return np.where(lost, np.nan, np.where(plus, np.inf, np.where(minus, -np.inf, 0.0)))
+
+
+def _aligned(significand: Array, exponent: Array, man: int, quantum: Array) -> Array:
+    """Terms in units of ``2**quantum``, magnitudes truncated toward zero."""
+    places = np.clip(exponent - man - quantum, -63, 62)
+    magnitude = np.abs(significand)
+    moved = np.where(places >= 0, magnitude << np.maximum(places, 0), magnitude >> np.maximum(-places, 0))
+    return np.asarray(np.where(significand < 0, -moved, moved))
+
+
+def _toward_zero(x: Float64s, keep: int) -> Float64s:
+    e = np.maximum(np.frexp(x)[1] - 1, -126)
+    kept = np.ldexp(np.trunc(np.ldexp(x, keep - e)), e - keep) + 0.0
+    return np.where(e > 127, np.copysign(np.inf, x), kept)
+
+
+def as_result(values: Array, row: Accumulator) -> Float32s:
+    """A unit's results as float32, NaN with the bits that the unit gives it."""
+    held = values.astype(row.result)
+    bits = held.view(f"u{held.dtype.itemsize}")
+    nan = QUIET_NAN if row.unit == "float32" else NAN_BITS[row.result]
+    bits = np.where(np.isnan(held), bits.dtype.type(nan), bits)
+    return np.asarray(bits.view(held.dtype).astype(f32))
+
+
+def _tensor_core(a: Operand, b: Operand, c: Float32s, row: Accumulator) -> Float32s:
+    (sa, ea), (sb, eb) = (tuple(t[x.codes] for t in _fields(x.format)) for x in (a, b))
+    product, c_sig_exp = sa * sb, _fields_of_result(c, row)
+    exponent = np.where(product == 0, NOWHERE, ea + eb)
+    c_exponent = np.where(c_sig_exp[0] == 0, NOWHERE, c_sig_exp[1])
+    quantum = np.maximum(exponent.max(axis=-1), c_exponent) - row.fraction
+    man = FORMATS[a.format].man + FORMATS[b.format].man
+    total = _aligned(product, exponent, man, quantum[..., None]).sum(axis=-1)
+    total += _aligned(c_sig_exp[0], c_exponent, row.format.man, quantum)
+    x = np.ldexp(total.astype(np.float64), quantum)
+    rounded = x.astype(row.result) + np.float16(0) if row.keep is None else _toward_zero(x, row.keep)
+    special = _specials(a, b, c)
+    return as_result(np.where(special == 0, rounded, special), row)
+
+
+def _software(a: Operand, b: Operand, c: Float32s, row: Accumulator) -> Float32s:
+    a, b = (Operand(x.values.astype(np.float16).view(np.uint16), "float16") for x in (a, b))
+    total = np.zeros(np.broadcast_shapes(a.codes.shape[:-1], b.codes.shape[:-1]), f32)
+    for pair in ([0, 1], [2, 3]):
+        places = np.flatnonzero(np.isin(np.arange(a.codes.shape[-1]) % 4, pair))
+        total = _tensor_core(a[..., places], b[..., places], total, row)
+    return as_result((total.astype(row.result) + c.astype(row.result)).astype(np.float64), row)
+
+
+def _exact(a: Operand, b: Operand, c: Float32s, row: Accumulator) -> Float32s:
+    """Whole numbers of a quantum of each format, which Python multiplies and adds at any length."""
+    whole, quantum = zip(*(_whole_numbers(x.format) for x in (a, b)), strict=True)
+    total = (whole[0][a.codes] * whole[1][b.codes]).sum(axis=-1)
+    special = _specials(a, b, c)
+
+    def rounded(number: int, start: float) -> float:
+        return round_nearest_even(
+            Fraction(number) * Fraction(2) ** sum(quantum) + Fraction(start), row.format
+        )
+
+    start = np.where(np.isfinite(c), c, 0).astype(object)
+    sums = np.frompyfunc(rounded, 2, 1)(total, start)
+    return as_result(np.where(special == 0, np.asarray(sums, np.float64), special), row)
+
+
+@cache
+def _whole_numbers(name: str) -> tuple[Array, int]:
+    """The value of every code in units of ``2**quantum``, and the quantum; 0 for specials."""
+    values = value_table(name)
+    finite = np.where(np.isfinite(values), values, 0)
+    quantum = int(np.frexp(np.abs(finite[finite != 0]).min())[1]) - 1
+    whole = [int(Fraction(x) / Fraction(2) ** quantum) for x in finite.tolist()]
+    return np.array(whole, object), quantum
+
+
+def _float32(a: Operand, b: Operand, c: Float32s, row: Accumulator) -> Float32s:
+    products = a.values.astype(f32) * b.values.astype(f32)
+    chains = [np.zeros(products.shape[:-1], f32)] * 2
+    for k in range(products.shape[-1]):
+        chains[k % 2] = chains[k % 2] + products[..., k]
+    return as_result((c + (chains[0] + chains[1])).astype(np.float64), row)
+
+
+Unit: TypeAlias = Callable[[Operand, Operand, Float32s, Accumulator], Float32s]
+UNITS: dict[str, Unit] = {
+    "tensor_core": _tensor_core,
+    "software": _software,
+    "exact": _exact,
+    "float32": _float32,
+}
+
+
+def _steps(a: Operand, b: Operand, c: Float32s, row: Accumulator) -> Float32s:
+    """A chain of steps over k, each starting from the one before; `exact` rounds only at its end."""
+    k = a.codes.shape[-1]
+    length = max(k, 1) if row.unit == "exact" else row.products
+    for start in range(0, k, length):
+        part = slice(start, start + length)
+        c = UNITS[row.unit](a[..., part], b[..., part], c, row)
+    return c
+
+
+def fma(x: Float32s, y: Float32s, z: Float32s) -> Float32s:
+    """``x * y + z`` rounded to float32 once.
+
+    The product is exact in float64, the error of the sum is known (Knuth), and rounding the sum to odd makes
+    the rounding to float32 the only one.
+    """
+    product = x.astype(np.float64) * y
+    total = product + z
+    virtual = total - product
+    error = (product - (total - virtual)) + (z - virtual)
+    even = total.view(np.int64) % 2 == 0
+    toward = np.nextafter(total, np.copysign(np.inf, error))
+    return np.where(np.isfinite(total) & (error != 0) & even, toward, total).astype(f32)
+
+
+@np.errstate(all="ignore")
+def _product(a: Operand, b: Operand, c: Float32s, row: Accumulator, every: int | None) -> Float32s:
+    """One product of matrices (m, k) and (n, k), promoted or not."""
+    left, right = a[:, None], b[None, :]
+    if every is None and a.scales is None and b.scales is None:
+        return _steps(left, right, c, row)
+    k, promoted = a.codes.shape[-1], row._replace(result="float32")
+    for start in range(0, k, every or max(k, 1)):
+        part = slice(start, start + (every or k))
+        partial = _steps(left[..., part], right[..., part], np.zeros_like(c), row)
+        sa, sb = (f32(1) if x.scales is None else x.scales[..., start] for x in (left, right))
+        c = as_result(fma(np.broadcast_to(sa * sb, c.shape), partial, c), promoted)
+    return c
+
+
+def _operand(x: Any) -> Operand:
+    """Codes as whole numbers, and scales spread out to them."""
+    if not hasattr(x, "codes"):
+        codes = np.asarray(x)
+        return Operand(codes.view(f"u{codes.dtype.itemsize}"), format_name(codes.dtype))
+    q: Quantized = x
+    block = q.block if q.axis is None else (1, *q.block)
+    codes = q.codes.view(f"u{q.codes.dtype.itemsize}")
+    return Operand(codes, q.format, expand(q.effective_scales(), codes.shape, block))
+
+
+def fused_step(a: ArrayLike, b: ArrayLike, c: ArrayLike = 0, *, accumulator: str) -> Float32s:
+    """One step of an accumulator for each dot product of the last axis.
+
+    Arguments as in `dsv3_numerics.fused_step`.
+
+    Examples
+    --------
+    >>> import ml_dtypes
+    >>> ones = np.ones(32, ml_dtypes.float8_e4m3fn)
+    >>> fused_step(ones, ones, 1.0, accumulator="hopper_fp8").item()
+    33.0
+    """
+    left, right, row = _operand(a), _operand(b), ACCUMULATORS[accumulator]
+    shape = np.broadcast_shapes(left.codes.shape[:-1], right.codes.shape[:-1], np.shape(c))
+    with np.errstate(all="ignore"):
+        return UNITS[row.unit](left, right, np.broadcast_to(np.asarray(c, f32), shape), row)
+
+
+def matmul_nt(
+    a: Any,
+    b: Any,
+    *,
+    c: ArrayLike | None = None,
+    accumulator: str = "hopper_fp8",
+    promote_every: int | None = 128,
+    dtype: Any = np.float32,
+) -> Array:
+    """``a @ b.T`` for codes or quantized matrices, b also once for a whole stack.
+
+    Arguments as in `dsv3_numerics.matmul_nt`.
+
+    Examples
+    --------
+    >>> import ml_dtypes
+    >>> ones = np.ones((2, 256), ml_dtypes.float8_e4m3fn)
+    >>> matmul_nt(ones, ones[:1]).tolist()
+    [[256.0], [256.0]]
+    """
+    left, right, row = _operand(a), _operand(b), ACCUMULATORS[accumulator]
+    out = _start(c, (*left.codes.shape[:-1], right.codes.shape[-2]))
+    for place in np.ndindex(*out.shape[:-2]):
+        weights = right[place] if right.codes.ndim > 2 else right
+        out[place] = _product(left[place], weights, out[place], row, promote_every)
+    return _as_dtype(out, dtype)
+
+
+def matmul_grouped_nt(
+    a: Any,
+    b: Any,
+    offsets: ArrayLike,
+    *,
+    c: ArrayLike | None = None,
+    accumulator: str = "hopper_fp8",
+    promote_every: int | None = 128,
+    dtype: Any = np.float32,
+) -> Array:
+    """Rows ``offsets[e]`` to ``offsets[e + 1]`` of `a` times expert e of `b`.
+
+    Arguments as in `dsv3_numerics.matmul_grouped_nt`.
+
+    Examples
+    --------
+    >>> import ml_dtypes
+    >>> ones = np.ones((3, 32), ml_dtypes.float8_e4m3fn)
+    >>> experts = np.stack([ones[:1], ones[:1]])
+    >>> matmul_grouped_nt(ones, experts, [0, 1, 3], promote_every=32).tolist()
+    [[32.0], [32.0], [32.0]]
+    """
+    left, right, row = _operand(a), _operand(b), ACCUMULATORS[accumulator]
+    out = _start(c, (len(left.codes), right.codes.shape[-2]))
+    for expert, ends in enumerate(pairwise(np.asarray(offsets).tolist())):
+        rows = slice(*ends)
+        out[rows] = _product(left[rows], right[expert], out[rows], row, promote_every)
+    return _as_dtype(out, dtype)
+
+
+def _start(c: ArrayLike | None, shape: tuple[int, ...]) -> Float32s:
+    return np.zeros(shape, f32) if c is None else np.array(c, f32)
+
+
+def _as_dtype(x: Float32s, dtype: Any) -> Array:
+    with np.errstate(over="ignore"):
+        return np.asarray(x.astype(dtype))
