@@ -154,3 +154,11 @@ def positive(value: Any, name: str) -> int:
     if number < 1:
         raise ValueError(f"{name}: found {number}, expected at least 1")
     return number
+
+
+def seed_key(seed: Any) -> int:
+    """A seed of random bits: a whole number of 64 bits."""
+    key = whole(seed, "seed")
+    if not 0 <= key < 1 << 64:
+        raise ValueError(f"seed: found {key}, expected 0 to 2**64 - 1")
+    return key

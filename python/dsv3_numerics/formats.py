@@ -14,7 +14,18 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import _core
-from ._arrays import Array, as_array, deliver, destination, flat, positive, real_dtype, source, whole
+from ._arrays import (
+    Array,
+    as_array,
+    deliver,
+    destination,
+    flat,
+    positive,
+    real_dtype,
+    seed_key,
+    source,
+    whole,
+)
 
 Rounding = Literal["nearest_even", "toward_zero", "up", "down", "nearest_away", "stochastic"]
 Overflow = Literal["saturate", "nonfinite"]
@@ -256,9 +267,7 @@ def encode(
     """
     array, kind = source(x, "x")
     info = format_info(dtype)
-    key = whole(seed, "seed")
-    if not 0 <= key < 1 << 64:
-        raise ValueError(f"seed: found {key}, expected 0 to 2**64 - 1")
+    key = seed_key(seed)
     codes = destination(out, array.shape, info.dtype, array)
     _core.encode(flat(array), kind, flat(codes), info.name, rounding, overflow, nan, key)
     return deliver(codes, out)

@@ -6,13 +6,9 @@ Lives here: the container and what it can say about itself. Not here: how codes 
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import secrets
-import zipfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import ml_dtypes
@@ -20,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from . import _core
+from ._archive import as_dtype, read_archive, write_archive
 from ._arrays import Array, as_array, deliver, destination, flat, positive, real_dtype, whole
 from .formats import code_array, decode, format_info
 
@@ -30,8 +27,6 @@ SCALE_DTYPES = {
     "mx": np.dtype(ml_dtypes.float8_e8m0fnu),
     "nvfp4": np.dtype(ml_dtypes.float8_e4m3fn),
 }
-_MAGIC = "dsv3_numerics.Quantized/1"
-_MEMBERS = ("meta.npy", "codes.npy", "scales.npy")
 
 
 def scales_shape(shape: tuple[int, ...], block: tuple[int, ...], axis: int | None) -> tuple[int, ...]:
@@ -232,9 +227,7 @@ class Quantized:
         OSError
             Where the folder is missing or cannot be written.
         """
-        target = Path(path)
         meta = {
-            "magic": _MAGIC,
             "format": self.format,
             "block": list(map(int, self.block)),
             "axis": self.axis,
@@ -242,22 +235,7 @@ class Quantized:
             "rule": self.rule,
             "global_scale": None if self.global_scale is None else float(self.global_scale),
         }
-        temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
-        try:
-            with open(temporary, "xb") as file:
-                np.savez(
-                    file,
-                    allow_pickle=False,
-                    meta=np.frombuffer(json.dumps(meta).encode(), np.uint8),
-                    codes=_integers(self.codes),
-                    scales=_integers(self.scales),
-                )
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        write_archive(path, "Quantized", meta, {"codes": self.codes, "scales": self.scales})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -270,54 +248,12 @@ class Quantized:
         ValueError
             Where it is not such a file: truncated, damaged, or with parts that do not fit together.
         """
-        with open(path, "rb") as file:
-            try:
-                return cls._read(file, os.fstat(file.fileno()).st_size)
-            except (
-                Exception
-            ) as error:  # zip and npy parsers fail in many ways; all mean that the file is not ours
-                raise ValueError(
-                    f"path: found {os.fspath(path)!r}, expected a saved Quantized ({error})"
-                ) from error
+        return read_archive(path, "Quantized", ("codes", "scales"), cls._made_of)
 
     @classmethod
-    def _read(cls, file: Any, size: int) -> Self:
-        with zipfile.ZipFile(file) as archive:
-            if sorted(archive.namelist()) != sorted(_MEMBERS):
-                raise ValueError(f"members {archive.namelist()}")
-            meta_bytes, codes, scales = (_read_array(archive, name, size) for name in _MEMBERS)
-        meta = json.loads(meta_bytes.tobytes())
-        if meta.pop("magic") != _MAGIC:
-            raise ValueError("another kind or version")
+    def _made_of(cls, meta: dict[str, Any], arrays: dict[str, Array]) -> Self:
         meta["block"] = tuple(meta["block"])
         if meta["global_scale"] is not None:
             meta["global_scale"] = np.float32(meta["global_scale"])
-        code_dtype, scale_dtype = format_info(meta["format"]).dtype, SCALE_DTYPES[meta["scale_kind"]]
-        return cls(_as_dtype(codes, code_dtype), _as_dtype(scales, scale_dtype), **meta)
-
-
-def _integers(array: Array) -> Array:
-    """The array's bytes as unsigned integers: .npy knows no ml_dtypes."""
-    return np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}").reshape(array.shape)
-
-
-def _as_dtype(integers: Array, dtype: np.dtype[Any]) -> Array:
-    if integers.dtype != f"u{dtype.itemsize}":
-        raise ValueError(f"stored as {integers.dtype}, expected uint{8 * dtype.itemsize}")
-    return integers.view(dtype)
-
-
-def _read_array(archive: zipfile.ZipFile, name: str, limit: int) -> Array:
-    """One .npy of the archive, trusting no length that the file's own size does not bear out."""
-    info = archive.getinfo(name)
-    if info.compress_type != zipfile.ZIP_STORED or info.file_size > limit:
-        raise ValueError(f"{name} is compressed or longer than the file")
-    with archive.open(info) as member:
-        np.lib.format.read_magic(member)
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(member)
-        if dtype.kind != "u" or not dtype.isnative or fortran or min(shape, default=1) < 0:
-            raise ValueError(f"{name} holds {dtype}, {shape}")
-        data = member.read()  # to the end, where the checksum is compared
-    if len(data) != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"{name} has {len(data)} bytes for shape {shape}")
-    return np.frombuffer(bytearray(data), dtype).reshape(shape)
+        codes = as_dtype(arrays["codes"], format_info(meta["format"]).dtype)
+        return cls(codes, as_dtype(arrays["scales"], SCALE_DTYPES[meta["scale_kind"]]), **meta)

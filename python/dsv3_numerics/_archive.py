@@ -1,0 +1,126 @@
+"""Files of containers: arrays and facts in NumPy's .npz, written whole or not at all, read with distrust.
+
+Lives here: what every container's ``save`` and ``load`` need. What the arrays mean, and whether they fit
+together, is the container's to know.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ._arrays import Array
+
+Container = TypeVar("Container")
+Meta = dict[str, Any]
+
+
+def write_archive(
+    path: str | os.PathLike[str], kind: str, meta: Mapping[str, Any], arrays: Mapping[str, Array]
+) -> None:
+    """Write a file that `read_archive` reads back bit for bit; arrays are held as unsigned integers.
+
+    The file appears under its name only when complete; an older one of that name stays until then.
+
+    Raises
+    ------
+    OSError
+        Where the folder is missing or cannot be written.
+    """
+    target = Path(path)
+    facts = json.dumps({"magic": _magic(kind), **meta}).encode()
+    members = {name: _integers(array) for name, array in arrays.items()}
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            np.savez(file, allow_pickle=False, meta=np.frombuffer(facts, np.uint8), **members)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def read_archive(
+    path: str | os.PathLike[str],
+    kind: str,
+    names: tuple[str, ...],
+    make: Callable[[Meta, dict[str, Array]], Container],
+) -> Container:
+    """What `make` makes of the facts and of the arrays of these names, all of them unsigned integers.
+
+    Raises
+    ------
+    OSError
+        Where the file cannot be opened.
+    ValueError
+        Where it is not such a file, or `make` refuses what is in it.
+    """
+    with open(path, "rb") as file:
+        try:
+            return make(*_read(file, kind, names))
+        except (
+            Exception
+        ) as error:  # zip and npy parsers fail in many ways; all mean that the file is not ours
+            raise ValueError(f"path: found {os.fspath(path)!r}, expected a saved {kind} ({error})") from error
+
+
+def as_dtype(integers: Array, dtype: Any) -> Array:
+    """Stored integers as what they stand for.
+
+    Raises
+    ------
+    ValueError
+        Integers of another width.
+    """
+    wanted = np.dtype(dtype)
+    if integers.dtype != f"u{wanted.itemsize}":
+        raise ValueError(f"stored as {integers.dtype}, expected uint{8 * wanted.itemsize}")
+    return integers.view(wanted)
+
+
+def _magic(kind: str) -> str:
+    return f"dsv3_numerics.{kind}/1"
+
+
+def _integers(array: Array) -> Array:
+    """The array's bytes as unsigned integers: .npy knows no ml_dtypes."""
+    return np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}").reshape(array.shape)
+
+
+def _read(file: Any, kind: str, names: tuple[str, ...]) -> tuple[Meta, dict[str, Array]]:
+    size = os.fstat(file.fileno()).st_size
+    with zipfile.ZipFile(file) as archive:
+        if sorted(archive.namelist()) != sorted(f"{name}.npy" for name in ("meta", *names)):
+            raise ValueError(f"members {archive.namelist()}")
+        facts = _read_array(archive, "meta.npy", size)
+        arrays = {name: _read_array(archive, f"{name}.npy", size) for name in names}
+    meta: Meta = json.loads(facts.tobytes())
+    if meta.pop("magic") != _magic(kind):
+        raise ValueError("another kind or version")
+    return meta, arrays
+
+
+def _read_array(archive: zipfile.ZipFile, name: str, limit: int) -> Array:
+    """One .npy of the archive, trusting no length that the file's own size does not bear out."""
+    info = archive.getinfo(name)
+    if info.compress_type != zipfile.ZIP_STORED or info.file_size > limit:
+        raise ValueError(f"{name} is compressed or longer than the file")
+    with archive.open(info) as member:
+        np.lib.format.read_magic(member)
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(member)
+        if dtype.kind != "u" or not dtype.isnative or fortran or min(shape, default=1) < 0:
+            raise ValueError(f"{name} holds {dtype}, {shape}")
+        data = member.read()  # to the end, where the checksum is compared
+    if len(data) != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{name} has {len(data)} bytes for shape {shape}")
+    return np.frombuffer(bytearray(data), dtype).reshape(shape)
