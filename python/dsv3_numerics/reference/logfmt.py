@@ -224,7 +224,7 @@ def logfmt_decode(q: LogFmt, *, dtype: Any = np.float32, precision: str = "exact
     k = cut & ((1 << (q.bits - 1)) - 1)
     table = values(lo, hi, q.bits) if precision == "exact" else _quick_values(lo, hi, q.bits)
     magnitude = np.where(k == 0, 0, np.take_along_axis(table, k, axis=-1))
-    numbers = np.copysign(magnitude, np.where(cut >> (q.bits - 1), -1.0, 1.0))
+    numbers = np.copysign(magnitude, np.where(cut >> (q.bits - 1) & 1, -1.0, 1.0))
     numbers = numbers if np.dtype(dtype) == np.float64 else numbers.astype(np.float32)
     if q.escaped is not None and q.escaped_values is not None:
         order = np.zeros(q.escaped.shape, int)
