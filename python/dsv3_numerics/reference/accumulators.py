@@ -21,14 +21,11 @@ SIGNED = tuple(name for name, row in FORMATS.items() if row.top != "scale")
 NARROW = tuple(name for name in SIGNED if FORMATS[name].bits <= 8)
 FLOAT32 = Row(8, 23, 127, "ieee")
 
-NAN_BITS = {"float32": 0x7FFFFFFF, "float16": 0x7FFF}
-QUIET_NAN = 0x7FC00000
-
 
 class Accumulator(NamedTuple):
     """How one unit adds `products` products and what it had.
 
-    `fraction` bits of each term are kept below the largest exponent. The sum becomes a number of the `result`:
+    `fraction` bits of each term are kept below the largest exponent. The sum becomes a number of `result`:
     of `keep` fraction bits, toward zero, or, without `keep`, the nearest one, ties to even.
     """
 
@@ -43,6 +40,11 @@ class Accumulator(NamedTuple):
     def format(self) -> Row:
         """The result's fields."""
         return FLOAT32 if self.result == "float32" else FORMATS[self.result]
+
+    @property
+    def nan(self) -> int:
+        """The only NaN that the unit writes, as float32."""
+        return 0x7FC00000 if self.unit == "float32" else 0x7FFFFFFF
 
 
 def _rows(name: str, like: Accumulator) -> dict[str, Accumulator]:

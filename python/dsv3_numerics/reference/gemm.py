@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .accumulators import ACCUMULATORS, NAN_BITS, QUIET_NAN, Accumulator, number, round_nearest_even
+from .accumulators import ACCUMULATORS, Accumulator, number, round_nearest_even
 from .formats import FORMATS, Array, Float64s, format_name, value_table
 from .quant import Float32s, Quantized, expand
 
@@ -84,12 +84,9 @@ def _toward_zero(x: Float64s, keep: int) -> Float64s:
 
 
 def as_result(values: Array, row: Accumulator) -> Float32s:
-    """A unit's results as float32, NaN with the bits that the unit gives it."""
-    held = values.astype(row.result)
-    bits = held.view(f"u{held.dtype.itemsize}")
-    nan = QUIET_NAN if row.unit == "float32" else NAN_BITS[row.result]
-    bits = np.where(np.isnan(held), bits.dtype.type(nan), bits)
-    return np.asarray(bits.view(held.dtype).astype(f32))
+    """A unit's results as float32, and every NaN as the unit writes it."""
+    held = np.asarray(values).astype(row.result).astype(f32)
+    return np.where(np.isnan(held), np.uint32(row.nan).view(f32), held)
 
 
 def _tensor_core(a: Operand, b: Operand, c: Float32s, row: Accumulator) -> Float32s:
@@ -190,12 +187,12 @@ def _product(a: Operand, b: Operand, c: Float32s, row: Accumulator, every: int |
     left, right = a[:, None], b[None, :]
     if every is None and a.scales is None and b.scales is None:
         return _steps(left, right, c, row)
-    k, promoted = a.codes.shape[-1], row._replace(result="float32")
+    k = a.codes.shape[-1]
     for start in range(0, k, every or max(k, 1)):
         part = slice(start, start + (every or k))
         partial = _steps(left[..., part], right[..., part], np.zeros_like(c), row)
         sa, sb = (f32(1) if x.scales is None else x.scales[..., start] for x in (left, right))
-        c = as_result(fma(np.broadcast_to(sa * sb, c.shape), partial, c), promoted)
+        c = fma(np.broadcast_to(sa * sb, c.shape), partial, c)
     return c
 
 
@@ -253,7 +250,7 @@ def matmul_nt(
     for place in np.ndindex(*out.shape[:-2]):
         weights = right[place] if right.codes.ndim > 2 else right
         out[place] = _product(left[place], weights, out[place], row, promote_every)
-    return _as_dtype(out, dtype)
+    return _written(out, row, dtype)
 
 
 def matmul_grouped_nt(
@@ -283,13 +280,17 @@ def matmul_grouped_nt(
     for expert, ends in enumerate(pairwise(np.asarray(offsets).tolist())):
         rows = slice(*ends)
         out[rows] = _product(left[rows], right[expert], out[rows], row, promote_every)
-    return _as_dtype(out, dtype)
+    return _written(out, row, dtype)
 
 
 def _start(c: ArrayLike | None, shape: tuple[int, ...]) -> Float32s:
     return np.zeros(shape, f32) if c is None else np.array(c, f32)
 
 
-def _as_dtype(x: Float32s, dtype: Any) -> Array:
+def _written(x: Float32s, row: Accumulator, dtype: Any) -> Array:
+    """The result as `dtype`, every NaN as the unit writes it: bfloat16 takes the upper half."""
     with np.errstate(over="ignore"):
-        return np.asarray(x.astype(dtype))
+        narrow = x.astype(dtype)
+    width = 8 * narrow.dtype.itemsize
+    nan = np.array(row.nan >> (32 - width), f"u{width // 8}").view(dtype)
+    return np.where(np.isnan(x), nan, narrow)
