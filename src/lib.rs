@@ -1,7 +1,7 @@
-//! The numerics of DeepSeek-V3 on any CPU: small number formats, and quantization with shared scales.
+//! The numerics of DeepSeek-V3 on any CPU: small number formats, quantization with shared scales, and matrix products.
 //!
 //! The crate knows nothing of Python (the optional `bindings` do). Its floors, each using only those below:
-//! [`quant`] → [`formats`] → [`simd`]. Every result is the same, byte for byte, at every instruction-set level
+//! [`gemm`] → [`quant`] → [`formats`] → [`simd`]. Every result is the same, byte for byte, at every instruction-set level
 //! and thread count.
 //!
 //! ```
@@ -19,6 +19,7 @@ mod bindings;
 pub mod checkpoint;
 pub mod error;
 pub mod formats;
+pub mod gemm;
 pub mod quant;
 #[allow(unsafe_code)]
 pub mod simd;

@@ -16,6 +16,7 @@ _Layout: TypeAlias = tuple[int, int, int, int, int]
 
 __all__ = [
     "__version__",
+    "accumulators",
     "amax",
     "count_saturated",
     "decode",
@@ -23,7 +24,10 @@ __all__ = [
     "encode",
     "error_stats",
     "formats",
+    "fused_step",
     "get_num_threads",
+    "matmul_grouped_nt",
+    "matmul_nt",
     "nvfp4_global",
     "pack",
     "quantize",
@@ -76,6 +80,44 @@ def error_stats(src: _Array, src_dtype: str, approx: _Float32s) -> dict[str, Any
 def count_saturated(
     src: _Array, src_dtype: str, codes: _Array, fmt: str, layout: _Layout, scales: _Float32s
 ) -> int: ...
+def accumulators() -> list[dict[str, Any]]: ...
+def fused_step(
+    a: _Array, a_fmt: str, b: _Array, b_fmt: str, c: _Float32s, accumulator: str, out: _Float32s
+) -> None: ...
+def matmul_nt(
+    a: _Array,
+    a_fmt: str,
+    a_scales: _Float32s | None,
+    a_group: tuple[int, int],
+    b: _Array,
+    b_fmt: str,
+    b_scales: _Float32s | None,
+    b_group: tuple[int, int],
+    shape: tuple[int, int, int, int],
+    b_stacked: bool,
+    c: _Float32s | None,
+    accumulator: str,
+    promote_every: int,
+    out: _Array,
+    out_dtype: str,
+) -> None: ...
+def matmul_grouped_nt(
+    a: _Array,
+    a_fmt: str,
+    a_scales: _Float32s | None,
+    a_group: tuple[int, int],
+    b: _Array,
+    b_fmt: str,
+    b_scales: _Float32s | None,
+    b_group: tuple[int, int],
+    shape: tuple[int, int, int, int],
+    offsets: NDArray[np.int64],
+    c: _Float32s | None,
+    accumulator: str,
+    promote_every: int,
+    out: _Array,
+    out_dtype: str,
+) -> None: ...
 def get_num_threads() -> int: ...
 def set_num_threads(n: int) -> None: ...
 def simd_level() -> str: ...

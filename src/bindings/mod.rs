@@ -2,10 +2,11 @@
 //!
 //! Arrays arrive one-dimensional and contiguous; ml_dtypes and float16 arrays arrive as the integers that hold
 //! them. Python sees to shapes, axes and names; here arrays become slices, errors become exceptions, and the GIL
-//! is released. [`array`] converts arrays, [`formats`], [`quant`] and [`system`] hold the functions.
+//! is released. [`array`] converts arrays, the other modules hold the functions.
 
 mod array;
 mod formats;
+mod gemm;
 mod quant;
 mod system;
 
@@ -41,5 +42,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     formats::register(m)?;
     quant::register(m)?;
+    gemm::register(m)?;
     system::register(m)
 }

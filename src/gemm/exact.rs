@@ -1,0 +1,91 @@
+//! Infinitely precise sums, rounded once: a fixed-point number wide enough for any product of two small formats.
+
+use super::definition::Chain;
+use super::number::{numbers, Class, Number};
+use super::step::{nearest, special};
+use crate::formats::{Codes, Format};
+
+/// The last place: below the smallest product of two bfloat16, 2^-266.
+const LOW: i32 = -280;
+/// 64-bit words: up to 2^360, a hundred binades above the largest product.
+const WORDS: usize = 10;
+
+/// A two's-complement fixed-point number in units of `2^LOW`.
+struct Wide([u64; WORDS]);
+
+impl Wide {
+    /// Adds `sig * 2^exp`.
+    fn add(&mut self, sig: i64, exp: i32) {
+        let at = (exp - LOW).max(0) as usize;
+        let (word, shift) = (at / 64, at % 64);
+        let wide = i128::from(sig) << shift;
+        let sign = if sig < 0 { u64::MAX } else { 0 };
+        let parts = [wide as u64, (wide >> 64) as u64];
+        let mut carry = false;
+        for (i, digit) in self.0.iter_mut().enumerate().skip(word) {
+            let part = parts.get(i - word).copied().unwrap_or(sign);
+            if i - word >= 2 && part == (if carry { u64::MAX } else { 0 }) {
+                return; // nothing is left to carry
+            }
+            let (sum, over) = digit.overflowing_add(part);
+            let (sum, again) = sum.overflowing_add(u64::from(carry));
+            (*digit, carry) = (sum, over || again);
+        }
+    }
+
+    /// The nearest float32.
+    fn round(mut self) -> f32 {
+        let negative = self.0[WORDS - 1] >> 63 != 0;
+        if negative {
+            let mut carry = true;
+            for digit in &mut self.0 {
+                (*digit, carry) = (!*digit).overflowing_add(u64::from(carry));
+            }
+        }
+        let Some(top) = self.0.iter().rposition(|digit| *digit != 0) else { return 0.0 };
+        // The top 64 bits, the last of them standing for everything below.
+        let zeros = self.0[top].leading_zeros();
+        let below = if top > 0 { self.0[top - 1] } else { 0 };
+        let pair = (u128::from(self.0[top]) << 64 | u128::from(below)) << zeros;
+        let rest = pair as u64 != 0 || self.0[..top.saturating_sub(1)].iter().any(|digit| *digit != 0);
+        let magnitude = (pair >> 64) as u64 | u64::from(rest);
+        let exp = 64 * top as i32 - zeros as i32 + LOW;
+        f32::from_bits(nearest(magnitude, exp, 23, 127) | u32::from(negative) << 31)
+    }
+}
+
+/// The definition.
+#[derive(Clone, Copy)]
+pub(super) struct ExactSum {
+    /// Mantissa bits of a product.
+    man: i32,
+}
+
+impl ExactSum {
+    pub fn new(a: &Format, b: &Format) -> ExactSum {
+        ExactSum { man: (a.man + b.man) as i32 }
+    }
+}
+
+impl Chain for ExactSum {
+    type Item = Number;
+    fn items(&self, codes: Codes<'_>, at: usize, len: usize, format: &Format) -> Vec<Number> {
+        numbers(codes, at, len, format)
+    }
+    fn run(&self, a: &[Number], b: &[Number], c: f32) -> f32 {
+        if !c.is_finite() || a.iter().chain(b).any(|x| x.class != Class::Finite) {
+            if let Some(special) = special(a, b, c) {
+                return special;
+            }
+        }
+        let mut sum = Wide([0; WORDS]);
+        for (x, y) in a.iter().zip(b) {
+            sum.add(i64::from(x.sig) * i64::from(y.sig), i32::from(x.exp) + i32::from(y.exp) - self.man);
+        }
+        let bits = c.to_bits();
+        let field = (bits >> 23 & 255) as i32;
+        let sig = i64::from(bits & 0x007F_FFFF | u32::from(field > 0) << 23);
+        sum.add(if bits >> 31 != 0 { -sig } else { sig }, field.max(1) - 150);
+        sum.round()
+    }
+}

@@ -1,0 +1,202 @@
+//! A product that has been checked, and the tiles that it is cut into.
+
+use super::accumulator::{Accumulator, ResultType};
+use super::definition::canonical;
+use super::step::is_half;
+use crate::error::Error;
+use crate::formats::{Codes, Format, Output};
+
+/// One side of a product: the rows of all its matrices, one after another.
+#[derive(Clone, Copy)]
+pub(crate) struct Side<'a> {
+    /// Codes, `k` to a row.
+    pub codes: Codes<'a>,
+    /// What they are codes of.
+    pub format: &'static Format,
+    /// The scales of the blocks of each matrix.
+    pub scales: Option<&'a [f32]>,
+    /// Rows of a block, and how much of k it spans.
+    pub group: (usize, usize),
+    /// Rows of one matrix.
+    pub rows: usize,
+    /// Blocks of a matrix along its rows, and along k.
+    pub blocks: (usize, usize),
+}
+
+impl Side<'_> {
+    /// The scale of a row, counted through all matrices, at `k`; 1 where there are no scales.
+    pub fn scale(&self, row: usize, k: usize) -> f32 {
+        let Some(scales) = self.scales else { return 1.0 };
+        let (matrix, row) = (row / self.rows, row % self.rows);
+        scales[(matrix * self.blocks.0 + row / self.group.0) * self.blocks.1 + k / self.group.1]
+    }
+}
+
+/// A product. Rows of either side are counted through all its matrices.
+#[derive(Clone, Copy)]
+pub(crate) struct Job<'a> {
+    pub accumulator: &'static Accumulator,
+    pub a: Side<'a>,
+    pub b: Side<'a>,
+    pub k: usize,
+    /// How much of k one chain of steps takes, at least 1; the last may be shorter.
+    pub interval: usize,
+    /// Whether there is one chain, which begins with c. Else every chain begins with +0 and its result is promoted:
+    /// multiplied by the scales and added to a float32, which begins with c.
+    pub chained: bool,
+}
+
+impl Job<'_> {
+    /// The factor of a partial sum that begins at `k`; `None` where neither side has scales.
+    pub fn scale(&self, a_row: usize, b_row: usize, k: usize) -> Option<f32> {
+        if self.a.scales.is_none() && self.b.scales.is_none() {
+            return None;
+        }
+        Some(self.a.scale(a_row, k) * self.b.scale(b_row, k))
+    }
+}
+
+/// What one row of a tile is written to.
+pub(crate) enum Row<'a> {
+    F32(&'a mut [f32]),
+    Bf16(&'a mut [u16]),
+}
+
+impl<'a> Row<'a> {
+    /// The outputs, if the product can be written to them.
+    pub fn new(out: Output<'a>) -> Result<Row<'a>, Error> {
+        match out {
+            Output::F32(out) => Ok(Row::F32(out)),
+            Output::Bf16(out) => Ok(Row::Bf16(out)),
+            _ => Err(Error::Unsupported("dtype: a product is written as float32 or bfloat16".to_owned())),
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        match self {
+            Row::F32(out) => out.len(),
+            Row::Bf16(out) => out.len(),
+        }
+    }
+
+    pub fn split_at(self, at: usize) -> (Row<'a>, Row<'a>) {
+        match self {
+            Row::F32(out) => {
+                let (left, right) = out.split_at_mut(at);
+                (Row::F32(left), Row::F32(right))
+            }
+            Row::Bf16(out) => {
+                let (left, right) = out.split_at_mut(at);
+                (Row::Bf16(left), Row::Bf16(right))
+            }
+        }
+    }
+
+    /// Writes results: every NaN becomes the accumulator's own, and bfloat16 is rounded to nearest even.
+    pub fn write(&mut self, accumulator: &Accumulator, results: &[f32]) {
+        match self {
+            Row::F32(out) => {
+                for (out, x) in out.iter_mut().zip(results) {
+                    *out = canonical(accumulator, *x);
+                }
+            }
+            Row::Bf16(out) => {
+                for (out, x) in out.iter_mut().zip(results) {
+                    let bits = canonical(accumulator, *x).to_bits();
+                    let up = if x.is_nan() { 0 } else { 0x7FFF + (bits >> 16 & 1) };
+                    *out = ((bits + up) >> 16) as u16;
+                }
+            }
+        }
+    }
+}
+
+/// Some rows and columns of the product of one matrix of either side.
+pub(crate) struct Tile<'a> {
+    /// The first row of a.
+    pub a_row: usize,
+    /// The first row of b, which is a column of the product.
+    pub b_row: usize,
+    /// Where each row goes; never empty.
+    pub out: Vec<Row<'a>>,
+    /// c, from the tile's first element on, and the distance between its rows.
+    c: Option<(&'a [f32], usize)>,
+}
+
+impl<'a> Tile<'a> {
+    /// All rows and columns.
+    pub fn whole(a_row: usize, b_row: usize, n: usize, c: Option<&'a [f32]>, out: Row<'a>) -> Tile<'a> {
+        let (mut rows, mut rest) = (Vec::new(), out);
+        while rest.len() >= n.max(1) {
+            let (row, after) = rest.split_at(n);
+            rows.push(row);
+            rest = after;
+        }
+        Tile { a_row, b_row, out: rows, c: c.map(|c| (c, n)) }
+    }
+
+    pub fn rows(&self) -> usize {
+        self.out.len()
+    }
+
+    pub fn cols(&self) -> usize {
+        self.out.first().map_or(0, Row::len)
+    }
+
+    /// The accumulator's input.
+    pub fn c(&self, row: usize, col: usize) -> f32 {
+        self.c.map_or(0.0, |(c, stride)| c[row * stride + col])
+    }
+
+    /// Cuts it into tiles of at most so many rows and columns.
+    pub fn cut(self, height: usize, width: usize, into: &mut Vec<Tile<'a>>) {
+        let (cols, mut rows) = (self.cols(), self.out.into_iter());
+        let mut at = 0;
+        loop {
+            let mut band: Vec<Row<'a>> = rows.by_ref().take(height).collect();
+            let count = band.len();
+            if count == 0 {
+                return;
+            }
+            for col in (0..cols).step_by(width) {
+                let mut rest = Vec::with_capacity(count);
+                let mut out = Vec::with_capacity(count);
+                for row in band {
+                    let (left, right) = row.split_at(width.min(cols - col));
+                    out.push(left);
+                    rest.push(right);
+                }
+                band = rest;
+                let c = self.c.map(|(c, stride)| (&c[at * stride + col..], stride));
+                into.push(Tile { a_row: self.a_row + at, b_row: self.b_row + col, out, c });
+            }
+            at += count;
+        }
+    }
+}
+
+/// Codes of at most 8 bits come in bytes, the others in words.
+pub(super) fn check_width(side: &'static str, codes: Codes<'_>, format: &Format) -> Result<(), Error> {
+    match codes {
+        Codes::U8(_) if format.bits() <= 8 => Ok(()),
+        Codes::U16(_) if format.bits() > 8 => Ok(()),
+        _ => Err(Error::Unsupported(format!(
+            "{side}: codes of {} bits are in the wrong integers",
+            format.bits()
+        ))),
+    }
+}
+
+/// An accumulator of float16 begins with a float16.
+pub(super) fn check_c(accumulator: &Accumulator, c: &[f32]) -> Result<(), Error> {
+    if accumulator.result == ResultType::Float32 {
+        return Ok(());
+    }
+    match c.iter().position(|c| !is_half(*c)) {
+        None => Ok(()),
+        Some(at) => Err(Error::Unsupported(format!(
+            "c: found {} at flat index {at}, but accumulator {:?} holds float16 values",
+            c[at], accumulator.name
+        ))),
+    }
+}

@@ -1,0 +1,20 @@
+//! Floor 3: sums of products, as matrix units add them.
+//!
+//! [`accumulator`] holds THE table of units; [`step`] defines one step of each in integers, [`exact`] and [`float32`]
+//! the two that are no tensor core. [`product`] is the way in: it checks, cuts the work into tiles and sends them to
+//! the fastest path that gives the same bytes as the definition ([`definition`]).
+//!
+//! Not here: how numbers came by their scales ([`crate::quant`]), nor the lane operations ([`crate::simd`]).
+
+pub mod accumulator;
+mod definition;
+mod exact;
+mod float32;
+mod job;
+mod number;
+pub mod product;
+mod step;
+
+pub use accumulator::{Accumulator, ResultType, Unit, ACCUMULATORS};
+pub use product::{matmul_grouped_nt, matmul_nt, Operand, Options, Shape};
+pub use step::fused_step;

@@ -1,0 +1,68 @@
+//! What a matrix unit sees of a code: significand, exponent, and whether it is a number at all.
+
+use crate::formats::{Codes, Format, Top};
+
+/// Whether a code is a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    Finite,
+    Infinite,
+    Nan,
+}
+
+/// `sig * 2^(exp - man)` of a format with `man` mantissa bits. Subnormals keep the smallest exponent: nothing is
+/// normalized. An infinity has a significand of 1 with its sign.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Number {
+    pub sig: i32,
+    pub exp: i16,
+    pub class: Class,
+}
+
+/// What pads a row.
+pub(crate) const ZERO: Number = Number { sig: 0, exp: 0, class: Class::Finite };
+
+impl Number {
+    /// Takes a code apart. Bits above the code are ignored.
+    pub fn new(format: &Format, code: u32) -> Number {
+        let bits = format.bits();
+        let code = code & ((1 << bits) - 1);
+        let negative = code >> (bits - 1) != 0;
+        let magnitude = match format.top {
+            Top::Integer if negative => (1 << bits) - code,
+            _ => code & ((1 << (bits - 1)) - 1),
+        };
+        let sign = if negative { -1 } else { 1 };
+        let class = match format.top {
+            Top::Fnuz if negative && magnitude == 0 => Class::Nan,
+            Top::NanOnly if magnitude > format.max_code() => Class::Nan,
+            Top::Ieee if magnitude > format.max_code() + 1 => Class::Nan,
+            Top::Ieee if magnitude > format.max_code() => Class::Infinite,
+            _ => Class::Finite,
+        };
+        if class != Class::Finite {
+            return Number { sig: sign, exp: 0, class };
+        }
+        let field = (magnitude >> format.man) as i32;
+        let mantissa = (magnitude & ((1 << format.man) - 1)) as i32;
+        let sig = mantissa + if field > 0 { 1 << format.man } else { 0 };
+        Number { sig: sign * sig, exp: (field.max(1) - format.bias) as i16, class }
+    }
+
+    /// The same number in float16, whose subnormals begin at 2^-15: a subnormal of a narrower range is normalized.
+    pub fn widened(self, format: &Format) -> Number {
+        let (mut sig, mut exp) = (self.sig, self.exp);
+        while sig != 0 && sig.unsigned_abs() < 1 << format.man && exp > -14 {
+            (sig, exp) = (2 * sig, exp - 1);
+        }
+        Number { sig, exp, ..self }
+    }
+}
+
+/// Codes `at..at + len`, taken apart.
+pub(crate) fn numbers(codes: Codes<'_>, at: usize, len: usize, format: &Format) -> Vec<Number> {
+    match codes {
+        Codes::U8(codes) => codes[at..at + len].iter().map(|c| Number::new(format, u32::from(*c))).collect(),
+        Codes::U16(codes) => codes[at..at + len].iter().map(|c| Number::new(format, u32::from(*c))).collect(),
+    }
+}
