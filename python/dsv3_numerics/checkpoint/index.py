@@ -100,7 +100,7 @@ def _snapshot(path: Path) -> Path:
         return path
     ref = path / "refs" / "main"
     if ref.is_file():
-        commit = _content(ref, _REF_LIMIT).decode("ascii").strip()
+        commit = _content(ref, _REF_LIMIT).decode("ascii", "replace").strip()
         if not commit.isalnum():
             raise CheckpointError(f"{ref}: found {commit[:80]!r}, expected the name of a snapshot")
         if not (path / "snapshots" / commit).is_dir():

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # How scales may be stored, and the kind of scale that they are. BF16 is widened, which is exact.
 SCALE_KINDS = {"F32": "float32", "BF16": "float32", "F8_E8M0": "ue8m0"}
-_PIECE = 4 << 20  # bytes read at a time: they are still in the cache when they are decoded
+_PIECE = 8 << 20  # bytes read at a time
 # Dtypes that the core decodes; a dtype that several formats are stored in says nothing.
 _CODES = {info.dtype for info in formats() if info.dtype.name == info.name}
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -264,8 +264,7 @@ class Checkpoint(Mapping[str, Array]):
             The file has changed since the checkpoint was opened, or ends before the array is full.
         """
         path = self.folder / file
-        with readable(path), builtins.open(path, "rb", buffering=0) as stream:
-            self._ensure_same(file, os.fstat(stream.fileno()))
+        with readable(path), self._same(file) as stream:
 
             def read(begin: int, array: Array) -> None:
                 if not array.flags.c_contiguous:
@@ -281,13 +280,22 @@ class Checkpoint(Mapping[str, Array]):
         """The bytes of a file; mapped once, looked at each time."""
         path = self.folder / file
         with readable(path), self._lock:
-            self._ensure_same(file, path.stat())
-            if file not in self._maps:
-                with builtins.open(path, "rb") as stream:
-                    self._ensure_same(file, os.fstat(stream.fileno()))
+            if file in self._maps:
+                self._ensure_same(file, path.stat())
+            else:
+                with self._same(file) as stream:
                     pages = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
                 self._maps[file] = np.frombuffer(pages, np.uint8)
             return self._maps[file]
+
+    @contextmanager
+    def _same(self, file: str) -> Iterator[IO[bytes]]:
+        """The file whose header was read, opened; looked at before as well, because a pipe would block."""
+        path = self.folder / file
+        self._ensure_same(file, path.stat())
+        with builtins.open(path, "rb", buffering=0) as stream:
+            self._ensure_same(file, os.fstat(stream.fileno()))
+            yield stream
 
     def _ensure_same(self, file: str, status: os.stat_result) -> None:
         if self._closed:
