@@ -7,6 +7,7 @@ one is a `CheckpointError` that names the file. What is done with the values bel
 `dsv3_numerics.study`.
 """
 
+from .inspection import Inspection, inspect
 from .opened import Checkpoint, open
 from .readers import ArrayTensor, CheckpointError, Rows, Tensor
 from .scan import TensorInfo
@@ -16,12 +17,14 @@ __all__ = [
     "ArrayTensor",
     "Checkpoint",
     "CheckpointError",
+    "Inspection",
     "Rows",
     "Skipped",
     "Source",
     "Tensor",
     "TensorInfo",
     "array_tensor",
+    "inspect",
     "open",
     "open_source",
 ]

@@ -13,15 +13,17 @@ import click
 
 from .console import INTERRUPTED
 from .formats import formats_command
+from .inspect import inspect_command
 from .study import study_command
 
-VERBS = (formats_command, study_command)
+VERBS = (formats_command, inspect_command, study_command)
 
 _EXAMPLES = """
 \b
 Examples:
   dsv3-numerics study --demo                        study a small trained network
   dsv3-numerics study model.safetensors             study a file, or a checkpoint folder
+  dsv3-numerics inspect ./DeepSeek-V3               what a checkpoint holds, and what is wrong with it
   dsv3-numerics formats float8_e4m3fn               all values of a format
 """
 

@@ -6,7 +6,6 @@ beyond a slab). Memory is a few slabs, whatever the size of a tensor.
 
 from __future__ import annotations
 
-import fnmatch
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 from .. import _core
 from ..checkpoint import CheckpointError, Rows, Skipped, Source, Tensor, array_tensor, open_source
+from ..checkpoint.selection import selected
 from .metrics import FIELDS, Metrics, add_into, empty_row, sums_of
 from .provenance import environment
 from .result import Study, TensorResult
@@ -131,12 +131,8 @@ def prepare(
         _try(scheme)
     source = _gather(inputs)
 
-    def selected(name: str) -> bool:
-        wanted = not include or any(fnmatch.fnmatchcase(name, glob) for glob in include)
-        return wanted and not any(fnmatch.fnmatchcase(name, glob) for glob in exclude)
-
-    tensors = [t for t in source.tensors if selected(t.name)]
-    skipped = [s for s in source.skipped if selected(s.name)]
+    tensors = [t for t in source.tensors if selected(t.name, include, exclude)]
+    skipped = [s for s in source.skipped if selected(s.name, include, exclude)]
     if not tensors and not skipped:
         some = ", ".join(t.name for t in source.tensors[:3])
         raise ValueError(

@@ -1,0 +1,173 @@
+"""What can be inconsistent in a checkpoint, and how it is told.
+
+Lives here: one function for each pair of things that must agree: weights and scales, index and files,
+configuration and tensors. All work on names, shapes and dtypes; values are `inspection`'s.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+from .dtypes import SCALED
+from .index import Place, shown, stored_files
+from .joined import scale_problem
+from .opened import CONFIG_NAME, Checkpoint
+from .readers import CheckpointError
+from .scan import SCALE_SUFFIX, Problem, Scan
+
+if TYPE_CHECKING:
+    from .inspection import Inspection
+
+# What DeepSeek's configurations say of shapes: the end of a name, and the keys of its lengths.
+_SHAPES = {
+    "embed_tokens.weight": ("vocab_size", "hidden_size"),
+    "lm_head.weight": ("vocab_size", "hidden_size"),
+    "input_layernorm.weight": ("hidden_size",),
+    "post_attention_layernorm.weight": ("hidden_size",),
+    "self_attn.q_a_proj.weight": ("q_lora_rank", "hidden_size"),
+    "self_attn.q_a_layernorm.weight": ("q_lora_rank",),
+    "self_attn.kv_a_layernorm.weight": ("kv_lora_rank",),
+    "mlp.gate.weight": ("n_routed_experts", "hidden_size"),
+    "mlp.gate.e_score_correction_bias": ("n_routed_experts",),
+    "experts.*.gate_proj.weight": ("moe_intermediate_size", "hidden_size"),
+    "experts.*.up_proj.weight": ("moe_intermediate_size", "hidden_size"),
+    "experts.*.down_proj.weight": ("hidden_size", "moe_intermediate_size"),
+}
+# Nine digits: longer ones are no numbers of layers, and cost quadratic time.
+_LAYER = re.compile(r"(?:^|\.)layers\.([0-9]{1,9})\.(?:mlp\.experts\.([0-9]{1,9})\.)?")
+_MOST = 1 << 20
+_FMT = {"e4m3": "F8_E4M3", "e5m2": "F8_E5M2"}
+
+
+def check(
+    place: Place, found: Scan, ckpt: Checkpoint, result: Inspection, *, complete: bool
+) -> Iterator[Problem]:
+    """Everything that the headers, the index and the configuration say against each other.
+
+    `complete` is whether all files of the checkpoint are looked at: in one shard of several, what is missing
+    may be in another.
+    """
+    yield from _scales(ckpt, result, complete)
+    yield from _index(place, found)
+    try:
+        config = ckpt.config
+    except CheckpointError as error:
+        yield Problem("config", str(error))
+        return
+    if config is None:
+        return
+    where = str(ckpt.folder / CONFIG_NAME)
+    yield from _quantization(where, ckpt, result)
+    if str(config.get("model_type", "")).startswith("deepseek"):
+        yield from _shapes(where, config, result)
+        if complete and not found.problems:
+            yield from _layers(where, config, ckpt)
+
+
+def _scales(ckpt: Checkpoint, result: Inspection, complete: bool) -> Iterator[Problem]:
+    for info in result.tensors:
+        where = ckpt.folder / info.file
+        scale = ckpt.scale_name(info.name)
+        if scale is not None and result.scales.block is not None:
+            problem = scale_problem(info, ckpt.info(scale), result.scales.block)
+            if problem is not None:
+                yield Problem("scale does not fit", f"{ckpt.folder / ckpt.info(scale).file}: {problem}")
+        elif scale is None and info.dtype in SCALED:
+            text = f"{where}: {shown(info.name)}: no scales, expected {shown(info.name + SCALE_SUFFIX)}"
+            yield Problem("scale missing", text, note=not complete)
+        elif info.name.endswith(SCALE_SUFFIX) and info.name.removesuffix(SCALE_SUFFIX) not in ckpt:
+            text = f"{where}: {shown(info.name)}: the weight that it is for is not there"
+            yield Problem("scale without weight", text, note=not complete)
+
+
+def _index(place: Place, found: Scan) -> Iterator[Problem]:
+    if place.index is None:
+        return
+    for info in found.unlisted:
+        text = f"{place.folder / info.file}: holds {shown(info.name)}, but the index does not list it there"
+        yield Problem("not in the index", text, note=True)
+    for file in set(stored_files(place.folder)) - set(place.files):
+        text = f"{place.folder / file}: the index names nothing in this file"
+        yield Problem("not in the index", text, note=True)
+    total, held = place.index.metadata.get("total_size"), sum(i.nbytes for i in found.tensors.values())
+    if total is not None and total != held and not found.problems:
+        text = f"total_size: found {shown(total)}, expected {held}, the bytes of all tensors"
+        yield Problem("index total", f"{place.index.path}: {text}", note=True)
+
+
+def _quantization(where: str, ckpt: Checkpoint, result: Inspection) -> Iterator[Problem]:
+    try:
+        section = ckpt.quantization
+    except CheckpointError:  # told already, where the block was asked for
+        return
+    scales = result.scales
+    dtypes = {info.dtype for info in ckpt.infos() if info.dtype in SCALED}
+    if not section:
+        if dtypes:
+            yield Problem(
+                "config", f"{where}: no quantization_config, but {', '.join(sorted(dtypes))} weights"
+            )
+        return
+    if not dtypes and section.get("quant_method") == "fp8":
+        yield Problem("config", f"{where}: quantization_config says fp8, but no weight is FP8")
+    expected = _FMT.get(str(section.get("fmt")))
+    if expected is not None and dtypes - {expected}:
+        text = f"{where}: fmt: found {shown(section['fmt'])}, but weights are {', '.join(sorted(dtypes))}"
+        yield Problem("config", text)
+    if scales.declared == "ue8m0" and scales.format == "float32":
+        yield Problem("config", f"{where}: scale_fmt says 'ue8m0', but scales are no powers of two")
+    if scales.declared is None and "F8_E8M0" in scales.dtypes:
+        yield Problem("config", f"{where}: no scale_fmt 'ue8m0', but scales are stored as F8_E8M0")
+
+
+def _shapes(where: str, config: dict[str, Any], result: Inspection) -> Iterator[Problem]:
+    rules = [
+        (re.compile(rf"(?:^|\.){re.escape(end)}$".replace(r"\*", r"\d+")), keys)
+        for end, keys in _SHAPES.items()
+        if all(type(config.get(key)) is int for key in keys)
+    ]
+    for info in result.tensors:
+        for pattern, keys in rules:
+            expected = tuple(config[key] for key in keys)
+            if pattern.search(info.name) and info.shape != expected:
+                text = f"{shown(info.name)}: found shape {list(info.shape)}, but {' x '.join(keys)} is"
+                yield Problem("config", f"{where}: {text} {list(expected)}")
+
+
+def _layers(where: str, config: dict[str, Any], ckpt: Checkpoint) -> Iterator[Problem]:
+    layers: dict[int, set[int]] = {}
+    for info in ckpt.infos():
+        match = _LAYER.search(info.name)
+        if match:
+            experts = layers.setdefault(int(match[1]), set())
+            if match[2] is not None:
+                experts.add(int(match[2]))
+    main, more = config.get("num_hidden_layers"), config.get("num_nextn_predict_layers") or 0
+    if _countable(main) and _countable(more):
+        here = f"{where}: num_hidden_layers is {main}, num_nextn_predict_layers {more}"
+        for numbers, what, note in (
+            (set(range(main)) - layers.keys(), "not there", False),
+            (set(range(main, main + more)) - layers.keys(), "not there", True),
+            (layers.keys() - set(range(main + more)), "one too many", False),
+        ):
+            if numbers:
+                yield Problem("config", f"{here}, but layer {_few(numbers)} is {what}", note)
+    routed = config.get("n_routed_experts")
+    if _countable(routed):
+        expected = set(range(routed))
+        wrong = {number for number, experts in layers.items() if experts and experts != expected}
+        if wrong:
+            text = f"layer {_few(wrong)} has others than experts 0 to {routed - 1}"
+            yield Problem("config", f"{where}: n_routed_experts is {routed}, but {text}")
+
+
+def _countable(value: object) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value < _MOST
+
+
+def _few(numbers: set[int]) -> str:
+    """The first of some numbers, and how many there are more."""
+    first = ", ".join(map(str, sorted(numbers)[:8]))
+    return first if len(numbers) <= 8 else f"{first} (and {len(numbers) - 8} more)"

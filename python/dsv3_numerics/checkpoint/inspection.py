@@ -1,0 +1,316 @@
+"""What a checkpoint is made of: tensors, dtypes, layers, what is quantized and how, and what is inconsistent.
+
+Lives here: `inspect` and its result, as data. What can be inconsistent is in `consistency`; how the result
+looks on a terminal is the command line's affair.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import consistency
+from .dtypes import SCALED
+from .index import locate, shown, stored_files
+from .joined import SCALE_KINDS, scale_values
+from .opened import Checkpoint
+from .readers import CheckpointError
+from .scan import SCALE_SUFFIX, Problem, TensorInfo, scan
+from .selection import selected
+
+_LAYER = re.compile(r"(?:^|\.)layers\.([0-9]{1,9})\.")
+_NUMBER = re.compile(r"(?<![^.])[0-9]{1,9}(?![^.])")
+_DIGITS = re.compile(r"([0-9]{1,9})")
+_SAMPLE = 64  # scale tensors that are read unless all are asked for
+_MANTISSA = np.uint32(0x007F_FFFF)
+
+
+@dataclass
+class Group:
+    """Tensors that have something in common.
+
+    Attributes
+    ----------
+    tensors : int
+    parameters : int
+        Elements; those of scales are not counted.
+    nbytes : int
+        Bytes in the files, scales included.
+    """
+
+    tensors: int = 0
+    parameters: int = 0
+    nbytes: int = 0
+
+    def add(self, info: TensorInfo, is_scale: bool) -> None:
+        """Count a tensor in."""
+        self.tensors += 1
+        self.parameters += 0 if is_scale else info.size
+        self.nbytes += info.nbytes
+
+
+@dataclass
+class Pattern(Group):
+    """Tensors of one dtype and shape whose names differ in numbers only.
+
+    Attributes
+    ----------
+    name : str
+        With the least and the largest number in each place: ``layers.{3-60}``.
+    dtype : str
+    shape : tuple of int
+    scales : str
+        Dtype and shape of the scales beside each; empty for tensors that have none.
+    """
+
+    name: str = ""
+    dtype: str = ""
+    shape: tuple[int, ...] = ()
+    scales: str = ""
+
+
+@dataclass
+class Scales:
+    """The scales of the quantized weights.
+
+    Attributes
+    ----------
+    weights, parameters : int
+        Quantized weights that have scales, and their elements.
+    dtypes : dict of str to int
+        How the scales are stored, and how many tensors of them.
+    block : tuple of two int or None
+        By the configuration; None where that makes no sense.
+    declared : str or None
+        ``scale_fmt`` of the configuration.
+    read : int
+        Scale tensors whose values were looked at: a sample, unless all were asked for.
+    powers_of_two : bool or None
+        Whether all scales that were read are; None if none was.
+    least, largest : float or None
+    """
+
+    weights: int = 0
+    parameters: int = 0
+    dtypes: dict[str, int] = field(default_factory=dict)
+    block: tuple[int, int] | None = None
+    declared: str | None = None
+    read: int = 0
+    powers_of_two: bool | None = None
+    least: float | None = None
+    largest: float | None = None
+
+    @property
+    def count(self) -> int:
+        """Scale tensors."""
+        return sum(self.dtypes.values())
+
+    @property
+    def format(self) -> str | None:
+        """``"float32"`` or ``"ue8m0"``, by how they are stored or by their values; None without scales."""
+        if not self.dtypes:
+            return None
+        return "ue8m0" if self.dtypes.keys() == {"F8_E8M0"} or self.powers_of_two else "float32"
+
+
+@dataclass
+class Inspection:
+    """What `inspect` found.
+
+    Attributes
+    ----------
+    path : str
+    files : dict of str to int
+        Bytes of each file.
+    tensors : list of TensorInfo
+        Those selected, in the order of their names, numbers in the order of numbers.
+    total : Group
+    dtypes, layers : dict of str to Group
+        Layers by number; what belongs to none is under the empty name.
+    mtp : list of str
+        The layers that are for predicting more than one token, by the configuration.
+    patterns : list of Pattern
+    scales : Scales
+    problems : list of Problem
+    """
+
+    path: str
+    files: dict[str, int]
+    tensors: list[TensorInfo] = field(default_factory=list)
+    total: Group = field(default_factory=Group)
+    dtypes: dict[str, Group] = field(default_factory=dict)
+    layers: dict[str, Group] = field(default_factory=dict)
+    mtp: list[str] = field(default_factory=list)
+    patterns: list[Pattern] = field(default_factory=list)
+    scales: Scales = field(default_factory=Scales)
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def consistent(self) -> bool:
+        """Whether nothing does harm."""
+        return all(problem.note for problem in self.problems)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data, for JSON."""
+        content = asdict(self)
+        content["tensors"] = [info._asdict() | {"nbytes": info.nbytes} for info in self.tensors]
+        content["scales"]["format"] = self.scales.format
+        content["consistent"] = self.consistent
+        return content
+
+
+def inspect(
+    path: str | os.PathLike[str],
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    scales: bool = False,
+) -> Inspection:
+    """Look through a checkpoint without changing or converting anything.
+
+    Parameters
+    ----------
+    path : path
+        As for `open`.
+    include, exclude : sequence of str
+        Globs of tensor names. Scales go with their weights.
+    scales : bool
+        Read all scales, and report NaN, infinity, zero and negative ones. By default a sample is read, to
+        find out whether scales are powers of two.
+
+    Returns
+    -------
+    Inspection
+        Its `problems` name everything that is inconsistent; files that cannot be read are among them.
+
+    Raises
+    ------
+    CheckpointError
+        Nothing at `path` that can be read.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from safetensors.numpy import save_file
+    >>> save_file({"norm.weight": np.ones(3, np.float32)}, "model.safetensors")
+    >>> found = inspect("model.safetensors")
+    >>> found.total, found.consistent
+    (Group(tensors=1, parameters=3, nbytes=12), True)
+    """
+    place = locate(Path(path))
+    found = scan(place)
+    if not found.tensors:
+        found.raise_first()
+    with Checkpoint(Path(path), place.folder, found) as ckpt:
+        result = Inspection(str(path), {name: stamp.size for name, stamp in found.stamps.items()})
+        result.problems += found.problems
+        taken = [info for info in ckpt.infos() if selected(_weight_name(info.name, ckpt), include, exclude)]
+        result.tensors = sorted(taken, key=lambda info: _natural(info.name))
+        for info in result.tensors:
+            _count(result, info, ckpt)
+        result.patterns = _patterns(result.tensors, ckpt)
+        _read_scales(result, ckpt, scales)
+        result.mtp = _mtp(result.layers, ckpt)
+        complete = place.index is not None or len(stored_files(place.folder)) <= len(place.files)
+        result.problems += consistency.check(place, found, ckpt, result, complete=complete)
+    return result
+
+
+def _weight_name(name: str, ckpt: Checkpoint) -> str:
+    """The weight that a tensor is the scales of, or the tensor itself."""
+    weight = name.removesuffix(SCALE_SUFFIX)
+    return weight if weight in ckpt else name
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A key that puts layer 10 after layer 9."""
+    parts = _DIGITS.split(name)  # text and numbers by turns
+    return [(int(part), "") if i % 2 else (-1, part) for i, part in enumerate(parts)]
+
+
+def _count(result: Inspection, info: TensorInfo, ckpt: Checkpoint) -> None:
+    layer = _LAYER.search(info.name)
+    is_scale = info.name.endswith(SCALE_SUFFIX)
+    for group in (
+        result.total,
+        result.dtypes.setdefault(info.dtype, Group()),
+        result.layers.setdefault(layer[1] if layer else "", Group()),
+    ):
+        group.add(info, is_scale)
+    if info.dtype in SCALED and ckpt.scale_name(info.name):
+        result.scales.weights += 1
+        result.scales.parameters += info.size
+    if is_scale:
+        result.scales.dtypes[info.dtype] = result.scales.dtypes.get(info.dtype, 0) + 1
+
+
+def _mtp(layers: Iterable[str], ckpt: Checkpoint) -> list[str]:
+    try:
+        main = (ckpt.config or {}).get("num_hidden_layers")
+    except CheckpointError:  # told by `consistency`
+        main = None
+    return [name for name in layers if name and type(main) is int and int(name) >= main]
+
+
+def _patterns(tensors: Iterable[TensorInfo], ckpt: Checkpoint) -> list[Pattern]:
+    found: dict[tuple[str, str, tuple[int, ...], str], Pattern] = {}
+    numbers: dict[int, list[list[int]]] = {}
+    for info in tensors:
+        if _weight_name(info.name, ckpt) != info.name:
+            continue
+        scale = ckpt.scale_name(info.name)
+        beside = f"{ckpt.info(scale).dtype} {list(ckpt.info(scale).shape)}" if scale else ""
+        key = (_NUMBER.sub("0", info.name), info.dtype, info.shape, beside)
+        row = found.setdefault(key, Pattern(name=key[0], dtype=info.dtype, shape=info.shape, scales=beside))
+        row.add(info, False)
+        if scale:
+            row.nbytes += ckpt.info(scale).nbytes
+        numbers.setdefault(id(row), []).append([int(n) for n in _NUMBER.findall(info.name)])
+    for row in found.values():
+        ranges = [(min(column), max(column)) for column in zip(*numbers[id(row)], strict=True)]
+        texts = [f"{{{low}-{high}}}" if low < high else str(low) for low, high in ranges]
+        parts = _NUMBER.split(row.name)
+        row.name = "".join(part + text for part, text in zip(parts, [*texts, ""], strict=True))
+    return list(found.values())
+
+
+def _read_scales(result: Inspection, ckpt: Checkpoint, all_of_them: bool) -> None:
+    scales = result.scales
+    try:
+        scales.block, scales.declared = ckpt.block, ckpt.scale_fmt
+    except CheckpointError as error:
+        result.problems.append(Problem("config", str(error)))
+    names = [info.name for info in result.tensors if info.name.endswith(SCALE_SUFFIX)]
+    if not all_of_them and len(names) > _SAMPLE:
+        names = [names[i * len(names) // _SAMPLE] for i in range(_SAMPLE)]
+    for name in names:
+        info = ckpt.info(name)
+        if info.dtype not in SCALE_KINDS or not info.size:
+            continue
+        values = scale_values(ckpt, name)
+        scales.read += 1
+        good = values[(values > 0) & (values < np.inf)]
+        if good.size:
+            scales.least = min(float(good.min()), scales.least or np.inf)
+            scales.largest = max(float(good.max()), scales.largest or 0.0)
+        powers = not (good.view(np.uint32) & _MANTISSA).any()
+        scales.powers_of_two = powers and scales.powers_of_two is not False
+        result.problems += _bad_values(f"{ckpt.folder / info.file}: {shown(name)}", values)
+
+
+def _bad_values(where: str, values: np.ndarray[Any, np.dtype[np.float32]]) -> Iterable[Problem]:
+    for what, bad, harmless in (
+        ("NaN", np.isnan(values), False),
+        ("infinite", np.isinf(values), False),
+        ("negative", values < 0, False),
+        ("zero", values == 0, True),
+    ):
+        count = int(bad.sum())
+        if count:
+            yield Problem(f"scale {what}", f"{where}: {count} of {values.size} scales are {what}", harmless)
