@@ -6,6 +6,7 @@
 use crate::error::Error;
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
+use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,6 +15,16 @@ pub const MAX_THREADS: usize = 1024;
 
 /// Elements below which work stays on the calling thread: waking a pool costs more.
 const SERIAL: usize = 32 * 1024;
+
+thread_local! {
+    static ALONE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Says whether the operations of the calling thread stay on it: for callers that have threads of their own, with which
+/// the pool would only compete.
+pub fn set_alone(alone: bool) {
+    ALONE.set(alone);
+}
 
 static WANTED: AtomicUsize = AtomicUsize::new(0);
 static POOL: Mutex<Option<(u32, usize, Arc<ThreadPool>)>> = Mutex::new(None);
@@ -94,7 +105,7 @@ fn pool() -> Option<Arc<ThreadPool>> {
 /// Runs `f` on every task, in parallel where `elements`, the size of the whole, makes it worth while. The results
 /// stand in the order of the tasks.
 pub fn run_tasks<T: Send, R: Send>(elements: usize, tasks: Vec<T>, f: impl Fn(T) -> R + Sync) -> Vec<R> {
-    if elements > SERIAL && tasks.len() > 1 {
+    if elements > SERIAL && tasks.len() > 1 && !ALONE.get() {
         if let Some(pool) = pool() {
             return pool.install(|| tasks.into_par_iter().with_max_len(1).map(&f).collect());
         }

@@ -20,6 +20,12 @@ fn set_num_threads(n: usize) -> PyResult<()> {
     Ok(threads::set_num_threads(n)?)
 }
 
+/// Keeps the operations of the calling thread on it, or lets them use the pool again.
+#[pyfunction]
+fn set_alone(alone: bool) {
+    threads::set_alone(alone);
+}
+
 /// The instruction-set level in force.
 #[pyfunction]
 fn simd_level() -> &'static str {
@@ -60,6 +66,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     threads::threads_from_env()?;
     m.add_function(wrap_pyfunction!(get_num_threads, m)?)?;
     m.add_function(wrap_pyfunction!(set_num_threads, m)?)?;
+    m.add_function(wrap_pyfunction!(set_alone, m)?)?;
     m.add_function(wrap_pyfunction!(simd_level, m)?)?;
     m.add_function(wrap_pyfunction!(simd_levels, m)?)?;
     m.add_function(wrap_pyfunction!(set_simd_level, m)?)?;

@@ -7,16 +7,19 @@ one is a `CheckpointError` that names the file. What is done with the values bel
 `dsv3_numerics.study`.
 """
 
+from .convert import ConvertReport, convert
 from .inspection import Inspection, inspect
 from .opened import Checkpoint, open
 from .readers import ArrayTensor, CheckpointError, Rows, Tensor
 from .scan import TensorInfo
 from .sources import Skipped, Source, array_tensor, open_source
+from .write import save
 
 __all__ = [
     "ArrayTensor",
     "Checkpoint",
     "CheckpointError",
+    "ConvertReport",
     "Inspection",
     "Rows",
     "Skipped",
@@ -24,7 +27,9 @@ __all__ = [
     "Tensor",
     "TensorInfo",
     "array_tensor",
+    "convert",
     "inspect",
     "open",
     "open_source",
+    "save",
 ]

@@ -12,11 +12,12 @@ import sys
 import click
 
 from .console import INTERRUPTED
+from .convert import convert_command
 from .formats import formats_command
 from .inspect import inspect_command
 from .study import study_command
 
-VERBS = (formats_command, inspect_command, study_command)
+VERBS = (convert_command, formats_command, inspect_command, study_command)
 
 _EXAMPLES = """
 \b

@@ -1,0 +1,367 @@
+"""Converting a checkpoint: FP8 to plain numbers and back, file by file, in bounded memory.
+
+Lives here: `convert`, the checks before it begins, and the files that are not tensors. What is done with each
+tensor is decided in `plan` and done in `steps`; files and threads are in `pipeline`, what is finished in
+`journal`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .._arrays import positive
+from ..machine import get_num_threads
+from . import opened
+from .cuts import Tally
+from .index import INDEX_NAME, SUFFIX
+from .journal import JOURNAL_NAME, Journal, open_journal
+from .opened import CONFIG_NAME, Checkpoint
+from .pipeline import Pipeline
+from .plan import TARGETS, Plan, Shard, To, make_plan, to_json
+from .readers import CheckpointError, readable
+from .scan import Stamp
+from .write import is_temporary, replacing, sync_folder
+
+_MOST_JOBS = 8  # by default; disks and memory have enough of it
+_CHUNK = 4 << 20
+_RESERVE = 16 << 20  # bytes left free for index, configuration and the folder itself
+# What tools keep beside a checkpoint: no part of it.
+_NOT_COPIED = (".git", ".cache", "__pycache__")
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class ConvertReport:
+    """What a conversion did.
+
+    Attributes
+    ----------
+    path : Path
+        The destination.
+    to : str
+    files : int
+        Files of tensors written, without those that an earlier run had finished.
+    resumed : int
+        Files of an earlier run that were found whole.
+    tensors : mapping of str to int
+        Tensors in all files by what is done with them: copied, dequantized, quantized, requantized, widened.
+    bytes_read, bytes_written : int
+        Of tensors, in this run.
+    seconds : float
+    verified : bool
+    notes : tuple of str
+        What the user should know.
+    """
+
+    path: Path
+    to: str
+    files: int
+    resumed: int
+    tensors: Mapping[str, int]
+    bytes_read: int
+    bytes_written: int
+    seconds: float
+    verified: bool
+    notes: tuple[str, ...] = ()
+
+
+def convert(
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
+    *,
+    to: To,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    jobs: int | None = None,
+    verify: bool = False,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> ConvertReport:
+    """Convert a checkpoint between FP8 with block scales and plain numbers.
+
+    Everything that is not converted is the same byte for byte: other tensors, and other files of the folder
+    (tokenizer, README, code). The index and ``config.json`` are rewritten to fit. Tensors stay in files of
+    the same names; new scales are in the file of their weight.
+
+    Parameters
+    ----------
+    src : path
+        What `open` takes.
+    dst : path
+        A folder that is empty or not there yet. For a `src` that is one file, a ``.safetensors`` file that is
+        not there yet.
+    to : {"bf16", "f16", "f32", "fp8", "fp8-ue8m0"}
+        bf16, f16 and f32 turn FP8 weights with scales into numbers: ``float32(code) * scale``, for 16 bits
+        rounded once more, to nearest even. What float16 cannot hold is an error, not an infinity. fp8 turns
+        the weights that the release has in FP8 (attention and feed-forward projections, those of experts and
+        of the multi-token-prediction layer included) into E4M3 codes with float32 scales by the rule
+        ``deepseek_v3``; fp8-ue8m0 with powers of two for scales, stored as float32. What is FP8 already
+        stays, but for blocks whose scale is no power of two: for fp8-ue8m0 these are rounded a second time,
+        an error of about 2.6%.
+    include, exclude : sequence of str
+        Globs. Only weights with a name that matches one of `include` (if there are any) and none of `exclude`
+        are converted; the others are copied.
+    jobs : int, optional
+        Threads that work on cuts of tensors; as many as the core's, but at most 8, by default. The result is
+        the same.
+    verify : bool
+        Read each file again before it gets its name, and compare it with what was computed.
+    resume : bool
+        Go on with a run of the same source and options that was stopped; files that are whole stay.
+    progress : callable, optional
+        Called as ``progress(file, done, total)`` with bytes read and written, from one thread at a time.
+
+    Returns
+    -------
+    ConvertReport
+
+    Raises
+    ------
+    CheckpointError
+        The source cannot be read, contradicts itself or changes meanwhile; a weight has no scales, or one
+        that is negative or not finite; NaN or infinity where codes should come from; a file that reads back
+        different. Files that are whole by then stay, for `resume`.
+    FileExistsError
+        `dst` is not empty, and `resume` is not given.
+    ValueError, TypeError
+        `dst` is `src` or inside it, an unknown `to`, a glob of `include` without a tensor, other options than
+        those of the run to be resumed.
+    OSError
+        `dst` cannot be written, or the disk has too little space, which is checked at the beginning.
+
+    Notes
+    -----
+    Each file is written under a temporary name, synced, and renamed. Memory is bounded by a few cuts for each
+    job, whatever the size of a tensor. The source is only read.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dsv3_numerics import checkpoint
+    >>> w = np.ones((256, 200), np.float32)
+    >>> checkpoint.save("w.safetensors", {"model.layers.0.mlp.up_proj.weight": w})
+    >>> convert("w.safetensors", "w8.safetensors", to="fp8").tensors
+    {'quantized': 1}
+    >>> with checkpoint.open("w8.safetensors") as ckpt:
+    ...     ckpt["model.layers.0.mlp.up_proj.weight_scale_inv"].shape
+    (2, 2)
+    """
+    if to not in TARGETS:
+        raise ValueError(f"to: found {to!r}, expected one of {', '.join(TARGETS)}")
+    workers = min(get_num_threads(), _MOST_JOBS) if jobs is None else positive(jobs, "jobs")
+    start = time.perf_counter()
+    with opened.open(src) as ckpt:
+        source, target = ckpt.folder.resolve(), Path(dst).resolve()
+        single = not ckpt.path.is_dir()
+        _ensure_apart(ckpt.path.resolve(), source, target)
+        plan = make_plan(ckpt, to, include, exclude)
+        run = _Run(ckpt, plan, target, workers, verify, progress)
+        if single:
+            run.one_file(resume)
+        else:
+            options = {"to": to, "include": list(include), "exclude": list(exclude), "verify": verify}
+            run.folder(options, resume)
+    return ConvertReport(
+        target,
+        to,
+        len(run.todo),
+        len(plan.shards) - len(run.todo),
+        dict(plan.counts),
+        sum(shard.bytes_read for shard in run.todo),
+        sum(shard.layout.size for shard in run.todo),
+        time.perf_counter() - start,
+        verify,
+        (*plan.notes, *_measured(run.tally, plan)),
+    )
+
+
+def _ensure_apart(path: Path, source: Path, target: Path) -> None:
+    """Refuse to write where the source is."""
+    if target in (path, source):
+        raise ValueError(f"dst: found {target}, the source itself; expected another place")
+    if path.is_dir() and source in target.parents:
+        raise ValueError(f"dst: found {target}, inside the source; expected a place outside it")
+
+
+def _measured(tally: Tally, plan: Plan) -> list[str]:
+    if not plan.counts["requantized"]:
+        return []
+    if not tally.requantized:
+        return ["all scales were powers of two: codes and scales are as they were"]
+    error = (tally.squared_error / tally.squared) ** 0.5 if tally.squared else 0.0
+    return [
+        f"{tally.requantized} blocks were rounded a second time, an error of {error:.2%} (root mean square)"
+    ]
+
+
+class _Run:
+    """One conversion that has been planned.
+
+    Attributes
+    ----------
+    todo : list of Shard
+        What no earlier run has finished.
+    tally : Tally
+    """
+
+    def __init__(
+        self, ckpt: Checkpoint, plan: Plan, target: Path, jobs: int, verify: bool, progress: Progress | None
+    ) -> None:
+        self._ckpt, self._plan, self._target = ckpt, plan, target
+        self._jobs, self._verify, self._progress = jobs, verify, progress
+        self._done = self._total = 0
+        self.todo: list[Shard] = list(plan.shards)
+        self.tally = Tally()
+
+    def one_file(self, resume: bool) -> None:
+        """File to file: whole or not there, so there is nothing to resume."""
+        if resume:
+            raise ValueError("resume: found one file, which is whole or not there; expected a folder")
+        if self._target.suffix != SUFFIX:
+            raise ValueError(f"dst: found {self._target}, expected a {SUFFIX} file, as the source is one")
+        if os.path.lexists(self._target):
+            raise FileExistsError(f"dst: {self._target} is there already")
+        (shard,) = self._plan.shards
+        self.todo = [Shard(self._target.name, shard.steps, shard.layout)]
+        self._ensure_space(0)
+        self._target.parent.mkdir(parents=True, exist_ok=True)
+        self._write(self._target.parent, lambda shard: None)
+
+    def folder(self, options: Mapping[str, object], resume: bool) -> None:
+        """Folder to folder, with a journal."""
+        source = self._ckpt.folder
+        if os.path.lexists(source / JOURNAL_NAME):
+            raise CheckpointError(f"{source}: an unfinished conversion; finish it with resume first")
+        others = list(_others(source))
+        self._ensure_fresh(resume)
+        if not resume:
+            self._ensure_space(sum(size for _, size in others))
+        self._target.mkdir(parents=True, exist_ok=True)
+        stamps = {file: list(Stamp.of((source / file).stat())[:2]) for file in self._sources()}
+        with open_journal(self._target, {"format": 1, **options, "source": stamps}, resume=resume) as journal:
+            _remove_temporaries(self._target)
+            self.todo = [shard for shard in self._plan.shards if not self._is_whole(shard, journal)]
+            others = [(file, size) for file, size in others if _size(self._target / file) != size]
+            self._ensure_space(sum(size for _, size in others))
+            self._write(self._target, lambda shard: journal.note(shard.file, shard.layout.size))
+            for file, _ in others:
+                self._copy(file)
+            self._finish()
+
+    def _sources(self) -> Iterator[str]:
+        yield from self._ckpt.files
+        for name in (INDEX_NAME, CONFIG_NAME):
+            if (self._ckpt.folder / name).exists():
+                yield name
+
+    def _ensure_fresh(self, resume: bool) -> None:
+        """Refuse a destination with anything in it that is not ours."""
+        if not os.path.lexists(self._target):
+            return
+        if not self._target.is_dir():
+            raise FileExistsError(f"dst: {self._target} is not a folder")
+        names = [entry.name for entry in self._target.iterdir() if not is_temporary(entry.name)]
+        if JOURNAL_NAME in names:
+            if not resume:
+                raise FileExistsError(
+                    f"dst: {self._target} holds an unfinished conversion; resume it, or remove it"
+                )
+        elif names:
+            what = "nothing to resume, but is not empty" if resume else "is not empty"
+            raise FileExistsError(
+                f"dst: {self._target} has {what}" if resume else f"dst: {self._target} {what}"
+            )
+
+    def _is_whole(self, shard: Shard, journal: Journal) -> bool:
+        path = self._target / shard.file
+        return journal.done.get(shard.file) == shard.layout.size == _size(path)
+
+    def _ensure_space(self, others: int) -> None:
+        """An error now is better than one after an hour."""
+        needed = sum(shard.layout.size for shard in self.todo) + others + _RESERVE
+        place = next(folder for folder in (self._target, *self._target.parents) if folder.is_dir())
+        free = shutil.disk_usage(place).free
+        if needed > free:
+            raise OSError(
+                errno.ENOSPC,
+                f"dst: {needed / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free",
+                str(place),
+            )
+        self._total = sum(shard.bytes_read + shard.layout.size for shard in self.todo) + 2 * others
+
+    def _write(self, folder: Path, finished: Callable[[Shard], None]) -> None:
+        pipeline = Pipeline(self._ckpt, folder, self._jobs, self._verify, self._moved, finished)
+        try:
+            pipeline.run(self.todo)
+        finally:
+            self.tally.add(pipeline.tally)
+
+    def _moved(self, file: str, count: int) -> None:
+        self._done += count
+        if self._progress is not None:
+            self._progress(file, self._done, self._total)
+
+    def _copy(self, file: str) -> None:
+        """Copy a file that holds no tensors."""
+        target = self._target / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(self._ckpt.folder / file, "rb", buffering=0) as source, replacing(target, 0) as copy:
+            at = 0
+            while data := source.read(_CHUNK):
+                copy.write(at, data)
+                at += len(data)
+                self._moved(file, 2 * len(data))
+
+    def _finish(self) -> None:
+        """What says that all is there comes last: configuration, index, and the end of the journal."""
+        for name, content in ((CONFIG_NAME, self._plan.config), (INDEX_NAME, self._plan.index)):
+            if content is not None:
+                data = to_json(content)
+                with replacing(self._target / name, len(data)) as file:
+                    file.write(0, data)
+        (self._target / JOURNAL_NAME).unlink()
+        sync_folder(self._target)
+
+
+def _others(folder: Path) -> Iterator[tuple[str, int]]:
+    """Files of a folder that hold no tensors and are copied, with their sizes.
+
+    Links to files are followed, as model caches are made of them; links to folders are not, and neither are
+    pipes and devices.
+    """
+    for where, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name not in _NOT_COPIED)
+        for name in sorted(files):
+            path = Path(where, name)
+            ours = Path(where) == folder and name in (INDEX_NAME, CONFIG_NAME)
+            if ours or is_temporary(name) or name.endswith((SUFFIX, SUFFIX + ".index.json")):
+                continue
+            with readable(path):
+                status = path.stat()
+            if stat.S_ISREG(status.st_mode):
+                yield path.relative_to(folder).as_posix(), status.st_size
+
+
+def _size(path: Path) -> int | None:
+    """The size of a plain file; None where there is none."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def _remove_temporaries(folder: Path) -> None:
+    """Remove what a killed run has left half-written."""
+    for where, _, files in os.walk(folder):
+        for name in files:
+            if is_temporary(name):
+                Path(where, name).unlink(missing_ok=True)

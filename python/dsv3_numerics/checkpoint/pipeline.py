@@ -1,0 +1,251 @@
+"""Files and threads of a conversion: workers that share the cuts, and files that appear when they are whole.
+
+Lives here: `Pipeline`. Each worker reads, computes and writes one cut after the other, preferably in a file
+of its own, as two writers of one file would wait for each other; finished files are synced, verified and
+renamed beside the work on the next. What the cuts are is decided in `steps`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .. import _core
+from .cuts import Cut, Tally, Workbench
+from .opened import Checkpoint
+from .plan import Shard
+from .readers import CheckpointError
+from .steps import Step
+from .write import PartialFile, begin, discard, publish
+
+_READ_BACK = 1 << 20  # bytes
+
+
+@dataclass
+class _Lane:
+    """A file in the making.
+
+    Attributes
+    ----------
+    shard : Shard
+    file : PartialFile
+    cuts : iterator of (Step, Cut)
+        What nobody has begun.
+    open_cuts : int
+        Begun, but not ended.
+    digests : dict of int to (int, bytes)
+        Length and digest of what was computed for each offset, where it is to be verified.
+    """
+
+    shard: Shard
+    file: PartialFile
+    cuts: Iterator[tuple[Step, Cut]]
+    open_cuts: int = 0
+    exhausted: bool = False
+    digests: dict[int, tuple[int, bytes]] = field(default_factory=dict)
+
+
+class Pipeline:
+    """Writes the shards of a plan.
+
+    Parameters
+    ----------
+    ckpt : Checkpoint
+    folder : Path
+        Where the shards' files go.
+    jobs : int
+        Workers.
+    verify : bool
+        Read each file again, and compare, before it gets its name.
+    moved : callable
+        Called with a file's name and the bytes read and written since the last call, by one thread at a time.
+    finished : callable
+        Called with each shard whose file has got its name, by one thread at a time.
+    """
+
+    def __init__(
+        self,
+        ckpt: Checkpoint,
+        folder: Path,
+        jobs: int,
+        verify: bool,
+        moved: Callable[[str, int], None],
+        finished: Callable[[Shard], None],
+    ) -> None:
+        self._ckpt, self._folder, self._jobs, self._verify = ckpt, folder, jobs, verify
+        self._moved, self._finished = moved, finished
+        self._lock = threading.Lock()  # of everything below
+        self._calling = threading.Lock()  # of the callables
+        self._waiting: deque[Shard] = deque()
+        self._lanes: list[_Lane] = []
+        self._error: BaseException | None = None
+        self._ends: list[Future[None]] = []
+        self.tally = Tally()
+
+    def run(self, shards: list[Shard]) -> None:
+        """Write them all; whatever goes wrong, files that are not whole are removed.
+
+        Raises
+        ------
+        CheckpointError, OSError
+            Of the first worker that met one.
+        """
+        self._waiting.extend(shards)
+        with ThreadPoolExecutor(self._jobs, thread_name_prefix="finish") as self._finisher:
+            workers = [threading.Thread(target=self._work, name=f"convert-{i}") for i in range(self._jobs)]
+            try:
+                for worker in workers:
+                    worker.start()
+                for worker in workers:
+                    worker.join()
+                for end in self._ends:
+                    end.result()
+            except BaseException as error:  # an interruption, in the thread that waits
+                self._fail(error)
+                raise
+            finally:
+                for worker in workers:
+                    if worker.ident is not None:
+                        worker.join()
+                for end in self._ends:
+                    end.exception()
+                for lane in self._lanes:
+                    discard(lane.file)
+        if self._error is not None:
+            raise self._error
+
+    # --- Workers --------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        # With several workers each cut is small enough for one thread, and the core's own would only compete.
+        _core.set_alone(self._jobs > 1)
+        bench = Workbench(self._ckpt)
+        lane: _Lane | None = None
+        try:
+            while (task := self._next(lane)) is not None:
+                lane, step, cut = task
+                self._do(lane, step, cut, bench)
+                self._leave(lane)
+        except BaseException as error:
+            self._fail(error)
+        finally:
+            bench.close()
+            with self._lock:
+                self.tally.add(bench.tally)
+
+    def _next(self, mine: _Lane | None) -> tuple[_Lane, Step, Cut] | None:
+        """A cut of the same file; else of a new one; else of anybody's; None at the end or after an error."""
+        with self._lock:
+            while self._error is None:
+                if mine is None or mine.exhausted:
+                    mine = (
+                        self._open()
+                        if self._waiting
+                        else next((x for x in self._lanes if not x.exhausted), None)
+                    )
+                if mine is None:
+                    return None
+                task = next(mine.cuts, None)
+                if task is not None:
+                    mine.open_cuts += 1
+                    return mine, *task
+                mine.exhausted = True
+                self._end_if_done(mine)
+        return None
+
+    def _open(self) -> _Lane:
+        shard = self._waiting.popleft()
+        target = self._folder / shard.file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file = begin(target, shard.layout.size)
+        lane = _Lane(shard, file, ((step, cut) for step in shard.steps for cut in step.cuts()))
+        self._lanes.append(lane)
+        self._put(lane, 0, memoryview(shard.layout.header))
+        return lane
+
+    def _do(self, lane: _Lane, step: Step, cut: Cut, bench: Workbench) -> None:
+        written = 0
+        for piece in step.run(cut, bench):
+            self._put(lane, lane.shard.layout.begins[piece.name] + piece.offset, piece.data.data)
+            written += piece.data.size
+        whole = sum(entry.nbytes for entry in step.outputs)
+        self._call(self._moved, lane.shard.file, written + step.bytes_read * written // max(whole, 1))
+
+    def _put(self, lane: _Lane, offset: int, data: memoryview) -> None:
+        if self._verify:
+            lane.digests[offset] = len(data), hashlib.sha256(data).digest()
+        lane.file.write(offset, data)
+
+    def _leave(self, lane: _Lane) -> None:
+        with self._lock:
+            lane.open_cuts -= 1
+            self._end_if_done(lane)
+
+    def _end_if_done(self, lane: _Lane) -> None:
+        if lane.exhausted and not lane.open_cuts and self._error is None:
+            self._lanes.remove(lane)
+            self._ends.append(self._finisher.submit(self._end, lane))
+
+    def _fail(self, error: BaseException) -> None:
+        with self._lock:
+            self._error = self._error or error
+
+    # --- Finished files -------------------------------------------------------------------------------------
+
+    def _end(self, lane: _Lane) -> None:
+        try:
+            lane.file.sync()
+            for file in lane.shard.sources:
+                with self._ckpt.reader(file):  # which refuses a file that has changed meanwhile
+                    pass
+            if self._verify:
+                verify(lane.file.path, lane.digests)
+            publish(lane.file, self._folder / lane.shard.file)
+        except BaseException as error:
+            discard(lane.file)
+            self._fail(error)
+            return
+        self._call(self._finished, lane.shard)
+
+    def _call(self, function: Callable[..., None], *args: object) -> None:
+        with self._calling:
+            function(*args)
+
+
+def verify(path: Path, digests: dict[int, tuple[int, bytes]]) -> None:
+    """Read a synced file again, from the disk where the system lets go of its copy, and compare digests.
+
+    Raises
+    ------
+    CheckpointError
+        A byte is not what was computed.
+    """
+    buffer = bytearray(_READ_BACK)
+    with open(path, "rb", buffering=0) as file:
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        at = 0
+        for offset, (length, digest) in sorted(digests.items()):
+            if offset != at:
+                raise CheckpointError(f"{path}: bytes {at} to {offset} were never written")
+            found = hashlib.sha256()
+            file.seek(offset)
+            while at < offset + length:
+                got = file.readinto(memoryview(buffer)[: min(len(buffer), offset + length - at)])
+                if not got:
+                    break
+                found.update(memoryview(buffer)[:got])
+                at += got
+            if found.digest() != digest:
+                raise CheckpointError(
+                    f"{path}: bytes {offset} to {offset + length} were read back different from what was "
+                    "computed; the disk or the memory of this machine is at fault"
+                )
+        if at != os.fstat(file.fileno()).st_size:
+            raise CheckpointError(f"{path}: bytes {at} to its end were never written")
