@@ -26,6 +26,10 @@ __all__ = [
     "formats",
     "fused_step",
     "get_num_threads",
+    "logfmt_decode",
+    "logfmt_encode",
+    "logfmt_pack",
+    "logfmt_unpack",
     "matmul_grouped_nt",
     "matmul_nt",
     "nvfp4_global",
@@ -118,6 +122,41 @@ def matmul_grouped_nt(
     promote_every: int,
     out: _Array,
     out_dtype: str,
+) -> None: ...
+def logfmt_encode(
+    src: _Array,
+    src_dtype: str,
+    rows: int,
+    cols: int,
+    bits: int,
+    tile: int,
+    rounding: str,
+    zeros_count: bool,
+    skip_nan: bool,
+    seed: int,
+    inner: int,
+    codes_out: _Array,
+    amin_out: _Float32s,
+    amax_out: _Float32s,
+    flags_out: NDArray[np.uint8],
+) -> None: ...
+def logfmt_decode(
+    codes: _Array,
+    bits: int,
+    rows: int,
+    cols: int,
+    tile: int,
+    amin: _Float32s,
+    amax: _Float32s,
+    out: _Array,
+    out_dtype: str,
+    precision: str,
+) -> None: ...
+def logfmt_pack(
+    codes: _Array, row_len: int, bits: int, layout: str, out: NDArray[np.uint8]
+) -> None: ...
+def logfmt_unpack(
+    packed: NDArray[np.uint8], row_len: int, bits: int, layout: str, codes_out: _Array
 ) -> None: ...
 def get_num_threads() -> int: ...
 def set_num_threads(n: int) -> None: ...

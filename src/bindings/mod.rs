@@ -7,6 +7,7 @@
 mod array;
 mod formats;
 mod gemm;
+mod logfmt;
 mod quant;
 mod system;
 
@@ -43,5 +44,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     formats::register(m)?;
     quant::register(m)?;
     gemm::register(m)?;
+    logfmt::register(m)?;
     system::register(m)
 }

@@ -3,13 +3,15 @@
 //! One mechanism: an array is a stack of matrices, each cut into blocks of `block_rows x block_cols`
 //! ([`Blocks`]); a 1xN tile, a tile along another axis, a 128x128 block, a row, a column and a whole tensor are
 //! all such blocks. [`scale`] turns a block's largest magnitude into its scale by a named [`Rule`];
-//! [`quantize()`] and [`dequantize()`] apply it; [`error_stats()`] says what it cost.
+//! [`quantize()`] and [`dequantize()`] apply it; [`error_stats()`] says what it cost. [`logfmt`] is the other way to share
+//! a range: codes evenly spaced in the logarithm, between a tile's least and largest magnitude.
 //!
 //! Not here: how one number is rounded ([`crate::formats`]).
 
 mod amax;
 mod dequantize;
 mod layout;
+pub mod logfmt;
 mod native;
 mod panel;
 mod place;

@@ -1,0 +1,102 @@
+//! LogFMT.
+
+use super::array::{readonly, readwrite, HeldCodes, HeldCodesMut, HeldInput, HeldOutput};
+use crate::quant::logfmt::{self, LogLayout, LogOptions, LogRounding, Precision, Tiles, TilesMut};
+use pyo3::prelude::*;
+
+/// Encodes src: codes, each tile's least and largest magnitude, and whether it holds what cannot be encoded.
+#[pyfunction]
+#[allow(clippy::too_many_arguments)] // the keywords of one Python function
+fn logfmt_encode(
+    py: Python<'_>,
+    src: &Bound<'_, PyAny>,
+    src_dtype: &str,
+    rows: usize,
+    cols: usize,
+    bits: u32,
+    tile: usize,
+    rounding: &str,
+    zeros_count: bool,
+    skip_nan: bool,
+    seed: u64,
+    inner: usize,
+    codes_out: &Bound<'_, PyAny>,
+    amin_out: &Bound<'_, PyAny>,
+    amax_out: &Bound<'_, PyAny>,
+    flags_out: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let rounding = LogRounding::parse(rounding)?;
+    let options = LogOptions { bits, rounding, zeros_count, skip_nan, seed, inner };
+    let tiles = Tiles::new(rows, cols, tile)?;
+    let (src, mut codes) = (HeldInput::new("src", src, src_dtype)?, HeldCodesMut::new(codes_out)?);
+    let mut amin = readwrite::<f32>("amin_out", amin_out, "float32")?;
+    let mut amax = readwrite::<f32>("amax_out", amax_out, "float32")?;
+    let mut flags = readwrite::<u8>("flags_out", flags_out, "uint8")?;
+    let (src, codes) = (src.view()?, codes.view()?);
+    let out =
+        TilesMut { amin: amin.as_slice_mut()?, amax: amax.as_slice_mut()?, flags: flags.as_slice_mut()? };
+    Ok(py.detach(|| logfmt::logfmt_encode(src, tiles, &options, codes, out))?)
+}
+
+/// Decodes codes into out.
+#[pyfunction]
+#[allow(clippy::too_many_arguments)] // the keywords of one Python function
+fn logfmt_decode(
+    py: Python<'_>,
+    codes: &Bound<'_, PyAny>,
+    bits: u32,
+    rows: usize,
+    cols: usize,
+    tile: usize,
+    amin: &Bound<'_, PyAny>,
+    amax: &Bound<'_, PyAny>,
+    out: &Bound<'_, PyAny>,
+    out_dtype: &str,
+    precision: &str,
+) -> PyResult<()> {
+    let (tiles, precision) = (Tiles::new(rows, cols, tile)?, Precision::parse(precision)?);
+    let codes = HeldCodes::new(codes)?;
+    let (amin, amax) = (readonly::<f32>("amin", amin, "float32")?, readonly::<f32>("amax", amax, "float32")?);
+    let mut out = HeldOutput::new("out", out, out_dtype)?;
+    let (codes, amin, amax, out) = (codes.view()?, amin.as_slice()?, amax.as_slice()?, out.view()?);
+    Ok(py.detach(|| logfmt::logfmt_decode(codes, bits, tiles, amin, amax, out, precision))?)
+}
+
+/// Packs rows of codes into bytes.
+#[pyfunction]
+fn logfmt_pack(
+    py: Python<'_>,
+    codes: &Bound<'_, PyAny>,
+    row_len: usize,
+    bits: u32,
+    layout: &str,
+    out: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let layout = LogLayout::parse(layout)?;
+    let (codes, mut out) = (HeldCodes::new(codes)?, readwrite::<u8>("out", out, "uint8")?);
+    let (codes, out) = (codes.view()?, out.as_slice_mut()?);
+    Ok(py.detach(|| logfmt::logfmt_pack(codes, row_len, bits, layout, out))?)
+}
+
+/// Unpacks bytes into rows of codes.
+#[pyfunction]
+fn logfmt_unpack(
+    py: Python<'_>,
+    packed: &Bound<'_, PyAny>,
+    row_len: usize,
+    bits: u32,
+    layout: &str,
+    codes_out: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let layout = LogLayout::parse(layout)?;
+    let (packed, mut codes) = (readonly::<u8>("packed", packed, "uint8")?, HeldCodesMut::new(codes_out)?);
+    let (packed, codes) = (packed.as_slice()?, codes.view()?);
+    Ok(py.detach(|| logfmt::logfmt_unpack(packed, row_len, bits, layout, codes))?)
+}
+
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(logfmt_encode, m)?)?;
+    m.add_function(wrap_pyfunction!(logfmt_decode, m)?)?;
+    m.add_function(wrap_pyfunction!(logfmt_pack, m)?)?;
+    m.add_function(wrap_pyfunction!(logfmt_unpack, m)?)
+}
