@@ -1,4 +1,4 @@
-"""Inputs that tests of a format share: every code's value, every midpoint, and the neighbours of both."""
+"""What tests share: inputs (every code's value, every midpoint, the neighbours of both), and comparisons."""
 
 from __future__ import annotations
 
@@ -72,3 +72,15 @@ def tensor(shape: tuple[int, ...], source: str = "float32", seed: int = 0) -> ND
         x[..., 0, :] = 0
     with np.errstate(over="ignore"):
         return x.astype(SOURCES[source])
+
+
+def same_logfmt(got: Any, expected: Any) -> None:
+    """Byte for byte the same codes, ranges and escaped tiles, and the same words."""
+    for field in ("codes", "amin", "amax", "escaped", "escaped_values"):
+        mine, theirs = getattr(got, field), getattr(expected, field)
+        assert (mine is None) == (theirs is None), field
+        if mine is not None:
+            assert mine.dtype == theirs.dtype, field
+            np.testing.assert_array_equal(raw(mine), raw(theirs), err_msg=field)
+    for field in ("bits", "tile", "axis", "mode", "rounding"):
+        assert getattr(got, field) == getattr(expected, field), field

@@ -210,7 +210,7 @@ def _tile_codes(
 def logfmt_decode(q: LogFmt, *, dtype: Any = np.float32, precision: str = "exact") -> Array:
     """Codes back to numbers: look them up in their tile's values, round to float32, put the sign on.
 
-    float64 is the value itself; float16 and bfloat16 round float32 once more.
+    float64 is the value itself, whatever the precision; float16 and bfloat16 round float32 once more.
 
     Examples
     --------
@@ -222,7 +222,8 @@ def logfmt_decode(q: LogFmt, *, dtype: Any = np.float32, precision: str = "exact
     cut = _cut(codes, min(q.tile, max(length, 1))).astype(int)
     lo, hi = np.moveaxis(q.amin, q.axis, -1), np.moveaxis(q.amax, q.axis, -1)
     k = cut & ((1 << (q.bits - 1)) - 1)
-    table = values(lo, hi, q.bits) if precision == "exact" else _quick_values(lo, hi, q.bits)
+    exact = precision == "exact" or np.dtype(dtype) == np.float64
+    table = values(lo, hi, q.bits) if exact else _quick_values(lo, hi, q.bits)
     magnitude = np.where(k == 0, 0, np.take_along_axis(table, k, axis=-1))
     numbers = np.copysign(magnitude, np.where(cut >> (q.bits - 1) & 1, -1.0, 1.0))
     numbers = numbers if np.dtype(dtype) == np.float64 else numbers.astype(np.float32)
