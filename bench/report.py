@@ -61,7 +61,7 @@ def plain(rows: Sequence[Row]) -> str:
     )
 
 
-def markdown(name: str, rows: Sequence[Row]) -> str:
+def markdown(name: str, rows: Sequence[Row], legend: str = LEGEND) -> str:
     """The table as Markdown, below the machine that it was measured on."""
     about = machine()
     versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items())  # type: ignore[attr-defined]
@@ -72,7 +72,7 @@ def markdown(name: str, rows: Sequence[Row]) -> str:
         f"{versions}. At least {PAIRS} pairs per row unless the pairs column says otherwise;",
         f"best arithmetic probe {about['best_probe_gflops']} GFLOP/s (one thread).",
         "",
-        LEGEND,
+        legend,
         "",
         "| " + " | ".join(HEADINGS) + " |",
         "|" + "---|" * len(HEADINGS),
@@ -81,12 +81,12 @@ def markdown(name: str, rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def save(name: str, rows: Sequence[Row]) -> None:
+def save(name: str, rows: Sequence[Row], legend: str = LEGEND) -> None:
     """Write `results/NAME.json` and `results/NAME.md`."""
     RESULTS.mkdir(exist_ok=True)
     data = {"bench": name, "machine": machine(), "rows": [fields(row) for row in rows]}
     (RESULTS / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
-    (RESULTS / f"{name}.md").write_text(markdown(name, rows))
+    (RESULTS / f"{name}.md").write_text(markdown(name, rows, legend))
 
 
 def summary(rows: Sequence[Row]) -> str:

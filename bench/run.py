@@ -3,7 +3,7 @@
 Without `--quick`, every kernel is measured beside a memory copy and beside its peers, the rows are printed
 as they come, and `results/NAME.json` and `.md` are written. With it, every kernel runs once on small
 shapes, at every SIMD level and with one and two threads, and its output must equal the reference byte for
-byte; nothing is written.
+byte; nothing is written. A bench without a table of kernels brings its own `quick` and `rows`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import shapes
 import suite
 from harness import Row, Timed, measure, set_state
 
-NAMES = ("formats", "quant")
+NAMES = ("formats", "quant", "checkpoint")
 
 
 def overhead(bench: ModuleType) -> Row:
@@ -40,6 +40,9 @@ def overhead(bench: ModuleType) -> Row:
 def quick(name: str) -> None:
     """Check the outputs, then take one short row through the whole reporting path."""
     bench = importlib.import_module(f"bench_{name}")
+    if not hasattr(bench, "KERNELS"):
+        print(f"bench_{name}: {bench.quick()}", flush=True)
+        return
     checks = sum(suite.check(kernel) for kernel in bench.KERNELS)
     kernel = bench.KERNELS[0]
     small = suite.Size("quick", kernel.quick[-1], streaming=False)
@@ -51,6 +54,11 @@ def quick(name: str) -> None:
 def full(name: str) -> list[Row]:
     """Measure one bench, showing each kernel's rows as soon as they are there."""
     bench = importlib.import_module(f"bench_{name}")
+    if not hasattr(bench, "KERNELS"):
+        rows = list(bench.rows())
+        print(report.plain(rows), "\n", flush=True)
+        report.save(name, rows, bench.LEGEND)
+        return rows
     rows = [overhead(bench)]
     print(report.plain(rows), "\n", flush=True)
     for kernel in bench.KERNELS:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -17,10 +18,8 @@ from typing import IO, Any
 from .readers import CheckpointError
 from .write import begin, discard, publish
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # no such locks on this system
-    fcntl = None  # type: ignore[assignment]
 
 JOURNAL_NAME = ".dsv3-numerics-convert.jsonl"
 
@@ -84,7 +83,7 @@ def open_journal(folder: Path, head: Mapping[str, Any], *, resume: bool) -> Iter
 
 
 def _lock(stream: IO[bytes], path: Path) -> None:
-    if fcntl is None:
+    if sys.platform == "win32":  # which has no such locks
         return
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -99,7 +98,7 @@ def _read(stream: IO[bytes], path: Path, head: Mapping[str, Any]) -> dict[str, i
     try:
         found, *entries = (json.loads(line) for line in whole)
         done = {str(entry["file"]): int(entry["size"]) for entry in entries}
-        begun = found["head"]
+        begun = dict(found["head"])
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a journal of a conversion") from error
     for key, value in json.loads(_line(head)).items():

@@ -24,7 +24,8 @@ _EXAMPLES = """
 Examples:
   dsv3-numerics study --demo                        study a small trained network
   dsv3-numerics study model.safetensors             study a file, or a checkpoint folder
-  dsv3-numerics inspect ./DeepSeek-V3               what a checkpoint holds, and what is wrong with it
+  dsv3-numerics inspect ./DeepSeek-V3               what a checkpoint holds, what is wrong with it
+  dsv3-numerics convert ./V3 ./V3-bf16 --to bf16    a checkpoint's FP8 weights as plain numbers
   dsv3-numerics formats float8_e4m3fn               all values of a format
 """
 
