@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -71,10 +72,12 @@ BAD_FILES = {
 
 
 def refused(path: Path, message: str) -> str:
-    """What `open` says of a path; every other way in says the same."""
+    """What `open` says of a path; reading it in pieces is refused in the same words."""
     with pytest.raises(CheckpointError, match=message) as error:
         checkpoint.open(path)
     text = str(error.value)
+    with pytest.raises(CheckpointError, match=re.escape(text)):
+        checkpoint.open_source(path)
     assert len(text) < 1000
     assert text.isprintable()
     return text

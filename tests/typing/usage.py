@@ -11,6 +11,7 @@ from typing import assert_type
 import numpy as np
 
 import dsv3_numerics as d3
+from dsv3_numerics import checkpoint
 
 x = np.linspace(-4, 4, 256, dtype=np.float32).reshape(2, 128)
 
@@ -26,6 +27,19 @@ assert_type(d3.formats(), tuple[d3.FormatInfo, ...])
 codes = d3.encode(x, "float8_e4m3fn", rounding="toward_zero")
 back = d3.decode(codes, dtype=np.float32)
 print(codes.dtype, back.dtype, q.dequantize().dtype)
+
+
+def checkpoints() -> None:
+    """Never called."""
+    with checkpoint.open("DeepSeek-V3") as ckpt:
+        assert_type(ckpt, checkpoint.Checkpoint)
+        assert_type(ckpt.quantized("w"), d3.Quantized)
+        assert_type(ckpt.info("w").shape, tuple[int, ...])
+        assert_type(ckpt.block, tuple[int, int])
+        assert_type(ckpt.scale_name("w"), str | None)
+        print(ckpt["w"].dtype, ckpt.dequantized("w", np.float16).dtype)
+        ckpt["w"] = x  # type: ignore[index]
+    assert_type(checkpoint.inspect("DeepSeek-V3", scales=True).consistent, bool)
 
 
 def mistakes() -> None:

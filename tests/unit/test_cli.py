@@ -38,7 +38,7 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "w.npz"
 
 
-@pytest.mark.parametrize("args", [["--help"], ["-h"], ["study", "--help"], ["formats", "--help"]])
+@pytest.mark.parametrize("args", [["--help"], ["-h"], *([verb.name, "--help"] for verb in cli.VERBS)])
 def test_help_teaches_by_examples(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = call(*args, capsys=capsys)
     assert code == 0

@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from dsv3_numerics import study
 from dsv3_numerics.checkpoint import array_tensor, open_source
+from stored import of_arrays, stored
 
 RNG = np.random.default_rng(0)
 ARRAYS = {
@@ -23,28 +24,13 @@ ARRAYS = {
 SCHEMES = ["e4m3:128x128:f32", "e4m3:tensor:f32", "bf16"]
 
 
-def write_safetensors(path: Path, tensors: dict[str, tuple[str, list[int], bytes]]) -> None:
-    """A file with any dtype strings, which safetensors.numpy cannot write."""
-    header, at = {}, 0
-    for name, (dtype, shape, content) in tensors.items():
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + len(content)]}
-        at += len(content)
-    text = json.dumps(header).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + b"".join(c for *_, c in tensors.values()))
-
-
-def save(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    kinds = {"float32": "F32", "float64": "F64", "float16": "F16", "bfloat16": "BF16", "int64": "I64"}
-    write_safetensors(path, {k: (kinds[x.dtype.name], list(x.shape), x.tobytes()) for k, x in arrays.items()})
-
-
 @pytest.mark.parametrize("kind", ["safetensors", "npz", "compressed", "npy", "sharded", "several"])
 def test_every_kind_of_file_gives_the_numbers_of_its_arrays(tmp_path: Path, kind: str) -> None:
     arrays = dict(ARRAYS) if kind in ("safetensors", "sharded", "several") else {k: ARRAYS[k] for k in "abc"}
     inputs: Path | list[Path] = tmp_path
     if kind == "safetensors":
         inputs = tmp_path / "m.safetensors"
-        save(inputs, arrays)
+        inputs.write_bytes(of_arrays(arrays))
     elif kind in ("npz", "compressed"):
         inputs = tmp_path / "m.npz"
         (np.savez if kind == "npz" else np.savez_compressed)(inputs, **arrays)
@@ -53,8 +39,8 @@ def test_every_kind_of_file_gives_the_numbers_of_its_arrays(tmp_path: Path, kind
         for path in inputs:
             np.save(path, arrays[path.stem])
     else:
-        save(tmp_path / "model-1.safetensors", {k: arrays[k] for k in "ac"})
-        save(tmp_path / "model-2.safetensors", {k: arrays[k] for k in "bd"})
+        (tmp_path / "model-1.safetensors").write_bytes(of_arrays({k: arrays[k] for k in "ac"}))
+        (tmp_path / "model-2.safetensors").write_bytes(of_arrays({k: arrays[k] for k in "bd"}))
         if kind == "sharded":
             index = {k: f"model-{1 if k in 'ac' else 2}.safetensors" for k in arrays}
             (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
@@ -77,12 +63,12 @@ def test_safetensors_own_writer_is_understood(tmp_path: Path) -> None:
 @pytest.mark.parametrize("packed", ["npy", "npz"])
 def test_any_region_can_be_read(tmp_path: Path, layout: str, packed: str) -> None:
     x = RNG.normal(size=(37, 53)).astype(np.float32)
-    stored = np.asfortranarray(x) if layout == "F" else x.astype(layout) if layout != "C" else x
+    saved = np.asfortranarray(x) if layout == "F" else x.astype(layout) if layout != "C" else x
     path = tmp_path / f"x.{packed}"
     if packed == "npy":
-        np.save(path, stored)
+        np.save(path, saved)
     else:
-        np.savez_compressed(path, x=stored)
+        np.savez_compressed(path, x=saved)
     (tensor,) = open_source(path).tensors
     with tensor.open() as rows:
         for r0, r1, c0, c1 in [(0, 37, 0, 53), (3, 20, 0, 53), (36, 37, 50, 53), (0, 5, 7, 9)]:
@@ -100,15 +86,16 @@ def test_arrays_in_memory_are_read_without_a_copy() -> None:
 
 
 def test_quantized_checkpoints_say_why_their_tensors_are_left_out(tmp_path: Path) -> None:
-    write_safetensors(
-        tmp_path / "m.safetensors",
-        {
-            "w": ("F8_E4M3", [2, 2], bytes(4)),
-            "w_scale_inv": ("F32", [1, 1], bytes(4)),
-            "lone": ("F8_E5M2", [2], bytes(2)),
-            "mask": ("BOOL", [2], bytes(2)),
-            "norm": ("F32", [2], np.float32([1, 2]).tobytes()),
-        },
+    (tmp_path / "m.safetensors").write_bytes(
+        stored(
+            {
+                "w": ("F8_E4M3", [2, 2], bytes(4)),
+                "w_scale_inv": ("F32", [1, 1], bytes(4)),
+                "lone": ("F8_E5M2", [2], bytes(2)),
+                "mask": ("BOOL", [2], bytes(2)),
+                "norm": ("F32", [2], np.float32([1, 2]).tobytes()),
+            }
+        )
     )
     source = open_source(tmp_path / "m.safetensors")
     assert [t.name for t in source.tensors] == ["norm"]
@@ -135,7 +122,7 @@ def test_npy_files_that_hold_no_numbers_say_why(tmp_path: Path) -> None:
 
 def test_links_are_followed(tmp_path: Path) -> None:
     """Model caches keep files under their hashes and link to them, out of the folder."""
-    save(tmp_path / "blob", {"a": ARRAYS["a"]})
+    (tmp_path / "blob").write_bytes(of_arrays({"a": ARRAYS["a"]}))
     folder = tmp_path / "snapshot"
     folder.mkdir()
     (folder / "model.safetensors").symlink_to("../blob")

@@ -37,6 +37,7 @@ _SHAPES = {
 }
 # Nine digits: longer ones are no numbers of layers, and cost quadratic time.
 _LAYER = re.compile(r"(?:^|\.)layers\.([0-9]{1,9})\.(?:mlp\.experts\.([0-9]{1,9})\.)?")
+_NUMBER = re.compile(r"(?<=\.)[0-9]{1,9}(?=\.)")
 _MOST = 1 << 20
 _FMT = {"e4m3": "F8_E4M3", "e5m2": "F8_E5M2"}
 
@@ -59,7 +60,7 @@ def check(
     if config is None:
         return
     where = str(ckpt.folder / CONFIG_NAME)
-    yield from _quantization(where, ckpt, result)
+    yield from _quantization(where, ckpt, result, complete)
     if str(config.get("model_type", "")).startswith("deepseek"):
         yield from _shapes(where, config, result)
         if complete and not found.problems:
@@ -68,18 +69,17 @@ def check(
 
 def _scales(ckpt: Checkpoint, result: Inspection, complete: bool) -> Iterator[Problem]:
     for info in result.tensors:
-        where = ckpt.folder / info.file
         scale = ckpt.scale_name(info.name)
         if scale is not None and result.scales.block is not None:
             problem = scale_problem(info, ckpt.info(scale), result.scales.block)
             if problem is not None:
                 yield Problem("scale does not fit", f"{ckpt.folder / ckpt.info(scale).file}: {problem}")
         elif scale is None and info.dtype in SCALED:
-            text = f"{where}: {shown(info.name)}: no scales, expected {shown(info.name + SCALE_SUFFIX)}"
-            yield Problem("scale missing", text, note=not complete)
+            text = f"{shown(info.name)}: no scales, expected {shown(info.name + SCALE_SUFFIX)}"
+            yield Problem("scale missing", f"{ckpt.folder / info.file}: {text}", note=not complete)
         elif info.name.endswith(SCALE_SUFFIX) and info.name.removesuffix(SCALE_SUFFIX) not in ckpt:
-            text = f"{where}: {shown(info.name)}: the weight that it is for is not there"
-            yield Problem("scale without weight", text, note=not complete)
+            text = f"{shown(info.name)}: the weight that it is for is not there"
+            yield Problem("scale without weight", f"{ckpt.folder / info.file}: {text}", note=not complete)
 
 
 def _index(place: Place, found: Scan) -> Iterator[Problem]:
@@ -97,7 +97,7 @@ def _index(place: Place, found: Scan) -> Iterator[Problem]:
         yield Problem("index total", f"{place.index.path}: {text}", note=True)
 
 
-def _quantization(where: str, ckpt: Checkpoint, result: Inspection) -> Iterator[Problem]:
+def _quantization(where: str, ckpt: Checkpoint, result: Inspection, complete: bool) -> Iterator[Problem]:
     try:
         section = ckpt.quantization
     except CheckpointError:  # told already, where the block was asked for
@@ -110,7 +110,7 @@ def _quantization(where: str, ckpt: Checkpoint, result: Inspection) -> Iterator[
                 "config", f"{where}: no quantization_config, but {', '.join(sorted(dtypes))} weights"
             )
         return
-    if not dtypes and section.get("quant_method") == "fp8":
+    if complete and not dtypes and section.get("quant_method") == "fp8":
         yield Problem("config", f"{where}: quantization_config says fp8, but no weight is FP8")
     expected = _FMT.get(str(section.get("fmt")))
     if expected is not None and dtypes - {expected}:
@@ -119,21 +119,21 @@ def _quantization(where: str, ckpt: Checkpoint, result: Inspection) -> Iterator[
     if scales.declared == "ue8m0" and scales.format == "float32":
         yield Problem("config", f"{where}: scale_fmt says 'ue8m0', but scales are no powers of two")
     if scales.declared is None and "F8_E8M0" in scales.dtypes:
-        yield Problem("config", f"{where}: no scale_fmt 'ue8m0', but scales are stored as F8_E8M0")
+        yield Problem("config", f"{where}: no scale_fmt 'ue8m0', but scales are stored as F8_E8M0", note=True)
 
 
 def _shapes(where: str, config: dict[str, Any], result: Inspection) -> Iterator[Problem]:
-    rules = [
-        (re.compile(rf"(?:^|\.){re.escape(end)}$".replace(r"\*", r"\d+")), keys)
+    rules = {
+        "." + end: (" x ".join(keys), tuple(config[key] for key in keys))
         for end, keys in _SHAPES.items()
         if all(type(config.get(key)) is int for key in keys)
-    ]
+    }
     for info in result.tensors:
-        for pattern, keys in rules:
-            expected = tuple(config[key] for key in keys)
-            if pattern.search(info.name) and info.shape != expected:
-                text = f"{shown(info.name)}: found shape {list(info.shape)}, but {' x '.join(keys)} is"
-                yield Problem("config", f"{where}: {text} {list(expected)}")
+        name = "." + _NUMBER.sub("*", info.name)
+        for end, (keys, expected) in rules.items():
+            if name.endswith(end) and info.shape != expected:
+                text = f"{shown(info.name)}: found shape {list(info.shape)}, but {keys} is {list(expected)}"
+                yield Problem("config", f"{where}: {text}")
 
 
 def _layers(where: str, config: dict[str, Any], ckpt: Checkpoint) -> Iterator[Problem]:

@@ -148,11 +148,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) != len(pairs):
-        seen = set[str]()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise ValueError(f"{shown(twice)} is there twice")
+    content: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in content:
+            raise ValueError(f"{shown(name)} is there twice")
+        content[name] = value
     return content
 
 
@@ -161,8 +161,11 @@ def _read_index(path: Path) -> Index:
     weight_map, metadata = content.get("weight_map"), content.get("metadata", {})
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path}: no weight_map")
+    files = set[str]()
     for name, file in weight_map.items():
-        if not isinstance(file, str) or not is_below(file):
+        if isinstance(file, str) and (file in files or is_below(file)):
+            files.add(file)
+        else:
             raise CheckpointError(
                 f"{path}: {shown(name)} is said to be in {shown(file)}; expected a file below this folder"
             )

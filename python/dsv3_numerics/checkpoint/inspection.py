@@ -92,7 +92,7 @@ class Scales:
     read : int
         Scale tensors whose values were looked at: a sample, unless all were asked for.
     powers_of_two : bool or None
-        Whether all scales that were read are; None if none was.
+        Whether all positive scales that were read are; None if there was none.
     least, largest : float or None
     """
 
@@ -299,8 +299,8 @@ def _read_scales(result: Inspection, ckpt: Checkpoint, all_of_them: bool) -> Non
         if good.size:
             scales.least = min(float(good.min()), scales.least or np.inf)
             scales.largest = max(float(good.max()), scales.largest or 0.0)
-        powers = not (good.view(np.uint32) & _MANTISSA).any()
-        scales.powers_of_two = powers and scales.powers_of_two is not False
+            powers = not (good.view(np.uint32) & _MANTISSA).any()
+            scales.powers_of_two = powers and scales.powers_of_two is not False
         result.problems += _bad_values(f"{ckpt.folder / info.file}: {shown(name)}", values)
 
 

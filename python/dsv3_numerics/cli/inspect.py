@@ -161,7 +161,7 @@ def _quantization(scales: Scales) -> list[str]:
     ]
     looked = f"all {scales.read}" if scales.read == scales.count else f"a sample of {scales.read}"
     what = {
-        None: "none was read",
+        None: f"none is positive, by {looked}",
         True: f"powers of two (UE8M0), by {looked}",
         False: f"not only powers of two, by {looked}",
     }[scales.powers_of_two]
