@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import assert_type
 
 import numpy as np
+from numpy.typing import NDArray
 
 import dsv3_numerics as d3
 from dsv3_numerics import checkpoint
@@ -24,9 +25,15 @@ assert_type(d3.quantize_blocks(x, block=(128, 128)), d3.Quantized)
 assert_type(d3.format_info("float8_e5m2"), d3.FormatInfo)
 assert_type(d3.formats(), tuple[d3.FormatInfo, ...])
 
+log = d3.logfmt_encode(x, bits=10, mode="paper", rounding="stochastic")
+assert_type(log, d3.LogFmt)
+assert_type(log.bits_per_element, float)
+assert_type(log.step, NDArray[np.float64])
+assert_type(log.pack("deepep"), NDArray[np.uint8])
+
 codes = d3.encode(x, "float8_e4m3fn", rounding="toward_zero")
 back = d3.decode(codes, dtype=np.float32)
-print(codes.dtype, back.dtype, q.dequantize().dtype)
+print(codes.dtype, back.dtype, q.dequantize().dtype, d3.logfmt_decode(log).dtype)
 
 
 def checkpoints() -> None:
@@ -48,4 +55,6 @@ def mistakes() -> None:
     d3.encode(x, "float8_e4m3fn", overflow="explode")  # type: ignore[arg-type]
     d3.quantize_tiles(x, scale="decimal")  # type: ignore[arg-type]
     d3.quantize_tiles(x, tile="wide")  # type: ignore[arg-type]
+    d3.logfmt_encode(x, mode="DeepEP")  # type: ignore[arg-type]
+    d3.logfmt_decode(q)  # type: ignore[arg-type]
     q.codes = codes  # type: ignore[misc]
