@@ -55,6 +55,7 @@ def study_command(
       e5m2:tensor:f32      one scale for the tensor; also row and col
       mxfp8 mxfp6 mxfp4    OCP microscaling, 32 elements;  nvfp4: 16 elements
       int8:1x128           symmetric integers
+      logfmt8:1x128        logarithmic codes, 3 to 16 bits;  logfmt10:deepep: as DeepEP sends them
       bf16 f16 e4m3        a plain cast, no scale
       e4m3:1x128:f32:deepgemm  by another project's rule (default: deepseek_v3)
 

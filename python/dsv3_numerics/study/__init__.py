@@ -4,7 +4,7 @@
 it for one array and one scheme. The parts: `schemes` (how a tensor is quantized), `slabs` (pieces that fit in
 memory), `metrics` (sums and figures), `sweep` (the loop), `result` (what comes out), and what is written from
 it: `tables`, `files`, `plots`, `report`. Reading files is `dsv3_numerics.checkpoint`; the arithmetic is
-`dsv3_numerics.quant`.
+`dsv3_numerics.quant` and `dsv3_numerics.logfmt`.
 
 Examples
 --------
@@ -20,7 +20,7 @@ from ..checkpoint import CheckpointError, Skipped
 from .demo import demo_inputs
 from .metrics import METRICS, Metrics
 from .result import Study, TensorResult, Total
-from .schemes import NAMED, Approximation, Cast, Scaled, Scheme
+from .schemes import NAMED, Approximation, Cast, DeepEPLog, LogTiles, Scaled, Scheme
 from .sweep import DEFAULT_SCHEMES, fill, measure, prepare, run
 
 __all__ = [
@@ -30,6 +30,8 @@ __all__ = [
     "Approximation",
     "Cast",
     "CheckpointError",
+    "DeepEPLog",
+    "LogTiles",
     "Metrics",
     "Scaled",
     "Scheme",

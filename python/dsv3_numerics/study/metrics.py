@@ -47,7 +47,7 @@ def add_into(total: Row, row: Row) -> None:
 
 
 def sums_of(
-    x: npt.NDArray[np.floating], y: npt.NDArray[np.float32], saturated: int
+    x: npt.NDArray[np.floating], y: npt.NDArray[np.float32], saturated: int, bits: int = 0
 ) -> tuple[Row, npt.NDArray[np.float64]]:
     """The sums over one slab, and its errors by octave of |x|.
 
@@ -59,16 +59,18 @@ def sums_of(
         What was read back.
     saturated : int
         Elements clipped.
+    bits : int
+        What the slab takes, where a scheme counts it by slabs; the others know it per tensor only.
 
     Returns
     -------
     row : ndarray of float64, shape (12,)
-        In the order of `FIELDS`; `bits` is left 0, it is known per tensor only.
+        In the order of `FIELDS`.
     histogram : ndarray of float64, shape (256, 3)
         By exponent field of |x| as float32: count, sum of (e/x)^2, sum of e^2, with e = y - x.
     """
     stats = _core.error_stats(x.reshape(-1), x.dtype.name, y.reshape(-1))
-    known = {"saturated": saturated, "bits": 0}
+    known = {"saturated": saturated, "bits": bits}
     row = np.array([known[name] if name in known else stats[name] for name in FIELDS], dtype=np.float64)
     return row, stats["histogram"]
 

@@ -39,6 +39,7 @@ _FAMILIES = (
     (r"float8", "#332288", "p"),
     (r"float6", "#009E73", "D"),
     (r"float4", "#D55E00", "^"),
+    (r"logfmt", "#882255", "P"),
     (r"bfloat16|float16|e5m6", "#555555", "X"),
     (r"", "#CC79A7", "*"),
 )

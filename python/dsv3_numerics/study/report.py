@@ -29,12 +29,16 @@ scales made of the largest value do not.
 
 **A scheme** is spelled `format:group:scale[:rule]`. `1x128`: each run of 128 elements of a row has its own
 scale; `128x128`: each square block; `row`, `col`, `tensor`: as they say. `f32` scales are exact, `ue8m0`
-scales are powers of two; `mx` and `nvfp4` follow their standards.
+scales are powers of two; `mx` and `nvfp4` follow their standards. `logfmt8:1x128` has no scale: each tile
+keeps its least and largest magnitude (two float32), and 8-bit codes are evenly spaced between them in the
+logarithm. `logfmt10:deepep` is what DeepEP's kernel would send: chunks with a magnitude of 1 or more go as
+BF16, so that its *bits* are those of these very values.
 
 **Floating-point formats** keep a constant *relative* error over many octaves and then fall off; **integers**
 keep a constant *absolute* error, which is excellent for a group's large values and poor for its small ones.
-Which is better depends on how the values spread within a group: that is what *Which magnitudes lose their
-precision?* shows, with the share of the elements below it.
+**LogFMT** keeps one relative error over just the octaves that a tile spans: fine where they are few, coarse
+where they are many. Which is better depends on how the values spread within a group: that is what *Which
+magnitudes lose their precision?* shows, with the share of the elements below it.
 
 SQNR says how well numbers are kept, not how well a network works: use it to compare schemes and to find
 tensors that need care.

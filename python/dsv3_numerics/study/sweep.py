@@ -221,7 +221,7 @@ def _one(study: Study, tensor: Tensor, progress: Progress, slab_elements: int) -
                     for i in members:
                         scheme = study.schemes[i]
                         y = scheme.quantize(x, amax.of(slab, scheme.group), amax.tensor())
-                        row, histogram = sums_of(x, y.values, y.saturated)
+                        row, histogram = sums_of(x, y.values, y.saturated, y.bits or 0)
                         add_into(sums[i], row)
                         histograms[i] += histogram
                         progress(tensor.name, slab.size / len(study.schemes))
@@ -230,7 +230,9 @@ def _one(study: Study, tensor: Tensor, progress: Progress, slab_elements: int) -
             study.skipped.append(Skipped(tensor.name, _count_bad(_read(rows, slab) for slab in slabs)))
             return
     for scheme, total in zip(study.schemes, sums, strict=True):
-        total[FIELDS.index("bits")] = scheme.bits(*shape)
+        bits = scheme.bits(*shape)
+        if bits is not None:
+            total[FIELDS.index("bits")] = bits
     study.histograms += histograms
     study.tensors.append(TensorResult(tensor.name, tensor.shape, tensor.dtype, tensor.origin, sums))
 
