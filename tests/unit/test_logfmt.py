@@ -204,7 +204,7 @@ def _tail(n: int, tile: int, bits: int) -> reference.LogFmt:
 def test_every_length(tile: int, bits: int, simd_level: str) -> None:
     """Every length and every misaligned start: the last n elements of an array."""
     x = tensor((3, 200), seed=8)[1]
-    for n in range(201):
+    for n in range(201 if tile > 16 else 70):
         got = dn.logfmt_encode(x[200 - n :], tile=tile, bits=bits)
         same_logfmt(got, _tail(n, tile, bits))
         np.testing.assert_array_equal(
