@@ -51,6 +51,13 @@ pub(super) fn canonical(accumulator: &Accumulator, x: f32) -> f32 {
 /// Rows and columns that are made ready together.
 pub(super) const SIDE: usize = 32;
 
+/// Computes a whole tile from the definition.
+pub(super) fn whole_tile(job: &Job<'_>, tile: Tile<'_>) {
+    let mut results = vec![0f32; tile.rows() * tile.cols()];
+    outputs(job, &tile, |_, _| true, &mut results);
+    tile.write(job.accumulator, &results);
+}
+
 /// Computes the wanted outputs of a tile into `results`, which has the tile's rows and columns, from the definition.
 pub(super) fn outputs(
     job: &Job<'_>,

@@ -47,12 +47,14 @@ pub(crate) struct Job<'a> {
 }
 
 impl Job<'_> {
+    /// Whether partial sums are multiplied by scales.
+    pub fn scaled(&self) -> bool {
+        self.a.scales.is_some() || self.b.scales.is_some()
+    }
+
     /// The factor of a partial sum that begins at `k`; `None` where neither side has scales.
     pub fn scale(&self, a_row: usize, b_row: usize, k: usize) -> Option<f32> {
-        if self.a.scales.is_none() && self.b.scales.is_none() {
-            return None;
-        }
-        Some(self.a.scale(a_row, k) * self.b.scale(b_row, k))
+        self.scaled().then(|| self.a.scale(a_row, k) * self.b.scale(b_row, k))
     }
 }
 
@@ -141,6 +143,14 @@ impl<'a> Tile<'a> {
 
     pub fn cols(&self) -> usize {
         self.out.first().map_or(0, Row::len)
+    }
+
+    /// Writes its results, row by row.
+    pub fn write(self, accumulator: &Accumulator, results: &[f32]) {
+        let cols = self.cols().max(1);
+        for (mut row, results) in self.out.into_iter().zip(results.chunks(cols)) {
+            row.write(accumulator, results);
+        }
     }
 
     /// The accumulator's input.

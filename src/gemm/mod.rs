@@ -8,10 +8,12 @@
 
 pub mod accumulator;
 mod definition;
+mod emulated;
 mod exact;
 mod float32;
 mod job;
 mod number;
+mod pack;
 pub mod product;
 mod step;
 

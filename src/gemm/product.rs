@@ -2,6 +2,7 @@
 
 use super::accumulator::{Accumulator, Unit};
 use super::definition;
+use super::emulated;
 use super::job::{check_c, check_width, Job, Row, Side, Tile};
 use crate::error::{same_length, Error};
 use crate::formats::{Codes, Format, Output};
@@ -211,7 +212,8 @@ fn run(job: &Job<'_>, pieces: impl Iterator<Item = Piece>, n: usize, c: Option<&
         }
     }
     match job.accumulator.unit {
-        Unit::TensorCore | Unit::Software | Unit::Exact | Unit::Float32 => by_definition(job, tiles),
+        Unit::TensorCore | Unit::Software => emulated::run(job, tiles),
+        Unit::Exact | Unit::Float32 => by_definition(job, tiles),
     }
 }
 
@@ -224,12 +226,5 @@ fn by_definition(job: &Job<'_>, whole: Vec<Tile<'_>>) {
     for tile in whole {
         tile.cut(TASK, TASK, &mut tiles);
     }
-    run_tasks(work, tiles, |mut tile: Tile<'_>| {
-        let cols = tile.cols();
-        let mut results = vec![0f32; tile.rows() * cols];
-        definition::outputs(job, &tile, |_, _| true, &mut results);
-        for (row, results) in tile.out.iter_mut().zip(results.chunks(cols.max(1))) {
-            row.write(job.accumulator, results);
-        }
-    });
+    run_tasks(work, tiles, |tile: Tile<'_>| definition::whole_tile(job, tile));
 }

@@ -141,7 +141,7 @@ impl Core {
             (_, ResultType::Float32, None) => nearest(magnitude, exp, 23, 127),
             (_, ResultType::Float16, _) => nearest(magnitude, exp, 10, 15),
         };
-        let sign = if sum < 0 && (rounded != 0 || self.keep.is_none()) { 1 << 31 } else { 0 };
+        let sign = if sum < 0 && rounded != 0 { 1 << 31 } else { 0 }; // no zero has a sign
         f32::from_bits(rounded | sign)
     }
 }

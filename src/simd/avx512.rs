@@ -1,10 +1,10 @@
-//! AVX-512 F/BW/DQ/VL with VBMI: sixteen lanes.
+//! AVX-512 F/BW/DQ/VL/CD with VBMI and VNNI: sixteen lanes.
 
 use super::avx2::Avx2;
 use super::lanes::{Kernel, Lanes, Lookup, Narrow};
 use std::arch::x86_64::*;
 
-/// Proof that this CPU has AVX-512 F, BW, DQ, VL and VBMI, and all that AVX2 stands for.
+/// Proof that this CPU has AVX-512 F, BW, DQ, VL, CD, VBMI and VNNI, and all that AVX2 stands for.
 #[derive(Clone, Copy)]
 pub struct Avx512(());
 
@@ -17,7 +17,9 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx512vbmi"))
+            && is_x86_feature_detected!("avx512cd")
+            && is_x86_feature_detected!("avx512vbmi")
+            && is_x86_feature_detected!("avx512vnni"))
         .then_some(Avx512(()))
     }
 
@@ -25,7 +27,7 @@ impl Avx512 {
     #[inline]
     pub fn enter<K: Kernel>(self, kernel: K) -> K::Out {
         #[target_feature(
-            enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx2,fma,f16c,bmi1,bmi2,lzcnt"
+            enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx512vbmi,avx512vnni,avx2,fma,f16c,bmi1,bmi2,lzcnt"
         )]
         fn inner<K: Kernel>(l: Avx512, kernel: K) -> K::Out {
             kernel.run(l)

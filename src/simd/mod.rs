@@ -15,6 +15,7 @@ pub mod scalar;
 pub mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub mod avx512;
+pub mod fused;
 
 pub use lanes::{f16_to_f32, f64_to_f32_odd, Kernel, Lanes, Lookup, Narrow, MAX_GROUP};
 pub use map::{map_groups, GroupMap, Walk};
@@ -31,7 +32,7 @@ pub enum Level {
     Scalar = 0,
     /// AVX2 with FMA and F16C (Haswell, Zen and later).
     Avx2 = 1,
-    /// AVX-512 F/BW/DQ/VL with VBMI (Ice Lake, Zen 4 and later).
+    /// AVX-512 F/BW/DQ/VL/CD with VBMI and VNNI (Ice Lake, Zen 4 and later).
     Avx512 = 2,
 }
 

@@ -1,0 +1,482 @@
+//! Codes laid out as the vector steps take them: some rows, or sixteen columns, of at most [`BLOCK`] k.
+//!
+//! The loops are plain: they run inside kernels, where the compiler turns them into vectors.
+
+use super::step::software_order;
+use crate::formats::{Codes, Format};
+use crate::simd::fused::{
+    At, Floats, Fused, NarrowColumns, NarrowRows, Unit, WideColumns, WideRows, Words, COLUMNS, LANES,
+    WIDE_ZERO, ZERO,
+};
+use crate::simd::{dispatch, Kernel, Lanes};
+use std::ops::Range;
+
+/// The most of k that is laid out at once: a panel of it fits the first-level cache.
+pub(super) const BLOCK: usize = 128;
+
+/// The exponents found in a row or column, as far as they matter.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reach {
+    /// The smallest.
+    pub low: i32,
+    /// The largest.
+    pub high: i32,
+}
+
+impl Reach {
+    /// Of no number at all.
+    pub const NONE: Reach = Reach { low: 1 << 20, high: -1 << 20 };
+    /// Farther than any partner could make good.
+    const FAR: i32 = 1 << 24;
+
+    fn widen(&mut self, low: i32, high: i32) {
+        (self.low, self.high) = (self.low.min(low), self.high.max(high));
+    }
+
+    /// Whether NaN or infinity was found, or products whose float32 might be inexact, or sums that might leave the
+    /// range of normal numbers.
+    pub fn too_far(self, other: Reach) -> bool {
+        self.high + other.high > 90 || self.low + other.low < -100
+    }
+}
+
+/// How the codes of one side are taken apart.
+#[derive(Clone, Copy)]
+struct Fields {
+    man: u32,
+    bias: i16,
+    /// All bits of a code.
+    all: u16,
+    /// The bits below the sign.
+    magnitude: u16,
+    /// Where the sign stands.
+    sign: u32,
+    /// The largest finite magnitude.
+    max: u16,
+    /// Whether float32 values are made by shifting: bfloat16.
+    brain: bool,
+    /// Whether operands are widened to float16 and their k reordered: the software path.
+    software: bool,
+}
+
+impl Fields {
+    fn new(format: &Format, unit: Unit) -> Fields {
+        Fields {
+            man: format.man,
+            bias: format.bias as i16,
+            all: ((1u32 << format.bits()) - 1) as u16,
+            magnitude: ((1u32 << (format.bits() - 1)) - 1) as u16,
+            sign: format.bits() - 1,
+            max: format.max_code() as u16,
+            brain: format.exp == 8,
+            software: unit.software,
+        }
+    }
+
+    /// Significand and exponent of a magnitude.
+    #[inline(always)]
+    fn split(self, magnitude: u16) -> (i16, i16) {
+        let field = (magnitude >> self.man) as i16;
+        let mantissa = (magnitude & ((1 << self.man) - 1)) as i16;
+        (mantissa + (i16::from(field > 0) << self.man), field.max(1) - self.bias)
+    }
+
+    #[inline(always)]
+    fn negative(self, code: u16) -> bool {
+        code >> self.sign != 0
+    }
+
+    /// The float32 of a code and its exponent, [`WIDE_ZERO`] for zero.
+    #[inline(always)]
+    fn wide(self, code: u16) -> (f32, i16) {
+        let magnitude = code & self.magnitude;
+        let (sig, exp) = self.split(magnitude);
+        let value = if self.brain {
+            f32::from_bits(u32::from(magnitude) << 16)
+        } else {
+            let power = (i32::from(exp) + 127 - self.man as i32) as u32;
+            f32::from(sig) * f32::from_bits(power << 23)
+        };
+        let exp = if self.software { ((value.to_bits() >> 23) as i16 - 127).max(-14) } else { exp };
+        let sign = u32::from(self.negative(code)) << 31;
+        (f32::from_bits(value.to_bits() | sign), if sig == 0 { WIDE_ZERO } else { exp })
+    }
+
+    /// What a row's codes do to its reach.
+    #[inline(always)]
+    fn reach(self, codes: &[u16; BLOCK], reach: &mut Reach) {
+        let largest = codes.iter().fold(0, |max: u16, c| max.max(c & self.magnitude));
+        if largest > self.max {
+            reach.widen(-Reach::FAR, Reach::FAR);
+        }
+        if self.brain {
+            let smallest =
+                codes.iter().fold(u16::MAX, |min: u16, c| min.min((c & self.magnitude).wrapping_sub(1)));
+            if largest > 0 {
+                let exp = |magnitude: u16| match magnitude >> self.man {
+                    0 => -Reach::FAR, // subnormal
+                    field => i32::from(field) - 127,
+                };
+                reach.widen(exp(smallest + 1), exp(largest));
+            }
+        }
+    }
+
+    /// Codes `at..at + len`, with zeros behind.
+    #[inline(always)]
+    fn load(self, codes: Codes<'_>, at: usize, len: usize) -> [u16; BLOCK] {
+        let mut out = [0; BLOCK];
+        match codes {
+            Codes::U8(codes) => {
+                for (out, code) in out.iter_mut().zip(&codes[at..at + len]) {
+                    *out = u16::from(*code) & self.all;
+                }
+            }
+            Codes::U16(codes) => {
+                for (out, code) in out.iter_mut().zip(&codes[at..at + len]) {
+                    *out = code & self.all;
+                }
+            }
+        }
+        if self.software {
+            let plain = out;
+            for (i, out) in out.iter_mut().enumerate() {
+                *out = plain[software_order(i)];
+            }
+        }
+        out
+    }
+}
+
+/// Where codes are read: rows of `k`, of which `block` is wanted.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a> {
+    codes: Codes<'a>,
+    fields: Fields,
+    k: usize,
+}
+
+impl<'a> Source<'a> {
+    pub fn new(codes: Codes<'a>, format: &Format, unit: Unit, k: usize) -> Source<'a> {
+        Source { codes, fields: Fields::new(format, unit), k }
+    }
+
+    #[inline(always)]
+    fn load(&self, row: usize, block: &Range<usize>) -> [u16; BLOCK] {
+        self.fields.load(self.codes, row * self.k + block.start, block.len())
+    }
+
+    /// The first [`COLUMNS`] rows from `row` on, of which `count` exist.
+    #[inline(always)]
+    fn columns(
+        &self,
+        row: usize,
+        count: usize,
+        block: &Range<usize>,
+        reach: &mut [Reach],
+    ) -> [[u16; BLOCK]; COLUMNS] {
+        let mut out = [[0; BLOCK]; COLUMNS];
+        for (c, out) in out.iter_mut().enumerate().take(count) {
+            *out = self.load(row + c, block);
+            self.fields.reach(out, &mut reach[c]);
+        }
+        out
+    }
+}
+
+/// Two k of every column.
+#[inline(always)]
+fn line(columns: &[[u16; BLOCK]; COLUMNS], pair: usize) -> [u16; LANES] {
+    let mut out = [0; LANES];
+    for (c, column) in columns.iter().enumerate() {
+        out[2 * c..2 * c + 2].copy_from_slice(&column[2 * pair..2 * pair + 2]);
+    }
+    out
+}
+
+/// A form in which vector steps take their operands.
+pub(super) trait Form: Copy + Sync {
+    /// Two k of sixteen columns.
+    type Columns: Copy;
+    /// Rows.
+    type Rows;
+    /// No rows yet.
+    fn rows() -> Self::Rows;
+    /// Two k of nothing.
+    fn blank() -> Self::Columns;
+    /// Lays out `count` rows from `first` on, `padded` k to each; notes in `reach` what was found.
+    fn pack_rows<L: Fused>(
+        self,
+        l: L,
+        src: Source<'_>,
+        first: usize,
+        block: Range<usize>,
+        padded: usize,
+        out: &mut Self::Rows,
+        reach: &mut [Reach],
+    );
+    /// Lays out the columns from `first` on, as many as `reach` has, which learns what was found.
+    fn pack_columns<L: Fused>(
+        self,
+        l: L,
+        src: Source<'_>,
+        first: usize,
+        block: Range<usize>,
+        out: &mut [Self::Columns],
+        reach: &mut [Reach],
+    );
+    /// Continues chains.
+    fn run<L: Fused>(
+        l: L,
+        unit: Unit,
+        rows: &Self::Rows,
+        at: At,
+        columns: &[Self::Columns],
+        state: &mut [Floats],
+    );
+}
+
+/// 16-bit integers.
+#[derive(Clone, Copy)]
+pub(super) struct Narrow {
+    /// By how much a row's significands are shifted.
+    pub shift: u32,
+}
+
+/// An exponent as the level wants it.
+#[inline(always)]
+fn stand<const DOUBLED: bool>(exp: i16) -> i16 {
+    if DOUBLED {
+        (exp & 0xFF) | exp << 8
+    } else {
+        exp
+    }
+}
+
+struct PackNarrowRows<'a, const DOUBLED: bool> {
+    src: Source<'a>,
+    first: usize,
+    block: Range<usize>,
+    padded: usize,
+    shift: u32,
+    out: &'a mut NarrowRows,
+    reach: &'a mut [Reach],
+}
+
+impl<const DOUBLED: bool> Kernel for PackNarrowRows<'_, DOUBLED> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, _l: L) {
+        let (fields, padded) = (self.src.fields, self.padded);
+        let rows = self.out.sig.chunks_exact_mut(padded).zip(self.out.exp.chunks_exact_mut(padded));
+        let rows = rows.zip(self.out.signs.chunks_exact_mut(padded / 2)).zip(self.reach).enumerate();
+        for (row, (((sig, exp), signs), reach)) in rows {
+            let codes = self.src.load(self.first + row, &self.block);
+            fields.reach(&codes, reach);
+            for ((sig, exp), code) in sig.iter_mut().zip(exp).zip(&codes) {
+                let (s, e) = fields.split(code & fields.magnitude);
+                *sig = s << self.shift;
+                *exp = stand::<DOUBLED>(127 + if s == 0 { ZERO } else { e });
+            }
+            for (sign, pair) in signs.iter_mut().zip(codes.chunks_exact(2)) {
+                *sign = (pair[0] >> fields.sign << 6 | pair[1] >> fields.sign << 7) as u8;
+            }
+        }
+    }
+}
+
+struct PackNarrowColumns<'a, const DOUBLED: bool> {
+    src: Source<'a>,
+    first: usize,
+    block: Range<usize>,
+    out: &'a mut [NarrowColumns],
+    reach: &'a mut [Reach],
+}
+
+impl<const DOUBLED: bool> Kernel for PackNarrowColumns<'_, DOUBLED> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, _l: L) {
+        let fields = self.src.fields;
+        let columns = self.src.columns(self.first, self.reach.len(), &self.block, self.reach);
+        for (q, out) in self.out.iter_mut().enumerate() {
+            let line = line(&columns, q);
+            for i in 0..LANES {
+                let (sig, exp) = fields.split(line[i] & fields.magnitude);
+                out.sig.0[i] = sig;
+                out.exp.0[i] = stand::<DOUBLED>(if sig == 0 { ZERO } else { exp });
+                let sign = 1 - 2 * i16::from(fields.negative(line[i]));
+                let (first, second) = if i % 2 == 0 { (-sign, sign) } else { (sign, -sign) };
+                out.signs[0].0[i] = sign;
+                out.signs[1].0[i] = first;
+                out.signs[2].0[i] = second;
+                out.signs[3].0[i] = -sign;
+            }
+        }
+    }
+}
+
+impl Form for Narrow {
+    type Columns = NarrowColumns;
+    type Rows = NarrowRows;
+
+    fn rows() -> NarrowRows {
+        NarrowRows::default()
+    }
+    fn blank() -> NarrowColumns {
+        let zero = Words([0; LANES]);
+        NarrowColumns { sig: zero, exp: zero, signs: [zero; 4] }
+    }
+    fn pack_rows<L: Fused>(
+        self,
+        _l: L,
+        src: Source<'_>,
+        first: usize,
+        block: Range<usize>,
+        padded: usize,
+        out: &mut NarrowRows,
+        reach: &mut [Reach],
+    ) {
+        let len = reach.len() * padded;
+        out.sig.resize(len, 0);
+        out.exp.resize(len, 0);
+        out.signs.resize(len / 2, 0);
+        let shift = self.shift + L::EXTRA;
+        if L::DOUBLED {
+            dispatch(PackNarrowRows::<true> { src, first, block, padded, shift, out, reach });
+        } else {
+            dispatch(PackNarrowRows::<false> { src, first, block, padded, shift, out, reach });
+        }
+    }
+    fn pack_columns<L: Fused>(
+        self,
+        _l: L,
+        src: Source<'_>,
+        first: usize,
+        block: Range<usize>,
+        out: &mut [NarrowColumns],
+        reach: &mut [Reach],
+    ) {
+        if L::DOUBLED {
+            dispatch(PackNarrowColumns::<true> { src, first, block, out, reach });
+        } else {
+            dispatch(PackNarrowColumns::<false> { src, first, block, out, reach });
+        }
+    }
+    fn run<L: Fused>(
+        l: L,
+        unit: Unit,
+        rows: &NarrowRows,
+        at: At,
+        columns: &[NarrowColumns],
+        state: &mut [Floats],
+    ) {
+        l.narrow(unit, rows, at, columns, state);
+    }
+}
+
+/// float32.
+#[derive(Clone, Copy)]
+pub(super) struct Wide;
+
+struct PackWideRows<'a> {
+    src: Source<'a>,
+    first: usize,
+    block: Range<usize>,
+    padded: usize,
+    out: &'a mut WideRows,
+    reach: &'a mut [Reach],
+}
+
+impl Kernel for PackWideRows<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, _l: L) {
+        let (fields, padded) = (self.src.fields, self.padded);
+        let rows = self.out.values.chunks_exact_mut(padded).zip(self.out.exp.chunks_exact_mut(padded));
+        for (row, ((values, exp), reach)) in rows.zip(self.reach).enumerate() {
+            let codes = self.src.load(self.first + row, &self.block);
+            fields.reach(&codes, reach);
+            for ((value, exp), code) in values.iter_mut().zip(exp).zip(&codes) {
+                let (v, e) = fields.wide(*code);
+                *value = v;
+                *exp = e + 127;
+            }
+        }
+    }
+}
+
+struct PackWideColumns<'a> {
+    src: Source<'a>,
+    first: usize,
+    block: Range<usize>,
+    out: &'a mut [WideColumns],
+    reach: &'a mut [Reach],
+}
+
+impl Kernel for PackWideColumns<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, _l: L) {
+        let fields = self.src.fields;
+        let columns = self.src.columns(self.first, self.reach.len(), &self.block, self.reach);
+        for (q, out) in self.out.iter_mut().enumerate() {
+            let line = line(&columns, q);
+            let mut values = [0f32; LANES];
+            for i in 0..LANES {
+                (values[i], out.exp.0[i]) = fields.wide(line[i]);
+            }
+            for (c, pair) in values.chunks_exact(2).enumerate() {
+                (out.values[0].0[c], out.values[1].0[c]) = (pair[0], pair[1]);
+            }
+        }
+    }
+}
+
+impl Form for Wide {
+    type Columns = WideColumns;
+    type Rows = WideRows;
+
+    fn rows() -> WideRows {
+        WideRows::default()
+    }
+    fn blank() -> WideColumns {
+        WideColumns { values: [Floats([0.0; COLUMNS]); 2], exp: Words([0; LANES]) }
+    }
+    fn pack_rows<L: Fused>(
+        self,
+        _l: L,
+        src: Source<'_>,
+        first: usize,
+        block: Range<usize>,
+        padded: usize,
+        out: &mut WideRows,
+        reach: &mut [Reach],
+    ) {
+        let len = reach.len() * padded;
+        out.values.resize(len, 0.0);
+        out.exp.resize(len, 0);
+        dispatch(PackWideRows { src, first, block, padded, out, reach });
+    }
+    fn pack_columns<L: Fused>(
+        self,
+        _l: L,
+        src: Source<'_>,
+        first: usize,
+        block: Range<usize>,
+        out: &mut [WideColumns],
+        reach: &mut [Reach],
+    ) {
+        dispatch(PackWideColumns { src, first, block, out, reach });
+    }
+    fn run<L: Fused>(
+        l: L,
+        unit: Unit,
+        rows: &WideRows,
+        at: At,
+        columns: &[WideColumns],
+        state: &mut [Floats],
+    ) {
+        l.wide(unit, rows, at, columns, state);
+    }
+}
