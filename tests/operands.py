@@ -62,7 +62,7 @@ def starts(rng: np.random.Generator, shape: tuple[int, ...], result: str = "floa
     width = np.dtype(result).itemsize * 8
     any_bits = rng.integers(0, 1 << width, shape).astype(f"u{width // 8}").view(result).astype(np.float32)
     spread = np.exp2(rng.integers(-24, 16, shape))
-    ordinary = (rng.standard_normal(shape) * spread).astype(result).astype(np.float32)
+    ordinary = np.clip(rng.standard_normal(shape) * spread, -6e4, 6e4).astype(result).astype(np.float32)
     which = rng.random(shape)
     zero = np.where(rng.random(shape) < 0.5, np.float32(0.0), np.float32(-0.0))
     return np.where(which < 0.2, zero, np.where(which < 0.7, ordinary, any_bits)).astype(np.float32)

@@ -1,32 +1,41 @@
-"""The numerics of DeepSeek-V3 on any CPU: small formats, shared scales, and their errors.
+"""The numerics of DeepSeek-V3 on any CPU: small formats, shared scales, matrix products, and their errors.
 
 Lives here: the public names. Casts are in `formats`, quantizers in `quant`, logarithmic codes in `logfmt`,
-the same once more in plain NumPy in `reference`; `checkpoint` opens files, `study` measures errors, and
-``dsv3-numerics --help`` runs it all.
+matrix units in `accumulators` and `gemm`, a layer's training in `linear`, the same once more in plain NumPy
+in `reference`; `checkpoint` opens files, `study` measures errors, and ``dsv3-numerics --help`` runs it all.
 """
 
-from . import reference
+from . import linear, reference
 from ._core import __version__
+from .accumulators import AccumulatorInfo, accumulator_info, accumulators
 from .formats import FormatInfo, decode, encode, format_info, formats, pack, unpack
+from .gemm import fused_step, matmul_grouped_nt, matmul_nt
 from .logfmt import LogFmt, logfmt_decode, logfmt_encode, logfmt_pack, logfmt_unpack
 from .machine import get_num_threads, set_num_threads, simd_level
 from .quant import quantize_blocks, quantize_tiles, requantize_tiles
 from .quantized import Quantized
 
 __all__ = [
+    "AccumulatorInfo",
     "FormatInfo",
     "LogFmt",
     "Quantized",
     "__version__",
+    "accumulator_info",
+    "accumulators",
     "decode",
     "encode",
     "format_info",
     "formats",
+    "fused_step",
     "get_num_threads",
+    "linear",
     "logfmt_decode",
     "logfmt_encode",
     "logfmt_pack",
     "logfmt_unpack",
+    "matmul_grouped_nt",
+    "matmul_nt",
     "pack",
     "quantize_blocks",
     "quantize_tiles",

@@ -94,7 +94,7 @@ def _tensor_core(a: Operand, b: Operand, c: Float32s, row: Accumulator) -> Float
     product, c_sig_exp = sa * sb, _fields_of_result(c, row)
     exponent = np.where(product == 0, NOWHERE, ea + eb)
     c_exponent = np.where(c_sig_exp[0] == 0, NOWHERE, c_sig_exp[1])
-    quantum = np.maximum(exponent.max(axis=-1), c_exponent) - row.fraction
+    quantum = np.maximum(exponent.max(axis=-1, initial=NOWHERE), c_exponent) - row.fraction
     man = FORMATS[a.format].man + FORMATS[b.format].man
     total = _aligned(product, exponent, man, quantum[..., None]).sum(axis=-1)
     total += _aligned(c_sig_exp[0], c_exponent, row.format.man, quantum)
@@ -289,7 +289,7 @@ def _start(c: ArrayLike | None, shape: tuple[int, ...]) -> Float32s:
 
 def _written(x: Float32s, row: Accumulator, dtype: Any) -> Array:
     """The result as `dtype`, every NaN as the unit writes it: bfloat16 takes the upper half."""
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         narrow = x.astype(dtype)
     width = 8 * narrow.dtype.itemsize
     nan = np.array(row.nan >> (32 - width), f"u{width // 8}").view(dtype)

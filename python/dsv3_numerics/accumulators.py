@@ -1,0 +1,88 @@
+"""How matrix units add: the table of accumulators, as the core has it.
+
+Lives here: names and limits. The sums themselves are in `gemm`, their definition in `reference.accumulators`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from . import _core
+
+
+@dataclass(frozen=True)
+class AccumulatorInfo:
+    """How a matrix unit adds.
+
+    Attributes
+    ----------
+    name : str
+        Generation, input and, where it is not float32, result.
+    unit : {"tensor_core", "software", "exact", "float32"}
+        tensor_core: products and accumulator are aligned to the largest exponent, cut, and added exactly.
+        software: FP8 on units that have float16 only, as the driver's compiler writes it. exact: nothing is
+        lost before one last rounding. float32: float32 sums in the order of AMX.
+    products : int
+        What one step adds.
+    fraction : int
+        Bits of each term that are kept below the largest exponent; 0 where nothing is cut.
+    keep : int or None
+        Fraction bits of a result that is truncated toward zero; None where it is rounded to nearest even.
+    result : {"float32", "float16"}
+        What a step gives to the next.
+    inputs : tuple of str
+        Formats, see `formats`; the two sides may differ.
+
+    Examples
+    --------
+    >>> info = accumulator_info("hopper_fp8")
+    >>> info.products, info.fraction, info.keep
+    (32, 13, 13)
+    """
+
+    name: str
+    unit: str
+    products: int
+    fraction: int
+    keep: int | None
+    result: str
+    inputs: tuple[str, ...]
+
+
+def _info(row: dict[str, Any]) -> AccumulatorInfo:
+    return AccumulatorInfo(**{**row, "inputs": tuple(row["inputs"])})
+
+
+_ACCUMULATORS = {info.name: info for info in map(_info, _core.accumulators())}
+
+
+def accumulators() -> tuple[AccumulatorInfo, ...]:
+    """Every accumulator, in the order of the table.
+
+    Examples
+    --------
+    >>> [info.name for info in accumulators() if "bfloat16" in info.inputs][:2]
+    ['hopper_bf16', 'blackwell_bf16']
+    """
+    return tuple(_ACCUMULATORS.values())
+
+
+def accumulator_info(name: str) -> AccumulatorInfo:
+    """The accumulator of a name.
+
+    Raises
+    ------
+    ValueError
+        A name that is none of `accumulators`.
+
+    Examples
+    --------
+    >>> accumulator_info("ada_fp8").products
+    16
+    """
+    try:
+        return _ACCUMULATORS[name]
+    except (KeyError, TypeError):
+        expected = ", ".join(_ACCUMULATORS)
+        raise ValueError(f"accumulator: found {name!r}, expected one of {expected}") from None

@@ -1,0 +1,246 @@
+"""Sums of products as matrix units form them: one step, and products of whole matrices.
+
+Lives here: names, policies and documentation; the arithmetic is the core's, its definition is in
+`reference.gemm`. The three products of a layer in training are in `linear`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from . import _core
+from ._arrays import Array, deliver, flat
+from ._operands import Problem, check_formats, checked_offsets, exactly_float32, misfit, plain_side, side_of
+from .accumulators import accumulator_info
+from .quantized import Quantized
+
+
+def fused_step(
+    a: ArrayLike, b: ArrayLike, c: ArrayLike = 0.0, *, accumulator: str
+) -> NDArray[np.float32] | np.float32:
+    """One step of a matrix unit, the smallest thing to compare with hardware.
+
+    Parameters
+    ----------
+    a, b : array_like of a format's dtype
+        Shape (..., L), with L the accumulator's `products`. Leading axes broadcast.
+    c : array_like of float32, float16 or bfloat16, or float
+        What the products are added to; broadcasts with the leading axes. Numbers of the accumulator's
+        `result`.
+    accumulator : str
+        See `accumulators`. For "exact" and "float32" a step has 32 products.
+
+    Returns
+    -------
+    ndarray of float32, or float32
+        One result for each c; float16 results are widened. NaN is 0x7FFFFFFF (0x7FFF as float16), as tensor
+        cores write it, and 0x7FC00000 from "float32".
+
+    Raises
+    ------
+    ValueError
+        An unknown accumulator; another last axis than L; shapes that do not broadcast; a `c` that `result`
+        does not hold.
+    TypeError
+        Codes of a format that the accumulator does not take, or of a dtype that names no format.
+
+    Notes
+    -----
+    With e the sum of both exponents (of fields, so that a subnormal has the smallest), E the largest e among
+    nonzero products and c, and F the accumulator's `fraction`: every term is truncated toward zero to a
+    multiple of ``2**(E - F)``, the sum of all is exact, and it is rounded once. Source: measurements on
+    hardware by Khattak and Mikaitis, "Accurate Models of NVIDIA Tensor Cores" (arXiv 2512.07004), and by the
+    authors of MMA-Sim (arXiv 2511.10909).
+
+    Examples
+    --------
+    >>> import ml_dtypes, numpy as np
+    >>> a, b = np.zeros((2, 32), ml_dtypes.float8_e4m3fn)
+    >>> a[:2], b[:2] = (4, 0.46875), (4, 2**-6)
+    >>> fused_step(a, b, accumulator="hopper_fp8") - 16, fused_step(a, b, accumulator="exact") - 16
+    (np.float32(0.005859375), np.float32(0.0073242188))
+    """
+    unit = accumulator_info(accumulator)
+    left, right = plain_side(a, "a"), plain_side(b, "b")
+    check_formats(left, right, unit)
+    start, length = exactly_float32(c), unit.products
+    a_shape, b_shape = left.codes.shape, right.codes.shape
+    if a_shape[-1:] != (length,) or b_shape[-1:] != (length,):
+        raise misfit(left, right, f"expected a last axis of {length}, the products in a step of {unit.name}")
+    try:
+        shape = np.broadcast_shapes(a_shape[:-1], b_shape[:-1], start.shape)
+    except ValueError:
+        raise misfit(
+            left, right, f"expected leading axes that broadcast with each other and with c of {start.shape}"
+        ) from None
+    out = np.empty(shape, np.float32)
+    _core.fused_step(
+        flat(np.broadcast_to(left.codes, (*shape, length))),
+        left.info.name,
+        flat(np.broadcast_to(right.codes, (*shape, length))),
+        right.info.name,
+        flat(np.broadcast_to(start, shape)),
+        unit.name,
+        out.reshape(-1),
+    )
+    return out if shape else np.float32(out[()])
+
+
+def matmul_nt(
+    a: ArrayLike | Quantized,
+    b: ArrayLike | Quantized,
+    *,
+    c: ArrayLike | None = None,
+    accumulator: str = "hopper_fp8",
+    promote_every: int | None = 128,
+    dtype: DTypeLike = np.float32,
+    out: Array | None = None,
+) -> Array:
+    """``a @ b.T`` as a matrix unit computes it: ``out[m, n] = sum over k of a[m, k] * b[n, k]``.
+
+    Every `promote_every` products, the unit's sum is multiplied by the scales of both sides and added to a
+    float32 by one fused multiplication and addition, and the unit starts again from zero, as DeepGEMM does.
+
+    Parameters
+    ----------
+    a : Quantized, or array_like of a format's dtype
+        Shape (..., m, k). Quantized with tiles along k or with blocks; plain codes have no scales. No copy is
+        made of C-contiguous codes, one of others.
+    b : Quantized, or array_like of a format's dtype
+        Shape (..., n, k) with the leading axes of `a`, or (n, k) for all of them.
+    c : array_like of float32, float16 or bfloat16, optional
+        Added to; shape of the result. Without promotion and scales the unit's own accumulator starts here,
+        and must be able to hold it; otherwise the float32 that the partial sums are added to.
+    accumulator : str
+        See `accumulators`.
+    promote_every : int or None
+        Products between two promotions, a multiple of the accumulator's `products`. Scales along k may change
+        only where a promotion is. None never promotes: one chain over all of k.
+    dtype : {float32, bfloat16}
+        bfloat16 rounds the float32 once more, to nearest even.
+    out : ndarray, optional
+        The result is written here: exact shape, `dtype`, writeable. It may overlap the inputs.
+
+    Returns
+    -------
+    ndarray of `dtype`, shape (..., m, n)
+        `out` itself if given. The same bytes at every SIMD level and with any number of threads.
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not fit; scales that change between promotions, or that contain NaN; a `promote_every`
+        that is no multiple of a step; an unknown accumulator; a `c` that the accumulator cannot start from.
+    TypeError
+        Formats that the accumulator does not take; input of another kind; another `dtype`.
+
+    Notes
+    -----
+    A k that is no multiple of a step is filled up with zeros, which take no part. For k = 0 the result is
+    `c`, or zero.
+
+    "float32" is the quick one and no tensor core: for every 32 of k, one chain of float32 sums over the even
+    places and one over the odd, both from zero, then ``sum + (even + odd)``. This is the order of AMX, which
+    every CPU reproduces here. With n = 17 + promote_every / 32 + k / promote_every roundings in the way of a
+    product, its error is at most ``n * u / (1 - n * u)`` times the sum of ``abs(a * b)``, with u = 2**-24
+    (Higham, Accuracy and Stability of Numerical Algorithms, 3.1).
+
+    Sources: for the steps see `fused_step`; for promotion DeepSeek-V3 technical report, 3.3.2, and DeepGEMM.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dsv3_numerics import quantize_blocks, quantize_tiles
+    >>> x, w = np.full((2, 256), 1.75, np.float32), np.full((3, 256), -3.5, np.float32)
+    >>> matmul_nt(quantize_tiles(x), quantize_blocks(w))
+    array([[-1568., -1568., -1568.],
+           [-1568., -1568., -1568.]], dtype=float32)
+    """
+    left, right = side_of(a, "a"), side_of(b, "b")
+    problem = Problem.of(left, right, accumulator, promote_every)
+    leading = left.codes.shape[:-2]
+    if right.codes.ndim > 2 and right.codes.shape[:-2] != leading:
+        raise misfit(left, right, f"expected b with two axes, or with leading axes {leading}")
+    shape = (*leading, left.codes.shape[-2], right.codes.shape[-2])
+    stack = (math.prod(leading), *shape[-2:], left.codes.shape[-1])
+    start, result, kind = problem.arrays(shape, c, dtype, out)
+    _core.matmul_nt(
+        *left.arguments(),
+        *right.arguments(),
+        stack,
+        right.codes.ndim > 2,
+        start,
+        accumulator,
+        problem.every,
+        flat(result),
+        kind,
+    )
+    return deliver(result, out)
+
+
+def matmul_grouped_nt(
+    a: ArrayLike | Quantized,
+    b: ArrayLike | Quantized,
+    offsets: ArrayLike,
+    *,
+    c: ArrayLike | None = None,
+    accumulator: str = "hopper_fp8",
+    promote_every: int | None = 128,
+    dtype: DTypeLike = np.float32,
+    out: Array | None = None,
+) -> Array:
+    """Each expert's rows, ``offsets[e]`` to ``offsets[e + 1]`` of `a`, times its own matrix ``b[e]``.
+
+    Parameters
+    ----------
+    a : Quantized, or array_like of a format's dtype
+        Shape (m, k): the rows of all experts, one expert after the other.
+    b : Quantized, or array_like of a format's dtype
+        Shape (experts, n, k).
+    offsets : array_like of int
+        Shape (experts + 1,), from 0 to m, never falling. An expert may have no rows.
+    c, accumulator, promote_every, dtype, out
+        As for `matmul_nt`, with results of shape (m, n).
+
+    Returns
+    -------
+    ndarray of `dtype`, shape (m, n)
+        `out` itself if given.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for `matmul_nt`; offsets of another kind, length or order.
+
+    Examples
+    --------
+    >>> import ml_dtypes, numpy as np
+    >>> rows = np.ones((3, 64), ml_dtypes.float8_e4m3fn)
+    >>> experts = np.stack([rows[:1], rows[:1] * rows.dtype.type(2)])
+    >>> matmul_grouped_nt(rows, experts, [0, 1, 3])
+    array([[ 64.],
+           [128.],
+           [128.]], dtype=float32)
+    """
+    left, right = side_of(a, "a"), side_of(b, "b")
+    problem = Problem.of(left, right, accumulator, promote_every)
+    if left.codes.ndim != 2 or right.codes.ndim != 3:
+        raise misfit(left, right, "expected (m, k) and (experts, n, k)")
+    (rows, k), (experts, n, _) = left.codes.shape, right.codes.shape
+    ends = checked_offsets(offsets, experts, rows)
+    start, result, kind = problem.arrays((rows, n), c, dtype, out)
+    _core.matmul_grouped_nt(
+        *left.arguments(),
+        *right.arguments(),
+        (experts, rows, n, k),
+        ends,
+        start,
+        accumulator,
+        problem.every,
+        flat(result),
+        kind,
+    )
+    return deliver(result, out)
