@@ -20,6 +20,7 @@ pub mod checkpoint;
 pub mod error;
 pub mod formats;
 pub mod gemm;
+pub mod model;
 pub mod quant;
 #[allow(unsafe_code)]
 pub mod simd;

@@ -5,7 +5,7 @@ unsigned integers; `src_dtype` and `out_dtype` are "float32", "float64", "float1
 (stack, rows, columns, rows of a block, columns of a block). Every function releases the GIL.
 """
 
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ _Float32s: TypeAlias = NDArray[np.float32]
 _Layout: TypeAlias = tuple[int, int, int, int, int]
 
 __all__ = [
+    "Weight",
     "__version__",
     "accumulators",
     "amax",
@@ -23,18 +24,24 @@ __all__ = [
     "dequantize",
     "encode",
     "error_stats",
+    "experts",
     "formats",
     "fused_step",
+    "gate",
     "get_num_threads",
+    "linear",
     "logfmt_decode",
     "logfmt_encode",
     "logfmt_pack",
     "logfmt_unpack",
     "matmul_grouped_nt",
     "matmul_nt",
+    "mla",
     "nvfp4_global",
     "pack",
     "quantize",
+    "rms_norm",
+    "rope_frequencies",
     "safetensors_header",
     "scale_rules",
     "set_alone",
@@ -42,6 +49,7 @@ __all__ = [
     "set_simd_level",
     "simd_level",
     "simd_levels",
+    "swiglu",
     "unpack",
 ]
 
@@ -155,6 +163,60 @@ def logfmt_decode(
 def logfmt_pack(codes: _Array, row_len: int, bits: int, layout: str, out: NDArray[np.uint8]) -> None: ...
 def logfmt_unpack(
     packed: NDArray[np.uint8], row_len: int, bits: int, layout: str, codes_out: _Array
+) -> None: ...
+
+@final
+class Weight:
+    def __new__(
+        cls,
+        array: _Array,
+        dtype: str,
+        rows: int,
+        cols: int,
+        scales: _Float32s | None = None,
+        block: tuple[int, int] = (1, 1),
+        rounded: bool = False,
+    ) -> Weight: ...
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    def numbers(self, out: _Array, dtype: str) -> None: ...
+
+def linear(x: _Array, dtype: str, rows: int, weight: Weight, out: _Array) -> None: ...
+def rms_norm(x: _Array, dtype: str, weight: Weight, eps: float, out: _Array) -> None: ...
+def rope_frequencies(settings: dict[str, Any]) -> tuple[list[float], float, float]: ...
+def mla(
+    x: _Array,
+    dtype: str,
+    weights: dict[str, Weight],
+    settings: dict[str, Any],
+    cache: _Array,
+    cache_dtype: str,
+    new: int,
+    past: list[int],
+    capacity: int,
+    absorbed: bool,
+    out: _Array,
+    heads: _Array,
+    probs: _Array | None,
+) -> None: ...
+def gate(
+    logits: _Array,
+    dtype: str,
+    bias: Weight,
+    settings: dict[str, Any],
+    indices: _Array,
+    weights: _Array,
+    gap: _Array,
+) -> None: ...
+def swiglu(x: _Array, dtype: str, rows: int, expert: tuple[Weight, Weight, Weight], out: _Array) -> None: ...
+def experts(
+    x: _Array,
+    dtype: str,
+    indices: _Array,
+    weights: _Array,
+    top: int,
+    table: dict[int, tuple[Weight, Weight, Weight]],
+    out: _Array,
 ) -> None: ...
 def get_num_threads() -> int: ...
 def set_num_threads(n: int) -> None: ...

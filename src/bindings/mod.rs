@@ -8,6 +8,7 @@ mod array;
 mod formats;
 mod gemm;
 mod logfmt;
+mod model;
 mod quant;
 mod system;
 
@@ -45,5 +46,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     quant::register(m)?;
     gemm::register(m)?;
     logfmt::register(m)?;
+    model::register(m)?;
     system::register(m)
 }

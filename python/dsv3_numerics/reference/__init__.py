@@ -6,7 +6,7 @@ by eye. Values come from sign, exponent and mantissa; codes come from the table 
 Nothing here uses the core.
 
 Next: `formats` (a number on its own), `quant` (numbers that share a scale), `logfmt` (logarithmic codes),
-`accumulators` and `gemm` (sums of products), `philox` (the random bits).
+`accumulators` and `gemm` (sums of products), `model` (the forward), `philox` (the random bits).
 """
 
 from .accumulators import ACCUMULATORS

@@ -1,0 +1,41 @@
+"""The reference forward of DeepSeek-V3: MLA, DeepSeekMoE and MTP in true float64 or float32, on any CPU.
+
+Lives here: the settings (`config`), which tensors there are (`weights`), the layers, each usable alone
+(`layers`), the latent cache (`cache`), the model with its traces (`model`), generation (`generate`) and what
+routing asks of a cluster (`routing`). The arithmetic is the core's; the same forward as a textbook is
+`reference.model`.
+"""
+
+from .cache import Cache
+from .config import Config, Yarn
+from .generate import Generation, Sampler, Speculation, generate, stream
+from .layers import MLA, MLP, MTP, Block, Gate, MoE, Routing
+from .model import Model
+from .random import random_weights
+from .routing import Traffic, traffic, update_bias
+from .weights import attention_shapes, expected
+
+__all__ = [
+    "MLA",
+    "MLP",
+    "MTP",
+    "Block",
+    "Cache",
+    "Config",
+    "Gate",
+    "Generation",
+    "MoE",
+    "Model",
+    "Routing",
+    "Sampler",
+    "Speculation",
+    "Traffic",
+    "Yarn",
+    "attention_shapes",
+    "expected",
+    "generate",
+    "random_weights",
+    "stream",
+    "traffic",
+    "update_bias",
+]

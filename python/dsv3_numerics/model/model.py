@@ -1,0 +1,407 @@
+"""The model: layers put together, with a cache, traces and generation on top.
+
+Lives here: `Model`. It is a loop over `Block`, in Python, so that it can be interrupted, watched and traced
+after every layer; what a layer does is in `layers`, how tokens are chosen in `generate`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from .. import checkpoint as checkpoints
+from .._arrays import Array, as_array, positive
+from .cache import Cache
+from .config import Config
+from .generate import Generation, generate
+from .layers import MTP, NO_TRACE, Block, Trace, linear, rms_norm
+from .weights import Given, Stored, expected, gathered
+
+Progress = Callable[[int, int], None]
+"""Called with the number of layers done and of all layers to do."""
+
+_CHUNK = 512
+
+
+class Model:
+    """DeepSeek-V3's forward in float32 or float64, nothing narrower in between.
+
+    Parameters
+    ----------
+    config : Config
+    weights : mapping of str to array or `Quantized`
+        Under the checkpoint's names. They stay as they are and are widened when they are used.
+    dtype : {float32, float64}
+        What everything is computed in.
+    rounded : bool
+        Whether FP8 weights count as their bfloat16 roundings, which is what a converted checkpoint holds;
+        otherwise they are the exact float32 products of code and scale.
+    interleaved : bool
+        The order of the rotary channels in the weights; as released by default.
+    masked : float
+        See `Gate`.
+
+    Raises
+    ------
+    ValueError
+        Tensors are missing, or contradict the config: all of them listed with both shapes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dsv3_numerics.model import Config, Model, random_weights
+    >>> config = Config.preset("tiny")
+    >>> model = Model(config, random_weights(config), dtype=np.float64)
+    >>> ids = np.array([[3, 1, 4, 1, 5]])
+    >>> model.forward(ids).shape
+    (1, 5, 192)
+    >>> cache = model.new_cache(capacity=8)
+    >>> first, rest = model.forward(ids[:, :3], cache=cache), model.forward(ids[:, 3:], cache=cache)
+    >>> bool(np.abs(np.concatenate([first, rest], axis=1) - model.forward(ids)).max() < 1e-12)
+    True
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        weights: Mapping[str, Given],
+        *,
+        dtype: DTypeLike = np.float32,
+        rounded: bool = False,
+        interleaved: bool = True,
+        masked: float = -np.inf,
+    ) -> None:
+        self.config = config
+        self.dtype = np.dtype(dtype)
+        if self.dtype not in (np.float32, np.float64):
+            raise TypeError(f"dtype: found {self.dtype}, expected float32 or float64")
+        self.weights = gathered(weights, expected(config), "weights", rounded=rounded)
+        layers = range(config.num_hidden_layers)
+        self.layers = tuple(
+            Block(config, self._layer(i), layer=i, interleaved=interleaved, masked=masked) for i in layers
+        )
+        depths = range(config.num_nextn_predict_layers)
+        self.mtp_layers = tuple(
+            MTP(config, self._layer(config.num_hidden_layers + i), depth=i, interleaved=interleaved)
+            for i in depths
+        )
+        self._checkpoint: checkpoints.Checkpoint | None = None
+
+    def _layer(self, index: int) -> Any:
+        return self.weights.under(f"model.layers.{index}.")
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        dtype: DTypeLike = np.float32,
+        config: Config | None = None,
+        rounded: bool = False,
+        **settings: Any,
+    ) -> Self:
+        """Open a checkpoint folder: FP8, bfloat16, float16 or float32, mapped and never copied whole.
+
+        Parameters
+        ----------
+        path : path
+            With ``config.json`` and safetensors files; see `dsv3_numerics.checkpoint.open`.
+        dtype, rounded, **settings
+            As for the class.
+        config : Config, optional
+            Instead of the folder's.
+
+        Raises
+        ------
+        CheckpointError
+            The files are not what they should be.
+        ValueError
+            The config is unknown or contradicts the tensors.
+        """
+        opened = checkpoints.open(path)
+        try:
+            if config is None:
+                if opened.config is None:
+                    raise ValueError(f"{opened.folder}: no config.json, expected one (or config=)")
+                config = Config.from_json(opened.config)
+            model = cls(config, Stored(opened), dtype=dtype, rounded=rounded, **settings)
+        except BaseException:
+            opened.close()
+            raise
+        model._checkpoint = opened
+        return model
+
+    # --- Forward --------------------------------------------------------------------------------------------
+
+    def new_cache(self, batch: int = 1, capacity: int = 1024, *, dtype: DTypeLike | None = None) -> Cache:
+        """An empty cache for `forward` and `decode`, in the model's dtype unless told otherwise."""
+        return Cache(self.config, batch, capacity, dtype=self.dtype if dtype is None else dtype)
+
+    def forward(
+        self,
+        ids: ArrayLike,
+        *,
+        cache: Cache | None = None,
+        lengths: ArrayLike | None = None,
+        absorbed: bool | None = None,
+        chunk: int = _CHUNK,
+        last: bool = False,
+        progress: Progress | None = None,
+    ) -> Array:
+        """Logits of the next token after each token.
+
+        Parameters
+        ----------
+        ids : array_like of int, shape (batch, tokens) or (tokens,)
+        cache : Cache, optional
+            The tokens continue the sequences it holds, and are added to them.
+        lengths : array_like of int, shape (batch,), optional
+            How many of each sequence's tokens count; those behind are padding, whose logits mean nothing.
+        absorbed : bool, optional
+            See `MLA`.
+        chunk : int
+            Tokens that go through the layers at a time: bounds memory on long prompts, changes nothing else.
+        last : bool
+            Only the logits after each sequence's last token, shape (batch, vocab_size).
+        progress : callable, optional
+            Called with layers done and layers in all.
+
+        Returns
+        -------
+        ndarray of the model's dtype, shape (batch, tokens, vocab_size); without batch if `ids` has none
+
+        Raises
+        ------
+        TypeError, ValueError
+            Ids that are no integers or out of range; no room in the cache; lengths that do not fit; weights
+            that hold NaN or infinity, found by what comes out of a layer.
+        """
+        array, batched = self._ids(ids)
+        hidden = self.hidden(
+            array, cache=cache, lengths=lengths, absorbed=absorbed, chunk=chunk, progress=progress
+        )
+        if last:
+            ends = np.full(len(array), array.shape[1]) if lengths is None else np.asarray(lengths)
+            hidden = hidden[np.arange(len(array)), ends - 1]
+        logits = self.head(hidden)
+        return logits if batched else logits[0]
+
+    def hidden(
+        self,
+        ids: ArrayLike,
+        *,
+        cache: Cache | None = None,
+        lengths: ArrayLike | None = None,
+        absorbed: bool | None = None,
+        chunk: int = _CHUNK,
+        progress: Progress | None = None,
+        trace: Trace = NO_TRACE,
+    ) -> Array:
+        """Hidden states after the final norm, (batch, tokens, hidden_size): what `head` and MTP take."""
+        array, _ = self._ids(ids)
+        batch, tokens = array.shape
+        counts = self._lengths(lengths, batch, tokens)
+        if cache is None and tokens > positive(chunk, "chunk"):
+            cache = self.new_cache(batch, tokens)
+        out = np.empty((batch, tokens, self.config.hidden_size), self.dtype)
+        if not array.size:
+            return out
+        before = None if cache is None else cache.lengths.copy()
+        if cache is not None:
+            cache.room(tokens, batch)
+        parts = (
+            [(i, min(i + chunk, tokens)) for i in range(0, tokens, chunk)]
+            if cache is not None
+            else [(0, tokens)]
+        )
+        total = len(parts) * len(self.layers)
+        try:
+            for done, (start, end) in enumerate(parts):
+                x = self.embed(array[:, start:end])
+                for i, layer in enumerate(self.layers):
+                    x = layer(x, cache, absorbed=absorbed, trace=trace, at=f"layer{i}.")
+                    self._ensure_finite(x, i)
+                    if progress is not None:
+                        progress(done * len(self.layers) + i + 1, total)
+                norm = self.weights["model.norm.weight"]
+                out[:, start:end] = rms_norm(x, norm, self.config.rms_norm_eps)
+                if cache is not None:
+                    cache.lengths += end - start
+        except BaseException:
+            if cache is not None and before is not None:
+                cache.lengths[:] = before
+            raise
+        if cache is not None and before is not None:
+            cache.lengths[:] = before + counts
+        trace.put("final_norm", out)
+        return out
+
+    def embed(self, ids: NDArray[np.int64]) -> Array:
+        """Embeddings of ids, in the model's dtype."""
+        table = as_array(self.weights.raw("model.embed_tokens.weight"), "model.embed_tokens.weight")
+        return table[ids].astype(self.dtype)
+
+    def head(self, hidden: Array) -> Array:
+        """Logits of hidden states."""
+        return linear(np.ascontiguousarray(hidden), self.weights["lm_head.weight"])
+
+    def decode(self, ids: ArrayLike, cache: Cache, *, absorbed: bool | None = None) -> Array:
+        """Logits after one more token of each sequence.
+
+        Parameters
+        ----------
+        ids : array_like of int, shape (batch,)
+        cache : Cache
+
+        Returns
+        -------
+        ndarray of the model's dtype, shape (batch, vocab_size)
+        """
+        array = as_array(ids, "ids")
+        if array.ndim != 1:
+            raise ValueError(f"ids: found shape {array.shape}, expected (batch,)")
+        return self.forward(array[:, None], cache=cache, absorbed=absorbed)[:, 0]
+
+    def mtp(
+        self, hidden: ArrayLike, next_ids: ArrayLike, *, cache: Cache | None = None, depth: int = 0
+    ) -> Array:
+        """Logits of the token after the next, by multi-token prediction.
+
+        Parameters
+        ----------
+        hidden : ndarray, shape (batch, tokens, hidden_size)
+            From `hidden`, at positions i.
+        next_ids : array_like of int, shape (batch, tokens)
+            The tokens at i + 1.
+        cache : Cache of one layer, optional
+            MTP's own, which it advances.
+
+        Returns
+        -------
+        ndarray of the model's dtype, shape (batch, tokens, vocab_size): for the tokens at i + 2
+        """
+        return self.head(self.mtp_hidden(hidden, next_ids, cache=cache, depth=depth))
+
+    def mtp_hidden(
+        self,
+        hidden: ArrayLike,
+        next_ids: ArrayLike,
+        *,
+        cache: Cache | None = None,
+        depth: int = 0,
+        trace: Trace = NO_TRACE,
+    ) -> Array:
+        """What `mtp` puts through the head."""
+        if not 0 <= depth < len(self.mtp_layers):
+            raise ValueError(f"depth: found {depth}, but the model has {len(self.mtp_layers)} layers of MTP")
+        ids, _ = self._ids(next_ids)
+        out = self.mtp_layers[depth](hidden, self.embed(ids), cache, trace=trace)
+        if cache is not None:
+            cache.lengths += ids.shape[1]
+        return out
+
+    # --- Traces ---------------------------------------------------------------------------------------------
+
+    def trace(self, ids: ArrayLike, names: Iterable[str] | None = None, **settings: Any) -> dict[str, Array]:
+        """A forward's intermediates, by name: what to compare a kernel with.
+
+        Parameters
+        ----------
+        ids : array_like of int, shape (batch, tokens) or (tokens,)
+        names : iterable of str, optional
+            Which; all but the attention probabilities by default. `trace_names` lists what there is.
+        **settings
+            As for `forward` (cache, absorbed).
+
+        Returns
+        -------
+        dict of str to ndarray
+            Attention: (batch, tokens, ...); ``probs`` (batch, heads, tokens, positions). Rotary keys are in
+            the weights' own order.
+
+        Raises
+        ------
+        ValueError
+            Unknown names.
+        """
+        wanted = None if names is None else frozenset([names] if isinstance(names, str) else names)
+        known = self.trace_names()
+        unknown = sorted((wanted or set()) - set(known))
+        if unknown:
+            raise ValueError(f"names: found {', '.join(unknown)}; expected some of {', '.join(known)}")
+        trace, (array, _) = Trace(wanted), self._ids(ids)
+        hidden = self.hidden(array, chunk=max(array.shape[1], 1), trace=trace, **settings)
+        if trace.wants("logits"):
+            trace.put("logits", self.head(hidden))
+        if (
+            self.mtp_layers
+            and array.shape[1] > 1
+            and any(trace.wants(n) for n in known if n.startswith("mtp."))
+        ):
+            out = self.mtp_hidden(hidden[:, :-1], array[:, 1:], trace=trace)
+            if trace.wants("mtp.logits"):
+                trace.put("mtp.logits", self.head(out))
+        return trace.found
+
+    def trace_names(self) -> tuple[str, ...]:
+        """What `trace` can return."""
+        names: list[str] = []
+        for i in range(len(self.layers)):
+            names += [f"layer{i}.{name}" for name in _layer_names(self.config.is_moe(i))]
+        names += ["final_norm", "logits"]
+        if self.mtp_layers:
+            names += [f"mtp.{name}" for name in (*_layer_names(True), "hidden_prenorm", "hidden", "logits")]
+        return tuple(names)
+
+    # --- Generation -----------------------------------------------------------------------------------------
+
+    def generate(self, ids: ArrayLike, **settings: Any) -> Generation:
+        """Continue a sequence of tokens; see `dsv3_numerics.model.generate` for the settings."""
+        return generate(self, ids, **settings)
+
+    # --- Checks ---------------------------------------------------------------------------------------------
+
+    def _ids(self, ids: ArrayLike) -> tuple[NDArray[np.int64], bool]:
+        array = as_array(ids, "ids")
+        if array.dtype.kind not in "iu" and array.size:
+            raise TypeError(f"ids: found dtype {array.dtype}, expected integers")
+        if array.ndim not in (1, 2):
+            raise ValueError(f"ids: found shape {array.shape}, expected (batch, tokens) or (tokens,)")
+        if array.size and not (array.min() >= 0 and array.max() < self.config.vocab_size):
+            raise ValueError(
+                f"ids: found {array.min()} to {array.max()}, expected 0 to {self.config.vocab_size - 1}"
+            )
+        return np.atleast_2d(array).astype(np.int64), array.ndim == 2
+
+    def _lengths(self, lengths: ArrayLike | None, batch: int, tokens: int) -> NDArray[np.int64]:
+        if lengths is None:
+            return np.full(batch, tokens, np.int64)
+        counts = as_array(lengths, "lengths")
+        if counts.dtype.kind not in "iu" or counts.shape != (batch,):
+            raise ValueError(f"lengths: found {counts.dtype} {counts.shape}, expected integers, ({batch},)")
+        if batch and not (counts.min() >= 1 and counts.max() <= tokens):
+            raise ValueError(f"lengths: found {counts.min()} to {counts.max()}, expected 1 to {tokens}")
+        return counts.astype(np.int64)
+
+    def _ensure_finite(self, x: Array, layer: int) -> None:
+        if np.isfinite(x).all():
+            return
+        bad = self.weights.under(f"model.layers.{layer}.").not_finite()
+        bad += self.weights.under("model.embed_tokens.").not_finite() if not bad else []
+        why = f"NaN or infinity in {', '.join(bad[:4])}" if bad else "the numbers overflow the model's dtype"
+        raise ValueError(f"layer {layer}: its output is not finite: {why}")
+
+    def __repr__(self) -> str:
+        c = self.config
+        sizes = f"{c.num_hidden_layers} layers, {c.hidden_size} channels, {c.n_routed_experts} experts"
+        return f"Model({sizes}, {self.dtype})"
+
+
+def _layer_names(moe: bool) -> tuple[str, ...]:
+    attention = ("input", "attn_norm", "c_kv", "k_pe", "probs", "heads", "attn_out", "ffn_norm")
+    gate = ("router_logits", "topk_idx", "topk_weight", "routing_gap", "shared") if moe else ()
+    return (*attention, *gate, "mlp_out", "output")

@@ -1,0 +1,102 @@
+//! Softmax attention of some queries over all the keys they may see, in memory that grows with the keys alone.
+
+use super::linear::{dot, Combine};
+use super::real::Real;
+use crate::simd::dispatch;
+use ndarray::linalg::general_mat_mul;
+use ndarray::{s, ArrayView2, ArrayViewMut2};
+
+/// Queries that are worked on together.
+pub const QUERIES: usize = 64;
+
+/// Keys and values: the part that all of them share with their neighbours in memory is up to the views.
+#[derive(Clone, Copy)]
+pub struct Keys<'a, T> {
+    /// (positions, channels): multiplied with the first part of each query.
+    pub first: ArrayView2<'a, T>,
+    /// (positions, channels): multiplied with the second part.
+    pub second: ArrayView2<'a, T>,
+    /// (positions, channels): what is summed up.
+    pub values: ArrayView2<'a, T>,
+}
+
+/// Queries of a head up to which dot products beat a matrix product, which would copy the keys.
+pub const FEW: usize = 8;
+
+/// Up to [`QUERIES`] queries, of which query `i` sees the first `sees[i]` positions. Writes the weighted sums of values
+/// to `out` and, where asked, the probabilities to `probs`, which has a column for every position. `few` says which way
+/// to sum; the caller decides, so that it does not depend on how queries are grouped.
+#[allow(clippy::too_many_arguments)] // the parts of one formula
+pub fn attend<T: Real>(
+    first: ArrayView2<'_, T>,
+    second: ArrayView2<'_, T>,
+    keys: &Keys<'_, T>,
+    sees: &[usize],
+    scale: T,
+    few: bool,
+    mut out: ArrayViewMut2<'_, T>,
+    probs: Option<ArrayViewMut2<'_, T>>,
+) {
+    let seen = sees.iter().copied().max().unwrap_or(0);
+    let mut p = vec![T::zero(); sees.len() * seen];
+    if few {
+        for ((p, first), second) in p.chunks_exact_mut(seen.max(1)).zip(first.rows()).zip(second.rows()) {
+            let keys = keys.first.rows().into_iter().zip(keys.second.rows());
+            p.iter_mut().zip(keys).for_each(|(p, (a, b))| *p = flat_dot(first, a) + flat_dot(second, b));
+        }
+    } else if let Ok(mut p) = ArrayViewMut2::from_shape((sees.len(), seen), &mut p) {
+        general_mat_mul(T::one(), &first, &keys.first.slice(s![..seen, ..]).t(), T::zero(), &mut p);
+        general_mat_mul(T::one(), &second, &keys.second.slice(s![..seen, ..]).t(), T::one(), &mut p);
+    }
+    for (row, sees) in p.chunks_exact_mut(seen.max(1)).zip(sees) {
+        let (row, beyond) = row.split_at_mut(*sees);
+        softmax(row, scale);
+        beyond.fill(T::zero());
+    }
+    if let Ok(p) = ArrayView2::from_shape((sees.len(), seen), &p) {
+        let values = keys.values.slice(s![..seen, ..]);
+        match values.as_slice() {
+            Some(rows) if few => {
+                for (p, mut out) in p.rows().into_iter().zip(out.rows_mut()) {
+                    out.fill(T::zero());
+                    if let (Some(factors), Some(out)) = (p.to_slice(), out.as_slice_mut()) {
+                        dispatch(Combine { factors, rows, out });
+                    }
+                }
+            }
+            _ => general_mat_mul(T::one(), &p, &values, T::zero(), &mut out),
+        }
+    }
+    if let Some(mut probs) = probs {
+        probs.fill(T::zero());
+        for (mut to, from) in probs.rows_mut().into_iter().zip(p.chunks_exact(seen.max(1))) {
+            to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+        }
+    }
+}
+
+fn flat_dot<T: Real>(a: ndarray::ArrayView1<'_, T>, b: ndarray::ArrayView1<'_, T>) -> T {
+    match (a.as_slice(), b.as_slice()) {
+        (Some(a), Some(b)) => dot(a, b),
+        _ => a.iter().zip(b).map(|(a, b)| *a * *b).sum(),
+    }
+}
+
+/// `softmax(scale * x)` in place.
+pub fn softmax<T: Real>(x: &mut [T], scale: T) {
+    let mut largest = T::NEG_INF;
+    for x in x.iter_mut() {
+        *x = *x * scale;
+        if *x > largest {
+            largest = *x;
+        }
+    }
+    let mut sum = T::zero();
+    for x in x.iter_mut() {
+        *x = (*x - largest).exp();
+        sum += *x;
+    }
+    for x in x {
+        *x = *x / sum;
+    }
+}

@@ -1,0 +1,150 @@
+//! The gate: which experts a token goes to, and how sure that is.
+
+use super::real::Real;
+use crate::error::{same_length, Error};
+
+/// How experts are chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GateRule {
+    /// Experts.
+    pub experts: usize,
+    /// Groups of neighbouring experts (nodes, in deployment).
+    pub groups: usize,
+    /// Groups that a token may use.
+    pub kept: usize,
+    /// Experts that a token uses.
+    pub top: usize,
+    /// Whether weights are divided by their sum.
+    pub normalised: bool,
+    /// What weights are multiplied by.
+    pub factor: f64,
+    /// What the biased scores of experts outside the kept groups count as: minus infinity, or 0 as in the first
+    /// release.
+    pub masked: f64,
+}
+
+impl GateRule {
+    /// Checks that the numbers fit together.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] that says what does not.
+    pub fn check(&self) -> Result<(), Error> {
+        let GateRule { experts, groups, kept, top, .. } = *self;
+        let wrong = |what: String| Err(Error::Unsupported(what));
+        if groups == 0 || !experts.is_multiple_of(groups) {
+            return wrong(format!("n_group: found {groups}, expected a divisor of {experts} experts"));
+        }
+        if kept == 0 || kept > groups {
+            return wrong(format!("topk_group: found {kept}, expected 1 to n_group ({groups})"));
+        }
+        if top == 0 || top > kept * (experts / groups) {
+            let open = kept * (experts / groups);
+            return wrong(format!(
+                "num_experts_per_tok: found {top}, expected 1 to {open}, the experts of topk_group groups"
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Where the results go.
+pub struct Routing<'a, T> {
+    /// (tokens, top): experts by descending biased score, the lower index first among equals.
+    pub indices: &'a mut [i64],
+    /// (tokens, top): unbiased scores, normalised and multiplied.
+    pub weights: &'a mut [T],
+    /// (tokens): the least difference of two scores that, closed, would change the set of experts.
+    pub gap: &'a mut [T],
+}
+
+/// Chooses experts from `logits` of (tokens, experts) and a `bias` that only takes part in the choice.
+///
+/// # Errors
+/// [`Error::Length`], what [`GateRule::check`] finds, [`Error::NonFinite`] for NaN among the scores.
+pub fn gate<T: Real>(logits: &[T], bias: &[T], rule: &GateRule, out: Routing<'_, T>) -> Result<(), Error> {
+    rule.check()?;
+    same_length("e_score_correction_bias", bias.len(), rule.experts)?;
+    let tokens = out.gap.len();
+    same_length("logits", logits.len(), tokens * rule.experts)?;
+    same_length("indices", out.indices.len(), tokens * rule.top)?;
+    same_length("weights", out.weights.len(), tokens * rule.top)?;
+    let per_group = rule.experts / rule.groups;
+    let results = out.indices.chunks_exact_mut(rule.top).zip(out.weights.chunks_exact_mut(rule.top));
+    for (token, ((indices, weights), gap)) in results.zip(out.gap.iter_mut()).enumerate() {
+        let logits = &logits[token * rule.experts..][..rule.experts];
+        let scores: Vec<T> = logits.iter().map(|x| sigmoid(*x)).collect();
+        let mut choice: Vec<T> = scores.iter().zip(bias).map(|(s, b)| *s + *b).collect();
+        if let Some(i) = choice.iter().position(|c| c.wide().is_nan()) {
+            let index = token * rule.experts + i;
+            return Err(Error::NonFinite { what: "gate logits", value: "NaN", index });
+        }
+        let groups: Vec<T> = choice.chunks_exact(per_group).map(two_best).collect();
+        let order = ranked(&groups);
+        for group in &order[rule.kept..] {
+            choice[group * per_group..][..per_group].fill(T::near(rule.masked));
+        }
+        let best = ranked(&choice);
+        *gap = least(margin(&groups, &order, rule.kept), margin(&choice, &best, rule.top));
+        let mut sum = T::zero();
+        for (place, expert) in best[..rule.top].iter().enumerate() {
+            indices[place] = *expert as i64;
+            weights[place] = scores[*expert];
+            sum += scores[*expert];
+        }
+        let divisor = if rule.normalised { sum + T::near(1e-20) } else { T::one() };
+        for weight in weights {
+            *weight = *weight / divisor * T::near(rule.factor);
+        }
+    }
+    Ok(())
+}
+
+/// `1 / (1 + exp(-x))`, without overflow.
+pub fn sigmoid<T: Real>(x: T) -> T {
+    let e = (if x < T::zero() { x } else { -x }).exp();
+    if x < T::zero() {
+        e / (T::one() + e)
+    } else {
+        T::one() / (T::one() + e)
+    }
+}
+
+/// Indices from the largest down; among equals the lower index first. Both zeros are equal.
+fn ranked<T: Real>(x: &[T]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..x.len()).collect();
+    order.sort_by(|&a, &b| (x[b] + T::zero()).order(&(x[a] + T::zero())).then(a.cmp(&b)));
+    order
+}
+
+/// The sum of the two largest (of the only one, in a group of one).
+fn two_best<T: Real>(x: &[T]) -> T {
+    let (mut first, mut second) = (T::NEG_INF, T::NEG_INF);
+    for &x in x {
+        if x > first {
+            (first, second) = (x, first);
+        } else if x > second {
+            second = x;
+        }
+    }
+    if x.len() == 1 {
+        first
+    } else {
+        first + second
+    }
+}
+
+/// By how much the last that was taken leads the first that was not.
+fn margin<T: Real>(x: &[T], order: &[usize], taken: usize) -> T {
+    match order.get(taken) {
+        Some(&next) => x[order[taken - 1]] - x[next],
+        None => -T::NEG_INF,
+    }
+}
+
+fn least<T: Real>(a: T, b: T) -> T {
+    if b < a {
+        b
+    } else {
+        a
+    }
+}

@@ -1,0 +1,177 @@
+//! `x W^T`, with the weight widened a panel at a time.
+
+use super::real::Real;
+use super::weight::Weight;
+use crate::error::{same_length, Error};
+use crate::simd::{dispatch, Kernel, Lanes};
+use crate::threads::{num_threads, run_tasks};
+use ndarray::linalg::general_mat_mul;
+use ndarray::{ArrayView2, ArrayViewMut2, Axis};
+
+/// Rows of `x` up to which each weight is read once and multiplied by every row while it is in cache.
+const FEW: usize = 8;
+
+/// Elements of a panel of weights that stays in the second-level cache.
+const PANEL: usize = 48 * 1024;
+
+/// Rows of a panel that is widened for a matrix product.
+const TALL_PANEL: usize = 256;
+
+/// A matrix of slices, checked.
+///
+/// # Errors
+/// [`Error::Length`] where the slice has not `rows * cols` elements.
+pub fn matrix<'a, T>(
+    what: &'static str,
+    x: &'a [T],
+    rows: usize,
+    cols: usize,
+) -> Result<ArrayView2<'a, T>, Error> {
+    same_length(what, x.len(), rows * cols)?;
+    ArrayView2::from_shape((rows, cols), x).map_err(|e| Error::Unsupported(format!("{what}: {e}")))
+}
+
+/// As [`matrix`], to write to.
+///
+/// # Errors
+/// As [`matrix`].
+pub fn matrix_mut<'a, T>(
+    what: &'static str,
+    x: &'a mut [T],
+    rows: usize,
+    cols: usize,
+) -> Result<ArrayViewMut2<'a, T>, Error> {
+    same_length(what, x.len(), rows * cols)?;
+    ArrayViewMut2::from_shape((rows, cols), x).map_err(|e| Error::Unsupported(format!("{what}: {e}")))
+}
+
+/// `out = x W^T` for `x` of (rows, inputs) and `out` of (rows, outputs).
+///
+/// # Errors
+/// [`Error::Length`] where the slices do not fit the weight.
+pub fn linear<T: Real>(x: &[T], rows: usize, w: &Weight<'_>, out: &mut [T]) -> Result<(), Error> {
+    let x2 = matrix("x", x, rows, w.cols())?;
+    let mut out2 = matrix_mut("out", out, rows, w.rows())?;
+    if rows == 0 || w.rows() == 0 {
+        return Ok(());
+    }
+    let few = rows <= FEW;
+    let height = if few {
+        (PANEL / w.cols().max(1)).max(1)
+    } else if w.widens::<T>() {
+        TALL_PANEL
+    } else {
+        w.rows().div_ceil(num_threads()).max(TALL_PANEL)
+    };
+    let tasks: Vec<_> = out2.axis_chunks_iter_mut(Axis(1), height).enumerate().collect();
+    let work = w.rows().saturating_mul(w.cols()).saturating_mul(rows);
+    let done = run_tasks(work, tasks, |(i, mut out)| {
+        let from = i * height;
+        let panel = w.panel::<T>(from, from + out.ncols())?;
+        if few {
+            dispatch(Dots { x, w: &panel, cols: w.cols(), out });
+        } else {
+            let panel = matrix("weight", &panel, out.ncols(), w.cols())?;
+            general_mat_mul(T::one(), &x2, &panel.t(), T::zero(), &mut out);
+        }
+        Ok(())
+    });
+    done.into_iter().collect()
+}
+
+/// Partial sums of a dot product: as many at every instruction-set level, so that the order of the additions is.
+const SUMS: usize = 32;
+
+/// The dot product of two vectors, in 32 interleaved sums that are then added pairwise.
+#[inline(always)]
+pub fn dot<T: Real>(a: &[T], b: &[T]) -> T {
+    let mut sums = [T::zero(); SUMS];
+    let (a, b) = (&a[..a.len().min(b.len())], &b[..a.len().min(b.len())]);
+    let (whole_a, whole_b) = (a.chunks_exact(SUMS), b.chunks_exact(SUMS));
+    let (rest_a, rest_b) = (whole_a.remainder(), whole_b.remainder());
+    for (a, b) in whole_a.zip(whole_b) {
+        for i in 0..SUMS {
+            sums[i] = sums[i] + a[i] * b[i];
+        }
+    }
+    for ((sum, a), b) in sums.iter_mut().zip(rest_a).zip(rest_b) {
+        *sum = *sum + *a * *b;
+    }
+    let mut width = SUMS / 2;
+    while width > 0 {
+        for i in 0..width {
+            sums[i] = sums[i] + sums[i + width];
+        }
+        width /= 2;
+    }
+    sums[0]
+}
+
+/// Every row of `x` times every row of a panel.
+struct Dots<'a, 'o, T> {
+    x: &'a [T],
+    w: &'a [T],
+    cols: usize,
+    out: ArrayViewMut2<'o, T>,
+}
+
+impl<T: Real> Kernel for Dots<'_, '_, T> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(mut self, _: L) {
+        if self.cols == 0 {
+            self.out.fill(T::zero());
+            return;
+        }
+        for (w, mut out) in self.w.chunks_exact(self.cols).zip(self.out.columns_mut()) {
+            for (x, out) in self.x.chunks_exact(self.cols).zip(out.iter_mut()) {
+                *out = dot(x, w);
+            }
+        }
+    }
+}
+
+/// The dot product of `x` with each of some rows, as many as `out` has room for.
+pub struct Rows<'a, T> {
+    /// Rows as long as `x`.
+    pub rows: &'a [T],
+    /// What they are multiplied with.
+    pub x: &'a [T],
+    /// Where the products go.
+    pub out: &'a mut [T],
+}
+
+impl<T: Real> Kernel for Rows<'_, T> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, _: L) {
+        for (row, out) in self.rows.chunks_exact(self.x.len().max(1)).zip(self.out) {
+            *out = dot(self.x, row);
+        }
+    }
+}
+
+/// Adds `factor[j] * rows[j]` to `out` for every `j` in turn.
+pub struct Combine<'a, T> {
+    /// A factor for each row.
+    pub factors: &'a [T],
+    /// Rows as long as `out`.
+    pub rows: &'a [T],
+    /// What is added to.
+    pub out: &'a mut [T],
+}
+
+impl<T: Real> Kernel for Combine<'_, T> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, _: L) {
+        if self.out.is_empty() {
+            return;
+        }
+        for (factor, row) in self.factors.iter().zip(self.rows.chunks_exact(self.out.len())) {
+            for (out, x) in self.out.iter_mut().zip(row) {
+                *out += *factor * *x;
+            }
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! RMSNorm.
+
+use super::linear::dot;
+use super::real::Real;
+use crate::error::{same_length, Error};
+
+/// Each row of `x` divided by the root of its mean square (plus `eps`), times a weight for each channel.
+///
+/// # Errors
+/// [`Error::Length`] where `x` is not whole rows of `w.len()` or `out` is not as long as `x`.
+pub fn rms_norm<T: Real>(x: &[T], w: &[T], eps: f64, out: &mut [T]) -> Result<(), Error> {
+    same_length("out", out.len(), x.len())?;
+    let channels = w.len();
+    if channels == 0 || !x.len().is_multiple_of(channels) {
+        return same_length("x", x.len(), 0);
+    }
+    let count = T::near(channels as f64);
+    for (x, out) in x.chunks_exact(channels).zip(out.chunks_exact_mut(channels)) {
+        let root = (dot(x, x) / count + T::near(eps)).sqrt();
+        for ((out, x), w) in out.iter_mut().zip(x).zip(w) {
+            *out = *w * (*x / root);
+        }
+    }
+    Ok(())
+}

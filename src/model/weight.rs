@@ -1,0 +1,150 @@
+//! A weight as a checkpoint holds it, and its rows widened to the type of the computation.
+
+use super::real::Real;
+use crate::error::{same_length, Error};
+use crate::formats::{Codes, Format, Output};
+use crate::quant::{dequantize, Blocks};
+use crate::simd::f16_to_f32;
+use std::borrow::Cow;
+use std::ops::Range;
+
+/// Where the numbers are.
+#[derive(Clone, Copy, Debug)]
+pub enum Data<'a> {
+    /// float32.
+    F32(&'a [f32]),
+    /// float64.
+    F64(&'a [f64]),
+    /// float16 bits.
+    F16(&'a [u16]),
+    /// bfloat16 bits.
+    Bf16(&'a [u16]),
+    /// Codes of at most eight bits, and a float32 factor for each block of them.
+    Scaled {
+        /// The codes.
+        codes: &'a [u8],
+        /// Their format.
+        format: &'static Format,
+        /// What the codes of each block are multiplied by.
+        scales: &'a [f32],
+        /// Rows and columns of a block.
+        block: [usize; 2],
+        /// Whether products are rounded to bfloat16, as a converted checkpoint would hold them.
+        rounded: bool,
+    },
+}
+
+impl<'a> Data<'a> {
+    fn len(&self) -> usize {
+        match self {
+            Data::F32(x) => x.len(),
+            Data::F64(x) => x.len(),
+            Data::F16(x) | Data::Bf16(x) => x.len(),
+            Data::Scaled { codes, .. } => codes.len(),
+        }
+    }
+
+    /// Numbers that stand for themselves, as they are or widened (narrowed, from float64 to float32); nothing of
+    /// [`Data::Scaled`].
+    pub fn numbers<T: Real>(&self, range: Range<usize>) -> Cow<'a, [T]> {
+        if let Some(values) = T::stored(self) {
+            return Cow::Borrowed(&values[range]);
+        }
+        Cow::Owned(match self {
+            Data::F32(x) => x[range].iter().map(|x| T::widen(*x)).collect(),
+            Data::F64(x) => x[range].iter().map(|x| T::near(*x)).collect(),
+            Data::F16(x) => x[range].iter().map(|x| T::widen(f16_to_f32(*x))).collect(),
+            Data::Bf16(x) => x[range].iter().map(|x| from_bf16(*x)).collect(),
+            Data::Scaled { .. } => Vec::new(),
+        })
+    }
+}
+
+/// A bfloat16, exactly.
+#[inline(always)]
+fn from_bf16<T: Real>(bits: u16) -> T {
+    T::widen(f32::from_bits(u32::from(bits) << 16))
+}
+
+/// A matrix of (outputs, inputs), row by row.
+#[derive(Clone, Copy, Debug)]
+pub struct Weight<'a> {
+    rows: usize,
+    cols: usize,
+    data: Data<'a>,
+}
+
+impl<'a> Weight<'a> {
+    /// Checks that there are as many numbers, and scales, as the shape asks for.
+    ///
+    /// # Errors
+    /// [`Error::Length`], [`Error::Shape`].
+    pub fn new(rows: usize, cols: usize, data: Data<'a>) -> Result<Weight<'a>, Error> {
+        let block = if let Data::Scaled { block, .. } = data { block } else { [1, 1] };
+        let blocks = Blocks::new([1, rows, cols], block)?;
+        same_length("weight", data.len(), blocks.len())?;
+        if let Data::Scaled { scales, format, .. } = data {
+            same_length("weight_scale_inv", scales.len(), blocks.scales())?;
+            if format.bits() > 8 {
+                return Err(Error::Unsupported(format!(
+                    "weight: found {} with scales, expected a format of at most 8 bits",
+                    format.name
+                )));
+            }
+        }
+        Ok(Weight { rows, cols, data })
+    }
+
+    /// Outputs.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Inputs.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Whether [`Weight::panel`] has to copy.
+    pub fn widens<T: Real>(&self) -> bool {
+        T::stored(&self.data).is_none()
+    }
+
+    /// Rows `from..to`, as they are or widened.
+    ///
+    /// # Errors
+    /// None for a weight that [`Weight::new`] has checked.
+    pub fn panel<T: Real>(&self, from: usize, to: usize) -> Result<Cow<'a, [T]>, Error> {
+        let range = from * self.cols..to * self.cols;
+        if let Data::Scaled { .. } = self.data {
+            let mut out = vec![T::zero(); range.len()];
+            self.scaled(from, to, &mut out)?;
+            return Ok(Cow::Owned(out));
+        }
+        Ok(self.data.numbers(range))
+    }
+
+    /// Rows of codes, a band of blocks at a time.
+    fn scaled<T: Real>(&self, from: usize, to: usize, out: &mut [T]) -> Result<(), Error> {
+        let Data::Scaled { codes, format, scales, block, rounded } = self.data else { return Ok(()) };
+        let across = self.cols.div_ceil(block[1]);
+        let mut row = from;
+        while row < to {
+            let band = row / block[0];
+            let end = to.min((band + 1).saturating_mul(block[0]));
+            let part = Blocks::new([1, end - row, self.cols], block)?;
+            let codes = Codes::U8(&codes[row * self.cols..end * self.cols]);
+            let scales = &scales[band * across..(band + 1) * across];
+            let out = &mut out[(row - from) * self.cols..(end - from) * self.cols];
+            if rounded {
+                let mut bits = vec![0u16; out.len()];
+                dequantize(codes, format, part, scales, Output::Bf16(&mut bits))?;
+                out.iter_mut().zip(&bits).for_each(|(out, bits)| *out = from_bf16(*bits));
+            } else {
+                dequantize(codes, format, part, scales, T::output(out))?;
+            }
+            row = end;
+        }
+        Ok(())
+    }
+}
