@@ -77,12 +77,12 @@ class Cache:
     @property
     def batch(self) -> int:
         """Sequences."""
-        return self.data.shape[1]
+        return int(self.data.shape[1])
 
     @property
     def capacity(self) -> int:
         """Tokens of a sequence that there is room for."""
-        return self.data.shape[2]
+        return int(self.data.shape[2])
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -98,7 +98,7 @@ class Cache:
     def bytes_per_token(self) -> int:
         """Bytes that a token takes in all layers."""
         layers, _, _, width = self.data.shape
-        return layers * width * self.data.itemsize
+        return int(layers * width * self.data.itemsize)
 
     def room(self, new: int, batch: int) -> None:
         """Raise ValueError unless `new` more tokens of `batch` sequences fit."""

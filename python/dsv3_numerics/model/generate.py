@@ -122,7 +122,7 @@ class Sampler:
     def __call__(self, logits: Array) -> Ids:
         """Tokens for logits (batch, vocab_size), shape (batch,)."""
         if self.temperature == 0:
-            return np.argmax(logits, axis=-1).astype(np.int64)
+            return best(logits)
         return np.array([self._draw(row) for row in np.asarray(logits, np.float64)], np.int64)
 
     def _draw(self, logits: Array) -> int:
@@ -132,7 +132,8 @@ class Sampler:
         if self.top_p is not None:
             keep = int(np.searchsorted(np.cumsum(p), self.top_p)) + 1
             order, p = order[:keep], p[:keep] / p[:keep].sum()
-        return int(order[min(np.searchsorted(np.cumsum(p), self._random.random()), len(order) - 1)])
+        drawn = int(np.searchsorted(np.cumsum(p), self._random.random()))
+        return int(order[min(drawn, len(order) - 1)])
 
 
 def generate(
@@ -278,15 +279,15 @@ def _speculative(model: Model, prompt: Ids, cache: Cache, log: Speculation) -> I
     """
     drafts = Cache(model.config, 1, cache.capacity, dtype=cache.dtype, layers=1)
     hidden = model.hidden(prompt, cache=cache)
-    token = _best(model.head(hidden[:, -1:]))
+    token = best(model.head(hidden[:, -1:]))
     yield token[0]
     pairs = hidden, np.concatenate([prompt[:, 1:], token], axis=1)
     while int(cache.lengths[0]) + 2 <= cache.capacity:
         started = time.perf_counter()
-        draft = _best(model.head(model.mtp_hidden(*pairs, cache=drafts)[:, -1:]))
+        draft = best(model.head(model.mtp_hidden(*pairs, cache=drafts)[:, -1:]))
         checked = time.perf_counter()
         hidden = model.hidden(np.concatenate([token, draft], axis=1), cache=cache)
-        truth = _best(model.head(hidden))
+        truth = best(model.head(hidden))
         if log.steps:  # the first draft also reads the prompt
             log.draft_seconds += checked - started
             log.model_seconds += time.perf_counter() - checked
@@ -302,6 +303,7 @@ def _speculative(model: Model, prompt: Ids, cache: Cache, log: Speculation) -> I
             pairs, token = (hidden[:, :1], truth[:, :1]), truth[:, :1]
 
 
-def _best(logits: Array) -> Ids:
-    """The likeliest tokens of (batch, tokens, vocab_size); the lower id among equals."""
-    return np.argmax(logits, axis=-1).astype(np.int64)
+def best(logits: Array) -> Ids:
+    """The likeliest tokens over the last axis; the lower id among equals."""
+    found: Ids = np.argmax(logits, axis=-1).astype(np.int64)
+    return found

@@ -123,4 +123,6 @@ def update_bias(bias: ArrayLike, load: ArrayLike, *, speed: float = 0.001) -> Ar
         raise TypeError(f"bias: found dtype {current.dtype}, expected float32 or float64")
     if counts.shape != current.shape or current.ndim != 1:
         raise ValueError(f"load: found shape {counts.shape}, expected {current.shape}, as bias")
-    return current + current.dtype.type(speed) * np.sign(counts.mean() - counts).astype(current.dtype)
+    step: Array = np.sign(counts.mean() - counts).astype(current.dtype)
+    moved: Array = current + current.dtype.type(speed) * step
+    return moved

@@ -63,7 +63,8 @@ def linear(x: Array, w: Array) -> Array:
 
 def rms_norm(x: Array, w: Array, eps: float = 1e-6) -> Array:
     """Each token divided by the root of its mean square, times a weight for each channel."""
-    return w * x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + x.dtype.type(eps))
+    root: Array = np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + x.dtype.type(eps))
+    return w * x / root
 
 
 def silu(x: Array) -> Array:
@@ -79,8 +80,9 @@ def sigmoid(x: Array) -> Array:
 
 def softmax(x: Array) -> Array:
     """Over the last axis."""
-    e = np.exp(x - x.max(axis=-1, keepdims=True))
-    return e / e.sum(axis=-1, keepdims=True)
+    e: Array = np.exp(x - x.max(axis=-1, keepdims=True))
+    sums: Array = e.sum(axis=-1, keepdims=True)
+    return e / sums
 
 
 # --- positions ----------------------------------------------------------------------------------------------
@@ -97,20 +99,21 @@ def rope_frequencies(config: Config) -> Array:
     Under YaRN the pairs that turn often within the original context keep their frequency, those that turn
     less than once are slowed by the factor, and a ramp joins the two.
     """
-    dim, theta = config["qk_rope_head_dim"], config["rope_theta"]
-    plain = theta ** (-np.arange(0, dim, 2) / dim)
+    dim, theta = int(config["qk_rope_head_dim"]), float(config["rope_theta"])
+    plain: Array = theta ** (-np.arange(0, dim, 2) / dim)
     yarn = config.get("rope_scaling")
     if yarn is None:
         return plain
 
     def pair_that_turns(times: float) -> float:
-        original = yarn["original_max_position_embeddings"]
+        original = int(yarn["original_max_position_embeddings"])
         return dim * math.log(original / (2 * math.pi * times)) / (2 * math.log(theta))
 
     low = max(math.floor(pair_that_turns(yarn["beta_fast"])), 0)
     high: float = min(math.ceil(pair_that_turns(yarn["beta_slow"])), dim - 1)
     ramp = np.clip((np.arange(dim // 2) - low) / (high - low if high != low else 0.001), 0, 1)
-    return plain * (1 - ramp) + plain / yarn["factor"] * ramp
+    slowed: Array = plain / yarn["factor"]
+    return plain * (1 - ramp) + slowed * ramp
 
 
 def rope_amplitude(config: Config) -> float:
@@ -125,7 +128,7 @@ def softmax_scale(config: Config) -> float:
     """What attention logits are multiplied by: ``1 / sqrt(channels)``, times YaRN's mscale squared."""
     yarn = config.get("rope_scaling")
     warm = mscale(yarn["factor"], yarn["mscale_all_dim"]) if yarn else 1.0
-    return (config["qk_nope_head_dim"] + config["qk_rope_head_dim"]) ** -0.5 * warm**2
+    return float((config["qk_nope_head_dim"] + config["qk_rope_head_dim"]) ** -0.5 * warm**2)
 
 
 def rotate(x: Array, positions: Array, config: Config) -> Array:
@@ -225,8 +228,9 @@ def _margin(x: Array, ranked: Array, k: int) -> Array:
     """By how much the last that was taken leads the first that was not; infinite where none was left out."""
     if k >= x.shape[-1]:
         return np.full(len(x), np.inf)
-    taken, left = (np.take_along_axis(x, ranked[:, i : i + 1], axis=-1)[:, 0] for i in (k - 1, k))
-    return taken - left
+    edge: Array = np.take_along_axis(x, ranked[:, k - 1 : k + 1], axis=-1)
+    margin: Array = edge[:, 0] - edge[:, 1]
+    return margin
 
 
 def moe(x: Array, w: Weights, config: Config) -> tuple[Array, Routing, Array]:
