@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -216,6 +217,21 @@ def test_an_interruption_stops_all_workers(tmp_path: Path, wanted: dict[str, byt
     assert 0.99 < done[-1] / seen[-1][2] <= 1
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signal")
+def test_control_c_on_the_command(tmp_path: Path) -> None:
+    hole(tmp_path / "w.safetensors", (32768, 32768))
+    command = [sys.executable, "-m", "dsv3_numerics.cli", "convert", tmp_path / "w.safetensors"]
+    command += [tmp_path / "out.safetensors", "--to", "f32"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 60
+    while not any(is_temporary(p.name) for p in tmp_path.iterdir()) and time.monotonic() < end:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err.strip()) == (130, "interrupted")
+    assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
+
+
 # --- Verified -----------------------------------------------------------------------------------------------
 
 
@@ -297,6 +313,31 @@ def test_files_in_folders_of_the_index_keep_theirs(tmp_path: Path) -> None:
         np.testing.assert_array_equal(after["w"], np.ones((130, 130), np.float32))
 
 
+def test_a_link_in_the_destination_does_not_lead_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = stored.shards(tmp_path / "src", {"a/m.safetensors": {"w": ONES}})
+    (tmp_path / "elsewhere").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(PartialFile, "sync", lambda self: 1 / (self.path.parent.name != "a"))
+        with pytest.raises(ZeroDivisionError):
+            convert(source, tmp_path / "out", to="bf16")
+    (tmp_path / "out" / "a").rmdir()
+    (tmp_path / "out" / "a").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    with pytest.raises(OSError, match="leads out of"):
+        convert(source, tmp_path / "out", to="bf16", resume=True)
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_tensors_beside_the_index_are_left_out_and_said(tmp_path: Path) -> None:
+    source = stored.shards(tmp_path / "src", {"m.safetensors": {"w": ONES, "extra": ONES}})
+    index = json.loads((source / stored.INDEX).read_text())
+    del index["weight_map"]["extra"]
+    (source / stored.INDEX).write_text(json.dumps(index))
+    report = convert(source, tmp_path / "out", to="bf16")
+    assert any("the index does not list" in note and "'extra'" in note for note in report.notes)
+    with open(tmp_path / "out") as after:
+        assert list(after) == ["w"]
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
 def test_pipes_and_loops_of_links_are_not_followed(tmp_path: Path) -> None:
     source = stored.shards(tmp_path / "src", {"m.safetensors": {"w": ONES}})
@@ -374,15 +415,8 @@ def test_options_are_checked(tmp_path: Path, options: dict, error: type[Exceptio
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("shape", [(16384, 16384), (2, 1 << 27)], ids=str)
 def test_memory_does_not_grow_with_a_tensor(tmp_path: Path, shape: tuple[int, int]) -> None:
-    """A weight of 256 MiB, a hole in the file; 96 MiB is twice what the cuts of two workers take."""
-    grid = [-(-n // 128) for n in shape]
-    size = shape[0] * shape[1]
-    scales = np.ones(grid, np.float32)
-    header = {"w": stored.entry(list(shape), scales.nbytes, scales.nbytes + size, "F8_E4M3")}
-    header["w" + SCALE] = stored.entry(grid, 0, scales.nbytes)
-    (tmp_path / "w.safetensors").write_bytes(stored.raw(header, scales.tobytes()))
-    with (tmp_path / "w.safetensors").open("r+b") as file:
-        file.truncate(file.seek(0, 2) + size)
+    """A weight of 256 MiB; 96 MiB is twice what the cuts of two workers take."""
+    hole(tmp_path / "w.safetensors", shape)
     code = (
         "import sys\n"
         "from dsv3_numerics import checkpoint\n"
@@ -393,5 +427,17 @@ def test_memory_does_not_grow_with_a_tensor(tmp_path: Path, shape: tuple[int, in
     )
     command = [sys.executable, "-c", code, tmp_path / "w.safetensors", tmp_path / "out.safetensors"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 96
-    assert (tmp_path / "out.safetensors").stat().st_size > 2 * size
+    assert 0 < float(done.stdout) < 96
+    assert (tmp_path / "out.safetensors").stat().st_size > 2 * math.prod(shape)
+
+
+def hole(path: Path, shape: tuple[int, int]) -> None:
+    """A weight whose codes are a hole in the file: it takes no time to make, and no space."""
+    scales = np.ones([-(-n // 128) for n in shape], np.float32)
+    end = scales.nbytes + math.prod(shape)
+    header = {
+        "w": stored.entry(list(shape), scales.nbytes, end, "F8_E4M3"),
+        "w" + SCALE: stored.entry(list(scales.shape), 0, scales.nbytes),
+    }
+    path.write_bytes(stored.raw(header, scales.tobytes()))
+    os.truncate(path, path.stat().st_size + math.prod(shape))

@@ -47,6 +47,10 @@ def checkpoints() -> None:
         print(ckpt["w"].dtype, ckpt.dequantized("w", np.float16).dtype)
         ckpt["w"] = x  # type: ignore[index]
     assert_type(checkpoint.inspect("DeepSeek-V3", scales=True).consistent, bool)
+    checkpoint.save("w.safetensors", {"w": x}, metadata={"format": "pt"})
+    report = checkpoint.convert("DeepSeek-V3", "bf16", to="bf16", verify=True)
+    assert_type(report, checkpoint.ConvertReport)
+    checkpoint.convert("DeepSeek-V3", "int4", to="int4")  # type: ignore[arg-type]
 
 
 def mistakes() -> None:

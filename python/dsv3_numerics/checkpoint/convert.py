@@ -23,7 +23,7 @@ from .cuts import Tally
 from .index import INDEX_NAME, SUFFIX
 from .journal import JOURNAL_NAME, Journal, open_journal
 from .opened import CONFIG_NAME, Checkpoint
-from .pipeline import Pipeline
+from .pipeline import Pipeline, place_below
 from .plan import TARGETS, Plan, Shard, To, make_plan, to_json
 from .readers import CheckpointError, readable
 from .scan import Stamp
@@ -187,7 +187,7 @@ def _ensure_apart(path: Path, source: Path, target: Path) -> None:
     """Refuse to write where the source is."""
     if target in (path, source):
         raise ValueError(f"dst: found {target}, the source itself; expected another place")
-    if path.is_dir() and source in target.parents:
+    if path.is_dir() and not {path, source}.isdisjoint(target.parents):
         raise ValueError(f"dst: found {target}, inside the source; expected a place outside it")
 
 
@@ -311,8 +311,7 @@ class _Run:
 
     def _copy(self, file: str) -> None:
         """Copy a file that holds no tensors."""
-        target = self._target / file
-        target.parent.mkdir(parents=True, exist_ok=True)
+        target = place_below(self._target, file)
         with open(self._ckpt.folder / file, "rb", buffering=0) as source, replacing(target, 0) as copy:
             at = 0
             while data := source.read(_CHUNK):

@@ -139,6 +139,11 @@ class Checkpoint(Mapping[str, Array]):
         """All tensors, in the order of the files and of the data in them."""
         return iter(self._found.tensors.values())
 
+    @property
+    def unlisted(self) -> tuple[TensorInfo, ...]:
+        """Tensors in the files that the index does not list there: no part of the checkpoint."""
+        return tuple(self._found.unlisted)
+
     def metadata(self, file: str | None = None) -> dict[str, str]:
         """The ``__metadata__`` of a file; of the first one by default."""
         name = self.files[0] if file is None else file

@@ -161,9 +161,7 @@ class Pipeline:
 
     def _open(self) -> _Lane:
         shard = self._waiting.popleft()
-        target = self._folder / shard.file
-        target.parent.mkdir(parents=True, exist_ok=True)
-        file = begin(target, shard.layout.size)
+        file = begin(place_below(self._folder, shard.file), shard.layout.size)
         lane = _Lane(shard, file, ((step, cut) for step in shard.steps for cut in step.cuts()))
         self._lanes.append(lane)
         self._put(lane, 0, memoryview(shard.layout.header))
@@ -216,6 +214,21 @@ class Pipeline:
     def _call(self, function: Callable[..., None], *args: object) -> None:
         with self._calling:
             function(*args)
+
+
+def place_below(folder: Path, file: str) -> Path:
+    """Where a file goes, its folder made; refused where a link in the destination leads out of it.
+
+    Raises
+    ------
+    OSError
+        Such a link, or a folder that cannot be made.
+    """
+    target = folder / file
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.parent.resolve().is_relative_to(folder.resolve()):
+        raise OSError(f"dst: found a link in {target.parent} that leads out of {folder}")
+    return target
 
 
 def verify(path: Path, digests: dict[int, tuple[int, bytes]]) -> None:

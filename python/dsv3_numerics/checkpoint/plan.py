@@ -148,10 +148,19 @@ def make_plan(ckpt: Checkpoint, to: To, include: Sequence[str] = (), exclude: Se
     changed = sum(counts.values()) - counts["copied"]
     if not changed:
         notes.append(f"no tensor is changed: none is to become {to}")
+    kinds = {step.info.dtype for shard in shards for step in shard.steps if isinstance(step, Copy)}
+    stay = sorted(kinds & {"BF16", "F16", "F32"} - {TARGETS[to].dtype})
+    if counts["dequantized"] and to != "bf16" and stay:
+        notes.append(f"tensors that were not FP8 stay what they are: {', '.join(stay)}")
     if counts["requantized"]:
         notes.append(
             "FP8 blocks whose scale is no power of two yet are rounded a second time, an error of about 2.6% "
             "(root mean square); converting the original numbers, where they are at hand, has no such error"
+        )
+    if ckpt.unlisted:
+        first = shown(ckpt.unlisted[0].name)
+        notes.append(
+            f"{len(ckpt.unlisted)} tensors that the index does not list are left out; the first is {first}"
         )
     orphans = [name for name in ckpt if _is_orphan(ckpt, name)]
     if orphans:
