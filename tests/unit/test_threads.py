@@ -63,3 +63,22 @@ def test_a_wrong_setting_in_the_environment_is_an_error_at_import(variable: str,
     assert done.returncode != 0
     assert variable in done.stderr
     assert value in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads by /proc")
+def test_a_thread_that_is_alone_starts_no_others() -> None:
+    code = (
+        "import os, numpy as np, dsv3_numerics as d3\n"
+        "from dsv3_numerics import _core\n"
+        "x = np.ones((256, 1024), np.float32)\n"
+        "threads = lambda: len(os.listdir('/proc/self/task'))\n"
+        "d3.set_num_threads(4)\n"
+        "before = threads()\n"
+        "_core.set_alone(True)\n"
+        "alone, after = d3.encode(x, 'float8_e4m3fn'), threads()\n"
+        "_core.set_alone(False)\n"
+        "together = d3.encode(x, 'float8_e4m3fn')\n"
+        "print(after - before, threads() - before, alone.tobytes() == together.tobytes())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "4", "True"]
