@@ -45,7 +45,7 @@ over alternating pairs; the input is in the file system's cache. MiB: peak memor
 
 GIB = 1 << 30
 SCALE_INV = "_scale_inv"
-PAIRS = 5
+PAIRS = 3
 PIECE = 8 << 20
 COPY_GATE, PEER_GATE, MEMORY_GATE = 0.8, 10.0, 1024.0
 
@@ -62,7 +62,7 @@ class Size:
     "bytes after which the next file begins"
 
 
-FULL = Size("2.8 GB", 48, 1, GIB)
+FULL = Size("2.0 GB", 40, 1, GIB // 2)
 PEER = Size("0.4 GB", 4, 1, GIB)
 QUICK = Size("quick", 2, 24, 1 << 20)
 

@@ -17,6 +17,7 @@ import stored
 from dsv3_numerics import cli, reference
 from dsv3_numerics.checkpoint import CheckpointError, convert, cuts, open, save
 from dsv3_numerics.checkpoint.plan import TARGETS, in_recipe
+from dsv3_numerics.checkpoint.steps import powers_of_two
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FP8 = GOLDEN / "tiny_v3_fp8"
@@ -187,6 +188,24 @@ def test_powers_of_two_are_kept_and_other_blocks_rounded_again(tmp_path: Path) -
     error = np.linalg.norm((again - numbers)[~where]) / np.linalg.norm(numbers[~where])
     assert 0.01 < error < 0.04
     assert f"3 blocks were rounded a second time, an error of {error:.2%}" in report.notes[-1]
+
+
+def test_powers_of_two_are_those_of_e8m0() -> None:
+    every = np.arange(255, dtype=np.uint8).view(ml_dtypes.float8_e8m0fnu).astype(np.float32)
+    assert powers_of_two(every).all()
+    others = np.float32([0, 3, 1.5, np.inf, 2.0**-128, 2.0**-149, 0.1, np.nextafter(np.float32(2), 3)])
+    assert not powers_of_two(others).any()
+
+
+def test_other_fp8_formats_become_e4m3_when_they_are_rounded_again(tmp_path: Path) -> None:
+    codes = RNG.integers(0, 0x7C, (130, 60), np.uint8).view(ml_dtypes.float8_e5m2)
+    scales = np.float32([[2], [0.3]])
+    save(tmp_path / "w.safetensors", {"w": codes, "w" + SCALE: scales})
+    convert(tmp_path / "w.safetensors", tmp_path / "u.safetensors", to="fp8-ue8m0")
+    numbers = codes.astype(np.float32) * np.repeat(scales, 128, 0)[:130]
+    with open(tmp_path / "u.safetensors") as after:
+        assert after.info("w").dtype == "F8_E4M3"
+        assert (after["w"].tobytes(), after["w" + SCALE].tobytes()) == by_textbook(numbers, "ue8m0")
 
 
 # --- Cuts, jobs, choices ------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ _COPIED = 1 << 20  # bytes of a cut that is only copied
 _FLOAT16_INFINITY = 0x7C00
 _FLOAT32_INFINITY = 0x7F800000
 _FLOAT32_FRACTION = 0x7FFFFF
+_SMALLEST_E8M0 = 0x00400000  # 2**-127, which is subnormal in float32
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,7 @@ class Quantize(Step):
 
 @dataclass(frozen=True)
 class Requantize(Scaled):
-    """FP8 codes get power-of-two scales; blocks that have such a scale already keep scale and codes."""
+    """FP8 codes get power-of-two scales; E4M3 blocks that have such a scale already keep scale and codes."""
 
     verb = "requantized"
 
@@ -228,7 +229,7 @@ class Requantize(Scaled):
     def run(self, cut: Cut, bench: Workbench) -> Iterator[Piece]:
         codes = bench.matrix("in", self.info, cut)
         scales = self._scales(cut, bench)
-        kept = powers_of_two(scales)
+        kept = powers_of_two(scales) & (self.info.dtype == "F8_E4M3")
         if not kept.all():
             codes, scales = self._new(cut, bench, codes, scales, kept)
         yield from _coded_pieces(self.outputs, self.block, cut, codes, scales)
@@ -255,9 +256,10 @@ class Requantize(Scaled):
 
 
 def powers_of_two(scales: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Which finite numbers of at least 0 are powers of two: no fraction, and an exponent."""
+    """Which finite numbers of at least 0 are powers of two that E8M0 has."""
     bits = scales.view(np.uint32)
-    powers: NDArray[np.bool_] = ((bits & _FLOAT32_FRACTION) == 0) & (bits > 0) & (bits < _FLOAT32_INFINITY)
+    normal = ((bits & _FLOAT32_FRACTION) == 0) & (bits > 0) & (bits < _FLOAT32_INFINITY)
+    powers: NDArray[np.bool_] = normal | (bits == _SMALLEST_E8M0)
     return powers
 
 
