@@ -54,8 +54,8 @@ impl From<Error> for HeaderError {
 
 /// A message that is safe to print, whatever the file's names are.
 fn invalid(why: &str) -> HeaderError {
-    let plain =
-        why.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() });
+    let harmless = |c: char| c == ' ' || c.is_ascii_graphic() || c.is_alphanumeric();
+    let plain = why.chars().map(|c| if harmless(c) { c.to_string() } else { c.escape_unicode().to_string() });
     let mut message: String = plain.take(MAX_MESSAGE).collect();
     if why.chars().nth(MAX_MESSAGE).is_some() {
         message.push_str("...");

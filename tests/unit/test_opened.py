@@ -166,6 +166,14 @@ def test_every_kind_of_place(tmp_path: Path, place: Callable[[Path], Path], text
         assert ckpt.config is None
 
 
+def test_what_the_index_does_not_list_is_no_part_of_it(tmp_path: Path) -> None:
+    shards(tmp_path, SHARDS)
+    (tmp_path / "a.safetensors").write_bytes(of_arrays(SHARDS["a.safetensors"] | {"more": np.ones(1)}))
+    with checkpoint.open(tmp_path) as ckpt:
+        assert "more" not in ckpt
+        assert [(info.name, info.file) for info in ckpt.unlisted] == [("more", "a.safetensors")]
+
+
 def test_it_is_a_mapping(tmp_path: Path) -> None:
     ckpt = checkpoint.open(shards(tmp_path, SHARDS))
     assert len(ckpt) == 3
