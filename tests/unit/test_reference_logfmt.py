@@ -231,19 +231,19 @@ def _exact(x: float) -> Decimal:
 
 
 def test_log2_and_exp2_against_50_digits() -> None:
-    """Within 2 ulp of float64; whole results exactly. The bound is what the thresholds' error is made of."""
+    """Within 3 * 2^-52, relatively (the worst, 2.01, lies just above sqrt 2); whole results exactly."""
     rng = np.random.default_rng(3)
     x = np.concatenate(
-        [np.exp2(rng.uniform(-40, 40, 2000)), 1 + rng.uniform(-1e-6, 1e-6, 500), rng.uniform(0.7, 1.42, 1500)]
+        [np.exp2(rng.uniform(-40, 40, 2000)), 1 + rng.uniform(-1e-6, 1e-6, 500), rng.uniform(0.7, 1.44, 1500)]
     )
     with localcontext(PRECISE):
         exact = [_exact(v).ln() / LN2 for v in x]
         error = [abs((_exact(g) - e) / e) for g, e in zip(log2(x), exact, strict=True) if e]
-        assert max(error) < 2 * Decimal(2) ** -52
+        assert max(error) < 3 * Decimal(2) ** -52
         y = rng.uniform(-40, 40, 4000)
         exact = [(_exact(v) * LN2).exp() for v in y]
         error = [abs((_exact(g) - e) / e) for g, e in zip(exp2(y), exact, strict=True)]
-        assert max(error) < 2 * Decimal(2) ** -52
+        assert max(error) < 1 * Decimal(2) ** -52
     k = np.arange(-300, 301)
     assert (log2(np.ldexp(1.0, k)) == k).all()
     assert (exp2(k.astype(np.float64)) == np.ldexp(1.0, k)).all()
@@ -276,7 +276,7 @@ def _exact_values(lo: float, hi: float, bits: int) -> list[Decimal]:
 def test_codes_are_the_exact_nearest(tile: str, bits: int) -> None:
     """Float32 numbers on both sides of thresholds that 50 digits place have the codes that 50 digits give.
 
-    A float32 would have to lie within about 2^-46 of a threshold, relatively, to be decided otherwise: one
+    A float32 would have to lie within about 2^-45 of a threshold, relatively, to be decided otherwise: one
     chance in millions for each, and ties of exact tables (powers of two), which are exact here too.
     """
     lo, hi = (float(f32(end)) for end in TILES[tile])
@@ -302,14 +302,14 @@ def test_codes_are_the_exact_nearest(tile: str, bits: int) -> None:
 @pytest.mark.parametrize("bits", [3, 8, 10, 16])
 @pytest.mark.parametrize("tile", TILES)
 def test_values_against_50_digits(tile: str, bits: int) -> None:
-    """The relative error of a value is the error of (K - 1) s, up to 32 of 2^-51, times ln 2, and 2^-51."""
+    """A value is off by ln 2 times the error of (K - 1) s, up to 33 octaves of 4 * 2^-52: 2^-45.5, relatively."""
     lo, hi = (f32(end) for end in TILES[tile])
     found = values(np.asarray(lo), np.asarray(hi), bits)
     with localcontext(PRECISE):
         v = _exact_values(float(lo), float(hi), bits)
         k = np.unique(np.r_[0, 1, len(v) - 1, np.random.default_rng(0).integers(0, len(v), 200)])
         error = max(abs(_exact(found[i]) / v[i] - 1) for i in k)
-        assert error < Decimal(2) ** -46
+        assert error < Decimal(2) ** -45
     assert found[1] == lo
     assert found[-1] == hi
     assert (np.diff(found) > 0).all()
