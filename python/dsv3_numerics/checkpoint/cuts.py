@@ -22,7 +22,7 @@ from .write import Entry
 
 # A cut of this many elements, its input and its output, stays in a core's second-level cache on its way from
 # the file system's pages through the arithmetic back into pages.
-_CUT = 1 << 19
+_CUT = 3 << 17
 # Whole block rows may take more than that, but not more than this.
 LARGEST_CUT = 1 << 22
 _MOST_FILES = 8
