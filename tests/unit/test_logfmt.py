@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from itertools import product
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 import dsv3_numerics as dn
-from dsv3_numerics import reference
+from dsv3_numerics import _core, reference
 from dsv3_numerics.reference.logfmt import values
 from samples import SOURCES, raw, same_logfmt, tensor
 
@@ -210,6 +212,50 @@ def test_every_length(tile: int, bits: int, simd_level: str) -> None:
         np.testing.assert_array_equal(
             raw(got.dequantize()), raw(reference.logfmt_decode(_tail(n, tile, bits)))
         )
+
+
+def _bfloat16(x: NDArray[Any]) -> NDArray[Any]:
+    return x.astype(ml_dtypes.bfloat16).astype(f32)
+
+
+# Data of other shapes than one tile at a time: a quarter of a million numbers each.
+MANY: dict[str, Callable[[np.random.Generator], NDArray[Any]]] = {
+    "normal": lambda r: r.standard_normal((2048, 128)),
+    "bfloat16": lambda r: _bfloat16(r.standard_normal((2048, 128))),
+    "lognormal": lambda r: r.lognormal(0, 4, (2048, 128)),
+    "uniform": lambda r: r.uniform(0, 1, (2048, 128)),
+    "scaled": lambda r: r.standard_normal((2048, 128)) * np.exp2(r.integers(-126, 120, (2048, 1))),
+    "zeros": lambda r: r.standard_normal((2048, 128)) * (r.random((2048, 128)) < 0.7),
+    "narrow": lambda r: r.uniform(0.99, 1.01, (2048, 128)),
+    "nearly constant": lambda r: 1 + r.integers(0, 40, (2048, 128)) * 2.0**-23,
+    "few values": lambda r: np.exp2(r.integers(-8, 8, (2048, 128)) / 2),
+    "outliers": lambda r: r.standard_normal((2048, 128)) * np.where(r.random((2048, 128)) < 0.01, 1e5, 1),
+}
+
+
+@cache
+def _many(name: str, bits: int, rounding: Any) -> tuple[NDArray[Any], dn.LogFmt, NDArray[Any]]:
+    """Numbers, and what the scalar level makes of them; the first rows are held to the textbook."""
+    x = MANY[name](np.random.default_rng(12)).astype(f32)
+    before = _core.simd_level()
+    _core.set_simd_level("scalar")
+    q = dn.logfmt_encode(x, bits=bits, rounding=rounding)
+    y = q.dequantize()
+    _core.set_simd_level(before)
+    first = reference.logfmt_encode(x[:64], bits=bits, rounding=rounding)
+    np.testing.assert_array_equal(raw(y[:64]), raw(reference.logfmt_decode(first)))
+    return x, q, y
+
+
+@pytest.mark.parametrize("bits", [8, 10, 13])
+@pytest.mark.parametrize("name", MANY)
+def test_many_numbers(name: str, bits: int, simd_level: str) -> None:
+    for rounding in LINEAR_AND_LOG if bits < 13 else ("linear",):
+        x, expected, y = _many(name, bits, rounding)
+        for source in (x, x.astype(np.float64)):
+            got = dn.logfmt_encode(source, bits=bits, rounding=rounding)  # type: ignore[arg-type]
+            same_logfmt(got, expected)
+        np.testing.assert_array_equal(raw(got.dequantize()), raw(y))
 
 
 @pytest.mark.parametrize("mode", ["paper", "deepep"])

@@ -302,7 +302,7 @@ def test_codes_are_the_exact_nearest(tile: str, bits: int) -> None:
 @pytest.mark.parametrize("bits", [3, 8, 10, 16])
 @pytest.mark.parametrize("tile", TILES)
 def test_values_against_50_digits(tile: str, bits: int) -> None:
-    """A value is off by ln 2 times the error of (K - 1) s, up to 33 octaves of 4 * 2^-52: 2^-45.5, relatively."""
+    """Off by ln 2 times the error of (K - 1) s, up to 33 octaves of 4 * 2^-52: relatively 2^-45.5."""
     lo, hi = (f32(end) for end in TILES[tile])
     found = values(np.asarray(lo), np.asarray(hi), bits)
     with localcontext(PRECISE):
