@@ -246,13 +246,19 @@ def _escape(
         return None, None
     length, width = moved.shape[-1], tile_width(moved.shape, tile, moved.ndim - 1)
     amin[unfit] = amax[unfit] = 0
-    codes[np.repeat(unfit, width, axis=-1)[..., :length]] = 0
-    short = [(0, 0)] * (moved.ndim - 1) + [(0, unfit.shape[-1] * width - length)]
-    cut = (np.pad(moved, short) if short[-1][1] else moved).reshape(*unfit.shape, width)
+    missing = unfit.shape[-1] * width - length
+    if missing:
+        codes[np.repeat(unfit, width, axis=-1)[..., :length]] = 0
+        moved = np.pad(moved, [(0, 0)] * (moved.ndim - 1) + [(0, missing)])
+    else:
+        codes.reshape(*unfit.shape, width)[unfit] = 0  # `parts` are contiguous: this is a view
     escaped = np.moveaxis(unfit, -1, place)
+    kept = np.moveaxis(moved.reshape(*unfit.shape, width), -2, place)[escaped]
+    if kept.dtype.itemsize == 8:  # float64 goes by way of float32, as everywhere here
+        with np.errstate(over="ignore"):
+            kept = kept.astype(np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
-        kept = np.moveaxis(cut, -2, place)[escaped].astype(np.float32).astype(BFLOAT16)
-    return escaped, kept
+        return escaped, kept.astype(BFLOAT16)
 
 
 def _whole_chunks(unfit: NDArray[np.bool_], length: int) -> NDArray[np.bool_]:

@@ -124,6 +124,17 @@ def test_escaped_tiles_are_the_inputs_own_bfloat16(axis: int, source: str, simd_
     )
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("mode", ["paper", "deepep"])
+def test_float64_escapes_by_way_of_float32(mode: Any, order: str) -> None:
+    """1 + 2^-8 + 2^-40 is beside a tie of bfloat16, and on it once it is float32: even, not up."""
+    x = np.full((1, 512), 1 + 2.0**-8 + 2.0**-40)
+    x[0, 1] = np.nan
+    q = dn.logfmt_encode(x.astype(f"{order}f8"), mode=mode, nonfinite="escape")
+    same_logfmt(q, reference.logfmt_encode(x, mode=mode, nonfinite="escape"))
+    assert q.dequantize()[0, 0] == 1
+
+
 @pytest.mark.parametrize("mode", ["paper", "deepep"])
 @pytest.mark.parametrize("bits", [4, 8, 10])
 def test_save_and_load_lose_nothing(bits: int, mode: Any, tmp_path: Path) -> None:
