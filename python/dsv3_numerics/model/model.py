@@ -223,8 +223,7 @@ class Model:
             for done, (start, end) in enumerate(parts):
                 x = self.embed(array[:, start:end])
                 for i, layer in enumerate(self.layers):
-                    x = layer(x, cache, absorbed=absorbed, trace=trace, at=f"layer{i}.")
-                    self._ensure_finite(x, i)
+                    x = self._through(layer, x, cache, absorbed, trace)
                     if progress is not None:
                         progress(done * len(self.layers) + i + 1, total)
                 norm = self.weights["model.norm.weight"]
@@ -387,13 +386,24 @@ class Model:
             raise ValueError(f"lengths: found {counts.min()} to {counts.max()}, expected 1 to {tokens}")
         return counts.astype(np.int64)
 
-    def _ensure_finite(self, x: Array, layer: int) -> None:
-        if np.isfinite(x).all():
-            return
-        bad = self.weights.under(f"model.layers.{layer}.").not_finite()
-        bad += self.weights.under("model.embed_tokens.").not_finite() if not bad else []
-        why = f"NaN or infinity in {', '.join(bad[:4])}" if bad else "the numbers overflow the model's dtype"
-        raise ValueError(f"layer {layer}: its output is not finite: {why}")
+    def _through(
+        self, layer: Block, x: Array, cache: Cache | None, absorbed: bool | None, trace: Trace
+    ) -> Array:
+        """One layer; numbers that are not finite are traced back to the weights that hold such."""
+        why: ValueError | None = None
+        try:
+            out = layer(x, cache, absorbed=absorbed, trace=trace, at=f"layer{layer.layer}.")
+        except ValueError as error:
+            why = error
+        if why is None and np.isfinite(out).all():
+            return out
+        bad = self.weights.under("model.embed_tokens.").not_finite() or layer.weights.not_finite()
+        if not bad and why is not None:
+            raise why
+        source = (
+            f"NaN or infinity in {', '.join(bad[:4])}" if bad else "its numbers overflow the model's dtype"
+        )
+        raise ValueError(f"layer {layer.layer}: its output is not finite: {source}") from why
 
     def __repr__(self) -> str:
         c = self.config

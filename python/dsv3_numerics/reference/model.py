@@ -236,7 +236,8 @@ def _margin(x: Array, ranked: Array, k: int) -> Array:
 def moe(x: Array, w: Weights, config: Config) -> tuple[Array, Routing, Array]:
     """Routed experts plus the shared one, for (tokens, D): the sum, the routing, and the shared part."""
     routing = gate(x, w, config)
-    shared = swiglu(x, below(w, "shared_experts."))
+    always = below(w, "shared_experts.")
+    shared = swiglu(x, always) if always else np.zeros_like(x)
     out = shared.copy()
     for expert in np.unique(routing.indices):
         token, slot = np.nonzero(routing.indices == expert)
