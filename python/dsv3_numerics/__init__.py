@@ -5,7 +5,7 @@ matrix units in `accumulators` and `gemm`, a layer's training in `linear`, the s
 in `reference`; `checkpoint` opens files, `study` measures errors, and ``dsv3-numerics --help`` runs it all.
 """
 
-from . import linear, reference
+from . import checkpoint, linear, reference
 from ._core import __version__
 from .accumulators import AccumulatorInfo, accumulator_info, accumulators
 from .formats import FormatInfo, decode, encode, format_info, formats, pack, unpack
@@ -23,6 +23,7 @@ __all__ = [
     "__version__",
     "accumulator_info",
     "accumulators",
+    "checkpoint",
     "decode",
     "encode",
     "format_info",
