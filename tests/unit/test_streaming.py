@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import ml_dtypes
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 import dsv3_numerics as d3
+from dsv3_numerics import reference
 
 
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
@@ -33,3 +35,23 @@ def test_blocks_stream_too(simd_level: str, cols: int, offset: int) -> None:
     out = np.zeros(x.size + offset, np.float32)[offset:].reshape(x.shape)
     q.dequantize(out=out)
     assert out.tobytes() == (d3.decode(q.codes) * scales).tobytes()
+
+
+@cache
+def _logfmt(bits: int, tile: int, precision: str) -> tuple[d3.LogFmt, Any]:
+    x = np.random.default_rng(tile).standard_normal(600_003, dtype=np.float32)
+    q: Any = d3.logfmt_encode(x, bits=bits, tile=tile)
+    return q, reference.logfmt_decode(q, precision=precision)
+
+
+@pytest.mark.parametrize("precision", ["exact", "quick"])
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("offset", [0, 13])
+@pytest.mark.parametrize(("bits", "tile"), [(8, 128), (8, 100), (10, 128), (6, 17), (10, 1 << 18)])
+def test_logfmt_streams_too(
+    simd_level: str, dtype: Any, offset: int, bits: int, tile: int, precision: Any
+) -> None:
+    q, expected = _logfmt(bits, tile, precision)
+    out = np.zeros(q.codes.size + offset, dtype)[offset:]
+    assert q.dequantize(dtype, precision=precision, out=out) is out
+    assert out.tobytes() == expected.astype(dtype).tobytes()
