@@ -25,7 +25,7 @@ import shapes
 import suite
 from harness import Row, Timed, measure, set_state
 
-NAMES = ("formats", "quant", "checkpoint")
+NAMES = ("formats", "quant", "gemm", "checkpoint")
 
 
 def overhead(bench: ModuleType) -> Row:

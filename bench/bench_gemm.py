@@ -1,0 +1,286 @@
+"""Matrix products: every accumulator at 1024^3, DeepSeek-V3's layers, and few rows beside the read bandwidth.
+
+Operands are FP8 with 1x128 tiles and 128x128 blocks, promoted every 128, as the recipe has them; units of 16
+bits get plain codes. Packing is part of every figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+import dsv3_numerics as d3
+from dsv3_numerics import reference
+from harness import Call, Gate, Row, Timed, measure, set_state
+from shapes import SHAPES, shape
+from suite import THREADS, bits, levels
+
+try:
+    import torch
+except ImportError:
+    torch = None
+
+Array = NDArray[Any]
+
+LEGEND = """\
+The column Gelem/s holds G MAC/s: 10^9 products and additions in a second. Bars of emulated units are rates,
+because nothing else on a CPU computes the same. `x numpy` is the time of NumPy's float32 `@` (one thread, the
+operands already float32) over ours, `x torch` that of torch's bfloat16; `x read` the time in which as many
+threads read the FP8 weights over ours; `x 1T` our time with one thread over that with two. Each is the median
+over alternating pairs; `(-n)`: n pairs were dropped as disturbed. Verdict `c`: a compute-bound gate, missed,
+which only a quiet machine decides."""
+
+FP8, HALF, BRAIN = "float8_e4m3fn", "float16", "bfloat16"
+SQUARE, SMALL = (1024, 1024, 1024), (256, 256, 256)
+TOKENS, FEW_ROWS = 128, (1, 4, 8)
+TWO_THREADS = 1.8
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One accumulator, its input, and what it has to reach at 1024^3."""
+
+    accumulator: str
+    codes: str = FP8
+    rate: Gate | None = None
+    "G MAC/s, one thread"
+    numpy: Gate | None = None
+    "multiples of NumPy's float32, one thread"
+    vectors: bool = True
+    "there is more than the definition, output by output"
+
+
+THIRD = Gate(4, 5 / 3, 0.08 / 3)
+UNITS = (
+    Unit("hopper_fp8", rate=Gate(12, 5, 0.08)),
+    Unit("hopper_fp8_f16"),
+    Unit("ada_fp8"),
+    Unit("blackwell_fp8", rate=THIRD),
+    Unit("hopper_f16", HALF, THIRD),
+    Unit("hopper_bf16", BRAIN, THIRD),
+    Unit("ada_f16", HALF, THIRD),
+    Unit("float32", numpy=Gate(0.7, 0.35, 0.05)),
+    Unit("hopper_mma_fp8", vectors=False),
+    Unit("exact", vectors=False),
+)
+# What float32 has to reach through AMX: a busy neighbour on the core halves it.
+AMX = 2.5
+READ = Gate(0.7, 0.4)
+
+
+@dataclass(frozen=True)
+class Product:
+    """One product, ready to run."""
+
+    macs: int
+    run: Call
+    result: Callable[[], Array]
+    expected: Callable[[], Array]
+    numpy: Call
+    torch: Call | None
+    weights: Array
+    "codes of the right operand"
+
+
+def prepare(unit: Unit, sizes: tuple[int, int, int]) -> Product:
+    """Random operands and touched output."""
+    m, n, k = sizes
+    rng = np.random.default_rng(0)
+    x, w = (rng.standard_normal((rows, k), np.float32) for rows in (m, n))
+    out = np.zeros((m, n), np.float32)
+    options: dict[str, Any] = {"accumulator": unit.accumulator, "promote_every": 128}
+    if unit.codes == FP8:
+        a, b = d3.quantize_tiles(x), d3.quantize_blocks(w)
+        ours = [reference.Quantized(**vars(q)) for q in (a, b)]
+        weights, wide = b.codes, (a.dequantize(), b.dequantize())
+    else:
+        a, b = (d3.encode(v, unit.codes) for v in (x, w))
+        ours, weights, wide = [a, b], b, (x, w)
+    left, right, product = wide[0], wide[1].T, np.zeros_like(out)
+    return Product(
+        m * n * k,
+        lambda: d3.matmul_nt(a, b, out=out, **options),
+        lambda: out,
+        lambda: reference.matmul_nt(*ours, **options),
+        lambda: np.matmul(left, right, out=product),
+        None if torch is None else torch_product(*wide),
+        weights,
+    )
+
+
+def torch_product(x: Array, w: Array) -> Call:
+    """The same in torch's bfloat16, one thread."""
+    torch.set_num_threads(1)
+    left, right = (torch.from_numpy(v).to(torch.bfloat16) for v in (x, w))
+    return lambda: torch.nn.functional.linear(left, right)
+
+
+class Read:
+    """Reads an array from memory, over as many threads as the kernel has."""
+
+    def __init__(self, array: Array) -> None:
+        self._words = array.reshape(-1).view(np.uint64)
+        self._pool = ThreadPoolExecutor(2)
+
+    def __call__(self, threads: int) -> Call:
+        parts = np.array_split(self._words, threads)
+        if threads == 1:
+            return lambda: np.bitwise_or.reduce(self._words)
+        return lambda: list(self._pool.map(np.bitwise_or.reduce, parts))
+
+
+def levels_of(unit: Unit) -> list[str]:
+    """The levels at which a unit has code of its own; AMX is for float32."""
+    own = levels() if unit.accumulator == "float32" else [level for level in levels() if level != "amx"]
+    return own if unit.vectors else own[:1]
+
+
+def bar(unit: Unit, level: str) -> tuple[float | None, str]:
+    """What a unit has to reach at 1024^3 with one thread, and in what."""
+    if unit.rate is not None:
+        return unit.rate.at(level), "G MAC/s"
+    return (AMX if level == "amx" else unit.numpy.at(level) if unit.numpy else None), "numpy"
+
+
+def quick() -> str:
+    """Every unit at every level, with one and two threads, on ragged shapes: the bytes are the textbook's."""
+    done = 0
+    for unit in UNITS:
+        for sizes in [(0, 3, 64), (1, 1, 1), (3, 17, 130), (1, 70, 256), (18, 40, 200)]:
+            work = prepare(unit, sizes)
+            want = work.expected()
+            for level in levels_of(unit):
+                for threads in THREADS:
+                    set_state(level, threads)
+                    work.run()
+                    if not np.array_equal(bits(work.result()), bits(want)):
+                        raise AssertionError(
+                            f"{unit.accumulator} {sizes} differs at {level}, {threads} threads"
+                        )
+                    done += 1
+            work.numpy()
+    Read(np.zeros(4096, ml_dtypes.float8_e4m3fn))(2)()
+    return f"{len(UNITS)} accumulators, {done} outputs equal to the reference"
+
+
+def rows() -> Iterator[Row]:
+    """All tables."""
+    if torch is None:
+        print("skipped: torch is not installed, so its rows are missing")
+    for unit in UNITS:
+        yield from square(unit)
+    for unit in (UNITS[0], next(u for u in UNITS if u.accumulator == "float32")):
+        yield from layers(unit)
+    yield from few_rows()
+
+
+def square(unit: Unit) -> Iterator[Row]:
+    """1024^3 at each level; where there are no vectors, 256^3."""
+    for level in levels_of(unit):
+        sizes = SMALL if level == "scalar" else SQUARE
+        work = prepare(unit, sizes)
+        gate, yardstick = bar(unit, level)
+        yield row(unit, f"{sizes[0]}^3", level, 1, work, gate, yardstick)
+        if level != "scalar":
+            yield two_threads(unit, f"{sizes[0]}^3", level, work)
+        if work.torch is not None and unit.accumulator == "float32":
+            yield beside(unit, f"{sizes[0]}^3", level, work, work.torch)
+
+
+def row(
+    unit: Unit, size: str, level: str, threads: int, work: Product, gate: float | None, yardstick: str
+) -> Row:
+    """One figure beside NumPy's."""
+    m = measure(Timed(work.run, lambda: set_state(level, threads)), Timed(work.numpy), compute_bound=True)
+    rate = work.macs / m.seconds / 1e9
+    by_rate = yardstick == "G MAC/s"
+    return Row(
+        unit.accumulator,
+        size,
+        level,
+        threads,
+        "out",
+        yardstick if by_rate else f"x {yardstick}",
+        rate,
+        rate if by_rate else m.ratio,
+        gate,
+        compute_bound=True,
+        pairs=m.pairs,
+        dropped=m.dropped,
+        note=f"{m.ratio:.3g} x numpy" if by_rate else "",
+    )
+
+
+def two_threads(unit: Unit, size: str, level: str, work: Product) -> Row:
+    """Two threads over one."""
+    two = Timed(work.run, lambda: set_state(level, 2))
+    m = measure(two, Timed(work.run, lambda: set_state(level, 1)))
+    gate = TWO_THREADS if unit.accumulator == "hopper_fp8" else None
+    rate = work.macs / m.seconds / 1e9
+    pairs = {"pairs": m.pairs, "dropped": m.dropped}
+    return Row(
+        unit.accumulator, size, level, 2, "out", "x 1T", rate, m.ratio, gate, compute_bound=True, **pairs
+    )
+
+
+def beside(unit: Unit, size: str, level: str, work: Product, peer: Call) -> Row:
+    """One thread of ours beside one of torch's bfloat16."""
+    m = measure(Timed(work.run, lambda: set_state(level, 1)), Timed(peer), compute_bound=True)
+    rate = work.macs / m.seconds / 1e9
+    gate = 0.75 if level == "amx" else None
+    pairs = {"pairs": m.pairs, "dropped": m.dropped}
+    return Row(
+        unit.accumulator, size, level, 1, "out", "x torch", rate, m.ratio, gate, compute_bound=True, **pairs
+    )
+
+
+def layers(unit: Unit) -> Iterator[Row]:
+    """128 tokens through each FP8 weight of the model, at the highest level."""
+    level, seen = levels_of(unit)[-1], set()
+    for weight in (s for s in SHAPES if s.fp8):
+        if (weight.rows, weight.cols) not in seen:
+            seen.add((weight.rows, weight.cols))
+            sizes = (TOKENS, weight.rows, weight.cols)
+            work = prepare(unit, sizes)
+            for threads in THREADS:
+                yield row(
+                    unit,
+                    f"{weight.name} {TOKENS}x{weight.rows}x{weight.cols}",
+                    level,
+                    threads,
+                    work,
+                    None,
+                    "numpy",
+                )
+
+
+def few_rows() -> Iterator[Row]:
+    """One to eight tokens: what counts is how fast weights come from memory."""
+    unit, weight = Unit("float32"), shape("dense.gate_proj")
+    for tokens in FEW_ROWS:
+        work = prepare(unit, (tokens, weight.rows, weight.cols))
+        read = Read(work.weights)
+        for level in (level for level in levels() if level != "scalar"):
+            for threads in THREADS:
+                kernel = Timed(work.run, lambda level=level, threads=threads: set_state(level, threads))  # type: ignore[misc]
+                m = measure(kernel, Timed(read(threads)))
+                yield Row(
+                    unit.accumulator,
+                    f"{weight.name} {tokens}x{weight.rows}x{weight.cols}",
+                    level,
+                    threads,
+                    "out",
+                    "x read",
+                    work.macs / m.seconds / 1e9,
+                    m.ratio,
+                    READ.at(level) if tokens == 1 else None,
+                    pairs=m.pairs,
+                    dropped=m.dropped,
+                    note=f"{work.weights.nbytes / m.seconds / 1e9:.1f} GB/s of weights",
+                )
