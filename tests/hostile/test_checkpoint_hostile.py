@@ -17,7 +17,7 @@ import pytest
 
 from dsv3_numerics import checkpoint, cli
 from dsv3_numerics.checkpoint import CheckpointError
-from stored import INDEX, entry, of_arrays, raw, shards
+from stored import INDEX, entry, of_arrays, raw, shards, stored
 
 GOOD = raw({"w": entry([2], 0, 8)}, bytes(8))
 DOUBLE = json.dumps(entry([2], 0, 8))
@@ -249,6 +249,20 @@ def test_a_header_takes_no_more_memory_than_its_length(tmp_path: Path, text: byt
         [sys.executable, "-c", MEASURE, tmp_path], capture_output=True, text=True, timeout=60, check=True
     )
     assert int(done.stdout) < 4 * 20_000, "KiB"
+
+
+@pytest.mark.parametrize(
+    "shape", [[5, 0], [0, 5], [1 << 59, 0], [0, 1 << 59], [1 << 57, 0, 2], [1 << 30, 1 << 27, 0]]
+)
+def test_nothing_is_done_for_nothing(tmp_path: Path, shape: list[int]) -> None:
+    """Without elements, the lengths of axes are mere numbers; a loop over them would never end."""
+    inverse = [*shape[:-2], -(-shape[-2] // 128), -(-shape[-1] // 128)]
+    content = stored({"w": ("F8_E4M3", shape, b""), "w_scale_inv": ("F32", inverse, b"")})
+    (tmp_path / "m.safetensors").write_bytes(content)
+    with checkpoint.open(tmp_path) as ckpt:
+        for x in (ckpt["w"], ckpt.dequantized("w"), ckpt.quantized("w").dequantize()):
+            assert x.shape == tuple(shape)
+    assert checkpoint.inspect(tmp_path, scales=True).consistent
 
 
 def a_pipe(path: Path) -> None:

@@ -71,11 +71,7 @@ def scale_values(ckpt: Checkpoint, name: str) -> NDArray[np.float32]:
 
 def quantized(ckpt: Checkpoint, name: str) -> Quantized:
     """See `Checkpoint.quantized`."""
-    return _joined(ckpt, name, ckpt[name])
-
-
-def _joined(ckpt: Checkpoint, name: str, codes: Array) -> Quantized:
-    info, block = ckpt.info(name), ckpt.block
+    info, block, codes = ckpt.info(name), ckpt.block, ckpt[name]
     found = ckpt.scale_name(name)
     if found is None:
         what = f"no scales, expected {shown(name + SCALE_SUFFIX)}" if info.dtype in SCALED else info.dtype
@@ -130,6 +126,8 @@ def dequantized(ckpt: Checkpoint, name: str, dtype: DTypeLike, out: Array | None
 def _pieces(shape: tuple[int, ...], block: int) -> Iterator[tuple[int, int, int]]:
     """(matrix, first row, row after the last) of pieces that begin where a block begins."""
     rows, cols = shape[-2:]
+    if 0 in shape:  # other axes may be as long as a number can be
+        return
     step = max(_PIECE // max(cols, 1) // block, 1) * block
     for place in range(math.prod(shape[:-2])):
         for r0 in range(0, rows, step):
