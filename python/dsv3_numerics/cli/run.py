@@ -1,0 +1,310 @@
+"""The verb ``run``: a forward or a generation from the command line."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import secrets
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .console import make_console
+
+if TYPE_CHECKING:
+    from ..model import Generation, Model
+
+_SUFFIXES = (".npz", ".safetensors")
+_LIKELIEST = 5
+
+
+@click.command("run")
+@click.argument("path", metavar="PATH", type=click.Path(path_type=Path))
+@click.option("--ids", metavar="IDS", help="Token ids, as 3,1,4, or @FILE with ids between spaces or commas.")
+@click.option("--text", help="Text instead, where PATH has a tokenizer.json (needs the package tokenizers).")
+@click.option("--max-new-tokens", type=click.IntRange(0), default=0, metavar="N", help="Tokens to generate.")
+@click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True)
+@click.option("--rounded", is_flag=True, help="Take FP8 weights as a BF16 conversion would hold them.")
+@click.option(
+    "--absorbed/--naive", default=None, help="How attention is computed  [default: what is cheaper]"
+)
+@click.option("--temperature", type=click.FloatRange(0), default=0.0, metavar="T", help="0 is greedy.")
+@click.option("--top-k", type=click.IntRange(1), metavar="K", help="Sample among the K likeliest.")
+@click.option(
+    "--top-p", type=click.FloatRange(0, 1, min_open=True), metavar="P", help="Sample in this nucleus."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the samples.")
+@click.option("--eos", type=int, metavar="ID", help="Token that ends  [default: the config's; -1: none]")
+@click.option("--speculative", is_flag=True, help="Let the MTP layer draft: greedy, same tokens.")
+@click.option("--trace", "traces", multiple=True, metavar="NAME", help="An intermediate to keep, or a GLOB.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="F", help="Write logits and traces to F.")
+def run_command(
+    path: Path,
+    ids: str | None,
+    text: str | None,
+    max_new_tokens: int,
+    dtype: str,
+    rounded: bool,
+    absorbed: bool | None,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    seed: int,
+    eos: int | None,
+    speculative: bool,
+    traces: tuple[str, ...],
+    out: Path | None,
+) -> None:
+    """Run a DeepSeek-V3 checkpoint: one forward, or a continuation.
+
+    PATH is a checkpoint folder with config.json: FP8, BF16 or float32, and any size that fits on the disk, as
+    weights stay in their files. Without --max-new-tokens the likeliest next tokens are printed.
+
+    \b
+    --trace keeps intermediates of the prompt's forward, for --out or as a summary:
+      layer3.attn_out  layer3.c_kv  layer3.topk_idx  'layer*.router_logits'  final_norm
+      --trace list prints all names
+
+    --out takes .npz or .safetensors; it holds the prompt's logits, the traces, and the generated tokens.
+
+    \b
+    Examples:
+      dsv3-numerics run ./tiny-v3 --ids 3,1,4,1,5
+      dsv3-numerics run ./tiny-v3 --ids 3,1,4 --max-new-tokens 32 --speculative
+      dsv3-numerics run ./V3-fp8 --text "The capital of France is" --max-new-tokens 8
+      dsv3-numerics run ./tiny-v3 --ids @prompt.txt --trace 'layer0.*' --out layer0.npz
+    """
+    import numpy as np
+
+    from ..model import Model
+
+    if out is not None and out.suffix not in _SUFFIXES:
+        raise click.BadParameter(f"found {out.name!r}, expected {' or '.join(_SUFFIXES)}", param_hint="--out")
+    model = Model.from_checkpoint(path, dtype=dtype, rounded=rounded)
+    if traces == ("list",):
+        for name in model.trace_names():
+            click.echo(name)
+        return
+    if (ids is None) == (text is None):
+        raise click.UsageError("give --ids or --text, and not both")
+    words = _Words(path) if text is not None or (path / "tokenizer.json").is_file() else None
+    prompt = np.array(_parse(ids) if ids is not None else words.encode(text or ""), np.int64)  # type: ignore[union-attr]
+    names = _matching(traces, model)
+    found: dict[str, Any] = {}
+    if out is not None or names or not max_new_tokens:
+        logits = _forward(model, prompt, names, absorbed, found)
+        _print_likeliest(logits, words)
+    if max_new_tokens:
+        done = _generate(
+            model,
+            prompt,
+            words,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            eos=eos,
+            speculative=speculative,
+        )
+        found["tokens"] = done.tokens
+    if out is not None:
+        _write(out, found)
+        click.echo(f"{out}: {', '.join(found)}")
+    elif names:
+        _print_traces({name: found[name] for name in names})
+
+
+class _Words:
+    """Text to ids and back, by the folder's tokenizer."""
+
+    def __init__(self, path: Path) -> None:
+        self._tokenizer: Any = None
+        file = path / "tokenizer.json"
+        try:
+            from tokenizers import Tokenizer  # type: ignore[import-not-found, unused-ignore]
+        except ImportError:
+            self._why = "the package tokenizers is not installed (pip install tokenizers)"
+            return
+        if file.is_file():
+            self._tokenizer = Tokenizer.from_file(str(file))
+        else:
+            self._why = f"{file}: no such file"
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text."""
+        if self._tokenizer is None:
+            raise click.UsageError(f"--text: {self._why}; --ids needs no tokenizer")
+        found: list[int] = self._tokenizer.encode(text).ids
+        if not found:
+            raise click.UsageError("--text: found no token in it")
+        return found
+
+    def decode(self, ids: list[int]) -> str | None:
+        """Text of ids, where there is a tokenizer."""
+        return None if self._tokenizer is None else str(self._tokenizer.decode(ids))
+
+
+def _parse(ids: str) -> list[int]:
+    text = ids
+    if ids.startswith("@"):
+        try:
+            text = Path(ids[1:]).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise click.BadParameter(f"{ids[1:]}: {error}", param_hint="--ids") from error
+    try:
+        found = [int(part) for part in text.replace(",", " ").split()]
+    except ValueError as error:
+        raise click.BadParameter(f"{error}; expected whole numbers", param_hint="--ids") from error
+    if not found:
+        raise click.BadParameter("found none, expected at least one token id", param_hint="--ids")
+    if not all(-(2**63) <= i < 2**63 for i in found):
+        raise click.BadParameter("found a number beyond 64 bits", param_hint="--ids")
+    return found
+
+
+def _matching(traces: tuple[str, ...], model: Model) -> list[str]:
+    known = model.trace_names()
+    names: list[str] = []
+    for pattern in traces:
+        hits = fnmatch.filter(known, pattern)
+        if not hits:
+            raise click.BadParameter(
+                f"nothing is called {pattern!r}; --trace list prints all names", param_hint="--trace"
+            )
+        names += [name for name in hits if name not in names]
+    return names
+
+
+def _forward(
+    model: Model, prompt: Any, names: list[str], absorbed: bool | None, found: dict[str, Any]
+) -> Any:
+    """Fill `found` with logits and traces; the logits after the last token."""
+    with _Bar("forward") as bar:
+        if names:
+            found |= model.trace(prompt, [*names, "logits"], absorbed=absorbed, progress=bar.show)
+            found["logits"] = found["logits"][0]
+            found["ids"] = prompt
+            return found["logits"][-1]
+        found["logits"] = model.forward(prompt, absorbed=absorbed, progress=bar.show)
+        found["ids"] = prompt
+        return found["logits"][-1]
+
+
+def _generate(model: Model, prompt: Any, words: _Words | None, **settings: Any) -> Generation:
+    """Print tokens as they come; what they took, at the end."""
+    so_far: list[int] = []
+    shown = ""
+
+    def on_token(token: Any) -> None:
+        nonlocal shown
+        so_far.append(int(token[0]))
+        text = words.decode(so_far) if words is not None else None
+        if text is None:
+            click.echo(f"{so_far[-1]} ", nl=False)
+        elif not text.endswith("�"):  # the rest of a character is still to come
+            click.echo(text[len(shown) :], nl=False)
+            shown = text
+        sys.stdout.flush()
+
+    done = model.generate(prompt, on_token=on_token, **settings)
+    click.echo()
+    click.echo(
+        f"{done.prompt_tokens} tokens read in {done.prompt_seconds:.2f} s, "
+        f"{len(done.tokens)} written at {done.tokens_per_second:.2f} a second",
+        err=True,
+    )
+    log = done.speculation
+    if log is not None:
+        click.echo(
+            f"MTP: {log.accepted} of {log.drafted} drafts accepted ({log.acceptance:.0%}), "
+            f"each at {log.cost:.2f} of a forward: (1 + p) / (1 + c) = {log.expected_speedup:.2f}",
+            err=True,
+        )
+    return done
+
+
+def _print_likeliest(logits: Any, words: _Words | None) -> None:
+    import numpy as np
+    from rich import box
+    from rich.table import Table
+
+    p = np.exp(logits - logits.max(), dtype=np.float64)
+    p /= p.sum()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="Next token", title_justify="left")
+    for title in ("id", "logit", "probability"):
+        table.add_column(title, justify="right")
+    table.add_column("text")
+    for i in np.argsort(-logits, kind="stable")[:_LIKELIEST]:
+        text = words.decode([int(i)]) if words is not None else None
+        table.add_row(str(i), f"{logits[i]:.6g}", f"{p[i]:.4f}", "" if text is None else repr(text))
+    make_console().print(table)
+
+
+def _print_traces(found: Mapping[str, Any]) -> None:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, title="Traces (--out keeps them)", title_justify="left"
+    )
+    for title in ("name", "dtype", "shape", "mean", "rms", "largest"):
+        table.add_column(title, justify="left" if title == "name" else "right", no_wrap=True)
+    for name, x in found.items():
+        figures = (x.mean(), float((x * 1.0 * x).mean()) ** 0.5, abs(x).max())
+        table.add_row(name, str(x.dtype), "x".join(map(str, x.shape)), *(f"{f:.4g}" for f in figures))
+    make_console().print(table)
+
+
+def _write(out: Path, found: Mapping[str, Any]) -> None:
+    """A file that appears under its name only when complete."""
+    import numpy as np
+
+    from ..checkpoint import save
+
+    if out.suffix == ".safetensors":
+        save(out, {name: np.ascontiguousarray(x) for name, x in found.items()})
+        return
+    temporary = out.with_name(f".{out.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            np.savez(file, allow_pickle=False, **found)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, out)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+class _Bar:
+    """A progress bar on standard error, where that is a terminal: layers done, and time left."""
+
+    def __init__(self, what: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("layers"),
+            TimeRemainingColumn(),
+        )
+        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._task = self._bar.add_task(what, total=None)
+
+    def __enter__(self) -> _Bar:
+        self._bar.__enter__()
+        return self
+
+    def show(self, done: int, total: int) -> None:
+        """What `Model.forward` reports."""
+        self._bar.update(self._task, completed=done, total=total)
+
+    def __exit__(self, *error: Any) -> None:
+        self._bar.__exit__(*error)
