@@ -217,6 +217,18 @@ def test_giant_files_are_not_read(tmp_path: Path) -> None:
         print(ckpt.config)
 
 
+def test_giant_scales_are_not_read(tmp_path: Path) -> None:
+    """A hole of a terabyte that calls itself scales: told, and left alone."""
+    header = {"w": entry([4], 0, 4, "F8_E4M3"), "w_scale_inv": entry([1 << 38], 4, 4 + (1 << 40))}
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(raw(header))
+    os.truncate(path, path.stat().st_size + 4 + (1 << 40))
+    found = checkpoint.inspect(path, scales=True)
+    assert {problem.kind for problem in found.problems} == {"scale does not fit", "scale not read"}
+    with checkpoint.open(path) as ckpt, pytest.raises(CheckpointError, match="for a weight of"):
+        ckpt.dequantized("w")
+
+
 MEASURE = """
 import sys
 from dsv3_numerics import checkpoint

@@ -28,6 +28,7 @@ _LAYER = re.compile(r"(?:^|\.)layers\.([0-9]{1,9})\.")
 _NUMBER = re.compile(r"(?<![^.])[0-9]{1,9}(?![^.])")
 _DIGITS = re.compile(r"([0-9]{1,9})")
 _SAMPLE = 64  # scale tensors that are read unless all are asked for
+_SCALES_LIMIT = 64 << 20  # bytes; the largest weight of DeepSeek-V3 would have 0.2 MB of scales
 _MANTISSA = np.uint32(0x007F_FFFF)
 
 
@@ -292,6 +293,10 @@ def _read_scales(result: Inspection, ckpt: Checkpoint, all_of_them: bool) -> Non
     for name in names:
         info = ckpt.info(name)
         if info.dtype not in SCALE_KINDS or not info.size:
+            continue
+        if info.nbytes > _SCALES_LIMIT:
+            text = f"{ckpt.folder / info.file}: {shown(name)}: {info.nbytes} bytes, too many for scales"
+            result.problems.append(Problem("scale not read", text))
             continue
         values = scale_values(ckpt, name)
         scales.read += 1
