@@ -55,8 +55,10 @@ def full(name: str) -> list[Row]:
     """Measure one bench, showing each kernel's rows as soon as they are there."""
     bench = importlib.import_module(f"bench_{name}")
     if not hasattr(bench, "KERNELS"):
-        rows = list(bench.rows())
-        print(report.plain(rows), "\n", flush=True)
+        rows = []
+        for row in bench.rows():
+            rows.append(row)
+            print(report.plain([row]), flush=True)
         report.save(name, rows, bench.LEGEND)
         return rows
     rows = [overhead(bench)]

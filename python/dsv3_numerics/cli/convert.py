@@ -130,7 +130,8 @@ def _print(report: ConvertReport) -> None:
     rate = (report.bytes_read + report.bytes_written) / max(report.seconds, 1e-9) / 1e9
     earlier = f" ({report.resumed} more were there)" if report.resumed else ""
     checked = ", verified" if report.verified else ""
-    click.echo(f"{plain(str(report.path))}: {report.files} files{earlier}; tensors: {tensors or 'none'}")
+    files = f"{report.files} file{'' if report.files == 1 else 's'}{earlier}"
+    click.echo(f"{plain(str(report.path))}: {files}; tensors: {tensors or 'none'}")
     click.echo(
         f"{report.bytes_read / 1e9:.2f} GB read, {report.bytes_written / 1e9:.2f} GB written in "
         f"{report.seconds:.1f} s, {rate:.2f} GB/s{checked}"
