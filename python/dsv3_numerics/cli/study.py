@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .console import INTERRUPTED, make_console
+from .console import BY_USER, INTERRUPTED, make_console, progress_bar, writable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -70,7 +70,6 @@ def study_command(
             "give INPUT files or folders, or --demo, not both" if demo else "give an INPUT, or --demo"
         )
     from ..study import DEFAULT_SCHEMES, Scheme, demo_inputs, prepare
-    from ..study.files import ensure_writable
 
     console = make_console()
     try:
@@ -80,11 +79,7 @@ def study_command(
     found: Demo | None = demo_inputs() if demo else None
     study, tensors = prepare(found.inputs if found else inputs, chosen, include=include, exclude=exclude)
     study.notes += found.notes if found else []
-    folder = out or Path("study-" + (found.title if found else inputs[0].resolve().stem))
-    try:
-        ensure_writable(folder)
-    except OSError as error:
-        raise click.ClickException(f"--out: cannot write into {folder}: {error.strerror or error}") from error
+    folder = writable(out or Path("study-" + (found.title if found else inputs[0].resolve().stem)))
     for note in study.notes:
         console.print(
             note, style="yellow" if note.startswith("SYNTHETIC") else "", markup=False, highlight=False
@@ -92,44 +87,18 @@ def study_command(
     _sweep(study, tensors, threads)
     _finish(study, folder, console)
     if study.partial:
-        sys.exit(INTERRUPTED if study.partial == _BY_USER else 1)
-
-
-_BY_USER = "interrupted by the user"
+        sys.exit(INTERRUPTED if study.partial == BY_USER else 1)
 
 
 def _sweep(study: Study, tensors: list[Any], threads: int | None) -> None:
     """Fill the study with a progress bar; whatever stops it, the study says so and keeps what is done."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
     from ..study import CheckpointError, fill
-    from ..study.tables import plain
 
-    class Rate(TextColumn):
-        def render(self, task: Task) -> Any:
-            self.text_format = f"{(task.speed or 0) / 1e6:6.1f} M elements/s"
-            return super().render(task)
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        Rate(""),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    hidden = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden, speed_estimate_period=10) as bar:
-        task = bar.add_task("", total=study.settings["elements_selected"])
-
-        def progress(name: str, elements: float) -> None:
-            bar.update(task, advance=elements, description=plain(name)[-36:].rjust(36))
-
+    with progress_bar(study.settings["elements_selected"], rate="elements") as progress:
         try:
             fill(study, tensors, threads=threads, progress=progress)
         except KeyboardInterrupt:
-            study.partial = _BY_USER
+            study.partial = BY_USER
         except CheckpointError as error:
             study.partial = str(error)
 
