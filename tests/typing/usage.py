@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import dsv3_numerics as d3
-from dsv3_numerics import checkpoint
+from dsv3_numerics import checkpoint, linear
 
 x = np.linspace(-4, 4, 256, dtype=np.float32).reshape(2, 128)
 
@@ -30,6 +30,14 @@ assert_type(log, d3.LogFmt)
 assert_type(log.bits_per_element, float)
 assert_type(log.step, NDArray[np.float64])
 assert_type(log.pack("deepep"), NDArray[np.uint8])
+
+assert_type(d3.accumulators(), tuple[d3.AccumulatorInfo, ...])
+assert_type(d3.accumulator_info("hopper_fp8").keep, int | None)
+errors = linear.linear_errors(x, x, np.ones((2, 2), np.float32))
+assert_type(errors, linear.LinearErrors)
+assert_type(errors.products[0].relative, float)
+y = d3.matmul_nt(q, d3.quantize_blocks(x), accumulator="exact", dtype="bfloat16")
+print(y.dtype, d3.matmul_grouped_nt(q.codes, q.codes[None], [0, 2], promote_every=None).shape)
 
 codes = d3.encode(x, "float8_e4m3fn", rounding="toward_zero")
 back = d3.decode(codes, dtype=np.float32)
@@ -61,4 +69,6 @@ def mistakes() -> None:
     d3.quantize_tiles(x, tile="wide")  # type: ignore[arg-type]
     d3.logfmt_encode(x, mode="DeepEP")  # type: ignore[arg-type]
     d3.logfmt_decode(q)  # type: ignore[arg-type]
+    d3.matmul_nt(q, q, promote_every="never")  # type: ignore[arg-type]
+    linear.fprop(x, x, recipe="deepseek_v3")  # type: ignore[arg-type]
     q.codes = codes  # type: ignore[misc]
