@@ -7,7 +7,7 @@ here. Accumulators that take no FP8 get the same values in float16 or bfloat16.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,6 +40,10 @@ class Operands(NamedTuple):
     a: npt.NDArray[Any]
     b: npt.NDArray[Any]
     exact: Float64s
+
+    def corner(self, outputs: int) -> Operands:
+        """The operands of the first rows and columns of the product, for units that are slow to emulate."""
+        return Operands(self.a[:outputs], self.b[:outputs], self.exact[:outputs, :outputs])
 
 
 def draw(
@@ -128,6 +132,19 @@ def percent(value: float) -> str:
     --------
     >>> from dsv3_numerics.experiments.products import percent
     >>> percent(0.0186), percent(6e-8), percent(-0.075)
-    ('1.86%', '6e-08', '-7.5%')
+    ('1.86%', '6e-06%', '-7.5%')
     """
-    return f"{100 * value:.3g}%" if abs(value) >= 1e-5 or value == 0 else f"{value:.2g}"
+    return f"{100 * value:.3g}%"
+
+
+def between(values: Iterable[float]) -> str:
+    """The lowest and the highest as text, once if they read alike.
+
+    Examples
+    --------
+    >>> from dsv3_numerics.experiments.products import between
+    >>> between([0.02, 0.01, 0.03]), between([0.01, 0.0100001])
+    ('1% to 3%', '1%')
+    """
+    found = sorted(values)
+    return " to ".join(dict.fromkeys(map(percent, (found[0], found[-1]))))

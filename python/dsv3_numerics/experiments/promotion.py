@@ -53,7 +53,7 @@ def _draw(setting: Setting, side: int, largest: float) -> tuple[Operands, float]
 def _measure(load: Callable[[], tuple[Operands, float]], unit: str, every: int | None) -> list[Row]:
     operands, cast = load()
     row: Row = {"part": "intervals", "accumulator": unit, "promote_every": every, "k": K, "cast": cast}
-    return [row | measure(operands, unit, every)]
+    return [row | {"outputs": operands.exact.size} | measure(operands, unit, every)]
 
 
 def _tables(result: Result) -> Iterator[Shown]:
