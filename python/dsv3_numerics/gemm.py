@@ -113,7 +113,7 @@ def matmul_nt(
         Shape (..., n, k) with the leading axes of `a`, or (n, k) for all of them.
     c : array_like of float32, float16 or bfloat16, optional
         Added to; shape of the result. Without promotion and scales the unit's own accumulator starts here,
-        and must be able to hold it; otherwise the float32 that the partial sums are added to.
+        otherwise the float32 that the partial sums are added to. Numbers of the accumulator's `result`.
     accumulator : str
         See `accumulators`.
     promote_every : int or None
@@ -145,8 +145,8 @@ def matmul_nt(
     "float32" is the quick one and no tensor core: for every 32 of k, one chain of float32 sums over the even
     places and one over the odd, both from zero, then ``sum + (even + odd)``. This is the order of AMX, which
     every CPU reproduces here. With n = 17 + promote_every / 32 + k / promote_every roundings in the way of a
-    product, its error is at most ``n * u / (1 - n * u)`` times the sum of ``abs(a * b)``, with u = 2**-24
-    (Higham, Accuracy and Stability of Numerical Algorithms, 3.1).
+    product (one more with scales), its error is at most ``n * u / (1 - n * u)`` times the sum of
+    ``abs(a * b)``, with u = 2**-24 (Higham, Accuracy and Stability of Numerical Algorithms, 3.1).
 
     Sources: for the steps see `fused_step`; for promotion DeepSeek-V3 technical report, 3.3.2, and DeepGEMM.
 

@@ -156,8 +156,9 @@ def test_bad_c() -> None:
     for dtype in (np.float64, np.int32, E4M3, object):
         with pytest.raises(TypeError, match=r"c: found dtype .*, expected float32, float16 or bfloat16"):
             dn.matmul_nt(A, B, c=np.zeros((3, 5), dtype))
-    with pytest.raises(ValueError, match=r"c: found .* float16"):
-        dn.matmul_nt(A, B, c=np.full((3, 5), 0.1, f32), accumulator="hopper_fp8_f16", promote_every=None)
+    for every in (None, 128):
+        with pytest.raises(ValueError, match=r"c: found .* float16"):
+            dn.matmul_nt(A, B, c=np.full((3, 5), 0.1, f32), accumulator="hopper_fp8_f16", promote_every=every)
     with pytest.raises(ValueError, match="c: found numbers that float32 does not hold"):
         dn.fused_step(A[:, :32], A[:, :32], 0.1, accumulator="hopper_fp8")
     with pytest.raises(ValueError, match=r"c: found .* float16"):
