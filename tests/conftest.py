@@ -27,15 +27,25 @@ def _levels() -> list[str]:
     return list(_core.simd_levels())
 
 
-@pytest.fixture(params=_levels())
-def simd_level(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Run the test once under each SIMD level that this machine has."""
+def _at(level: str) -> Iterator[str]:
     from dsv3_numerics import _core
 
     before = _core.simd_level()
-    _core.set_simd_level(request.param)
-    yield request.param
+    _core.set_simd_level(level)
+    yield level
     _core.set_simd_level(before)
+
+
+@pytest.fixture(params=[level for level in _levels() if level != "amx"])
+def simd_level(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run the test once under each SIMD level that this machine has; amx is avx512 to all but products."""
+    yield from _at(request.param)
+
+
+@pytest.fixture(params=_levels())
+def product_level(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run a test of products once under each SIMD level that this machine has."""
+    yield from _at(request.param)
 
 
 @pytest.fixture(params=[1, 2, 3])

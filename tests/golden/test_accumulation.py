@@ -47,7 +47,7 @@ WORKED: list[tuple[str, Any, list[int], list[int], int, int]] = [
 
 
 @pytest.mark.parametrize("row", WORKED, ids=lambda row: f"{row[0]}-{row[4]:x}-{row[5]:x}")
-def test_worked_results(row: tuple[Any, ...], simd_level: str) -> None:
+def test_worked_results(row: tuple[Any, ...], product_level: str) -> None:
     unit, dtype, left, right, start, want = row
     length = dn.accumulator_info(unit).products
     a, b = np.zeros((2, 1, length), np.uint8)

@@ -105,7 +105,7 @@ def case(accumulator: str, k: int, kind: str) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("kind", ["bits", "special"])
 @pytest.mark.parametrize("accumulator", DISTINCT)
-def test_products_of_any_length(accumulator: str, kind: str, simd_level: str) -> None:
+def test_products_of_any_length(accumulator: str, kind: str, product_level: str) -> None:
     for k in LENGTHS:
         a, b, cases = case(accumulator, k, kind)
         for options, want in cases:
@@ -124,7 +124,7 @@ def wide_case(accumulator: str, m: int, n: int, kind: str) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("accumulator", ["hopper_fp8", "ada_fp8", "blackwell_fp8", "hopper_f16", "float32"])
-def test_products_of_any_width(accumulator: str, simd_level: str) -> None:
+def test_products_of_any_width(accumulator: str, product_level: str) -> None:
     for m, n in [
         (1, 1),
         (2, 16),
@@ -168,7 +168,7 @@ def scaled_products(accumulator: str, every: int) -> list[tuple[Any, Any, dict[s
 
 @pytest.mark.parametrize("every", [32, 64, 128])
 @pytest.mark.parametrize("accumulator", FP8_UNITS)
-def test_scales_and_promotion(accumulator: str, every: int, simd_level: str) -> None:
+def test_scales_and_promotion(accumulator: str, every: int, product_level: str) -> None:
     for a, b, options, want in scaled_products(accumulator, every):
         same(dn.matmul_nt(a, b, **options), want)
 
@@ -184,7 +184,7 @@ def textbook(q: dn.Quantized) -> reference.Quantized:
 
 
 @pytest.mark.parametrize("scale", ["float32", "ue8m0", "mx", "nvfp4"])
-def test_every_kind_of_scale(scale: Any, simd_level: str) -> None:
+def test_every_kind_of_scale(scale: Any, product_level: str) -> None:
     rng = seeded(scale)
     x, y = (rng.standard_normal((5, 300)).astype(f32) for _ in "xy")
     a, b = (dn.quantize_tiles(v, scale=scale, tile=64) for v in (x, y))
@@ -193,7 +193,7 @@ def test_every_kind_of_scale(scale: Any, simd_level: str) -> None:
         same(dn.matmul_nt(a, right, promote_every=32), product(a, right, promote_every=32))
 
 
-def test_groups_of_the_two_sides_may_differ(simd_level: str) -> None:
+def test_groups_of_the_two_sides_may_differ(product_level: str) -> None:
     """A scale for each row or for the whole matrix on one side, tiles on the other, or none at all."""
     rng = seeded("groups")
     x, y = (rng.standard_normal((6, 320)).astype(f32) for _ in "xy")
@@ -216,7 +216,7 @@ def test_groups_of_the_two_sides_may_differ(simd_level: str) -> None:
         same(got, product(whole, rights[1], promote_every=None, c=c_or_none))
 
 
-def test_scales_at_the_ends_of_float32(simd_level: str) -> None:
+def test_scales_at_the_ends_of_float32(product_level: str) -> None:
     """Products of scales that overflow, vanish or are subnormal, and infinite ones."""
     extremes = f32([np.finfo(f32).max, 2.0**-149, 2.0**-126, 1e30, 1e-30, np.inf, 0.0, -1.0])
     rng = seeded("extremes")
@@ -239,7 +239,7 @@ def test_formats_without_a_dtype_come_quantized() -> None:
 
 
 @pytest.mark.parametrize("accumulator", FP8_UNITS)
-def test_blocking_and_threads_change_nothing(accumulator: str, simd_level: str, any_threads: None) -> None:
+def test_blocking_and_threads_change_nothing(accumulator: str, product_level: str, any_threads: None) -> None:
     """A product larger than any tile of the core; parts of it, computed alone, are the same bytes."""
     rng = seeded("large")
     a, b = codes(rng, E4M3, (150, 330), "special"), codes(rng, E4M3, (140, 330), "plain")
@@ -255,7 +255,7 @@ def test_blocking_and_threads_change_nothing(accumulator: str, simd_level: str, 
 
 
 @pytest.mark.parametrize("accumulator", ["hopper_fp8", "float32", "blackwell_fp8"])
-def test_stacks(accumulator: str, simd_level: str, any_threads: None) -> None:
+def test_stacks(accumulator: str, product_level: str, any_threads: None) -> None:
     rng = seeded("stack", accumulator)
     x, y = rng.standard_normal((2, 3, 5, 160)).astype(f32), rng.standard_normal((2, 3, 18, 160)).astype(f32)
     a, b = dn.quantize_tiles(x), dn.quantize_blocks(y, block=(8, 128))
@@ -271,7 +271,7 @@ def test_stacks(accumulator: str, simd_level: str, any_threads: None) -> None:
 
 
 @pytest.mark.parametrize("accumulator", ["hopper_fp8", "float32", "exact"])
-def test_experts(accumulator: str, simd_level: str, any_threads: None) -> None:
+def test_experts(accumulator: str, product_level: str, any_threads: None) -> None:
     rng = seeded("experts", accumulator)
     x, y = rng.standard_normal((23, 200)).astype(f32), rng.standard_normal((6, 20, 200)).astype(f32)
     a, b = dn.quantize_tiles(x), dn.quantize_blocks(y)
@@ -291,7 +291,7 @@ def test_experts(accumulator: str, simd_level: str, any_threads: None) -> None:
 
 
 @pytest.mark.parametrize("shape", [(0, 5, 64), (5, 0, 64), (0, 0, 0), (3, 4, 0)])
-def test_empty(shape: tuple[int, int, int], simd_level: str) -> None:
+def test_empty(shape: tuple[int, int, int], product_level: str) -> None:
     m, n, k = shape
     a, b = np.zeros((m, k), E4M3), np.zeros((n, k), E4M3)
     for accumulator in ("hopper_fp8", "exact", "float32"):
@@ -304,7 +304,7 @@ def test_empty(shape: tuple[int, int, int], simd_level: str) -> None:
         same(dn.matmul_nt(dn.quantize_tiles(np.zeros((3, 0), f32)), b, c=c), c)
 
 
-def test_input_in_any_order_and_alignment(simd_level: str) -> None:
+def test_input_in_any_order_and_alignment(product_level: str) -> None:
     rng = seeded("strides")
     a, b, c = codes(rng, E4M3, (10, 70)), codes(rng, E5M2, (12, 70)), starts(rng, (10, 12))
     want = dn.matmul_nt(a, b, c=c, promote_every=32)
@@ -324,7 +324,7 @@ def test_input_in_any_order_and_alignment(simd_level: str) -> None:
     same(dn.matmul_nt(a, b, c=c.astype(">f4"), promote_every=32), want)
 
 
-def test_columns_of_a_quantized_matrix(simd_level: str) -> None:
+def test_columns_of_a_quantized_matrix(product_level: str) -> None:
     """Transposed codes and scales, as the backward products have them."""
     rng = seeded("turned")
     q = dn.quantize_tiles(rng.standard_normal((160, 9)).astype(f32), axis=0, tile=32)
@@ -333,7 +333,7 @@ def test_columns_of_a_quantized_matrix(simd_level: str) -> None:
     same(dn.matmul_nt(turned, turned, promote_every=32), product(turned, turned, promote_every=32))
 
 
-def test_out(simd_level: str) -> None:
+def test_out(product_level: str) -> None:
     rng = seeded("out")
     a, b = codes(rng, E4M3, (6, 64), "plain"), codes(rng, E4M3, (6, 64), "plain")
     want = dn.matmul_nt(a, b)
@@ -373,7 +373,7 @@ def test_c_may_be_narrow() -> None:
 
 
 @pytest.mark.parametrize("accumulator", TENSOR_CORES)
-def test_one_special_changes_its_row_or_column_only(accumulator: str, simd_level: str) -> None:
+def test_one_special_changes_its_row_or_column_only(accumulator: str, product_level: str) -> None:
     """Where the vector path cannot go, the step's definition does; the rest stays as it was."""
     rng, row = seeded("specials", accumulator), ACCUMULATORS[accumulator]
     name = row.inputs[1] if E5M2 in row.inputs else row.inputs[0]
