@@ -152,8 +152,9 @@ def _bias(result: Result) -> str:
         for how in ("linear", "log", "stochastic")
     )
     return (
-        f"At the full range, LogFMT-8 makes half-normal magnitudes {_signed(linear)} larger with linear "
-        f"rounding, by {_signed(log)} with log rounding, by {_signed(stochastic)} with stochastic rounding."
+        "At the full range, LogFMT-8 changes the mean of half-normal magnitudes by "
+        f"{_signed(linear)} with linear rounding, {_signed(log)} with log rounding and "
+        f"{_signed(stochastic)} with stochastic rounding."
     )
 
 
@@ -196,11 +197,13 @@ def _ten(result: Result) -> str:
 
 
 def _fallback(result: Result) -> str:
-    small, large, all_ = (result.value("escaped", "size", deviation=d) for d in (2.0**-4, 0.25, 1.0))
+    small, large, unit = (
+        share(result.value("escaped", "size", deviation=d)).replace("100.0%", "all")
+        for d in (0.0625, 0.25, 1.0)
+    )
     return (
-        f"DeepEP encodes only chunks whose largest magnitude is below 1. Of normal data, {share(small)} of "
-        f"the tiles go out in BF16 at a standard deviation of 1/16, {share(large)} at 1/4, {share(all_)} "
-        "at 1."
+        "DeepEP encodes only chunks whose largest magnitude is below 1. Share of the tiles of normal data "
+        f"that go out in BF16, by standard deviation: 1/16 {small}, 1/4 {large}, 1 {unit}."
     )
 
 
