@@ -19,7 +19,7 @@ import dsv3_numerics as d3
 from dsv3_numerics import reference
 from harness import Call, Gate, Row, Timed, measure, set_state
 from shapes import SHAPES, shape
-from suite import THREADS, bits, levels
+from suite import THREADS, bits, levels, product_levels
 
 try:
     import torch
@@ -137,7 +137,7 @@ class Read:
 
 def levels_of(unit: Unit) -> list[str]:
     """The levels at which a unit has code of its own; AMX is for float32."""
-    own = levels() if unit.accumulator == "float32" else [level for level in levels() if level != "amx"]
+    own = product_levels() if unit.accumulator == "float32" else levels()
     return own if unit.vectors else own[:1]
 
 
@@ -266,7 +266,7 @@ def few_rows() -> Iterator[Row]:
     for tokens in FEW_ROWS:
         work = prepare(unit, (tokens, weight.rows, weight.cols))
         read = Read(work.weights)
-        for level in (level for level in levels() if level != "scalar"):
+        for level in (level for level in product_levels() if level != "scalar"):
             for threads in THREADS:
                 kernel = Timed(work.run, lambda level=level, threads=threads: set_state(level, threads))  # type: ignore[misc]
                 m = measure(kernel, Timed(read(threads)))

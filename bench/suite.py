@@ -68,7 +68,12 @@ class Kernel:
 
 
 def levels() -> list[str]:
-    """SIMD levels of this machine, slowest first."""
+    """SIMD levels of this machine, slowest first; amx is avx512 to all but products."""
+    return [level for level in product_levels() if level != "amx"]
+
+
+def product_levels() -> list[str]:
+    """SIMD levels of this machine that products may differ at, slowest first."""
     return list(_core.simd_levels())
 
 

@@ -3,6 +3,7 @@
 use super::accumulator::{Accumulator, Unit};
 use super::job::{Job, Tile};
 use crate::formats::{Codes, Format};
+use crate::simd::fma;
 
 /// One accumulator for two formats, as chains of steps.
 pub(super) trait Chain: Copy + Sync {
@@ -114,7 +115,7 @@ fn output<C: Chain>(
         let partial = chain.run(a, b, 0.0);
         match job.scale(row, col, i * job.interval) {
             None => total + partial,
-            Some(scale) => partial.mul_add(scale, total),
+            Some(scale) => fma(partial, scale, total),
         }
     })
 }

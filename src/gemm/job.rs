@@ -158,6 +158,11 @@ impl<'a> Tile<'a> {
         self.c.map_or(0.0, |(c, stride)| c[row * stride + col])
     }
 
+    /// The accumulator's inputs of a row, from a column on; beyond the tile come others.
+    pub fn c_from(&self, row: usize, col: usize) -> Option<&'a [f32]> {
+        self.c.map(|(c, stride)| &c[row * stride + col..])
+    }
+
     /// Cuts it into tiles of at most so many rows and columns.
     pub fn cut(self, height: usize, width: usize, into: &mut Vec<Tile<'a>>) {
         let (cols, mut rows) = (self.cols(), self.out.into_iter());

@@ -3,6 +3,7 @@
 use super::accumulator::{Accumulator, Unit};
 use super::definition;
 use super::emulated;
+use super::float32;
 use super::job::{check_c, check_width, Job, Row, Side, Tile};
 use crate::error::{same_length, Error};
 use crate::formats::{Codes, Format, Output};
@@ -213,7 +214,8 @@ fn run(job: &Job<'_>, pieces: impl Iterator<Item = Piece>, n: usize, c: Option<&
     }
     match job.accumulator.unit {
         Unit::TensorCore | Unit::Software => emulated::run(job, tiles),
-        Unit::Exact | Unit::Float32 => by_definition(job, tiles),
+        Unit::Exact => by_definition(job, tiles),
+        Unit::Float32 => float32::run(job, tiles),
     }
 }
 

@@ -132,6 +132,10 @@ impl Lanes for Avx2 {
         self.load_f32(&odd)
     }
     #[inline(always)]
+    fn columns(self, table: &Lookup, codes: &[u8], stride: usize, out: &mut [f32], width: usize) {
+        super::columns::avx2(self, table, codes, stride, out, width);
+    }
+    #[inline(always)]
     fn lookup(self, table: &Lookup, codes: &[u8]) -> [__m256; 4] {
         let codes = &codes[..4 * N];
         [
@@ -193,6 +197,14 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn fmul(self, a: __m256, b: __m256) -> __m256 {
         unsafe { _mm256_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        unsafe { _mm256_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn add_product(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        self.fma(a, b, c)
     }
     #[inline(always)]
     fn fdiv(self, a: __m256, b: __m256) -> __m256 {

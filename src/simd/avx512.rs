@@ -74,7 +74,7 @@ fn lookup256(table: &[u8; 256], sign: Option<u8>, index: __m512i) -> __m512i {
 
 /// The low and high bytes of table values.
 #[inline(always)]
-fn pair(table: &Lookup, index: __m512i) -> (__m512i, __m512i) {
+pub(super) fn pair(table: &Lookup, index: __m512i) -> (__m512i, __m512i) {
     if table.symmetric {
         (lookup256(&table.low, Some(0), index), lookup256(&table.high, Some(0x80), index))
     } else {
@@ -197,6 +197,10 @@ impl Lanes for Avx512 {
         unsafe { _mm512_castsi512_ps(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(lo), hi)) }
     }
     #[inline(always)]
+    fn columns(self, table: &Lookup, codes: &[u8], stride: usize, out: &mut [f32], width: usize) {
+        super::columns::avx512(self, table, codes, stride, out, width);
+    }
+    #[inline(always)]
     fn lookup(self, table: &Lookup, codes: &[u8]) -> [__m512; 4] {
         let codes = &codes[..4 * N];
         unsafe {
@@ -297,6 +301,14 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn fmul(self, a: __m512, b: __m512) -> __m512 {
         unsafe { _mm512_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn add_product(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        self.fma(a, b, c)
     }
     #[inline(always)]
     fn fdiv(self, a: __m512, b: __m512) -> __m512 {

@@ -23,6 +23,42 @@ pub struct Lookup {
     pub high: [u8; 256],
     /// Whether the upper half is the lower half with the sign bit set.
     pub symmetric: bool,
+    /// How the codes become float16, where they are little else.
+    pub half: Option<Half>,
+}
+
+/// A format whose codes, moved to the top of a 16-bit word and shifted down keeping the sign in place, are float16 of
+/// the same value but for a power of two.
+#[derive(Clone, Copy, Debug)]
+pub struct Half {
+    /// By how many bits to shift: 5 less the bits of the exponent.
+    pub shift: u32,
+    /// What to multiply by.
+    pub scale: f32,
+    /// The magnitudes from here on are special.
+    pub limit: u8,
+}
+
+impl Half {
+    /// The float16 bits of a code.
+    pub fn word(self, code: u8) -> u16 {
+        let (sign, magnitude) = (u16::from(code & 0x80) << 8, u16::from(code & 0x7F) << 8);
+        sign | magnitude >> self.shift
+    }
+
+    /// The shift and the scale that fit a table, if any do.
+    fn of(values: &[f32; 256]) -> Option<Half> {
+        (0..3).find_map(|shift| {
+            let half = Half { shift, scale: 1.0, limit: 0 };
+            let scale = values[1] / f16_to_f32(half.word(1));
+            let same = |code: u8| {
+                let value = f16_to_f32(half.word(code)) * scale;
+                value.to_bits() == values[usize::from(code)].to_bits()
+            };
+            let limit = (0..0x80u8).take_while(|&m| same(m) && same(m | 0x80)).count() as u8;
+            (limit >= 0x70).then_some(Half { scale, limit, ..half })
+        })
+    }
 }
 
 impl Lookup {
@@ -31,7 +67,7 @@ impl Lookup {
         let byte = |shift: u32| values.map(|v| (v.to_bits() >> shift) as u8);
         let (positive, negative) = values.split_at(128);
         let symmetric = positive.iter().zip(negative).all(|(p, n)| n.to_bits() == p.to_bits() | 1 << 31);
-        Lookup { low: byte(16), high: byte(24), values, symmetric }
+        Lookup { low: byte(16), high: byte(24), values, symmetric, half: Half::of(&values) }
     }
 }
 
@@ -89,6 +125,9 @@ pub trait Lanes: Copy {
     fn load_bf16(self, src: &[u16]) -> Self::F;
     /// `N` float64, rounded to odd.
     fn load_f64(self, src: &[f64]) -> Self::F;
+    /// Table values of the 32 codes that begin at each of `N` multiples of `stride`: code `i` of row `j` goes to
+    /// `out[i * width + j]`.
+    fn columns(self, table: &Lookup, codes: &[u8], stride: usize, out: &mut [f32], width: usize);
     /// A group of table values chosen by bytes.
     fn lookup(self, table: &Lookup, codes: &[u8]) -> [Self::F; 4];
 
@@ -126,6 +165,10 @@ pub trait Lanes: Copy {
     fn fadd(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a * b`.
     fn fmul(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b + c`, rounded once.
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// `a * b + c` where `a * b` is a float32: rounded once, whether or not the level has a fused instruction.
+    fn add_product(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// `a / b`.
     fn fdiv(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a / b`, correct wherever `r = RN(1 / b)` and [`crate::quant`]'s reciprocal conditions hold; levels
@@ -187,4 +230,24 @@ pub fn f64_to_f32_odd(x: f64) -> f32 {
     // Magnitudes order like their bits: step back if the rounding went away from zero.
     let truncated = if back.abs() > x.abs() { bits - 1 } else { bits };
     f32::from_bits(truncated | 1)
+}
+
+/// `a * b + c`, rounded once, without a fused instruction.
+#[inline(always)]
+pub fn fma(a: f32, b: f32, c: f32) -> f32 {
+    // A product of two float32 is a float64. Their sum is rounded to odd there, which 53 bits are enough for.
+    let (product, c) = (f64::from(a) * f64::from(b), f64::from(c));
+    let sum = product + c;
+    let added = sum - product;
+    let error = (product - (sum - added)) + (c - added);
+    let bits = sum.to_bits();
+    // Inexact, and even: move by one towards what was lost. (Of an infinity or NaN the error is NaN, or no matter.)
+    let odd = if error == 0.0 || bits & 1 == 1 || !sum.is_finite() {
+        bits
+    } else if (error > 0.0) == (sum > 0.0) {
+        bits + 1
+    } else {
+        bits - 1
+    };
+    f64::from_bits(odd) as f32
 }

@@ -3,21 +3,26 @@
 //! The only `unsafe` code of the crate lives here. A *level* is a zero-sized token ([`scalar::Scalar`],
 //! [`avx2::Avx2`], [`avx512::Avx512`]) that can only be had when the CPU has its features, so the lane
 //! operations of [`Lanes`] have safe signatures and a kernel is ordinary generic code on its own floor:
-//! a struct that implements [`Kernel`]. [`dispatch`] runs it at the level in force.
+//! a struct that implements [`Kernel`]. [`dispatch`] runs it at the level in force. The highest level, `amx`, has
+//! the lanes of `avx512`; its tiles, which only products use, come with a token of their own (`amx::Amx`).
 //!
 //! Not here: any arithmetic of formats. Next floor: [`crate::formats`].
 
+mod columns;
 mod lanes;
 mod map;
 pub mod scalar;
+pub mod words;
 
+#[cfg(target_arch = "x86_64")]
+pub mod amx;
 #[cfg(target_arch = "x86_64")]
 pub mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub mod avx512;
 pub mod fused;
 
-pub use lanes::{f16_to_f32, f64_to_f32_odd, Kernel, Lanes, Lookup, Narrow, MAX_GROUP};
+pub use lanes::{f16_to_f32, f64_to_f32_odd, fma, Half, Kernel, Lanes, Lookup, Narrow, MAX_GROUP};
 pub use map::{map_groups, GroupMap, Walk};
 
 use crate::error::Error;
@@ -34,11 +39,13 @@ pub enum Level {
     Avx2 = 1,
     /// AVX-512 F/BW/DQ/VL/CD with VBMI and VNNI (Ice Lake, Zen 4 and later).
     Avx512 = 2,
+    /// AVX-512, and AMX tiles of bfloat16 for products (Sapphire Rapids and later).
+    Amx = 3,
 }
 
 impl Level {
     /// Every level that exists, slowest first.
-    pub const ALL: [Level; 3] = [Level::Scalar, Level::Avx2, Level::Avx512];
+    pub const ALL: [Level; 4] = [Level::Scalar, Level::Avx2, Level::Avx512, Level::Amx];
 
     /// The name that `DSV3_NUMERICS_SIMD` takes.
     pub fn name(self) -> &'static str {
@@ -46,6 +53,7 @@ impl Level {
             Level::Scalar => "scalar",
             Level::Avx2 => "avx2",
             Level::Avx512 => "avx512",
+            Level::Amx => "amx",
         }
     }
 
@@ -81,6 +89,9 @@ fn detected() -> Level {
     *DETECTED.get_or_init(|| {
         #[cfg(target_arch = "x86_64")]
         {
+            if amx::Amx::detect().is_some() {
+                return Level::Amx;
+            }
             if avx512::Avx512::detect().is_some() {
                 return Level::Avx512;
             }

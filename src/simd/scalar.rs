@@ -1,7 +1,7 @@
 //! The portable level: arrays of lanes in plain Rust, which the compiler vectorises as far as the baseline
 //! CPU allows. It defines what the other levels must reproduce.
 
-use super::lanes::{f16_to_f32, f64_to_f32_odd, Kernel, Lanes, Lookup};
+use super::lanes::{self, f16_to_f32, f64_to_f32_odd, Kernel, Lanes, Lookup};
 
 /// Lanes of the portable level: one SSE or NEON vector.
 const W: usize = 4;
@@ -80,6 +80,10 @@ impl Lanes for Scalar {
         load(src, f64_to_f32_odd)
     }
     #[inline(always)]
+    fn columns(self, table: &Lookup, codes: &[u8], stride: usize, out: &mut [f32], width: usize) {
+        super::columns::portable::<W>(table, codes, stride, out, width);
+    }
+    #[inline(always)]
     fn lookup(self, table: &Lookup, codes: &[u8]) -> [Self::F; 4] {
         let codes = &codes[..4 * W];
         let value = |code: u8| table.values[code as usize];
@@ -131,6 +135,19 @@ impl Lanes for Scalar {
     #[inline(always)]
     fn fmul(self, a: Self::F, b: Self::F) -> Self::F {
         map2(a, b, |a, b| a * b)
+    }
+    #[inline(always)]
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        [
+            lanes::fma(a[0], b[0], c[0]),
+            lanes::fma(a[1], b[1], c[1]),
+            lanes::fma(a[2], b[2], c[2]),
+            lanes::fma(a[3], b[3], c[3]),
+        ]
+    }
+    #[inline(always)]
+    fn add_product(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        self.fadd(self.fmul(a, b), c)
     }
     #[inline(always)]
     fn fdiv(self, a: Self::F, b: Self::F) -> Self::F {

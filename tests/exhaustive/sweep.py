@@ -122,7 +122,9 @@ def main() -> int:
     parser.add_argument("--chunks", type=int, default=INPUTS // CHUNK, help="fewer chunks, for a trial")
     options = parser.parse_args()
     formats = list(SMALL) if options.all else options.formats
-    levels = _core.simd_levels() if options.all else options.levels
+    levels = options.levels
+    if options.all:  # amx is avx512 to all but products
+        levels = [level for level in _core.simd_levels() if level != "amx"]
     found = sweep(formats, options.overflow, levels, options.all, options.processes, options.chunks)
     inputs = options.chunks * CHUNK
     if options.write:

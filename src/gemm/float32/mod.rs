@@ -1,0 +1,174 @@
+//! float32 sums in one canonical order, that of AMX: for each 32 of k a chain of sums over the even k and one over the
+//! odd k, both from +0; then the accumulator plus the sum of the two. Products are exact, so that fused or not makes
+//! no difference; zeros after the last k make none either, because a sum from +0 is never -0.
+//!
+//! [`Float32Sum`] is the definition. [`tiles`] follows it with AMX, [`vectors`] at the vector levels; [`few_rows`] with
+//! AMX where a has so few rows that reading b is all the work.
+
+#[cfg(target_arch = "x86_64")]
+mod few_rows;
+mod output;
+mod runs;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
+mod vectors;
+
+use super::definition::Chain;
+use super::job::{self, Job, Tile};
+use crate::formats::{Codes, Format};
+use crate::simd::{level, Level, Lookup};
+use crate::threads::{num_threads, run_tasks};
+use output::Region;
+
+/// Products of a step.
+const STEP: usize = 32;
+
+/// The definition.
+#[derive(Clone, Copy)]
+pub(in crate::gemm) struct Float32Sum;
+
+impl Chain for Float32Sum {
+    type Item = f32;
+    fn items(&self, codes: Codes<'_>, at: usize, len: usize, format: &Format) -> Vec<f32> {
+        match codes {
+            Codes::U8(codes) => codes[at..at + len].iter().map(|c| format.value(u32::from(*c))).collect(),
+            Codes::U16(codes) => codes[at..at + len].iter().map(|c| format.value(u32::from(*c))).collect(),
+        }
+    }
+    fn run(&self, a: &[f32], b: &[f32], c: f32) -> f32 {
+        let chain = |a: &[f32], b: &[f32], odd: usize| -> f32 {
+            let products = a.iter().zip(b).skip(odd).step_by(2);
+            products.fold(0.0, |sum, (x, y)| sum + x * y)
+        };
+        a.chunks(STEP).zip(b.chunks(STEP)).fold(c, |c, (a, b)| c + (chain(a, b, 0) + chain(a, b, 1)))
+    }
+}
+
+/// One side, as the kernels take it.
+#[derive(Clone, Copy)]
+struct Side<'a> {
+    codes: &'a [u8],
+    table: &'static Lookup,
+    of: &'a job::Side<'a>,
+}
+
+impl<'a> Side<'a> {
+    fn new(of: &'a job::Side<'a>) -> Side<'a> {
+        let codes = match of.codes {
+            Codes::U8(codes) => codes,
+            Codes::U16(_) => unreachable!("the accumulator takes no wide format"),
+        };
+        Side { codes, table: of.format.lookup(), of }
+    }
+
+    /// Where the scales of some rows begin.
+    fn scales_at(&self, first: usize, count: usize) -> Vec<usize> {
+        let blocks = self.of.blocks;
+        let at =
+            |row: usize| (row / self.of.rows * blocks.0 + row % self.of.rows / self.of.group.0) * blocks.1;
+        (first..first + count).map(|row| if self.of.scales.is_some() { at(row) } else { 0 }).collect()
+    }
+
+    /// The scale at `k` of a row whose scales begin at `at`.
+    #[inline(always)]
+    fn scale(&self, at: usize, k: usize) -> f32 {
+        match self.of.scales {
+            Some(scales) => scales[at + k / self.of.group.1],
+            None => 1.0,
+        }
+    }
+}
+
+/// A product, as the kernels take it.
+#[derive(Clone, Copy)]
+struct Problem<'a> {
+    a: Side<'a>,
+    b: Side<'a>,
+    k: usize,
+    interval: usize,
+    chained: bool,
+}
+
+/// Columns of the result that blocks are cut at multiples of.
+const CUT: usize = 64;
+
+/// Rows of the result that every kernel takes at a time, if there are as many.
+const TALL: usize = 512;
+
+/// Products that are as much work as one element of an elementwise operation.
+const PER_ELEMENT: usize = 128;
+
+/// Computes tiles of any size.
+pub(super) fn run(job: &Job<'_>, whole: Vec<Tile<'_>>) {
+    let (a, b) = (Side::new(&job.a), Side::new(&job.b));
+    let p = Problem { a, b, k: job.k, interval: job.interval, chained: job.chained };
+    let work = whole.iter().map(|t| t.rows() * t.cols()).sum::<usize>().saturating_mul(job.k) / PER_ELEMENT;
+    if amx() {
+        #[cfg(target_arch = "x86_64")]
+        with_tiles(job, &p, whole, work);
+    } else {
+        run_tasks(work, blocks(whole), |tile| vectors::product(&p, Region::new(tile)));
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn with_tiles(job: &Job<'_>, p: &Problem<'_>, whole: Vec<Tile<'_>>, work: usize) {
+    let (few, many): (Vec<_>, Vec<_>) = whole.into_iter().partition(|t| t.rows() <= few_rows::MOST);
+    few_rows::product(job, p, few, work);
+    run_tasks(work, blocks(many), |tile| {
+        let restart = Restart::of(job, &tile);
+        let mut region = Region::new(tile);
+        tiles::product(p, &mut region);
+        restart.finish(region);
+    });
+}
+
+/// Cuts tiles for the threads: along the rows, where there are many of them, else along the columns.
+fn blocks(whole: Vec<Tile<'_>>) -> Vec<Tile<'_>> {
+    let threads = num_threads();
+    let mut blocks = Vec::new();
+    for tile in whole {
+        let down = (tile.rows() / TALL).clamp(1, threads);
+        let across = threads.div_ceil(down);
+        let height = tile.rows().div_ceil(down);
+        let width = tile.cols().div_ceil(across).next_multiple_of(CUT);
+        tile.cut(height, width, &mut blocks);
+    }
+    blocks
+}
+
+#[cfg(target_arch = "x86_64")]
+fn amx() -> bool {
+    level() == Level::Amx && crate::simd::amx::Amx::detect().is_some()
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn amx() -> bool {
+    false
+}
+
+/// Results of a tile that AMX would get wrong: it takes a subnormal accumulator for zero, which only a sum that begins
+/// with c can meet.
+struct Restart(Vec<(usize, usize, f32)>);
+
+impl Restart {
+    fn of(job: &Job<'_>, tile: &Tile<'_>) -> Restart {
+        let mut results = Vec::new();
+        for row in (0..tile.rows()).filter(|_| job.chained && job.k > 0) {
+            let Some(c) = tile.c_from(row, 0) else { break };
+            for (col, c) in c.iter().enumerate().take(tile.cols()).filter(|(_, c)| c.is_subnormal()) {
+                let items =
+                    |side: &job::Side, row| Float32Sum.items(side.codes, row * job.k, job.k, side.format);
+                let (a, b) = (items(&job.a, tile.a_row + row), items(&job.b, tile.b_row + col));
+                results.push((row, col, Float32Sum.run(&a, &b, *c)));
+            }
+        }
+        Restart(results)
+    }
+
+    fn finish(&self, mut region: Region<'_>) {
+        for (row, col, result) in &self.0 {
+            region.put(*row, *col, &[*result]);
+        }
+    }
+}

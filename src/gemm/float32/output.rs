@@ -1,0 +1,154 @@
+//! The part of the result that one task writes, and the memory that kernels work in.
+
+use super::runs::Segment;
+use crate::gemm::job::{Row, Tile};
+
+/// A tile, and what goes from segment to segment of k.
+pub(super) struct Region<'o> {
+    tile: Tile<'o>,
+    /// Rows and columns.
+    pub size: (usize, usize),
+    /// Sums between segments, where the rows of the result cannot hold them.
+    sums: Vec<f32>,
+    /// Partial sums between segments, where an interval is longer than a segment.
+    partial: Vec<f32>,
+}
+
+impl<'o> Region<'o> {
+    pub fn new(tile: Tile<'o>) -> Self {
+        let size = (tile.rows(), tile.cols());
+        Region { tile, size, sums: Vec::new(), partial: Vec::new() }
+    }
+
+    /// The row of a that the tile's row `i` belongs to.
+    #[inline(always)]
+    pub fn a_row(&self, i: usize) -> usize {
+        self.tile.a_row + i
+    }
+
+    /// The row of b that the tile's column `j` belongs to.
+    #[inline(always)]
+    pub fn b_row(&self, j: usize) -> usize {
+        self.tile.b_row + j
+    }
+
+    /// Whether sums begin with something else than zeros.
+    pub fn has_c(&self) -> bool {
+        self.tile.c_from(0, 0).is_some()
+    }
+
+    /// Makes room for what goes from segment to segment.
+    pub fn prepare(&mut self, segments: &[Segment]) {
+        let size = self.size.0 * self.size.1;
+        if segments.len() > 1 && matches!(self.tile.out.first(), Some(Row::Bf16(_))) {
+            self.sums = vec![0.0; size];
+        }
+        if segments.iter().any(|s| !s.last && s.runs.last().is_some_and(|r| !r.closes)) {
+            self.partial = vec![0.0; size];
+        }
+    }
+
+    /// How many columns from `j` on lie inside, if row `i` does.
+    #[inline(always)]
+    fn inside(&self, i: usize, j: usize, most: usize) -> usize {
+        if i < self.size.0 {
+            self.size.1.saturating_sub(j).min(most)
+        } else {
+            0
+        }
+    }
+
+    /// Reads the final sums of row `i` from column `j` on; zeros beyond the tile.
+    #[inline(always)]
+    pub fn load(&self, segment: &Segment, i: usize, j: usize, to: &mut [f32]) {
+        let n = self.inside(i, j, to.len());
+        let from = match self.tile.out.get(i) {
+            _ if n == 0 => None,
+            _ if segment.first => self.tile.c_from(i, j),
+            Some(Row::F32(row)) => row.get(j..),
+            _ => self.sums.get(i * self.size.1 + j..),
+        };
+        let Some(from) = from else { return to.fill(0.0) };
+        let (inside, beyond) = to.split_at_mut(n);
+        inside.copy_from_slice(&from[..n]);
+        beyond.fill(0.0);
+    }
+
+    /// Writes the final sums of row `i` from column `j` on; what lies beyond the tile is dropped.
+    #[inline(always)]
+    pub fn store(&mut self, segment: &Segment, i: usize, j: usize, from: &[f32]) {
+        let n = self.inside(i, j, from.len());
+        if n == 0 {
+            return;
+        }
+        let from = &from[..n];
+        match &mut self.tile.out[i] {
+            _ if segment.last => self.put(i, j, from),
+            Row::F32(row) => row[j..j + n].copy_from_slice(from),
+            Row::Bf16(_) => self.sums[i * self.size.1 + j..][..n].copy_from_slice(from),
+        }
+    }
+
+    /// Writes results: every NaN becomes the canonical one, and bfloat16 is rounded to nearest even.
+    #[inline(always)]
+    pub fn put(&mut self, i: usize, j: usize, results: &[f32]) {
+        const NAN: u32 = 0x7FC0_0000;
+        match &mut self.tile.out[i] {
+            Row::F32(row) => {
+                for (out, x) in row[j..j + results.len()].iter_mut().zip(results) {
+                    *out = if x.is_nan() { f32::from_bits(NAN) } else { *x };
+                }
+            }
+            Row::Bf16(row) => {
+                for (out, x) in row[j..j + results.len()].iter_mut().zip(results) {
+                    let bits = if x.is_nan() { NAN } else { x.to_bits() };
+                    *out = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16) as u16;
+                }
+            }
+        }
+    }
+
+    /// Reads partial sums that were kept.
+    #[inline(always)]
+    pub fn load_partial(&self, i: usize, j: usize, to: &mut [f32]) {
+        let n = self.inside(i, j, to.len());
+        to.fill(0.0);
+        if n > 0 {
+            to[..n].copy_from_slice(&self.partial[i * self.size.1 + j..][..n]);
+        }
+    }
+
+    /// Keeps partial sums for the next segment.
+    #[inline(always)]
+    pub fn keep_partial(&mut self, i: usize, j: usize, from: &[f32]) {
+        let n = self.inside(i, j, from.len());
+        if n > 0 {
+            self.partial[i * self.size.1 + j..][..n].copy_from_slice(&from[..n]);
+        }
+    }
+}
+
+/// Zeros that begin on a 64-byte boundary.
+pub(super) struct Scratch<T> {
+    memory: Vec<T>,
+    skip: usize,
+    length: usize,
+}
+
+impl<T: Copy + Default> Scratch<T> {
+    pub fn new(length: usize) -> Self {
+        let memory = vec![T::default(); length + 64 / std::mem::size_of::<T>()];
+        let skip = memory.as_ptr().align_offset(64).min(memory.len() - length);
+        Scratch { memory, skip, length }
+    }
+
+    #[inline(always)]
+    pub fn get(&self) -> &[T] {
+        &self.memory[self.skip..self.skip + self.length]
+    }
+
+    #[inline(always)]
+    pub fn get_mut(&mut self) -> &mut [T] {
+        &mut self.memory[self.skip..self.skip + self.length]
+    }
+}
