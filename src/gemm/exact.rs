@@ -1,4 +1,6 @@
 //! Infinitely precise sums, rounded once: a fixed-point number wide enough for any product of two small formats.
+//!
+//! Here is the definition; [`super::doubles`] has the fast form.
 
 use super::definition::Chain;
 use super::number::{numbers, Class, Number};
@@ -11,11 +13,17 @@ const LOW: i32 = -280;
 const WORDS: usize = 10;
 
 /// A two's-complement fixed-point number in units of `2^LOW`.
-struct Wide([u64; WORDS]);
+#[derive(Clone, Copy)]
+pub(super) struct Wide([u64; WORDS]);
 
 impl Wide {
+    pub const ZERO: Wide = Wide([0; WORDS]);
+
     /// Adds `sig * 2^exp`.
-    fn add(&mut self, sig: i64, exp: i32) {
+    pub fn add(&mut self, sig: i64, exp: i32) {
+        if sig == 0 {
+            return;
+        }
         let at = (exp - LOW).max(0) as usize;
         let (word, shift) = (at / 64, at % 64);
         let wide = i128::from(sig) << shift;
@@ -33,8 +41,25 @@ impl Wide {
         }
     }
 
+    /// Adds products of finite numbers whose formats have `man` mantissa bits together.
+    pub fn add_products(&mut self, a: &[Number], b: &[Number], man: i32) {
+        for (x, y) in a.iter().zip(b) {
+            self.add(i64::from(x.sig) * i64::from(y.sig), i32::from(x.exp) + i32::from(y.exp) - man);
+        }
+    }
+
+    /// Adds a float64 that is zero or normal.
+    pub fn add_f64(&mut self, x: f64) {
+        let bits = x.to_bits();
+        let (field, sig) = ((bits >> 52 & 0x7FF) as i32, (bits & ((1 << 52) - 1)) as i64);
+        if field > 0 {
+            let sig = sig | 1 << 52;
+            self.add(if x < 0.0 { -sig } else { sig }, field - 1075);
+        }
+    }
+
     /// The nearest float32.
-    fn round(mut self) -> f32 {
+    pub fn round(mut self) -> f32 {
         let negative = self.0[WORDS - 1] >> 63 != 0;
         if negative {
             let mut carry = true;
@@ -78,14 +103,9 @@ impl Chain for ExactSum {
                 return special;
             }
         }
-        let mut sum = Wide([0; WORDS]);
-        for (x, y) in a.iter().zip(b) {
-            sum.add(i64::from(x.sig) * i64::from(y.sig), i32::from(x.exp) + i32::from(y.exp) - self.man);
-        }
-        let bits = c.to_bits();
-        let field = (bits >> 23 & 255) as i32;
-        let sig = i64::from(bits & 0x007F_FFFF | u32::from(field > 0) << 23);
-        sum.add(if bits >> 31 != 0 { -sig } else { sig }, field.max(1) - 150);
+        let mut sum = Wide::ZERO;
+        sum.add_products(a, b, self.man);
+        sum.add_f64(f64::from(c));
         sum.round()
     }
 }

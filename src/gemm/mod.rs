@@ -8,6 +8,7 @@
 
 pub mod accumulator;
 mod definition;
+mod doubles;
 mod emulated;
 mod exact;
 mod float32;

@@ -11,7 +11,7 @@ pub(crate) enum Class {
 }
 
 /// `sig * 2^(exp - man)` of a format with `man` mantissa bits. Subnormals keep the smallest exponent: nothing is
-/// normalized. An infinity has a significand of 1 with its sign.
+/// normalized. Zero has the exponent [`NOWHERE`]; an infinity has a significand of 1 with its sign.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Number {
     pub sig: i32,
@@ -19,8 +19,11 @@ pub(crate) struct Number {
     pub class: Class,
 }
 
+/// The exponent of zero, far below that of any number.
+const NOWHERE: i16 = -4096;
+
 /// What pads a row.
-pub(crate) const ZERO: Number = Number { sig: 0, exp: 0, class: Class::Finite };
+pub(crate) const ZERO: Number = Number { sig: 0, exp: NOWHERE, class: Class::Finite };
 
 impl Number {
     /// Takes a code apart. Bits above the code are ignored.
@@ -46,6 +49,9 @@ impl Number {
         let field = (magnitude >> format.man) as i32;
         let mantissa = (magnitude & ((1 << format.man) - 1)) as i32;
         let sig = mantissa + if field > 0 { 1 << format.man } else { 0 };
+        if sig == 0 {
+            return ZERO;
+        }
         Number { sig: sign * sig, exp: (field.max(1) - format.bias) as i16, class }
     }
 

@@ -2,11 +2,13 @@
 
 use super::accumulator::{Accumulator, Unit};
 use super::definition;
+use super::doubles;
 use super::emulated;
 use super::float32;
 use super::job::{check_c, check_width, Job, Row, Side, Tile};
 use crate::error::{same_length, Error};
 use crate::formats::{Codes, Format, Output};
+use crate::simd::{level, Level};
 use crate::threads::run_tasks;
 
 /// One side of a product.
@@ -214,6 +216,7 @@ fn run(job: &Job<'_>, pieces: impl Iterator<Item = Piece>, n: usize, c: Option<&
     }
     match job.accumulator.unit {
         Unit::TensorCore | Unit::Software => emulated::run(job, tiles),
+        Unit::Exact if level() > Level::Scalar => doubles::run(job, tiles),
         Unit::Exact => by_definition(job, tiles),
         Unit::Float32 => float32::run(job, tiles),
     }

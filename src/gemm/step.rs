@@ -91,6 +91,9 @@ fn accumulator_parts(c: f32, result: ResultType) -> (i64, i32) {
     (if bits >> 31 != 0 { -sig } else { sig }, exp)
 }
 
+/// The exponent of no term at all.
+const NO_EXPONENT: i32 = -1000;
+
 /// A tensor core.
 #[derive(Clone, Copy)]
 pub(super) struct Core {
@@ -107,28 +110,20 @@ impl Core {
     /// is left is exact.
     #[inline]
     fn step(&self, a: &[Number], b: &[Number], c: f32) -> f32 {
-        if !c.is_finite() || a.iter().chain(b).any(|x| x.class != Class::Finite) {
-            if let Some(special) = special(a, b, c) {
-                return special;
-            }
-        }
         let (c_sig, c_exp) = accumulator_parts(c, self.result);
-        let mut top = if c_sig != 0 { c_exp } else { i32::MIN };
-        for (x, y) in a.iter().zip(b) {
-            if x.sig != 0 && y.sig != 0 {
-                top = top.max(i32::from(x.exp) + i32::from(y.exp));
-            }
-        }
-        if top == i32::MIN {
+        // A product with a zero has an exponent far below any other: zeros take no part.
+        let exponents = a.iter().zip(b).map(|(x, y)| i32::from(x.exp) + i32::from(y.exp));
+        let top = exponents.fold(if c_sig != 0 { c_exp } else { NO_EXPONENT }, i32::max);
+        if top == NO_EXPONENT {
             return 0.0;
         }
         let left = self.fraction - self.man;
         let mut sum = 0i64;
         for (x, y) in a.iter().zip(b) {
-            let product = i64::from(x.sig) * i64::from(y.sig);
-            let shift = (top - i32::from(x.exp) - i32::from(y.exp)).clamp(0, 63);
-            let magnitude = (product.abs() << left) >> shift;
-            sum += if product < 0 { -magnitude } else { magnitude };
+            let product = i64::from(x.sig * y.sig);
+            let shift = (top - i32::from(x.exp) - i32::from(y.exp)).min(63);
+            let (magnitude, sign) = ((product.abs() << left) >> shift, product >> 63);
+            sum += (magnitude ^ sign) - sign;
         }
         // shifted left by 30 first, so that what remains is a shift to the right
         let shift = (top - c_exp + 23 + 30 - self.fraction).clamp(0, 63);
@@ -143,6 +138,16 @@ impl Core {
         };
         let sign = if sum < 0 && rounded != 0 { 1 << 31 } else { 0 }; // no zero has a sign
         f32::from_bits(rounded | sign)
+    }
+
+    /// Steps one after another.
+    fn chain(&self, a: &[Number], b: &[Number], c: f32) -> f32 {
+        let finite = a.iter().chain(b).all(|x| x.class == Class::Finite);
+        let steps = a.chunks(self.products).zip(b.chunks(self.products));
+        steps.fold(c, |c, (a, b)| {
+            let special = if finite && c.is_finite() { None } else { special(a, b, c) };
+            special.unwrap_or_else(|| self.step(a, b, c))
+        })
     }
 }
 
@@ -189,8 +194,7 @@ impl Chain for TensorCore {
         numbers(codes, at, len, format)
     }
     fn run(&self, a: &[Number], b: &[Number], c: f32) -> f32 {
-        let steps = a.chunks(self.0.products).zip(b.chunks(self.0.products));
-        steps.fold(c, |c, (a, b)| self.0.step(a, b, c))
+        self.0.chain(a, b, c)
     }
 }
 
@@ -218,7 +222,7 @@ impl Software {
         let half = |x: &[Number], second: usize| -> [Number; SOFTWARE / 2] {
             std::array::from_fn(|k| x.get(software_order(SOFTWARE / 2 * second + k)).copied().unwrap_or(ZERO))
         };
-        let sum = (0..2).fold(0.0, |sum, second| self.0.step(&half(a, second), &half(b, second), sum));
+        let sum = (0..2).fold(0.0, |sum, second| self.0.chain(&half(a, second), &half(b, second), sum));
         match self.0.result {
             ResultType::Float32 => c + sum,
             // float32 is wide enough for the second rounding of a sum of two float16 to be harmless

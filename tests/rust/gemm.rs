@@ -233,3 +233,229 @@ fn random_products_agree() {
         }
     }
 }
+
+/// Every pair of codes of every pair of FP8 formats beside accumulators of every exponent that matters, signs and
+/// mantissas drawn: 16 million steps.
+#[test]
+fn pairs_of_codes_agree() {
+    let _settings = settings();
+    let mut rng = Rng(0x1234_5678_9ABC_DEF1);
+    for name in ["hopper_fp8", "hopper_fp8_f16", "blackwell_fp8", "blackwell_fp8_f16", "hopper_mma_fp8"] {
+        let accumulator = Accumulator::by_name(name).unwrap();
+        let half = accumulator.result == ResultType::Float16;
+        for formats in
+            [[&table::E4M3FN, &table::E4M3FN], [&table::E5M2, &table::E5M2], [&table::E4M3FN, &table::E5M2]]
+        {
+            let shape = Shape { stack: 1, m: 256, n: 256, k: 1 };
+            let held = formats.map(|f| Held::new(f, 0..256));
+            let mut case = plain(accumulator, formats, shape, held);
+            // beyond the products' own exponents by more than the bits that are kept
+            for exponent in (-46..58).step_by(if half { 4 } else { 3 }) {
+                let c = (0..1 << 16).map(|_| {
+                    let x = rng.next() as u32;
+                    if half {
+                        let field = (exponent + 15).clamp(0, 30) as u32; // a subnormal where there is no such exponent
+                        return table::FLOAT16.value((x & 0x83FF) | field << 10);
+                    }
+                    f32::from_bits((x & 0x807F_FFFF) | ((exponent + 127) as u32) << 23)
+                });
+                case.c = Some(c.collect());
+                case.check();
+            }
+        }
+    }
+}
+
+/// bfloat16 of any exponents: in reach of the vectors, at the edge, beyond.
+#[test]
+fn bfloat16_of_any_exponent_agrees() {
+    let _settings = settings();
+    let mut rng = Rng(0x0BAD_5EED_0BAD_5EED);
+    for name in ["hopper_bf16", "ada_bf16", "exact"] {
+        let accumulator = Accumulator::by_name(name).unwrap();
+        for (low, high) in
+            [(80, 170), (60, 130), (120, 190), (70, 80), (168, 176), (0, 254), (0, 3), (250, 254)]
+        {
+            let shape = Shape { stack: 1, m: 20, n: 35, k: 160 };
+            let code = |rng: &mut Rng, row: usize| {
+                let (low, high) = if row % 3 == 0 { (low, high) } else { (low, (low + 12).min(high)) };
+                let x = rng.next() as u32;
+                x & 0x807F | (low + (x >> 16) % (high - low + 1)) << 7
+            };
+            let held = [shape.m, shape.n].map(|rows| {
+                Held::new(&table::BFLOAT16, (0..rows * shape.k).map(|i| code(&mut rng, i / shape.k)))
+            });
+            let mut case = plain(accumulator, [&table::BFLOAT16; 2], shape, held);
+            case.check();
+            case.promote_every = Some(64);
+            case.c = Some(draw_c(&mut rng, accumulator, shape.m * shape.n));
+            case.check();
+            case.promote_every = None;
+            case.check();
+        }
+    }
+}
+
+/// Chains of thousands of steps, where a single wrong bit would stay.
+#[test]
+fn long_chains_agree() {
+    let _settings = settings();
+    let mut rng = Rng(0xC0FF_EE00_C0FF_EE01);
+    for accumulator in ACCUMULATORS.iter().filter(|a| a.unit != Unit::Float32) {
+        for data in [Data::Near, Data::Spread, Data::Finite] {
+            let format = static_format(&accumulator.inputs[0]);
+            let shape = Shape { stack: 1, m: 3, n: 19, k: 20_000 };
+            let held = [shape.m, shape.n].map(|rows| draw(&mut rng, format, rows * shape.k, data));
+            plain(accumulator, [format; 2], shape, held).check();
+        }
+    }
+}
+
+/// A step is a product of one step's length.
+#[test]
+fn step_is_a_short_product() {
+    let _settings = settings();
+    let mut rng = Rng(0xFEED_FACE_CAFE_BEEF);
+    for accumulator in ACCUMULATORS {
+        for data in DATA {
+            let (l, count) = (accumulator.products, 50);
+            let formats =
+                [0, 1].map(|_| static_format(&accumulator.inputs[rng.below(accumulator.inputs.len())]));
+            let held = formats.map(|f| draw(&mut rng, f, count * l, data));
+            let c = draw_c(&mut rng, accumulator, count);
+            let mut steps = vec![0f32; count];
+            let [a, b] = [0, 1].map(|side: usize| (held[side].codes(), formats[side]));
+            fused_step(accumulator, a, b, &c, &mut steps).unwrap();
+            let shape = Shape { stack: count, m: 1, n: 1, k: l };
+            let case = Case { c: Some(c), ..plain(accumulator, formats, shape, held) };
+            let found =
+                case.run(Level::Avx512.min(*Level::all_available().collect::<Vec<_>>().last().unwrap()), 1);
+            let steps: Vec<u32> = steps.into_iter().map(f32::to_bits).collect();
+            assert_eq!(found, steps, "{} {data:?}", accumulator.name);
+        }
+    }
+}
+
+/// Each expert's rows are a product of their own; some have none.
+#[test]
+fn experts_take_their_rows() {
+    let _settings = settings();
+    let mut rng = Rng(0xDEAD_BEEF_1234_5677);
+    let (m, n, k, group) = (45, 33, 256, (1, 128));
+    let offsets = [0i64, 7, 7, 40, 45];
+    for name in ["hopper_fp8", "blackwell_fp8", "hopper_mma_fp8_f16", "exact", "float32"] {
+        let accumulator = Accumulator::by_name(name).unwrap();
+        let (a, b) = (
+            draw(&mut rng, &table::E4M3FN, m * k, Data::Any),
+            draw(&mut rng, &table::E5M2, 4 * n * k, Data::Any),
+        );
+        let scales: Vec<f32> = (0..m * 2).map(|i| 0.25 + i as f32).collect();
+        let options = Options { accumulator, promote_every: Some(128) };
+        let left = |codes, scales| Operand { codes, format: &table::E4M3FN, scales: Some(scales), group };
+        let right = |codes| Operand { codes, format: &table::E5M2, scales: None, group: (1, 1) };
+        let (Held::Bytes(a), Held::Bytes(b)) = (&a, &b) else { unreachable!() };
+        for level in Level::all_available() {
+            set_level(level).unwrap();
+            let mut found = vec![0u16; m * n];
+            let shape = Shape { stack: 4, m, n, k };
+            let (x, y) = (left(Codes::U8(a), &scales), right(Codes::U8(b)));
+            matmul_grouped_nt(&x, &y, shape, &offsets, None, &options, Output::Bf16(&mut found)).unwrap();
+            for (e, w) in offsets.windows(2).enumerate() {
+                let (from, to) = (w[0] as usize, w[1] as usize);
+                let mut expected = vec![0u16; (to - from) * n];
+                let shape = Shape { stack: 1, m: to - from, n, k };
+                let x = left(Codes::U8(&a[from * k..to * k]), &scales[from * 2..to * 2]);
+                let y = right(Codes::U8(&b[e * n * k..(e + 1) * n * k]));
+                matmul_nt(&x, &y, shape, true, None, &options, Output::Bf16(&mut expected)).unwrap();
+                assert_eq!(found[from * n..to * n], expected, "{name} {level:?} expert {e}");
+            }
+        }
+    }
+}
+
+/// Known steps: zeros take no part in the largest exponent, zero has no sign, NaN has one code.
+#[test]
+fn known_steps() {
+    let step = |name: &str, a: [u8; 2], b: [u8; 2], c: f32| {
+        let accumulator = Accumulator::by_name(name).unwrap();
+        let pad = |x: [u8; 2]| {
+            let mut out = vec![0u8; accumulator.products];
+            out[..2].copy_from_slice(&x);
+            out
+        };
+        let (a, b, mut out) = (pad(a), pad(b), [0f32]);
+        let sides = [(Codes::U8(&a), &table::E4M3FN), (Codes::U8(&b), &table::E4M3FN)];
+        fused_step(accumulator, sides[0], sides[1], &[c], &mut out).unwrap();
+        out[0].to_bits()
+    };
+    assert_eq!(step("hopper_fp8", [0x00, 0x39], [0x7E, 0x09], 0.0), 0x3CA2_0000);
+    assert_eq!(step("hopper_fp8", [0x80, 0x80], [0x38, 0x38], -0.0), 0);
+    assert_eq!(step("hopper_fp8", [0x7F, 0], [0, 0], 1.0), 0x7FFF_FFFF);
+    assert_eq!(step("exact", [0x38, 0x7F], [0x38, 0], 1.0), 0x7FFF_FFFF);
+    assert_eq!(step("float32", [0x38, 0x7F], [0x38, 0], 1.0), 0x7FC0_0000);
+    // 1 + 2^-13 is kept, 1 + 2^-14 is cut
+    assert_eq!(step("hopper_fp8", [0x38, 0], [0x38, 0], 2f32.powi(-13)), 1.0001220703125f32.to_bits());
+    assert_eq!(step("hopper_fp8", [0x38, 0], [0x38, 0], 2f32.powi(-14)), 1f32.to_bits());
+}
+
+/// Sizes of 0, sizes that overflow, and every kind of argument that does not fit: errors, never a panic.
+#[test]
+fn bad_arguments_are_errors() {
+    let _settings = settings();
+    let codes = [0u8; 64];
+    let side = |scales, group| Operand { codes: Codes::U8(&codes), format: &table::E4M3FN, scales, group };
+    let run = |a: &Operand<'_>, shape: [usize; 4], promote_every, name: &str, out: &mut [f32]| {
+        let [stack, m, n, k] = shape;
+        let options = Options { accumulator: Accumulator::by_name(name).unwrap(), promote_every };
+        let b = Operand { codes: Codes::U8(&codes[..n.saturating_mul(k).min(64)]), ..side(None, (1, 1)) };
+        let shape = Shape { stack, m, n, k };
+        matmul_nt(a, &b, shape, false, None, &options, Output::F32(out)).map_err(|e| e.to_string())
+    };
+    let fits = side(None, (1, 1));
+    for level in Level::all_available() {
+        set_level(level).unwrap();
+        for name in ["hopper_fp8", "blackwell_fp8", "hopper_mma_fp8", "exact", "float32"] {
+            let none = Operand { codes: Codes::U8(&[]), ..fits };
+            for shape in [[0, 2, 2, 32], [1, 0, 2, 32], [1, 2, 2, 0], [3, 0, 0, 0], [0, 0, 0, usize::MAX]] {
+                let mut out = vec![7f32; shape[0] * shape[1] * shape[2]];
+                let found = run(&none, shape, None, name, &mut out);
+                assert!(found.is_ok() || shape[3] == usize::MAX, "{shape:?}: {found:?}");
+                assert!(found.is_err() || out.iter().all(|x| *x == 0.0));
+            }
+            let max = usize::MAX;
+            for shape in
+                [[max, max, 1, 1], [1, max, 2, 2], [1, 2, max, 1], [2, 1, 1, max], [max / 2, 2, 2, 0]]
+            {
+                assert!(run(&fits, shape, None, name, &mut []).is_err(), "{shape:?}");
+            }
+            assert!(run(&fits, [1, 2, 2, 32], Some(48), name, &mut [0.0; 4]).is_err());
+            assert!(run(&fits, [1, 2, 2, 32], Some(max - max % 32), name, &mut [0.0; 4]).is_ok());
+            assert!(run(&fits, [1, 2, 2, 32], Some(32), name, &mut [0.0; 5]).is_err());
+            assert!(run(&side(None, (0, 1)), [1, 2, 2, 32], None, name, &mut [0.0; 4]).is_err());
+            assert!(run(&side(Some(&[1.0; 3]), (1, 32)), [1, 2, 2, 32], None, name, &mut [0.0; 4]).is_err());
+            assert!(run(&side(Some(&[1.0; 4]), (1, 16)), [1, 2, 2, 32], None, name, &mut [0.0; 4]).is_err());
+            assert!(
+                run(&side(Some(&[1.0; 4]), (1, 16)), [1, 2, 2, 32], Some(32), name, &mut [0.0; 4]).is_err()
+            );
+            assert!(run(&side(Some(&[1.0; 1]), (max, max)), [1, 2, 2, 32], None, name, &mut [0.0; 4]).is_ok());
+        }
+        let f16 = Operand { format: &table::FLOAT16, ..fits };
+        assert!(run(&f16, [1, 2, 2, 32], None, "hopper_fp8", &mut [0.0; 4]).unwrap_err().contains("float16"));
+        assert!(run(&f16, [1, 2, 2, 32], None, "hopper_f16", &mut [0.0; 4]).is_err(), "bytes for words");
+        let options =
+            Options { accumulator: Accumulator::by_name("hopper_fp8_f16").unwrap(), promote_every: None };
+        let shape = Shape { stack: 1, m: 2, n: 2, k: 32 };
+        let mut out = [0.0; 4];
+        let mut with_c = |c: [f32; 4]| {
+            matmul_nt(&fits, &fits, shape, true, Some(&c), &options, Output::F32(&mut out)).is_ok()
+        };
+        assert!(with_c([1.0, -0.0, f32::NAN, 65504.0]) && !with_c([1.0, 1e-9, 0.0, 0.0]));
+        assert!(!with_c([65520.0, 0.0, 0.0, 0.0]) && with_c([f32::INFINITY, 2f32.powi(-24), 0.0, 0.0]));
+        for offsets in [&[0i64, 2][..], &[1, 1, 2], &[0, 3, 2], &[0, -1, 2], &[0, 1, i64::MAX], &[]] {
+            let shape = Shape { stack: 2, m: 2, n: 1, k: 32 };
+            let found =
+                matmul_grouped_nt(&fits, &fits, shape, offsets, None, &options, Output::F32(&mut [0.0; 2]));
+            assert!(found.is_err(), "{offsets:?}");
+        }
+    }
+}
