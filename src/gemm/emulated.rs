@@ -138,14 +138,14 @@ fn work<L: Fused, F: Form>(l: L, job: &Job<'_>, unit: fused::Unit, tile: Tile<'_
     let interval = if job.chained { job.k.max(1) } else { job.interval };
     for block in blocks(job.k, interval) {
         let padded = block.len().next_multiple_of(step);
-        form.pack_rows(l, a_src, tile.a_row, block.clone(), padded, &mut a, &mut a_reach);
+        form.pack_rows::<L>(a_src, tile.a_row, block.clone(), padded, &mut a, &mut a_reach);
         let ends = !job.chained && (block.end == job.k || block.end % interval == 0);
         let pieces = if ends { pieces(job, tile.a_row..tile.a_row + rows, &block) } else { Vec::new() };
         for (panel, totals) in totals.chunks_exact_mut(rows).enumerate() {
             let columns = panel * COLUMNS..cols.min((panel + 1) * COLUMNS);
             let b_rows = tile.b_row + columns.start..tile.b_row + columns.end;
             let b = &mut b[..padded / 2];
-            form.pack_columns(l, b_src, b_rows.start, block.clone(), b, &mut b_reach[columns]);
+            form.pack_columns::<L>(b_src, b_rows.start, block.clone(), b, &mut b_reach[columns]);
             let chains = Chains::<L, F> { l, unit, a: &a, b, padded };
             if job.chained {
                 chains.advance(0..padded, totals);

@@ -207,7 +207,6 @@ pub(super) trait Form: Copy + Sync {
     /// Lays out `count` rows from `first` on, `padded` k to each; notes in `reach` what was found.
     fn pack_rows<L: Fused>(
         self,
-        l: L,
         src: Source<'_>,
         first: usize,
         block: Range<usize>,
@@ -218,7 +217,6 @@ pub(super) trait Form: Copy + Sync {
     /// Lays out the columns from `first` on, as many as `reach` has, which learns what was found.
     fn pack_columns<L: Fused>(
         self,
-        l: L,
         src: Source<'_>,
         first: usize,
         block: Range<usize>,
@@ -301,11 +299,11 @@ impl<const DOUBLED: bool> Kernel for PackNarrowColumns<'_, DOUBLED> {
         let columns = self.src.columns(self.first, self.reach.len(), &self.block, self.reach);
         for (q, out) in self.out.iter_mut().enumerate() {
             let line = line(&columns, q);
-            for i in 0..LANES {
-                let (sig, exp) = fields.split(line[i] & fields.magnitude);
+            for (i, code) in line.into_iter().enumerate() {
+                let (sig, exp) = fields.split(code & fields.magnitude);
                 out.sig.0[i] = sig;
                 out.exp.0[i] = stand::<DOUBLED>(if sig == 0 { ZERO } else { exp });
-                let sign = 1 - 2 * i16::from(fields.negative(line[i]));
+                let sign = 1 - 2 * i16::from(fields.negative(code));
                 let (first, second) = if i % 2 == 0 { (-sign, sign) } else { (sign, -sign) };
                 out.signs[0].0[i] = sign;
                 out.signs[1].0[i] = first;
@@ -329,7 +327,6 @@ impl Form for Narrow {
     }
     fn pack_rows<L: Fused>(
         self,
-        _l: L,
         src: Source<'_>,
         first: usize,
         block: Range<usize>,
@@ -350,7 +347,6 @@ impl Form for Narrow {
     }
     fn pack_columns<L: Fused>(
         self,
-        _l: L,
         src: Source<'_>,
         first: usize,
         block: Range<usize>,
@@ -423,8 +419,8 @@ impl Kernel for PackWideColumns<'_> {
         for (q, out) in self.out.iter_mut().enumerate() {
             let line = line(&columns, q);
             let mut values = [0f32; LANES];
-            for i in 0..LANES {
-                (values[i], out.exp.0[i]) = fields.wide(line[i]);
+            for ((code, value), exp) in line.into_iter().zip(&mut values).zip(&mut out.exp.0) {
+                (*value, *exp) = fields.wide(code);
             }
             for (c, pair) in values.chunks_exact(2).enumerate() {
                 (out.values[0].0[c], out.values[1].0[c]) = (pair[0], pair[1]);
@@ -445,7 +441,6 @@ impl Form for Wide {
     }
     fn pack_rows<L: Fused>(
         self,
-        _l: L,
         src: Source<'_>,
         first: usize,
         block: Range<usize>,
@@ -460,7 +455,6 @@ impl Form for Wide {
     }
     fn pack_columns<L: Fused>(
         self,
-        _l: L,
         src: Source<'_>,
         first: usize,
         block: Range<usize>,

@@ -95,7 +95,7 @@ impl At {
     fn fits(self, rows: usize, k: usize, len: usize) -> bool {
         let last = rows.saturating_sub(1).checked_mul(self.stride);
         let end = last.and_then(|x| x.checked_add(self.first)).and_then(|x| x.checked_add(k));
-        self.first % 2 == 0 && self.stride % 2 == 0 && end.is_some_and(|end| end <= len)
+        self.first.is_multiple_of(2) && self.stride.is_multiple_of(2) && end.is_some_and(|end| end <= len)
     }
 }
 
