@@ -2,16 +2,18 @@
 //!
 //! All the work is to read b, the weights. So they are the left-hand operand of the tiles, which needs no turning, 32
 //! rows of them at a time, and the few rows are the right-hand one, prepared once for all tasks. Weights are widened
-//! one segment ahead of the products: a tile must not load what was only just stored.
+//! one segment ahead of the products, between their instructions: a tile must not load what was only just stored, and
+//! the products take their time.
 
 use super::output::{Region, Scratch};
 use super::runs::{segments, Segment};
 use super::tiles::{Promotion, Rows, Spread, Widen, WidenColumns, SIDE};
 use super::{Problem, Restart, STEP};
 use crate::gemm::job::{Job, Tile};
-use crate::simd::amx::{Amx, Sums, Tiles, LEFT_PAIR};
+use crate::simd::amx::{Amx, Beside, Sums, Tiles, LEFT_PAIR};
 use crate::simd::{Kernel, Lanes};
 use crate::threads::{num_threads, run_tasks};
+use std::ops::Range;
 
 /// The most rows that count as few: two tiles of columns.
 pub(super) const MOST: usize = 32;
@@ -146,23 +148,32 @@ impl Work {
             *partial = *done;
         }
         let mut promote = false;
-        widen(l, rows, &segments[0], now);
+        widen(l, rows, segments[0].range(), 0..SIDE, now);
         for (i, segment) in segments.iter().enumerate() {
-            if let Some(segment) = segments.get(i + 1) {
-                widen(l, rows, segment, next);
-            }
+            let (k, later) = (segment.range(), segments.get(i + 1));
+            // The next segment is widened between the instructions of this one, a few rows in each slot.
+            let slots = 2 * COLUMNS * k.len().div_ceil(STEP);
+            let each = SIDE.div_ceil(slots.max(1));
             for run in &segment.runs {
                 let steps = (run.end - run.begin).div_ceil(STEP);
-                let (at_left, at_right) = ((run.begin - segment.range().start) / STEP, run.begin / STEP);
-                if promote {
-                    let (rows, columns) = (&self.of_columns, &self.of_rows);
-                    let promotion = Promotion { l, partial: &*waiting, done: &mut *done, rows, columns };
-                    let spread = Spread { promotion, pieces: 32 * COLUMNS, each: 16_usize.div_ceil(steps) };
-                    tiles
-                        .product::<COLUMNS>(now, at_left, right, at_right, steps, run.opens, partial, spread);
-                } else {
-                    tiles.product::<COLUMNS>(now, at_left, right, at_right, steps, run.opens, partial, ());
-                }
+                let (at_left, at_right) = ((run.begin - k.start) / STEP, run.begin / STEP);
+                let promotion = Promotion {
+                    l,
+                    partial: &*waiting,
+                    done: &mut *done,
+                    rows: &self.of_columns,
+                    columns: &self.of_rows,
+                };
+                let beside = Both {
+                    spread: Spread { promotion, pieces: 32 * COLUMNS, each: 16_usize.div_ceil(steps) },
+                    promote,
+                    rows,
+                    k: later.map_or(0..0, Segment::range),
+                    first: 2 * COLUMNS * at_left * each,
+                    each,
+                    out: &mut *next,
+                };
+                tiles.product::<COLUMNS>(now, at_left, right, at_right, steps, run.opens, partial, beside);
                 promote = run.closes;
                 if run.closes {
                     std::mem::swap(&mut partial, &mut waiting);
@@ -217,10 +228,37 @@ fn begin(segment: &Segment, region: &Region<'_>, column: usize, sums: &mut Sums)
     }
 }
 
-/// One segment of up to 32 rows of weights; asks for what comes later.
+/// What happens between the instructions of a product: the promotion of the interval before, and the widening of the
+/// segment after.
+struct Both<'a, L> {
+    spread: Spread<'a, L>,
+    promote: bool,
+    rows: Rows<'a>,
+    /// k of the segment after, if there is one.
+    k: Range<usize>,
+    /// The first row to widen, and how many in each slot.
+    first: usize,
+    each: usize,
+    out: &'a mut [u16],
+}
+
+impl<L: Lanes> Beside for Both<'_, L> {
+    #[inline(always)]
+    fn slot(&mut self, slot: usize) {
+        if self.promote {
+            self.spread.slot(slot);
+        }
+        let first = (self.first + slot * self.each).min(SIDE);
+        let which = first..(first + self.each).min(SIDE);
+        if !self.k.is_empty() {
+            widen(self.spread.promotion.l, self.rows, self.k.clone(), which, self.out);
+        }
+    }
+}
+
+/// Some of up to 32 rows of weights; asks for what comes later.
 #[inline(always)]
-fn widen<L: Lanes>(l: L, rows: Rows<'_>, segment: &Segment, out: &mut [u16]) {
-    let k = segment.range();
+fn widen<L: Lanes>(l: L, rows: Rows<'_>, k: Range<usize>, which: Range<usize>, out: &mut [u16]) {
     let out = &mut out[..k.len().div_ceil(64) * LEFT_PAIR];
-    l.call(Widen { rows, begin: k.start, end: k.end, ahead: AHEAD, out });
+    l.call(Widen { rows, begin: k.start, end: k.end, ahead: AHEAD, which, out });
 }

@@ -8,6 +8,7 @@ use super::runs::{segments, Run, Segment};
 use super::{Problem, Side, STEP};
 use crate::simd::amx::{Amx, Beside, Sums, Tiles, LEFT_PAIR};
 use crate::simd::{words, Kernel, Lanes, Lookup};
+use std::ops::Range;
 
 /// k of a segment.
 const DEEP: usize = 1024;
@@ -114,7 +115,8 @@ impl Work {
             let left = &mut self.left.get_mut()[first / SIDE * pairs * LEFT_PAIR..][..pairs * LEFT_PAIR];
             let (count, row) = ((rows - first).min(SIDE), region.a_row(row + first));
             let rows = Rows { side: &p.a, row, count, stride: p.k };
-            l.call(Widen { rows, begin: k.start, end: k.end, ahead: 0, out: left });
+            let which = 0..SIDE;
+            l.call(Widen { rows, begin: k.start, end: k.end, ahead: 0, which, out: left });
         }
         scales(&p.a, &self.rows_at[row..row + rows], segment, &mut self.row_scales);
         for column in (0..columns).step_by(PANELS * SIDE) {
@@ -352,6 +354,8 @@ pub(super) struct Widen<'a> {
     pub end: usize,
     /// How far ahead of its reads each row is asked for, in bytes; 0 leaves it to the hardware.
     pub ahead: usize,
+    /// Which of the 32 rows to do.
+    pub which: Range<usize>,
     pub out: &'a mut [u16],
 }
 
@@ -359,9 +363,9 @@ impl Kernel for Widen<'_> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        let Widen { rows, begin, end, ahead, out } = self;
+        let Widen { rows, begin, end, ahead, which, out } = self;
         let table = rows.side.table;
-        for i in 0..SIDE {
+        for i in which {
             let at = i / 16 * (LEFT_PAIR / 2) + i % 16 * GROUP;
             let codes = if i < rows.count { rows.codes(i, begin, end) } else { &[] };
             let (groups, rest) = codes.as_chunks::<GROUP>();
