@@ -25,7 +25,7 @@ import shapes
 import suite
 from harness import Row, Timed, measure, set_state
 
-NAMES = ("formats", "quant", "gemm", "checkpoint", "model")
+NAMES = ("formats", "quant", "logfmt", "gemm", "checkpoint", "model")
 
 
 def overhead(bench: ModuleType) -> Row:

@@ -175,6 +175,8 @@ pub trait Code: Copy + Send + Sync + Default {
     const BYTE: bool;
     /// [`Lanes::store_narrow`].
     fn store_narrow<L: Lanes>(l: L, x: [L::F; 4], format: Narrow, out: &mut [Self], stream: bool);
+    /// Loads a vector of codes.
+    fn load<L: Lanes>(l: L, codes: &[Self]) -> L::U;
     /// The code of the low bits.
     fn from_u32(code: u32) -> Self;
     /// The code as an integer.
@@ -190,6 +192,10 @@ impl Code for u8 {
     #[inline(always)]
     fn store_narrow<L: Lanes>(l: L, x: [L::F; 4], format: Narrow, out: &mut [u8], stream: bool) {
         l.store_narrow(x, format, out, stream);
+    }
+    #[inline(always)]
+    fn load<L: Lanes>(l: L, codes: &[u8]) -> L::U {
+        l.load_u8(codes)
     }
     #[inline(always)]
     fn from_u32(code: u32) -> u8 {
@@ -210,6 +216,10 @@ impl Code for u16 {
     #[inline(always)]
     fn store_narrow<L: Lanes>(_l: L, _x: [L::F; 4], _format: Narrow, _out: &mut [u16], _stream: bool) {
         unreachable!("codes of more than a byte")
+    }
+    #[inline(always)]
+    fn load<L: Lanes>(l: L, codes: &[u16]) -> L::U {
+        l.shr(l.bits(l.load_bf16(codes)), 16)
     }
     #[inline(always)]
     fn from_u32(code: u32) -> u16 {

@@ -1,6 +1,6 @@
 //! AVX2 with FMA and F16C: eight lanes.
 
-use super::lanes::{f64_to_f32_odd, Kernel, Lanes, Lookup};
+use super::lanes::{f64_to_f32_odd, horner, Kernel, Lanes, Lookup, MIDDLE};
 use std::arch::x86_64::*;
 
 /// Proof that this CPU has AVX2, FMA, F16C, BMI1, BMI2 and LZCNT.
@@ -136,6 +136,78 @@ impl Lanes for Avx2 {
         super::columns::avx2(self, table, codes, stride, out, width);
     }
     #[inline(always)]
+    fn load_u8(self, src: &[u8]) -> __m256i {
+        let src = &src[..N];
+        unsafe { _mm256_cvtepu8_epi32(_mm_loadl_epi64(src.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn polynomial(self, c: &[f64], x: &[f64], out: &mut [f64]) {
+        const SIDE: usize = 16;
+        for (x, out) in x.chunks_exact(SIDE).zip(out.chunks_exact_mut(SIDE)) {
+            // SAFETY: four vectors are read from and written to slices of four; the token proves the features.
+            unsafe {
+                let x0 = _mm256_loadu_pd(x.as_ptr());
+                let x1 = _mm256_loadu_pd(x.as_ptr().add(4));
+                let x2 = _mm256_loadu_pd(x.as_ptr().add(8));
+                let x3 = _mm256_loadu_pd(x.as_ptr().add(12));
+                let zero = _mm256_setzero_pd();
+                let (mut p0, mut p1, mut p2, mut p3) = (zero, zero, zero, zero);
+                for c in c.iter().rev() {
+                    let c = _mm256_set1_pd(*c);
+                    p0 = _mm256_add_pd(_mm256_mul_pd(p0, x0), c);
+                    p1 = _mm256_add_pd(_mm256_mul_pd(p1, x1), c);
+                    p2 = _mm256_add_pd(_mm256_mul_pd(p2, x2), c);
+                    p3 = _mm256_add_pd(_mm256_mul_pd(p3, x3), c);
+                }
+                _mm256_storeu_pd(out.as_mut_ptr(), p0);
+                _mm256_storeu_pd(out.as_mut_ptr().add(4), p1);
+                _mm256_storeu_pd(out.as_mut_ptr().add(8), p2);
+                _mm256_storeu_pd(out.as_mut_ptr().add(12), p3);
+            }
+        }
+        let done = x.len() / SIDE * SIDE;
+        for (x, out) in x[done..].iter().zip(&mut out[done..]) {
+            *out = horner(c, *x);
+        }
+    }
+    #[inline(always)]
+    fn products(self, rows: &[f64], steps: &[f64; 16], near: u32, out: &mut [f32]) -> bool {
+        unsafe {
+            let start = _mm256_set1_epi64x(i64::from(MIDDLE - near));
+            let (mask, width) =
+                (_mm256_set1_epi64x(i64::from(2 * MIDDLE - 1)), _mm256_set1_epi64x(i64::from(2 * near)));
+            let mut found = _mm256_setzero_si256();
+            for (row, out) in rows.iter().zip(out.chunks_exact_mut(16)) {
+                let row = _mm256_set1_pd(*row);
+                for (step, out) in steps.chunks_exact(4).zip(out.chunks_exact_mut(4)) {
+                    let v = _mm256_mul_pd(row, _mm256_loadu_pd(step.as_ptr()));
+                    let off = _mm256_and_si256(_mm256_sub_epi64(_mm256_castpd_si256(v), start), mask);
+                    found = _mm256_or_si256(found, _mm256_cmpgt_epi64(width, off));
+                    _mm_storeu_ps(out.as_mut_ptr(), _mm256_cvtpd_ps(v));
+                }
+            }
+            _mm256_movemask_epi8(found) != 0
+        }
+    }
+    #[inline(always)]
+    fn pick16(self, table: &[f32; 16], index: __m256i) -> __m256 {
+        let (low, high) = (self.load_f32(table), self.load_f32(&table[8..]));
+        unsafe {
+            // A permutation chooses among eight, by the low three bits; the fourth, as a sign, says which.
+            let upper = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(index));
+            let (low, high) = (_mm256_permutevar8x32_ps(low, index), _mm256_permutevar8x32_ps(high, index));
+            _mm256_blendv_ps(low, high, upper)
+        }
+    }
+    #[inline(always)]
+    fn pick128(self, table: &[f32; 128], index: __m256i) -> __m256 {
+        // SAFETY: indices are masked to the table's size.
+        unsafe {
+            let index = _mm256_and_si256(index, _mm256_set1_epi32(127));
+            _mm256_i32gather_ps::<4>(table.as_ptr(), index)
+        }
+    }
+    #[inline(always)]
     fn lookup(self, table: &Lookup, codes: &[u8]) -> [__m256; 4] {
         let codes = &codes[..4 * N];
         [
@@ -207,6 +279,14 @@ impl Lanes for Avx2 {
         self.fma(a, b, c)
     }
     #[inline(always)]
+    fn estimate(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+        unsafe { _mm256_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn fmax(self, a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_max_ps(a, b) }
+    }
+    #[inline(always)]
     fn fdiv(self, a: __m256, b: __m256) -> __m256 {
         unsafe { _mm256_div_ps(a, b) }
     }
@@ -261,6 +341,10 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn select(self, m: __m256i, a: __m256i, b: __m256i) -> __m256i {
         unsafe { _mm256_blendv_epi8(b, a, m) }
+    }
+    #[inline(always)]
+    fn any(self, m: __m256i) -> bool {
+        unsafe { _mm256_movemask_epi8(m) != 0 }
     }
     #[inline(always)]
     fn hmax(self, a: __m256i) -> u32 {

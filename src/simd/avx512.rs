@@ -1,7 +1,7 @@
 //! AVX-512 F/BW/DQ/VL/CD with VBMI and VNNI: sixteen lanes.
 
 use super::avx2::Avx2;
-use super::lanes::{Kernel, Lanes, Lookup, Narrow};
+use super::lanes::{horner, Kernel, Lanes, Lookup, Narrow, MIDDLE};
 use std::arch::x86_64::*;
 
 /// Proof that this CPU has AVX-512 F, BW, DQ, VL, CD, VBMI and VNNI, and all that AVX2 stands for.
@@ -69,6 +69,17 @@ fn lookup256(table: &[u8; 256], sign: Option<u8>, index: __m512i) -> __m512i {
         let high =
             _mm512_permutex2var_epi8(_mm512_loadu_si512(p.add(2)), index, _mm512_loadu_si512(p.add(3)));
         _mm512_mask_blend_epi8(_mm512_movepi8_mask(index), low, high)
+    }
+}
+
+/// Values of 32, chosen by the low five bits of each lane.
+#[inline(always)]
+fn pick32(table: &[f32], index: __m512i) -> __m512 {
+    let table = &table[..2 * N];
+    // SAFETY: two vectors are read from a slice of 32; AVX-512 is proved by the token of the caller.
+    unsafe {
+        let (low, high) = (_mm512_loadu_ps(table.as_ptr()), _mm512_loadu_ps(table.as_ptr().add(N)));
+        _mm512_permutex2var_ps(low, index, high)
     }
 }
 
@@ -201,6 +212,77 @@ impl Lanes for Avx512 {
         super::columns::avx512(self, table, codes, stride, out, width);
     }
     #[inline(always)]
+    fn load_u8(self, src: &[u8]) -> __m512i {
+        let src = &src[..N];
+        unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(src.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn polynomial(self, c: &[f64], x: &[f64], out: &mut [f64]) {
+        const SIDE: usize = 32;
+        for (x, out) in x.chunks_exact(SIDE).zip(out.chunks_exact_mut(SIDE)) {
+            // SAFETY: four vectors are read from and written to slices of four; the token proves the features.
+            unsafe {
+                let x0 = _mm512_loadu_pd(x.as_ptr());
+                let x1 = _mm512_loadu_pd(x.as_ptr().add(8));
+                let x2 = _mm512_loadu_pd(x.as_ptr().add(16));
+                let x3 = _mm512_loadu_pd(x.as_ptr().add(24));
+                let zero = _mm512_setzero_pd();
+                let (mut p0, mut p1, mut p2, mut p3) = (zero, zero, zero, zero);
+                for c in c.iter().rev() {
+                    let c = _mm512_set1_pd(*c);
+                    p0 = _mm512_add_pd(_mm512_mul_pd(p0, x0), c);
+                    p1 = _mm512_add_pd(_mm512_mul_pd(p1, x1), c);
+                    p2 = _mm512_add_pd(_mm512_mul_pd(p2, x2), c);
+                    p3 = _mm512_add_pd(_mm512_mul_pd(p3, x3), c);
+                }
+                _mm512_storeu_pd(out.as_mut_ptr(), p0);
+                _mm512_storeu_pd(out.as_mut_ptr().add(8), p1);
+                _mm512_storeu_pd(out.as_mut_ptr().add(16), p2);
+                _mm512_storeu_pd(out.as_mut_ptr().add(24), p3);
+            }
+        }
+        let done = x.len() / SIDE * SIDE;
+        for (x, out) in x[done..].iter().zip(&mut out[done..]) {
+            *out = horner(c, *x);
+        }
+    }
+    #[inline(always)]
+    fn products(self, rows: &[f64], steps: &[f64; 16], near: u32, out: &mut [f32]) -> bool {
+        unsafe {
+            let start = _mm512_set1_epi64(i64::from(MIDDLE - near));
+            let (mask, width) =
+                (_mm512_set1_epi64(i64::from(2 * MIDDLE - 1)), _mm512_set1_epi64(i64::from(2 * near)));
+            let (step0, step1) = (_mm512_loadu_pd(steps.as_ptr()), _mm512_loadu_pd(steps.as_ptr().add(8)));
+            let mut found = 0;
+            for (row, out) in rows.iter().zip(out.chunks_exact_mut(N)) {
+                let row = _mm512_set1_pd(*row);
+                let (v0, v1) = (_mm512_mul_pd(row, step0), _mm512_mul_pd(row, step1));
+                let off0 = _mm512_and_si512(_mm512_sub_epi64(_mm512_castpd_si512(v0), start), mask);
+                let off1 = _mm512_and_si512(_mm512_sub_epi64(_mm512_castpd_si512(v1), start), mask);
+                found |= _mm512_cmplt_epu64_mask(off0, width) | _mm512_cmplt_epu64_mask(off1, width);
+                let (lo, hi) = (_mm512_cvtpd_ps(v0), _mm512_cvtpd_ps(v1));
+                store(join(_mm256_castps_si256(lo), _mm256_castps_si256(hi)), out, false);
+            }
+            found != 0
+        }
+    }
+    #[inline(always)]
+    fn pick16(self, table: &[f32; 16], index: __m512i) -> __m512 {
+        unsafe { _mm512_permutexvar_ps(index, self.load_f32(table)) }
+    }
+    #[inline(always)]
+    fn pick128(self, table: &[f32; 128], index: __m512i) -> __m512 {
+        // Two vectors are chosen from by the low five bits; the sixth and seventh say from which two.
+        unsafe {
+            let sixth = _mm512_test_epi32_mask(index, _mm512_set1_epi32(32));
+            let seventh = _mm512_test_epi32_mask(index, _mm512_set1_epi32(64));
+            let low = _mm512_mask_blend_ps(sixth, pick32(&table[..32], index), pick32(&table[32..64], index));
+            let high =
+                _mm512_mask_blend_ps(sixth, pick32(&table[64..96], index), pick32(&table[96..], index));
+            _mm512_mask_blend_ps(seventh, low, high)
+        }
+    }
+    #[inline(always)]
     fn lookup(self, table: &Lookup, codes: &[u8]) -> [__m512; 4] {
         let codes = &codes[..4 * N];
         unsafe {
@@ -311,6 +393,14 @@ impl Lanes for Avx512 {
         self.fma(a, b, c)
     }
     #[inline(always)]
+    fn estimate(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn fmax(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_max_ps(a, b) }
+    }
+    #[inline(always)]
     fn fdiv(self, a: __m512, b: __m512) -> __m512 {
         unsafe { _mm512_div_ps(a, b) }
     }
@@ -365,6 +455,10 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn select(self, m: __mmask16, a: __m512i, b: __m512i) -> __m512i {
         unsafe { _mm512_mask_mov_epi32(b, m, a) }
+    }
+    #[inline(always)]
+    fn any(self, m: __mmask16) -> bool {
+        m != 0
     }
     #[inline(always)]
     fn hmax(self, a: __m512i) -> u32 {

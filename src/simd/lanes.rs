@@ -86,6 +86,9 @@ pub struct Narrow {
     pub sign: u8,
 }
 
+/// The middle between two float32, in the bits of a float64 that they do not have.
+pub(super) const MIDDLE: u32 = 1 << 28;
+
 /// `N` lanes of float32 / uint32 and what can be done with them. A *group* is four vectors, `4 * N`
 /// elements. Integer comparisons, minima and maxima are for values below 2^31.
 ///
@@ -128,6 +131,18 @@ pub trait Lanes: Copy {
     /// Table values of the 32 codes that begin at each of `N` multiples of `stride`: code `i` of row `j` goes to
     /// `out[i * width + j]`.
     fn columns(self, table: &Lookup, codes: &[u8], stride: usize, out: &mut [f32], width: usize);
+    /// `N` bytes, widened.
+    fn load_u8(self, src: &[u8]) -> Self::U;
+    /// The polynomial with coefficients `c`, lowest power first, at each of `x`: Horner's rule, a product and a sum rounded
+    /// at each step. Several vectors are under way side by side, as each waits for itself.
+    fn polynomial(self, c: &[f64], x: &[f64], out: &mut [f64]);
+    /// Products of `rows` and `steps`, none subnormal as float32, rounded to nearest float32: row by row, 16 to each. Whether
+    /// some product, as float64, is within `near` of its units in the last place of the middle between two float32.
+    fn products(self, rows: &[f64], steps: &[f64; 16], near: u32, out: &mut [f32]) -> bool;
+    /// Table values chosen by the low 4 bits of each lane.
+    fn pick16(self, table: &[f32; 16], index: Self::U) -> Self::F;
+    /// Table values chosen by the low 7 bits of each lane.
+    fn pick128(self, table: &[f32; 128], index: Self::U) -> Self::F;
     /// A group of table values chosen by bytes.
     fn lookup(self, table: &Lookup, codes: &[u8]) -> [Self::F; 4];
 
@@ -169,6 +184,10 @@ pub trait Lanes: Copy {
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// `a * b + c` where `a * b` is a float32: rounded once, whether or not the level has a fused instruction.
     fn add_product(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// `a * b + c`, rounded once where the level can and else twice: for estimates only, as levels differ.
+    fn estimate(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// The larger; either where a lane is NaN.
+    fn fmax(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a / b`.
     fn fdiv(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a / b`, correct wherever `r = RN(1 / b)` and [`crate::quant`]'s reciprocal conditions hold; levels
@@ -197,8 +216,16 @@ pub trait Lanes: Copy {
     fn gt(self, a: Self::U, b: Self::U) -> Self::M;
     /// `a` where true, else `b`.
     fn select(self, m: Self::M, a: Self::U, b: Self::U) -> Self::U;
+    /// Whether any lane is true.
+    fn any(self, m: Self::M) -> bool;
     /// The largest lane.
     fn hmax(self, a: Self::U) -> u32;
+}
+
+/// One number's [`Lanes::polynomial`].
+#[inline(always)]
+pub(super) fn horner(c: &[f64], x: f64) -> f64 {
+    c.iter().rev().fold(0.0, |p, c| p * x + c)
 }
 
 /// The exact float32 value of float16 bits.

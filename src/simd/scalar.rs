@@ -1,7 +1,7 @@
 //! The portable level: arrays of lanes in plain Rust, which the compiler vectorises as far as the baseline
 //! CPU allows. It defines what the other levels must reproduce.
 
-use super::lanes::{self, f16_to_f32, f64_to_f32_odd, Kernel, Lanes, Lookup};
+use super::lanes::{self, f16_to_f32, f64_to_f32_odd, horner, Kernel, Lanes, Lookup, MIDDLE};
 
 /// Lanes of the portable level: one SSE or NEON vector.
 const W: usize = 4;
@@ -84,6 +84,49 @@ impl Lanes for Scalar {
         super::columns::portable::<W>(table, codes, stride, out, width);
     }
     #[inline(always)]
+    fn load_u8(self, src: &[u8]) -> Self::U {
+        load(src, u32::from)
+    }
+    #[inline(always)]
+    fn polynomial(self, c: &[f64], x: &[f64], out: &mut [f64]) {
+        const SIDE: usize = 8;
+        let (xs, outs) = (x.chunks_exact(SIDE), out.chunks_exact_mut(SIDE));
+        for (x, out) in xs.zip(outs) {
+            let mut p = [0f64; SIDE];
+            for c in c.iter().rev() {
+                for (p, x) in p.iter_mut().zip(x) {
+                    *p = *p * x + c;
+                }
+            }
+            out.copy_from_slice(&p);
+        }
+        let done = x.len() / SIDE * SIDE;
+        for (x, out) in x[done..].iter().zip(&mut out[done..]) {
+            *out = horner(c, *x);
+        }
+    }
+    #[inline(always)]
+    fn products(self, rows: &[f64], steps: &[f64; 16], near: u32, out: &mut [f32]) -> bool {
+        let mut found = false;
+        for (row, out) in rows.iter().zip(out.chunks_exact_mut(16)) {
+            for (step, out) in steps.iter().zip(out) {
+                let v = row * step;
+                let off = (v.to_bits() as u32).wrapping_sub(MIDDLE - near) & (2 * MIDDLE - 1);
+                found |= off < 2 * near;
+                *out = v as f32;
+            }
+        }
+        found
+    }
+    #[inline(always)]
+    fn pick16(self, table: &[f32; 16], index: Self::U) -> Self::F {
+        map(index, |i| table[(i & 15) as usize])
+    }
+    #[inline(always)]
+    fn pick128(self, table: &[f32; 128], index: Self::U) -> Self::F {
+        map(index, |i| table[(i & 127) as usize])
+    }
+    #[inline(always)]
     fn lookup(self, table: &Lookup, codes: &[u8]) -> [Self::F; 4] {
         let codes = &codes[..4 * W];
         let value = |code: u8| table.values[code as usize];
@@ -150,6 +193,14 @@ impl Lanes for Scalar {
         self.fadd(self.fmul(a, b), c)
     }
     #[inline(always)]
+    fn estimate(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        self.fadd(self.fmul(a, b), c)
+    }
+    #[inline(always)]
+    fn fmax(self, a: Self::F, b: Self::F) -> Self::F {
+        map2(a, b, |a, b| if a > b { a } else { b })
+    }
+    #[inline(always)]
     fn fdiv(self, a: Self::F, b: Self::F) -> Self::F {
         map2(a, b, |a, b| a / b)
     }
@@ -206,6 +257,10 @@ impl Lanes for Scalar {
             if m[2] { a[2] } else { b[2] },
             if m[3] { a[3] } else { b[3] },
         ]
+    }
+    #[inline(always)]
+    fn any(self, m: Self::M) -> bool {
+        m[0] | m[1] | m[2] | m[3]
     }
     #[inline(always)]
     fn hmax(self, a: Self::U) -> u32 {

@@ -2,8 +2,9 @@
 
 use super::encode::wrong_width;
 use super::layout::{take, Tiles};
+use super::look::{Panel, Values};
 use super::tile::{check_bits, top, Span};
-use super::values::{exact, quick, Precision};
+use super::values::Precision;
 use crate::error::{same_length, Error};
 use crate::formats::decode::{Sink, ToBf16, ToF16, ToF32};
 use crate::formats::source::{Code, Codes, Output};
@@ -57,11 +58,16 @@ struct Job<'a> {
 impl Job<'_> {
     fn to<C: Code>(&self, codes: &[C], out: Output<'_>) {
         match out {
-            Output::F32(out) => self.all(codes, out, |rows| dispatch(Rows { rows, sink: ToF32 })),
-            Output::F16(out) => self.all(codes, out, |rows| dispatch(Rows { rows, sink: ToF16::default() })),
-            Output::Bf16(out) => self.all(codes, out, |rows| dispatch(Rows { rows, sink: ToBf16 })),
+            Output::F32(out) => self.narrow(codes, out, ToF32),
+            Output::F16(out) => self.narrow(codes, out, ToF16::default()),
+            Output::Bf16(out) => self.narrow(codes, out, ToBf16),
             Output::F64(out) => self.all(codes, out, |rows| dispatch(Wide(rows))),
         }
+    }
+
+    fn narrow<C: Code, K: Sink>(&self, codes: &[C], out: &mut [K::Item], sink: K) {
+        let walk = Walk { ahead: 0, ..Walk::over(out) };
+        self.all(codes, out, |rows| dispatch(Rows { rows, sink, walk }));
     }
 
     /// Hands tiles to tasks, and parts of tiles where one is too much for a task.
@@ -121,40 +127,56 @@ impl<C: Code> Kernel for Wide<'_, C> {
     }
 }
 
-/// The other outputs: float32, a buffer at a time, which then goes to the output as it asks for.
+/// The other outputs: float32 into a buffer, which goes on to the output as that asks for.
 struct Rows<'a, C: Code, K: Sink> {
     rows: Part<'a, C, K::Item>,
     sink: K,
+    walk: Walk,
 }
 
-/// Elements decoded before they are written; the buffer stays in the first-level cache.
-const BUFFER: usize = 2048;
+/// Elements after which the buffer is emptied, and how many it holds: room for the rest of a tile.
+const FULL: usize = 2048;
+const BUFFER: usize = 2 * FULL;
+
+/// Bytes of codes asked for ahead.
+const AHEAD: usize = 4096;
 
 impl<C: Code, K: Sink> Kernel for Rows<'_, C, K> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        let Rows { rows, sink } = self;
-        let Job { bits, precision, .. } = *rows.job;
-        let mut start = 0;
-        let mut values = [0f32; BUFFER];
+        let Rows { mut rows, sink, walk } = self;
+        let Job { bits, tiles, amin, amax, precision } = *rows.job;
+        let mut panel = Panel::new(bits, precision);
+        let mut buffer = [0f32; BUFFER];
+        let mut out = std::mem::take(&mut rows.out);
+        let (mut start, mut filled) = (0, 0);
         while start < rows.codes.len() {
-            let (span, n) = rows.tile(start);
-            let n = n.min(BUFFER);
-            let codes = &rows.codes[start..start + n];
-            for (codes, values) in codes.chunks(MAX_GROUP).zip(values.chunks_mut(MAX_GROUP)) {
-                let mut raw = [0u32; MAX_GROUP];
-                for (raw, code) in raw.iter_mut().zip(codes) {
-                    *raw = code.to_u32();
-                }
-                match precision {
-                    Precision::Exact => exact(&span, bits, &raw, values),
-                    Precision::Quick => quick(&span, bits, &raw, values),
-                }
+            let first = start;
+            panel.clear();
+            while start < rows.codes.len() && !panel.is_full() && filled + start - first < FULL {
+                let (tile, rest) = tiles.of(rows.at + start);
+                let n = rest.min(rows.codes.len() - start).min(BUFFER - filled - (start - first));
+                panel.push(amin[tile].to_bits(), amax[tile].to_bits(), n);
+                start += n;
             }
-            map_groups(l, &Write(sink), 0, &values[..n], &mut rows.out[start..start + n], Walk::CACHED);
-            start += n;
+            let codes = &rows.codes[first..start];
+            for line in 0..std::mem::size_of_val(codes).div_ceil(64) {
+                l.prefetch(codes, AHEAD + 64 * line);
+            }
+            l.call(Values { panel: &mut panel, codes, out: &mut buffer[filled..filled + start - first] });
+            filled += start - first;
+            let last = start == rows.codes.len();
+            if filled >= FULL || last {
+                // A streaming walk writes whole groups from a boundary of the output on; what is left stays.
+                let head = if walk.stream { out.as_ptr().align_offset(64) % MAX_GROUP } else { 0 };
+                let n = if last { filled } else { filled - (filled - head) % MAX_GROUP };
+                map_groups(l, &Write(sink), 0, &buffer[..n], take(&mut out, n), walk);
+                buffer.copy_within(n..filled, 0);
+                filled -= n;
+            }
         }
+        l.fence();
     }
 }
 

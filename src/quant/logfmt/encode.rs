@@ -3,13 +3,13 @@
 use super::layout::{take, Tiles};
 use super::range::{magnitudes, Range};
 use super::ready::{Panel, Way};
-use super::run::{Indices, Run};
+use super::run::{Estimated, Indices, Run, WALK};
 use super::tile::{check_bits, LogRounding};
 use crate::error::{same_length, Error};
 use crate::formats::source::{Code, CodesMut, Input, Source};
 use crate::quant::amax::RUN;
 use crate::quant::native::each_native;
-use crate::simd::{dispatch, Kernel, Lanes};
+use crate::simd::{dispatch, map_groups, Kernel, Lanes};
 use crate::threads::run_tasks;
 
 /// How [`logfmt_encode`] encodes.
@@ -69,7 +69,7 @@ pub fn logfmt_encode(
     same_length("amax", out.amax.len(), tiles.count())?;
     same_length("flags", out.flags.len(), tiles.count())?;
     let inner = options.inner.max(1);
-    if tiles.rows() % inner != 0 {
+    if !tiles.rows().is_multiple_of(inner) {
         return Err(Error::Shape { what: "inner", why: "the rows are no multiple of it" });
     }
     let indices = Indices { cols: tiles.cols(), inner, seed: options.seed };
@@ -124,7 +124,8 @@ impl Job {
             panel.clear();
             panel.push(whole, &self.options);
             panel.prepare(&self.options);
-            (out.amin[tile], out.amax[tile], out.flags[tile]) = panel.stored(0);
+            let one = tile..tile + 1;
+            panel.store(&mut out.amin[one.clone()], &mut out.amax[one.clone()], &mut out.flags[one]);
             let way = panel.way(0, &self.options);
             let codes = take(&mut codes, src.len());
             let parts = src.chunks(RUN).zip(codes.chunks_mut(RUN)).enumerate();
@@ -147,7 +148,7 @@ impl<S: Source> Kernel for Scan<'_, S> {
     type Out = Range;
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) -> Range {
-        magnitudes::<L, S>(l, self.0)
+        magnitudes::<L, S, true>(l, self.0)
     }
 }
 
@@ -196,18 +197,29 @@ impl<S: Source, C: Code> Kernel for Panels<'_, S, C> {
             let mut end = start;
             while end < src.len() && !panel.is_full() && (end == start || end - start < PANEL) {
                 let n = tiles.at(at + end);
-                panel.push(magnitudes::<L, S>(l, &src[end..end + n]), options);
+                let run = &src[end..end + n];
+                if options.zeros_count {
+                    panel.push(magnitudes::<L, S, true>(l, run), options);
+                } else {
+                    panel.push(magnitudes::<L, S, false>(l, run), options);
+                }
                 end += n;
             }
             panel.prepare(options);
+            let last = first + panel.len();
+            panel.store(&mut amin[first..last], &mut amax[first..last], &mut flags[first..last]);
             for i in 0..panel.len() {
-                (amin[first], amax[first], flags[first]) = panel.stored(i);
-                let (way, n) = (panel.way(i, options), tiles.at(at + start));
+                let n = tiles.at(at + start);
                 let (src, codes) = (&src[start..start + n], &mut codes[start..start + n]);
-                l.call(Run::<S, C> { way, indices, at: at + start, src, codes });
+                if panel.plain(i) {
+                    map_groups(l, &Estimated::<S, C, false>::new(&panel, i, options), 0, src, codes, WALK);
+                } else {
+                    let way = panel.way(i, options);
+                    l.call(Run::<S, C> { way, indices, at: at + start, src, codes });
+                }
                 start += n;
-                first += 1;
             }
+            first = last;
         }
     }
 }

@@ -2,6 +2,8 @@
 //! and no system library is asked, so that NumPy and every CPU agree to the last bit. Without branches, so that
 //! compilers can use their vectors.
 
+use crate::simd::Lanes;
+
 const SQRT_HALF: f64 = std::f64::consts::FRAC_1_SQRT_2;
 const TWO_OVER_LN2: f64 = 2.885_390_081_777_926_8;
 const LN2: f64 = std::f64::consts::LN_2;
@@ -64,6 +66,26 @@ pub fn exp2(y: f64) -> f64 {
     polynomial(z, &EXP) * power
 }
 
+/// [`exp2`] of each number.
+#[inline(always)]
+pub fn exp2_each<L: Lanes>(l: L, y: &mut [f64]) {
+    const ROUND: f64 = 6_755_399_441_055_744.0;
+    let (mut z, mut p) = ([0f64; EACH], [0f64; EACH]);
+    for y in y.chunks_mut(EACH) {
+        let n = y.len();
+        for (z, y) in z.iter_mut().zip(y.iter()) {
+            *z = (y - ((y + ROUND) - ROUND)) * LN2;
+        }
+        l.polynomial(&EXP, &z[..n], &mut p[..n]);
+        for (y, p) in y.iter_mut().zip(&p) {
+            *y = p * f64::from_bits((*y + ROUND).to_bits().wrapping_add(1023) << 52);
+        }
+    }
+}
+
+/// Numbers taken at a time.
+const EACH: usize = 128;
+
 /// The float32 of `bits`, which are not negative: in integers, as a thread's control word may make zero of
 /// subnormal operands.
 #[inline(always)]
@@ -96,7 +118,7 @@ mod tests {
 
     #[test]
     fn powers_of_two_are_exact() {
-        for k in -1022..=1023 {
+        for k in -1022i32..=1023 {
             let power = f64::from_bits(((1023 + k) as u64) << 52);
             assert_eq!(log2(power), f64::from(k));
             assert!(k.abs() > 1000 || exp2(f64::from(k)) == power);

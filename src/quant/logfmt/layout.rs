@@ -71,16 +71,26 @@ impl Tiles {
         Tiles { rows: 1, cols: self.len(), tile: self.tile }
     }
 
+    /// Row and column of an element; divisions are slow, and tiles many.
+    #[inline(always)]
+    fn place(&self, at: usize) -> (usize, usize) {
+        if self.rows == 1 {
+            (0, at)
+        } else {
+            (at / self.cols, at % self.cols)
+        }
+    }
+
     /// The elements of the tile that begins at element `at`.
     #[inline(always)]
     pub(super) fn at(&self, at: usize) -> usize {
-        self.tile.min(self.cols - at % self.cols)
+        self.tile.min(self.cols - self.place(at).1)
     }
 
     /// The tile of element `at`, and how many of its elements are left from there.
     #[inline(always)]
     pub(super) fn of(&self, at: usize) -> (usize, usize) {
-        let (row, col) = (at / self.cols, at % self.cols);
+        let (row, col) = self.place(at);
         let tile = col / self.tile;
         let end = ((tile + 1) * self.tile).min(self.cols);
         (row * self.cols.div_ceil(self.tile) + tile, end - col)

@@ -8,8 +8,10 @@
 
 mod decode;
 mod encode;
+pub mod estimate;
 pub mod float64;
 mod layout;
+mod look;
 mod pack;
 mod range;
 mod ready;

@@ -110,7 +110,7 @@ fn rows(
     bytes: usize,
 ) -> Result<usize, Error> {
     check_bits(bits)?;
-    let n = if row_len == 0 { 0 } else { codes / row_len };
+    let n = codes.checked_div(row_len).unwrap_or(0);
     same_length(codes_name, codes, n * row_len)?;
     let row_bytes = layout
         .row_bytes(row_len, bits)
@@ -123,7 +123,7 @@ fn rows(
 /// Cuts rows of codes and of bytes into runs that end with whole groups: (codes, bytes) of one run after the other.
 fn runs(n: usize, (row_len, row_bytes): (usize, usize), bits: u32) -> Vec<(usize, usize)> {
     let mut out = Vec::new();
-    for _ in 0..if row_len == 0 { 0 } else { n / row_len } {
+    for _ in 0..n.checked_div(row_len).unwrap_or(0) {
         let (mut codes, mut bytes) = (row_len, row_bytes);
         while codes > RUN {
             out.push((RUN, RUN / 8 * bits as usize));

@@ -14,7 +14,7 @@ pub(super) struct Range {
     pub hi: u32,
     /// The least one that is neither NaN nor zero, or [`ABSOLUTE`] if there is none.
     pub lo: u32,
-    /// Whether there is a zero.
+    /// Whether there is a zero; not always told.
     pub zero: bool,
     /// Whether there is a NaN.
     pub nan: bool,
@@ -35,10 +35,10 @@ impl Range {
     }
 }
 
-/// The range of a run. Magnitudes order like their bits. The least is found as the largest of what its negative leaves
+/// The range of a run, zeros told only where `ZEROS`. Magnitudes order like their bits. The least is found as the largest of what its negative leaves
 /// below the sign: `2^31 - a`, which is zero for a zero.
 #[inline(always)]
-pub(super) fn magnitudes<L: Lanes, S: Source>(l: L, src: &[S::Item]) -> Range {
+pub(super) fn magnitudes<L: Lanes, S: Source, const ZEROS: bool>(l: L, src: &[S::Item]) -> Range {
     let (absolute, zero) = (l.u32(ABSOLUTE), l.u32(0));
     let mut hi = [zero; 2];
     let mut below = [zero; 2];
@@ -51,12 +51,14 @@ pub(super) fn magnitudes<L: Lanes, S: Source>(l: L, src: &[S::Item]) -> Range {
             let a = l.and(x, absolute);
             hi[j] = l.max(hi[j], a);
             below[j] = l.max(below[j], l.and(l.sub(zero, x), absolute));
-            inverse[j] = l.max(inverse[j], l.xor(a, absolute));
+            if ZEROS {
+                inverse[j] = l.max(inverse[j], l.xor(a, absolute));
+            }
         }
     }
     let hi = l.hmax(l.max(hi[0], hi[1]));
     let below = l.hmax(l.max(below[0], below[1]));
-    let zeros = l.hmax(l.max(inverse[0], inverse[1])) == ABSOLUTE;
+    let zeros = ZEROS && l.hmax(l.max(inverse[0], inverse[1])) == ABSOLUTE;
     if hi > INFINITY {
         return each::<L, S>(l, src); // a NaN would hide infinities
     }

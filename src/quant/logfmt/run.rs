@@ -1,12 +1,15 @@
 //! The codes of a run of elements, all of one tile.
 
+use super::encode::LogOptions;
+use super::estimate::Line;
 use super::float64::widen as to_f64;
-use super::ready::Way;
+use super::ready::{Panel, Way};
 use super::tile::{Finder, LogRounding};
 use crate::formats::encode::widen;
 use crate::formats::philox::{philox4x32, random_words};
 use crate::formats::source::{Code, Source};
-use crate::simd::{Kernel, Lanes, MAX_GROUP};
+use crate::simd::{map_groups, GroupMap, Kernel, Lanes, Walk, MAX_GROUP};
+use std::marker::PhantomData;
 
 const ABSOLUTE: u32 = 0x7FFF_FFFF;
 const INFINITY: u32 = 0x7F80_0000;
@@ -74,7 +77,83 @@ impl<S: Source, C: Code> Kernel for Run<'_, S, C> {
                     define::<L, S, C>(l, &finder, rounding, sign, src, &random, codes);
                 }
             }
+            Way::Lanes { line, finder, rounding, bits } => {
+                if line.deep {
+                    let map = Estimated::<S, C, true> { line, finder, rounding, bits, marker: PhantomData };
+                    map_groups(l, &map, 0, src, codes, WALK);
+                } else {
+                    let map = Estimated::<S, C, false> { line, finder, rounding, bits, marker: PhantomData };
+                    map_groups(l, &map, 0, src, codes, WALK);
+                }
+            }
         }
+    }
+}
+
+/// Two panels are asked for ahead, since each is passed over twice.
+pub(super) const WALK: Walk = Walk { stream: false, ahead: 16 * 1024 };
+
+/// Codes by the estimate, a group at a time; a group that it cannot tell for sure goes to the definition.
+pub(super) struct Estimated<S, C, const DEEP: bool> {
+    line: Line,
+    finder: Finder,
+    rounding: LogRounding,
+    bits: u32,
+    marker: PhantomData<(S, C)>,
+}
+
+impl<S, C, const DEEP: bool> Estimated<S, C, DEEP> {
+    /// For tile `i` of a panel.
+    #[inline(always)]
+    pub fn new(panel: &Panel, i: usize, options: &LogOptions) -> Self {
+        let LogOptions { bits, rounding, .. } = *options;
+        Estimated { line: panel.line(i), finder: panel.finder(i, bits), rounding, bits, marker: PhantomData }
+    }
+}
+
+impl<S: Source, C: Code, const DEEP: bool> GroupMap for Estimated<S, C, DEEP> {
+    type In = S::Item;
+    type Out = C;
+    #[inline(always)]
+    fn group<L: Lanes>(&self, l: L, _at: usize, src: &[S::Item], out: &mut [C], stream: bool) {
+        let (line, bits) = (&self.line, self.bits);
+        let (k0, f0) = line.codes::<L, DEEP>(l, l.bits(S::load(l, src)), bits);
+        let (k1, f1) = line.codes::<L, DEEP>(l, l.bits(S::load(l, &src[L::N..])), bits);
+        let (k2, f2) = line.codes::<L, DEEP>(l, l.bits(S::load(l, &src[2 * L::N..])), bits);
+        let (k3, f3) = line.codes::<L, DEEP>(l, l.bits(S::load(l, &src[3 * L::N..])), bits);
+        C::store(l, [k0, k1, k2, k3], out, stream);
+        let worst = l.max(l.max(f0, f1), l.max(f2, f3));
+        if l.any(l.gt(worst, l.u32(line.limit))) {
+            let Estimated { finder, rounding, bits, .. } = self;
+            let sign = 1 << (bits - 1);
+            l.call(Again::<S, C> { finder, rounding: *rounding, sign, src, codes: out });
+        }
+    }
+}
+
+/// A group by the definition.
+struct Again<'a, S: Source, C: Code> {
+    finder: &'a Finder,
+    rounding: LogRounding,
+    sign: u32,
+    src: &'a [S::Item],
+    codes: &'a mut [C],
+}
+
+impl<S: Source, C: Code> Kernel for Again<'_, S, C> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        let Again { finder, rounding, sign, src, codes } = self;
+        define::<L, S, C>(
+            l,
+            finder,
+            rounding,
+            sign,
+            &src[..L::GROUP],
+            &[0; MAX_GROUP],
+            &mut codes[..L::GROUP],
+        );
     }
 }
 

@@ -107,14 +107,21 @@ impl Finder {
     /// if `t` is never above 1.
     #[inline(always)]
     pub fn new(span: Span, rounding: LogRounding) -> Finder {
-        let flat = span.step == 0.0;
-        let inverse = if flat { 0.0 } else { 1.0 / span.step };
+        let (inverse, below) = Finder::parameters(span.step, rounding);
+        Finder { span, inverse, below }
+    }
+
+    /// `inverse` and `below` of a step.
+    #[inline(always)]
+    pub(super) fn parameters(step: f64, rounding: LogRounding) -> (f64, f64) {
+        let flat = step == 0.0;
+        let inverse = 1.0 / if flat { 1.0 } else { step };
         let below = match rounding {
-            LogRounding::Linear => log2((1.0 + exp2(span.step)) * 0.5) * inverse,
+            LogRounding::Linear => log2((1.0 + exp2(step)) * 0.5) * inverse,
             LogRounding::Log => 0.5,
             LogRounding::Stochastic => 1.0,
         };
-        Finder { span, inverse, below: if flat { 1.0 } else { below } }
+        (if flat { 0.0 } else { inverse }, if flat { 1.0 } else { below })
     }
 
     /// The code whose threshold is nearest to `x`, not negative.

@@ -1,9 +1,10 @@
 //! What codes stand for, as float32.
 
-use super::float64::{exp2, narrow, widen};
+use super::float64::{exp2_each, narrow, widen};
 use super::tile::{top, Span};
 use crate::error::Error;
 use crate::formats::round::named_enum;
+use crate::simd::{Lanes, MAX_GROUP};
 
 named_enum! {
     /// How near a decoded float32 is to the value that it stands for.
@@ -22,11 +23,16 @@ fn signed(magnitude: u32, code: u32, bits: u32) -> f32 {
     f32::from_bits(magnitude | (code >> (bits - 1) & 1) << 31)
 }
 
-/// The float32 nearest to what each code stands for.
+/// The float32 nearest to what each code stands for; at most [`MAX_GROUP`] of them.
 #[inline(always)]
-pub(super) fn exact(span: &Span, bits: u32, codes: &[u32], out: &mut [f32]) {
-    for (code, out) in codes.iter().zip(out) {
-        let v = span.value(f64::from((code & top(bits)) as i32));
+pub(super) fn exact<L: Lanes>(l: L, span: &Span, bits: u32, codes: &[u32; MAX_GROUP], out: &mut [f32]) {
+    let mut powers = [0f64; MAX_GROUP];
+    for (code, y) in codes.iter().zip(&mut powers) {
+        *y = (f64::from((code & top(bits)) as i32) - 1.0) * span.step;
+    }
+    exp2_each(l, &mut powers);
+    for ((code, power), out) in codes.iter().zip(&powers).zip(out) {
+        let v = if code & top(bits) == top(bits) { span.hi } else { span.lo * power };
         *out = signed(narrow(v), *code, bits);
     }
 }
@@ -38,12 +44,18 @@ pub(super) fn exact(span: &Span, bits: u32, codes: &[u32], out: &mut [f32]) {
 /// factors, that makes `(a + b + 1) / 2` units of the product where `a b < 2`, at most 2; else `(a + b) / 4 + 1/2`, less
 /// than 3/2. The exact result is itself within half a unit, so the two are at most 2 apart.
 #[inline(always)]
-pub(super) fn quick(span: &Span, bits: u32, codes: &[u32], out: &mut [f32]) {
-    let size = 1u32 << (bits / 2);
-    for (code, out) in codes.iter().zip(out) {
+pub(super) fn quick<L: Lanes>(l: L, span: &Span, bits: u32, codes: &[u32; MAX_GROUP], out: &mut [f32]) {
+    let rest = (1u32 << (bits / 2)) - 1;
+    let (mut last, mut down) = ([0f64; MAX_GROUP], [0f64; MAX_GROUP]);
+    for ((code, last), down) in codes.iter().zip(&mut last).zip(&mut down) {
         let k = code & top(bits);
-        let last = narrow(span.value(f64::from((k | (size - 1)) as i32)));
-        let down = narrow(exp2(f64::from((k & (size - 1)) as i32 - (size as i32 - 1)) * span.step));
-        *out = signed(narrow(widen(last) * widen(down)), *code, bits);
+        *last = (f64::from((k | rest) as i32) - 1.0) * span.step;
+        *down = f64::from((k & rest) as i32 - rest as i32) * span.step;
+    }
+    exp2_each(l, &mut last);
+    exp2_each(l, &mut down);
+    for (((code, last), down), out) in codes.iter().zip(&last).zip(&down).zip(out) {
+        let v = if (code | rest) & top(bits) == top(bits) { span.hi } else { span.lo * last };
+        *out = signed(narrow(widen(narrow(v)) * widen(narrow(*down))), *code, bits);
     }
 }
