@@ -46,6 +46,7 @@ impl Weight {
     /// dtype names a float type, or the format of codes that come with scales.
     #[new]
     #[pyo3(signature = (array, dtype, rows, cols, scales=None, block=(1, 1), rounded=false))]
+    #[allow(clippy::too_many_arguments)] // the keywords of one Python class
     fn new(
         py: Python<'_>,
         array: Py<PyAny>,

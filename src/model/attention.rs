@@ -86,7 +86,7 @@ fn flat_dot<T: Real>(a: ndarray::ArrayView1<'_, T>, b: ndarray::ArrayView1<'_, T
 pub fn softmax<T: Real>(x: &mut [T], scale: T) {
     let mut largest = T::NEG_INF;
     for x in x.iter_mut() {
-        *x = *x * scale;
+        *x *= scale;
         if *x > largest {
             largest = *x;
         }

@@ -91,16 +91,17 @@ pub fn dot<T: Real>(a: &[T], b: &[T]) -> T {
     let (rest_a, rest_b) = (whole_a.remainder(), whole_b.remainder());
     for (a, b) in whole_a.zip(whole_b) {
         for i in 0..SUMS {
-            sums[i] = sums[i] + a[i] * b[i];
+            sums[i] += a[i] * b[i];
         }
     }
     for ((sum, a), b) in sums.iter_mut().zip(rest_a).zip(rest_b) {
-        *sum = *sum + *a * *b;
+        *sum += *a * *b;
     }
     let mut width = SUMS / 2;
     while width > 0 {
         for i in 0..width {
-            sums[i] = sums[i] + sums[i + width];
+            let other = sums[i + width];
+            sums[i] += other;
         }
         width /= 2;
     }
