@@ -174,7 +174,7 @@ class Weight:
         rows: int,
         cols: int,
         scales: _Float32s | None = None,
-        block: tuple[int, int] = (1, 1),
+        block: tuple[int, int] = ...,
         rounded: bool = False,
     ) -> Weight: ...
     @property

@@ -79,29 +79,36 @@ pub fn linear<T: Real>(x: &[T], rows: usize, w: &Weight<'_>, out: &mut [T]) -> R
     done.into_iter().collect()
 }
 
-/// Partial sums of a dot product: as many at every instruction-set level, so that the order of the additions is.
-const SUMS: usize = 32;
+/// Length from which a dot product keeps more partial sums.
+const LONG: usize = 1024;
 
-/// The dot product of two vectors, in 32 interleaved sums that are then added pairwise.
+/// The dot product of two vectors, in 64 or, where they are long, 256 interleaved sums that are then added pairwise: as
+/// many at every instruction-set level, so that the order of the additions is the same. More sums than registers
+/// hold cost nothing, as memory is the bound.
 #[inline(always)]
 pub fn dot<T: Real>(a: &[T], b: &[T]) -> T {
-    let mut sums = [T::zero(); SUMS];
-    let (a, b) = (&a[..a.len().min(b.len())], &b[..a.len().min(b.len())]);
-    let (whole_a, whole_b) = (a.chunks_exact(SUMS), b.chunks_exact(SUMS));
-    let (rest_a, rest_b) = (whole_a.remainder(), whole_b.remainder());
-    for (a, b) in whole_a.zip(whole_b) {
-        for i in 0..SUMS {
-            sums[i] += a[i] * b[i];
-        }
+    if a.len().min(b.len()) < LONG {
+        sums::<T, 64>(a, b)
+    } else {
+        sums::<T, 256>(a, b)
     }
-    for ((sum, a), b) in sums.iter_mut().zip(rest_a).zip(rest_b) {
-        *sum += *a * *b;
+}
+
+#[inline(always)]
+fn sums<T: Real, const SUMS: usize>(a: &[T], b: &[T]) -> T {
+    let mut sums = [T::zero(); SUMS];
+    let len = a.len().min(b.len());
+    // A short last round ends the zip early.
+    for (a, b) in a[..len].chunks(SUMS).zip(b[..len].chunks(SUMS)) {
+        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+            *sum += *a * *b;
+        }
     }
     let mut width = SUMS / 2;
     while width > 0 {
-        for i in 0..width {
-            let other = sums[i + width];
-            sums[i] += other;
+        let (low, high) = sums.split_at_mut(width);
+        for (low, high) in low.iter_mut().zip(high) {
+            *low += *high;
         }
         width /= 2;
     }
