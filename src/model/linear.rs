@@ -61,23 +61,33 @@ pub fn linear<T: Real>(x: &[T], rows: usize, w: &Weight<'_>, out: &mut [T]) -> R
     } else if w.widens::<T>() {
         TALL_PANEL
     } else {
-        w.rows().div_ceil(num_threads()).max(TALL_PANEL)
+        w.rows()
     };
-    let tasks: Vec<_> = out2.axis_chunks_iter_mut(Axis(1), height).enumerate().collect();
+    // A few parts for each thread, of whole panels: panels end where they end whatever the number of threads.
+    let part =
+        w.rows().div_ceil(PARTS * num_threads()).next_multiple_of(if few { height } else { TALL_PANEL });
+    let tasks: Vec<_> = out2.axis_chunks_iter_mut(Axis(1), part).enumerate().collect();
     let work = w.rows().saturating_mul(w.cols()).saturating_mul(rows);
     let done = run_tasks(work, tasks, |(i, mut out)| {
-        let from = i * height;
-        let panel = w.panel::<T>(from, from + out.ncols())?;
-        if few {
-            dispatch(Dots { x, w: &panel, cols: w.cols(), out });
-        } else {
-            let panel = matrix("weight", &panel, out.ncols(), w.cols())?;
-            general_mat_mul(T::one(), &x2, &panel.t(), T::zero(), &mut out);
+        let (mut from, mut scratch) = (i * part, Vec::new());
+        for mut out in out.axis_chunks_iter_mut(Axis(1), height) {
+            let to = from + out.ncols();
+            let panel = w.read::<T>(from, to, &mut scratch)?;
+            if few {
+                dispatch(Dots { x, w: panel, cols: w.cols(), out });
+            } else {
+                let panel = matrix("weight", panel, to - from, w.cols())?;
+                general_mat_mul(T::one(), &x2, &panel.t(), T::zero(), &mut out);
+            }
+            from = to;
         }
         Ok(())
     });
     done.into_iter().collect()
 }
+
+/// Parts that a thread gets: more of them even out, but each lays out `x` anew.
+const PARTS: usize = 2;
 
 /// Length from which a dot product keeps more partial sums.
 const LONG: usize = 1024;
@@ -87,19 +97,26 @@ const LONG: usize = 1024;
 /// hold cost nothing, as memory is the bound.
 #[inline(always)]
 pub fn dot<T: Real>(a: &[T], b: &[T]) -> T {
+    dot_with(a, b, |_| {})
+}
+
+/// As [`dot`], calling `ahead` with what of `b` comes next, every so often.
+#[inline(always)]
+fn dot_with<T: Real>(a: &[T], b: &[T], ahead: impl Fn(&[T])) -> T {
     if a.len().min(b.len()) < LONG {
-        sums::<T, 64>(a, b)
+        sums::<T, 64>(a, b, ahead)
     } else {
-        sums::<T, 256>(a, b)
+        sums::<T, 256>(a, b, ahead)
     }
 }
 
 #[inline(always)]
-fn sums<T: Real, const SUMS: usize>(a: &[T], b: &[T]) -> T {
+fn sums<T: Real, const SUMS: usize>(a: &[T], b: &[T], ahead: impl Fn(&[T])) -> T {
     let mut sums = [T::zero(); SUMS];
     let len = a.len().min(b.len());
     // A short last round ends the zip early.
     for (a, b) in a[..len].chunks(SUMS).zip(b[..len].chunks(SUMS)) {
+        ahead(b);
         for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
             *sum += *a * *b;
         }
@@ -115,6 +132,9 @@ fn sums<T: Real, const SUMS: usize>(a: &[T], b: &[T]) -> T {
     sums[0]
 }
 
+/// Bytes of weights asked for ahead.
+const AHEAD: usize = 4096;
+
 /// Every row of `x` times every row of a panel.
 struct Dots<'a, 'o, T> {
     x: &'a [T],
@@ -126,15 +146,22 @@ struct Dots<'a, 'o, T> {
 impl<T: Real> Kernel for Dots<'_, '_, T> {
     type Out = ();
     #[inline(always)]
-    fn run<L: Lanes>(mut self, _: L) {
+    fn run<L: Lanes>(mut self, l: L) {
         if self.cols == 0 {
             self.out.fill(T::zero());
             return;
         }
         for (w, mut out) in self.w.chunks_exact(self.cols).zip(self.out.columns_mut()) {
-            for (x, out) in self.x.chunks_exact(self.cols).zip(out.iter_mut()) {
-                *out = dot(x, w);
+            let mut rows = self.x.chunks_exact(self.cols).zip(out.iter_mut());
+            // The first row waits for the weights: it asks for them ahead, beyond the page where hardware stops.
+            if let Some((x, out)) = rows.next() {
+                *out = dot_with(x, w, |next| {
+                    for line in 0..std::mem::size_of_val(next) / 64 {
+                        l.prefetch(next, AHEAD + 64 * line);
+                    }
+                });
             }
+            rows.for_each(|(x, out)| *out = dot(x, w));
         }
     }
 }

@@ -115,13 +115,36 @@ impl<'a> Weight<'a> {
     /// # Errors
     /// None for a weight that [`Weight::new`] has checked.
     pub fn panel<T: Real>(&self, from: usize, to: usize) -> Result<Cow<'a, [T]>, Error> {
-        let range = from * self.cols..to * self.cols;
         if let Data::Scaled { .. } = self.data {
-            let mut out = vec![T::zero(); range.len()];
+            let mut out = vec![T::zero(); (to - from) * self.cols];
             self.scaled(from, to, &mut out)?;
             return Ok(Cow::Owned(out));
         }
-        Ok(self.data.numbers(range))
+        Ok(self.data.numbers(from * self.cols..to * self.cols))
+    }
+
+    /// As [`Weight::panel`], widened into `scratch`: fresh memory for each panel costs more than widening it.
+    ///
+    /// # Errors
+    /// As [`Weight::panel`].
+    pub fn read<'s, T: Real>(
+        &'s self,
+        from: usize,
+        to: usize,
+        scratch: &'s mut Vec<T>,
+    ) -> Result<&'s [T], Error> {
+        let range = from * self.cols..to * self.cols;
+        if let Some(values) = T::stored(&self.data) {
+            return Ok(&values[range]);
+        }
+        if let Data::Scaled { .. } = self.data {
+            scratch.resize(range.len(), T::zero());
+            self.scaled(from, to, scratch)?;
+        } else {
+            scratch.clear();
+            scratch.extend_from_slice(&self.data.numbers(range));
+        }
+        Ok(scratch)
     }
 
     /// Rows of codes, a band of blocks at a time.
