@@ -268,7 +268,7 @@ def expert_rows(sizes: Sizes) -> Iterator[Row]:
                 call: Call = lambda layer=layer, x=x: layer(x)  # type: ignore[misc]  # noqa: E731
                 yield seconds(name, size, threads, call, used, bar)
                 if tokens == 1 and kind == "FP8":
-                    read = Timed(Read(np.zeros(used, np.uint8))(threads))
+                    read = Timed(Read(np.ones(used, np.uint8))(threads))
                     yield beside(name, size, threads, call, read, "x read", used, 0.6)
                 if peer is not None and kind == "float32":
                     other = Timed(lambda x=x: peer(x), lambda threads=threads: torch.set_num_threads(threads))  # type: ignore[misc]

@@ -1,7 +1,8 @@
-//! The numerics of DeepSeek-V3 on any CPU: small number formats, quantization with shared scales, and matrix products.
+//! The numerics of DeepSeek-V3 on any CPU: small number formats, quantization with shared scales, matrix products, and a
+//! reference forward.
 //!
 //! The crate knows nothing of Python (the optional `bindings` do). Its floors, each using only those below:
-//! [`gemm`] → [`quant`] → [`formats`] → [`simd`]. Every result is the same, byte for byte, at every instruction-set level
+//! [`model`] → [`gemm`] → [`quant`] → [`formats`] → [`simd`]. Every result is the same, byte for byte, at every instruction-set level
 //! and thread count.
 //!
 //! ```
