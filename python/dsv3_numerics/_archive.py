@@ -35,13 +35,24 @@ def write_archive(
     OSError
         Where the folder is missing or cannot be written.
     """
-    target = Path(path)
     facts = json.dumps({"magic": _magic(kind), **meta}).encode()
     members = {name: _integers(array) for name, array in arrays.items()}
+    write_npz(path, {"meta": np.frombuffer(facts, np.uint8), **members})
+
+
+def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, Array]) -> None:
+    """NumPy's .npz, which appears under its name only when complete.
+
+    Raises
+    ------
+    OSError
+        Where the folder is missing or cannot be written.
+    """
+    target = Path(path)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
     try:
         with open(temporary, "xb") as file:
-            np.savez(file, allow_pickle=False, meta=np.frombuffer(facts, np.uint8), **members)
+            np.savez(file, allow_pickle=False, **arrays)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)

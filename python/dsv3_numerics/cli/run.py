@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import os
-import secrets
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .console import make_console
+from .console import make_console, progress_bar
 
 if TYPE_CHECKING:
     from ..model import Generation, Model
@@ -183,15 +181,21 @@ def _forward(
     model: Model, prompt: Any, names: list[str], absorbed: bool | None, found: dict[str, Any]
 ) -> Any:
     """Fill `found` with logits and traces; the logits after the last token."""
-    with _Bar("forward") as bar:
+    with progress_bar(1.0) as bar:
+        before = 0.0
+
+        def progress(done: int, total: int) -> None:
+            nonlocal before
+            bar("forward", done / total - before)
+            before = done / total
+
         if names:
-            found |= model.trace(prompt, [*names, "logits"], absorbed=absorbed, progress=bar.show)
+            found |= model.trace(prompt, [*names, "logits"], absorbed=absorbed, progress=progress)
             found["logits"] = found["logits"][0]
-            found["ids"] = prompt
-            return found["logits"][-1]
-        found["logits"] = model.forward(prompt, absorbed=absorbed, progress=bar.show)
-        found["ids"] = prompt
-        return found["logits"][-1]
+        else:
+            found["logits"] = model.forward(prompt, absorbed=absorbed, progress=progress)
+    found["ids"] = prompt
+    return found["logits"][-1]
 
 
 def _generate(model: Model, prompt: Any, words: _Words | None, **settings: Any) -> Generation:
@@ -263,48 +267,8 @@ def _write(out: Path, found: Mapping[str, Any]) -> None:
     """A file that appears under its name only when complete."""
     import numpy as np
 
+    from .._archive import write_npz
     from ..checkpoint import save
 
-    if out.suffix == ".safetensors":
-        save(out, {name: np.ascontiguousarray(x) for name, x in found.items()})
-        return
-    temporary = out.with_name(f".{out.name}.{secrets.token_hex(6)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            np.savez(file, allow_pickle=False, **found)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, out)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-class _Bar:
-    """A progress bar on standard error, where that is a terminal: layers done, and time left."""
-
-    def __init__(self, what: str) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        console = Console(stderr=True)
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("layers"),
-            TimeRemainingColumn(),
-        )
-        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._task = self._bar.add_task(what, total=None)
-
-    def __enter__(self) -> _Bar:
-        self._bar.__enter__()
-        return self
-
-    def show(self, done: int, total: int) -> None:
-        """What `Model.forward` reports."""
-        self._bar.update(self._task, completed=done, total=total)
-
-    def __exit__(self, *error: Any) -> None:
-        self._bar.__exit__(*error)
+    write = write_npz if out.suffix == ".npz" else save
+    write(out, {name: np.ascontiguousarray(x) for name, x in found.items()})
