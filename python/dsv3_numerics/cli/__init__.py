@@ -16,6 +16,7 @@ from .convert import convert_command
 from .experiment import experiment_command
 from .formats import formats_command
 from .inspect import inspect_command
+from .make import make_command
 from .run import run_command
 from .study import study_command
 
@@ -24,6 +25,7 @@ VERBS = (
     experiment_command,
     formats_command,
     inspect_command,
+    make_command,
     run_command,
     study_command,
 )
@@ -36,6 +38,7 @@ Examples:
   dsv3-numerics inspect ./DeepSeek-V3               what a checkpoint holds, what is wrong with it
   dsv3-numerics convert ./V3 ./V3-bf16 --to bf16    a checkpoint's FP8 weights as plain numbers
   dsv3-numerics run ./tiny-v3 --ids 3,1,4           a forward in float32 or float64
+  dsv3-numerics make ./tiny-v3                      a checkpoint of random weights, of any size
   dsv3-numerics formats float8_e4m3fn               all values of a format
   dsv3-numerics experiment                          what the papers claim, measured again
 """

@@ -1,9 +1,9 @@
 """The reference forward of DeepSeek-V3: MLA, DeepSeekMoE and MTP in true float64 or float32, on any CPU.
 
 Lives here: the settings (`config`), which tensors there are (`weights`), the layers, each usable alone
-(`layers`), the latent cache (`cache`), the model with its traces (`model`), generation (`generate`) and what
-routing asks of a cluster (`routing`). The arithmetic is the core's; the same forward as a textbook is
-`reference.model`.
+(`layers`), the latent cache (`cache`), the model with its traces (`model`), generation (`generate`), what
+routing asks of a cluster (`routing`), and random checkpoints to try things on (`synthetic`). The arithmetic
+is the core's; the same forward as a textbook is `reference.model`.
 """
 
 from .cache import Cache
@@ -13,7 +13,8 @@ from .layers import MLA, MLP, MTP, Block, Gate, MoE, Routing
 from .model import Model
 from .random import random_weights
 from .routing import Traffic, traffic, update_bias
-from .weights import attention_shapes, expected
+from .synthetic import Made, random_checkpoint
+from .weights import Stored, attention_shapes, expected
 
 __all__ = [
     "MLA",
@@ -24,16 +25,19 @@ __all__ = [
     "Config",
     "Gate",
     "Generation",
+    "Made",
     "MoE",
     "Model",
     "Routing",
     "Sampler",
     "Speculation",
+    "Stored",
     "Traffic",
     "Yarn",
     "attention_shapes",
     "expected",
     "generate",
+    "random_checkpoint",
     "random_weights",
     "stream",
     "traffic",

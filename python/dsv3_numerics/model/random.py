@@ -31,18 +31,23 @@ def random_weights(
     ['down_proj.weight', 'gate_proj.weight', 'up_proj.weight']
     """
     return {
-        name.removeprefix(prefix): _tensor(name, shape, seed).astype(dtype)
+        name.removeprefix(prefix): draw(name, shape, seed).astype(dtype)
         for name, shape in expected(config).items()
         if name.startswith(prefix)
     }
 
 
-def _tensor(name: str, shape: tuple[int, ...], seed: int) -> Array:
+def draw(name: str, shape: tuple[int, ...], seed: int) -> Array:
+    """The values of one tensor, float32."""
     rng = np.random.default_rng([seed, *name.encode()])
     values = rng.standard_normal(shape, np.float32)
     if name.endswith("norm.weight"):
         return 1 + 0.1 * values
+    return np.float32(deviation(name, shape)) * values
+
+
+def deviation(name: str, shape: tuple[int, ...]) -> float:
+    """The standard deviation of a tensor's values: what keeps the size of activations."""
     if name.endswith("bias"):
-        return 0.01 * values
-    scale = 1.0 if name.endswith("embed_tokens.weight") else shape[-1] ** -0.5
-    return np.float32(scale) * values
+        return 0.01
+    return 1.0 if name.endswith("embed_tokens.weight") else float(shape[-1] ** -0.5)

@@ -179,26 +179,47 @@ class Weights:
 
 
 class Stored(Mapping[str, Given]):
-    """The tensors of an open checkpoint; FP8 weights come joined with their scales, nothing is read early."""
+    """The tensors of an open checkpoint; FP8 weights come joined with their scales, nothing is read early.
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    prefix : str
+        Only tensors whose names begin so, under the rest of their names: what a layer of a model takes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dsv3_numerics import checkpoint
+    >>> from dsv3_numerics.model import Config, MoE, Stored, random_checkpoint
+    >>> config = Config.preset("tiny")
+    >>> made = random_checkpoint("layer1", config, layers=[1])
+    >>> experts = MoE(config, Stored(checkpoint.open("layer1"), "model.layers.1.mlp."))
+    >>> experts(np.ones((3, 128), np.float32)).shape
+    (3, 128)
+    """
+
+    def __init__(self, checkpoint: Checkpoint, prefix: str = "") -> None:
         self._checkpoint = checkpoint
+        self._prefix = prefix
 
     def __getitem__(self, name: str) -> Given:
-        return self._checkpoint.quantized(name) if self._scaled(name) else self._checkpoint[name]
+        full = self._prefix + name
+        return self._checkpoint.quantized(full) if self._scaled(full) else self._checkpoint[full]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._checkpoint)
+        n = len(self._prefix)
+        return (name[n:] for name in self._checkpoint if name.startswith(self._prefix))
 
     def __len__(self) -> int:
-        return len(self._checkpoint)
+        return sum(1 for _ in self)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._checkpoint
+        return isinstance(name, str) and self._prefix + name in self._checkpoint
 
     def shape_of(self, name: str) -> tuple[int, ...]:
         """The shape, from the file's header."""
-        return self._checkpoint.info(name).shape
+        return self._checkpoint.info(self._prefix + name).shape
 
     def _scaled(self, name: str) -> bool:
         return self._checkpoint.info(name).dtype.startswith("F8_E")

@@ -1,0 +1,354 @@
+"""Random checkpoints in the release's format, of any size: made on the spot, streamed to disk.
+
+Lives here: `random_checkpoint`: which files, what is in them, and that they are whole or not there. Numbers
+come from `dealt` and are like those of `random`; which tensors there are is `weights`'.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from .._arrays import Array, positive, seed_key, whole
+from ..checkpoint.index import INDEX_NAME
+from ..checkpoint.opened import CONFIG_NAME
+from ..checkpoint.plan import in_recipe, to_json
+from ..checkpoint.scan import SCALE_SUFFIX
+from ..checkpoint.selection import selected
+from ..checkpoint.write import Entry, Layout, PartialFile, is_temporary, layout, replacing
+from .config import Config
+from .dealt import SIDE, Deck, Kind
+from .random import deviation, draw
+from .weights import expected
+
+if sys.platform != "win32":
+    import fcntl
+
+Progress = Callable[[str, int, int], None]
+"""Called with a tensor's name, the bytes written so far, and those of all there is to write."""
+
+_SHARD = 4 << 30
+_RESERVE = 16 << 20  # bytes left free for index, configuration and the folder itself
+_SCALES = ("float32", "ue8m0")
+
+
+class Made(NamedTuple):
+    """What `random_checkpoint` did.
+
+    Attributes
+    ----------
+    path : Path
+        The folder.
+    files, tensors : int
+        Of the checkpoint; scales count as tensors.
+    nbytes : int
+        Of all its tensors.
+    written : int
+        Bytes of files that were not there yet; 0 if an earlier run had made everything.
+    seconds : float
+    """
+
+    path: Path
+    files: int
+    tensors: int
+    nbytes: int
+    written: int
+    seconds: float
+
+
+def random_checkpoint(
+    folder: str | os.PathLike[str],
+    config: Config,
+    *,
+    layers: Iterable[int] | None = None,
+    include: Sequence[str] = (),
+    fp8: bool = True,
+    scale: Literal["float32", "ue8m0"] = "float32",
+    seed: int = 0,
+    shard_bytes: int = _SHARD,
+    progress: Progress | None = None,
+) -> Made:
+    """Make a checkpoint of random weights, as a release of this config would have it.
+
+    ``config.json``, an index, and shards: E4M3 weights with a scale for each block of 128x128 in
+    ``weight_scale_inv``; embedding, head, norms and gates in BF16; ``e_score_correction_bias`` in float32.
+    Numbers are normal, with a standard deviation that keeps the size of activations (one over the root of the
+    inputs), and every block's largest code is what the quantizer makes it: 448 with float32 scales.
+
+    Parameters
+    ----------
+    folder : path
+        Empty or not there yet, or with what an earlier run of the same settings has left: files that are
+        whole are kept, the others are made.
+    config : Config
+    layers : iterable of int, optional
+        Only these layers; those from ``num_hidden_layers`` on are of multi-token prediction. By default
+        all tensors, embedding and head too.
+    include : sequence of str
+        Globs: only tensors with a name that matches one, as ``model.layers.3.mlp.*``.
+    fp8 : bool
+        False: BF16 in place of FP8 weights, and no scales.
+    scale : {"float32", "ue8m0"}
+        ue8m0: powers of two, stored as float32, as in DeepSeek-V3.1.
+    seed : int
+        The same seed gives a tensor the same values whatever else is made.
+    shard_bytes : int
+        A file holds about so many bytes, and at least one tensor.
+    progress : callable, optional
+        Called with a tensor's name, the bytes written so far, and those of all there is to write.
+
+    Returns
+    -------
+    Made
+
+    Raises
+    ------
+    FileExistsError
+        The folder holds something else.
+    ValueError, TypeError
+        Layers that the config does not have, globs that match nothing, an unknown `scale`, a negative seed.
+    OSError
+        The folder cannot be written, another process is at work in it, or the disk has too little space,
+        which is checked at the beginning.
+
+    Notes
+    -----
+    Memory is some tens of MB whatever the size. Each file is written under a temporary name, synced and
+    renamed. Blocks of a weight are dealt from 256 that are drawn for its number of columns, each with its
+    rows rotated at random; blocks at ragged edges are drawn afresh. So weights have blocks in common, but no
+    rows.
+
+    Examples
+    --------
+    >>> from dsv3_numerics import checkpoint
+    >>> from dsv3_numerics.model import Config, random_checkpoint
+    >>> made = random_checkpoint("tiny-fp8", Config.preset("tiny"))
+    >>> made.files, made.tensors
+    (1, 525)
+    >>> with checkpoint.open("tiny-fp8") as ckpt:
+    ...     ckpt.quantized("model.layers.0.self_attn.o_proj.weight")
+    Quantized((128, 112) float8_e4m3fn, 128x128, float32 scales, 8.002 bits per element)
+    """
+    start = time.perf_counter()
+    if scale not in _SCALES:
+        raise ValueError(f"scale: found {scale!r}, expected one of {', '.join(_SCALES)}")
+    kind: Kind = scale if fp8 else "bf16"
+    tensors = _chosen(config, layers, include)
+    about = {"format": "pt", "random.kind": kind, "random.seed": str(seed_key(seed))}
+    shards = _shards(tensors, fp8, positive(shard_bytes, "shard_bytes"), about)
+    texts = {CONFIG_NAME: to_json(_config(config, kind)), INDEX_NAME: to_json(_index(shards))}
+    target = Path(folder)
+    if not target.exists():
+        _ensure_space(target, sum(shard.size for shard in shards.values()))
+    target.mkdir(parents=True, exist_ok=True)
+    with _alone(target):
+        missing = _missing(target, shards, texts)
+        written = sum(shard.size for file, shard in shards.items() if file in missing)
+        _ensure_space(target, written)
+        numbers, done = _Numbers(kind, seed), 0
+        for file, shard in shards.items():
+            if file not in missing:
+                continue
+            with replacing(target / file, shard.size) as stream:
+                stream.write(0, shard.header)
+                done += len(shard.header)
+                for name in (name for name in tensors if name in shard.begins):
+                    for count in _write(stream, shard, name, numbers.bands(name, tensors[name])):
+                        done += count
+                        if progress is not None:
+                            progress(name, done, written)
+        for file, text in texts.items():  # what says that all is there comes last
+            if file in missing:
+                with replacing(target / file, len(text)) as stream:
+                    stream.write(0, text)
+    count = sum(len(shard.begins) for shard in shards.values())
+    size = sum(shard.size - len(shard.header) for shard in shards.values())
+    return Made(target, len(shards), count, size, written, time.perf_counter() - start)
+
+
+# --- What there is --------------------------------------------------------------------------------------
+
+
+def _chosen(
+    config: Config, layers: Iterable[int] | None, include: Sequence[str]
+) -> dict[str, tuple[int, ...]]:
+    """The tensors to be made and their shapes."""
+    tensors = expected(config)
+    if layers is not None:
+        wanted = sorted({whole(layer, "layers") for layer in layers})
+        last = config.num_hidden_layers + config.num_nextn_predict_layers - 1
+        if not wanted or wanted[0] < 0 or wanted[-1] > last:
+            raise ValueError(f"layers: found {wanted}, expected some of 0 to {last}")
+        prefixes = tuple(f"model.layers.{layer}." for layer in wanted)
+        tensors = {name: shape for name, shape in tensors.items() if name.startswith(prefixes)}
+    for glob in include:
+        if not any(selected(name, [glob], ()) for name in tensors):
+            some = ", ".join(list(tensors)[:3])
+            raise ValueError(f"include: found {glob!r}, which matches no tensor ({some}, ...)")
+    return {name: shape for name, shape in tensors.items() if selected(name, include, ())}
+
+
+def _entries(name: str, shape: tuple[int, ...], fp8: bool) -> list[Entry]:
+    """A tensor as a file holds it, and its scales."""
+    if fp8 and in_recipe(name):
+        grid = (-(-shape[0] // SIDE), -(-shape[1] // SIDE))
+        return [Entry(name, "F8_E4M3", shape), Entry(name + SCALE_SUFFIX, "F32", grid)]
+    return [Entry(name, "F32" if name.endswith("bias") else "BF16", shape)]
+
+
+def _shards(
+    tensors: Mapping[str, tuple[int, ...]], fp8: bool, limit: int, about: Mapping[str, str]
+) -> dict[str, Layout]:
+    """The files and their headers, which say in `about` how the numbers were drawn."""
+    parts: list[list[Entry]] = [[]]
+    size = 0
+    for name, shape in tensors.items():
+        entries = _entries(name, shape, fp8)
+        more = sum(entry.nbytes for entry in entries)
+        if parts[-1] and size + more > limit:
+            parts.append([])
+            size = 0
+        parts[-1] += entries
+        size += more
+    return {
+        f"model-{i:05d}-of-{len(parts):06d}.safetensors": layout(part, about)
+        for i, part in enumerate(parts, start=1)
+    }
+
+
+def _index(shards: Mapping[str, Layout]) -> dict[str, Any]:
+    places = {name: file for file, shard in shards.items() for name in shard.begins}
+    size = sum(shard.size - len(shard.header) for shard in shards.values())
+    return {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
+
+
+def _config(config: Config, kind: Kind) -> dict[str, Any]:
+    """``config.json`` as a release has it."""
+    found: dict[str, Any] = {
+        "architectures": ["DeepseekV3ForCausalLM"],
+        "model_type": "deepseek_v3",
+        **config.to_dict(),
+        "num_key_value_heads": config.num_attention_heads,
+        "hidden_act": "silu",
+        "scoring_func": "sigmoid",
+        "topk_method": "noaux_tc",
+        "torch_dtype": "bfloat16",
+    }
+    if kind != "bf16":
+        powers = {"scale_fmt": "ue8m0"} if kind == "ue8m0" else {}
+        found["quantization_config"] = {
+            "activation_scheme": "dynamic",
+            "fmt": "e4m3",
+            "quant_method": "fp8",
+            **powers,
+            "weight_block_size": [SIDE, SIDE],
+        }
+    return found
+
+
+# --- The folder -----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other processes of this kind out of a folder, where the system can."""
+    if sys.platform == "win32":
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OSError(f"{folder}: another process is making a checkpoint in it") from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def _missing(folder: Path, shards: Mapping[str, Layout], texts: Mapping[str, bytes]) -> set[str]:
+    """The files that are not there yet; what a killed run left half-written is removed.
+
+    Raises
+    ------
+    FileExistsError
+        A file that is none of ours, or one of ours that was made with other settings.
+    """
+    begins = {file: (shard.header, shard.size) for file, shard in shards.items()}
+    begins |= {file: (text, len(text)) for file, text in texts.items()}
+    for path in folder.iterdir():
+        if is_temporary(path.name):
+            path.unlink()
+        elif path.name not in begins:
+            raise FileExistsError(f"{folder}: found {path.name}, expected an empty folder")
+        elif not _is(path, *begins[path.name]):
+            raise FileExistsError(f"{path}: made with other settings, or not by us; expected an empty folder")
+    return {file for file in begins if not (folder / file).exists()}
+
+
+def _is(path: Path, beginning: bytes, size: int) -> bool:
+    if not path.is_file() or path.stat().st_size != size:
+        return False
+    with open(path, "rb") as file:
+        return file.read(len(beginning)) == beginning
+
+
+def _ensure_space(folder: Path, needed: int) -> None:
+    """An error now is better than one after minutes."""
+    place = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    free = shutil.disk_usage(place).free
+    if needed and needed + _RESERVE > free:
+        raise OSError(
+            errno.ENOSPC, f"{needed / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free", str(folder)
+        )
+
+
+# --- The numbers ----------------------------------------------------------------------------------------
+
+
+class _Numbers:
+    """Every tensor's values, from its first row to its last; the same whatever was asked for before."""
+
+    def __init__(self, kind: Kind, seed: int) -> None:
+        self._kind, self._seed = kind, seed
+        self._decks: dict[tuple[float, Kind], Deck] = {}
+
+    def bands(self, name: str, shape: tuple[int, ...]) -> Iterator[tuple[Array, Array]]:
+        """A few rows at a time: what is stored, and the scales of their blocks, if there are any."""
+        if len(shape) == 1:
+            dtype = np.float32 if name.endswith("bias") else ml_dtypes.bfloat16
+            yield draw(name, shape, self._seed).astype(dtype), np.empty(0, np.float32)
+            return
+        deck, rng = self._deck(name, shape), np.random.default_rng([self._seed, *name.encode()])
+        for row in range(0, shape[0], SIDE):
+            yield deck.band(min(SIDE, shape[0] - row), shape[1], rng)
+
+    def _deck(self, name: str, shape: tuple[int, ...]) -> Deck:
+        std = deviation(name, shape)
+        key = std, self._kind if in_recipe(name) else "bf16"
+        if key not in self._decks:
+            self._decks[key] = Deck(*key, [self._seed, round(1e9 * std)])
+        return self._decks[key]
+
+
+def _write(
+    file: PartialFile, shard: Layout, name: str, bands: Iterable[tuple[Array, Array]]
+) -> Iterator[int]:
+    """Write a tensor and its scales; yields the bytes of each band."""
+    at, scales_at = shard.begins[name], shard.begins.get(name + SCALE_SUFFIX, 0)
+    for values, scales in bands:
+        file.write(at, values.reshape(-1).view(np.uint8).data)
+        if scales.size:
+            file.write(scales_at, scales.view(np.uint8).data)
+        at, scales_at = at + values.nbytes, scales_at + scales.nbytes
+        yield values.nbytes + scales.nbytes
