@@ -2,7 +2,8 @@
 
 Lives here: the public names. Casts are in `formats`, quantizers in `quant`, logarithmic codes in `logfmt`,
 matrix units in `accumulators` and `gemm`, a layer's training in `linear`, the same once more in plain NumPy
-in `reference`; `checkpoint` opens files, `study` measures errors, and ``dsv3-numerics --help`` runs it all.
+in `reference`; `checkpoint` opens files, `model` runs them by a `Recipe`, `study` measures errors, and
+``dsv3-numerics --help`` runs it all.
 """
 
 from . import checkpoint, linear, reference
@@ -12,6 +13,7 @@ from .formats import FormatInfo, decode, encode, format_info, formats, pack, unp
 from .gemm import fused_step, matmul_grouped_nt, matmul_nt
 from .logfmt import LogFmt, logfmt_decode, logfmt_encode, logfmt_pack, logfmt_unpack
 from .machine import get_num_threads, set_num_threads, simd_level
+from .model import Recipe
 from .quant import quantize_blocks, quantize_tiles, requantize_tiles
 from .quantized import Quantized
 
@@ -20,6 +22,7 @@ __all__ = [
     "FormatInfo",
     "LogFmt",
     "Quantized",
+    "Recipe",
     "__version__",
     "accumulator_info",
     "accumulators",

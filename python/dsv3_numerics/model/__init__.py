@@ -1,9 +1,10 @@
 """The reference forward of DeepSeek-V3: MLA, DeepSeekMoE and MTP in true float64 or float32, on any CPU.
 
-Lives here: the settings (`config`), which tensors there are (`weights`), the layers, each usable alone
-(`layers`), the latent cache (`cache`), the model with its traces (`model`), generation (`generate`), what
-routing asks of a cluster (`routing`), and random checkpoints to try things on (`synthetic`). The arithmetic
-is the core's; the same forward as a textbook is `reference.model`.
+Lives here: the settings (`config`), which tensors there are (`weights`), what runs in which format (`recipe`,
+from the tables in `forms`), the layers, each usable alone (`layers`), the latent cache (`cache`), the model
+with its traces (`model`), generation (`generate`), what routing asks of a cluster (`routing`), and random
+checkpoints to try things on (`synthetic`). The arithmetic is the core's; the same forward as a textbook is
+`reference.model`.
 """
 
 from .cache import Cache
@@ -12,6 +13,7 @@ from .generate import Generation, Sampler, Speculation, generate, stream
 from .layers import MLA, MLP, MTP, Block, Gate, MoE, Routing
 from .model import Model
 from .random import random_weights
+from .recipe import PRESETS, Recipe
 from .routing import Traffic, traffic, update_bias
 from .synthetic import Made, random_checkpoint
 from .weights import Stored, attention_shapes, expected
@@ -20,6 +22,7 @@ __all__ = [
     "MLA",
     "MLP",
     "MTP",
+    "PRESETS",
     "Block",
     "Cache",
     "Config",
@@ -28,6 +31,7 @@ __all__ = [
     "Made",
     "MoE",
     "Model",
+    "Recipe",
     "Routing",
     "Sampler",
     "Speculation",
