@@ -19,12 +19,12 @@ __all__ = [
     "__version__",
     "accumulators",
     "amax",
+    "attend",
     "count_saturated",
     "decode",
     "dequantize",
     "encode",
     "error_stats",
-    "experts",
     "formats",
     "fused_step",
     "gate",
@@ -36,20 +36,21 @@ __all__ = [
     "logfmt_unpack",
     "matmul_grouped_nt",
     "matmul_nt",
-    "mla",
     "nvfp4_global",
     "pack",
     "quantize",
     "rms_norm",
     "rope_frequencies",
+    "rotate",
+    "round_bfloat16",
     "safetensors_header",
     "scale_rules",
     "set_alone",
     "set_num_threads",
     "set_simd_level",
+    "silu_product",
     "simd_level",
     "simd_levels",
-    "swiglu",
     "unpack",
 ]
 
@@ -184,21 +185,29 @@ class Weight:
 def linear(x: _Array, dtype: str, rows: int, weight: Weight, out: _Array) -> None: ...
 def rms_norm(x: _Array, dtype: str, weight: Weight, eps: float, out: _Array) -> None: ...
 def rope_frequencies(settings: dict[str, Any]) -> tuple[list[float], float, float]: ...
-def mla(
+def rotate(
     x: _Array,
     dtype: str,
-    weights: dict[str, Weight],
     settings: dict[str, Any],
-    cache: _Array,
-    cache_dtype: str,
-    new: int,
-    past: list[int],
-    capacity: int,
+    positions: list[int] | NDArray[np.int64],
+    heads: int,
+    width: int,
+) -> None: ...
+def attend(
+    q: _Array,
+    seen: _Array,
+    dtype: str,
+    settings: dict[str, Any],
+    past: int,
     absorbed: bool,
+    kv_b: Weight | None,
+    expanded: _Array | None,
+    bfloat16: bool,
     out: _Array,
-    heads: _Array,
     probs: _Array | None,
 ) -> None: ...
+def silu_product(a: _Array, b: _Array, dtype: str, bfloat16: bool, out: _Array) -> None: ...
+def round_bfloat16(x: _Float32s) -> None: ...
 def gate(
     logits: _Array,
     dtype: str,
@@ -207,16 +216,6 @@ def gate(
     indices: _Array,
     weights: _Array,
     gap: _Array,
-) -> None: ...
-def swiglu(x: _Array, dtype: str, rows: int, expert: tuple[Weight, Weight, Weight], out: _Array) -> None: ...
-def experts(
-    x: _Array,
-    dtype: str,
-    indices: _Array,
-    weights: _Array,
-    top: int,
-    table: dict[int, tuple[Weight, Weight, Weight]],
-    out: _Array,
 ) -> None: ...
 def get_num_threads() -> int: ...
 def set_num_threads(n: int) -> None: ...

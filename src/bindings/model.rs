@@ -2,16 +2,11 @@
 
 use super::array::{readonly, readwrite};
 use super::type_error;
-use crate::formats::Format;
-use crate::model::mla::Call;
-use crate::model::{
-    self, Cache, Data, Expert, GateRule, MlaShape, MlaWeights, Query, Real, Rope, Routing, Yarn,
-};
-use numpy::{PyReadonlyArray1, PyReadwriteArray1};
-use pyo3::exceptions::PyKeyError;
+use crate::formats::{bfloat16, Format};
+use crate::model::{self, Data, GateRule, MlaShape, Real, Rope, Round, Routing, Sequence, Up, Yarn};
+use numpy::PyReadonlyArray1;
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
-use std::collections::BTreeMap;
 
 /// Runs a body with `T` standing for the type that `dtype` names.
 macro_rules! each_real {
@@ -138,13 +133,6 @@ impl HeldWeight<'_> {
     }
 }
 
-fn held<'py>(weights: &Bound<'py, PyDict>, key: &str) -> PyResult<HeldWeight<'py>> {
-    match weights.get_item(key)? {
-        Some(value) => value.cast::<Weight>().map_err(PyErr::from)?.get().hold(weights.py()),
-        None => Err(PyKeyError::new_err(key.to_owned())),
-    }
-}
-
 /// out = x W^T for rows of x.
 #[pyfunction]
 fn linear(
@@ -212,6 +200,48 @@ fn rope_frequencies(settings: RopeSettings) -> (Vec<f64>, f64, f64) {
     (frequencies, amplitude, temperature)
 }
 
+/// Where tokens stand.
+#[derive(FromPyObject)]
+enum Positions<'py> {
+    #[pyo3(transparent)]
+    Array(PyReadonlyArray1<'py, i64>),
+    #[pyo3(transparent)]
+    List(Vec<usize>),
+}
+
+impl Positions<'_> {
+    fn numbers(self) -> PyResult<Vec<usize>> {
+        match self {
+            Positions::List(list) => Ok(list),
+            Positions::Array(array) => {
+                let number = |p: &i64| usize::try_from(*p).map_err(|_| *p);
+                array.as_slice()?.iter().map(number).collect::<Result<_, _>>().map_err(|found| {
+                    PyValueError::new_err(format!("positions: found {found}, expected 0 or more"))
+                })
+            }
+        }
+    }
+}
+
+/// Turns the last channels of every head of x, (tokens, heads, width), in place.
+#[pyfunction]
+fn rotate(
+    py: Python<'_>,
+    x: &Bound<'_, PyAny>,
+    dtype: &str,
+    settings: RopeSettings,
+    positions: Positions<'_>,
+    heads: usize,
+    width: usize,
+) -> PyResult<()> {
+    let (rope, positions) = (settings.rope(), positions.numbers()?);
+    each_real!(dtype, T => {
+        let mut x = readwrite::<T>("x", x, dtype)?;
+        let x = x.as_slice_mut()?;
+        Ok(py.detach(|| rope.rotate_all(x, &positions, heads, width))?)
+    })
+}
+
 /// The sizes of an attention layer.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
@@ -220,75 +250,89 @@ struct MlaSettings {
     rank: usize,
     nope: usize,
     v: usize,
-    eps: f64,
     rope: RopeSettings,
 }
 
-/// A cache that can be written.
-enum HeldCache<'py> {
-    F32(PyReadwriteArray1<'py, f32>),
-    F64(PyReadwriteArray1<'py, f64>),
-    Bf16(PyReadwriteArray1<'py, u16>),
+impl MlaSettings {
+    fn shape(&self) -> MlaShape {
+        let MlaSettings { heads, rank, nope, v, ref rope } = *self;
+        let scale = rope.rope().temperature / (nope.saturating_add(rope.dim) as f64).sqrt();
+        MlaShape { heads, rank, nope, rope: rope.dim, v, scale }
+    }
 }
 
-/// Attention of new tokens over a cache, to which they are added.
+/// What rounds to bfloat16, where asked.
+fn rounding<T: Real>(bfloat16: bool) -> PyResult<Option<Round<T>>> {
+    if bfloat16 && T::ROUND_BFLOAT16.is_none() {
+        return Err(type_error("dtype: found float64, expected float32 for bfloat16".to_owned()));
+    }
+    Ok(T::ROUND_BFLOAT16.filter(|_| bfloat16))
+}
+
+/// Attention of a sequence's new tokens to the past ones and, causally, to each other.
 #[pyfunction]
 #[allow(clippy::too_many_arguments)] // the keywords of one Python function
-fn mla(
+fn attend(
     py: Python<'_>,
-    x: &Bound<'_, PyAny>,
+    q: &Bound<'_, PyAny>,
+    seen: &Bound<'_, PyAny>,
     dtype: &str,
-    weights: &Bound<'_, PyDict>,
     settings: MlaSettings,
-    cache: &Bound<'_, PyAny>,
-    cache_dtype: &str,
-    new: usize,
-    past: Vec<usize>,
-    capacity: usize,
+    past: usize,
     absorbed: bool,
+    kv_b: Option<&Bound<'_, Weight>>,
+    expanded: Option<&Bound<'_, PyAny>>,
+    bfloat16: bool,
     out: &Bound<'_, PyAny>,
-    heads: &Bound<'_, PyAny>,
     probs: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<()> {
-    let MlaSettings { heads: n_heads, rank, nope, v, eps, rope } = settings;
-    let shape = MlaShape { heads: n_heads, rank, nope, rope_dim: rope.dim, v, eps, rope: rope.rope() };
-    let compressed = weights.contains("q_a_proj")?;
-    let query = if compressed { &["q_a_proj", "q_a_layernorm", "q_b_proj"][..] } else { &["q_proj"][..] };
-    let query = query.iter().map(|name| held(weights, name)).collect::<PyResult<Vec<_>>>()?;
-    let (kv_down, kv_norm) = (held(weights, "kv_a_proj_with_mqa")?, held(weights, "kv_a_layernorm")?);
-    let (kv_up, o) = (held(weights, "kv_b_proj")?, held(weights, "o_proj")?);
-    let mut cache = match cache_dtype {
-        "float32" => HeldCache::F32(readwrite("cache", cache, "float32")?),
-        "float64" => HeldCache::F64(readwrite("cache", cache, "float64")?),
-        "bfloat16" => HeldCache::Bf16(readwrite("cache", cache, "uint16")?),
-        other => {
-            return Err(type_error(format!("cache: found {other}, expected float32, float64 or bfloat16")))
-        }
-    };
-    let mut cache = match &mut cache {
-        HeldCache::F32(x) => Cache::F32(x.as_slice_mut()?),
-        HeldCache::F64(x) => Cache::F64(x.as_slice_mut()?),
-        HeldCache::Bf16(x) => Cache::Bf16(x.as_slice_mut()?),
-    };
+    let shape = settings.shape();
+    let kv_b = kv_b.map(|w| w.get().hold(py)).transpose()?;
     each_real!(dtype, T => {
-        let x = readonly::<T>("x", x, dtype)?;
-        let (mut out, mut heads) =
-            (readwrite::<T>("out", out, dtype)?, readwrite::<T>("heads", heads, dtype)?);
+        let (q, seen) = (readonly::<T>("q", q, dtype)?, readonly::<T>("seen", seen, dtype)?);
+        let expanded = expanded.map(|x| readonly::<T>("expanded", x, dtype)).transpose()?;
+        let mut out = readwrite::<T>("out", out, dtype)?;
         let mut probs = probs.map(|p| readwrite::<T>("probs", p, dtype)).transpose()?;
-        let q_norm = if compressed { vector::<T>(&query[1])? } else { Vec::new() };
-        let kv_norm = vector::<T>(&kv_norm)?;
-        let query = match query.as_slice() {
-            [down, _, up] => Query::Compressed { down: down.view()?, norm: &q_norm, up: up.view()? },
-            [direct, ..] => Query::Direct(direct.view()?),
-            [] => return Err(PyKeyError::new_err("q_proj")),
+        let up = match (&kv_b, &expanded) {
+            (Some(w), None) if absorbed => Up::Absorbed(w.view()?),
+            (Some(w), None) => Up::Naive(w.view()?),
+            (None, Some(x)) if !absorbed => Up::Expanded(x.as_slice()?),
+            _ => return Err(type_error("attend: expected kv_b or, unless absorbed, expanded".to_owned())),
         };
-        let (kv_down, kv_up, o) = (kv_down.view()?, kv_up.view()?, o.view()?);
-        let weights = MlaWeights { query, kv_down, kv_norm: &kv_norm, kv_up, out: o };
+        let (q, seen, out) = (q.as_slice()?, seen.as_slice()?, out.as_slice_mut()?);
         let probs = probs.as_mut().map(|p| p.as_slice_mut()).transpose()?;
-        let (x, out, heads) = (x.as_slice()?, out.as_slice_mut()?, heads.as_slice_mut()?);
-        let call = Call { x, new, past: &past, capacity, absorbed, out, heads, probs };
-        Ok(py.detach(|| model::mla(&shape, &weights, &mut cache, call))?)
+        let round = rounding::<T>(bfloat16)?;
+        let sequence = Sequence { shape, past, q, seen };
+        Ok(py.detach(|| sequence.attend(&up, round, out, probs))?)
     })
+}
+
+/// silu(a) * b.
+#[pyfunction]
+fn silu_product(
+    py: Python<'_>,
+    a: &Bound<'_, PyAny>,
+    b: &Bound<'_, PyAny>,
+    dtype: &str,
+    bfloat16: bool,
+    out: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    each_real!(dtype, T => {
+        let (a, b) = (readonly::<T>("a", a, dtype)?, readonly::<T>("b", b, dtype)?);
+        let mut out = readwrite::<T>("out", out, dtype)?;
+        let (a, b, out) = (a.as_slice()?, b.as_slice()?, out.as_slice_mut()?);
+        let round = rounding::<T>(bfloat16)?;
+        Ok(py.detach(|| model::silu_product(a, b, round, out))?)
+    })
+}
+
+/// Every number of x to the nearest bfloat16, in place.
+#[pyfunction]
+fn round_bfloat16(py: Python<'_>, x: &Bound<'_, PyAny>) -> PyResult<()> {
+    let mut x = readwrite::<f32>("x", x, "float32")?;
+    let x = x.as_slice_mut()?;
+    py.detach(|| bfloat16::round_bfloat16(x));
+    Ok(())
 }
 
 fn vector<T: Real>(weight: &HeldWeight<'_>) -> PyResult<Vec<T>> {
@@ -307,6 +351,7 @@ struct GateSettings {
     normalised: bool,
     factor: f64,
     masked: f64,
+    bfloat16: bool,
 }
 
 /// Chooses experts by logits.
@@ -322,7 +367,7 @@ fn gate(
     weights: &Bound<'_, PyAny>,
     gap: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
-    let GateSettings { experts, groups, kept, top, normalised, factor, masked } = settings;
+    let GateSettings { experts, groups, kept, top, normalised, factor, masked, bfloat16 } = settings;
     let rule = GateRule { experts, groups, kept, top, normalised, factor, masked };
     let bias = bias.get().hold(py)?;
     let mut indices = readwrite::<i64>("indices", indices, "int64")?;
@@ -333,67 +378,8 @@ fn gate(
         let bias = vector::<T>(&bias)?;
         let (logits, indices) = (logits.as_slice()?, indices.as_slice_mut()?);
         let out = Routing { indices, weights: weights.as_slice_mut()?, gap: gap.as_slice_mut()? };
-        Ok(py.detach(|| model::gate(logits, &bias, &rule, out))?)
-    })
-}
-
-type Three<'py> = (Bound<'py, Weight>, Bound<'py, Weight>, Bound<'py, Weight>);
-
-struct HeldExpert<'py>([HeldWeight<'py>; 3]);
-
-impl<'py> HeldExpert<'py> {
-    fn new(py: Python<'py>, (gate, up, down): &Three<'py>) -> PyResult<Self> {
-        Ok(HeldExpert([gate.get().hold(py)?, up.get().hold(py)?, down.get().hold(py)?]))
-    }
-
-    fn view(&self) -> PyResult<Expert<'_>> {
-        let [gate, up, down] = &self.0;
-        Ok(Expert { gate: gate.view()?, up: up.view()?, down: down.view()? })
-    }
-}
-
-/// One SwiGLU for rows of x.
-#[pyfunction]
-fn swiglu<'py>(
-    py: Python<'py>,
-    x: &Bound<'py, PyAny>,
-    dtype: &str,
-    rows: usize,
-    expert: Three<'py>,
-    out: &Bound<'py, PyAny>,
-) -> PyResult<()> {
-    let expert = HeldExpert::new(py, &expert)?;
-    each_real!(dtype, T => {
-        let (x, mut out) = (readonly::<T>("x", x, dtype)?, readwrite::<T>("out", out, dtype)?);
-        let (x, expert, out) = (x.as_slice()?, expert.view()?, out.as_slice_mut()?);
-        Ok(py.detach(|| model::swiglu(x, rows, &expert, out))?)
-    })
-}
-
-/// Adds the outputs of each token's experts to out.
-#[pyfunction]
-#[allow(clippy::too_many_arguments)] // the keywords of one Python function
-fn experts<'py>(
-    py: Python<'py>,
-    x: &Bound<'py, PyAny>,
-    dtype: &str,
-    indices: &Bound<'py, PyAny>,
-    weights: &Bound<'py, PyAny>,
-    top: usize,
-    table: BTreeMap<i64, Three<'py>>,
-    out: &Bound<'py, PyAny>,
-) -> PyResult<()> {
-    let indices = readonly::<i64>("indices", indices, "int64")?;
-    let held: BTreeMap<i64, HeldExpert<'py>> =
-        table.iter().map(|(i, e)| Ok((*i, HeldExpert::new(py, e)?))).collect::<PyResult<_>>()?;
-    let table: BTreeMap<i64, Expert<'_>> =
-        held.iter().map(|(i, e)| Ok((*i, e.view()?))).collect::<PyResult<_>>()?;
-    each_real!(dtype, T => {
-        let (x, weights) = (readonly::<T>("x", x, dtype)?, readonly::<T>("weights", weights, dtype)?);
-        let mut out = readwrite::<T>("out", out, dtype)?;
-        let (x, indices, weights) = (x.as_slice()?, indices.as_slice()?, weights.as_slice()?);
-        let out = out.as_slice_mut()?;
-        Ok(py.detach(|| model::experts(x, indices, weights, top, &table, out))?)
+        let round = rounding::<T>(bfloat16)?;
+        Ok(py.detach(|| model::gate(logits, &bias, &rule, round, out))?)
     })
 }
 
@@ -402,8 +388,9 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(linear, m)?)?;
     m.add_function(wrap_pyfunction!(rms_norm, m)?)?;
     m.add_function(wrap_pyfunction!(rope_frequencies, m)?)?;
-    m.add_function(wrap_pyfunction!(mla, m)?)?;
+    m.add_function(wrap_pyfunction!(rotate, m)?)?;
+    m.add_function(wrap_pyfunction!(attend, m)?)?;
     m.add_function(wrap_pyfunction!(gate, m)?)?;
-    m.add_function(wrap_pyfunction!(swiglu, m)?)?;
-    m.add_function(wrap_pyfunction!(experts, m)?)
+    m.add_function(wrap_pyfunction!(silu_product, m)?)?;
+    m.add_function(wrap_pyfunction!(round_bfloat16, m)?)
 }

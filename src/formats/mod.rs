@@ -4,6 +4,7 @@
 //! [`near`] its fast form; [`encode()`], [`decode()`] and [`pack`] apply them to arrays. Nothing here knows
 //! about scales: that is the next floor, [`crate::quant`].
 
+pub mod bfloat16;
 pub mod decode;
 pub mod encode;
 pub mod near;

@@ -23,48 +23,81 @@ pub struct Keys<'a, T> {
 /// Queries of a head up to which dot products beat a matrix product, which would copy the keys.
 pub const FEW: usize = 8;
 
+/// How scores are made and summed.
+#[derive(Clone, Copy)]
+pub struct How<T> {
+    /// What scores are multiplied by.
+    pub scale: T,
+    /// Whether dot products replace matrix products; the caller decides, so that it does not depend on how queries are
+    /// grouped.
+    pub few: bool,
+    /// What every result that an eager program would write passes through: scores, those times the scale,
+    /// probabilities, weighted sums.
+    pub round: Round<T>,
+    /// Whether the two parts of a score are results of their own.
+    pub apart: bool,
+}
+
+/// Rounds numbers in place.
+pub type Round<T> = fn(&mut [T]);
+
 /// Up to [`QUERIES`] queries, of which query `i` sees the first `sees[i]` positions. Writes the weighted sums of values
-/// to `out` and, where asked, the probabilities to `probs`, which has a column for every position. `few` says which way
-/// to sum; the caller decides, so that it does not depend on how queries are grouped.
-#[allow(clippy::too_many_arguments)] // the parts of one formula
+/// to `out` and, where asked, the probabilities to `probs`, which has a column for every position.
 pub fn attend<T: Real>(
     first: ArrayView2<'_, T>,
     second: ArrayView2<'_, T>,
     keys: &Keys<'_, T>,
     sees: &[usize],
-    scale: T,
-    few: bool,
+    how: How<T>,
     mut out: ArrayViewMut2<'_, T>,
     probs: Option<ArrayViewMut2<'_, T>>,
 ) {
     let seen = sees.iter().copied().max().unwrap_or(0);
     let mut p = vec![T::zero(); sees.len() * seen];
-    if few {
+    if how.few {
         for ((p, first), second) in p.chunks_exact_mut(seen.max(1)).zip(first.rows()).zip(second.rows()) {
             let keys = keys.first.rows().into_iter().zip(keys.second.rows());
             p.iter_mut().zip(keys).for_each(|(p, (a, b))| *p = flat_dot(first, a) + flat_dot(second, b));
         }
-    } else if let Ok(mut p) = ArrayViewMut2::from_shape((sees.len(), seen), &mut p) {
-        general_mat_mul(T::one(), &first, &keys.first.slice(s![..seen, ..]).t(), T::zero(), &mut p);
-        general_mat_mul(T::one(), &second, &keys.second.slice(s![..seen, ..]).t(), T::one(), &mut p);
+    } else {
+        let product = |q: ArrayView2<'_, T>, keys: ArrayView2<'_, T>, before: T, p: &mut [T]| {
+            if let Ok(mut p) = ArrayViewMut2::from_shape((sees.len(), seen), p) {
+                general_mat_mul(T::one(), &q, &keys.slice(s![..seen, ..]).t(), before, &mut p);
+            }
+        };
+        product(first, keys.first, T::zero(), &mut p);
+        if how.apart {
+            let mut other = vec![T::zero(); p.len()];
+            product(second, keys.second, T::zero(), &mut other);
+            (how.round)(&mut p);
+            (how.round)(&mut other);
+            p.iter_mut().zip(&other).for_each(|(p, other)| *p += *other);
+        } else {
+            product(second, keys.second, T::one(), &mut p);
+        }
     }
+    (how.round)(&mut p);
     for (row, sees) in p.chunks_exact_mut(seen.max(1)).zip(sees) {
         let (row, beyond) = row.split_at_mut(*sees);
-        softmax(row, scale);
+        softmax(row, how.scale, how.round);
         beyond.fill(T::zero());
     }
     if let Ok(p) = ArrayView2::from_shape((sees.len(), seen), &p) {
         let values = keys.values.slice(s![..seen, ..]);
-        match values.as_slice() {
-            Some(rows) if few => {
-                for (p, mut out) in p.rows().into_iter().zip(out.rows_mut()) {
-                    out.fill(T::zero());
-                    if let (Some(factors), Some(out)) = (p.to_slice(), out.as_slice_mut()) {
-                        dispatch(Combine { factors, rows, out });
-                    }
+        if how.few {
+            for (p, mut out) in p.rows().into_iter().zip(out.rows_mut()) {
+                out.fill(T::zero());
+                if let (Some(factors), Some(out)) = (p.to_slice(), out.as_slice_mut()) {
+                    dispatch(Combine { factors, rows: values, out });
                 }
             }
-            _ => general_mat_mul(T::one(), &p, &values, T::zero(), &mut out),
+        } else {
+            general_mat_mul(T::one(), &p, &values, T::zero(), &mut out);
+        }
+    }
+    for mut out in out.rows_mut() {
+        if let Some(out) = out.as_slice_mut() {
+            (how.round)(out);
         }
     }
     if let Some(mut probs) = probs {
@@ -82,11 +115,12 @@ fn flat_dot<T: Real>(a: ndarray::ArrayView1<'_, T>, b: ndarray::ArrayView1<'_, T
     }
 }
 
-/// `softmax(scale * x)` in place.
-pub fn softmax<T: Real>(x: &mut [T], scale: T) {
+/// `softmax(scale * x)` in place, its input and its result rounded.
+pub fn softmax<T: Real>(x: &mut [T], scale: T, round: Round<T>) {
+    x.iter_mut().for_each(|x| *x *= scale);
+    round(x);
     let mut largest = T::NEG_INF;
-    for x in x.iter_mut() {
-        *x *= scale;
+    for x in x.iter() {
         if *x > largest {
             largest = *x;
         }
@@ -96,7 +130,6 @@ pub fn softmax<T: Real>(x: &mut [T], scale: T) {
         *x = (*x - largest).exp();
         sum += *x;
     }
-    for x in x {
-        *x = *x / sum;
-    }
+    x.iter_mut().for_each(|x| *x = *x / sum);
+    round(x);
 }

@@ -1,5 +1,6 @@
 //! The gate: which experts a token goes to, and how sure that is.
 
+use super::attention::Round;
 use super::real::Real;
 use crate::error::{same_length, Error};
 
@@ -57,11 +58,19 @@ pub struct Routing<'a, T> {
     pub gap: &'a mut [T],
 }
 
-/// Chooses experts from `logits` of (tokens, experts) and a `bias` that only takes part in the choice.
+/// Chooses experts from `logits` of (tokens, experts) and a `bias` that only takes part in the choice. `round` is what
+/// scores, the sum of those chosen and both steps of the weights pass through; biased scores do not.
 ///
 /// # Errors
 /// [`Error::Length`], what [`GateRule::check`] finds, [`Error::NonFinite`] for NaN among the scores.
-pub fn gate<T: Real>(logits: &[T], bias: &[T], rule: &GateRule, out: Routing<'_, T>) -> Result<(), Error> {
+pub fn gate<T: Real>(
+    logits: &[T],
+    bias: &[T],
+    rule: &GateRule,
+    round: Option<Round<T>>,
+    out: Routing<'_, T>,
+) -> Result<(), Error> {
+    let round = round.unwrap_or(|_| {});
     rule.check()?;
     same_length("e_score_correction_bias", bias.len(), rule.experts)?;
     let tokens = out.gap.len();
@@ -72,7 +81,8 @@ pub fn gate<T: Real>(logits: &[T], bias: &[T], rule: &GateRule, out: Routing<'_,
     let results = out.indices.chunks_exact_mut(rule.top).zip(out.weights.chunks_exact_mut(rule.top));
     for (token, ((indices, weights), gap)) in results.zip(out.gap.iter_mut()).enumerate() {
         let logits = &logits[token * rule.experts..][..rule.experts];
-        let scores: Vec<T> = logits.iter().map(|x| sigmoid(*x)).collect();
+        let mut scores: Vec<T> = logits.iter().map(|x| sigmoid(*x)).collect();
+        round(&mut scores);
         let mut choice: Vec<T> = scores.iter().zip(bias).map(|(s, b)| *s + *b).collect();
         if let Some(i) = choice.iter().position(|c| c.wide().is_nan()) {
             let index = token * rule.experts + i;
@@ -85,16 +95,18 @@ pub fn gate<T: Real>(logits: &[T], bias: &[T], rule: &GateRule, out: Routing<'_,
         }
         let best = ranked(&choice);
         *gap = least(margin(&groups, &order, rule.kept), margin(&choice, &best, rule.top));
-        let mut sum = T::zero();
+        let mut sum = [T::zero()];
         for (place, expert) in best[..rule.top].iter().enumerate() {
             indices[place] = *expert as i64;
             weights[place] = scores[*expert];
-            sum += scores[*expert];
+            sum[0] += scores[*expert];
         }
-        let divisor = if rule.normalised { sum + T::near(1e-20) } else { T::one() };
-        for weight in weights {
-            *weight = *weight / divisor * T::near(rule.factor);
-        }
+        round(&mut sum);
+        let divisor = if rule.normalised { sum[0] + T::near(1e-20) } else { T::one() };
+        weights.iter_mut().for_each(|weight| *weight = *weight / divisor);
+        round(weights);
+        weights.iter_mut().for_each(|weight| *weight = *weight * T::near(rule.factor));
+        round(weights);
     }
     Ok(())
 }

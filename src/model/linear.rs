@@ -190,8 +190,8 @@ impl<T: Real> Kernel for Rows<'_, T> {
 pub struct Combine<'a, T> {
     /// A factor for each row.
     pub factors: &'a [T],
-    /// Rows as long as `out`.
-    pub rows: &'a [T],
+    /// Rows as long as `out`, each contiguous.
+    pub rows: ArrayView2<'a, T>,
     /// What is added to.
     pub out: &'a mut [T],
 }
@@ -200,11 +200,8 @@ impl<T: Real> Kernel for Combine<'_, T> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, _: L) {
-        if self.out.is_empty() {
-            return;
-        }
-        for (factor, row) in self.factors.iter().zip(self.rows.chunks_exact(self.out.len())) {
-            for (out, x) in self.out.iter_mut().zip(row) {
+        for (factor, row) in self.factors.iter().zip(self.rows.rows()) {
+            for (out, x) in self.out.iter_mut().zip(row.to_slice().unwrap_or_default()) {
                 *out += *factor * *x;
             }
         }

@@ -1,21 +1,18 @@
-//! Multi-head latent attention over a cache of latents.
+//! Multi-head latent attention of one sequence over its latents.
 
-use super::attention::{attend, Keys, FEW, QUERIES};
-use super::linear::{linear, matrix, matrix_mut, Combine, Rows};
-use super::norm::rms_norm;
+use super::attention::{attend, How, Keys, Round, FEW, QUERIES};
+use super::linear::{matrix, matrix_mut, Combine, Rows};
 use super::real::Real;
-use super::rope::Rope;
-use super::weight::{Data, Weight};
+use super::weight::Weight;
 use crate::error::{same_length, Error};
-use crate::simd::{dispatch, f64_to_f32_odd};
+use crate::simd::dispatch;
 use crate::threads::run_tasks;
 use ndarray::linalg::general_mat_mul;
-use ndarray::{s, ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3, Axis};
+use ndarray::{s, ArrayView2, ArrayView3, ArrayViewMut3, Axis};
 use std::borrow::Cow;
-use std::ops::Range;
 
-/// The sizes and settings of an attention layer.
-#[derive(Clone, Debug, PartialEq)]
+/// The sizes of an attention layer.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MlaShape {
     /// Heads.
     pub heads: usize,
@@ -24,292 +21,201 @@ pub struct MlaShape {
     /// Channels of a query and key without position.
     pub nope: usize,
     /// Channels of a query and key with position.
-    pub rope_dim: usize,
+    pub rope: usize,
     /// Channels of a value.
     pub v: usize,
-    /// Of the norms.
-    pub eps: f64,
-    /// How positions turn channels.
-    pub rope: Rope,
+    /// What scores are multiplied by.
+    pub scale: f64,
 }
 
 impl MlaShape {
     /// Channels that are cached for a token.
     pub fn width(&self) -> usize {
-        self.rank + self.rope_dim
+        self.rank.saturating_add(self.rope)
     }
 
-    /// What attention logits are multiplied by.
-    pub fn scale(&self) -> f64 {
-        self.rope.temperature / ((self.nope + self.rope_dim) as f64).sqrt()
+    /// Channels of a query.
+    fn query(&self) -> usize {
+        self.nope.saturating_add(self.rope)
+    }
+
+    /// Channels of a head's key without position, and of its value.
+    fn up(&self) -> usize {
+        self.nope.saturating_add(self.v)
     }
 }
 
-/// How queries are made.
+/// Where keys and values come from: the latents, and which of these.
 #[derive(Clone, Copy, Debug)]
-pub enum Query<'a, T> {
-    /// By one matrix.
-    Direct(Weight<'a>),
-    /// Through a narrow, normalised vector.
-    Compressed {
-        /// Down to it.
-        down: Weight<'a>,
-        /// Its norm.
-        norm: &'a [T],
-        /// Up from it.
-        up: Weight<'a>,
-    },
+pub enum Up<'a, T> {
+    /// The up-projection, applied to queries and results instead of to the latents.
+    Absorbed(Weight<'a>),
+    /// The up-projection, applied to the latents head by head.
+    Naive(Weight<'a>),
+    /// Its product with the latents, (positions, heads, nope + v).
+    Expanded(&'a [T]),
 }
 
-/// The weights of an attention layer.
+/// One sequence: its new queries and all that they may see.
 #[derive(Clone, Copy, Debug)]
-pub struct MlaWeights<'a, T> {
-    /// To queries.
-    pub query: Query<'a, T>,
-    /// To the latent and the rotary key.
-    pub kv_down: Weight<'a>,
-    /// The latent's norm.
-    pub kv_norm: &'a [T],
-    /// From the latent to keys and values of all heads.
-    pub kv_up: Weight<'a>,
-    /// From all heads to the output.
-    pub out: Weight<'a>,
+pub struct Sequence<'a, T> {
+    /// The layer's sizes.
+    pub shape: MlaShape,
+    /// Positions before the new tokens, which see all of those and each other causally.
+    pub past: usize,
+    /// (new, heads, nope + rope), the last channels rotated.
+    pub q: &'a [T],
+    /// (positions, rank + rope): latents, normalised, and keys, rotated, side by side.
+    pub seen: &'a [T],
 }
 
-/// The cache of a batch, (batch, capacity, width): latents, normalised, and keys, rotated, side by side.
-#[derive(Debug)]
-pub enum Cache<'a> {
-    /// In float32.
-    F32(&'a mut [f32]),
-    /// In float64.
-    F64(&'a mut [f64]),
-    /// In bfloat16, rounded to nearest even.
-    Bf16(&'a mut [u16]),
-}
-
-impl Cache<'_> {
-    fn len(&self) -> usize {
-        match self {
-            Cache::F32(x) => x.len(),
-            Cache::F64(x) => x.len(),
-            Cache::Bf16(x) => x.len(),
+impl<T: Real> Sequence<'_, T> {
+    /// Writes the attention of all heads to `out`, (new, heads, v), and where asked the probabilities, (new, heads,
+    /// positions). `round` is what each result of an eager program passes through: expanded keys and values,
+    /// scores, those times the scale, probabilities, weighted sums; where the up-projection is absorbed, its products with
+    /// queries and with sums, and both parts of a score.
+    ///
+    /// # Errors
+    /// [`Error::Length`] and [`Error::Unsupported`] where sizes do not fit each other.
+    pub fn attend(
+        &self,
+        up: &Up<'_, T>,
+        round: Option<Round<T>>,
+        out: &mut [T],
+        probs: Option<&mut [T]>,
+    ) -> Result<(), Error> {
+        let MlaShape { heads, rank, nope, rope, v, scale } = self.shape;
+        if heads == 0 || rank == 0 || v == 0 || (nope == 0 && rope == 0) {
+            return Err(Error::Unsupported(format!("attention: found a size of 0 in {:?}", self.shape)));
         }
-    }
-
-    fn put<T: Real>(&mut self, at: usize, x: &[T]) {
-        match self {
-            Cache::F32(to) => to[at..][..x.len()].iter_mut().zip(x).for_each(|(to, x)| *to = x.wide() as f32),
-            Cache::F64(to) => to[at..][..x.len()].iter_mut().zip(x).for_each(|(to, x)| *to = x.wide()),
-            Cache::Bf16(to) => to[at..][..x.len()].iter_mut().zip(x).for_each(|(to, x)| *to = bf16(x.wide())),
+        let width = product(&[heads, self.shape.query()])?;
+        let new = self.q.len() / width;
+        let positions = self.past.saturating_add(new);
+        same_length("q", self.q.len(), new * width)?;
+        same_length("seen", self.seen.len(), product(&[positions, self.shape.width()])?)?;
+        same_length("out", out.len(), product(&[new, heads, v])?)?;
+        if new == 0 {
+            return Ok(());
         }
-    }
-
-    fn get<T: Real>(&self, range: Range<usize>) -> Cow<'_, [T]> {
-        match self {
-            Cache::F32(x) => Data::F32(x).numbers(range),
-            Cache::F64(x) => Data::F64(x).numbers(range),
-            Cache::Bf16(x) => Data::Bf16(x).numbers(range),
-        }
-    }
-}
-
-/// Nearest even, rounded once.
-fn bf16(x: f64) -> u16 {
-    let bits = f64_to_f32_odd(x).to_bits();
-    if x.is_nan() {
-        return (bits >> 16) as u16 | 0x40;
-    }
-    ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16) as u16
-}
-
-/// New tokens, and where results go.
-pub struct Call<'a, T> {
-    /// (batch, new, channels).
-    pub x: &'a [T],
-    /// New tokens of each sequence.
-    pub new: usize,
-    /// Tokens of each sequence that the cache holds.
-    pub past: &'a [usize],
-    /// Tokens of a sequence that the cache has room for.
-    pub capacity: usize,
-    /// Whether the up-projections are applied to queries and results instead of to the cache.
-    pub absorbed: bool,
-    /// (batch, new, channels).
-    pub out: &'a mut [T],
-    /// (batch, new, heads, v): before the output projection.
-    pub heads: &'a mut [T],
-    /// (batch, new, heads, positions), where asked for, with room for the longest sequence.
-    pub probs: Option<&'a mut [T]>,
-}
-
-/// Attention of new tokens, which see the cached ones and each other causally and are added to the cache.
-///
-/// # Errors
-/// [`Error::Length`] and [`Error::Unsupported`] where sizes do not fit each other.
-pub fn mla<T: Real>(
-    shape: &MlaShape,
-    w: &MlaWeights<'_, T>,
-    cache: &mut Cache<'_>,
-    call: Call<'_, T>,
-) -> Result<(), Error> {
-    let Call { x, new, past, capacity, absorbed, out, heads, mut probs } = call;
-    let tokens = past.len() * new;
-    let (width, head_q) = (shape.width(), shape.nope + shape.rope_dim);
-    check(shape, w)?;
-    same_length("cache", cache.len(), past.len() * capacity * width)?;
-    same_length("heads", heads.len(), tokens * shape.heads * shape.v)?;
-    if let Some(full) = past.iter().find(|past| **past + new > capacity) {
-        return Err(Error::Unsupported(format!(
-            "cache: found room for {capacity} tokens, expected at least {full} cached + {new} new"
-        )));
-    }
-    let longest = past.iter().max().map_or(0, |past| past + new);
-    if let Some(probs) = &probs {
-        same_length("probs", probs.len(), tokens * shape.heads * longest)?;
-    }
-    let mut q = vec![T::zero(); tokens * shape.heads * head_q];
-    match &w.query {
-        Query::Direct(w) => linear(x, tokens, w, &mut q)?,
-        Query::Compressed { down, norm, up } => {
-            let mut narrow = vec![T::zero(); tokens * down.rows()];
-            linear(x, tokens, down, &mut narrow)?;
-            let mut normed = vec![T::zero(); narrow.len()];
-            rms_norm(&narrow, norm, shape.eps, &mut normed)?;
-            linear(&normed, tokens, up, &mut q)?;
-        }
-    }
-    let mut joint = vec![T::zero(); tokens * width];
-    linear(x, tokens, &w.kv_down, &mut joint)?;
-    let mut latent = vec![T::zero(); shape.rank];
-    for (b, past) in past.iter().enumerate() {
-        for t in 0..new {
-            let (token, position) = (b * new + t, past + t);
-            let turn = shape.rope.turn::<T>(position);
-            for head in q[token * shape.heads * head_q..][..shape.heads * head_q].chunks_exact_mut(head_q) {
-                shape.rope.rotate(&mut head[shape.nope..], &turn);
-            }
-            let (compressed, key) = joint[token * width..][..width].split_at_mut(shape.rank);
-            rms_norm(compressed, w.kv_norm, shape.eps, &mut latent)?;
-            compressed.copy_from_slice(&latent);
-            shape.rope.rotate(key, &turn);
-            cache.put((b * capacity + position) * width, &joint[token * width..][..width]);
-        }
-    }
-    let (per_q, per_out) = (new * shape.heads * head_q, new * shape.heads * shape.v);
-    for (b, past) in past.iter().enumerate() {
-        let begin = b * capacity * width;
-        let seen = cache.get::<T>(begin..begin + (past + new) * width);
-        let sequence = Sequence {
-            shape,
-            up: &w.kv_up,
-            new,
-            past: *past,
-            q: ArrayView3::from_shape((new, shape.heads, head_q), &q[b * per_q..][..per_q])
-                .map_err(layout)?,
-            seen: matrix("cache", &seen, past + new, width)?,
+        let parts = Parts {
+            shape: self.shape,
+            past: self.past,
+            q: ArrayView3::from_shape((new, heads, self.shape.query()), self.q).map_err(layout)?,
+            seen: matrix("seen", self.seen, positions, self.shape.width())?,
+            scale: T::near(scale),
+            round: round.unwrap_or(|_| {}),
+            apart: round.is_some(),
         };
-        let size = (new, shape.heads, shape.v);
-        let out = ArrayViewMut3::from_shape(size, &mut heads[b * per_out..][..per_out]).map_err(layout)?;
-        let per_probs = new * shape.heads * longest;
-        let probs = match &mut probs {
+        let probs = match probs {
             Some(probs) => {
-                let rows = &mut probs[b * per_probs..][..per_probs];
-                Some(ArrayViewMut3::from_shape((new, shape.heads, longest), rows).map_err(layout)?)
+                same_length("probs", probs.len(), product(&[new, heads, positions])?)?;
+                Some(ArrayViewMut3::from_shape((new, heads, positions), probs).map_err(layout)?)
             }
             None => None,
         };
-        if absorbed {
-            sequence.absorbed(out, probs)?;
-        } else {
-            sequence.naive(out, probs)?;
+        if let Up::Absorbed(w) | Up::Naive(w) = up {
+            same_length("kv_b_proj rows", w.rows(), product(&[heads, self.shape.up()])?)?;
+            same_length("kv_b_proj columns", w.cols(), rank)?;
+        }
+        if let Up::Expanded(expanded) = up {
+            same_length("expanded", expanded.len(), product(&[positions, heads, self.shape.up()])?)?;
+        }
+        let out = ArrayViewMut3::from_shape((new, heads, v), out).map_err(layout)?;
+        match up {
+            Up::Absorbed(w) => parts.absorbed(w, out, probs),
+            Up::Naive(_) | Up::Expanded(_) => parts.naive(up, out, probs),
         }
     }
-    linear(heads, tokens, &w.out, out)
+}
+
+/// The product of sizes.
+fn product(sizes: &[usize]) -> Result<usize, Error> {
+    let overflow = Error::Shape { what: "attention", why: "the element count overflows" };
+    sizes.iter().try_fold(1usize, |product, size| product.checked_mul(*size)).ok_or(overflow)
 }
 
 fn layout(error: ndarray::ShapeError) -> Error {
     Error::Unsupported(format!("attention: {error}"))
 }
 
-fn check<T: Real>(shape: &MlaShape, w: &MlaWeights<'_, T>) -> Result<(), Error> {
-    if shape.heads == 0 || shape.rank == 0 || shape.v == 0 || shape.nope + shape.rope_dim == 0 {
-        return Err(Error::Unsupported(format!("attention: found a size of 0 in {shape:?}")));
-    }
-    if shape.rope.frequencies.len() * 2 != shape.rope_dim {
-        return Err(Error::Unsupported(format!(
-            "qk_rope_head_dim: found {}, expected an even number",
-            shape.rope_dim
-        )));
-    }
-    same_length("kv_a_proj_with_mqa", w.kv_down.rows(), shape.width())?;
-    same_length("kv_a_layernorm", w.kv_norm.len(), shape.rank)?;
-    same_length("kv_b_proj rows", w.kv_up.rows(), shape.heads * (shape.nope + shape.v))?;
-    same_length("kv_b_proj columns", w.kv_up.cols(), shape.rank)?;
-    same_length("o_proj", w.out.cols(), shape.heads * shape.v)?;
-    let queries = match &w.query {
-        Query::Direct(w) => w.rows(),
-        Query::Compressed { up, down, norm } => {
-            same_length("q_a_layernorm", norm.len(), down.rows())?;
-            same_length("q_b_proj columns", up.cols(), down.rows())?;
-            up.rows()
-        }
-    };
-    same_length("query projection", queries, shape.heads * (shape.nope + shape.rope_dim))
+/// A head's rows of the up-projection: (nope, rank) and (v, rank).
+fn panel<'a, T: Real>(up: &Weight<'a>, shape: &MlaShape, head: usize) -> Result<Cow<'a, [T]>, Error> {
+    up.panel(head * shape.up(), (head + 1) * shape.up())
 }
 
-/// One sequence: its new queries, rotated, and all that they may see.
-struct Sequence<'a, T> {
-    shape: &'a MlaShape,
-    up: &'a Weight<'a>,
-    new: usize,
+/// A sequence, its sizes checked.
+struct Parts<'a, T> {
+    shape: MlaShape,
     past: usize,
-    /// (new, heads, nope + rope).
     q: ArrayView3<'a, T>,
-    /// (past + new, rank + rope).
     seen: ArrayView2<'a, T>,
+    scale: T,
+    round: Round<T>,
+    /// Whether the program that rounds adds the two parts of an absorbed score, each rounded.
+    apart: bool,
 }
 
-impl<T: Real> Sequence<'_, T> {
+impl<T: Real> Parts<'_, T> {
+    fn new(&self) -> usize {
+        self.q.len_of(Axis(0))
+    }
+
     /// Rough count of operations, to decide whether threads pay.
     fn work(&self) -> usize {
-        self.shape.heads * self.new * self.seen.nrows() * self.shape.width() + self.up.rows() * self.up.cols()
+        let MlaShape { heads, rank, .. } = self.shape;
+        heads * (self.new() * self.seen.nrows() * self.shape.width() + self.shape.up() * rank)
     }
 
-    /// The two halves of a head's up-projection: (nope, rank) and (v, rank).
-    fn panel(&self, head: usize) -> Result<Cow<'_, [T]>, Error> {
-        let rows = self.shape.nope + self.shape.v;
-        self.up.panel::<T>(head * rows, (head + 1) * rows)
+    /// A head's keys and values, (positions, nope) and (positions, v), made in `room` unless they are there.
+    fn expanded<'s>(
+        &self,
+        up: &'s Up<'_, T>,
+        head: usize,
+        room: &'s mut [Vec<T>; 2],
+    ) -> Result<[ArrayView2<'s, T>; 2], Error> {
+        let MlaShape { heads, rank, nope, v, .. } = self.shape;
+        let positions = self.seen.nrows();
+        match up {
+            Up::Expanded(all) => {
+                let all = matrix("expanded", all, positions, heads * self.shape.up())?;
+                let (from, middle) = (head * self.shape.up(), head * self.shape.up() + nope);
+                Ok([all.slice_move(s![.., from..middle]), all.slice_move(s![.., middle..middle + v])])
+            }
+            Up::Absorbed(w) | Up::Naive(w) => {
+                let panel = panel::<T>(w, &self.shape, head)?;
+                let panel = matrix("kv_b_proj", &panel, nope + v, rank)?;
+                let latent = self.seen.slice(s![.., ..rank]);
+                let (keys, values) = panel.split_at(Axis(0), nope);
+                for (up, to) in [keys, values].into_iter().zip(room.iter_mut()) {
+                    to.resize(positions * up.nrows(), T::zero());
+                    let mut to2 = matrix_mut("keys", to, positions, up.nrows())?;
+                    general_mat_mul(T::one(), &latent, &up.t(), T::zero(), &mut to2);
+                    (self.round)(to);
+                }
+                let [keys, values] = room;
+                Ok([matrix("keys", keys, positions, nope)?, matrix("values", values, positions, v)?])
+            }
+        }
     }
 
     /// Keys and values of each head in turn.
     fn naive(
         &self,
+        up: &Up<'_, T>,
         mut out: ArrayViewMut3<'_, T>,
         mut probs: Option<ArrayViewMut3<'_, T>>,
     ) -> Result<(), Error> {
-        let MlaShape { heads, rank, nope, v, .. } = *self.shape;
-        let (latent, k_pe) = self.seen.split_at(Axis(1), rank);
-        let positions = self.seen.nrows();
+        let MlaShape { heads, rank, nope, .. } = self.shape;
+        let how = How { scale: self.scale, few: self.new() <= FEW, round: self.round, apart: false };
         let mut rows: Vec<_> = match &mut probs {
             Some(probs) => probs.axis_iter_mut(Axis(1)).map(Some).collect(),
             None => (0..heads).map(|_| None).collect(),
         };
         let tasks: Vec<_> = out.axis_iter_mut(Axis(1)).zip(rows.drain(..)).enumerate().collect();
         let done = run_tasks(self.work().saturating_mul(2), tasks, |(head, (mut out, mut probs))| {
-            let panel = self.panel(head)?;
-            let panel = matrix("kv_b_proj", &panel, nope + v, rank)?;
-            let (up_k, up_v) = panel.split_at(Axis(0), nope);
-            let (mut keys, mut values) = (vec![T::zero(); positions * nope], vec![T::zero(); positions * v]);
-            let product = |w: ArrayView2<'_, T>, to: &mut ArrayViewMut2<'_, T>| {
-                general_mat_mul(T::one(), &latent, &w.t(), T::zero(), to);
-            };
-            product(up_k, &mut matrix_mut("keys", &mut keys, positions, nope)?);
-            product(up_v, &mut matrix_mut("values", &mut values, positions, v)?);
-            let keys = Keys {
-                first: matrix("keys", &keys, positions, nope)?,
-                second: k_pe,
-                values: matrix("values", &values, positions, v)?,
-            };
+            let mut room = [Vec::new(), Vec::new()];
+            let [first, values] = self.expanded(up, head, &mut room)?;
+            let keys = Keys { first, second: self.seen.slice(s![.., rank..]), values };
             let q = self.q.index_axis(Axis(1), head);
             let mut from = 0;
             for mut out in out.axis_chunks_iter_mut(Axis(0), QUERIES) {
@@ -317,8 +223,7 @@ impl<T: Real> Sequence<'_, T> {
                 let (first, second) = q.slice_move(s![from..to, ..]).split_at(Axis(1), nope);
                 let sees: Vec<usize> = (from..to).map(|t| self.past + t + 1).collect();
                 let probs = probs.as_mut().map(|p| p.slice_mut(s![from..to, ..]));
-                let scale = T::near(self.shape.scale());
-                attend(first, second, &keys, &sees, scale, self.new <= FEW, out.view_mut(), probs);
+                attend(first, second, &keys, &sees, how, out.view_mut(), probs);
                 from = to;
             }
             Ok(())
@@ -329,21 +234,22 @@ impl<T: Real> Sequence<'_, T> {
     /// All heads over the latents themselves.
     fn absorbed(
         &self,
+        up: &Weight<'_>,
         mut out: ArrayViewMut3<'_, T>,
         mut probs: Option<ArrayViewMut3<'_, T>>,
     ) -> Result<(), Error> {
-        let MlaShape { heads, rank, nope, v, .. } = *self.shape;
-        let queries = self.new * heads;
+        let MlaShape { heads, rank, nope, v, .. } = self.shape;
+        let (new, queries) = (self.new(), self.new() * heads);
         let mut absorbed = vec![T::zero(); queries * rank];
-        let mut split = ArrayViewMut3::from_shape((self.new, heads, rank), &mut absorbed).map_err(layout)?;
+        let mut split = ArrayViewMut3::from_shape((new, heads, rank), &mut absorbed).map_err(layout)?;
         let tasks: Vec<_> = split.axis_iter_mut(Axis(1)).enumerate().collect();
         let done = run_tasks(self.work(), tasks, |(head, mut to)| {
-            let panel = self.panel(head)?;
-            let up_k = &panel[..nope * rank];
+            let panel = panel::<T>(up, &self.shape, head)?;
+            let up_k = matrix("kv_b_proj", &panel[..nope * rank], nope, rank)?;
             let q = self.q.index_axis(Axis(1), head);
-            if self.new > FEW {
+            if new > FEW {
                 let q = q.slice(s![.., ..nope]);
-                general_mat_mul(T::one(), &q, &matrix("up", up_k, nope, rank)?, T::zero(), &mut to);
+                general_mat_mul(T::one(), &q, &up_k, T::zero(), &mut to);
                 return Ok(());
             }
             for (q, mut to) in q.rows().into_iter().zip(to.rows_mut()) {
@@ -354,19 +260,21 @@ impl<T: Real> Sequence<'_, T> {
             Ok(())
         });
         done.into_iter().collect::<Result<(), Error>>()?;
+        (self.round)(&mut absorbed);
 
         let (latent, k_pe) = self.seen.split_at(Axis(1), rank);
         let keys = Keys { first: latent, second: k_pe, values: latent };
+        let how = How { scale: self.scale, few: false, round: self.round, apart: self.apart };
         let first = matrix("queries", &absorbed, queries, rank)?;
-        let second = self.q.to_shape((queries, nope + self.shape.rope_dim)).map_err(layout)?;
+        let second = self.q.to_shape((queries, self.shape.query())).map_err(layout)?;
         let second = second.slice(s![.., nope..]);
         let mut sums = vec![T::zero(); queries * rank];
         let mut sums2 = matrix_mut("sums", &mut sums, queries, rank)?;
         let mut flat = match &mut probs {
             Some(probs) => {
-                let longest = probs.len_of(Axis(2));
+                let positions = probs.len_of(Axis(2));
                 let rows = probs.as_slice_mut().unwrap_or_default();
-                Some(matrix_mut("probs", rows, queries, longest)?)
+                Some(matrix_mut("probs", rows, queries, positions)?)
             }
             None => None,
         };
@@ -381,24 +289,25 @@ impl<T: Real> Sequence<'_, T> {
             let (first, second) = (first.slice(s![from..to, ..]), second.slice(s![from..to, ..]));
             // Queries stand token by token, the heads of a token side by side.
             let sees: Vec<usize> = (from..to).map(|row| self.past + row / heads + 1).collect();
-            attend(first, second, &keys, &sees, T::near(self.shape.scale()), false, out, probs);
+            attend(first, second, &keys, &sees, how, out, probs);
         });
 
-        let sums = ArrayView3::from_shape((self.new, heads, rank), &sums).map_err(layout)?;
+        let sums = ArrayView3::from_shape((new, heads, rank), &sums).map_err(layout)?;
         let tasks: Vec<_> = out.axis_iter_mut(Axis(1)).enumerate().collect();
         let done = run_tasks(self.work(), tasks, |(head, mut to)| {
-            let panel = self.panel(head)?;
+            let panel = panel::<T>(up, &self.shape, head)?;
             let up_v = &panel[nope * rank..];
             let sums = sums.index_axis(Axis(1), head);
-            if self.new > FEW {
+            if new > FEW {
                 general_mat_mul(T::one(), &sums, &matrix("up", up_v, v, rank)?.t(), T::zero(), &mut to);
-                return Ok(());
-            }
-            for (sums, mut to) in sums.rows().into_iter().zip(to.rows_mut()) {
-                if let Some(sums) = sums.to_slice() {
-                    dispatch(Rows { rows: up_v, x: sums, out: to.as_slice_mut().unwrap_or_default() });
+            } else {
+                for (sums, mut to) in sums.rows().into_iter().zip(to.rows_mut()) {
+                    if let Some(sums) = sums.to_slice() {
+                        dispatch(Rows { rows: up_v, x: sums, out: to.as_slice_mut().unwrap_or_default() });
+                    }
                 }
             }
+            to.rows_mut().into_iter().for_each(|mut to| (self.round)(to.as_slice_mut().unwrap_or_default()));
             Ok(())
         });
         done.into_iter().collect()

@@ -1,29 +1,31 @@
-//! Floor 4: the reference forward, in float32 and in float64 throughout.
+//! Floor 4: the operations of the reference forward, in float32 and in float64 throughout.
 //!
 //! Lives here: what one layer of DeepSeek-V3 does, each part a function of slices: [`norm`], [`rope`] with YaRN,
-//! [`mla`] naive and absorbed over a latent cache, the [`gate`], [`experts`]. All are generic over [`real::Real`],
-//! and nothing passes through a narrower type than the one asked for. Weights ([`weight`]) stay in the form in
-//! which a checkpoint holds them and are widened panel by panel when they are used ([`linear`]). Not here: layers
-//! put together to a model, which is Python's part, as are names, traces and sampling.
+//! [`mla`] naive and absorbed over latents, the [`gate`], [`silu`]. All are generic over [`real::Real`], and nothing
+//! passes through a narrower type than the one asked for, unless a caller gives what results are rounded by, where a
+//! program that computes in that type would round. Weights ([`weight`]) stay in the form in
+//! which a checkpoint holds them and are widened panel by panel when they are used ([`linear`]). Not here: operations
+//! put together to layers and a model, which is Python's part, as are caches, names, traces and sampling.
 //!
 //! Products of many rows are matrixmultiply's (through ndarray), products of a few rows are ours, in an order of
 //! summation that is the same at every instruction-set level. No result depends on the number of threads.
 
 pub mod attention;
-pub mod experts;
 pub mod gate;
 pub mod linear;
 pub mod mla;
 pub mod norm;
 pub mod real;
 pub mod rope;
+pub mod silu;
 pub mod weight;
 
-pub use experts::{experts, swiglu, Expert};
+pub use attention::Round;
 pub use gate::{gate, GateRule, Routing};
 pub use linear::linear;
-pub use mla::{mla, Cache, MlaShape, MlaWeights, Query};
+pub use mla::{MlaShape, Sequence, Up};
 pub use norm::rms_norm;
 pub use real::Real;
 pub use rope::{Rope, Yarn};
+pub use silu::silu_product;
 pub use weight::{Data, Weight};

@@ -1,6 +1,8 @@
 //! The two types that a forward can be computed in.
 
+use super::attention::Round;
 use super::weight::Data;
+use crate::formats::bfloat16::round_bfloat16;
 use crate::formats::Output;
 use ndarray::LinalgScalar;
 use std::iter::Sum;
@@ -12,6 +14,8 @@ pub trait Real:
 {
     /// Minus infinity.
     const NEG_INF: Self;
+    /// What rounds to bfloat16 and leaves the type as it is: float32's alone.
+    const ROUND_BFLOAT16: Option<Round<Self>>;
     /// The nearest number to `x`.
     fn near(x: f64) -> Self;
     /// `x`, exactly in float64 and as it is in float32.
@@ -31,9 +35,10 @@ pub trait Real:
 }
 
 macro_rules! real {
-    ($type:ident, $variant:ident) => {
+    ($type:ident, $variant:ident, $round:expr) => {
         impl Real for $type {
             const NEG_INF: $type = $type::NEG_INFINITY;
+            const ROUND_BFLOAT16: Option<Round<$type>> = $round;
             #[inline(always)]
             fn near(x: f64) -> $type {
                 x as $type
@@ -70,5 +75,5 @@ macro_rules! real {
     };
 }
 
-real!(f32, F32);
-real!(f64, F64);
+real!(f32, F32, Some(round_bfloat16));
+real!(f64, F64, None);

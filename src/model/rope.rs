@@ -1,6 +1,8 @@
 //! Rotary position embedding, with YaRN's stretched frequencies.
 
 use super::real::Real;
+use crate::error::{same_length, Error};
+use crate::threads::run_tasks;
 use std::f64::consts::PI;
 
 /// YaRN's settings, as `rope_scaling` in a published config names them.
@@ -83,5 +85,35 @@ impl Rope {
             let (a, b) = if self.interleaved { (2 * j, 2 * j + 1) } else { (j, j + half) };
             (x[a], x[b]) = (x[a] * cos - x[b] * sin, x[a] * sin + x[b] * cos);
         }
+    }
+
+    /// Rotates the last channels of every head of `x`, (tokens, heads, width), each token by its position.
+    ///
+    /// # Errors
+    /// [`Error::Length`] where `x` has not as many tokens as `positions`, [`Error::Unsupported`] where heads
+    /// are narrower than what turns.
+    pub fn rotate_all<T: Real>(
+        &self,
+        x: &mut [T],
+        positions: &[usize],
+        heads: usize,
+        width: usize,
+    ) -> Result<(), Error> {
+        let dim = 2 * self.frequencies.len();
+        if width < dim || width == 0 || heads == 0 {
+            return Err(Error::Unsupported(format!(
+                "rotate: found {heads} heads of {width} channels, expected at least 1 of at least {}",
+                dim.max(1)
+            )));
+        }
+        let token = heads.saturating_mul(width);
+        same_length("x", x.len(), positions.len().saturating_mul(token))?;
+        let elements = x.len();
+        let tasks = x.chunks_exact_mut(token).zip(positions).collect();
+        run_tasks(elements, tasks, |(token, position): (&mut [T], &usize)| {
+            let turn = self.turn::<T>(*position);
+            token.chunks_exact_mut(width).for_each(|head| self.rotate(&mut head[width - dim..], &turn));
+        });
+        Ok(())
     }
 }

@@ -8,13 +8,14 @@ Intermediates go into a `Trace`, under the names that `model.trace` documents.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .. import _core
 from .._arrays import Array, as_array, flat
+from ..formats import encode
 from .cache import Cache
 from .config import Config
 from .weights import (
@@ -138,12 +139,11 @@ class MLA:
         self.config = config
         self.weights = _weights(weights, attention_shapes(config), "MLA")
         yarn = config.rope_scaling
-        self._settings = {
+        self._settings: dict[str, Any] = {
             "heads": config.num_attention_heads,
             "rank": config.kv_lora_rank,
             "nope": config.qk_nope_head_dim,
             "v": config.v_head_dim,
-            "eps": config.rms_norm_eps,
             "rope": {
                 "dim": config.qk_rope_head_dim,
                 "theta": config.rope_theta,
@@ -207,38 +207,63 @@ class MLA:
         cache.room(new, batch)
         past = cache.lengths.tolist()
         positions = max(past) + new
-        heads = np.empty((batch, new, config.num_attention_heads * config.v_head_dim), array.dtype)
+        heads, dtype = config.num_attention_heads, array.dtype.name
+        rank, width = config.kv_lora_rank, config.cache_width
+        places = [n + t for n in past for t in range(new)]
+        q = self._queries(array).reshape(batch, new, -1)
+        _core.rotate(
+            flat(q),
+            dtype,
+            self._settings["rope"],
+            places,
+            heads,
+            config.qk_nope_head_dim + config.qk_rope_head_dim,
+        )
+        joint = linear(array, self.weights["kv_a_proj_with_mqa.weight"])
+        latent = np.ascontiguousarray(joint[..., :rank])
+        joint[..., :rank] = rms_norm(latent, self.weights["kv_a_layernorm.weight"], config.rms_norm_eps)
+        _core.rotate(flat(joint), dtype, self._settings["rope"], places, 1, width)
+        held = cache.data[layer]
+        for b, (n, fresh) in enumerate(zip(past, joint.reshape(batch, new, width), strict=True)):
+            kept = fresh if held.itemsize > 2 else encode(fresh, held.dtype, overflow="nonfinite")
+            held[b, n : n + new] = kept
+        out = np.empty((batch, new, heads * config.v_head_dim), array.dtype)
         probs = None
         if trace.wants(f"{at}probs"):
-            probs = np.empty((batch, new, config.num_attention_heads, positions), array.dtype)
-        out = np.empty_like(array)
-        held = cache.data[layer]
-        _core.mla(
-            flat(array),
-            array.dtype.name,
-            self._matrices(),
-            self._settings,
-            held.reshape(-1).view(np.uint16) if held.itemsize == 2 else held.reshape(-1),
-            cache.dtype.name,
-            new,
-            past,
-            cache.capacity,
-            self._cheaper(new, positions) if absorbed is None else bool(absorbed),
-            out.reshape(-1),
-            heads.reshape(-1),
-            None if probs is None else probs.reshape(-1),
-        )
+            probs = np.zeros((batch, new, heads, positions), array.dtype)
+        for b, n in enumerate(past):
+            shares = None if probs is None else np.empty((new, heads, n + new), array.dtype)
+            _core.attend(
+                flat(q[b]),
+                held[b, : n + new].astype(array.dtype, copy=False).reshape(-1),
+                dtype,
+                self._settings,
+                n,
+                self._cheaper(new, positions) if absorbed is None else bool(absorbed),
+                self.weights["kv_b_proj.weight"],
+                None,
+                False,
+                out[b].reshape(-1),
+                None if shares is None else shares.reshape(-1),
+            )
+            if probs is not None and shares is not None:
+                probs[b, :, :, : n + new] = shares
         if trace is not NO_TRACE:
             fresh = np.stack([held[b, n : n + new] for b, n in enumerate(past)])
-            trace.put(f"{at}heads", heads)
-            trace.put(f"{at}c_kv", fresh[..., : config.kv_lora_rank])
-            trace.put(f"{at}k_pe", fresh[..., config.kv_lora_rank :])
+            trace.put(f"{at}heads", out)
+            trace.put(f"{at}c_kv", fresh[..., :rank])
+            trace.put(f"{at}k_pe", fresh[..., rank:])
             if probs is not None:
                 trace.put(f"{at}probs", probs.swapaxes(1, 2))
-        return out
+        return linear(out.reshape(*array.shape[:-1], -1), self.weights["o_proj.weight"])
 
-    def _matrices(self) -> dict[str, _core.Weight]:
-        return {name.removesuffix(".weight"): self.weights[name] for name in self.weights}
+    def _queries(self, x: Array) -> Array:
+        """Queries of all heads, not yet rotated."""
+        if "q_proj.weight" in self.weights:
+            return linear(x, self.weights["q_proj.weight"])
+        narrow = linear(x, self.weights["q_a_proj.weight"])
+        normed = rms_norm(narrow, self.weights["q_a_layernorm.weight"], self.config.rms_norm_eps)
+        return linear(normed, self.weights["q_b_proj.weight"])
 
     def _cheaper(self, new: int, positions: int) -> bool:
         """Whether the absorbed form takes fewer multiplications."""
@@ -281,6 +306,7 @@ class Gate:
             "normalised": config.norm_topk_prob,
             "factor": config.routed_scaling_factor,
             "masked": float(masked),
+            "bfloat16": False,
         }
 
     def __call__(self, x: ArrayLike) -> Routing:
@@ -326,17 +352,16 @@ class MLP:
 
     def __call__(self, x: ArrayLike, *, trace: Trace = NO_TRACE, at: str = "") -> Array:
         """Apply it to (..., hidden_size), float32 or float64."""
-        array = floats(x, self.config.hidden_size)
-        out = np.empty_like(array)
-        rows = array.size // self.config.hidden_size
-        _core.swiglu(flat(array), array.dtype.name, rows, three(self.weights), out.reshape(-1))
-        return out
+        return swiglu(floats(x, self.config.hidden_size), self.weights)
 
 
-def three(weights: Weights, under: str = "") -> tuple[_core.Weight, _core.Weight, _core.Weight]:
-    """The matrices of a SwiGLU, in the core's order."""
-    gate, up, down = (weights[f"{under}{name}_proj.weight"] for name in ("gate", "up", "down"))
-    return gate, up, down
+def swiglu(x: Array, weights: Weights, under: str = "") -> Array:
+    """``down(silu(gate(x)) * up(x))`` with the matrices under a prefix."""
+    a = linear(x, weights[f"{under}gate_proj.weight"])
+    b = linear(x, weights[f"{under}up_proj.weight"])
+    inner = np.empty_like(a)
+    _core.silu_product(flat(a), flat(b), x.dtype.name, False, inner.reshape(-1))
+    return linear(inner, weights[f"{under}down_proj.weight"])
 
 
 class MoE:
@@ -359,27 +384,24 @@ class MoE:
         """Apply it to (..., hidden_size), float32 or float64."""
         array = floats(x, self.config.hidden_size)
         routing = self.gate(array)
-        out, rows = np.zeros_like(array), array.size // self.config.hidden_size
+        tokens = array.reshape(-1, self.config.hidden_size)
         if self.config.n_shared_experts:
-            shared = three(self.weights, "shared_experts.")
-            _core.swiglu(flat(array), array.dtype.name, rows, shared, out.reshape(-1))
+            out = swiglu(tokens, self.weights, "shared_experts.")
             if trace.wants(f"{at}shared"):
-                trace.put(f"{at}shared", out.copy())
-        table = {int(e): three(self.weights, f"experts.{e}.") for e in np.unique(routing.indices)}
-        _core.experts(
-            flat(array),
-            array.dtype.name,
-            routing.indices.reshape(-1),
-            flat(routing.weights),
-            self.config.num_experts_per_tok,
-            table,
-            out.reshape(-1),
-        )
+                trace.put(f"{at}shared", out.reshape(array.shape).copy())
+        else:
+            out = np.zeros_like(tokens)
+        top = self.config.num_experts_per_tok
+        indices, weights = routing.indices.reshape(-1, top), routing.weights.reshape(-1, top)
+        for expert in np.unique(indices):
+            rows, slots = np.nonzero(indices == expert)
+            part = swiglu(tokens[rows], self.weights, f"experts.{expert}.")
+            out[rows] += weights[rows, slots][:, None] * part
         for name, value in zip(
             ("topk_idx", "topk_weight", "routing_gap", "router_logits"), routing, strict=True
         ):
             trace.put(f"{at}{name}", value)
-        return out
+        return out.reshape(array.shape)
 
 
 class Block:
