@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .console import make_console, progress_bar
+from .prompt import Words, parse_ids
 
 if TYPE_CHECKING:
     from ..model import Generation, Model
@@ -88,8 +89,8 @@ def run_command(
         return
     if (ids is None) == (text is None):
         raise click.UsageError("give --ids or --text, and not both")
-    words = _Words(path) if text is not None or (path / "tokenizer.json").is_file() else None
-    prompt = np.array(_parse(ids) if ids is not None else words.encode(text or ""), np.int64)  # type: ignore[union-attr]
+    words = Words(path) if text is not None or (path / "tokenizer.json").is_file() else None
+    prompt = np.array(parse_ids(ids) if ids is not None else words.encode(text or ""), np.int64)  # type: ignore[union-attr]
     names = _matching(traces, model)
     found: dict[str, Any] = {}
     if out is not None or names or not max_new_tokens:
@@ -114,54 +115,6 @@ def run_command(
         click.echo(f"{out}: {', '.join(found)}")
     elif names:
         _print_traces({name: found[name] for name in names})
-
-
-class _Words:
-    """Text to ids and back, by the folder's tokenizer."""
-
-    def __init__(self, path: Path) -> None:
-        self._tokenizer: Any = None
-        file = path / "tokenizer.json"
-        try:
-            from tokenizers import Tokenizer  # type: ignore[import-not-found, unused-ignore]
-        except ImportError:
-            self._why = "the package tokenizers is not installed (pip install tokenizers)"
-            return
-        if file.is_file():
-            self._tokenizer = Tokenizer.from_file(str(file))
-        else:
-            self._why = f"{file}: no such file"
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of a text."""
-        if self._tokenizer is None:
-            raise click.UsageError(f"--text: {self._why}; --ids needs no tokenizer")
-        found: list[int] = self._tokenizer.encode(text).ids
-        if not found:
-            raise click.UsageError("--text: found no token in it")
-        return found
-
-    def decode(self, ids: list[int]) -> str | None:
-        """Text of ids, where there is a tokenizer."""
-        return None if self._tokenizer is None else str(self._tokenizer.decode(ids))
-
-
-def _parse(ids: str) -> list[int]:
-    text = ids
-    if ids.startswith("@"):
-        try:
-            text = Path(ids[1:]).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise click.BadParameter(f"{ids[1:]}: {error}", param_hint="--ids") from error
-    try:
-        found = [int(part) for part in text.replace(",", " ").split()]
-    except ValueError as error:
-        raise click.BadParameter(f"{error}; expected whole numbers", param_hint="--ids") from error
-    if not found:
-        raise click.BadParameter("found none, expected at least one token id", param_hint="--ids")
-    if not all(-(2**63) <= i < 2**63 for i in found):
-        raise click.BadParameter("found a number beyond 64 bits", param_hint="--ids")
-    return found
 
 
 def _matching(traces: tuple[str, ...], model: Model) -> list[str]:
@@ -198,7 +151,7 @@ def _forward(
     return found["logits"][-1]
 
 
-def _generate(model: Model, prompt: Any, words: _Words | None, **settings: Any) -> Generation:
+def _generate(model: Model, prompt: Any, words: Words | None, **settings: Any) -> Generation:
     """Print tokens as they come; what they took, at the end."""
     so_far: list[int] = []
     shown = ""
@@ -231,7 +184,7 @@ def _generate(model: Model, prompt: Any, words: _Words | None, **settings: Any) 
     return done
 
 
-def _print_likeliest(logits: Any, words: _Words | None) -> None:
+def _print_likeliest(logits: Any, words: Words | None) -> None:
     import numpy as np
     from rich import box
     from rich.table import Table
