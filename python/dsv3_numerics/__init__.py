@@ -1,12 +1,12 @@
 """The numerics of DeepSeek-V3 on any CPU: small formats, shared scales, matrix products, and their errors.
 
 Lives here: the public names. Casts are in `formats`, quantizers in `quant`, logarithmic codes in `logfmt`,
-matrix units in `accumulators` and `gemm`, a layer's training in `linear`, the same once more in plain NumPy
-in `reference`; `checkpoint` opens files, `model` runs them by a `Recipe`, `study` measures errors, and
-``dsv3-numerics --help`` runs it all.
+matrix units in `accumulators` and `gemm`, a layer's training in `linear`, an expert's in `expert`, the same
+once more in plain NumPy in `reference`; `checkpoint` opens files, `model` runs them by a `Recipe`, `study`
+measures errors, and ``dsv3-numerics --help`` runs it all.
 """
 
-from . import checkpoint, linear, reference
+from . import checkpoint, expert, linear, reference
 from ._core import __version__
 from .accumulators import AccumulatorInfo, accumulator_info, accumulators
 from .formats import FormatInfo, decode, encode, format_info, formats, pack, unpack
@@ -29,6 +29,7 @@ __all__ = [
     "checkpoint",
     "decode",
     "encode",
+    "expert",
     "format_info",
     "formats",
     "fused_step",

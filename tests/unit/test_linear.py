@@ -10,7 +10,16 @@ import pytest
 
 import dsv3_numerics as dn
 from dsv3_numerics import reference
-from dsv3_numerics.linear import LinearRecipe, dgrad, fprop, linear_errors, turned, wgrad
+from dsv3_numerics.linear import (
+    PRESETS,
+    LinearRecipe,
+    dgrad,
+    fprop,
+    linear_comparison,
+    linear_errors,
+    turned,
+    wgrad,
+)
 from operands import bits
 
 f32 = np.float32
@@ -151,6 +160,102 @@ def test_powers_of_two_make_regrouping_free() -> None:
     full = linear_errors(x, w, dy).products
     assert free[2].casts < 1.03 * free[0].casts
     assert full[2].casts > 1.1 * full[0].casts
+
+
+# --- the report's special places, and what FP8 is compared with ---
+
+
+def test_after_attention_x_waits_in_e5m6() -> None:
+    """Twelve bits with scales 2**k, regrouped to E4M3: rounded to E4M3 once, in wgrad's own tiles."""
+    x, w, dy = layer(140, 260, 130)
+    recipe = PRESETS["after_attention"]
+    same(fprop(x, w, recipe=recipe), fprop(dn.quantize_tiles(x, scale="ue8m0"), w))
+    cache = dn.quantize_tiles(x, dtype="e5m6", scale="ue8m0")
+    same(recipe.stored(x).codes, cache.codes)  # type: ignore[union-attr]
+    columns = dn.quantize_tiles(cache.dequantize(), axis=0, scale="ue8m0")
+    for given in (x, cache):
+        same(wgrad(dy, given, recipe=recipe), wgrad(dy, columns))
+
+
+def test_the_down_projection_regroups_dy_and_not_x() -> None:
+    x, w, dy = layer(140, 260, 130)
+    recipe = PRESETS["down_projection"]
+    arrived = dn.quantize_tiles(dy, scale="ue8m0")
+    same(dgrad(dy, w, recipe=recipe), dgrad(arrived, w))
+    want = wgrad(dn.requantize_tiles(arrived, axis=0), dn.quantize_tiles(x, axis=0))
+    for given in (dy, arrived):
+        same(wgrad(given, x, recipe=recipe), want)
+
+
+def test_gradients_have_a_format_a_floor_and_groups_of_their_own() -> None:
+    x, w, dy = layer(140, 260, 130)
+    dy *= f32(1e-6)
+    wide = LinearRecipe(gradient_dtype="float8_e5m2")
+    same(dgrad(dy, w, recipe=wide), dgrad(dn.quantize_tiles(dy, dtype="float8_e5m2"), w))
+    no_floor = LinearRecipe(gradient_floor=0.0)
+    same(wgrad(dy, x, recipe=no_floor), wgrad(dn.quantize_tiles(dy, axis=0, floor=0.0), x))
+    blocks = LinearRecipe(gradient_blocks=True)
+    same(dgrad(dy, w, recipe=blocks), dgrad(dn.quantize_blocks(dy), w, recipe=blocks))
+    same(wgrad(dy, x, recipe=blocks), wgrad(dy, x))
+    costs = [linear_errors(x, w, dy, recipe=r).products[1].relative for r in (LinearRecipe(), no_floor)]
+    assert costs[0] > 2 * costs[1]  # about 1e-9: below the floor by 1e5, so most codes are subnormal
+
+
+def test_bfloat16_and_float64_have_no_scales() -> None:
+    x, w, dy = layer(60, 100, 70)
+    narrow = ml_dtypes.bfloat16
+    a, b, d = (v.astype(narrow) for v in (x, w, dy))
+    units: dict[str, Any] = {"accumulator": "hopper_bf16", "promote_every": None}
+    half = PRESETS["bfloat16"]
+    same(fprop(x, w, recipe=half), dn.matmul_nt(a, b, dtype=narrow, **units))
+    same(dgrad(dy, w, recipe=half), dn.matmul_nt(d, b.T, dtype=narrow, **units))
+    same(wgrad(dy, x, recipe=half), dn.matmul_nt(d.T, a.T, **units))
+    wide = PRESETS["float64"]
+    x, w, dy = (v.astype(np.float64) for v in (x, w, dy))
+    out = np.empty((60, 70))
+    assert fprop(x, w, recipe=wide, out=out) is out
+    same(out, x @ w.T)
+    same(dgrad(dy, w, recipe=wide), dy @ w)
+    same(wgrad(dy, x, c=np.ones((70, 100)), recipe=wide), 1 + dy.T @ x)
+
+
+def test_recipes_side_by_side() -> None:
+    """float64 loses nothing, bfloat16 a tenth of FP8; where wgrad regroups powers of two, it loses less."""
+    x, w, dy = layer(256, 256, 256)
+    products = linear_comparison(x, w, dy).products
+    assert list(products) == list(PRESETS)
+    lost = {name: [p.relative for p in found] for name, found in products.items()}
+    assert lost["float64"] == [0, 0, 0]
+    assert [p.sqnr for p in products["float64"]] == [np.inf] * 3
+    for name in ("deepseek_v3", "up_projection", "after_attention", "down_projection"):
+        assert all(6 < a / b < 25 for a, b in zip(lost[name], lost["bfloat16"], strict=True))
+    assert lost["up_projection"][2] < lost["deepseek_v3"][2]
+    assert lost["after_attention"][2] < lost["deepseek_v3"][2]
+    assert len(str(linear_comparison(x, w, dy)).splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dtype": "bfloat16"}, "accumulator: found 'hopper_fp8' for operands of bfloat16, but it takes"),
+        ({"gradient_dtype": "e5m6"}, "accumulator: found 'hopper_fp8' for operands of e5m6"),
+        ({"dtype": "float64"}, "accumulator: found 'hopper_fp8' for operands of float64, expected 'float64'"),
+        ({"accumulator": "float64"}, "accumulator: found 'float64' for operands of float8_e4m3fn"),
+        ({"accumulator": "tpu"}, "accumulator: found 'tpu', expected one of"),
+        ({"dtype": "float9"}, "float9"),
+        (
+            {"dtype": "float64", "accumulator": "float64", "gradient_floor": 1e-6},
+            "gradient_floor: found 1e-06, but operands of float64 have no scales",
+        ),
+        (
+            {"dtype": "bfloat16", "accumulator": "hopper_bf16", "stored_dtype": "e5m6"},
+            "stored_dtype: found 'e5m6', but operands of bfloat16 have no scales",
+        ),
+    ],
+)
+def test_bad_recipes_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LinearRecipe(**changes)
 
 
 def test_the_report_prints() -> None:
