@@ -1,17 +1,20 @@
 """The reference forward of DeepSeek-V3: MLA, DeepSeekMoE and MTP in true float64 or float32, on any CPU.
 
 Lives here: the settings (`config`), which tensors there are (`weights`), what runs in which format (`recipe`,
-from the tables in `forms`), the layers, each usable alone (`layers`), the latent cache (`cache`), the model
-with its traces (`model`), generation (`generate`), what routing asks of a cluster (`routing`), and random
-checkpoints to try things on (`synthetic`). The arithmetic is the core's; the same forward as a textbook is
-`reference.model`.
+from the tables in `forms`), the steps that it is about (`operations`), the layers made of them, each usable
+alone (`attention`, `experts`, `layers`), the latent cache (`cache`), the model with its traces (`model`),
+generation (`generate`), what routing asks of a cluster (`routing`), and random checkpoints to try things on
+(`synthetic`). The arithmetic is the core's; the same forward as a textbook is `reference.model`.
 """
 
+from .attention import MLA
 from .cache import Cache
 from .config import Config, Yarn
+from .experts import MLP, Gate, MoE
 from .generate import Generation, Sampler, Speculation, generate, stream
-from .layers import MLA, MLP, MTP, Block, Gate, MoE, Routing
+from .layers import MTP, Block
 from .model import Model
+from .operations import Done, Operation, Operations, Routing, Watch
 from .random import random_weights
 from .recipe import PRESETS, Recipe
 from .routing import Traffic, traffic, update_bias
@@ -26,17 +29,21 @@ __all__ = [
     "Block",
     "Cache",
     "Config",
+    "Done",
     "Gate",
     "Generation",
     "Made",
     "MoE",
     "Model",
+    "Operation",
+    "Operations",
     "Recipe",
     "Routing",
     "Sampler",
     "Speculation",
     "Stored",
     "Traffic",
+    "Watch",
     "Yarn",
     "attention_shapes",
     "expected",

@@ -2,21 +2,19 @@
 
 Lives here: `Cache`, one array for all layers. For each token and layer it holds the normalised latent and the
 rotated key that all heads share, side by side: 576 numbers in DeepSeek-V3, against 40 960 for keys and
-values.
+values. How they are written down is `cache_formats`'.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from .._arrays import positive
+from .cache_formats import CacheFormat
 from .config import Config
-
-DTYPES = tuple(np.dtype(t) for t in (np.float32, np.float64, ml_dtypes.bfloat16))
 
 
 class Cache:
@@ -29,14 +27,17 @@ class Cache:
         Sequences.
     capacity : int
         Tokens of a sequence that there is room for.
-    dtype : {float32, float64, bfloat16}
-        How latents are kept. float32 and float64 as they are computed, bfloat16 rounded to nearest even.
+    dtype : {float32, float64, bfloat16, "fp8", "logfmt8", "logfmt10"}
+        How latents are kept: float32 and float64 as they are computed, bfloat16 rounded to nearest even, the
+        others in codes (see `CacheFormat`).
     layers : int, optional
         Layers; the model's by default.
 
     Attributes
     ----------
-    data : ndarray of `dtype`, shape (layers, batch, capacity, kv_lora_rank + qk_rope_head_dim)
+    data : ndarray, shape (layers, batch, capacity, kv_lora_rank + qk_rope_head_dim)
+        Of `dtype`; uint8 for codes, whose last axis is the bytes of a token.
+    format : CacheFormat
     lengths : ndarray of int64, shape (batch,)
         Tokens of each sequence that are held.
 
@@ -51,6 +52,8 @@ class Cache:
     >>> cache = Cache(Config.preset("deepseek_v3"), batch=1, capacity=4096, dtype="bfloat16")
     >>> cache.bytes_per_token                      # the paper's 70 KB (table 1)
     70272
+    >>> Cache(Config.preset("deepseek_v3"), capacity=1, dtype="fp8", layers=1).bytes_per_token
+    656
     """
 
     def __init__(
@@ -62,16 +65,10 @@ class Cache:
         dtype: DTypeLike = np.float32,
         layers: int | None = None,
     ) -> None:
-        kind = (
-            np.dtype(ml_dtypes.bfloat16)
-            if isinstance(dtype, str) and dtype == "bfloat16"
-            else np.dtype(dtype)
-        )
-        if kind not in DTYPES:
-            raise TypeError(f"dtype: found {kind}, expected float32, float64 or bfloat16")
+        self.format = CacheFormat.of(dtype, config.kv_lora_rank, config.qk_rope_head_dim)
         count = config.num_hidden_layers if layers is None else positive(layers, "layers")
-        shape = (count, positive(batch, "batch"), positive(capacity, "capacity"), config.cache_width)
-        self.data: NDArray[Any] = np.zeros(shape, kind)
+        shape = (count, positive(batch, "batch"), positive(capacity, "capacity"), self.format.width)
+        self.data: NDArray[Any] = np.zeros(shape, self.format.dtype)
         self.lengths: NDArray[np.int64] = np.zeros(batch, np.int64)
 
     @property
@@ -86,7 +83,7 @@ class Cache:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """How latents are kept."""
+        """Of the array."""
         return self.data.dtype
 
     @property
@@ -99,6 +96,17 @@ class Cache:
         """Bytes that a token takes in all layers."""
         layers, _, _, width = self.data.shape
         return int(layers * width * self.data.itemsize)
+
+    def put(self, layer: int, tokens: NDArray[Any]) -> None:
+        """Write new tokens (batch, new, channels) behind those that are held, which stay as many."""
+        new = tokens.shape[1]
+        for row, past, fresh in zip(self.data[layer], self.lengths.tolist(), tokens, strict=True):
+            row[past : past + new] = self.format.write(fresh)
+
+    def seen(self, layer: int, new: int, dtype: np.dtype[Any]) -> list[NDArray[Any]]:
+        """What is held of each sequence and the `new` behind it, (tokens, channels); no copy of `dtype`."""
+        held = zip(self.data[layer], self.lengths.tolist(), strict=True)
+        return [self.format.read(row[: past + new], dtype) for row, past in held]
 
     def room(self, new: int, batch: int) -> None:
         """Raise ValueError unless `new` more tokens of `batch` sequences fit."""
@@ -120,5 +128,6 @@ class Cache:
 
     def __repr__(self) -> str:
         layers, batch, capacity, width = self.data.shape
+        kept = f"bytes of {self.format.name}" if self.format.packed else self.format.name
         held = ", ".join(map(str, self.lengths[:4])) + (", ..." if batch > 4 else "")
-        return f"Cache({layers} layers, {batch} x {capacity} tokens of {width} {self.dtype}, holds {held})"
+        return f"Cache({layers} layers, {batch} x {capacity} tokens of {width} {kept}, holds {held})"

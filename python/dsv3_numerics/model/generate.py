@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .._arrays import Array, as_array, positive
 from .cache import Cache
+from .recipe import Recipe
 
 if TYPE_CHECKING:
     from .model import Model
@@ -148,6 +149,7 @@ def generate(
     eos: int | None = None,
     cache: Cache | None = None,
     speculative: bool = False,
+    recipe: Recipe | str | None = None,
     on_token: Callable[[Ids], None] | None = None,
 ) -> Generation:
     """Continue sequences of tokens.
@@ -166,7 +168,9 @@ def generate(
         Of sequences that the prompt continues; it is filled on. One of the right size by default.
     speculative : bool
         Let the model's MTP layer draft every second token. Greedy, one sequence. The tokens are those of
-        plain greedy decoding.
+        plain greedy decoding (under a recipe that treats each token for itself).
+    recipe : Recipe or str, optional
+        What runs in which format, see `Model.forward`.
     on_token : callable, optional
         Called with each new token of all sequences, shape (batch,), as it comes.
 
@@ -197,7 +201,7 @@ def generate(
     end = model.config.eos_token_id if eos is None else (None if eos < 0 else eos)
     batch = np.atleast_2d(prompt)
     if cache is None:
-        cache = model.new_cache(len(batch), batch.shape[1] + limit + 1)
+        cache = model.new_cache(len(batch), batch.shape[1] + limit + 1, recipe=recipe)
     sampler = Sampler(temperature, top_k, top_p, seed)
     speculation = None
     if speculative:
@@ -207,9 +211,9 @@ def generate(
                 f"speculative: found temperature {temperature}, {len(batch)} sequences and "
                 f"{len(model.mtp_layers)} layers of MTP, expected 0, 1 and at least 1"
             )
-        tokens = _speculative(model, batch, cache, speculation)
+        tokens = _speculative(model, batch, cache, speculation, recipe)
     else:
-        tokens = _plain(model, batch, cache, sampler)
+        tokens = _plain(model, batch, cache, sampler, recipe)
     start = time.perf_counter()
     first = start
     found: list[Ids] = []
@@ -233,7 +237,12 @@ def generate(
 
 
 def stream(
-    model: Model, ids: ArrayLike, *, sampler: Sampler | None = None, capacity: int = 4096
+    model: Model,
+    ids: ArrayLike,
+    *,
+    sampler: Sampler | None = None,
+    capacity: int = 4096,
+    recipe: Recipe | str | None = None,
 ) -> Iterator[int]:
     """Tokens that continue one sequence, as they come, until the cache is full.
 
@@ -245,6 +254,8 @@ def stream(
         Greedy by default.
     capacity : int
         Tokens, the prompt among them.
+    recipe : Recipe or str, optional
+        What runs in which format, see `Model.forward`.
 
     Examples
     --------
@@ -258,36 +269,41 @@ def stream(
     batch = np.atleast_2d(as_array(ids, "ids"))
     if len(batch) != 1 or batch.shape[1] == 0:
         raise ValueError(f"ids: found shape {batch.shape}, expected one sequence of at least one token")
-    for token in _plain(model, batch, model.new_cache(1, capacity), sampler or Sampler()):
+    cache = model.new_cache(1, capacity, recipe=recipe)
+    for token in _plain(model, batch, cache, sampler or Sampler(), recipe):
         yield int(token[0])
 
 
-def _plain(model: Model, prompt: Ids, cache: Cache, sampler: Sampler) -> Iterator[Ids]:
+def _plain(
+    model: Model, prompt: Ids, cache: Cache, sampler: Sampler, recipe: Recipe | str | None
+) -> Iterator[Ids]:
     """One token of every sequence for each forward."""
-    token = sampler(model.forward(prompt, cache=cache, last=True))
+    token = sampler(model.forward(prompt, cache=cache, last=True, recipe=recipe))
     yield token
     while int(cache.lengths.max()) < cache.capacity:
-        token = sampler(model.decode(token, cache))
+        token = sampler(model.decode(token, cache, recipe=recipe))
         yield token
 
 
-def _speculative(model: Model, prompt: Ids, cache: Cache, log: Speculation) -> Iterator[Ids]:
+def _speculative(
+    model: Model, prompt: Ids, cache: Cache, log: Speculation, recipe: Recipe | str | None
+) -> Iterator[Ids]:
     """Greedy decoding: MTP guesses the token after the next, and the model checks both in one forward.
 
     The model's cache holds all tokens but the newest; MTP's holds every pair (hidden state at i, token i +
     1).
     """
-    drafts = Cache(model.config, 1, cache.capacity, dtype=cache.dtype, layers=1)
-    hidden = model.hidden(prompt, cache=cache)
-    token = best(model.head(hidden[:, -1:]))
+    drafts = Cache(model.config, 1, cache.capacity, dtype=cache.format.name, layers=1)
+    hidden = model.hidden(prompt, cache=cache, recipe=recipe)
+    token = best(model.head(hidden[:, -1:], recipe=recipe))
     yield token[0]
     pairs = hidden, np.concatenate([prompt[:, 1:], token], axis=1)
     while int(cache.lengths[0]) + 2 <= cache.capacity:
         started = time.perf_counter()
-        draft = best(model.head(model.mtp_hidden(*pairs, cache=drafts)[:, -1:]))
+        draft = best(model.head(model.mtp_hidden(*pairs, cache=drafts, recipe=recipe)[:, -1:], recipe=recipe))
         checked = time.perf_counter()
-        hidden = model.hidden(np.concatenate([token, draft], axis=1), cache=cache)
-        truth = best(model.head(hidden))
+        hidden = model.hidden(np.concatenate([token, draft], axis=1), cache=cache, recipe=recipe)
+        truth = best(model.head(hidden, recipe=recipe))
         if log.steps:  # the first draft also reads the prompt
             log.draft_seconds += checked - started
             log.model_seconds += time.perf_counter() - checked

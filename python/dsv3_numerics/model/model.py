@@ -18,7 +18,11 @@ from .._arrays import Array, as_array, positive
 from .cache import Cache
 from .config import Config
 from .generate import Generation, generate
-from .layers import MTP, NO_TRACE, Block, Trace, linear, rms_norm
+from .layer import NO_TRACE, Choice, Trace, check_cache, floats
+from .layers import MTP, Block
+from .operands import as_numbers
+from .operations import Operation, Operations, Watch, cache_name, recipe_of
+from .recipe import Recipe
 from .weights import Given, Stored, expected, gathered
 
 Progress = Callable[[int, int], None]
@@ -28,7 +32,7 @@ _CHUNK = 512
 
 
 class Model:
-    """DeepSeek-V3's forward in float32 or float64, nothing narrower in between.
+    """DeepSeek-V3's forward: in float32 or float64, nothing narrower in between, or as a recipe says.
 
     Parameters
     ----------
@@ -36,14 +40,14 @@ class Model:
     weights : mapping of str to array or `Quantized`
         Under the checkpoint's names. They stay as they are and are widened when they are used.
     dtype : {float32, float64}
-        What everything is computed in.
+        What everything is computed in where no recipe is given.
     rounded : bool
         Whether FP8 weights count as their bfloat16 roundings, which is what a converted checkpoint holds;
-        otherwise they are the exact float32 products of code and scale.
+        otherwise they are the exact float32 products of code and scale. Products on codes are the same.
     interleaved : bool
         The order of the rotary channels in the weights; as released by default.
     masked : float
-        See `Gate`.
+        See `Gate`; recipes have their own.
 
     Raises
     ------
@@ -137,9 +141,28 @@ class Model:
 
     # --- Forward --------------------------------------------------------------------------------------------
 
-    def new_cache(self, batch: int = 1, capacity: int = 1024, *, dtype: DTypeLike | None = None) -> Cache:
-        """An empty cache for `forward` and `decode`, in the model's dtype unless told otherwise."""
+    def new_cache(
+        self,
+        batch: int = 1,
+        capacity: int = 1024,
+        *,
+        dtype: DTypeLike | str | None = None,
+        recipe: Recipe | str | None = None,
+    ) -> Cache:
+        """An empty cache for `forward` and `decode`: as a recipe keeps it, or else in the model's dtype.
+
+        `dtype` may be any that `Cache` takes; a forward by a recipe wants the recipe's own.
+        """
+        if recipe is not None and dtype is None:
+            dtype = cache_name(recipe_of(recipe))
         return Cache(self.config, batch, capacity, dtype=self.dtype if dtype is None else dtype)
+
+    def _operations(self, recipe: Choice, watch: Watch | None) -> Operations:
+        """Those of a recipe, which is held against all weights first."""
+        ops = Operations.of(recipe, self.dtype, watch)
+        if ops.named and ops is not recipe:
+            self.weights.check_fit(ops.recipe)
+        return ops
 
     def forward(
         self,
@@ -148,6 +171,8 @@ class Model:
         cache: Cache | None = None,
         lengths: ArrayLike | None = None,
         absorbed: bool | None = None,
+        recipe: Choice = None,
+        watch: Watch | None = None,
         chunk: int = _CHUNK,
         last: bool = False,
         progress: Progress | None = None,
@@ -163,6 +188,11 @@ class Model:
             How many of each sequence's tokens count; those behind are padding, whose logits mean nothing.
         absorbed : bool, optional
             See `MLA`.
+        recipe : Recipe or str, optional
+            What runs in which format: a recipe, or a preset's name. By default everything in the model's
+            dtype.
+        watch : callable, optional
+            Told of each operation, with a way to do it again under another recipe: see `Done`.
         chunk : int
             Tokens that go through the layers at a time: bounds memory on long prompts, changes nothing else.
         last : bool
@@ -172,22 +202,31 @@ class Model:
 
         Returns
         -------
-        ndarray of the model's dtype, shape (batch, tokens, vocab_size); without batch if `ids` has none
+        ndarray of the model's dtype, or of the recipe's numbers, shape (batch, tokens, vocab_size); without
+        batch if `ids` has none
 
         Raises
         ------
         TypeError, ValueError
             Ids that are no integers or out of range; no room in the cache; lengths that do not fit; weights
-            that hold NaN or infinity, found by what comes out of a layer.
+            that hold NaN or infinity, found by what comes out of a layer; a recipe that does not fit the
+            weights, with all that is wrong and what is possible, or not the cache.
         """
         array, batched = self._ids(ids)
+        ops = self._operations(recipe, watch)
         hidden = self.hidden(
-            array, cache=cache, lengths=lengths, absorbed=absorbed, chunk=chunk, progress=progress
+            array,
+            cache=cache,
+            lengths=lengths,
+            absorbed=absorbed,
+            recipe=ops,
+            chunk=chunk,
+            progress=progress,
         )
         if last:
             ends = np.full(len(array), array.shape[1]) if lengths is None else np.asarray(lengths)
             hidden = hidden[np.arange(len(array)), ends - 1]
-        logits = self.head(hidden)
+        logits = self.head(hidden, recipe=ops)
         return logits if batched else logits[0]
 
     def hidden(
@@ -197,17 +236,21 @@ class Model:
         cache: Cache | None = None,
         lengths: ArrayLike | None = None,
         absorbed: bool | None = None,
+        recipe: Choice = None,
+        watch: Watch | None = None,
         chunk: int = _CHUNK,
         progress: Progress | None = None,
         trace: Trace = NO_TRACE,
     ) -> Array:
         """Hidden states after the final norm, (batch, tokens, hidden_size): what `head` and MTP take."""
         array, _ = self._ids(ids)
+        ops = self._operations(recipe, watch)
+        check_cache(cache, ops)
         batch, tokens = array.shape
         counts = self._lengths(lengths, batch, tokens)
         if cache is None and tokens > positive(chunk, "chunk"):
-            cache = self.new_cache(batch, tokens)
-        out = np.empty((batch, tokens, self.config.hidden_size), self.dtype)
+            cache = self.new_cache(batch, tokens, dtype=cache_name(ops.recipe))
+        out = np.empty((batch, tokens, self.config.hidden_size), ops.recipe.dtype)
         if not array.size:
             return out
         before = None if cache is None else cache.lengths.copy()
@@ -221,13 +264,12 @@ class Model:
         total = len(parts) * len(self.layers)
         try:
             for done, (start, end) in enumerate(parts):
-                x = self.embed(array[:, start:end])
+                x = self.embed(array[:, start:end], recipe=ops)
                 for i, layer in enumerate(self.layers):
-                    x = self._through(layer, x, cache, absorbed, trace)
+                    x = self._through(layer, x, cache, absorbed, ops, trace)
                     if progress is not None:
                         progress(done * len(self.layers) + i + 1, total)
-                norm = self.weights["model.norm.weight"]
-                out[:, start:end] = rms_norm(x, norm, self.config.rms_norm_eps)
+                out[:, start:end] = self.norm(x, recipe=ops)
                 if cache is not None:
                     cache.lengths += end - start
         except BaseException:
@@ -239,34 +281,67 @@ class Model:
         trace.put("final_norm", out)
         return out
 
-    def embed(self, ids: NDArray[np.int64]) -> Array:
-        """Embeddings of ids, in the model's dtype."""
+    def embed(self, ids: NDArray[np.int64], *, recipe: Choice = None, watch: Watch | None = None) -> Array:
+        """Embeddings of ids."""
         table = as_array(self.weights.raw("model.embed_tokens.weight"), "model.embed_tokens.weight")
-        return table[ids].astype(self.dtype)
+        return self._operations(recipe, watch).embed("embed_tokens", ids, table)
 
-    def head(self, hidden: Array) -> Array:
+    def norm(self, x: Array, *, recipe: Choice = None, watch: Watch | None = None) -> Array:
+        """The final norm of what comes out of the last layer."""
+        eps = self.config.rms_norm_eps
+        ops, x = self._entered(x, recipe, watch)
+        return ops.norm("norm", x, self.weights, "model.norm.weight", eps)
+
+    def head(self, hidden: Array, *, recipe: Choice = None, watch: Watch | None = None) -> Array:
         """Logits of hidden states."""
-        return linear(np.ascontiguousarray(hidden), self.weights["lm_head.weight"])
+        ops, hidden = self._entered(hidden, recipe, watch)
+        return ops.plain_linear("lm_head", hidden, self.weights, "lm_head.weight", "head")
 
-    def decode(self, ids: ArrayLike, cache: Cache, *, absorbed: bool | None = None) -> Array:
+    def _entered(self, x: Array, recipe: Choice, watch: Watch | None) -> tuple[Operations, Array]:
+        x = floats(x, self.config.hidden_size)
+        ops = self._operations(recipe, watch)
+        if isinstance(recipe, Operations):
+            return ops, x
+        return (ops, as_numbers(x, ops.recipe)) if ops.named else (Operations.of(None, x.dtype, watch), x)
+
+    def decode(
+        self,
+        ids: ArrayLike,
+        cache: Cache,
+        *,
+        absorbed: bool | None = None,
+        recipe: Choice = None,
+        watch: Watch | None = None,
+    ) -> Array:
         """Logits after one more token of each sequence.
 
         Parameters
         ----------
         ids : array_like of int, shape (batch,)
         cache : Cache
+        absorbed, recipe, watch
+            As for `forward`.
 
         Returns
         -------
-        ndarray of the model's dtype, shape (batch, vocab_size)
+        ndarray of the model's dtype, or of the recipe's numbers, shape (batch, vocab_size)
         """
         array = as_array(ids, "ids")
         if array.ndim != 1:
             raise ValueError(f"ids: found shape {array.shape}, expected (batch,)")
-        return self.forward(array[:, None], cache=cache, absorbed=absorbed)[:, 0]
+        settings: Any = {"absorbed": absorbed, "recipe": recipe, "watch": watch}
+        return self.forward(array[:, None], cache=cache, **settings)[:, 0]
 
     def mtp(
-        self, hidden: ArrayLike, next_ids: ArrayLike, *, cache: Cache | None = None, depth: int = 0
+        self,
+        hidden: ArrayLike,
+        next_ids: ArrayLike,
+        *,
+        cache: Cache | None = None,
+        depth: int = 0,
+        absorbed: bool | None = None,
+        recipe: Choice = None,
+        watch: Watch | None = None,
     ) -> Array:
         """Logits of the token after the next, by multi-token prediction.
 
@@ -278,12 +353,17 @@ class Model:
             The tokens at i + 1.
         cache : Cache of one layer, optional
             MTP's own, which it advances.
+        absorbed, recipe, watch
+            As for `forward`.
 
         Returns
         -------
-        ndarray of the model's dtype, shape (batch, tokens, vocab_size): for the tokens at i + 2
+        ndarray of the model's dtype, or of the recipe's numbers, shape (batch, tokens, vocab_size): for the
+        tokens at i + 2
         """
-        return self.head(self.mtp_hidden(hidden, next_ids, cache=cache, depth=depth))
+        ops = self._operations(recipe, watch)
+        out = self.mtp_hidden(hidden, next_ids, cache=cache, depth=depth, absorbed=absorbed, recipe=ops)
+        return self.head(out, recipe=ops)
 
     def mtp_hidden(
         self,
@@ -292,13 +372,20 @@ class Model:
         *,
         cache: Cache | None = None,
         depth: int = 0,
+        absorbed: bool | None = None,
+        recipe: Choice = None,
+        watch: Watch | None = None,
         trace: Trace = NO_TRACE,
     ) -> Array:
         """What `mtp` puts through the head."""
         if not 0 <= depth < len(self.mtp_layers):
             raise ValueError(f"depth: found {depth}, but the model has {len(self.mtp_layers)} layers of MTP")
         ids, _ = self._ids(next_ids)
-        out = self.mtp_layers[depth](hidden, self.embed(ids), cache, trace=trace)
+        ops = self._operations(recipe, watch)
+        embedded = self.embed(ids, recipe=ops)
+        if ops is not recipe and ops.named:
+            hidden = as_numbers(floats(hidden, self.config.hidden_size, "hidden"), ops.recipe)
+        out = self.mtp_layers[depth](hidden, embedded, cache, absorbed=absorbed, recipe=ops, trace=trace)
         if cache is not None:
             cache.lengths += ids.shape[1]
         return out
@@ -314,7 +401,7 @@ class Model:
         names : iterable of str, optional
             Which; all but the attention probabilities by default. `trace_names` lists what there is.
         **settings
-            As for `forward` (cache, absorbed).
+            As for `forward` (cache, absorbed, recipe, watch).
 
         Returns
         -------
@@ -333,17 +420,19 @@ class Model:
         if unknown:
             raise ValueError(f"names: found {', '.join(unknown)}; expected some of {', '.join(known)}")
         trace, (array, _) = Trace(wanted), self._ids(ids)
-        hidden = self.hidden(array, chunk=max(array.shape[1], 1), trace=trace, **settings)
+        ops = self._operations(settings.pop("recipe", None), settings.pop("watch", None))
+        hidden = self.hidden(array, chunk=max(array.shape[1], 1), trace=trace, recipe=ops, **settings)
         if trace.wants("logits"):
-            trace.put("logits", self.head(hidden))
+            trace.put("logits", self.head(hidden, recipe=ops))
         if (
             self.mtp_layers
             and array.shape[1] > 1
             and any(trace.wants(n) for n in known if n.startswith("mtp."))
         ):
-            out = self.mtp_hidden(hidden[:, :-1], array[:, 1:], trace=trace)
+            absorbed = settings.get("absorbed")
+            out = self.mtp_hidden(hidden[:, :-1], array[:, 1:], absorbed=absorbed, trace=trace, recipe=ops)
             if trace.wants("mtp.logits"):
-                trace.put("mtp.logits", self.head(out))
+                trace.put("mtp.logits", self.head(out, recipe=ops))
         return trace.found
 
     def trace_names(self) -> tuple[str, ...]:
@@ -355,6 +444,17 @@ class Model:
         if self.mtp_layers:
             names += [f"mtp.{name}" for name in (*_layer_names(True), "hidden_prenorm", "hidden", "logits")]
         return tuple(names)
+
+    def operations(
+        self, recipe: Recipe | str | None = None, ids: ArrayLike = (0,), **settings: Any
+    ) -> list[Operation]:
+        """What a forward of some ids consists of, in order, and what a recipe makes of each operation.
+
+        Which experts there are depends on the ids. For the settings see `forward`.
+        """
+        found: list[Operation] = []
+        self.forward(ids, recipe=recipe, watch=lambda done: found.append(done.operation), **settings)
+        return found
 
     # --- Generation -----------------------------------------------------------------------------------------
 
@@ -387,12 +487,19 @@ class Model:
         return counts.astype(np.int64)
 
     def _through(
-        self, layer: Block, x: Array, cache: Cache | None, absorbed: bool | None, trace: Trace
+        self,
+        layer: Block,
+        x: Array,
+        cache: Cache | None,
+        absorbed: bool | None,
+        ops: Operations,
+        trace: Trace,
     ) -> Array:
         """One layer; numbers that are not finite are traced back to the weights that hold such."""
         why: ValueError | None = None
         try:
-            out = layer(x, cache, absorbed=absorbed, trace=trace, at=f"layer{layer.layer}.")
+            at = f"layer{layer.layer}."
+            out = layer(x, cache, absorbed=absorbed, recipe=ops, trace=trace, at=at)
         except ValueError as error:
             why = error
         if why is None and np.isfinite(out).all():

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .._arrays import Array, as_array
 from .config import Config
-from .layers import Routing
+from .operations import Routing
 
 
 @dataclass(frozen=True)

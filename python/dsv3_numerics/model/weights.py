@@ -8,19 +8,29 @@ weights stay FP8 in the mapped file; the core widens them panel by panel.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, TypeAlias
 
+import ml_dtypes
 import numpy as np
 
 from .. import _core
 from .._arrays import SOURCES, Array, as_array, flat
 from ..checkpoint import Checkpoint
-from ..formats import format_info
+from ..formats import encode, format_info
 from ..quantized import Quantized
 from .config import Config
+from .fitting import check_fit, is_quantized, powers_of_two
+from .forms import WEIGHTS, Form
+from .recipe import Recipe
 
 Given: TypeAlias = Any
 """An array of float32, float64, float16 or bfloat16, or a `Quantized` of blocks."""
+
+_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+Rows: TypeAlias = tuple[int, int] | None
+
+STORED, BF16, REQUANTIZED = (WEIGHTS[word] for word in ("stored", "bf16", "e4m3:128x128:ue8m0:requantized"))
 
 _LISTED = 12  # problems that a message lists in full
 
@@ -135,12 +145,13 @@ class Weights:
         self._shapes = shapes
         self._rounded = rounded
         self._prefix = prefix
-        self._made: dict[str, _core.Weight] = {}
+        self._made: dict[tuple[Any, ...], Any] = {}
+        self._fitted: set[tuple[Any, ...]] = set()
 
     def under(self, prefix: str) -> Weights:
         """The tensors whose names begin with `prefix`."""
         part = Weights(self._found, self._shapes, rounded=self._rounded, prefix=self._prefix + prefix)
-        part._made = self._made
+        part._made, part._fitted = self._made, self._fitted
         return part
 
     def __iter__(self) -> Iterator[str]:
@@ -151,15 +162,102 @@ class Weights:
         return self._prefix + name in self._shapes
 
     def __getitem__(self, name: str) -> _core.Weight:
+        return self.numbers_of(name)
+
+    def numbers_of(self, name: str, *, bfloat16: bool = False) -> _core.Weight:
+        """The numbers that a tensor means, as it is stored or rounded to bfloat16."""
+        return self._matrix(name, STORED, "", bfloat16)
+
+    def matrix(self, name: str, recipe: Recipe, *, rows: Rows = None) -> _core.Weight:
+        """The numbers that a weight means in a recipe's form, for products of numbers."""
+        form = WEIGHTS[recipe.weights]
+        if rows is None:
+            return self._matrix(name, form, recipe.rule, recipe.bfloat16)
+        held = some_rows(self._numbers_in(name, form, recipe.rule, recipe.bfloat16), rows)
+        rounded = self._rounded or recipe.bfloat16 or form is BF16
+        return matrix(self._prefix + name, held, held.shape, rounded=rounded)
+
+    def operand(self, name: str, recipe: Recipe, *, rows: Rows = None) -> Given:
+        """A weight in a recipe's form, for products of codes; some of its rows, from one block to another."""
+        held = self._held(name, WEIGHTS[recipe.weights], recipe.rule)
+        return held if rows is None else some_rows(held, rows)
+
+    def block_rows(self, name: str, recipe: Recipe) -> int:
+        """Rows of a weight that share scales in a recipe's form."""
+        held = self._held(name, WEIGHTS[recipe.weights], recipe.rule)
+        return held.block[0] if isinstance(held, Quantized) and held.axis is None else 1
+
+    def _matrix(self, name: str, form: Form, rule: str, bfloat16: bool) -> _core.Weight:
         full = self._prefix + name
-        made = self._made.get(full)
+        key = (full, form.spelling, rule if form.ruled else "", bfloat16)
+        made = self._made.get(key)
         if made is None:
-            made = matrix(full, self._found[full], self._shapes[full], rounded=self._rounded)
-            self._made[full] = made
+            held = self._numbers_in(name, form, rule, bfloat16)
+            rounded = self._rounded or bfloat16 or form is BF16
+            self._made[key] = made = matrix(full, held, self._shapes[full], rounded=rounded)
+        found: _core.Weight = made
+        return found
+
+    def _numbers_in(self, name: str, form: Form, rule: str, bfloat16: bool) -> Given:
+        """What `matrix` makes a weight of: codes that are to be bfloat16 stay codes, it rounds on the way."""
+        if form.format == BF16.format or (bfloat16 and not form.coded):
+            given = self.given(name)
+            return given if isinstance(given, Quantized) else self._bfloat16(self._prefix + name, given)
+        return self._held(name, form, rule)
+
+    def _held(self, name: str, form: Form, rule: str) -> Given:
+        """A weight in a form, made once and kept: codes, or an array of numbers."""
+        full = self._prefix + name
+        given = self.given(name)
+        coded = isinstance(given, Quantized)
+        if form.format is None or (coded and form.coded and not form.remade):
+            return given
+        if not form.coded:
+            return self._bfloat16(full, given)
+        if coded and form is REQUANTIZED and powers_of_two(given.weight_scale_inv()):
+            return given
+        key = (full, form.spelling, rule if form.ruled else "")
+        made = self._made.get(key)
+        if made is None:
+            numbers = given.dequantize() if coded else as_array(given, full)
+            self._made[key] = made = form.codes(numbers, rule)
         return made
 
+    def _bfloat16(self, full: str, given: Given) -> Array:
+        """A weight as bfloat16 numbers, made once and kept unless they are that already."""
+        if not isinstance(given, Quantized) and as_array(given, full).dtype == _BFLOAT16:
+            return as_array(given, full)
+        key = (full, "bfloat16")
+        made = self._made.get(key)
+        if made is None:
+            if isinstance(given, Quantized):
+                made = given.dequantize(_BFLOAT16)
+            else:
+                made = encode(as_array(given, full), "bfloat16", overflow="nonfinite")
+            self._made[key] = made
+        return made
+
+    def given(self, name: str) -> Given:
+        """The tensor as it was given; codes are joined with their scales once."""
+        full = self._prefix + name
+        key = (full, "given")
+        found = self._made.get(key)
+        if found is None:
+            found = self._found[full]
+            if isinstance(found, Quantized):
+                self._made[key] = found
+        return found
+
+    def check_fit(self, recipe: Recipe) -> None:
+        """Raise ValueError unless the recipe fits every weight that it is about; remembered."""
+        seen = (recipe.weights, recipe.accumulator, recipe.promote_every, recipe.numbers)
+        if any((self._prefix[:n], seen) in self._fitted for n in range(len(self._prefix) + 1)):
+            return
+        check_fit(((self._prefix + name, self.given(name)) for name in self if is_quantized(name)), recipe)
+        self._fitted.add((self._prefix, seen))
+
     def raw(self, name: str) -> Given:
-        """The tensor as it was given."""
+        """The tensor as it is found, nothing kept of it."""
         return self._found[self._prefix + name]
 
     def numbers(self, name: str, dtype: np.dtype[Any]) -> Array:
@@ -225,6 +323,16 @@ class Stored(Mapping[str, Given]):
         return self._checkpoint.info(name).dtype.startswith("F8_E")
 
 
+def some_rows(given: Given, rows: tuple[int, int]) -> Given:
+    """Rows of a weight, from the border of a block to one."""
+    start, stop = rows
+    if not isinstance(given, Quantized):
+        return given[start:stop]
+    size = given.block[0] if given.axis is None else 1
+    scales = given.scales[start // size : -(-stop // size)]
+    return replace(given, codes=given.codes[start:stop], scales=scales)
+
+
 def matrix(name: str, given: Given, shape: tuple[int, ...], *, rounded: bool = False) -> _core.Weight:
     """A tensor as the core takes it; no copy of C-contiguous arrays.
 
@@ -240,11 +348,13 @@ def matrix(name: str, given: Given, shape: tuple[int, ...], *, rounded: bool = F
         raise ValueError(problem)
     rows, cols = shape if len(shape) == 2 else (1, shape[0])
     if isinstance(given, Quantized):
-        if given.axis is not None:
-            raise ValueError(f"{name}: found tiles along axis {given.axis}, expected blocks")
+        if given.axis not in (None, len(given.shape) - 1):
+            raise ValueError(
+                f"{name}: found tiles along axis {given.axis}, expected them along rows, or blocks"
+            )
         if format_info(given.format).bits > 8:
             raise TypeError(f"{name}: found {given.format} codes, expected a format of at most 8 bits")
-        block = (given.block[0], given.block[1])
+        block = (1, given.block[0]) if given.axis is not None else (given.block[0], given.block[1])
         scales = flat(given.weight_scale_inv())
         return _core.Weight(flat(given.codes), given.format, rows, cols, scales, block, rounded)
     array = as_array(given, name)

@@ -1,0 +1,215 @@
+"""Multi-head latent attention, usable alone: an array goes in, an array comes out.
+
+Lives here: `MLA`, as a composition of `Operations`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .._arrays import Array
+from .cache import Cache
+from .config import Config
+from .layer import NO_TRACE, Choice, Layer, Source, Trace, check_cache
+from .operands import Left
+from .operations import Operations, Watch, cache_name
+from .weights import attention_shapes
+
+_EXPANDED = 64 << 20  # bytes of keys and values that are made of codes at a time
+
+
+class MLA(Layer):
+    """Multi-head latent attention (technical report, section 2.1.1).
+
+    Parameters
+    ----------
+    config : Config
+    weights : mapping of str to array or `Quantized`
+        ``q_a_proj.weight`` and so on; `dsv3_numerics.model.attention_shapes` lists them.
+    interleaved : bool
+        The rotary channels' order in the weights: pairs side by side, as released, or in two halves.
+
+    Raises
+    ------
+    ValueError
+        Tensors are missing or of another shape.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dsv3_numerics.model import MLA, Config, random_weights
+    >>> config = Config.preset("tiny")
+    >>> attention = MLA(config, random_weights(config, "model.layers.0.self_attn."))
+    >>> x = np.random.default_rng(0).normal(size=(2, 5, config.hidden_size))
+    >>> naive, absorbed = attention(x), attention(x, absorbed=True)
+    >>> bool(np.abs(naive - absorbed).max() < 1e-12)
+    True
+    """
+
+    def __init__(self, config: Config, weights: Source, *, interleaved: bool = True) -> None:
+        super().__init__(config, weights, attention_shapes(config), "MLA")
+        yarn = config.rope_scaling
+        self._settings: dict[str, Any] = {
+            "heads": config.num_attention_heads,
+            "rank": config.kv_lora_rank,
+            "nope": config.qk_nope_head_dim,
+            "v": config.v_head_dim,
+            "rope": {
+                "dim": config.qk_rope_head_dim,
+                "theta": config.rope_theta,
+                "interleaved": interleaved,
+                "yarn": yarn
+                and (
+                    yarn.factor,
+                    yarn.beta_fast,
+                    yarn.beta_slow,
+                    yarn.mscale,
+                    yarn.mscale_all_dim,
+                    float(yarn.original_max_position_embeddings),
+                ),
+            },
+        }
+
+    def __call__(
+        self,
+        x: ArrayLike,
+        cache: Cache | None = None,
+        *,
+        layer: int = 0,
+        absorbed: bool | None = None,
+        recipe: Choice = None,
+        watch: Watch | None = None,
+        trace: Trace = NO_TRACE,
+        at: str = "",
+    ) -> Array:
+        """Attention of new tokens to the cached ones and, causally, to each other.
+
+        Parameters
+        ----------
+        x : ndarray of float32 or float64, shape (batch, tokens, hidden_size) or (tokens, hidden_size)
+            Normalised.
+        cache : Cache, optional
+            Latents of the new tokens are written behind those it holds; its `lengths` are left for the caller
+            to advance (`Block` and `Model` do), as all layers share them.
+        layer : int
+            Which layer of the cache is this one's.
+        absorbed : bool, optional
+            False expands the latents into keys and values, True applies the up-projections to queries and
+            results instead. By default whichever takes fewer operations. Equal but for rounding; in codes
+            they are different computations, as only the naive form quantizes latents.
+        recipe : Recipe or str, optional
+            What runs in which format: a recipe, or a preset's name. By default everything in the dtype of
+            `x`.
+        watch : callable, optional
+            Told of each operation, see `Done`.
+
+        Returns
+        -------
+        ndarray, shape of `x`, dtype of `x` or of the recipe's numbers
+
+        Raises
+        ------
+        TypeError, ValueError
+            Another dtype or shape; no room in the cache; a recipe that does not fit weights or cache.
+        """
+        config = self.config
+        ops, array = self._enter(x, recipe, watch)
+        if array.ndim not in (2, 3):
+            raise ValueError(f"x: found shape {array.shape}, expected (batch, tokens, {config.hidden_size})")
+        batch, new = (1, *array.shape[:-1])[-2:]
+        check_cache(cache, ops)
+        if cache is None:
+            cache = Cache(config, max(batch, 1), max(new, 1), dtype=cache_name(ops.recipe), layers=1)
+            layer = 0
+        if array.size == 0:
+            return np.empty_like(array)
+        cache.room(new, batch)
+        positions = (cache.lengths[:, None] + np.arange(new)).reshape(-1)
+        longest = int(cache.lengths.max()) + new
+        left, rank, heads = ops.left(array), config.kv_lora_rank, config.num_attention_heads
+        rope = self._settings["rope"]
+        q = self._queries(ops, left, at).reshape(batch, new, -1)
+        q = ops.rotate(f"{at}rotate_q", q, rope, positions, heads)
+        joint = ops.linear(f"{at}kv_a_proj_with_mqa", left, self.weights, "kv_a_proj_with_mqa.weight")
+        joint = joint.reshape(batch, new, -1)
+        latent = np.ascontiguousarray(joint[..., :rank])
+        latent = self._norm(ops, f"{at}kv_a_layernorm", latent, "kv_a_layernorm.weight")
+        key = ops.rotate(f"{at}rotate_k", np.ascontiguousarray(joint[..., rank:]), rope, positions, 1)
+        seen = ops.cache(f"{at}cache", np.concatenate([latent, key], axis=-1), cache, layer)
+        probs = None
+        if trace.wants(f"{at}probs"):
+            probs = np.zeros((batch, new, heads, longest), array.dtype)
+        if self._cheaper(new, longest) if absorbed is None else absorbed:
+            out = ops.attend(f"{at}attend", q, seen, self._settings, self.weights, absorbed=True, probs=probs)
+        else:
+            out = self._naive(ops, q, seen, probs, at)
+        if trace is not NO_TRACE:
+            fresh = np.stack([tokens[-new:] for tokens in seen])
+            trace.put(f"{at}heads", out)
+            trace.put(f"{at}c_kv", fresh[..., :rank])
+            trace.put(f"{at}k_pe", fresh[..., rank:])
+            if probs is not None:
+                trace.put(f"{at}probs", probs.swapaxes(1, 2))
+        heads_out = ops.left(out.reshape(*array.shape[:-1], -1))
+        return ops.linear(f"{at}o_proj", heads_out, self.weights, "o_proj.weight")
+
+    def _norm(self, ops: Operations, name: str, x: Array, key: str) -> Array:
+        return ops.norm(name, x, self.weights, key, self.config.rms_norm_eps)
+
+    def _queries(self, ops: Operations, x: Left, at: str) -> Array:
+        """Queries of all heads, not yet rotated."""
+        if "q_proj.weight" in self.weights:
+            return ops.linear(f"{at}q_proj", x, self.weights, "q_proj.weight")
+        narrow = ops.linear(f"{at}q_a_proj", x, self.weights, "q_a_proj.weight")
+        normed = self._norm(ops, f"{at}q_a_layernorm", narrow, "q_a_layernorm.weight")
+        return ops.linear(f"{at}q_b_proj", ops.left(normed), self.weights, "q_b_proj.weight")
+
+    def _naive(self, ops: Operations, q: Array, seen: Sequence[Array], probs: Array | None, at: str) -> Array:
+        """Attention over keys and values: by the core, or made of codes, some heads at a time."""
+        name, key = f"{at}attend", "kv_b_proj.weight"
+        if not ops.splits:
+            return ops.attend(name, q, seen, self._settings, self.weights, absorbed=False, probs=probs)
+        c, (batch, new, _) = self.config, q.shape
+        latents = ops.left(np.concatenate([tokens[:, : c.kv_lora_rank] for tokens in seen]))
+        ends = np.cumsum([len(tokens) for tokens in seen])[:-1]
+        up, v = c.qk_nope_head_dim + c.v_head_dim, c.v_head_dim
+        out = np.empty((batch, new, c.num_attention_heads * v), q.dtype)
+        queries = q.reshape(batch, new, c.num_attention_heads, -1)
+        for start, stop in self._groups(ops, latents.shape[0] * up * q.itemsize):
+            whole = stop - start == c.num_attention_heads
+            rows = None if whole else (start * up, stop * up)
+            expanded = ops.linear(f"{at}kv_b_proj", latents, self.weights, key, rows=rows)
+            out[..., start * v : stop * v] = ops.attend(
+                name,
+                np.ascontiguousarray(queries[:, :, start:stop]).reshape(batch, new, -1),
+                seen,
+                {**self._settings, "heads": stop - start},
+                self.weights,
+                absorbed=False,
+                expanded=np.split(expanded, ends),
+                probs=None if probs is None else probs[:, :, start:stop],
+            )
+        return out
+
+    def _groups(self, ops: Operations, nbytes: int) -> Iterator[tuple[int, int]]:
+        """Heads from and to, whose keys and values take little memory; all of them for a watch to see."""
+        heads, size = self.config.num_attention_heads, self.config.num_attention_heads
+        if ops.watch is None:
+            up = self.config.qk_nope_head_dim + self.config.v_head_dim
+            block = self.weights.block_rows("kv_b_proj.weight", ops.recipe)
+            least = block // math.gcd(block, up)  # heads whose rows end where a block does
+            size = min(heads, max(_EXPANDED // max(nbytes, 1) // least, 1) * least)
+        for start in range(0, heads, size):
+            yield start, min(start + size, heads)
+
+    def _cheaper(self, new: int, positions: int) -> bool:
+        """Whether the absorbed form takes fewer multiplications."""
+        c = self.config
+        up, rope = c.qk_nope_head_dim + c.v_head_dim, c.qk_rope_head_dim
+        naive = positions * c.kv_lora_rank * up + new * positions * (up + rope)
+        return new * c.kv_lora_rank * up + new * positions * (2 * c.kv_lora_rank + rope) < naive

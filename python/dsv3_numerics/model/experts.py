@@ -1,0 +1,151 @@
+"""Feed-forward networks, each usable alone: one SwiGLU, and many with a share of the tokens each.
+
+Lives here: `MLP`, `Gate` and `MoE`, as compositions of `Operations`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .._arrays import Array
+from .config import Config
+from .layer import NO_TRACE, Choice, Layer, Source, Trace
+from .operands import Left
+from .operations import Operations, Routing, Watch, by_expert, left_form
+from .weights import Weights, gate_shapes, mlp_shapes, moe_shapes
+
+
+class Gate(Layer):
+    """Which experts a token goes to (technical report, section 2.1.2).
+
+    Parameters
+    ----------
+    config : Config
+    weights : mapping of str to array
+        ``weight`` (experts, hidden_size) and ``e_score_correction_bias`` (experts,).
+    masked : float
+        What biased scores count as in groups that were not chosen: minus infinity, or 0 as in the first
+        release, which matters where chosen biased scores are negative. A recipe has its own `masked`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dsv3_numerics.model import Config, Gate, random_weights
+    >>> config = Config.preset("tiny")
+    >>> routing = Gate(config, random_weights(config, "model.layers.1.mlp.gate."))(np.ones((1, 128)))
+    >>> routing.indices.shape, round(float(routing.weights.sum()), 6)
+    ((1, 5), 2.5)
+    """
+
+    def __init__(self, config: Config, weights: Source, *, masked: float = -np.inf) -> None:
+        super().__init__(config, weights, gate_shapes(config), "Gate")
+        self._settings = {
+            "experts": config.n_routed_experts,
+            "groups": config.n_group,
+            "kept": config.topk_group,
+            "top": config.num_experts_per_tok,
+            "normalised": config.norm_topk_prob,
+            "factor": config.routed_scaling_factor,
+            "masked": float(masked),
+        }
+
+    def __call__(
+        self, x: ArrayLike, *, recipe: Choice = None, watch: Watch | None = None, at: str = ""
+    ) -> Routing:
+        """Route tokens: `x` of shape (..., hidden_size), float32 or float64.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Another dtype or shape; NaN among the scores.
+        """
+        ops, array = self._enter(x, recipe, watch)
+        return ops.gate(f"{at}gate", array, self.weights, self._settings)
+
+
+class MLP(Layer):
+    """One SwiGLU: ``down(silu(gate(x)) * up(x))``.
+
+    Parameters
+    ----------
+    config : Config
+    weights : mapping of str to array or `Quantized`
+        ``gate_proj.weight``, ``up_proj.weight``, ``down_proj.weight``.
+    inner : int, optional
+        Inner width; that of a dense layer by default.
+    """
+
+    def __init__(self, config: Config, weights: Source, *, inner: int | None = None) -> None:
+        super().__init__(config, weights, mlp_shapes(config, inner or config.intermediate_size), "MLP")
+
+    def __call__(
+        self,
+        x: ArrayLike,
+        *,
+        recipe: Choice = None,
+        watch: Watch | None = None,
+        trace: Trace = NO_TRACE,
+        at: str = "",
+    ) -> Array:
+        """Apply it to (..., hidden_size), float32 or float64; for recipe and watch see `MLA`."""
+        ops, array = self._enter(x, recipe, watch)
+        return swiglu(ops, ops.left(array), self.weights, "", at)
+
+
+def swiglu(ops: Operations, x: Left, weights: Weights, under: str, at: str, *, sent: bool = False) -> Array:
+    """``down(silu(gate(x)) * up(x))`` with the matrices under a prefix."""
+    a, b = (
+        ops.linear(f"{at}{under}{name}", x, weights, f"{under}{name}.weight", sent=sent)
+        for name in ("gate_proj", "up_proj")
+    )
+    inner = ops.left(ops.silu(f"{at}{under}silu", a, b))
+    return ops.linear(f"{at}{under}down_proj", inner, weights, f"{under}down_proj.weight")
+
+
+class MoE(Layer):
+    """DeepSeekMoE: routed experts, weighted by the gate, plus the shared one (technical report, 2.1.2).
+
+    Parameters
+    ----------
+    config : Config
+    weights : mapping of str to array or `Quantized`
+        ``gate.*``, ``experts.0.gate_proj.weight`` and so on, ``shared_experts.*``. Only experts that tokens
+        go to are looked at.
+    """
+
+    def __init__(self, config: Config, weights: Source, *, masked: float = -np.inf) -> None:
+        super().__init__(config, weights, moe_shapes(config), "MoE")
+        self.gate = Gate(config, self.weights.under("gate."), masked=masked)
+
+    def __call__(
+        self,
+        x: ArrayLike,
+        *,
+        recipe: Choice = None,
+        watch: Watch | None = None,
+        trace: Trace = NO_TRACE,
+        at: str = "",
+    ) -> Array:
+        """Apply it to (..., hidden_size), float32 or float64; for recipe and watch see `MLA`."""
+        ops, array = self._enter(x, recipe, watch)
+        routing = self.gate(array, recipe=ops, at=at)
+        tokens = array.reshape(-1, self.config.hidden_size)
+        shared = None
+        if self.config.n_shared_experts:
+            shared = swiglu(ops, ops.left(tokens), self.weights, "shared_experts.", at)
+            trace.put(f"{at}shared", shared.reshape(array.shape))
+        top = self.config.num_experts_per_tok
+        indices, shares = routing.indices.reshape(-1, top), routing.weights.reshape(-1, top)
+        sent = ops.dispatch(f"{at}dispatch", tokens)
+        form, rule = left_form(ops.recipe, True), ops.recipe.rule
+        order, runs = by_expert(indices)
+        parts = np.empty((len(order), tokens.shape[1]), tokens.dtype)
+        for expert, run in runs:
+            share = sent.rows(order[run] // top, form, rule)
+            parts[run] = swiglu(ops, share, self.weights, f"experts.{expert}.", at, sent=True)
+        for name, value in zip(
+            ("topk_idx", "topk_weight", "routing_gap", "router_logits"), routing, strict=True
+        ):
+            trace.put(f"{at}{name}", value)
+        return ops.combine(f"{at}combine", parts, indices, shares, shared).reshape(array.shape)

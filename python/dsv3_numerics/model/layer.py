@@ -1,0 +1,92 @@
+"""What all layers share: their tensors, how arrays and recipes come in, and the collector of intermediates.
+
+Lives here: `Layer` and `Trace`. The layers are in `attention`, `experts` and `layers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .._arrays import Array, as_array
+from .cache import Cache
+from .config import Config
+from .operands import as_numbers
+from .operations import Operations, Watch, cache_name
+from .recipe import Recipe
+from .weights import Given, Weights, gathered
+
+Source: TypeAlias = Mapping[str, Given] | Weights
+Choice: TypeAlias = Recipe | str | Operations | None
+"""A recipe, a preset's name, the operations of the layer around this one, or None for the reference."""
+
+
+class Trace:
+    """Collects intermediates by name: those that are wanted, or all but the attention probabilities."""
+
+    def __init__(self, wanted: frozenset[str] | None = None) -> None:
+        self.wanted = wanted
+        self.found: dict[str, Array] = {}
+
+    def wants(self, name: str) -> bool:
+        """Whether to keep what has this name."""
+        return not name.endswith("probs") if self.wanted is None else name in self.wanted
+
+    def put(self, name: str, value: Array) -> None:
+        """Keep it, if it is wanted."""
+        if self.wants(name):
+            self.found[name] = value
+
+
+class _Silent(Trace):
+    def __init__(self) -> None:
+        super().__init__(frozenset())
+
+
+NO_TRACE = _Silent()
+
+
+class Layer:
+    """A config and the tensors that go with it."""
+
+    def __init__(
+        self, config: Config, weights: Source, shapes: Mapping[str, tuple[int, ...]], what: str
+    ) -> None:
+        self.config = config
+        self.weights = weights if isinstance(weights, Weights) else gathered(weights, shapes, what)
+
+    def _enter(
+        self, x: ArrayLike, recipe: Choice, watch: Watch | None, name: str = "x"
+    ) -> tuple[Operations, Array]:
+        """The operations of a recipe that fits the weights, and an input in its numbers."""
+        array = floats(x, self.config.hidden_size, name)
+        if isinstance(recipe, Operations):
+            return recipe, array
+        ops = Operations.of(recipe, array.dtype, watch)
+        if ops.named:
+            self.weights.check_fit(ops.recipe)
+            array = as_numbers(array, ops.recipe)
+        return ops, array
+
+
+def floats(x: ArrayLike, channels: int, name: str = "x") -> Array:
+    """`x` as a C-contiguous float32 or float64 array whose last axis has so many channels."""
+    array = as_array(x, name)
+    if array.dtype not in (np.float32, np.float64):
+        raise TypeError(f"{name}: found dtype {array.dtype}, expected float32 or float64")
+    if array.ndim == 0 or array.shape[-1] != channels:
+        raise ValueError(f"{name}: found shape {array.shape}, expected (..., {channels})")
+    return np.ascontiguousarray(array)
+
+
+def check_cache(cache: Cache | None, ops: Operations) -> None:
+    """Raise ValueError where a recipe keeps its cache in another format than the one that is given."""
+    expected = cache_name(ops.recipe)
+    if cache is not None and ops.named and cache.format.name != expected:
+        raise ValueError(
+            f"cache: found {cache.format.name}, but recipe {ops.recipe.name!r} keeps {expected}; expected "
+            f"one made by new_cache(recipe=...), or a recipe with cache={cache.format.name!r}"
+        )
