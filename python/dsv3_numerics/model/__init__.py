@@ -14,7 +14,8 @@ from .experts import MLP, Gate, MoE
 from .generate import Generation, Sampler, Speculation, generate, stream
 from .layers import MTP, Block
 from .model import Model
-from .operations import Done, Operation, Operations, Routing, Watch
+from .operation import Done, Operation, Routing, Watch
+from .operations import Operations
 from .random import random_weights
 from .recipe import PRESETS, Recipe
 from .routing import Traffic, traffic, update_bias

@@ -17,7 +17,8 @@ from .cache import Cache
 from .config import Config
 from .layer import NO_TRACE, Choice, Layer, Source, Trace, check_cache
 from .operands import Left
-from .operations import Operations, Watch, cache_name
+from .operation import Watch
+from .operations import Operations
 from .weights import attention_shapes
 
 _EXPANDED = 64 << 20  # bytes of keys and values that are made of codes at a time
@@ -124,7 +125,7 @@ class MLA(Layer):
         batch, new = (1, *array.shape[:-1])[-2:]
         check_cache(cache, ops)
         if cache is None:
-            cache = Cache(config, max(batch, 1), max(new, 1), dtype=cache_name(ops.recipe), layers=1)
+            cache = Cache(config, max(batch, 1), max(new, 1), dtype=ops.recipe.cache_name, layers=1)
             layer = 0
         if array.size == 0:
             return np.empty_like(array)

@@ -10,9 +10,11 @@ from numpy.typing import ArrayLike
 
 from .._arrays import Array
 from .config import Config
+from .expert_sums import by_expert
 from .layer import NO_TRACE, Choice, Layer, Source, Trace
 from .operands import Left
-from .operations import Operations, Routing, Watch, by_expert, left_form
+from .operation import Routing, Watch
+from .operations import Operations
 from .weights import Weights, gate_shapes, mlp_shapes, moe_shapes
 
 
@@ -138,7 +140,7 @@ class MoE(Layer):
         top = self.config.num_experts_per_tok
         indices, shares = routing.indices.reshape(-1, top), routing.weights.reshape(-1, top)
         sent = ops.dispatch(f"{at}dispatch", tokens)
-        form, rule = left_form(ops.recipe, True), ops.recipe.rule
+        form, rule = ops.recipe.left_of(sent=True), ops.recipe.rule
         order, runs = by_expert(indices)
         parts = np.empty((len(order), tokens.shape[1]), tokens.dtype)
         for expert, run in runs:

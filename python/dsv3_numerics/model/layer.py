@@ -15,7 +15,8 @@ from .._arrays import Array, as_array
 from .cache import Cache
 from .config import Config
 from .operands import as_numbers
-from .operations import Operations, Watch, cache_name
+from .operation import Watch
+from .operations import Operations
 from .recipe import Recipe
 from .weights import Given, Weights, gathered
 
@@ -84,7 +85,7 @@ def floats(x: ArrayLike, channels: int, name: str = "x") -> Array:
 
 def check_cache(cache: Cache | None, ops: Operations) -> None:
     """Raise ValueError where a recipe keeps its cache in another format than the one that is given."""
-    expected = cache_name(ops.recipe)
+    expected = ops.recipe.cache_name
     if cache is not None and ops.named and cache.format.name != expected:
         raise ValueError(
             f"cache: found {cache.format.name}, but recipe {ops.recipe.name!r} keeps {expected}; expected "

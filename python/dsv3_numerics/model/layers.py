@@ -16,7 +16,8 @@ from .cache import Cache
 from .config import Config
 from .experts import MLP, MoE
 from .layer import NO_TRACE, Choice, Layer, Source, Trace
-from .operations import Operations, Watch
+from .operation import Watch
+from .operations import Operations
 from .weights import block_shapes, mtp_shapes
 
 

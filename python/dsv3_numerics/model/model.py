@@ -21,7 +21,8 @@ from .generate import Generation, generate
 from .layer import NO_TRACE, Choice, Trace, check_cache, floats
 from .layers import MTP, Block
 from .operands import as_numbers
-from .operations import Operation, Operations, Watch, cache_name, recipe_of
+from .operation import Operation, Watch
+from .operations import Operations
 from .recipe import Recipe
 from .weights import Given, Stored, expected, gathered
 
@@ -154,7 +155,7 @@ class Model:
         `dtype` may be any that `Cache` takes; a forward by a recipe wants the recipe's own.
         """
         if recipe is not None and dtype is None:
-            dtype = cache_name(recipe_of(recipe))
+            dtype = Recipe.of(recipe).cache_name
         return Cache(self.config, batch, capacity, dtype=self.dtype if dtype is None else dtype)
 
     def _operations(self, recipe: Choice, watch: Watch | None) -> Operations:
@@ -249,7 +250,7 @@ class Model:
         batch, tokens = array.shape
         counts = self._lengths(lengths, batch, tokens)
         if cache is None and tokens > positive(chunk, "chunk"):
-            cache = self.new_cache(batch, tokens, dtype=cache_name(ops.recipe))
+            cache = self.new_cache(batch, tokens, dtype=ops.recipe.cache_name)
         out = np.empty((batch, tokens, self.config.hidden_size), ops.recipe.dtype)
         if not array.size:
             return out

@@ -69,14 +69,14 @@ class Left:
 
     def numbers(self, recipe: Recipe, form: Form | None = None) -> Array:
         """The numbers, or what is left of them after they have been in codes of a form."""
-        if form is None or not form.coded:
-            if self._numbers is None:
-                self._numbers = as_numbers(self._plain(), recipe)
+        coded = form is not None and form.coded
+        if self._numbers is not None and not coded:
             return self._numbers
-        key = form.spelling, recipe.rule
+        key = (form.spelling, recipe.rule) if form is not None and coded else ("", "")
         if key not in self._read:
-            values = self.codes(form, recipe.rule).dequantize(recipe.dtype)
-            self._read[key] = as_numbers(values, recipe).reshape(self.shape)
+            codes = self.codes(form, recipe.rule) if form is not None and coded else self._arrived
+            assert codes is not None
+            self._read[key] = as_numbers(codes.dequantize(recipe.dtype), recipe).reshape(self.shape)
         return self._read[key]
 
     def rows(self, index: NDArray[np.int64], form: Form | None, rule: str) -> Left:

@@ -1,100 +1,33 @@
 """Operations: the steps of the forward, each done as a recipe says, one at a time.
 
-Lives here: `Operations`, which layers are compositions of, and what a watch is told of each. The reference
-forward is the recipe that leaves everything in float32 or float64. Arithmetic is the core's.
+Lives here: `Operations`, which layers are compositions of. The reference forward is the recipe that leaves
+everything in float32 or float64. Arithmetic is the core's, what a watch is told is in `operation`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from .._arrays import Array, as_array, flat
+from .._arrays import Array, as_array
 from ..gemm import matmul_nt
+from . import wording
 from .cache import Cache
 from .cache_formats import CacheFormat
-from .forms import ACTIVATIONS, COMBINES, DISPATCHES, MASKED, NUMBERS, WEIGHTS, Form, to_bfloat16
+from .expert_sums import summed_by_expert, summed_by_token
+from .forms import COMBINES, DISPATCHES, MASKED, NUMBERS, Form, to_bfloat16
 from .operands import Left, as_numbers, rounded
+from .operation import Done, Operation, Routing, Watch
 from .recipe import Recipe
 from .weights import Weights
 
 Result = TypeVar("Result")
 _PLAIN = {numbers: Recipe(numbers=numbers) for numbers in NUMBERS}
-
-
-class Operation(NamedTuple):
-    """A step of the forward.
-
-    Attributes
-    ----------
-    name : str
-        In full: ``layer3.q_a_proj``, ``layer3.experts.17.gate_proj``, ``layer3.combine``, ``lm_head``. Names
-        follow the checkpoint's.
-    kind : str
-        linear, norm, rotate, cache, attend, gate, dispatch, silu, combine, add, embed or head.
-    how : str
-        What the recipe makes of it.
-    """
-
-    name: str
-    kind: str
-    how: str
-
-
-class Done(NamedTuple):
-    """What a watch is told.
-
-    Attributes
-    ----------
-    operation : Operation
-    inputs : tuple of ndarray
-        As they came in, read only: numbers; codes and scales for an expert's first products where it was sent
-        codes.
-    output : ndarray
-        Numbers, read only. Of the gate (tokens, experts): the weights of those that were chosen, else zero.
-        Of dispatch and cache: what is read back.
-    redo : callable
-        The same operation on the same inputs under another recipe.
-    """
-
-    operation: Operation
-    inputs: tuple[Array, ...]
-    output: Array
-    redo: Callable[[Recipe], Array]
-
-
-Watch = Callable[[Done], None]
-"""Called after each operation."""
-
-
-class Routing(NamedTuple):
-    """Where tokens go.
-
-    Attributes
-    ----------
-    indices : ndarray of int64, shape (..., num_experts_per_tok)
-        Experts by descending biased score; among equals the lower index comes first.
-    weights : ndarray, shape (..., num_experts_per_tok)
-        Unbiased scores of those experts, normalised and scaled.
-    gap : ndarray, shape (...)
-        How far the choice is from flipping: the least difference between what was taken and what was not,
-        among the biased scores of experts and among those of groups. A token whose experts differ in another
-        program though its gap is large points to a bug; a gap near the rounding error of that program is a
-        tie.
-    logits : ndarray, shape (..., n_routed_experts)
-        Before the sigmoid.
-    """
-
-    indices: NDArray[np.int64]
-    weights: Array
-    gap: Array
-    logits: Array
 
 
 class Operations:
@@ -126,7 +59,7 @@ class Operations:
             return recipe
         if recipe is None:
             return cls(Recipe.preset(dtype.name), watch, named=False)
-        return cls(recipe_of(recipe), watch)
+        return cls(Recipe.of(recipe), watch)
 
     # --- Watching -------------------------------------------------------------------------------------------
 
@@ -146,7 +79,7 @@ class Operations:
         out = run(self)
 
         def redo(recipe: Recipe | str) -> Array:
-            other = recipe_of(recipe)
+            other = Recipe.of(recipe)
             return shown(run(Operations(other, foreign=True)), other)
 
         operation = Operation(name, kind, how(self.recipe))
@@ -156,6 +89,11 @@ class Operations:
     def _take(self, x: Array) -> Array:
         """An input in this recipe's numbers."""
         return as_numbers(x, self.recipe) if self._foreign else x
+
+    def _through(self, form: Form, x: Array) -> Array:
+        """What is left of numbers that have been in a form."""
+        lossless = self.recipe.bfloat16 and form.format == "bfloat16"
+        return x if lossless else form.read_back(x, self.recipe.rule)
 
     @property
     def _alone(self) -> bool:
@@ -187,14 +125,14 @@ class Operations:
             "linear",
             x.arrays,
             lambda ops: ops._product(x.of(ops.recipe), weights, key, sent, rows),
-            lambda recipe: _product_how(recipe, sent),
+            lambda recipe: wording.product(recipe, sent),
         )
 
     def _product(
         self, x: Left, weights: Weights, key: str, sent: bool, rows: tuple[int, int] | None
     ) -> Array:
         recipe = self.recipe
-        form = left_form(recipe, sent)
+        form = recipe.left_of(sent=sent)
         if recipe.accumulator == "none":
             return self._plain_product(x.numbers(recipe, form), weights.matrix(key, recipe, rows=rows))
         if form.coded:
@@ -211,7 +149,7 @@ class Operations:
 
     def _plain_product(self, x: Array, w: _core.Weight) -> Array:
         out = np.empty((*x.shape[:-1], w.shape[0]), x.dtype)
-        _core.linear(flat(x), x.dtype.name, x.size // x.shape[-1] if x.size else 0, w, out.reshape(-1))
+        _core.linear(x.reshape(-1), _name(x), x.size // x.shape[-1] if x.size else 0, w, out.reshape(-1))
         return rounded(out, self.recipe)
 
     def plain_linear(self, name: str, x: Array, weights: Weights, key: str, kind: str = "linear") -> Array:
@@ -220,7 +158,7 @@ class Operations:
         def run(ops: Operations) -> Array:
             return ops._plain_product(ops._take(x), weights.numbers_of(key, bfloat16=ops.recipe.bfloat16))
 
-        return self._do(name, kind, lambda: (x,), run, _numbers)
+        return self._do(name, kind, lambda: (x,), run, wording.numbers)
 
     # --- Single numbers -------------------------------------------------------------------------------------
 
@@ -230,7 +168,7 @@ class Operations:
         def run(ops: Operations) -> Array:
             return as_numbers(table[ids], ops.recipe)
 
-        return self._do(name, "embed", lambda: (ids,), run, _numbers)
+        return self._do(name, "embed", lambda: (ids,), run, wording.numbers)
 
     def norm(self, name: str, x: Array, weights: Weights, key: str, eps: float) -> Array:
         """RMSNorm over the last axis; under bfloat16 rounded once, after the weight."""
@@ -239,10 +177,10 @@ class Operations:
             given = ops._take(x)
             out = np.empty_like(given)
             w = weights.numbers_of(key, bfloat16=ops.recipe.bfloat16)
-            _core.rms_norm(flat(given), given.dtype.name, w, eps, out.reshape(-1))
+            _core.rms_norm(given.reshape(-1), _name(given), w, eps, out.reshape(-1))
             return rounded(out, ops.recipe)
 
-        return self._do(name, "norm", lambda: (x,), run, _numbers)
+        return self._do(name, "norm", lambda: (x,), run, wording.numbers)
 
     def silu(self, name: str, a: Array, b: Array) -> Array:
         """``silu(a) * b``; under bfloat16 rounded after each."""
@@ -250,11 +188,13 @@ class Operations:
         def run(ops: Operations) -> Array:
             left, right = ops._take(a), ops._take(b)
             out = np.empty_like(left)
-            dtype = left.dtype.name
-            _core.silu_product(flat(left), flat(right), dtype, ops.recipe.bfloat16, out.reshape(-1))
+            dtype = _name(left)
+            _core.silu_product(
+                left.reshape(-1), right.reshape(-1), dtype, ops.recipe.bfloat16, out.reshape(-1)
+            )
             return out
 
-        return self._do(name, "silu", lambda: (a, b), run, _numbers)
+        return self._do(name, "silu", lambda: (a, b), run, wording.numbers)
 
     def add(self, name: str, a: Array, b: Array) -> Array:
         """A residual connection."""
@@ -262,7 +202,7 @@ class Operations:
         def run(ops: Operations) -> Array:
             return rounded(ops._take(a) + ops._take(b), ops.recipe)
 
-        return self._do(name, "add", lambda: (a, b), run, _numbers)
+        return self._do(name, "add", lambda: (a, b), run, wording.numbers)
 
     # --- Attention ------------------------------------------------------------------------------------------
 
@@ -276,10 +216,10 @@ class Operations:
             if not ops._alone:
                 turned = turned.copy()
             width = turned.size // (heads * len(positions))
-            _core.rotate(turned.reshape(-1), turned.dtype.name, settings, positions, heads, width)
+            _core.rotate(turned.reshape(-1), _name(turned), settings, positions, heads, width)
             return rounded(turned, ops.recipe)
 
-        return self._do(name, "rotate", lambda: (x,), run, _numbers)
+        return self._do(name, "rotate", lambda: (x,), run, wording.numbers)
 
     def cache(self, name: str, x: Array, cache: Cache, layer: int) -> list[Array]:
         """Put new tokens (batch, new, channels) into a cache; what is then read of each sequence."""
@@ -291,8 +231,8 @@ class Operations:
         if self.watch is not None:
 
             def redo(other: Recipe | str) -> Array:
-                ops = Operations(recipe_of(other), foreign=True)
-                kept = CacheFormat.of(cache_name(ops.recipe), cache.format.rank, cache.format.rope)
+                ops = Operations(Recipe.of(other), foreign=True)
+                kept = CacheFormat.of(ops.recipe.cache_name, cache.format.rank, cache.format.rope)
                 flat_x = ops._take(x).reshape(-1, x.shape[-1])
                 read = kept.read(kept.write(flat_x), ops.recipe.dtype).reshape(x.shape)
                 return as_numbers(read, ops.recipe) if kept.packed else read
@@ -306,7 +246,9 @@ class Operations:
     def splits(self) -> bool:
         """Whether naive attention has its keys and values made by a linear layer of their own."""
         return (
-            self.watch is not None or left_form(self.recipe, False).coded or self.recipe.accumulator != "none"
+            self.watch is not None
+            or self.recipe.left_of(sent=False).coded
+            or self.recipe.accumulator != "none"
         )
 
     def attend(
@@ -345,14 +287,14 @@ class Operations:
                 if probs is not None and not ops._foreign:
                     shares = np.empty((new, heads, len(tokens)), queries.dtype)
                 _core.attend(
-                    flat(queries[b]),
-                    flat(tokens),
-                    queries.dtype.name,
+                    queries[b].reshape(-1),
+                    tokens.reshape(-1),
+                    _name(queries),
                     settings,
                     len(tokens) - new,
                     absorbed,
                     matrix,
-                    None if expanded is None else flat(ops._take(expanded[b])),
+                    None if expanded is None else ops._take(expanded[b]).reshape(-1),
                     recipe.bfloat16,
                     out[b].reshape(-1),
                     None if shares is None else shares.reshape(-1),
@@ -366,7 +308,7 @@ class Operations:
             "attend",
             lambda: (q, *seen, *(expanded or ())),
             run,
-            lambda recipe: _attend_how(recipe, absorbed),
+            lambda recipe: wording.attend(recipe, absorbed),
         )
 
     # --- Experts --------------------------------------------------------------------------------------------
@@ -386,8 +328,8 @@ class Operations:
             found, gap = np.empty(shape, logits.dtype), np.empty(x.shape[:-1], logits.dtype)
             masked = MASKED[recipe.masked] if ops.named else settings["masked"]
             _core.gate(
-                flat(logits),
-                logits.dtype.name,
+                logits.reshape(-1),
+                _name(logits),
                 weights.numbers_of("e_score_correction_bias"),
                 {**settings, "masked": masked, "bfloat16": inner.bfloat16},
                 indices.reshape(-1),
@@ -396,7 +338,7 @@ class Operations:
             )
             return Routing(indices, found, gap, logits)
 
-        return self._do(name, "gate", lambda: (x,), run, _gate_how, _dense)
+        return self._do(name, "gate", lambda: (x,), run, wording.gate, _dense)
 
     def dispatch(self, name: str, x: Array) -> Left:
         """Tokens (tokens, channels) as experts get them."""
@@ -406,12 +348,12 @@ class Operations:
             form = DISPATCHES[recipe.dispatch]
             if form.coded:
                 return Left.arrived(form.codes(given, recipe.rule), form, recipe.rule, recipe.numbers)
-            return Left(form.read_back(given, recipe.rule), recipe.numbers)
+            return Left(ops._through(form, given), recipe.numbers)
 
         def shown(out: Left, recipe: Recipe) -> Array:
             return out.numbers(recipe)
 
-        return self._do(name, "dispatch", lambda: (x,), run, _dispatch_how, shown)
+        return self._do(name, "dispatch", lambda: (x,), run, wording.dispatch, shown)
 
     def combine(
         self, name: str, parts: Array, indices: NDArray[np.int64], shares: Array, shared: Array | None
@@ -431,123 +373,18 @@ class Operations:
             recipe, given = ops.recipe, ops._take(parts)
             extra = None if shared is None else ops._take(shared)
             if recipe.combine == "numbers":
-                return _summed_by_expert(given, indices, shares, extra, recipe)
-            received = COMBINES[recipe.combine].read_back(given, recipe.rule)
-            out = as_numbers(_summed_by_token(received, indices, shares), recipe)
+                return summed_by_expert(given, indices, shares, extra, recipe)
+            received = ops._through(COMBINES[recipe.combine], given)
+            out = as_numbers(summed_by_token(received, indices, shares), recipe)
             return out if extra is None else rounded(out + extra, recipe)
 
         inputs = (parts, indices, shares) if shared is None else (parts, indices, shares, shared)
-        return self._do(name, "combine", lambda: inputs, run, _combine_how)
+        return self._do(name, "combine", lambda: inputs, run, wording.combine)
 
 
-# --- Sums of experts ----------------------------------------------------------------------------------------
-
-
-def by_expert(indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[tuple[int, slice]]]:
-    """Places in (tokens, top), expert by expert and each expert's tokens in order; and each expert's part."""
-    order = np.argsort(indices.reshape(-1), kind="stable")
-    experts = indices.reshape(-1)[order]
-    borders = np.flatnonzero(np.diff(experts, prepend=-1, append=-1)).tolist()
-    return order, [(int(experts[start]), slice(start, stop)) for start, stop in pairwise(borders)]
-
-
-def _summed_by_expert(
-    parts: Array, indices: NDArray[np.int64], shares: Array, shared: Array | None, recipe: Recipe
-) -> Array:
-    """Experts in ascending order, product and sum each an operation; bfloat16 adds the shared expert last."""
-    tokens, top = indices.shape
-    first = None if recipe.bfloat16 else shared
-    out = np.zeros((tokens, parts.shape[1]), recipe.dtype) if first is None else first.copy()
-    order, runs = by_expert(indices)
-    factors = shares.reshape(-1)[order].astype(recipe.dtype, copy=False)
-    for _, run in runs:
-        rows = order[run] // top
-        part = rounded(factors[run, None] * parts[run], recipe)
-        out[rows] = rounded(out[rows] + part, recipe)
-    return rounded(out + shared, recipe) if recipe.bfloat16 and shared is not None else out
-
-
-def _summed_by_token(parts: Array, indices: NDArray[np.int64], shares: Array) -> Array:
-    """float32 sums over each token's experts in the order of `indices`."""
-    tokens, top = indices.shape
-    order, _ = by_expert(indices)
-    places = np.empty_like(order)
-    places[order] = np.arange(len(order))
-    out = np.zeros((tokens, parts.shape[1]), np.float32)
-    factors = shares.astype(np.float32, copy=False)
-    for slot, rows in enumerate(places.reshape(tokens, top).T):
-        out += factors[:, slot, None] * parts[rows].astype(np.float32, copy=False)
-    return out
-
-
-# --- What recipes make of operations ------------------------------------------------------------------------
-
-
-def recipe_of(recipe: Recipe | str) -> Recipe:
-    """A recipe, or the preset of a name.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Neither.
-    """
-    if isinstance(recipe, Recipe):
-        return recipe
-    if not isinstance(recipe, str):
-        raise TypeError(f"recipe: found {type(recipe).__name__}, expected a Recipe, a preset's name or None")
-    return Recipe.preset(recipe)
-
-
-def cache_name(recipe: Recipe) -> str:
-    """The format of a cache that a recipe asks for."""
-    return recipe.numbers if recipe.cache == "numbers" else recipe.cache
-
-
-def left_form(recipe: Recipe, sent: bool) -> Form:
-    """The form of a left operand, a row without codes where it is numbers."""
-    wire = DISPATCHES[recipe.dispatch]
-    return wire if sent and wire.coded else ACTIVATIONS[recipe.activations]
-
-
-def _numbers(recipe: Recipe) -> str:
-    return recipe.numbers
-
-
-def _ruled(recipe: Recipe, *forms: Form) -> str:
-    """The rule, where one of the forms needs it and it is not the usual one."""
-    needed = any(form.ruled for form in forms) and recipe.rule != "deepseek_v3"
-    return f", scales by {recipe.rule}" if needed else ""
-
-
-def _product_how(recipe: Recipe, sent: bool) -> str:
-    left, right = left_form(recipe, sent), WEIGHTS[recipe.weights]
-    adding = "" if recipe.accumulator == "none" else f", {recipe.accumulator}"
-    adding += "" if recipe.promote_every is None else f" every {recipe.promote_every}"
-    sides = f"{left.spelling if left.coded else recipe.numbers} x {right.spelling}"
-    return f"{sides}{adding}{_ruled(recipe, left, right)} -> {recipe.numbers}"
-
-
-def _attend_how(recipe: Recipe, absorbed: bool) -> str:
-    if not absorbed:
-        return f"naive, {recipe.numbers}"
-    form = WEIGHTS[recipe.weights]
-    return f"absorbed, kv_b {form.spelling} read as {recipe.numbers}{_ruled(recipe, form)}"
-
-
-def _gate_how(recipe: Recipe) -> str:
-    own = recipe.numbers if recipe.gate == "numbers" else recipe.gate
-    return f"{recipe.numbers} -> {own}, others {recipe.masked}"
-
-
-def _dispatch_how(recipe: Recipe) -> str:
-    form = DISPATCHES[recipe.dispatch]
-    return f"{form.spelling}{_ruled(recipe, form)} -> {recipe.numbers}"
-
-
-def _combine_how(recipe: Recipe) -> str:
-    form = COMBINES[recipe.combine]
-    sums = recipe.numbers if recipe.combine == "numbers" else "float32"
-    return f"{form.spelling}{_ruled(recipe, form)}, sums {sums} -> {recipe.numbers}"
+def _name(x: Array) -> str:
+    """The core's name of a float dtype; NumPy takes longer to say it than some operations take."""
+    return "float32" if x.itemsize == 4 else "float64"
 
 
 def _dense(routing: Routing, _: Recipe) -> Array:

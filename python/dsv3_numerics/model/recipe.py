@@ -18,6 +18,7 @@ import numpy as np
 
 from .._arrays import positive
 from ..accumulators import AccumulatorInfo, accumulator_info, accumulators
+from ..checkpoint.write import replacing
 from .forms import (
     ACCUMULATORS,
     ACTIVATIONS,
@@ -167,26 +168,24 @@ class Recipe:
 
     def _sides(self) -> Iterator[tuple[str, Form]]:
         """The operands of products on codes, as far as the recipe knows them."""
-        left = self.left
-        if left is not None:
-            yield "activations", left
+        if ACTIVATIONS[self.activations].coded:
+            yield "activations", ACTIVATIONS[self.activations]
+        elif self.bfloat16:
+            yield "activations", WEIGHTS["bf16"]
         if WEIGHTS[self.weights].format is not None:
             yield "weights", WEIGHTS[self.weights]
         if DISPATCHES[self.dispatch].coded:
             yield "dispatch", DISPATCHES[self.dispatch]
 
-    @property
-    def left(self) -> Form | None:
-        """The form of the left operand where it is codes, for an accumulator: bfloat16 numbers count."""
-        if ACTIVATIONS[self.activations].coded:
-            return ACTIVATIONS[self.activations]
-        return WEIGHTS["bf16"] if self.numbers == "bfloat16" else None
+    def left_of(self, *, sent: bool) -> Form:
+        """The form of a left operand, a row without codes where it is numbers; `sent` to experts, or not."""
+        wire = DISPATCHES[self.dispatch]
+        return wire if sent and wire.coded else ACTIVATIONS[self.activations]
 
     @property
-    def arrived(self) -> Form | None:
-        """The form of the left operand of the experts' first products."""
-        sent = DISPATCHES[self.dispatch]
-        return sent if sent.coded else self.left
+    def cache_name(self) -> str:
+        """The format of the cache."""
+        return self.numbers if self.cache == "numbers" else self.cache
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -280,6 +279,21 @@ class Recipe:
         return PRESETS[name]
 
     @classmethod
+    def of(cls, recipe: Recipe | str) -> Recipe:
+        """A recipe, or the preset of a name.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Neither.
+        """
+        if isinstance(recipe, Recipe):
+            return recipe
+        if not isinstance(recipe, str):
+            raise TypeError(f"recipe: found {type(recipe).__name__}, expected a Recipe or a preset's name")
+        return cls.preset(recipe)
+
+    @classmethod
     def read(cls, text: str) -> Recipe:
         """The recipe of a preset's name, or of a JSON file's path (``.json``).
 
@@ -359,8 +373,16 @@ class Recipe:
             raise ValueError(f"{os.fspath(path)}: {error}") from None
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a JSON file."""
-        Path(path).write_text(self.to_json(), encoding="utf-8")
+        """Write a JSON file, which appears under its name only when complete.
+
+        Raises
+        ------
+        OSError
+            Where the folder is missing or cannot be written.
+        """
+        data = self.to_json().encode()
+        with replacing(Path(path), len(data)) as file:
+            file.write(0, data)
 
     def __str__(self) -> str:
         """The recipe as a table: what each operation is done in."""

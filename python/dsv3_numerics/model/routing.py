@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .._arrays import Array, as_array
 from .config import Config
-from .operations import Routing
+from .operation import Routing
 
 
 @dataclass(frozen=True)

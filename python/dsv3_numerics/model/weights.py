@@ -207,8 +207,13 @@ class Weights:
 
     def _held(self, name: str, form: Form, rule: str) -> Given:
         """A weight in a form, made once and kept: codes, or an array of numbers."""
-        full = self._prefix + name
-        given = self.given(name)
+        key = (self._prefix + name, form.spelling, rule if form.ruled else "")
+        made = self._made.get(key)
+        if made is None:
+            self._made[key] = made = self._in_form(self._prefix + name, self.given(name), form, rule)
+        return made
+
+    def _in_form(self, full: str, given: Given, form: Form, rule: str) -> Given:
         coded = isinstance(given, Quantized)
         if form.format is None or (coded and form.coded and not form.remade):
             return given
@@ -216,12 +221,7 @@ class Weights:
             return self._bfloat16(full, given)
         if coded and form is REQUANTIZED and powers_of_two(given.weight_scale_inv()):
             return given
-        key = (full, form.spelling, rule if form.ruled else "")
-        made = self._made.get(key)
-        if made is None:
-            numbers = given.dequantize() if coded else as_array(given, full)
-            self._made[key] = made = form.codes(numbers, rule)
-        return made
+        return form.codes(given.dequantize() if coded else as_array(given, full), rule)
 
     def _bfloat16(self, full: str, given: Given) -> Array:
         """A weight as bfloat16 numbers, made once and kept unless they are that already."""
@@ -238,14 +238,11 @@ class Weights:
         return made
 
     def given(self, name: str) -> Given:
-        """The tensor as it was given; codes are joined with their scales once."""
-        full = self._prefix + name
-        key = (full, "given")
+        """The tensor as it was given; a file is looked into, and codes are joined with their scales, once."""
+        key = (self._prefix + name, "given")
         found = self._made.get(key)
         if found is None:
-            found = self._found[full]
-            if isinstance(found, Quantized):
-                self._made[key] = found
+            self._made[key] = found = self._found[key[0]]
         return found
 
     def check_fit(self, recipe: Recipe) -> None:
