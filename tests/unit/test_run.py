@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from dsv3_numerics import cli
+from dsv3_numerics import Recipe, cli
 from dsv3_numerics.model import Model
 
 TINY = Path(__file__).parents[1] / "golden" / "tiny_v3"
@@ -70,7 +70,25 @@ def test_trace_names_are_listed_and_summarised(capsys: pytest.CaptureFixture[str
     ]
 
 
+@pytest.mark.parametrize("form", ["--naive", "--absorbed"])
+def test_recipes(form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A preset and a file of fields give what the library gives, also in generation."""
+    recipe = Recipe.preset("deepseek_v3").replace(cache="fp8")
+    (tmp_path / "mine.json").write_text('{"preset": "deepseek_v3", "cache": "fp8"}')
+    model, target = Model.from_checkpoint(FP8), tmp_path / "out.npz"
+    settings = {"recipe": recipe, "absorbed": form == "--absorbed"}
+    args = ["--ids", "3,1,4", "--eos", "-1", form, "--max-new-tokens", "3", "--out", str(target)]
+    code, _, _ = call(str(FP8), *args, "--recipe", str(tmp_path / "mine.json"), capsys=capsys)
+    found = dict(np.load(target))
+    assert code == 0
+    assert np.array_equal(found["logits"], model.forward([3, 1, 4], **settings))
+    tokens = model.generate([3, 1, 4], max_new_tokens=3, eos=-1, **settings).tokens
+    assert found["tokens"].tolist() == tokens.tolist()
+
+
 WRONG = {
+    "no such recipe": (["--ids", "1", "--recipe", "deepseek_v4"], "did you mean deepseek_v3"),
+    "no recipe file": (["--ids", "1", "--recipe", "nowhere.json"], "nowhere.json"),
     "no ids": ([], "give --ids or --text"),
     "both": (["--ids", "1", "--text", "a"], "not both"),
     "no number": (["--ids", "1,x"], "whole numbers"),

@@ -14,7 +14,7 @@ from .console import make_console, progress_bar
 from .prompt import Words, parse_ids
 
 if TYPE_CHECKING:
-    from ..model import Generation, Model
+    from ..model import Generation, Model, Recipe
 
 _SUFFIXES = (".npz", ".safetensors")
 _LIKELIEST = 5
@@ -26,6 +26,7 @@ _LIKELIEST = 5
 @click.option("--text", help="Text instead, where PATH has a tokenizer.json (needs the package tokenizers).")
 @click.option("--max-new-tokens", type=click.IntRange(0), default=0, metavar="N", help="Tokens to generate.")
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True)
+@click.option("--recipe", "spelled", metavar="NAME|FILE.json", help="What runs in which format, not --dtype.")
 @click.option("--rounded", is_flag=True, help="Take FP8 weights as a BF16 conversion would hold them.")
 @click.option(
     "--absorbed/--naive", default=None, help="How attention is computed  [default: what is cheaper]"
@@ -46,6 +47,7 @@ def run_command(
     text: str | None,
     max_new_tokens: int,
     dtype: str,
+    spelled: str | None,
     rounded: bool,
     absorbed: bool | None,
     temperature: float,
@@ -67,12 +69,16 @@ def run_command(
       layer3.attn_out  layer3.c_kv  layer3.topk_idx  'layer*.router_logits'  final_norm
       --trace list prints all names
 
+    --recipe runs operations in low precision: float64, float32, bf16, deepseek_v3, deepseek_v31, blackwell, or
+    a JSON file of fields, as {"preset": "deepseek_v3", "cache": "fp8"}.
+
     --out takes .npz or .safetensors; it holds the prompt's logits, the traces, and the generated tokens.
 
     \b
     Examples:
       dsv3-numerics run ./tiny-v3 --ids 3,1,4,1,5
       dsv3-numerics run ./tiny-v3 --ids 3,1,4 --max-new-tokens 32 --speculative
+      dsv3-numerics run ./V3-fp8 --ids 3,1,4 --recipe deepseek_v3 --absorbed
       dsv3-numerics run ./V3-fp8 --text "The capital of France is" --max-new-tokens 8
       dsv3-numerics run ./tiny-v3 --ids @prompt.txt --trace 'layer0.*' --out layer0.npz
     """
@@ -82,6 +88,7 @@ def run_command(
 
     if out is not None and out.suffix not in _SUFFIXES:
         raise click.BadParameter(f"found {out.name!r}, expected {' or '.join(_SUFFIXES)}", param_hint="--out")
+    recipe = None if spelled is None else _recipe(spelled)
     model = Model.from_checkpoint(path, dtype=dtype, rounded=rounded)
     if traces == ("list",):
         for name in model.trace_names():
@@ -93,8 +100,9 @@ def run_command(
     prompt = np.array(parse_ids(ids) if ids is not None else words.encode(text or ""), np.int64)  # type: ignore[union-attr]
     names = _matching(traces, model)
     found: dict[str, Any] = {}
+    how: dict[str, Any] = {"absorbed": absorbed, "recipe": recipe}
     if out is not None or names or not max_new_tokens:
-        logits = _forward(model, prompt, names, absorbed, found)
+        logits = _forward(model, prompt, names, how, found)
         _print_likeliest(logits, words)
     if max_new_tokens:
         done = _generate(
@@ -108,6 +116,7 @@ def run_command(
             seed=seed,
             eos=eos,
             speculative=speculative,
+            **how,
         )
         found["tokens"] = done.tokens
     if out is not None:
@@ -115,6 +124,15 @@ def run_command(
         click.echo(f"{out}: {', '.join(found)}")
     elif names:
         _print_traces({name: found[name] for name in names})
+
+
+def _recipe(spelled: str) -> Recipe:
+    from ..model import Recipe
+
+    try:
+        return Recipe.read(spelled)
+    except (OSError, TypeError, ValueError) as error:
+        raise click.BadParameter(str(error).removeprefix("recipe: "), param_hint="--recipe") from error
 
 
 def _matching(traces: tuple[str, ...], model: Model) -> list[str]:
@@ -131,7 +149,7 @@ def _matching(traces: tuple[str, ...], model: Model) -> list[str]:
 
 
 def _forward(
-    model: Model, prompt: Any, names: list[str], absorbed: bool | None, found: dict[str, Any]
+    model: Model, prompt: Any, names: list[str], how: Mapping[str, Any], found: dict[str, Any]
 ) -> Any:
     """Fill `found` with logits and traces; the logits after the last token."""
     with progress_bar(1.0) as bar:
@@ -143,10 +161,10 @@ def _forward(
             before = done / total
 
         if names:
-            found |= model.trace(prompt, [*names, "logits"], absorbed=absorbed, progress=progress)
+            found |= model.trace(prompt, [*names, "logits"], progress=progress, **how)
             found["logits"] = found["logits"][0]
         else:
-            found["logits"] = model.forward(prompt, absorbed=absorbed, progress=progress)
+            found["logits"] = model.forward(prompt, progress=progress, **how)
     found["ids"] = prompt
     return found["logits"][-1]
 

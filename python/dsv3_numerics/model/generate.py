@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from .model import Model
 
 Ids = NDArray[np.int64]
+Settings: TypeAlias = dict[str, Any]
+"""What every forward is given: absorbed and recipe."""
 
 
 @dataclass
@@ -149,6 +151,7 @@ def generate(
     eos: int | None = None,
     cache: Cache | None = None,
     speculative: bool = False,
+    absorbed: bool | None = None,
     recipe: Recipe | str | None = None,
     on_token: Callable[[Ids], None] | None = None,
 ) -> Generation:
@@ -168,9 +171,10 @@ def generate(
         Of sequences that the prompt continues; it is filled on. One of the right size by default.
     speculative : bool
         Let the model's MTP layer draft every second token. Greedy, one sequence. The tokens are those of
-        plain greedy decoding (under a recipe that treats each token for itself).
-    recipe : Recipe or str, optional
-        What runs in which format, see `Model.forward`.
+        plain greedy decoding; under a recipe in codes, if `absorbed` is given and tokens are quantized each for
+        itself.
+    absorbed, recipe
+        As for `Model.forward`.
     on_token : callable, optional
         Called with each new token of all sequences, shape (batch,), as it comes.
 
@@ -203,6 +207,7 @@ def generate(
     if cache is None:
         cache = model.new_cache(len(batch), batch.shape[1] + limit + 1, recipe=recipe)
     sampler = Sampler(temperature, top_k, top_p, seed)
+    how: Settings = {"absorbed": absorbed, "recipe": recipe}
     speculation = None
     if speculative:
         speculation = Speculation()
@@ -211,9 +216,9 @@ def generate(
                 f"speculative: found temperature {temperature}, {len(batch)} sequences and "
                 f"{len(model.mtp_layers)} layers of MTP, expected 0, 1 and at least 1"
             )
-        tokens = _speculative(model, batch, cache, speculation, recipe)
+        tokens = _speculative(model, batch, cache, speculation, how)
     else:
-        tokens = _plain(model, batch, cache, sampler, recipe)
+        tokens = _plain(model, batch, cache, sampler, how)
     start = time.perf_counter()
     first = start
     found: list[Ids] = []
@@ -270,39 +275,36 @@ def stream(
     if len(batch) != 1 or batch.shape[1] == 0:
         raise ValueError(f"ids: found shape {batch.shape}, expected one sequence of at least one token")
     cache = model.new_cache(1, capacity, recipe=recipe)
-    for token in _plain(model, batch, cache, sampler or Sampler(), recipe):
+    for token in _plain(model, batch, cache, sampler or Sampler(), {"recipe": recipe}):
         yield int(token[0])
 
 
-def _plain(
-    model: Model, prompt: Ids, cache: Cache, sampler: Sampler, recipe: Recipe | str | None
-) -> Iterator[Ids]:
+def _plain(model: Model, prompt: Ids, cache: Cache, sampler: Sampler, how: Settings) -> Iterator[Ids]:
     """One token of every sequence for each forward."""
-    token = sampler(model.forward(prompt, cache=cache, last=True, recipe=recipe))
+    token = sampler(model.forward(prompt, cache=cache, last=True, **how))
     yield token
     while int(cache.lengths.max()) < cache.capacity:
-        token = sampler(model.decode(token, cache, recipe=recipe))
+        token = sampler(model.decode(token, cache, **how))
         yield token
 
 
-def _speculative(
-    model: Model, prompt: Ids, cache: Cache, log: Speculation, recipe: Recipe | str | None
-) -> Iterator[Ids]:
+def _speculative(model: Model, prompt: Ids, cache: Cache, log: Speculation, how: Settings) -> Iterator[Ids]:
     """Greedy decoding: MTP guesses the token after the next, and the model checks both in one forward.
 
     The model's cache holds all tokens but the newest; MTP's holds every pair (hidden state at i, token i +
     1).
     """
     drafts = Cache(model.config, 1, cache.capacity, dtype=cache.format.name, layers=1)
-    hidden = model.hidden(prompt, cache=cache, recipe=recipe)
+    recipe = how.get("recipe")
+    hidden = model.hidden(prompt, cache=cache, **how)
     token = best(model.head(hidden[:, -1:], recipe=recipe))
     yield token[0]
     pairs = hidden, np.concatenate([prompt[:, 1:], token], axis=1)
     while int(cache.lengths[0]) + 2 <= cache.capacity:
         started = time.perf_counter()
-        draft = best(model.head(model.mtp_hidden(*pairs, cache=drafts, recipe=recipe)[:, -1:], recipe=recipe))
+        draft = best(model.head(model.mtp_hidden(*pairs, cache=drafts, **how)[:, -1:], recipe=recipe))
         checked = time.perf_counter()
-        hidden = model.hidden(np.concatenate([token, draft], axis=1), cache=cache, recipe=recipe)
+        hidden = model.hidden(np.concatenate([token, draft], axis=1), cache=cache, **how)
         truth = best(model.head(hidden, recipe=recipe))
         if log.steps:  # the first draft also reads the prompt
             log.draft_seconds += checked - started
