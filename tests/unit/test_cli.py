@@ -163,12 +163,12 @@ import signal, sys, time
 from dsv3_numerics import cli
 from dsv3_numerics.study import sweep
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-one = sweep._one
+one = sweep.study_one
 def slowly(study, tensor, *rest):
     one(study, tensor, *rest)
     print("done", tensor.name, file=sys.stderr, flush=True)
     time.sleep(0.5)
-sweep._one = slowly
+sweep.study_one = slowly
 cli.main(sys.argv[1:])
 """
 
@@ -202,14 +202,14 @@ def test_a_file_that_breaks_half_way_leaves_what_is_done(
 ) -> None:
     from dsv3_numerics.study import CheckpointError, sweep
 
-    one = sweep._one
+    one = sweep.study_one
 
     def breaks(study, tensor, *rest):  # type: ignore[no-untyped-def]
         if tensor.name == "down":
             raise CheckpointError("w.npz: gone")
         one(study, tensor, *rest)
 
-    monkeypatch.setattr(sweep, "_one", breaks)
+    monkeypatch.setattr(sweep, "study_one", breaks)
     code, out, _ = call("study", "w.npz", "-s", "mxfp4", capsys=capsys)
     assert code == 1
     assert "Partial: w.npz: gone" in out

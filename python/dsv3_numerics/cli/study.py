@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from .console import BY_USER, INTERRUPTED, make_console, progress_bar, writable
+from .prompt import Words, parse_ids
+
+_TOKENS = 64
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..study import Study
+    from ..model import Model
+    from ..study import Scheme, Study
     from ..study.demo import Demo
 
 
@@ -22,12 +27,35 @@ if TYPE_CHECKING:
 @click.option(
     "--demo", is_flag=True, help="Study all-MiniLM-L6-v2 (or a synthetic set, if it is not installed)."
 )
-@click.option("--scheme", "-s", "schemes", multiple=True, metavar="S", help="A scheme; repeat it for more.")
 @click.option(
-    "--include", multiple=True, metavar="GLOB", help="Only tensors whose name matches; may be repeated."
+    "--activations",
+    "model_path",
+    metavar="MODEL",
+    type=click.Path(path_type=Path),
+    help="Study what goes through a DeepSeek-V3 checkpoint instead: the inputs of its linear layers.",
 )
 @click.option(
-    "--exclude", multiple=True, metavar="GLOB", help="No tensors whose name matches; may be repeated."
+    "--ids", metavar="IDS", help="Its tokens, as 3,1,4, or @FILE with ids between spaces or commas."
+)
+@click.option("--text", help="Text instead, where MODEL has a tokenizer.json (needs the package tokenizers).")
+@click.option(
+    "--tokens",
+    type=click.IntRange(1),
+    metavar="N",
+    help="So many random ids, or the first of --ids or --text.",
+)
+@click.option("--scheme", "-s", "schemes", multiple=True, metavar="S", help="A scheme; repeat it for more.")
+@click.option(
+    "--include",
+    multiple=True,
+    metavar="GLOB",
+    help="Only tensors (operations) whose name matches; may be repeated.",
+)
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="GLOB",
+    help="No tensors (operations) whose name matches; may be repeated.",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="DIR", help="Output folder  [default: study-NAME]"
@@ -36,13 +64,17 @@ if TYPE_CHECKING:
 def study_command(
     inputs: tuple[Path, ...],
     demo: bool,
+    model_path: Path | None,
+    ids: str | None,
+    text: str | None,
+    tokens: int | None,
     schemes: tuple[str, ...],
     include: tuple[str, ...],
     exclude: tuple[str, ...],
     out: Path | None,
     threads: int | None,
 ) -> None:
-    """Measure what quantization schemes do to the tensors of a file.
+    """Measure what quantization schemes do to the tensors of a file, or to a model's activations.
 
     INPUT is a .safetensors, .npy or .npz file, or a folder with a checkpoint. It is read in pieces: memory
     stays small whatever its size. Written are results.csv, results.json, report.md and three plots. Ctrl-C
@@ -59,56 +91,137 @@ def study_command(
       bf16 f16 e4m3        a plain cast, no scale
       e4m3:1x128:f32:deepgemm  by another project's rule (default: deepseek_v3)
 
+    With --activations, a forward runs once and each linear layer's input is studied as it comes. Give ids or
+    a text that the model was made for: by default the ids are random.
+
     \b
     Examples:
       dsv3-numerics study --demo
       dsv3-numerics study model.safetensors -s mxfp4 -s nvfp4 --out fp4
       dsv3-numerics study ./DeepSeek-V3-bf16 --include '*mlp.experts*' --threads 8
+      dsv3-numerics study --activations ./V3-fp8 --text "The capital of France is"
+      dsv3-numerics study --activations ./tiny-v3 --tokens 256 --include '*.o_proj'
     """
-    if demo == bool(inputs):
+    given = demo + bool(inputs) + (model_path is not None)
+    if given != 1:
+        ways = "INPUT files or folders, --demo, or --activations"
         raise click.UsageError(
-            "give INPUT files or folders, or --demo, not both" if demo else "give an INPUT, or --demo"
+            f"give one of {ways}, not both" if given else "give an INPUT, or --demo, or --activations"
         )
-    from ..study import DEFAULT_SCHEMES, Scheme, demo_inputs, prepare
+    if model_path is None and (ids, text, tokens) != (None, None, None):
+        raise click.UsageError("--ids, --text and --tokens are for --activations")
+    if ids is not None and text is not None:
+        raise click.UsageError("give --ids or --text, not both")
+    from ..study import DEFAULT_SCHEMES, Scheme
 
     console = make_console()
     try:
         chosen = [Scheme.parse(s) for s in schemes] or DEFAULT_SCHEMES
     except ValueError as error:
         raise click.BadParameter(str(error).removeprefix("scheme "), param_hint="--scheme") from error
-    found: Demo | None = demo_inputs() if demo else None
-    study, tensors = prepare(found.inputs if found else inputs, chosen, include=include, exclude=exclude)
-    study.notes += found.notes if found else []
-    folder = writable(out or Path("study-" + (found.title if found else inputs[0].resolve().stem)))
+    if model_path is None:
+        study, title, work = _of_tensors(inputs, demo, chosen, include, exclude, threads)
+    else:
+        prompt = ids, text, tokens
+        study, title, work = _of_activations(model_path, prompt, chosen, include, exclude, threads)
+    folder = writable(out or Path(f"study-{title}"))
     for note in study.notes:
         console.print(
             note, style="yellow" if note.startswith("SYNTHETIC") else "", markup=False, highlight=False
         )
-    _sweep(study, tensors, threads)
+    _do(study, work)
     _finish(study, folder, console)
     if study.partial:
         sys.exit(INTERRUPTED if study.partial == BY_USER else 1)
 
 
-def _sweep(study: Study, tensors: list[Any], threads: int | None) -> None:
-    """Fill the study with a progress bar; whatever stops it, the study says so and keeps what is done."""
-    from ..study import CheckpointError, fill
+Work = Callable[[], None]
 
-    with progress_bar(study.settings["elements_selected"], rate="elements") as progress:
-        try:
+
+def _of_tensors(
+    inputs: tuple[Path, ...],
+    demo: bool,
+    schemes: Sequence[Scheme],
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    threads: int | None,
+) -> tuple[Study, str, Work]:
+    """A study of files, its title, and what fills it."""
+    from ..study import demo_inputs, fill, prepare
+
+    found: Demo | None = demo_inputs() if demo else None
+    study, tensors = prepare(found.inputs if found else inputs, schemes, include=include, exclude=exclude)
+    study.notes += found.notes if found else []
+
+    def work() -> None:
+        with progress_bar(study.settings["elements_selected"], rate="elements") as progress:
             fill(study, tensors, threads=threads, progress=progress)
-        except KeyboardInterrupt:
-            study.partial = BY_USER
-        except CheckpointError as error:
-            study.partial = str(error)
+
+    return study, found.title if found else inputs[0].resolve().stem, work
+
+
+def _of_activations(
+    path: Path,
+    prompt: tuple[str | None, str | None, int | None],
+    schemes: Sequence[Scheme],
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    threads: int | None,
+) -> tuple[Study, str, Work]:
+    """A study of a model's activations, its title, and what fills it."""
+    from ..model import Model
+    from ..study import fill_activations, prepare_activations
+
+    model = Model.from_checkpoint(path)
+    ids, notes = _prompt(model, path, *prompt)
+    study = prepare_activations(model, ids, schemes, include=include, exclude=exclude)
+    study.settings["inputs"] = [f"activations of {path}"]
+    study.notes += notes
+
+    def work() -> None:
+        with progress_bar(1.0) as progress:
+            fill_activations(study, model, ids, threads=threads, progress=progress)
+
+    return study, f"{path.resolve().name}-activations", work
+
+
+def _prompt(
+    model: Model, path: Path, ids: str | None, text: str | None, tokens: int | None
+) -> tuple[list[int], list[str]]:
+    """The tokens, and what a reader has to know of them."""
+    if ids is None and text is None:
+        import numpy as np
+
+        drawn = np.random.default_rng(0).integers(model.config.vocab_size, size=tokens or _TOKENS).tolist()
+        note = (
+            f"SYNTHETIC TOKENS: {len(drawn)} ids drawn at random, not a text. What a text makes of a trained "
+            "model's activations may be distributed otherwise (to study that: --text or --ids)."
+        )
+        return drawn, [note]
+    found = parse_ids(ids) if ids is not None else Words(path).encode(text or "")
+    return found[:tokens], []
+
+
+def _do(study: Study, work: Work) -> None:
+    """Fill the study; whatever stops it, the study says so and keeps what is done."""
+    from ..study import CheckpointError
+
+    try:
+        work()
+    except KeyboardInterrupt:
+        study.partial = BY_USER
+    except CheckpointError as error:
+        study.partial = str(error)
 
 
 def _finish(study: Study, folder: Path, console: Console) -> None:
-    from ..study.tables import plain, worst_table
+    from ..study.tables import kinds_table, plain, worst_table
 
     report = study.save(folder)
     if study.tensors:
         console.print(study.table())
+        if study.kinds:
+            console.print(kinds_table(study))
         hardest = worst_table(study)
         if hardest.row_count:
             console.print(hardest)

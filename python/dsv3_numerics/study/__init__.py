@@ -1,9 +1,10 @@
 """Error studies: what quantization schemes do to real tensors.
 
 `run` takes files, checkpoint folders or arrays through a set of schemes and returns a `Study`; `measure` does
-it for one array and one scheme. The parts: `schemes` (how a tensor is quantized), `slabs` (pieces that fit in
-memory), `metrics` (sums and figures), `sweep` (the loop), `result` (what comes out), and what is written from
-it: `tables`, `files`, `plots`, `report`. Reading files is `dsv3_numerics.checkpoint`; the arithmetic is
+it for one array and one scheme; `run_activations` takes the inputs of a model's linear layers instead. The
+parts: `schemes` (how a tensor is quantized), `slabs` (pieces that fit in memory), `metrics` (sums and
+figures), `sweep` and `activations` (the loops), `result` (what comes out), and what is written from it:
+`tables`, `files`, `plots`, `report`. Reading files is `dsv3_numerics.checkpoint`; the arithmetic is
 `dsv3_numerics.quant` and `dsv3_numerics.logfmt`.
 
 Examples
@@ -17,6 +18,7 @@ Examples
 """
 
 from ..checkpoint import CheckpointError, Skipped
+from .activations import fill_activations, prepare_activations, run_activations
 from .demo import demo_inputs
 from .metrics import METRICS, Metrics
 from .result import Study, TensorResult, Total
@@ -41,7 +43,10 @@ __all__ = [
     "Total",
     "demo_inputs",
     "fill",
+    "fill_activations",
     "measure",
     "prepare",
+    "prepare_activations",
     "run",
+    "run_activations",
 ]

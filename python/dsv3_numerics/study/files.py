@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .metrics import METRICS, Metrics
-from .result import Study
+from .result import Study, Total
 
-CSV_COLUMNS = ("tensor", "shape", "dtype", "file", "scheme", *METRICS)
+CSV_COLUMNS = ("tensor", "shape", "dtype", "file", "kind", "scheme", *METRICS)
 
 
 @contextmanager
@@ -78,23 +78,26 @@ def _write_json(study: Study, file: IO[str]) -> None:
         "seconds": study.seconds,
         "elements": study.elements,
         "skipped": [vars(s) for s in study.skipped],
-        "totals": [
-            {"scheme": str(t.scheme), "sqnr_db": t.sqnr_db, "pooled": vars(t.pooled)}
-            | {
-                "median_sqnr_db": t.median_sqnr_db,
-                "worst_sqnr_db": t.worst_sqnr_db,
-                "worst_tensor": t.worst_tensor,
-            }
-            for t in study.totals()
-        ],
+        "totals": _totals(study.totals()),
+        **({"totals_by_kind": {k: _totals(study.totals(k)) for k in study.kinds}} if study.kinds else {}),
         "errors_by_magnitude": _octaves(study),
     }
     file.write(json.dumps(json_ready(head), indent=1)[:-2] + ',\n "tensors": [')
     for i, tensor in enumerate(study.tensors):
         about = {"name": tensor.name, "shape": tensor.shape, "dtype": tensor.dtype, "file": tensor.origin}
+        about |= {"kind": tensor.kind} if tensor.kind else {}
         results = {str(s): vars(Metrics.of(row)) for s, row in zip(study.schemes, tensor.sums, strict=True)}
         file.write((",\n  " if i else "\n  ") + json.dumps(json_ready({**about, "results": results})))
     file.write("\n ]\n}\n")
+
+
+def _totals(totals: list[Total]) -> list[dict[str, Any]]:
+    return [
+        {"scheme": str(t.scheme), "sqnr_db": t.sqnr_db, "pooled": vars(t.pooled)}
+        | {"median_sqnr_db": t.median_sqnr_db, "worst_sqnr_db": t.worst_sqnr_db}
+        | {"worst_tensor": t.worst_tensor}
+        for t in totals
+    ]
 
 
 def octaves(histogram: npt.NDArray[np.float64]) -> list[tuple[int, int, float]]:

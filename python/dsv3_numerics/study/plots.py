@@ -77,8 +77,10 @@ def layer_pattern(name: str) -> str:
     --------
     >>> layer_pattern("encoder.layer.11.attention.q.weight")
     'encoder.layer.*.attention.q.weight'
+    >>> layer_pattern("layer3.experts.17.down_proj input")
+    'layer*.experts.*.down_proj input'
     """
-    return re.sub(r"(?<![^._/])\d+(?![^._/])", "*", name)
+    return re.sub(r"(?:(?<![^._/])|(?<=\blayer))\d+(?![^._/])", "*", name)
 
 
 def heatmap(study: Study, figure: Figure) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from . import provenance
 from .files import replacing
 from .result import Study, Total
-from .tables import COLUMNS, decibels, markdown, plain, total_rows, worst_rows
+from .tables import COLUMNS, decibels, kind_rows, markdown, plain, total_rows, worst_rows
 
 HOW_TO_READ = """\
 **SQNR** (signal to quantization noise, in decibels) is the size of the values over the size of the error.
@@ -44,6 +44,15 @@ SQNR says how well numbers are kept, not how well a network works: use it to com
 tensors that need care.
 """
 
+ABOUT_KINDS = """\
+Inputs of linear layers, each once: *attention input* is what q and kv are made of, after the norm; *query
+latent* and *key-value latent* are what the compressed attention expands; *attention output* is what o_proj
+takes; *MLP input* and *MoE input* are what the norm before them makes (what is dispatched to experts);
+*SwiGLU output* is what down_proj takes, in dense layers and in each expert; *head input* is the final norm.
+A kind that loses under coarser groups (`row`, `tensor`) has some values much larger than the others; one that
+loses under `int8` and `mxfp4` spreads over many octaves.
+"""
+
 _SHOWN = {
     "Bits against SQNR": "Up and left is better. The line joins the schemes that no other beats in both.",
     "Error against magnitude": "A flat line is a floating-point format within its range; where a line "
@@ -64,8 +73,9 @@ def _lines(study: Study, plots: Mapping[str, str]) -> Iterable[str]:
     yield "# Quantization error study"
     yield ""
     if study.partial:
-        selected = study.settings.get("tensors_selected", "?")
-        yield f"> **Partial: {study.partial}.** {len(study.tensors)} of {selected} tensors were finished."
+        selected = study.settings.get("tensors_selected")
+        of_all = "" if selected is None else f" of {selected}"
+        yield f"> **Partial: {study.partial}.** {len(study.tensors)}{of_all} tensors were finished."
         yield ""
     for note in study.notes:
         yield f"> {note}"
@@ -100,6 +110,8 @@ def _answers(study: Study) -> Iterable[str]:
         [name for name, _ in COLUMNS],
         [[f"**`{texts[0]}`**" if total in best else f"`{texts[0]}`", *texts[1:]] for total, texts in rows],
     )
+    if study.kinds:
+        yield from _by_kind(study)
     hardest = worst_rows(study)
     if hardest:
         yield "## Hardest tensors"
@@ -113,6 +125,17 @@ def _answers(study: Study) -> Iterable[str]:
                 for name, scheme, db, median in hardest
             ],
         )
+
+
+def _by_kind(study: Study) -> Iterable[str]:
+    counts = {kind: sum(t.kind == kind for t in study.tensors) for kind in study.kinds}
+    yield "## By kind of activation"
+    yield ""
+    yield "SQNR in dB, best over all first; in parentheses how many inputs there are of a kind."
+    yield ""
+    header = ["scheme", *(f"{kind} ({n})" for kind, n in counts.items())]
+    yield from markdown(header, [[f"`{scheme}`", *texts] for scheme, texts in kind_rows(study)])
+    yield ABOUT_KINDS
 
 
 def _best_for_bits(totals: list[Total]) -> list[Total]:
@@ -148,6 +171,7 @@ def _made(study: Study) -> Iterable[str]:
         "include / exclude": " ".join(
             f"`{plain(g)}`" for g in [*s.get("include", []), *s.get("exclude", [])]
         ),
+        "tokens": f"{s['tokens']:,}" if "tokens" in s else "",
         **dict(provenance.lines(s)),
         "time": f"{study.seconds:.1f} s ({rate:.0f} million elements and schemes a second)",
     }

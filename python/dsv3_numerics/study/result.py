@@ -27,13 +27,17 @@ _X2, _E2 = FIELDS.index("sum_x2"), FIELDS.index("sum_e2")
 
 @dataclass(frozen=True)
 class TensorResult:
-    """One tensor under every scheme: `sums` has a row per scheme, its columns are `metrics.FIELDS`."""
+    """One tensor under every scheme: `sums` has a row per scheme, its columns are `metrics.FIELDS`.
+
+    `kind` is that of an activation, as "attention input"; empty for a weight.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     origin: str
     sums: npt.NDArray[np.float64]
+    kind: str = ""
 
     @property
     def size(self) -> int:
@@ -130,28 +134,35 @@ class Study:
                 "shape": "x".join(map(str, t.shape)),
                 "dtype": t.dtype,
                 "file": t.origin,
+                "kind": t.kind,
             }
             for scheme, row in zip(spelled, t.sums, strict=True):
                 yield {**about, "scheme": scheme, **vars(Metrics.of(row))}
 
-    def sqnr_db(self) -> npt.NDArray[np.float64]:
-        """SQNR in decibels, shape (tensors, schemes); inf where nothing changed."""
-        pairs = [t.sums[:, [_X2, _E2]] for t in self.tensors]
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of activations, in the order in which they came; none in a study of weights."""
+        return tuple(dict.fromkeys(t.kind for t in self.tensors if t.kind))
+
+    def sqnr_db(self, kind: str | None = None) -> npt.NDArray[np.float64]:
+        """SQNR in decibels, shape (tensors, schemes); inf where nothing changed. Of one kind, if given."""
+        pairs = [t.sums[:, [_X2, _E2]] for t in self._of(kind)]
         x2, e2 = np.array(pairs).reshape(-1, len(self.schemes), 2).transpose(2, 0, 1)
         with np.errstate(divide="ignore"):
             db = 10 * (np.log10(x2) - np.log10(e2, where=e2 > 0, out=np.zeros_like(e2)))
         return np.where(e2 > 0, db, np.inf)
 
-    def totals(self) -> list[Total]:
-        """Every scheme over all tensors, in the order of the schemes; empty if nothing was studied."""
-        if not self.tensors:
+    def totals(self, kind: str | None = None) -> list[Total]:
+        """Every scheme over all tensors, or those of one kind, in the order of the schemes; empty if none."""
+        tensors = self._of(kind)
+        if not tensors:
             return []
         pooled = np.stack([empty_row() for _ in self.schemes])
-        for tensor in self.tensors:
+        for tensor in tensors:
             add_into(pooled, tensor.sums)
-        db = self.sqnr_db()
+        db = self.sqnr_db(kind)
         worst = db.argmin(axis=0)
-        weights = np.array([t.size * bool(t.sums[0, _X2]) for t in self.tensors], np.float64)
+        weights = np.array([t.size * bool(t.sums[0, _X2]) for t in tensors], np.float64)
         noise = weights @ 10 ** (-db / 10) / max(weights.sum(), 1.0)
         return [
             Total(
@@ -160,10 +171,13 @@ class Study:
                 Metrics.of(pooled[i]),
                 _median(db[:, i]),
                 float(db[worst[i], i]),
-                self.tensors[worst[i]].name,
+                tensors[worst[i]].name,
             )
             for i, scheme in enumerate(self.schemes)
         ]
+
+    def _of(self, kind: str | None) -> list[TensorResult]:
+        return self.tensors if kind is None else [t for t in self.tensors if t.kind == kind]
 
     def table(self) -> Table:
         """The totals as a rich table: ``rich.print(study.table())``."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -124,13 +125,8 @@ def prepare(
     exclude: Sequence[str] = (),
 ) -> tuple[Study, list[Tensor]]:
     """An empty study and the tensors to fill it with; raises as `run` does."""
-    chosen = tuple(dict.fromkeys(Scheme.parse(s) for s in schemes))
-    if not chosen:
-        raise ValueError("schemes: found none; expected at least one")
-    for scheme in chosen:
-        _try(scheme)
+    chosen = choose(schemes)
     source = _gather(inputs)
-
     tensors = [t for t in source.tensors if selected(t.name, include, exclude)]
     skipped = [s for s in source.skipped if selected(s.name, include, exclude)]
     if not tensors and not skipped:
@@ -159,6 +155,14 @@ def fill(
     slab_elements: int = SLAB_ELEMENTS,
 ) -> None:
     """Study tensors one after the other; if interrupted, the study holds the tensors that were finished."""
+    with filling(study, threads, slab_elements):
+        for tensor in tensors:
+            study_one(study, tensor, progress or (lambda name, elements: None), slab_elements)
+
+
+@contextmanager
+def filling(study: Study, threads: int | None, slab_elements: int) -> Iterator[None]:
+    """What surrounds the work on a study: its threads, its time, and what the report says of them."""
     before = _core.get_num_threads()
     if threads is not None:
         _core.set_num_threads(threads)
@@ -166,11 +170,20 @@ def fill(
     study.settings |= environment()
     start = time.perf_counter()
     try:
-        for tensor in tensors:
-            _one(study, tensor, progress or (lambda name, elements: None), slab_elements)
+        yield
     finally:
         study.seconds += time.perf_counter() - start
         _core.set_num_threads(before)
+
+
+def choose(schemes: Iterable[str | Scheme]) -> tuple[Scheme, ...]:
+    """The schemes of a study, each once, tried before any work is done; raises as `run` does."""
+    chosen = tuple(dict.fromkeys(Scheme.parse(s) for s in schemes))
+    if not chosen:
+        raise ValueError("schemes: found none; expected at least one")
+    for scheme in chosen:
+        _try(scheme)
+    return chosen
 
 
 def _try(scheme: Scheme) -> None:
@@ -204,7 +217,7 @@ class _NotFinite(Exception):
     """A slab holds values that no scheme can take."""
 
 
-def _one(study: Study, tensor: Tensor, progress: Progress, slab_elements: int) -> None:
+def study_one(study: Study, tensor: Tensor, progress: Progress, slab_elements: int, kind: str = "") -> None:
     """Study one tensor; it enters the study when all schemes are done."""
     sums = np.stack([empty_row() for _ in study.schemes])
     histograms = np.zeros_like(study.histograms)
@@ -234,7 +247,7 @@ def _one(study: Study, tensor: Tensor, progress: Progress, slab_elements: int) -
         if bits is not None:
             total[FIELDS.index("bits")] = bits
     study.histograms += histograms
-    study.tensors.append(TensorResult(tensor.name, tensor.shape, tensor.dtype, tensor.origin, sums))
+    study.tensors.append(TensorResult(tensor.name, tensor.shape, tensor.dtype, tensor.origin, sums, kind))
 
 
 def _read(rows: Rows, slab: Slab) -> npt.NDArray[np.floating]:

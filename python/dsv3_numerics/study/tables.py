@@ -57,8 +57,20 @@ COLUMNS: tuple[tuple[str, Callable[[Total], str]], ...] = (
 
 def total_rows(study: Study) -> list[tuple[Total, list[str]]]:
     """The totals with the texts of their columns, best SQNR first."""
-    ordered = sorted(study.totals(), key=lambda t: (-t.sqnr_db, t.pooled.bits_per_element))
+    ordered = sorted(study.totals(), key=_rank)
     return [(total, [text(total) for _, text in COLUMNS]) for total in ordered]
+
+
+def kind_rows(study: Study) -> list[tuple[str, list[str]]]:
+    """Each scheme with its SQNR by kind of activation, best over all first; the columns are `study.kinds`."""
+    columns = [study.totals(kind) for kind in study.kinds]
+    totals = study.totals()
+    order = sorted(range(len(totals)), key=lambda i: _rank(totals[i]))
+    return [(str(study.schemes[i]), [decibels(column[i].sqnr_db) for column in columns]) for i in order]
+
+
+def _rank(total: Total) -> tuple[float, float]:
+    return -total.sqnr_db, total.pooled.bits_per_element
 
 
 def worst_rows(study: Study, limit: int = 10) -> list[tuple[str, str, float, float]]:
@@ -100,6 +112,19 @@ def totals_table(study: Study) -> Table:
         table.add_column(name, justify="right" if i else "left", no_wrap=True)
     for _, texts in total_rows(study):
         table.add_row(*texts)
+    return table
+
+
+def kinds_table(study: Study) -> Table:
+    """SQNR by kind of activation as a rich table."""
+    from rich.table import Table
+
+    table = Table(title="SQNR in dB by kind of activation", **_look())
+    table.add_column("scheme", no_wrap=True)
+    for kind in study.kinds:
+        table.add_column(kind, justify="right")
+    for scheme, texts in kind_rows(study):
+        table.add_row(scheme, *texts)
     return table
 
 
