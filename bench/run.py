@@ -25,7 +25,8 @@ import shapes
 import suite
 from harness import Row, Timed, measure, set_state
 
-NAMES = ("formats", "quant", "logfmt", "gemm", "checkpoint", "model")
+NAMES = ("formats", "quant", "logfmt", "gemm", "checkpoint", "model", "recipe")
+WHEN_NAMED = ("fullsize",)
 
 
 def overhead(bench: ModuleType) -> Row:
@@ -78,19 +79,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", help=f"benches to run, of {', '.join(NAMES)}; all by default")
+    parser.add_argument(
+        "names", nargs="*", help=f"benches to run, of {', '.join(NAMES)} (all by default), or {WHEN_NAMED[0]}"
+    )
     parser.add_argument("--quick", action="store_true", help="check outputs on small shapes; measure nothing")
     parser.add_argument("--gate", action="store_true", help="exit with 1 if a gate failed")
     options = parser.parse_args()
-    if unknown := set(options.names) - set(NAMES):
-        parser.error(f"unknown bench {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    every = (*NAMES, *WHEN_NAMED)
+    if unknown := set(options.names) - set(every):
+        parser.error(f"unknown bench {', '.join(sorted(unknown))}; there are {', '.join(every)}")
     shapes.check()
     for absent in peers.ABSENT:
         print(f"skipped: {absent} is not installed, so its rows are missing")
     if not options.quick:
         print(report.LEGEND, "\n")
     rows: list[Row] = []
-    for name in options.names or NAMES:
+    for name in options.names or (every if options.quick else NAMES):
         if options.quick:
             quick(name)
         else:
