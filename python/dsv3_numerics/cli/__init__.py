@@ -11,6 +11,7 @@ import sys
 
 import click
 
+from .attribute import attribute_command
 from .console import INTERRUPTED
 from .convert import convert_command
 from .experiment import experiment_command
@@ -21,6 +22,7 @@ from .run import run_command
 from .study import study_command
 
 VERBS = (
+    attribute_command,
     convert_command,
     experiment_command,
     formats_command,
@@ -39,6 +41,7 @@ Examples:
   dsv3-numerics convert ./V3 ./V3-bf16 --to bf16    a checkpoint's FP8 weights as plain numbers
   dsv3-numerics run ./tiny-v3 --ids 3,1,4           a forward in float32 or float64
   dsv3-numerics make ./tiny-v3                      a checkpoint of random weights, of any size
+  dsv3-numerics attribute --demo                    which choice of a recipe costs how much, where
   dsv3-numerics formats float8_e4m3fn               all values of a format
   dsv3-numerics experiment                          what the papers claim, measured again
 """

@@ -1,0 +1,119 @@
+"""The folder of an attribution that can be taken up: one file for each part of each variant that is done.
+
+Lives here: `Kept`. The folder says what it is an attribution of; files of another model, recipe or ids are
+never mixed with it. A file appears under its name only when complete.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..study.files import ensure_writable, json_ready, replacing
+from .variants import Variant
+
+FOLDER = "parts"
+ABOUT = "about.json"
+VERSION = 1
+"""Of what the parts hold."""
+
+
+class Kept:
+    """What is done of an attribution, in ``parts/`` below its folder.
+
+    Parameters
+    ----------
+    folder : path
+        Of the attribution; made if need be.
+    about : mapping
+        What the attribution is of: model, recipe, ids and so on. It is written into the folder, and what the
+        folder holds must be of the same.
+    restart : bool
+        Whether to remove what was done, of whatever it was.
+
+    Raises
+    ------
+    ValueError
+        The folder holds another attribution; the message says what differs.
+    OSError
+        The folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, about: Mapping[str, Any], *, restart: bool = False) -> None:
+        self.folder = folder / FOLDER
+        ensure_writable(self.folder)
+        self.about = json.loads(_text(about))
+        if restart:
+            self._remove()
+        path = self.folder / ABOUT
+        if path.exists():
+            self._compare(path)
+        else:
+            self._remove()  # parts that do not say what they are of
+            _write(path, _text(about))
+
+    def _remove(self) -> None:
+        for path in self.folder.glob("*.json"):
+            path.unlink()
+
+    def _compare(self, path: Path) -> None:
+        found = _read(path)
+        if not isinstance(found, dict):
+            raise ValueError(f"{path}: not what an attribution wrote; --restart (restart=True) removes it")
+        differ = [name for name, value in self.about.items() if found.get(name) != value]
+        if differ:
+            told = "; ".join(f"{n} ({_short(found.get(n))}, now {_short(self.about[n])})" for n in differ)
+            raise ValueError(
+                f"{path.parent.parent}: holds an attribution with other settings: {told}. Give another "
+                "folder, or --restart (restart=True) to remove what it holds"
+            )
+
+    def load(self, variant: Variant, part: str) -> dict[str, Any] | None:
+        """A part that is done; None if it is not, or its file was damaged."""
+        found = _read(self._path(variant, part))
+        if not isinstance(found, dict) or found.get("variant") != _identity(variant):
+            return None
+        content = found.get("content")
+        return content if isinstance(content, dict) else None
+
+    def save(self, variant: Variant, part: str, content: Mapping[str, Any]) -> None:
+        """Keep a part that is done."""
+        about = {"variant": _identity(variant), "part": part, "content": content}
+        _write(self._path(variant, part), _text(about))
+
+    def _path(self, variant: Variant, part: str) -> Path:
+        return self.folder / f"{part}-{re.sub(r'[^a-z0-9_]+', '-', variant.name.lower())}.json"
+
+
+def _identity(variant: Variant) -> dict[str, Any]:
+    return {
+        "name": variant.name,
+        "recipe": json.loads(variant.recipe.to_json()),
+        "absorbed": variant.absorbed,
+        "nudge": variant.nudge,
+    }
+
+
+def _text(content: Mapping[str, Any]) -> str:
+    return json.dumps(json_ready(dict(content)), sort_keys=True, allow_nan=False) + "\n"
+
+
+def _read(path: Path) -> Any:
+    """The content of a JSON file; None if it is missing or none."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."

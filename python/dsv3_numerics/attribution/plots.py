@@ -1,0 +1,313 @@
+"""Plots that answer one question each: what does a choice cost, which tokens pay, and where does error arise.
+
+A choice has one colour, marker and dash in all of them, in a palette that colour-blind readers can tell apart
+(Okabe and Ito); the recipe itself is black, chance is grey.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ..study.drawing import LINES
+from .measuring import Place
+from .metrics import Floats, Spread, decibels
+from .result import Attribution
+from .tables import label, named, operation_errors
+from .variants import LAYERS, LOGITS, OPERATORS, Variant
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLACK, GREY, PALE = "#222222", "#999999", "#e6e6e6"
+# what is below is as good as nothing, and would stretch every axis
+_LEAST_KL = 1e-9
+_LEAST_ERROR = 1e-6
+_LEAST_LAYER = 1e-5
+
+
+class Style(NamedTuple):
+    """How a choice is drawn, in every plot."""
+
+    colour: str
+    marker: str
+    line: Any
+
+
+_STYLES = {
+    "numbers": Style("#555555", "X", LINES[1]),
+    "activations": Style("#0072B2", "o", LINES[0]),
+    "weights": Style("#56B4E9", "v", LINES[1]),
+    "accumulator": Style("#D55E00", "^", LINES[0]),
+    "rule": Style("#332288", "p", LINES[2]),
+    "cache": Style("#009E73", "D", LINES[0]),
+    "dispatch": Style("#E69F00", "s", LINES[1]),
+    "combine": Style("#CC79A7", "P", LINES[2]),
+    "gate": Style("#882255", "*", LINES[3]),
+    "masked": Style("#999933", "h", LINES[4]),
+}
+
+
+def style(variant: Variant) -> Style:
+    """The style of a variant."""
+    if variant.role == "all":
+        return Style(BLACK, "o", LINES[0])
+    return _STYLES.get(variant.choice, Style(GREY, "o", LINES[0]))
+
+
+def _needed(found: list[Variant]) -> list[Variant]:
+    if not found:
+        raise LookupError("nothing measured")
+    return found
+
+
+# --- what a choice costs ---
+
+
+def costs(result: Attribution, figure: Figure) -> None:
+    """Divergence and SQNR with each choice left out and alone; bars hold 90 of 100 tokens."""
+    order = [cost.choice for cost in result.costs()]
+    chance = result.chance()
+    rows = [result.variant("all"), *(v for v in result.variants if v.role == "form")]
+    rows = [v for v in rows if v in result.done(LOGITS)]
+    rows += [v for role in ("without", "only") for c in order for v in _there(result, role, c)]
+    _needed(rows)
+    figure.set_size_inches(11.5, 1.6 + 0.34 * (len(rows) + 2))
+    left, right = figure.subplots(1, 2, sharey=True)
+    at, place, heads = {}, 0.0, []
+    for i, variant in enumerate(rows):
+        if i and rows[i - 1].role != variant.role and variant.role in ("without", "only"):
+            place += 0.9
+            heads.append((place - 0.8, "left out of the recipe" if variant.role == "without" else "alone"))
+        at[variant.name] = place
+        place += 1
+    if math.isfinite(chance.reach):
+        low, high = chance.mean - chance.reach, chance.mean + chance.reach
+        left.axvspan(max(low, _LEAST_KL), high, color=PALE, zorder=0)
+        error = result.chance("relative_error")
+        ends = (error.mean + error.reach, max(error.mean - error.reach, _LEAST_ERROR))
+        right.axvspan(*(decibels(e) for e in ends), color=PALE, zorder=0)
+    for variant in rows:
+        y, look = at[variant.name], style(variant)
+        kl, errors = (result.spread(variant, metric) for metric in ("kl_nats", "relative_error"))
+        _bar(left, y, look, _above(kl, _LEAST_KL), "< 1e-9" if kl.median else "nothing")
+        above = [decibels(e) for e in _above(errors, _LEAST_ERROR)]
+        _bar(right, y, look, above, "> 120 dB" if errors.median else "exact")
+    left.set_xscale("log")
+    left.set_yticks([at[v.name] for v in rows], [named(result, v) for v in rows])
+    for y, text in heads:
+        left.annotate(
+            text, (0, y), (-6, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
+            ha="right", va="center", fontsize=9, fontweight="bold", annotation_clip=False,
+        )  # fmt: skip
+    left.set_ylim(place - 0.3, -0.8)
+    for axes in (left, right):
+        axes.grid(axis="x", alpha=0.25)
+        axes.tick_params(axis="y", length=0)
+    left.set_xlabel("KL from float64, nats (left is better)")
+    right.set_xlabel("SQNR of the logits, dB (right is better)")
+    figure.suptitle("What does each choice cost?", x=0.01, ha="left", fontsize=13, fontweight="bold")
+    left.set_title("dot: median token, bar: 5 to 95 %; grey: chance", fontsize=9, fontweight="normal")
+
+
+def _above(spread: Spread, least: float) -> list[float]:
+    return [v if v > least else math.nan for v in (spread.p5, spread.median, spread.p95)]
+
+
+def _bar(axes: Axes, y: float, look: Style, values: list[float], nothing: str) -> None:
+    """A dot for the median and a bar between the percentiles, as far as there are any; else a word."""
+    ends = [v for v in values if math.isfinite(v)]
+    if math.isfinite(values[1]):
+        axes.plot(
+            [min(ends), max(ends)], [y, y], color=look.colour, linewidth=5, alpha=0.3, solid_capstyle="butt"
+        )
+        axes.plot(
+            [values[1]], [y], color=look.colour, marker=look.marker, markersize=8, markeredgecolor="white",
+            markeredgewidth=0.7,
+        )  # fmt: skip
+    else:
+        axes.annotate(
+            nothing, (0.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=look.colour
+        )
+
+
+def _there(result: Attribution, role: str, choice: str) -> list[Variant]:
+    return [v for v in result.done(LOGITS) if (v.role, v.choice) == (role, choice)]
+
+
+# --- which tokens pay ---
+
+
+def tokens(result: Attribution, figure: Figure) -> None:
+    """The share of tokens below each divergence: the recipe, nudged, and each choice alone."""
+    chosen = _needed([v for v in result.done(LOGITS) if v.role in ("all", "only", "chance")])
+    figure.set_size_inches(9.5, 5.4)
+    axes = figure.add_subplot()
+    untouched, nudged = [], False
+    for variant in sorted(chosen, key=lambda v: v.role == "all"):
+        values = np.sort(np.maximum(result.tokens(variant), _LEAST_KL))
+        if values[-1] <= _LEAST_KL:
+            untouched.append(variant.choice or label(variant))
+            continue
+        look, name = style(variant), named(result, variant)
+        if variant.role == "chance":
+            name, nudged = ("" if nudged else "the recipe, nudged"), True
+        axes.step(
+            values, np.arange(1, len(values) + 1) / len(values), where="post", color=look.colour,
+            linestyle=look.line, linewidth=2.2 if variant.role == "all" else 1.3, label=name or None,
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_ylim(0, 1.01)
+    axes.set_xlabel("KL from float64, nats" + _left_out("no token above 1e-9", untouched))
+    axes.set_ylabel("share of tokens at or below")
+    axes.set_title("Which tokens pay?")
+    axes.grid(alpha=0.25)
+    _legend(axes)
+
+
+# --- where error arises ---
+
+
+def layers(result: Attribution, figure: Figure) -> None:
+    """The error that each layer makes on float64's input, by choice alone."""
+    chosen = _needed([v for v in result.done(LAYERS) if v.role in ("all", "only")])
+    figure.set_size_inches(9.5, 5.4)
+    axes = figure.add_subplot()
+    low = []
+    for variant in chosen:
+        rows = result.part(LAYERS, variant)["rows"]
+        at = [row["layer"] for row in rows]
+        p5, median, p95 = (
+            np.array([_error(row["increment"][name]) for row in rows]) for name in ("p5", "median", "p95")
+        )
+        if (median <= _LEAST_LAYER).all():
+            low.append(named(result, variant))
+            continue
+        look = style(variant)
+        if variant.role == "all":
+            axes.fill_between(at, p5, p95, color=PALE, linewidth=0, label="the recipe, 5 to 95 % of tokens")
+        axes.plot(
+            at, np.where(median > _LEAST_LAYER, median, np.nan), color=look.colour, marker=look.marker,
+            linestyle=look.line, linewidth=1.6, markersize=5, label=named(result, variant),
+        )  # fmt: skip
+    axes.set_yscale("log")
+    _percent(axes)
+    _whole(axes)
+    axes.set_xlabel(
+        "layer, on the input that it has in the float64 forward" + _left_out("below 0.001 %", low)
+    )
+    axes.set_ylabel("relative error of what it adds")
+    axes.set_title("Where does error arise?")
+    axes.grid(axis="y", alpha=0.25)
+    _legend(axes)
+
+
+def _error(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _left_out(why: str, names: list[str]) -> str:
+    return f"\n{why}: {', '.join(names)}" if names else ""
+
+
+def routes(result: Attribution, figure: Figure) -> None:
+    """Tokens that go to another set of experts: on float64's input, and running freely."""
+    parts = (
+        (LAYERS, "each layer on float64's input"),
+        (LOGITS, "running freely"),
+    )
+    figure.set_size_inches(11.5, 5)
+    drawn = 0
+    pair = figure.subplots(1, 2, sharey=True)
+    for axes, (part, title) in zip(pair, parts, strict=True):
+        for variant in (v for v in result.done(part) if v.role in ("all", "only")):
+            content = result.part(part, variant)
+            rows = content["layers" if part == LOGITS else "rows"]
+            points = [(r["layer"], r["experts_changed"]) for r in rows if r["experts_changed"] is not None]
+            look = style(variant)
+            if points:
+                drawn += 1
+                axes.plot(
+                    *zip(*points, strict=True), color=look.colour, marker=look.marker, linestyle=look.line,
+                    linewidth=1.6, markersize=5, label=named(result, variant),
+                )  # fmt: skip
+        axes.set_title(title, fontsize=10, fontweight="normal")
+        axes.set_xlabel("layer")
+        axes.grid(axis="y", alpha=0.25)
+        _whole(axes)
+        _percent(axes)
+    if not drawn:
+        raise LookupError("no layer has experts")
+    pair[0].set_ylim(bottom=0)
+    pair[0].set_ylabel("tokens with another set of experts")
+    figure.suptitle("Who goes elsewhere?", x=0.01, ha="left", fontsize=13, fontweight="bold")
+    _legend(pair[1])
+
+
+def operations(result: Attribution, figure: Figure) -> None:
+    """Median error of each operation, under the recipe and under each choice alone."""
+    columns = _needed([v for v in result.done(OPERATORS) if v.role in ("all", "only")])
+    found = {v.name: operation_errors(result, v) for v in columns}
+    rows: list[Place] = list(dict.fromkeys(place for errors in found.values() for place in errors))
+    if not rows:
+        raise LookupError("no operation differs")
+    values: Floats = np.array([[found[v.name].get(place, np.nan) for v in columns] for place in rows])
+    shown = np.log10(np.where(values > 0, np.maximum(values, 1e-8), np.nan))
+    figure.set_size_inches(2.8 + 0.85 * len(columns), 1.8 + 0.26 * len(rows))
+    axes = figure.add_subplot()
+    axes.set_facecolor("#f4f4f4")
+    image = axes.pcolormesh(
+        np.arange(len(columns) + 1), np.arange(len(rows) + 1), shown, cmap="viridis_r",
+        vmin=-5, vmax=-1, edgecolors="white", linewidth=1,
+    )  # fmt: skip
+    for (i, j), value in np.ndenumerate(values):
+        if not np.isnan(value):
+            text = "0" if value == 0 else "<.001" if value < 1e-5 else f"{100 * value:.2g}"
+            dark = shown[i, j] > -3.4
+            axes.text(
+                j + 0.5, i + 0.5, text, ha="center", va="center", fontsize=7,
+                color="white" if dark else "#333333",
+            )  # fmt: skip
+    axes.set_ylim(len(rows), 0)
+    axes.set_yticks(np.arange(len(rows)) + 0.5, [place.operation for place in rows], fontsize=8)
+    names = [named(result, v).replace(" (", "\n(") for v in columns]
+    axes.set_xticks(np.arange(len(columns)) + 0.5, names, rotation=35, ha="left", rotation_mode="anchor")
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    figure.suptitle(
+        "Which operation errs? Relative error in %, median over tokens and layers", x=0.01, ha="left",
+        fontsize=12, fontweight="bold",
+    )  # fmt: skip
+    bar = figure.colorbar(image, ax=axes, shrink=0.5, aspect=30)
+    bar.set_ticks([-5, -4, -3, -2, -1], labels=["0.001%", "0.01%", "0.1%", "1%", "10%"])
+
+
+def _percent(axes: Axes) -> None:
+    from matplotlib.ticker import FuncFormatter
+
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
+
+
+def _whole(axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _legend(axes: Axes) -> None:
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, handlelength=3.2)
+
+
+PLOTS: dict[str, tuple[str, Callable[[Attribution, Any], None]]] = {
+    "Costs of choices": ("costs.png", costs),
+    "Divergence over tokens": ("tokens.png", tokens),
+    "Error by layer": ("layers.png", layers),
+    "Error by operation": ("operations.png", operations),
+    "Expert sets by layer": ("experts.png", routes),
+}
+"""Title, file and function of each plot."""

@@ -1,0 +1,146 @@
+"""Sentences: what the figures say; one whose figures are missing is left out."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..study.tables import share
+from .metrics import Spread
+from .result import Attribution
+from .tables import dB, figure, from_to, plus
+from .variants import LAYERS, LOGITS
+
+
+def remarks(result: Attribution) -> list[str]:
+    """What the figures say; a sentence whose figures are missing is left out."""
+    found = []
+    for remark in (_recipe, _chaos, _chance, _left_out, _alone, _hidden, _form):
+        try:
+            found.append(remark(result))
+        except LookupError:
+            continue
+    return [text for text in found if text]
+
+
+def _recipe(result: Attribution) -> str:
+    kl, errors = (result.spread("all", metric) for metric in ("kl_nats", "relative_error"))
+    return (
+        f"Under the whole recipe the logits are {figure(kl.median)} nats from float64's in the median over "
+        f"{kl.n} tokens (5 to 95 %: {from_to(kl)}; worst {figure(kl.worst)}), at an SQNR of "
+        f"{dB(errors.median)} dB ({dB(errors.p95)} to {dB(errors.p5)}). {share(result.agreement('all'))} of "
+        f"the tokens keep their likeliest next token; {share(result.rerouted('all'))} go to another set of "
+        "experts in one layer or more."
+    )
+
+
+def _chaos(result: Attribution) -> str:
+    beside = [result.part(LOGITS, v)["beside"] for v in result.done(LOGITS) if v.role == "chance"]
+    if not beside:
+        raise LookupError("no nudged run")
+    exact, own = (
+        Spread.of([_error(b[under]["relative_error"]["median"]) for b in beside]).median
+        for under in ("float64", "recipe")
+    )
+    far = result.spread("all", "relative_error").median
+    text = (
+        "One channel of each token's embedding, moved by its last place, moves float64's logits by "
+        f"{_percent(exact)} (median over tokens) and the recipe's by {_percent(own)}, beside the "
+        f"{_percent(far)} that lie between the recipe and float64."
+    )
+    ranks = _correlation(result)
+    if ranks is not None:
+        text += f" Token by token, the divergences of two such runs have a rank correlation of {ranks:.2f}."
+    if own > _CHAOTIC * far:
+        text += (
+            " So element by element the recipe is chaotic: single tokens of single runs say little, "
+            "distributions over tokens do."
+        )
+    return text
+
+
+_CHAOTIC = 0.25  # of the distance to float64
+
+
+def _correlation(result: Attribution) -> float | None:
+    """Spearman's, of the divergences of nudged runs with those of the recipe; the median over runs."""
+    ranks = [
+        np.argsort(np.argsort(result.tokens(v))) for v in result.done(LOGITS) if v.role in ("all", "chance")
+    ]
+    if len(ranks[0]) < 3:
+        return None
+    return float(np.median([np.corrcoef(ranks[0], other)[0, 1] for other in ranks[1:]]))
+
+
+def _error(value: float | None) -> float:
+    return math.inf if value is None else float(value)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2g} %"
+
+
+def _chance(result: Attribution) -> str:
+    chance = result.chance()
+    if not math.isfinite(chance.reach):
+        raise LookupError("no nudged run")
+    return (
+        f"Chance: the {len(chance.values)} runs of the recipe, which differ by such a nudge alone, have "
+        f"medians of {figure(min(chance.values))} to {figure(max(chance.values))} nats. One more such run "
+        f"falls within {figure(chance.mean)} ± {figure(chance.reach)} nineteen times in twenty; a choice "
+        "whose removal changes less than that is within chance, whatever its figure."
+    )
+
+
+def _left_out(result: Attribution) -> str:
+    costs = result.costs()
+    told = {verdict: [c for c in costs if c.verdict == verdict] for verdict in ("costs", "helps")}
+    inside, none = (
+        [c.choice for c in costs if c.verdict == verdict] for verdict in ("within chance", "nothing")
+    )
+    parts = []
+    for verdict, words in (("costs", "lowers"), ("helps", "raises")):
+        named = sorted(told[verdict], key=lambda c: -abs(c.gain))
+        if named:
+            each = ", ".join(f"{c.choice}{plus(c.takes)} {c.gain:+.2g}" for c in named)
+            parts.append(f"leaving out {words} the divergence: {each}")
+    if inside:
+        parts.append(f"within chance: {', '.join(inside)}")
+    if none:
+        parts.append(f"not one token changes: {', '.join(none)}")
+    if not parts:
+        raise LookupError("nothing was left out")
+    text = "; ".join(parts) + "."
+    return (
+        "One choice at a time: " + text + " Gains do not add up: what one choice spoils hides what others do."
+    )
+
+
+def _alone(result: Attribution) -> str:
+    told = [(c.alone.median, c.choice + plus(c.brings)) for c in result.costs() if c.alone]
+    if not told:
+        raise LookupError("nothing was alone")
+    each = ", ".join(f"{name} {figure(median)}" for median, name in sorted(told, reverse=True))
+    return f"Alone, from most to least (median KL in nats): {each}."
+
+
+def _hidden(result: Attribution) -> str:
+    rows = result.part(LAYERS, "all")["rows"]
+    added, out = ([_error(row[what]["median"]) for row in rows] for what in ("increment", "output"))
+    return (
+        f"A layer alone, on float64's input, errs by {_percent(min(added))} to {_percent(max(added))} in "
+        f"what it adds to the residual stream (median over tokens), and by {_percent(min(out))} to "
+        f"{_percent(max(out))} in the stream after it: the stream hides errors, since most of it passes "
+        "through."
+    )
+
+
+def _form(result: Attribution) -> str:
+    form = result.variant("form")
+    kl, other = result.spread("all"), result.spread(form)
+    mine = "naive" if form.name == "absorbed" else "absorbed"
+    return (
+        f"Attention in its {form.name} form, which in exact arithmetic is the same: {figure(other.median)} "
+        f"nats beside {figure(kl.median)} in the {mine} form."
+    )

@@ -1,0 +1,261 @@
+"""Tables for the terminal and the report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..study.tables import share
+from .measuring import Place
+from .metrics import Spread, decibels
+from .result import Attribution, Cost
+from .variants import LAYERS, LOGITS, OPERATORS, Variant
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+class Shown(NamedTuple):
+    """A table: a title, a line that says how to read it, headings, rows of text."""
+
+    title: str
+    note: str
+    header: list[str]
+    rows: list[list[str]]
+
+
+def figure(value: float | None) -> str:
+    """A number in three digits.
+
+    Examples
+    --------
+    >>> figure(0.0123456), figure(0), figure(1.5e-12), figure(None)
+    ('0.0123', '0', '1.5e-12', 'inf')
+    """
+    return "inf" if value is None or math.isinf(value) else f"{value:.3g}"
+
+
+def dB(value: float) -> str:
+    """Decibels of a relative error, to a tenth."""
+    found = decibels(value)
+    return "exact" if found == math.inf else f"{found:.1f}"
+
+
+def from_to(spread: Spread) -> str:
+    """What 90 of 100 tokens have."""
+    return f"{figure(spread.p5)} to {figure(spread.p95)}"
+
+
+# --- the choices ---
+
+
+def plus(names: tuple[str, ...]) -> str:
+    """Other choices that come or go with one."""
+    return f" (+ {', '.join(names)})" if names else ""
+
+
+COST_COLUMNS: tuple[tuple[str, Callable[[Cost], str]], ...] = (
+    ("choice", lambda c: c.choice),
+    ("alone", lambda c: (figure(c.alone.median) + plus(c.brings)) if c.alone else "–"),
+    ("its base", lambda c: figure(c.base.median) if c.base else "–"),
+    ("left out", lambda c: (figure(c.without.median) + plus(c.takes)) if c.without else "–"),
+    ("gain", lambda c: "–" if math.isnan(c.gain) else f"{c.gain:+.2g}"),
+    ("verdict", lambda c: c.verdict),
+)
+"""Title and text of each column of the choices."""
+
+
+def costs_shown(result: Attribution) -> Shown:
+    """What each choice costs."""
+    rows = [[text(cost) for _, text in COST_COLUMNS] for cost in result.costs()]
+    return Shown(
+        "What each choice costs",
+        "Median over tokens of the divergence from float64, KL in nats. *alone*: float64 with this choice "
+        "alone, and what it cannot do without (+); *its base*: the same without the choice. *left out*: "
+        "the recipe without this choice, and what cannot stay then (+). *gain*: how far the recipe's "
+        "median, the mean of its nudged runs, falls when the choice is left out"
+        + (f"; chance alone does ±{_reach(result)} to it." if _reach(result) else "."),
+        [name for name, _ in COST_COLUMNS],
+        rows,
+    )
+
+
+def _reach(result: Attribution) -> str:
+    try:
+        reach = result.chance().reach
+    except LookupError:
+        return ""
+    return figure(reach) if math.isfinite(reach) else ""
+
+
+def costs_table(result: Attribution) -> Table:
+    """The choices as a rich table."""
+    from rich.table import Table
+
+    title = f"{result.recipe.name}: median KL from float64 in nats"
+    table = Table(title=title + (" (partial)" if result.partial else ""), **_look())
+    shown = costs_shown(result)
+    for i, name in enumerate(shown.header):
+        table.add_column(name, justify="left" if i in (0, 5) else "right")
+    for row in shown.rows:
+        table.add_row(*row)
+    return table
+
+
+# --- runs ---
+
+
+def label(variant: Variant) -> str:
+    """What a variant is called."""
+    if variant.role == "all":
+        return "the recipe"
+    if variant.role == "form":
+        return f"the recipe, attention {variant.name}"
+    return variant.name
+
+
+def named(result: Attribution, variant: Variant) -> str:
+    """A variant's choice, with what comes or goes with it: a variant's name among those of its role."""
+    if variant.role not in ("only", "without"):
+        return label(variant)
+    mine, whole = set(variant.recipe.choices()), result.recipe.choices()
+    others = mine if variant.role == "only" else set(whole) - mine
+    return variant.choice + plus(tuple(name for name in whole if name in others and name != variant.choice))
+
+
+def runs_shown(result: Attribution) -> Shown:
+    """Every free-running forward beside float64."""
+    rows = []
+    for variant in result.done(LOGITS):
+        kl, errors = (result.spread(variant, metric) for metric in ("kl_nats", "relative_error"))
+        rows.append(
+            [
+                _run(result, variant),
+                figure(kl.median),
+                from_to(kl),
+                figure(kl.worst),
+                dB(errors.median),
+                f"{dB(errors.p95)} to {dB(errors.p5)}",
+                share(result.agreement(variant)),
+                share(result.rerouted(variant)),
+            ]
+        )
+    header = ["", "KL median", "5 to 95 %", "worst", "SQNR dB", "5 to 95 %", "same top-1", "other experts"]
+    return Shown(
+        "Every run beside float64",
+        "Over tokens, of the logits. *same top-1*: tokens whose likeliest next token is float64's; *other "
+        "experts*: tokens that go to another set of experts in at least one layer.",
+        header,
+        rows,
+    )
+
+
+def _run(result: Attribution, variant: Variant) -> str:
+    return (
+        f"{variant.role} {named(result, variant)}"
+        if variant.choice and variant.role != "base"
+        else label(variant)
+    )
+
+
+# --- operations ---
+
+
+def operations_shown(result: Attribution) -> Shown:
+    """Which choice puts how much error into which operation."""
+    columns = [v for v in result.done(OPERATORS) if v.role in ("all", "only")]
+    cells: dict[Place, dict[str, str]] = {}
+    for variant in columns:
+        for place, error in operation_errors(result, variant).items():
+            cells.setdefault(place, {})[variant.name] = figure(error)
+    rows = [
+        [f"`{place.operation}`", place.kind, *(found.get(v.name, "") for v in columns)]
+        for place, found in cells.items()
+    ]
+    return Shown(
+        "Operation by operation",
+        "Relative error of an operation's output on float64's inputs: the median over tokens, then over "
+        "layers. Empty: the operation is done as in float64.",
+        ["operation", "kind", *(named(result, v) for v in columns)],
+        rows,
+    )
+
+
+def operation_errors(result: Attribution, variant: str | Variant) -> dict[Place, float]:
+    """Median errors by operation: over rows in each layer, then over layers."""
+    medians: dict[Place, list[float]] = {}
+    for row in result.part(OPERATORS, variant)["rows"]:
+        value = math.inf if row["median"] is None else row["median"]
+        medians.setdefault(Place(None, row["operation"], row["kind"]), []).append(value)
+    return {place: Spread.of(values).median for place, values in medians.items()}
+
+
+def kinds_shown(result: Attribution) -> Shown:
+    """Errors of a kind of operation, in each layer."""
+    try:
+        rows = result.part(OPERATORS, "all")["kinds"]
+    except LookupError:
+        return Shown("Kind by kind, layer by layer", "", [], [])
+    kinds = list(dict.fromkeys(row["kind"] for row in rows))
+    layers = sorted({row["layer"] for row in rows if row["layer"] is not None})
+    found = {(row["layer"], row["kind"]): row["median"] for row in rows}
+    body = [
+        [
+            "all" if layer is None else str(layer),
+            *(figure(found[layer, kind]) if (layer, kind) in found else "" for kind in kinds),
+        ]
+        for layer in (*layers, None)
+    ]
+    return Shown(
+        "Kind by kind, layer by layer",
+        "Under the recipe: relative error of the outputs of all operations of a kind, the median over "
+        "their rows.",
+        ["layer", *kinds],
+        body if kinds else [],
+    )
+
+
+# --- layers ---
+
+
+def layers_shown(result: Attribution) -> Shown:
+    """Every layer on float64's input, and in the free-running forward."""
+    try:
+        forced, free = (result.part(part, "all") for part in (LAYERS, LOGITS))
+    except LookupError:
+        return Shown("Layer by layer", "", [], [])
+    rows = []
+    for alone, run in zip(forced["rows"], free["layers"], strict=True):
+        added, out = alone["increment"], alone["output"]
+        rows.append(
+            [
+                str(alone["layer"]),
+                figure(added["median"]),
+                f"{figure(added['p5'])} to {figure(added['p95'])}",
+                figure(out["median"]),
+                figure(run["hidden"]["median"]),
+                *("–" if r["experts_changed"] is None else share(r["experts_changed"]) for r in (alone, run)),
+            ]
+        )
+    return Shown(
+        "Layer by layer",
+        "Under the recipe. *increment*: relative error of what the layer adds to the residual stream, on "
+        "float64's input; *output*: of the stream after it; *stream, free*: the same where every layer "
+        "runs on what the one before made. Medians over tokens. *other experts*: share of tokens.",
+        ["layer", "increment", "5 to 95 %", "output", "stream, free", "other experts", "free"],
+        rows,
+    )
+
+
+def _look() -> dict[str, Any]:
+    from rich import box
+
+    return {"box": box.SIMPLE_HEAD, "title_justify": "left", "pad_edge": False, "padding": (0, 1)}
+
+
+def tables(result: Attribution) -> Iterator[Shown]:
+    """The report's tables; those without rows are left out."""
+    for table in (f(result) for f in (runs_shown, layers_shown, operations_shown, kinds_shown)):
+        if table.rows:
+            yield table

@@ -1,0 +1,101 @@
+"""The variants of a recipe: each choice on alone, off alone, and what one needs to judge them.
+
+A choice is a field of the recipe that differs from float64. Some choices cannot be alone: a tensor core's
+accumulator needs operands in its formats. What such a choice brings along is measured without it, as its
+base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from ..model import Recipe
+
+OPERATORS, LAYERS, LOGITS = PARTS = ("operators", "layers", "logits")
+"""The parts of an attribution: one operation at a time, one layer at a time, the whole forward."""
+
+
+class Variant(NamedTuple):
+    """A recipe to measure.
+
+    Attributes
+    ----------
+    name : str
+        Such as ``only activations``.
+    role : str
+        ``all`` (the recipe), ``only`` (one choice and what it cannot do without), ``base`` (what it cannot do
+        without), ``without`` (the recipe without one choice), ``form`` (the recipe, attention in its other
+        form), ``chance`` (the recipe, its embeddings nudged).
+    choice : str
+        Of which choice; empty for the roles that are of none.
+    recipe : Recipe
+    absorbed : bool
+        The form of attention.
+    nudge : int
+        Which nudge of the embeddings; 0: none.
+    parts : tuple of str
+        What is measured of it.
+    """
+
+    name: str
+    role: str
+    choice: str
+    recipe: Recipe
+    absorbed: bool
+    nudge: int = 0
+    parts: tuple[str, ...] = PARTS
+
+
+def variants(
+    recipe: Recipe, only: Iterable[str] = (), *, absorbed: bool = False, nudges: int = 4
+) -> list[Variant]:
+    """What to measure of a recipe, the recipe itself first.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    only : iterable of str
+        Choices to look at; all of the recipe's by default.
+    absorbed : bool
+        The form of attention.
+    nudges : int
+        Runs with nudged embeddings, which show what chance does.
+
+    Raises
+    ------
+    ValueError
+        The recipe has no such choice; the message lists those it has.
+
+    Examples
+    --------
+    >>> from dsv3_numerics.attribution import variants
+    >>> from dsv3_numerics.model import Recipe
+    >>> [v.name for v in variants(Recipe(gate="bfloat16"), nudges=1)]
+    ['all', 'only gate', 'without gate', 'absorbed', 'chance 1']
+    """
+    found = [Variant("all", "all", "", recipe, absorbed)]
+    for choice in chosen(recipe, only):
+        alone = recipe.only(choice)
+        base = alone.without(choice)
+        found.append(Variant(f"only {choice}", "only", choice, alone, absorbed))
+        if base.choices():
+            found.append(Variant(f"base of {choice}", "base", choice, base, absorbed))
+        found.append(Variant(f"without {choice}", "without", choice, recipe.without(choice), absorbed))
+    form = "naive" if absorbed else "absorbed"
+    found.append(Variant(form, "form", "", recipe, not absorbed, parts=(LAYERS, LOGITS)))
+    for i in range(1, nudges + 1):
+        found.append(Variant(f"chance {i}", "chance", "", recipe, absorbed, i, (LOGITS,)))
+    return found
+
+
+def chosen(recipe: Recipe, only: Iterable[str] = ()) -> list[str]:
+    """The recipe's choices, or some of them, in the recipe's order."""
+    there, wanted = recipe.choices(), list(dict.fromkeys(only))
+    unknown = [name for name in wanted if name not in there]
+    if unknown:
+        raise ValueError(
+            f"choice: found {', '.join(map(repr, unknown))}, expected some of {', '.join(there) or 'none'}: "
+            f"what recipe {recipe.name} chooses"
+        )
+    return [name for name in there if not wanted or name in wanted]

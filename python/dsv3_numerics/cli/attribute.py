@@ -1,0 +1,169 @@
+"""The verb ``attribute``: which low-precision choice of a recipe costs how much, and where."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .console import BY_USER, INTERRUPTED, make_console, progress_bar, writable
+from .prompt import Words, parse_ids
+
+if TYPE_CHECKING:
+    from ..attribution import Attribution, Prepared
+    from ..model import Model, Recipe
+
+
+@click.command("attribute")
+@click.argument("path", metavar="MODEL", required=False, type=click.Path(path_type=Path))
+@click.option("--demo", is_flag=True, help="A tiny random model; nothing is written without --out.")
+@click.option("--recipe", "spelled", default="deepseek_v3", show_default=True, metavar="NAME|FILE.json")
+@click.option("--only", multiple=True, metavar="CHOICE", help="A choice to look at; may be repeated.")
+@click.option("--ids", metavar="IDS", help="Token ids, as 3,1,4, or @FILE with ids between spaces or commas.")
+@click.option("--text", help="Text instead, where MODEL has a tokenizer.json (needs the package tokenizers).")
+@click.option("--tokens", type=click.IntRange(1), metavar="N", help="So many: random ones, or the first.")
+@click.option("--seed", type=click.IntRange(0), default=0, metavar="N", help="Of random ids  [default: 0]")
+@click.option("--absorbed/--naive", default=False, help="The form of attention  [default: naive]")
+@click.option(
+    "--nudges",
+    type=click.IntRange(0),
+    default=4,
+    show_default=True,
+    metavar="N",
+    help="Runs that show chance.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Output folder  [default: attribute-NAME]"
+)
+@click.option("--restart", is_flag=True, help="Begin anew: remove the parts that the folder holds.")
+@click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads  [default: all CPUs]")
+def attribute_command(
+    path: Path | None,
+    demo: bool,
+    spelled: str,
+    only: tuple[str, ...],
+    ids: str | None,
+    text: str | None,
+    tokens: int | None,
+    seed: int,
+    absorbed: bool,
+    nudges: int,
+    out: Path | None,
+    restart: bool,
+    threads: int | None,
+) -> None:
+    """Find out which choice of a low-precision recipe costs how much, and where.
+
+    MODEL is a checkpoint folder. Each choice of the recipe is turned on alone, off alone, and all together;
+    every variant is compared with float64: operation by operation on the same inputs, layer by layer on the
+    same inputs, and on the logits. Written are results.csv, results.json, report.md and plots. What is done
+    is kept in parts/ below the folder: after Ctrl-C the same command goes on.
+
+    Give a text or ids that the model was made for: by default the ids are random.
+
+    \b
+    Examples:
+      dsv3-numerics attribute --demo
+      dsv3-numerics attribute ./V3-fp8 --text "The capital of France is" --out paris
+      dsv3-numerics attribute ./tiny-v3 --recipe blackwell --tokens 256
+      dsv3-numerics attribute ./tiny-v3 --recipe mine.json --only combine --only cache
+    """
+    if demo == (path is not None):
+        raise click.UsageError("give MODEL or --demo, not both" if demo else "give a MODEL, or --demo")
+    if ids is not None and text is not None:
+        raise click.UsageError("give --ids or --text, not both")
+    from ..attribution import prepare
+
+    console = make_console()
+    recipe = _recipe(spelled)
+    model, source = _model(path)
+    chosen, notes = _ids(model, path, ids, text, tokens, seed)
+    folder = None if demo and out is None else out or Path(f"attribute-{source}")
+    prepared = prepare(
+        model,
+        chosen,
+        recipe,
+        only=only,
+        absorbed=absorbed,
+        nudges=nudges,
+        folder=None if folder is None else writable(folder),
+        restart=restart,
+    )
+    result = prepared.result
+    result.notes += notes
+    result.settings["source"] = source
+    for note in result.notes:
+        console.print(note, style="yellow", markup=False, highlight=False)
+    if folder is not None and result.parts:
+        told = f"{len(result.parts)} parts are done already, {len(prepared.jobs)} to do"
+        console.print(told, markup=False, highlight=False)
+    _measure(prepared, threads)
+    _finish(result, folder)
+    if result.partial:
+        sys.exit(INTERRUPTED)
+
+
+def _recipe(spelled: str) -> Recipe:
+    from ..model import Recipe
+
+    try:
+        return Recipe.read(spelled)
+    except (ValueError, TypeError) as error:
+        raise click.BadParameter(str(error).removeprefix("recipe: "), param_hint="--recipe") from error
+
+
+def _model(path: Path | None) -> tuple[Model, str]:
+    from ..attribution import demo_model
+    from ..model import Model
+
+    if path is None:
+        return demo_model(), "demo"
+    return Model.from_checkpoint(path), path.resolve().name
+
+
+def _ids(
+    model: Model, path: Path | None, ids: str | None, text: str | None, tokens: int | None, seed: int
+) -> tuple[Any, list[str]]:
+    """The ids, and what a reader must know of them."""
+    import numpy as np
+
+    from ..attribution import RANDOM, RANDOM_MODEL, TOKENS, random_ids
+
+    notes = [RANDOM_MODEL] if path is None else []
+    if ids is None and text is None:
+        return random_ids(model, tokens or TOKENS, seed), [*notes, RANDOM]
+    if text is not None and path is None:
+        raise click.UsageError("--text: the demo has no tokenizer; give --ids")
+    found = parse_ids(ids) if ids is not None else Words(path or Path()).encode(text or "")
+    return np.array(found[:tokens], np.int64), notes
+
+
+def _measure(prepared: Prepared, threads: int | None) -> None:
+    """Do what is left with a progress bar; interrupted, the result says so and keeps what is done."""
+    from ..attribution import fill
+
+    with progress_bar(sum(job.cost for job in prepared.jobs)) as progress:
+        try:
+            fill(prepared, threads=threads, progress=progress)
+        except KeyboardInterrupt:
+            prepared.result.partial = BY_USER
+
+
+def _finish(result: Attribution, folder: Path | None) -> None:
+    from ..attribution.remarks import remarks
+
+    console = make_console()
+    table = result.table()
+    if table.row_count:
+        console.print(table)
+    for remark in remarks(result):
+        console.print(f"• {remark}", markup=False, highlight=False)
+    if result.partial:
+        console.print(f"Partial: {result.partial}", style="bold red", markup=False, highlight=False)
+    if folder is not None:
+        report = result.save(folder)
+        console.print(f"Report: {report}", markup=False, highlight=False, soft_wrap=True)
+        if result.partial:
+            console.print("The same command goes on from here.", markup=False, highlight=False)

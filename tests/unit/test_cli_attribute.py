@@ -1,0 +1,168 @@
+"""The verb ``attribute``: the demo, a run and its files, short errors, and an interruption taken up again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dsv3_numerics import cli
+from dsv3_numerics.model import Recipe
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "tiny_v3_fp8"
+QUICK = ("--only", "gate", "--nudges", "1", "--ids", "3,1,4,1,5")
+
+
+def call(*args: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """Run the command in this process; exit code, standard output, standard error."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["attribute", *args])
+    out, err = capsys.readouterr()
+    return int(stop.value.code or 0), out, err
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Every test in a folder of its own; plots take longest, and are drawn in one test alone."""
+    monkeypatch.chdir(tmp_path)
+    if request.node.name != "test_a_run_of_a_checkpoint":
+        monkeypatch.setattr("dsv3_numerics.attribution.files.PLOTS", {})
+
+
+def test_help_teaches_by_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call("--help", capsys=capsys)
+    assert code == 0
+    assert "Examples:" in out
+    assert "--demo" in out
+    assert max(map(len, out.splitlines())) <= 100
+
+
+def test_the_demo_writes_nothing_unless_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = call("--demo", "--tokens", "5", "--only", "gate", "--nudges", "1", capsys=capsys)
+    assert (code, err) == (0, "")
+    words = " ".join(out.split())
+    assert "RANDOM WEIGHTS" in words
+    assert "RANDOM TOKENS" in words
+    assert "gate" in words
+    assert list(tmp_path.iterdir()) == []
+    code, out, _ = call("--demo", *QUICK, "--out", "seen", capsys=capsys)
+    assert code == 0
+    assert "RANDOM TOKENS" not in out
+    assert (tmp_path / "seen" / "report.md").is_file()
+
+
+def test_a_run_of_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Recipe(gate="bfloat16", cache="bfloat16").save("mine.json")
+    code, out, err = call(
+        str(GOLDEN), "--recipe", "mine.json", "--ids", "3,1,4,1,5", "--tokens", "3", "--threads", "1",
+        "--absorbed", "--nudges", "1", capsys=capsys,
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    folder = tmp_path / "attribute-tiny_v3_fp8"
+    assert f"Report: {folder.name}/report.md" in out
+    content = json.loads((folder / "results.json").read_text())
+    assert content["settings"]["ids"] == [[3, 1, 4]]
+    assert (content["settings"]["source"], content["settings"]["absorbed"]) == ("tiny_v3_fp8", True)
+    assert (content["partial"], content["notes"]) == (None, [])
+    assert {row["choice"] for row in content["rows"]} == {"", "cache", "gate"}
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "costs.png", "experts.png", "layers.png", "operations.png", "parts", "report.md", "results.csv",
+        "results.json", "tokens.png",
+    ]  # fmt: skip
+
+
+def test_random_ids_are_said_loudly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = (str(GOLDEN), "--recipe", "bf16", "--only", "gate", "--nudges", "0", "--tokens", "4", "--out", "o")
+    code, out, _ = call(*args, "--seed", "1", capsys=capsys)
+    assert code == 0
+    assert out.startswith("RANDOM TOKENS")
+    report = (tmp_path / "o" / "report.md").read_text()
+    assert report.index("RANDOM TOKENS") < report.index("## ")
+    code, _, err = call(*args, "--seed", "2", capsys=capsys)
+    assert code == 1
+    assert "o: holds an attribution with other settings: ids" in err
+    assert "--restart" in err
+    assert len(err.splitlines()) == 1
+    code, out, _ = call(*args, "--seed", "2", "--restart", capsys=capsys)
+    assert code == 0
+    code, out, _ = call(*args, "--seed", "2", capsys=capsys)
+    assert code == 0
+    assert "parts are done already, 0 to do" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        ([], 2, "give a MODEL, or --demo"),
+        (["there", "--demo"], 2, "not both"),
+        (["there"], 1, "there"),
+        (["--demo", "--ids", "1", "--text", "x"], 2, "--ids or --text"),
+        (["--demo", "--text", "x"], 2, "no tokenizer"),
+        (["--demo", "--ids", "1,x"], 2, "expected whole numbers"),
+        (["--demo", "--ids", "@none"], 2, "none"),
+        (["--demo", "--ids", "4000"], 1, "expected 0 to 191"),
+        (["--demo", "--tokens", "0"], 2, "--tokens"),
+        (["--demo", "--recipe", "deepsek_v3"], 2, "did you mean deepseek_v3?"),
+        (["--demo", "--recipe", "none.json"], 1, "none.json"),
+        (["--demo", "--recipe", "bad.json"], 2, "bad.json"),
+        (["--demo", "--only", "gates"], 1, "expected some of numbers"),
+        (["--demo", "--out", "bad.json"], 1, "--out: cannot write into bad.json"),
+    ],
+)
+def test_errors_are_short(
+    args: list[str], code: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("bad.json").write_text("{")
+    got, _, err = call(*args, capsys=capsys)
+    assert got == code
+    assert message in err
+    assert len(err.splitlines()) <= 5
+    assert [p.name for p in tmp_path.iterdir()] == ["bad.json"], "nothing was written"
+
+
+SLOW = """
+import signal, sys, time
+from dsv3_numerics import cli
+from dsv3_numerics.attribution import files, running
+files.PLOTS.clear()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+save = running.Kept.save
+def slowly(kept, variant, part, content):
+    save(kept, variant, part, content)
+    print("done", part, variant.name, file=sys.stderr, flush=True)
+    time.sleep(0.2)
+running.Kept.save = slowly
+cli.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_an_interruption_is_taken_up_by_the_same_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["attribute", "--demo", *QUICK, "--out", "out"]
+    with subprocess.Popen(
+        [sys.executable, "-c", SLOW, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as job:
+        assert job.stderr is not None
+        for _ in range(3):
+            assert "done" in job.stderr.readline()
+        job.send_signal(signal.SIGINT)
+        out, err = job.communicate(timeout=60)
+    assert job.returncode == 130, err
+    assert "Traceback" not in err
+    assert "Partial: interrupted by the user" in out
+    assert "The same command goes on from here." in out
+    content = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert content["partial"] == "interrupted by the user"
+    kept = len(list((tmp_path / "out" / "parts").glob("*-*.json")))
+    assert 3 <= kept < 12
+    code, out, _ = call(*args[1:], capsys=capsys)
+    assert code == 0
+    assert f"{kept} parts are done already" in out
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["partial"] is None
