@@ -18,7 +18,7 @@ from .metrics import Errors, divergence, other_experts, pooled, row_errors, same
 from .variants import LAYERS, LOGITS, OPERATORS, Variant
 
 if TYPE_CHECKING:
-    from ..model.operations import Done
+    from ..model import Done
 
 Part = dict[str, Any]
 

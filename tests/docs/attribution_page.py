@@ -1,0 +1,100 @@
+"""Fills docs/attribution.md from the reports under docs/attribution/; with --run, makes those anew (minutes).
+
+A block of the page is what one report says, with pictures as seen from the page.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from dsv3_numerics import attribution
+from dsv3_numerics.model import Config, Model, random_checkpoint
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "attribution.md"
+REPORTS = PAGE.parent / "attribution"
+TOLD = ("What came out", "What each choice costs", "Costs of choices", "Divergence over tokens")
+TOLD += ("Error by layer", "Expert sets by layer", "Error by operation")
+
+LARGER: dict[str, Any] = {
+    "vocab_size": 4096,
+    "hidden_size": 512,
+    "intermediate_size": 1024,
+    "moe_intermediate_size": 256,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 8,
+    "kv_lora_rank": 128,
+    "q_lora_rank": 256,
+    "qk_nope_head_dim": 64,
+    "qk_rope_head_dim": 32,
+    "v_head_dim": 64,
+    "n_routed_experts": 32,
+    "num_experts_per_tok": 4,
+    "n_group": 4,
+    "topk_group": 2,
+    "num_nextn_predict_layers": 0,
+}
+"""A random model somewhat larger than the tiny one: five layers, four of them with 32 experts."""
+
+
+def sections(name: str) -> dict[str, str]:
+    """The sections of a report by their titles, pictures as seen from the page."""
+    text = (REPORTS / name / "report.md").read_text()
+    parts = re.split(r"^## (.*)\n", text, flags=re.MULTILINE)
+    bodies = (re.sub(r"\]\((\w+\.png)\)", rf"](attribution/{name}/\1)", body.strip()) for body in parts[2::2])
+    return dict(zip(parts[1::2], bodies, strict=True))
+
+
+def body(name: str) -> str:
+    """What the page says of an attribution: its remarks, its choices, and its pictures."""
+    found = sections(name)
+    first, *others = TOLD
+    return "\n\n".join([found[first], *(f"**{title}**\n\n{found[title]}" for title in others)])
+
+
+BLOCKS = ("tiny_v3_fp8", "larger")
+
+
+def _pattern(block: str) -> re.Pattern[str]:
+    return re.compile(rf"(<!-- {block}: begin[^\n]*-->\n)(.*?)(\n<!-- {block}: end -->)", re.DOTALL)
+
+
+def current(text: str, block: str) -> str:
+    """A block of the page, as it is."""
+    found = _pattern(block).search(text)
+    if found is None:
+        raise LookupError(f"no block {block!r} in {PAGE.name}")
+    return found[2]
+
+
+def _run() -> None:
+    with tempfile.TemporaryDirectory() as made:
+        random_checkpoint(Path(made) / "larger", Config.preset("tiny").replace(**LARGER), seed=0)
+        golden = ROOT / "tests" / "golden" / "tiny_v3_fp8"
+        for path, tokens in ((golden, 128), (Path(made) / "larger", 256)):
+            model = Model.from_checkpoint(path)
+            found = attribution.run(model, attribution.random_ids(model, tokens))
+            found.notes.append(attribution.RANDOM)
+            found.settings["source"] = path.name
+            print(found.save(REPORTS / path.name))
+            for figures in ("results.csv", "results.json"):  # half a megabyte each
+                (REPORTS / path.name / figures).unlink()
+
+
+def main() -> None:
+    """Rewrite the blocks."""
+    if "--run" in sys.argv:
+        _run()
+    text = PAGE.read_text()
+    for block in BLOCKS:
+        content = body(block)
+        text = text.replace(f"{current(text, block)}\n<!-- {block}: end", f"{content}\n<!-- {block}: end")
+    PAGE.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
