@@ -6,6 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -304,6 +305,17 @@ def test_nudged_runs_show_chance(whole: Attribution) -> None:
 def test_threads_change_nothing(model: Model) -> None:
     one, two = (attribution.run(model, IDS, V3, only=["gate"], nudges=0, threads=n).parts for n in (1, 2))
     assert one == two
+
+
+def test_the_figures_are_the_same_at_every_simd_level(product_level: str) -> None:
+    """A code that flips by one float32 sum would change everything behind it."""
+    assert few(product_level) == few("the first that was asked for")
+
+
+@cache
+def few(level: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """The released recipe and its activations alone."""
+    return attribution.run(demo_model(), IDS, V3, only=["activations"], nudges=0).parts
 
 
 # --- what is told ---

@@ -95,6 +95,17 @@ def test_random_ids_are_said_loudly(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "parts are done already, 0 to do" in out
 
 
+def test_a_recipe_that_the_checkpoint_does_not_allow(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The message lists what is possible; nothing is written."""
+    code, out, err = call(str(GOLDEN), "--recipe", "deepseek_v31", "--ids", "1", capsys=capsys)
+    assert (code, out) == (1, "")
+    assert "no powers of two" in err
+    assert "expected weights one of stored, " in err
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [

@@ -98,6 +98,8 @@ def prepare(
             f"ids: found {array.min()} to {array.max()}, expected 0 to {model.config.vocab_size - 1}"
         )
     found = variants(chosen, only, absorbed=absorbed, nudges=nudges)
+    for each in dict.fromkeys(variant.recipe for variant in found):
+        model.embed(array[:, :1], recipe=each)  # refuses what the checkpoint does not allow, before any work
     settings = about(model, array, chosen, absorbed)
     kept = None if folder is None else Kept(Path(folder), settings, restart=restart)
     result = Attribution(chosen, found, settings=settings)

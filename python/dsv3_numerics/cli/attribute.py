@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .console import BY_USER, INTERRUPTED, make_console, progress_bar, writable
+from .console import BY_USER, INTERRUPTED, make_console, progress_bar
 from .prompt import Words, parse_ids
 
 if TYPE_CHECKING:
@@ -81,16 +81,19 @@ def attribute_command(
     model, source = _model(path)
     chosen, notes = _ids(model, path, ids, text, tokens, seed)
     folder = None if demo and out is None else out or Path(f"attribute-{source}")
-    prepared = prepare(
-        model,
-        chosen,
-        recipe,
-        only=only,
-        absorbed=absorbed,
-        nudges=nudges,
-        folder=None if folder is None else writable(folder),
-        restart=restart,
-    )
+    try:
+        prepared = prepare(
+            model,
+            chosen,
+            recipe,
+            only=only,
+            absorbed=absorbed,
+            nudges=nudges,
+            folder=folder,
+            restart=restart,
+        )
+    except OSError as error:
+        raise click.ClickException(f"--out: cannot write into {folder}: {error.strerror or error}") from error
     result = prepared.result
     result.notes += notes
     result.settings["source"] = source
