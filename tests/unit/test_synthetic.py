@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
+import re
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -220,6 +220,7 @@ def test_too_little_space_is_said_before_anything_is_written(
 
 
 def test_two_at_once_are_refused(tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
     handle = os.open(tmp_path, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -264,6 +265,29 @@ def test_the_verb_takes_a_config_and_layers(
     assert code == 0
     with checkpoint.open(tmp_path / "new") as ckpt:
         assert {name.split(".")[2] for name in ckpt} == {"0", "2", "3"}
+
+
+@pytest.mark.parametrize(
+    ("line", "settings"),
+    [
+        ("--layers 3 --include '*.self_attn.*'", {"layers": [3], "include": ["*.self_attn.*"]}),
+        ("--layers 3", {"layers": [3]}),
+        ("everything", {}),
+    ],
+)
+def test_the_help_says_how_much_it_is(
+    line: str, settings: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: Usage(0, 0, 0))
+    _, out, _ = call("make", "--help", capsys=capsys)
+    said = re.search(rf"{re.escape(line)} +([0-9.]+) GB", out)
+    with pytest.raises(OSError, match="are needed") as error:
+        random_checkpoint("never-made", Config.preset("deepseek_v3"), **settings)
+    needed = re.search(r"([0-9.]+) GB are needed", str(error.value))
+    assert said
+    assert needed
+    assert float(said[1]) == pytest.approx(float(needed[1]), abs=0.5 * 10 ** -len(said[1].partition(".")[2]))
+    assert not Path("never-made").exists()
 
 
 @pytest.mark.parametrize(
