@@ -171,7 +171,7 @@ def generate(
         Of sequences that the prompt continues; it is filled on. One of the right size by default.
     speculative : bool
         Let the model's MTP layer draft every second token. Greedy, one sequence. The tokens are those of
-        plain greedy decoding; under a recipe in codes, if `absorbed` is given and tokens are quantized each for
+        plain greedy decoding; under a recipe in codes, if `absorbed` is given and each token is quantized for
         itself.
     absorbed, recipe
         As for `Model.forward`.

@@ -24,7 +24,8 @@ def product(recipe: Recipe, sent: bool) -> str:
     left, right = recipe.left_of(sent=sent), WEIGHTS[recipe.weights]
     adding = "" if recipe.accumulator == "none" else f", {recipe.accumulator}"
     adding += "" if recipe.promote_every is None else f" every {recipe.promote_every}"
-    sides = f"{left.spelling if left.coded else recipe.numbers} x {right.spelling}"
+    came = " as sent" if sent and DISPATCHES[recipe.dispatch].coded else ""
+    sides = f"{left.spelling if left.coded else recipe.numbers}{came} x {right.spelling}"
     return f"{sides}{adding}{_ruled(recipe, left, right)} -> {recipe.numbers}"
 
 
