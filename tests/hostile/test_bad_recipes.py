@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dsv3_numerics import Recipe
+from dsv3_numerics.model import MLA, Cache, Config, Model, random_weights
 
+FP8 = Path(__file__).parents[1] / "golden" / "tiny_v3_fp8"
+TINY = Config.preset("tiny")
 V3 = Recipe.preset("deepseek_v3")
 
 BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
@@ -115,3 +119,92 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe{}")
     with pytest.raises(ValueError, match=r"bytes\.json: .*utf-8"):
         Recipe.load(path)
+
+
+# --- Recipes against weights and caches -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fp8() -> Model:
+    return Model.from_checkpoint(FP8)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Model:
+    return Model(TINY, random_weights(TINY))
+
+
+def test_power_of_two_scales_are_not_made_up(fp8: Model) -> None:
+    """All 48 weights are told of at once, a dozen by name, and what would do instead."""
+    with pytest.raises(ValueError, match="no powers of two") as caught:
+        fp8.forward([1], recipe="deepseek_v31")
+    message = str(caught.value)
+    assert "weights e4m3:128x128:ue8m0: 48 problems" in message
+    assert message.count("model.layers.") == 12
+    assert "and 36 more" in message
+    possible = message.split("expected weights one of ")[1].split(", ")
+    assert "e4m3:128x128:ue8m0:requantized" in possible
+    for word in possible:
+        fp8.forward([1], recipe=Recipe.preset("deepseek_v31").replace(weights=word))
+
+
+BAD_FITS: list[tuple[str, dict[str, Any], str]] = [
+    ("fp8", {"weights": "stored", "numbers": "bfloat16", "accumulator": "hopper_bf16"}, "float8_e4m3fn, but"),
+    ("tiny", {"weights": "e4m3:128x128:ue8m0:requantized"}, "float32 numbers, which have no scales"),
+    (
+        "tiny",
+        {"activations": "e4m3:1x128:f32", "accumulator": "hopper_fp8", "promote_every": 128},
+        "float32, but hopper_fp8 adds products of float8_e4m3fn",
+    ),
+    (
+        "fp8",
+        {"activations": "e4m3:row:f32", "accumulator": "hopper_fp8"},
+        "a scale for 128 products, but sums are promoted every None",
+    ),
+]
+
+
+@pytest.mark.parametrize(("model", "fields", "message"), BAD_FITS)
+def test_recipes_that_do_not_fit_a_checkpoint(
+    request: pytest.FixtureRequest, model: str, fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        request.getfixturevalue(model).forward([1], recipe=Recipe(**fields))
+    assert "expected weights one of" in str(caught.value)
+
+
+def test_layers_alone_refuse_likewise() -> None:
+    attention = MLA(TINY, random_weights(TINY, "model.layers.0.self_attn."))
+    x = np.zeros((1, 1, TINY.hidden_size), np.float32)
+    with pytest.raises(ValueError, match=r"5 problems:\n  q_a_proj.weight: found float32 numbers"):
+        attention(x, recipe=V3.replace(weights="e4m3:128x128:ue8m0:requantized"))
+
+
+def test_caches_of_another_format(tiny: Model) -> None:
+    cache = tiny.new_cache(1, 4)
+    with pytest.raises(ValueError, match=r"found float32, but recipe 'deepseek_v3' keeps bfloat16"):
+        tiny.forward([1], cache=cache, recipe="deepseek_v3")
+    assert cache.lengths.tolist() == [0]
+    with pytest.raises(ValueError, match=r"recipe with cache='float32'"):
+        tiny.layers[0](np.zeros((1, 1, TINY.hidden_size)), cache, recipe="bf16")
+    with pytest.raises(TypeError, match=r"dtype: found fp4, expected one of float64, float32, bfloat16, fp8"):
+        Cache(TINY, dtype="fp4")
+    with pytest.raises(TypeError, match=r"found int8"):
+        Cache(TINY, dtype=np.int8)
+
+
+@pytest.mark.parametrize("recipe", [3, {"numbers": "float32"}, Recipe])
+def test_what_is_no_recipe(tiny: Model, recipe: Any) -> None:
+    with pytest.raises(TypeError, match=r"recipe: found (int|dict|type), expected a Recipe"):
+        tiny.forward([1], recipe=recipe)
+    with pytest.raises(ValueError, match=r"recipe: found 'bf17', expected one of float64"):
+        tiny.forward([1], recipe="bf17")
+
+
+def test_numbers_that_no_code_holds_are_traced_to_their_weights() -> None:
+    weights = random_weights(TINY)
+    weights["model.layers.0.mlp.up_proj.weight"][3, 5] = np.inf
+    with pytest.raises(
+        ValueError, match=r"layer 0: .*NaN or infinity in model\.layers\.0\.mlp\.up_proj\.weight"
+    ):
+        Model(TINY, weights).forward([1], recipe="deepseek_v3")

@@ -184,7 +184,7 @@ class MLA(Layer):
         for start, stop in self._groups(ops, latents.shape[0] * up * q.itemsize):
             whole = stop - start == c.num_attention_heads
             rows = None if whole else (start * up, stop * up)
-            expanded = ops.linear(f"{at}kv_b_proj", latents, self.weights, key, rows=rows)
+            expanded = ops.linear(f"{at}kv_b_proj", latents, self.weights, key, rows=rows, tall=True)
             out[..., start * v : stop * v] = ops.attend(
                 name,
                 np.ascontiguousarray(queries[:, :, start:stop]).reshape(batch, new, -1),

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,10 @@ from ..quantized import Quantized
 # Kinds of scale that are made by a rule of someone's choice; the others are rules of their own.
 _RULED = ("float32", "ue8m0")
 _SHORT = {"float32": "f32"}
+
+
+class NotFiniteError(ValueError):
+    """NaN or infinity where numbers were to become codes."""
 
 
 @dataclass(frozen=True)
@@ -88,14 +93,16 @@ class Form:
         assert self.group is not None
         chosen: dict[str, Any] = {"rule": rule} if self.ruled else {}
         chosen |= {"dtype": self.format, "scale": self.scale, **settings}
-        if self.group[0] == 1:
-            return quantize_tiles(x, tile=self.group[1], **chosen)
-        return quantize_blocks(x, block=self.group, **chosen)
+        with _finite(x):
+            if self.group[0] == 1:
+                return quantize_tiles(x, tile=self.group[1], **chosen)
+            return quantize_blocks(x, block=self.group, **chosen)
 
     def logarithms(self, x: Array) -> LogFmt:
         """An array in logarithmic codes, in tiles of 128."""
         assert self.bits is not None
-        return logfmt_encode(x, bits=self.bits)
+        with _finite(x):
+            return logfmt_encode(x, bits=self.bits)
 
     def read_back(self, x: Array, rule: str) -> Array:
         """What is left of numbers that have been in this form; their dtype."""
@@ -104,6 +111,19 @@ class Form:
         if self.coded:
             return self.codes(x, rule).dequantize(x.dtype)
         return x if self.format is None else to_bfloat16(x)
+
+
+@contextmanager
+def _finite(x: Array) -> Iterator[None]:
+    """Tell what is wrong with numbers from what is wrong with arguments."""
+    try:
+        yield
+    except ValueError as error:
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(x.astype(np.float32, copy=False)).all()
+        if finite:
+            raise
+        raise NotFiniteError(str(error)) from error
 
 
 def to_bfloat16(x: Array) -> Array:

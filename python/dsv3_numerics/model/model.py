@@ -17,6 +17,7 @@ from .. import checkpoint as checkpoints
 from .._arrays import Array, as_array, positive
 from .cache import Cache
 from .config import Config
+from .forms import NotFiniteError
 from .generate import Generation, generate
 from .layer import NO_TRACE, Choice, Trace, check_cache, floats
 from .layers import MTP, Block
@@ -506,11 +507,10 @@ class Model:
         if why is None and np.isfinite(out).all():
             return out
         bad = self.weights.under("model.embed_tokens.").not_finite() or layer.weights.not_finite()
-        if not bad and why is not None:
+        if not bad and why is not None and not isinstance(why, NotFiniteError):
             raise why
-        source = (
-            f"NaN or infinity in {', '.join(bad[:4])}" if bad else "its numbers overflow the model's dtype"
-        )
+        room = f"formats or accumulator of recipe {ops.recipe.name!r}" if ops.named else "the model's dtype"
+        source = f"NaN or infinity in {', '.join(bad[:4])}" if bad else f"its numbers overflow {room}"
         raise ValueError(f"layer {layer.layer}: its output is not finite: {source}") from why
 
     def __repr__(self) -> str:

@@ -27,6 +27,8 @@ from .recipe import Recipe
 from .weights import Weights
 
 Result = TypeVar("Result")
+# Rows up to which the core adds products in another order.
+_FEW = 8
 _PLAIN = {numbers: Recipe(numbers=numbers) for numbers in NUMBERS}
 
 
@@ -115,26 +117,32 @@ class Operations:
         *,
         sent: bool = False,
         rows: tuple[int, int] | None = None,
+        tall: bool = False,
     ) -> Array:
         """``x @ w.T`` of a layer that the release quantizes, or of some rows of its weight.
 
-        `sent` are experts' first products, whose left operand is what dispatch made of it.
+        `sent` are experts' first products, whose left operand is what dispatch made of it. `tall` adds
+        numbers in the order of many rows however few there are, as the core does for keys and values.
         """
         return self._do(
             name,
             "linear",
             x.arrays,
-            lambda ops: ops._product(x.of(ops.recipe), weights, key, sent, rows),
+            lambda ops: ops._product(x.of(ops.recipe), weights, key, sent, rows, tall),
             lambda recipe: wording.product(recipe, sent),
         )
 
     def _product(
-        self, x: Left, weights: Weights, key: str, sent: bool, rows: tuple[int, int] | None
+        self, x: Left, weights: Weights, key: str, sent: bool, rows: tuple[int, int] | None, tall: bool
     ) -> Array:
         recipe = self.recipe
         form = recipe.left_of(sent=sent)
         if recipe.accumulator == "none":
-            return self._plain_product(x.numbers(recipe, form), weights.matrix(key, recipe, rows=rows))
+            numbers, matrix = x.numbers(recipe, form), weights.matrix(key, recipe, rows=rows)
+            missing = _FEW + 1 - len(numbers) if tall else 0
+            if missing <= 0:
+                return self._plain_product(numbers, matrix)
+            return self._plain_product(np.pad(numbers, ((0, missing), (0, 0))), matrix)[: len(numbers)]
         if form.coded:
             a: Any = x.codes(form, recipe.rule)
         else:
