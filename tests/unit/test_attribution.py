@@ -34,7 +34,7 @@ from dsv3_numerics.attribution.measuring import place_of
 from dsv3_numerics.attribution.metrics import log_softmax, one_more
 from dsv3_numerics.attribution.plots import PLOTS
 from dsv3_numerics.attribution.remarks import remarks
-from dsv3_numerics.model import Model, Recipe
+from dsv3_numerics.model import Done, Model, Recipe
 
 IDS = [3, 1, 4, 1, 5, 9, 2, 6]
 V3 = Recipe.preset("deepseek_v3")
@@ -216,7 +216,7 @@ def test_float64_attributes_zero_everywhere(model: Model) -> None:
     result = attribution.run(model, IDS, Recipe(), nudges=0)
     mine = {v.name for v in result.variants if not v.absorbed}
     assert {value for name, value in errors(result) if name in mine} == {0.0}
-    assert result.parts["operators", "all"] == {"rows": [], "kinds": []}
+    assert result.parts["operators", "all"] == {"rows": [], "over_base": [], "kinds": []}
     assert (result.agreement("all"), result.rerouted("all")) == (1.0, 0.0)
     # float64 sums in another order
     assert max(value for name, value in errors(result) if name == "absorbed") < 1e-12
@@ -269,7 +269,7 @@ def test_layers_are_fed_what_they_have_in_float64(model: Model, whole: Attributi
 def test_operations_are_done_again_on_the_same_inputs(model: Model, whole: Attribution) -> None:
     seen = {}
 
-    def watch(done: Any) -> None:
+    def watch(done: Done) -> None:
         if done.operation.name == "layer1.o_proj":
             seen["o_proj"] = (np.asarray(done.output), np.asarray(done.redo(V3)))
 
@@ -290,6 +290,25 @@ def test_a_choice_errs_only_where_it_is_named(whole: Attribution) -> None:
     assert kinds["dispatch"] <= {"dispatch", "linear"}
     assert kinds["gate"] == {"gate"}
     assert kinds["activations"] == {"linear"}
+
+
+def test_an_accumulator_is_seen_beside_its_base(model: Model, whole: Attribution) -> None:
+    """What it adds to the error of the codes that it adds up is a small part of that error."""
+    part = whole.part("operators", "only accumulator")
+    assert [row["operation"] for row in part["over_base"]] == [row["operation"] for row in part["rows"]]
+    for own, both in zip(part["over_base"], part["rows"], strict=True):
+        assert 0 <= own["pooled"] < both["pooled"] / 5
+    assert max(row["worst"] for row in part["over_base"]) > 0
+    seen = []
+
+    def watch(done: Done) -> None:
+        if done.operation.name == "layer0.down_proj":
+            alone = V3.only("accumulator")
+            seen.append(row_errors(done.redo(alone.without("accumulator")), done.redo(alone)).relative.max())
+
+    model.forward(IDS, recipe=Recipe(), absorbed=False, watch=watch)
+    (row,) = (r for r in part["over_base"] if (r["layer"], r["operation"]) == (0, "down_proj"))
+    assert [row["worst"]] == seen
 
 
 def test_nudged_runs_show_chance(whole: Attribution) -> None:

@@ -60,11 +60,13 @@ def operators(subject: Subject, variant: Variant, step: Step) -> Part:
     dict
         ``rows``: for each place, what the variant makes of it, over how many operations, and the spread of
         the errors of their outputs' rows; ``kinds``: the same for all operations of a kind, in each layer and
-        in all.
+        in all; ``over_base``: as ``rows``, beside what the variant's base makes of the same inputs. So an
+        accumulator's own error is seen, which that of the codes that it adds hides.
     """
     planned = subject.model.operations(variant.recipe, absorbed=subject.absorbed)
     otherwise = {place_of(o.name, o.kind): o.how for o in planned}
     found: dict[Place, list[Errors]] = defaultdict(list)
+    own: dict[Place, list[Errors]] = defaultdict(list)
     hows: dict[Place, str] = {}
     layers: set[int | None] = set()
 
@@ -78,13 +80,19 @@ def operators(subject: Subject, variant: Variant, step: Step) -> Part:
         how = otherwise.get(place, operation.how)
         if how != operation.how and done.output.size:
             hows[place] = how
-            found[place].append(row_errors(done.output, done.redo(variant.recipe)))
+            output = done.redo(variant.recipe)
+            found[place].append(row_errors(done.output, output))
+            if variant.base is not None:
+                own[place].append(row_errors(done.redo(variant.base), output))
 
     subject.model.forward(subject.ids, recipe=FLOAT64, absorbed=subject.absorbed, watch=watch)
-    rows = [
-        {**place._asdict(), "how": hows[place], "operations": len(errors), **_told(errors)}
-        for place, errors in found.items()
-    ]
+    rows, over_base = (
+        [
+            {**place._asdict(), "how": hows[place], "operations": len(errors), **_told(errors)}
+            for place, errors in of.items()
+        ]
+        for of in (found, own)
+    )
     kinds: dict[tuple[str, int | None], list[Errors]] = defaultdict(list)
     for place, errors in found.items():
         kinds[place.kind, place.layer] += errors
@@ -92,6 +100,7 @@ def operators(subject: Subject, variant: Variant, step: Step) -> Part:
         kinds[kind, None] = [e for place, errors in found.items() if place.kind == kind for e in errors]
     return {
         "rows": rows,
+        "over_base": over_base,
         "kinds": [
             {"layer": layer, "kind": kind, "operations": len(errors), **_told(errors)}
             for (kind, layer), errors in kinds.items()

@@ -85,12 +85,16 @@ def row_errors(reference: npt.ArrayLike, values: npt.ArrayLike) -> Errors:
     >>> row_errors([[3.0, 4.0], [1.0, 0.0]], [[3.0, 4.5], [1.0, 0.0]]).relative
     array([0.1, 0. ])
     """
-    x, y = np.asarray(reference, np.float64), np.asarray(values, np.float64)
+    x, y = np.asarray(reference), np.asarray(values)
     if x.shape != y.shape:
         raise ValueError(f"values: found shape {y.shape}, expected {x.shape}, as the reference")
     x, y = (a.reshape(-1, a.shape[-1] if a.ndim else 1) for a in (x, y))
+    e2, x2 = np.empty(len(x)), np.empty(len(x))
     with np.errstate(over="ignore", invalid="ignore"):
-        e2, x2 = np.square(y - x).sum(axis=1), np.square(x).sum(axis=1)
+        for start in range(0, len(x), _ROWS):
+            at = slice(start, start + _ROWS)
+            a, b = x[at].astype(np.float64), y[at].astype(np.float64)
+            e2[at], x2[at] = np.square(b - a).sum(axis=1), np.square(a).sum(axis=1)
     e2[~np.isfinite(e2)] = np.inf
     relative = np.where(e2 == 0, 0.0, np.inf)
     np.divide(e2, x2, out=relative, where=(x2 > 0) & (e2 > 0) & np.isfinite(e2))

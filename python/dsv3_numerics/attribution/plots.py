@@ -16,8 +16,8 @@ from ..study.drawing import LINES
 from .measuring import Place
 from .metrics import Floats, Spread, decibels
 from .result import Attribution
-from .tables import label, named, operation_errors
-from .variants import LAYERS, LOGITS, OPERATORS, Variant
+from .tables import label, named, operation_columns
+from .variants import LAYERS, LOGITS, Variant
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -250,12 +250,12 @@ def routes(result: Attribution, figure: Figure) -> None:
 
 def operations(result: Attribution, figure: Figure) -> None:
     """Median error of each operation, under the recipe and under each choice alone."""
-    columns = _needed([v for v in result.done(OPERATORS) if v.role in ("all", "only")])
-    found = {v.name: operation_errors(result, v) for v in columns}
+    found = operation_columns(result)
+    columns = [name for name, errors in found.items() if errors]
     rows: list[Place] = list(dict.fromkeys(place for errors in found.values() for place in errors))
     if not rows:
         raise LookupError("no operation differs")
-    values: Floats = np.array([[found[v.name].get(place, np.nan) for v in columns] for place in rows])
+    values: Floats = np.array([[found[name].get(place, np.nan) for name in columns] for place in rows])
     shown = np.log10(np.where(values > 0, np.maximum(values, 1e-8), np.nan))
     figure.set_size_inches(2.8 + 0.85 * len(columns), 1.8 + 0.26 * len(rows))
     axes = figure.add_subplot()
@@ -274,7 +274,7 @@ def operations(result: Attribution, figure: Figure) -> None:
             )  # fmt: skip
     axes.set_ylim(len(rows), 0)
     axes.set_yticks(np.arange(len(rows)) + 0.5, [place.operation for place in rows], fontsize=8)
-    names = [named(result, v).replace(" (", "\n(") for v in columns]
+    names = [name.replace(" (", "\n(").replace(", ", ",\n", 1) for name in columns]
     axes.set_xticks(np.arange(len(columns)) + 0.5, names, rotation=35, ha="left", rotation_mode="anchor")
     axes.xaxis.tick_top()
     axes.tick_params(length=0)

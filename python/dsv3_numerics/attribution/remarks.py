@@ -9,14 +9,14 @@ import numpy as np
 from ..study.tables import share
 from .metrics import Spread
 from .result import Attribution
-from .tables import dB, figure, from_to, plus
+from .tables import dB, figure, from_to, operation_columns, plus
 from .variants import LAYERS, LOGITS
 
 
 def remarks(result: Attribution) -> list[str]:
     """What the figures say; a sentence whose figures are missing is left out."""
     found = []
-    for remark in (_recipe, _chaos, _chance, _left_out, _alone, _hidden, _form):
+    for remark in (_recipe, _chaos, _chance, _left_out, _alone, _operations, _hidden, _form):
         try:
             found.append(remark(result))
         except LookupError:
@@ -123,6 +123,23 @@ def _alone(result: Attribution) -> str:
         raise LookupError("nothing was alone")
     each = ", ".join(f"{name} {figure(median)}" for median, name in sorted(told, reverse=True))
     return f"Alone, from most to least (median KL in nats): {each}."
+
+
+def _operations(result: Attribution) -> str:
+    parts = []
+    for name, errors in operation_columns(result).items():
+        above = {place: error for place, error in errors.items() if error >= _LEAST}
+        if name != "the recipe" and above:
+            low, high = (_percent(f(above.values())) for f in (min, max))
+            kinds = list(dict.fromkeys(place.kind for place in above))
+            where = ", ".join(kinds) if len(kinds) <= 2 else f"{len(kinds)} kinds of operations"
+            parts.append(f"{name} {low if low == high else f'{low} to {high}'} ({where})")
+    if not parts:
+        raise LookupError("no operation differs")
+    return "Operation by operation, on the same inputs, median errors alone: " + "; ".join(parts) + "."
+
+
+_LEAST = 1e-6
 
 
 def _hidden(result: Attribution) -> str:

@@ -269,9 +269,10 @@ def _told(content: dict[str, Any], metric: str, **about: Any) -> Record:
 
 
 def _operator_records(content: dict[str, Any]) -> Iterator[Record]:
-    for row in content["rows"]:
-        about = {name: row[name] for name in ("layer", "operation", "kind", "how")}
-        yield _told(row, "relative_error", **about)
+    for rows, metric in (("rows", "relative_error"), ("over_base", "relative_error_over_base")):
+        for row in content[rows]:
+            about = {name: row[name] for name in ("layer", "operation", "kind", "how")}
+            yield _told(row, metric, **about)
     for row in content["kinds"]:
         layer = "all" if row["layer"] is None else row["layer"]
         yield _told(row, "relative_error", layer=layer, kind=row["kind"], operation="*")

@@ -164,28 +164,40 @@ def _run(result: Attribution, variant: Variant) -> str:
 
 def operations_shown(result: Attribution) -> Shown:
     """Which choice puts how much error into which operation."""
-    columns = [v for v in result.done(OPERATORS) if v.role in ("all", "only")]
+    columns = operation_columns(result)
     cells: dict[Place, dict[str, str]] = {}
-    for variant in columns:
-        for place, error in operation_errors(result, variant).items():
-            cells.setdefault(place, {})[variant.name] = figure(error)
+    for name, errors in columns.items():
+        for place, error in errors.items():
+            cells.setdefault(place, {})[name] = figure(error)
     rows = [
-        [f"`{place.operation}`", place.kind, *(found.get(v.name, "") for v in columns)]
+        [f"`{place.operation}`", place.kind, *(found.get(name, "") for name in columns)]
         for place, found in cells.items()
     ]
     return Shown(
         "Operation by operation",
         "Relative error of an operation's output on float64's inputs: the median over tokens, then over "
-        "layers. Empty: the operation is done as in float64.",
-        ["operation", "kind", *(named(result, v) for v in columns)],
+        "layers. Empty: the operation is done as in float64. *over its base*: not beside float64, but beside "
+        "what the choice's base makes of the same inputs: what the choice itself adds.",
+        ["operation", "kind", *columns],
         rows,
     )
 
 
-def operation_errors(result: Attribution, variant: str | Variant) -> dict[Place, float]:
+def operation_columns(result: Attribution) -> dict[str, dict[Place, float]]:
+    """Median errors by operation: of the recipe, of each choice alone, and of those over their bases."""
+    found = {}
+    for variant in result.done(OPERATORS):
+        if variant.role in ("all", "only"):
+            found[named(result, variant)] = operation_errors(result, variant)
+            if variant.base is not None:
+                found[f"{variant.choice}, over its base"] = operation_errors(result, variant, "over_base")
+    return found
+
+
+def operation_errors(result: Attribution, variant: str | Variant, rows: str = "rows") -> dict[Place, float]:
     """Median errors by operation: over rows in each layer, then over layers."""
     medians: dict[Place, list[float]] = {}
-    for row in result.part(OPERATORS, variant)["rows"]:
+    for row in result.part(OPERATORS, variant)[rows]:
         value = math.inf if row["median"] is None else row["median"]
         medians.setdefault(Place(None, row["operation"], row["kind"]), []).append(value)
     return {place: Spread.of(values).median for place, values in medians.items()}

@@ -36,6 +36,8 @@ class Variant(NamedTuple):
         Which nudge of the embeddings; 0: none.
     parts : tuple of str
         What is measured of it.
+    base : Recipe or None
+        What a choice alone cannot do without, where it brings something along.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Variant(NamedTuple):
     absorbed: bool
     nudge: int = 0
     parts: tuple[str, ...] = PARTS
+    base: Recipe | None = None
 
 
 def variants(
@@ -77,9 +80,10 @@ def variants(
     found = [Variant("all", "all", "", recipe, absorbed)]
     for choice in chosen(recipe, only):
         alone = recipe.only(choice)
-        base = alone.without(choice)
-        found.append(Variant(f"only {choice}", "only", choice, alone, absorbed))
-        if base.choices():
+        rest = alone.without(choice)
+        base = rest if rest.choices() else None
+        found.append(Variant(f"only {choice}", "only", choice, alone, absorbed, base=base))
+        if base is not None:
             found.append(Variant(f"base of {choice}", "base", choice, base, absorbed))
         found.append(Variant(f"without {choice}", "without", choice, recipe.without(choice), absorbed))
     form = "naive" if absorbed else "absorbed"
