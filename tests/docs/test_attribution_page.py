@@ -13,7 +13,7 @@ from dsv3_numerics.model import Recipe
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_blocks_are_what_the_reports_say(block: str) -> None:
-    """`python tests/docs/attribution_page.py` rewrites the page."""
+    """`make attribution` rewrites both."""
     assert current(PAGE.read_text(), block) == body(block)
 
 

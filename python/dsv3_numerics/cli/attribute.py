@@ -67,7 +67,7 @@ def attribute_command(
     Examples:
       dsv3-numerics attribute --demo
       dsv3-numerics attribute ./V3-fp8 --text "The capital of France is" --out paris
-      dsv3-numerics attribute ./tiny-v3 --recipe blackwell --tokens 256
+      dsv3-numerics attribute ./tiny-v3 --recipe bf16 --tokens 256
       dsv3-numerics attribute ./tiny-v3 --recipe mine.json --only combine --only cache
     """
     if demo == (path is not None):
