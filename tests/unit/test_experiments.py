@@ -15,7 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsv3_numerics import experiments
-from dsv3_numerics.experiments import EXPERIMENTS, Experiment, Job, Result, Setting, combine, draws, products
+from dsv3_numerics.experiments import (
+    EXPERIMENTS,
+    Experiment,
+    Job,
+    Result,
+    Setting,
+    combine,
+    draws,
+    fit,
+    products,
+)
 from dsv3_numerics.experiments import logfmt as logfmt_experiment
 from dsv3_numerics.experiments.charts import spread_out
 from dsv3_numerics.experiments.units import UNITS
@@ -34,7 +44,7 @@ def quick(name: str) -> Result:
 
 
 def test_rows_of_the_table_say_what_they_are() -> None:
-    assert NAMES == ["logfmt", "combine", "accumulation", "promotion", "drift"]
+    assert NAMES == ["logfmt", "combine", "accumulation", "promotion", "drift", "training", "fit"]
     for row in EXPERIMENTS:
         assert row.shows.endswith(".")
         assert not row.source.endswith(".")
@@ -134,6 +144,39 @@ def test_rounding_follows_the_bias_laws() -> None:
     laws = {"linear": -(step**2) / 12, "log": step**2 / 24, "stochastic": 0.0}
     found = {r: result.value("magnitude_bias", "bias", density="half-normal", rounding=r) for r in laws}
     assert found == pytest.approx(laws, abs=3.5e-4)
+
+
+def test_the_floor_loses_tiny_gradients_and_nothing_else_does() -> None:
+    result = quick("fit")
+    learned = {
+        name: result.value("held_out", "final", sizes="main", start=0, recipe=name) for name in fit.VARIANTS
+    }
+    floor = learned.pop("tiny gradients, floor of 1e-4")
+    spread = max(learned.values()) - min(learned.values())
+    assert spread < 1e-3 * learned["BF16"]
+    assert floor - max(learned.values()) > 2 * spread
+
+
+def test_what_training_must_show() -> None:
+    result = quick("training")
+
+    def error(recipe: str, product: str, data: str = "normal") -> float:
+        return result.value("error", "layer", data=data, recipe=recipe, product=product)
+
+    for data in ("normal", "laplace", "outliers", "channels"):
+        changed = {
+            scale: result.value("changed", "regroup", data=data, stored="float8_e4m3fn", scale=scale)
+            for scale in ("float32", "ue8m0")
+        }
+        assert changed["float32"] > 0.97
+        assert changed["ue8m0"] < 1e-3
+        assert error("FP8 up projection", "wgrad", data) < error("FP8, float32 scales", "wgrad", data)
+    assert error("FP8, E5M2 gradients", "dgrad") > 1.4 * error("FP8, float32 scales", "dgrad")
+    tiny = {dy: result.value("wgrad", "floor", size=1e-11, dy=dy) for dy in result.kinds("dy", "floor")}
+    assert tiny["E4M3, floor of 1e-4"] == pytest.approx(1)
+    assert tiny["E4M3, no floor"] < 0.05
+    lost = [result.value("lost", "tokens", octaves=4, dy=f"E4M3, {g}") for g in ("1x128", "128x128")]
+    assert lost[0] == 0 < lost[1]
 
 
 # --- reruns and interruptions ---

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 
-from . import accumulation, combine, drift, logfmt_report, promotion
+from . import accumulation, combine, drift, fit, logfmt_report, promotion, training_report
 from .experiment import Experiment
 
 EXPERIMENTS: tuple[Experiment, ...] = (
@@ -13,6 +13,8 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     accumulation.EXPERIMENT,
     promotion.EXPERIMENT,
     drift.EXPERIMENT,
+    training_report.EXPERIMENT,
+    fit.EXPERIMENT,
 )
 """All experiments, in the order of the documentation."""
 

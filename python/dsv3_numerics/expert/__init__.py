@@ -24,7 +24,7 @@ are in `linear`.
 """
 
 from .errors import ExpertErrors, expert_comparison, expert_errors
-from .passes import Gradients, Saved, Weights, backward, forward
+from .passes import Gradients, Saved, Weights, backward, cast, forward
 from .recipe import DEEPSEEK_V3, PRESETS, ExpertRecipe
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "Saved",
     "Weights",
     "backward",
+    "cast",
     "expert_comparison",
     "expert_errors",
     "forward",

@@ -61,6 +61,31 @@ def _unwatched(name: str, recipe: LinearRecipe, pairs: Sequence[Pair], result: A
     pass
 
 
+def cast(weights: Weights, *, recipe: ExpertRecipe = DEEPSEEK_V3) -> Weights:
+    """The weights as the products take them: quantized by blocks, unless they are already.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for `quantize_blocks`; shapes that do not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> shapes = (128, 256), (128, 256), (256, 128)
+    >>> cast(Weights(*(np.ones(s, np.float32) for s in shapes))).down
+    Quantized((256, 128) float8_e4m3fn, 128x128, float32 scales, 8.002 bits per element)
+    """
+    gate, up = (recipe.up.weights(getattr(weights, name), name) for name in ("gate", "up"))
+    down = recipe.down.weights(weights.down, "down")
+    if not gate.shape == up.shape == down.shape[::-1]:
+        raise ValueError(
+            f"weights: found gate {gate.shape}, up {up.shape} and down {down.shape}, expected "
+            "(inner, hidden) for gate and up, and (hidden, inner) for down"
+        )
+    return Weights(gate, up, down)
+
+
 def forward(
     x: ArrayLike | Quantized, weights: Weights, *, recipe: ExpertRecipe = DEEPSEEK_V3
 ) -> tuple[Array, Saved]:
@@ -150,7 +175,7 @@ def watched_forward(x: Any, weights: Weights, recipe: ExpertRecipe, watch: Watch
     """`forward`, telling of each product."""
     up, down = recipe.up, recipe.down
     x = _checked(x, "x")
-    w = _checked_weights(weights, recipe)
+    w = cast(weights, recipe=recipe)
     check_pair("x", x, 1, "gate", w.gate, 1)
     sent = up.activations(x)
 
@@ -175,7 +200,7 @@ def watched_backward(
     """`backward`, telling of each product."""
     up, down = recipe.up, recipe.down
     dy = _checked(dy, "dy")
-    w = _checked_weights(weights, recipe)
+    w = cast(weights, recipe=recipe)
     check_pair("dy", dy, 1, "down", w.down, 0)
     check_pair("dy", dy, 0, "saved.x", saved.x, 0)
     so_far = Weights(None, None, None) if c is None else c
@@ -220,18 +245,6 @@ def _checked(x: Any, name: str) -> Any:
         return matrix(x, name)
     check_matrix(x.shape, name)
     return x
-
-
-def _checked_weights(weights: Weights, recipe: ExpertRecipe) -> Weights:
-    """The weights as the products take them."""
-    gate, up = (recipe.up.weights(getattr(weights, name), name) for name in ("gate", "up"))
-    down = recipe.down.weights(weights.down, "down")
-    if not gate.shape == up.shape == down.shape[::-1]:
-        raise ValueError(
-            f"weights: found gate {gate.shape}, up {up.shape} and down {down.shape}, expected "
-            "(inner, hidden) for gate and up, and (hidden, inner) for down"
-        )
-    return Weights(gate, up, down)
 
 
 def _numbers(x: Operand) -> Array:

@@ -250,6 +250,7 @@ def meaning(q: Operand) -> Float64s:
     scales = q.weight_scale_inv().astype(np.float64)
     block = q.block if q.axis is None else (q.block[0], 1) if q.axis == 0 else (1, q.block[0])
     for axis, length in enumerate(block):
-        scales = np.repeat(scales, length, axis=axis).take(np.arange(q.shape[axis]), axis=axis)
+        extent = q.shape[axis]
+        scales = np.repeat(scales, min(length, max(extent, 1)), axis=axis).take(np.arange(extent), axis=axis)
     values: Float64s = decode(q.codes, fmt=q.format, dtype=np.float64)
     return values * scales

@@ -1,0 +1,253 @@
+"""Experiment ``training``, measured: a layer's and an expert's products, regrouping, and small gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from ..expert import PRESETS as EXPERT
+from ..expert import ExpertRecipe, Weights, expert_errors
+from ..linear import PRESETS as LINEAR
+from ..linear import LinearRecipe, ProductError, dgrad, linear_errors
+from ..quant import Scale, quantize_tiles
+from .draws import ACTIVATIONS, Data
+from .experiment import Job, Row, Setting
+
+Floats = NDArray[np.float32]
+
+V3 = LINEAR["deepseek_v3"]
+WHOLE_ROW = 1 << 20
+
+
+class Shape(NamedTuple):
+    """Of a layer, and of an expert: about a quarter of DeepSeek-V3's 7168 and 2048."""
+
+    tokens: int
+    inputs: int
+    outputs: int
+
+
+FULL = Shape(1024, 1792, 512)
+QUICK = Shape(256, 384, 160)
+
+
+def _channels(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.floating]:
+    """Normal, in channels of lognormal size."""
+    sizes: NDArray[np.float64] = np.exp(rng.standard_normal(shape[1]))
+    return rng.standard_normal(shape) * sizes
+
+
+DATA: tuple[Data, ...] = (
+    *(data for data in ACTIVATIONS if data.name != "one zero"),
+    Data("channels", "normal, in channels of lognormal size, σ = 1", _channels),
+)
+
+LAYERS: dict[str, LinearRecipe] = {
+    "BF16": LINEAR["bfloat16"],
+    "FP8, float32 scales": V3,
+    "FP8 after attention": LINEAR["after_attention"],
+    "FP8 up projection": LINEAR["up_projection"],
+    "FP8 down projection": LINEAR["down_projection"],
+    "FP8, all scales 2^k": replace(
+        V3, activation_scale="ue8m0", gradient_scale="ue8m0", weight_scale="ue8m0"
+    ),
+    "FP8, E5M2 gradients": replace(V3, gradient_dtype="float8_e5m2"),
+    "FP8, Blackwell's sums": replace(V3, accumulator="blackwell_fp8"),
+    "FP8, exact sums": replace(V3, accumulator="exact"),
+    "FP8, one scale per row": replace(V3, tile=WHOLE_ROW),
+    "FP8, one scale per row, never promoted": replace(V3, tile=WHOLE_ROW, promote_every=None),
+}
+"""float64, which all are held against, loses nothing."""
+
+
+def _everywhere(recipe: ExpertRecipe, **changes: Any) -> ExpertRecipe:
+    return replace(recipe, up=replace(recipe.up, **changes), down=replace(recipe.down, **changes))
+
+
+EXPERTS: dict[str, ExpertRecipe] = {
+    "BF16": EXPERT["bfloat16"],
+    "FP8": EXPERT["deepseek_v3"],
+    "FP8, float32 scales": _everywhere(
+        EXPERT["deepseek_v3"], activation_scale="float32", gradient_scale="float32"
+    ),
+    "FP8, SwiGLU's inputs kept in BF16": replace(EXPERT["deepseek_v3"], cache=None),
+    "FP8, E5M2 gradients": _everywhere(EXPERT["deepseek_v3"], gradient_dtype="float8_e5m2"),
+}
+
+GROUPS: dict[str, LinearRecipe] = {
+    "E4M3, 1x128": V3,
+    "E5M2, 1x128": replace(V3, gradient_dtype="float8_e5m2"),
+    "E4M3, 128x128": replace(V3, gradient_blocks=True),
+    "E5M2, 128x128": replace(V3, gradient_blocks=True, gradient_dtype="float8_e5m2"),
+}
+"""How Dgrad takes dy."""
+
+FLOORS: dict[str, LinearRecipe] = {
+    "E4M3, floor of 1e-4": V3,
+    "E5M2, floor of 1e-4": replace(V3, gradient_dtype="float8_e5m2"),
+    "E4M3, no floor": replace(V3, gradient_floor=0.0),
+}
+
+SPREADS = (0, 1, 2, 3, 4, 5, 6)
+"""Octaves, the standard deviation of the sizes of tokens' gradients."""
+
+LOST = 0.1
+"""The error of a token's gradient that counts as lost."""
+
+EXPONENTS = tuple(range(-1, -12, -1))
+"""Powers of ten that gradients are as large as."""
+
+
+def jobs(setting: Setting) -> list[Job]:
+    """Regrouping, the layer, the expert, groups of gradients, and the floor."""
+    shape = QUICK if setting.quick else FULL
+    found = [Job(f"regrouping: {data.name}", partial(_regroup, setting, shape, data)) for data in DATA]
+    for data in DATA:
+        load = lru_cache(maxsize=1)(partial(_layer, setting, shape, data))
+        found += [
+            Job(f"layer, {data.name}: {name}", partial(_measure_layer, load, data.name, name))
+            for name in LAYERS
+        ]
+    operands = lru_cache(maxsize=1)(partial(_expert, setting, shape))
+    found += [Job(f"expert: {name}", partial(_measure_expert, operands, name), 4) for name in EXPERTS]
+    plain = lru_cache(maxsize=1)(partial(_layer, setting, shape, DATA[0]))
+    found += [
+        Job(f"gradients of tokens, {octaves} octaves", partial(_tokens, setting, plain, octaves))
+        for octaves in SPREADS
+    ]
+    return found + [Job(f"gradients of 1e{e}", partial(_floor, plain, e)) for e in EXPONENTS]
+
+
+def _bfloat16(x: NDArray[Any]) -> Floats:
+    rounded: Floats = x.astype(np.float32).astype(ml_dtypes.bfloat16).astype(np.float32)
+    return rounded
+
+
+def _layer(setting: Setting, shape: Shape, data: Data) -> tuple[Floats, Floats, Floats]:
+    """x, w and dy: tokens' gradients differ by an octave (standard deviation), and are about 0.01."""
+    rng = setting.rng("training", "layer", data.name)
+    x = data.draw(rng, (shape.tokens, shape.inputs))
+    w = rng.standard_normal((shape.outputs, shape.inputs)) * 0.02
+    dy = (
+        0.01
+        * rng.standard_normal((shape.tokens, shape.outputs))
+        * np.exp2(rng.standard_normal((shape.tokens, 1)))
+    )
+    return _bfloat16(x), _bfloat16(w), _bfloat16(dy)
+
+
+def _expert(setting: Setting, shape: Shape) -> tuple[Floats, Weights, Floats]:
+    """x with loud channels; weights that keep sizes; dy like that of a layer."""
+    rng = setting.rng("training", "expert")
+    outliers = next(data for data in DATA if data.name == "outliers")
+    x = outliers.draw(rng, (shape.tokens, shape.inputs))
+    x = x / np.sqrt(np.mean(x * x, axis=1, keepdims=True))
+    sides = (shape.outputs, shape.inputs), (shape.outputs, shape.inputs), (shape.inputs, shape.outputs)
+    w = Weights(*(_bfloat16(rng.standard_normal(s) / np.sqrt(s[1])) for s in sides))
+    dy = (
+        0.01
+        * rng.standard_normal((shape.tokens, shape.inputs))
+        * np.exp2(rng.standard_normal((shape.tokens, 1)))
+    )
+    return _bfloat16(x), w, _bfloat16(dy)
+
+
+def _relative(found: NDArray[Any], exact: NDArray[Any]) -> float:
+    wide = exact.astype(np.float64)
+    return float(np.linalg.norm(found.astype(np.float64) - wide) / np.linalg.norm(wide))
+
+
+def _regroup(setting: Setting, shape: Shape, data: Data) -> Iterator[Row]:
+    x = _bfloat16(data.draw(setting.rng("training", "regroup", data.name), (2 * shape.tokens, shape.inputs)))
+    kinds: tuple[tuple[str, Scale], ...] = (
+        ("float8_e4m3fn", "float32"), ("float8_e4m3fn", "ue8m0"), ("e5m6", "float32"), ("e5m6", "ue8m0")
+    )  # fmt: skip
+    for stored, scale in kinds:
+        recipe = LinearRecipe(activation_scale=scale, stored_dtype=stored)
+        first = recipe.stored(x)
+        assert not isinstance(first, np.ndarray)
+        again = recipe.activation_columns(first)
+        assert not isinstance(again, np.ndarray)
+        before, after = first.dequantize(), again.dequantize()
+        fresh = quantize_tiles(x, axis=0, scale=scale).dequantize()
+        yield {
+            "part": "regroup",
+            "data": data.name,
+            "stored": stored,
+            "scale": scale,
+            "changed": float(np.mean(before != after)),
+            "once": _relative(before, x),
+            "twice": _relative(after, x),
+            "fresh": _relative(fresh, x),
+        }
+
+
+def _columns(found: Iterable[ProductError]) -> Iterator[Row]:
+    for p in found:
+        yield {
+            "product": p.name,
+            "error": p.relative,
+            "casts": p.casts,
+            "sums": p.sums,
+            "worst": p.worst,
+            "difference": p.difference,
+        }
+
+
+Operands = Callable[[], tuple[Floats, Any, Floats]]
+
+
+def _measure_layer(load: Operands, data: str, name: str) -> Iterator[Row]:
+    x, w, dy = load()
+    for row in _columns(linear_errors(x, w, dy, recipe=LAYERS[name]).products):
+        about: Row = {"part": "layer", "data": data, "recipe": name}
+        yield about | row
+
+
+def _measure_expert(load: Operands, name: str) -> Iterator[Row]:
+    for row in _columns(expert_errors(*load(), recipe=EXPERTS[name]).products):
+        about: Row = {"part": "expert", "recipe": name}
+        yield about | row
+
+
+def _tokens(setting: Setting, load: Operands, octaves: int) -> Iterator[Row]:
+    _, w, dy = load()
+    rng = setting.rng("training", "tokens")
+    dy = _bfloat16(
+        np.sign(dy)
+        * 0.01
+        * np.abs(rng.standard_normal(dy.shape))
+        * np.exp2(octaves * rng.standard_normal((len(dy), 1)))
+    )
+    exact = dy.astype(np.float64) @ w.astype(np.float64)
+    for name, recipe in GROUPS.items():
+        error = dgrad(dy, w, recipe=recipe).astype(np.float64) - exact
+        by_token = np.linalg.norm(error, axis=1) / np.linalg.norm(exact, axis=1)
+        yield {
+            "part": "tokens",
+            "octaves": octaves,
+            "dy": name,
+            "median": float(np.median(by_token)),
+            "lost": float(np.mean(by_token > LOST)),
+            "error": _relative(exact + error, exact),
+        }
+
+
+def _floor(load: Operands, exponent: int) -> Iterator[Row]:
+    x, w, dy = load()
+    small = _bfloat16(dy / np.sqrt(np.mean(dy * dy)) * 10.0**exponent)
+    for name, recipe in FLOORS.items():
+        _, of_x, of_w = linear_errors(x, w, small, recipe=recipe).products
+        yield {
+            "part": "floor",
+            "size": 10.0**exponent,
+            "dy": name,
+            "dgrad": of_x.relative,
+            "wgrad": of_w.relative,
+        }
