@@ -148,16 +148,16 @@ def test_the_rate_rises_and_falls() -> None:
 
 
 def test_the_loss_falls_and_recipes_stay_together() -> None:
-    """In every recipe by a fifth at least; BF16 within 0.2 % of float64, FP8 within 1 % of BF16.
+    """In every recipe by a fifth at least; BF16 within 0.2 % of float64, FP8 within 0.5 % of BF16.
 
-    Measured: 0.02 % and 0.1 %; the bounds leave room for another NumPy, whose exp may differ in the last bit.
+    Measured: 0.01 % and 0.1 %; the bounds leave room for another NumPy, whose exp may differ in the last bit.
     """
     runs = {name: losses(LEARNS, name) for name in ("float64", "BF16", "FP8")}
     smooth = {name: (np.mean(run[:6]), np.mean(run[-12:])) for name, run in runs.items()}
     for first, last in smooth.values():
         assert last < 0.8 * first
     assert smooth["BF16"][1] == pytest.approx(smooth["float64"][1], rel=2e-3)
-    assert smooth["FP8"][1] == pytest.approx(smooth["BF16"][1], rel=1e-2)
+    assert smooth["FP8"][1] == pytest.approx(smooth["BF16"][1], rel=5e-3)
 
 
 def test_a_seed_is_a_start() -> None:
