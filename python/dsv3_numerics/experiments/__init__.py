@@ -3,8 +3,8 @@
 Each experiment is a row of `EXPERIMENTS`: jobs that measure, then tables, remarks, plots and published
 figures made from the rows that they returned. The parts: `experiment` (what that is), `running` (the loop),
 `files` (what is written), `draws` (synthetic activations), `wire` (what tensors are sent as), `products`
-(errors of matrix products), `charts`; and the experiments. Not here: sweeps over the tensors of a checkpoint,
-which are `dsv3_numerics.study`.
+(errors of matrix products), `network` (a small one, and its training), `charts`; and the experiments. Not
+here: sweeps over the tensors of a checkpoint, which are `dsv3_numerics.study`.
 
 Examples
 --------
