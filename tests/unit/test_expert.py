@@ -215,6 +215,20 @@ def test_what_is_saved_is_half_of_bfloat16() -> None:
     assert fp8 == 64 * (256 + 2 * 384 + 2 + 2 * 3 * 4)
 
 
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("shape", [(0, 6, 8), (3, 0, 8), (3, 6, 0)])
+def test_nothing_gives_nothing(shape: tuple[int, int, int], name: str) -> None:
+    tokens, hidden, inner = shape
+    x = np.ones((tokens, hidden), f32)
+    w = Weights(*(np.ones(s, f32) for s in [(inner, hidden), (inner, hidden), (hidden, inner)]))
+    y, saved = forward(x, w, recipe=PRESETS[name])
+    gradients = backward(x, saved, w, recipe=PRESETS[name])
+    assert y.shape == gradients.x.shape == x.shape
+    assert [g.shape for g in gradients.weights] == [m.shape for m in w]
+    assert not np.any([g.astype(f32).sum() for g in (y, gradients.x, *gradients.weights)])
+    assert len(expert_errors(x, w, x, recipe=PRESETS[name]).products) == 8
+
+
 def test_large_inputs_of_swiglu_overflow_nothing() -> None:
     recipe = FLOAT64
     a, one = np.array([[-1e4, -800.0, 0.0, 800.0, 1e4]]), np.ones((1, 5))
@@ -302,6 +316,10 @@ def test_bad_shapes_are_refused() -> None:
         forward(x[:, :5], w)
     with pytest.raises(ValueError, match=r"x: found shape \(6,\), expected two axes"):
         forward(x[0], w)
+    for recipe in PRESETS.values():
+        _, saved = forward(x, w, recipe=recipe)
+        with pytest.raises(ValueError, match=r"c: found shape \(8, 1\), expected \(8, 6\)"):
+            backward(dy, saved, w, c=Weights(w.gate[:, :1], w.up, w.down), recipe=recipe)
     _, saved = forward(x, w)
     with pytest.raises(ValueError, match=r"dy and saved\.x: found shapes"):
         backward(dy[:3], saved, w)

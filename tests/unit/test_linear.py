@@ -215,6 +215,11 @@ def test_bfloat16_and_float64_have_no_scales() -> None:
     out = np.empty((60, 70))
     assert fprop(x, w, recipe=wide, out=out) is out
     same(out, x @ w.T)
+    strided = np.empty((60, 140))[:, ::2]
+    assert fprop(x, w, recipe=wide, out=strided) is strided
+    same(strided, x @ w.T)
+    with pytest.raises(TypeError, match="out: found dtype"):
+        fprop(x, w, recipe=wide, out=out.astype(f32))
     same(dgrad(dy, w, recipe=wide), dy @ w)
     same(wgrad(dy, x, c=np.ones((70, 100)), recipe=wide), 1 + dy.T @ x)
 

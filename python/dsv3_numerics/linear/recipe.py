@@ -166,19 +166,23 @@ class LinearRecipe:
             return matmul_nt(a, b, c=c, accumulator=unit, promote_every=every, dtype=dtype, out=out)
         assert not isinstance(a, Quantized)
         assert not isinstance(b, Quantized)
-        result = a @ b.T if c is None else c + a @ b.T
-        if out is None:
-            return np.asarray(result)
-        place = destination(out, result.shape, PLAIN["float64"], a, b)
-        np.copyto(place, result)
-        return deliver(place, out)
+        result = np.asarray(a @ b.T)
+        if c is not None:
+            start, _ = source(as_array(c, "c"), "c")
+            if start.shape != result.shape:
+                raise ValueError(f"c: found shape {start.shape}, expected {result.shape}, that of the result")
+            result = start + result
+        destination(out, result.shape, PLAIN["float64"])  # for its checks
+        return deliver(result, out)
 
     def _plain(self, x: ArrayLike | Quantized, name: str) -> Array:
         if isinstance(x, Quantized):
             check_matrix(x.shape, name)
             return x.dequantize(PLAIN[self.dtype])
         array = matrix(x, name)
-        return encode(array, self.dtype) if self.dtype == "bfloat16" else array.astype(np.float64)
+        if self.dtype == "float64":
+            return array.astype(np.float64)
+        return encode(array, self.dtype, overflow="nonfinite")
 
     def _tiles(
         self,
