@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from . import charts
 from .experiment import Experiment, Known, Result, Shown, pivot
@@ -35,11 +35,15 @@ def _tables(result: Result) -> Iterator[Shown]:
         "Share of elements whose value the second cast changes; relative error of x in its 1x128 tiles, "
         "after it was regrouped to E4M3 in 128x1, and if its numbers were cast to 128x1 at once.",
     )
-    for data in _kinds(result, "data", "layer"):
+    header, body = pivot(
+        result, "layer", "recipe", "product", lambda r: percent(number(r, "error")), data=DATA[0].name
+    )
+    yield Shown("Errors of a layer's products: x normal", header, body)
+    for product in ("fprop", "wgrad"):
         header, body = pivot(
-            result, "layer", "recipe", "product", lambda r: percent(number(r, "error")), data=data
+            result, "layer", "recipe", "data", lambda r: percent(number(r, "error")), product=product
         )
-        yield Shown(f"Errors of a layer's products: x {_about(data)}", header, body)
+        yield Shown(f"{product.capitalize()} by the data of x", header, body)
     header, body = pivot(
         result, "layer", "recipe", "product", lambda r: percent(number(r, "sums")), data=DATA[0].name
     )
@@ -77,14 +81,6 @@ def _tables(result: Result) -> Iterator[Shown]:
 
 _FORMATS = {"float8_e4m3fn": "E4M3", "e5m6": "E5M6"}
 _SCALES = {"float32": "float32", "ue8m0": "2^k"}
-
-
-def _about(name: str) -> str:
-    return next(data.about for data in DATA if data.name == name)
-
-
-def _kinds(result: Result, column: str, part: str) -> list[Any]:
-    return list(dict.fromkeys(row[column] for row in result.select(part)))
 
 
 def _regrouped(result: Result, column: str, scale: str, stored: str = "float8_e4m3fn") -> tuple[float, float]:
