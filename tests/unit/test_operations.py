@@ -21,7 +21,7 @@ from dsv3_numerics import (
     quantize_blocks,
     quantize_tiles,
 )
-from dsv3_numerics.model import MLA, Block, Cache, Config, Done, Gate, Model, MoE, random_weights
+from dsv3_numerics.model import MLA, MLP, Block, Cache, Config, Done, Gate, Model, MoE, random_weights
 from dsv3_numerics.model import attention as attention_module
 from dsv3_numerics.model.forms import ACTIVATIONS, CACHES, COMBINES, DISPATCHES, GATES, RULES, WEIGHTS
 from steps import bfloat16, nearly
@@ -421,6 +421,37 @@ def test_decoding_reads_what_the_cache_keeps(small: Model, name: str) -> None:
     found = np.concatenate(parts, axis=1)
     assert (found == whole).mean() > 0.9
     assert np.linalg.norm(found - whole) / np.linalg.norm(whole) < 0.05
+
+
+@pytest.mark.parametrize("recipe", ["bf16", "deepseek_v3"])
+def test_speculation_gives_the_tokens_of_the_recipe(recipe: str) -> None:
+    """Whatever is drafted, if the form of attention does not depend on how many tokens there are."""
+    model = Model(SMALL, random_weights(SMALL))
+    settings = {"max_new_tokens": 12, "eos": -1, "recipe": recipe, "absorbed": True}
+    plain = model.generate([3, 1, 4], **settings)
+    assert model.generate([3, 1, 4], speculative=True, **settings).tokens.tolist() == plain.tokens.tolist()
+
+
+SHAPES = {
+    MLP: [(128,), (0, 128), (2, 0, 128), (1, 2, 3, 128)],
+    MoE: [(128,), (0, 128), (2, 0, 128), (1, 2, 3, 128)],
+    MLA: [(0, 128), (2, 0, 128), (0, 3, 128), (3, 128)],
+}
+
+
+@pytest.mark.parametrize("recipe", ["float32", "bf16", "deepseek_v3"])
+@pytest.mark.parametrize("kind", SHAPES)
+def test_shapes_of_all_sizes(kind: Any, recipe: str) -> None:
+    """No tokens at all, one without an axis, and batches of batches come out as they went in."""
+    under = {MLP: "0.mlp.", MoE: "1.mlp.", MLA: "0.self_attn."}[kind]
+    layer = kind(SMALL, random_weights(SMALL, f"model.layers.{under}"))
+    for shape in SHAPES[kind]:
+        x = np.random.default_rng(0).standard_normal(shape)
+        out = layer(x, recipe=recipe)
+        assert out.shape == shape
+        if kind is not MLA:  # tokens do not see each other: a batch is its tokens
+            rows = [layer(row[None], recipe=recipe)[0] for row in x.reshape(-1, 128)]
+            assert np.allclose(out.reshape(-1, 128), np.reshape(rows, (-1, 128)), rtol=2.0**-7, atol=1e-3)
 
 
 def test_layers_alone_are_those_of_the_model(small: Model) -> None:

@@ -55,7 +55,7 @@ class CacheFormat:
         TypeError
             There is none such.
         """
-        name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
+        name = dtype if isinstance(dtype, str) and dtype in CACHES else _name(dtype)
         if name not in CACHES or name == "numbers":
             expected = ", ".join(word for word in CACHES if word != "numbers")
             raise TypeError(f"dtype: found {name}, expected one of {expected}")
@@ -138,3 +138,11 @@ class CacheFormat:
 
 def _bfloat16(x: Array) -> Array:
     return encode(x, "bfloat16", overflow="nonfinite")
+
+
+def _name(dtype: Any) -> str:
+    """NumPy's name of a dtype, or what was given."""
+    try:
+        return str(np.dtype(dtype).name)
+    except TypeError:
+        return str(dtype)

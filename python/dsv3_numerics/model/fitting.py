@@ -34,6 +34,14 @@ def powers_of_two(scales: Any) -> bool:
     return bool(((np.frexp(scales)[0] == 0.5) | (scales == 0)).all())
 
 
+def fits_anything(recipe: Recipe) -> bool:
+    """Whether no weight has to be looked at: any can be made anew, and numbers need nothing."""
+    form = WEIGHTS[recipe.weights]
+    if form.spelling == "stored":
+        return recipe.accumulator == "none"
+    return form.remade and not form.spelling.endswith(":requantized")
+
+
 def misfit(given: Any, recipe: Recipe) -> str | None:
     """Why a weight cannot be the right operand of a recipe; None where it can."""
     form = WEIGHTS[recipe.weights]

@@ -153,7 +153,8 @@ class Operations:
             accumulator=recipe.accumulator,
             promote_every=recipe.promote_every,
         )
-        return rounded(out.reshape(*x.shape[:-1], -1), recipe).astype(recipe.dtype, copy=False)
+        out = rounded(out.reshape(*x.shape[:-1], out.shape[-1]), recipe)
+        return out.astype(recipe.dtype, copy=False)
 
     def _plain_product(self, x: Array, w: _core.Weight) -> Array:
         out = np.empty((*x.shape[:-1], w.shape[0]), x.dtype)

@@ -20,7 +20,7 @@ from ..checkpoint import Checkpoint
 from ..formats import encode, format_info
 from ..quantized import Quantized
 from .config import Config
-from .fitting import check_fit, is_quantized, powers_of_two
+from .fitting import check_fit, fits_anything, is_quantized, powers_of_two
 from .forms import WEIGHTS, Form
 from .recipe import Recipe
 
@@ -248,7 +248,9 @@ class Weights:
     def check_fit(self, recipe: Recipe) -> None:
         """Raise ValueError unless the recipe fits every weight that it is about; remembered."""
         seen = (recipe.weights, recipe.accumulator, recipe.promote_every, recipe.numbers)
-        if any((self._prefix[:n], seen) in self._fitted for n in range(len(self._prefix) + 1)):
+        if fits_anything(recipe) or any(
+            (self._prefix[:n], seen) in self._fitted for n in range(len(self._prefix) + 1)
+        ):
             return
         check_fit(((self._prefix + name, self.given(name)) for name in self if is_quantized(name)), recipe)
         self._fitted.add((self._prefix, seen))
