@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dsv3_numerics import Recipe
-from dsv3_numerics.model import MLA, Cache, Config, Model, random_weights
+from dsv3_numerics.model import MLA, Cache, Config, Done, Model, random_weights
 
 FP8 = Path(__file__).parents[1] / "golden" / "tiny_v3_fp8"
 TINY = Config.preset("tiny")
@@ -171,6 +171,15 @@ def test_recipes_that_do_not_fit_a_checkpoint(
     with pytest.raises(ValueError, match=message) as caught:
         request.getfixturevalue(model).forward([1], recipe=Recipe(**fields))
     assert "expected weights one of" in str(caught.value)
+
+
+def test_an_operation_done_again_refuses_likewise(fp8: Model) -> None:
+    """Nobody has held the other recipe against the weights before."""
+    seen: list[Done] = []
+    fp8.forward([1], recipe="deepseek_v3", watch=seen.append)
+    linear = next(done for done in seen if done.operation.kind == "linear")
+    with pytest.raises(ValueError, match=r"q_a_proj\.weight: found float32 scales that are no powers of two"):
+        linear.redo(Recipe.preset("deepseek_v31"))
 
 
 def test_layers_alone_refuse_likewise() -> None:

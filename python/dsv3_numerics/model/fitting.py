@@ -14,7 +14,7 @@ import numpy as np
 from .._arrays import SOURCES, as_array
 from ..accumulators import accumulator_info
 from ..quantized import Quantized
-from .forms import WEIGHTS
+from .forms import WEIGHTS, Form
 from .recipe import Recipe
 
 QUANTIZED = frozenset(f"{name}_proj" for name in ("q", "q_a", "q_b", "kv_b", "o", "gate", "up", "down")) | {
@@ -42,30 +42,42 @@ def fits_anything(recipe: Recipe) -> bool:
     return form.remade and not form.spelling.endswith(":requantized")
 
 
+def unlike(given: Any, form: Form) -> str | None:
+    """Why a weight cannot be taken in a form; None where it can."""
+    if not isinstance(given, Quantized):
+        needs_scales = form.spelling.endswith(":requantized")
+        return f"{_kind(given)} numbers, which have no scales to requantize" if needs_scales else None
+    if not form.coded or form.remade:
+        return None
+    if given.format != form.format or given.axis is not None or given.block != form.group:
+        return f"{given}, not {form.short} in blocks of {form.scales}"
+    if form.scale == "ue8m0" and not powers_of_two(given.weight_scale_inv()):
+        return "float32 scales that are no powers of two"
+    return None
+
+
 def misfit(given: Any, recipe: Recipe) -> str | None:
     """Why a weight cannot be the right operand of a recipe; None where it can."""
     form = WEIGHTS[recipe.weights]
-    if isinstance(given, Quantized):
-        if form.coded and not form.remade:
-            if given.format != form.format or given.axis is not None or given.block != form.group:
-                return f"{given}, not {form.short} in blocks of {form.scales}"
-            if form.scale == "ue8m0" and not powers_of_two(given.weight_scale_inv()):
-                return "float32 scales that are no powers of two"
-        kind, along = given.format, given.block[-1]
-    else:
-        array = as_array(given, "weight")
-        kind, along = SOURCES.get(array.dtype.newbyteorder("="), str(array.dtype)), array.shape[-1]
-        if form.spelling.endswith(":requantized"):
-            return f"{kind} numbers, which have no scales to requantize"
-    if recipe.accumulator == "none" or form.spelling != "stored":
-        return None
-    unit = accumulator_info(recipe.accumulator)
+    problem = unlike(given, form)
+    if problem or recipe.accumulator == "none" or form.spelling != "stored":
+        return problem
+    unit, every = accumulator_info(recipe.accumulator), recipe.promote_every
+    kind, columns = _kind(given), given.shape[-1]
     if kind not in unit.inputs:
         return f"{kind}, but {unit.name} adds products of {', '.join(unit.inputs)}"
-    every = recipe.promote_every
-    if along < given.shape[-1] and (every is None or along % every):
+    along = given.block[-1] if isinstance(given, Quantized) else columns
+    if along < columns and (every is None or along % every):
         return f"a scale for {along} products, but sums are promoted every {every}"
     return None
+
+
+def _kind(given: Any) -> str:
+    """The format of codes, or the dtype of numbers."""
+    if isinstance(given, Quantized):
+        return given.format
+    dtype = as_array(given, "weight").dtype.newbyteorder("=")
+    return SOURCES.get(dtype, str(dtype))
 
 
 def check_fit(found: Iterable[tuple[str, Any]], recipe: Recipe, listed: int = 12) -> None:

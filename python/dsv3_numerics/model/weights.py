@@ -20,7 +20,7 @@ from ..checkpoint import Checkpoint
 from ..formats import encode, format_info
 from ..quantized import Quantized
 from .config import Config
-from .fitting import check_fit, fits_anything, is_quantized, powers_of_two
+from .fitting import check_fit, fits_anything, is_quantized, powers_of_two, unlike
 from .forms import WEIGHTS, Form
 from .recipe import Recipe
 
@@ -214,6 +214,9 @@ class Weights:
         return made
 
     def _in_form(self, full: str, given: Given, form: Form, rule: str) -> Given:
+        problem = unlike(given, form)
+        if problem:
+            raise ValueError(f"{full}: found {problem}")
         coded = isinstance(given, Quantized)
         if form.format is None or (coded and form.coded and not form.remade):
             return given
