@@ -232,7 +232,10 @@ def test_the_only_choice_is_all_there_is(model: Model, recipe: Recipe) -> None:
     without = f"without {choice}"
     assert {value for name, value in errors(result) if name == without} == {0.0}
     (cost,) = result.costs()
-    assert cost.alone == result.spread("all")
+    assert cost.alone is not None
+    assert cost.alone.kl == result.spread("all")
+    assert cost.alone.same_top == result.agreement("all")
+    assert cost.alone.sqnr_db == -20 * math.log10(result.spread("all", "relative_error").median)
     assert cost.gain > 0
     assert max(result.tokens("all")) > 0
 

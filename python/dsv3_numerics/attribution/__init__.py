@@ -17,7 +17,7 @@ Examples
 """
 
 from .metrics import Errors, Spread, divergence, other_experts, row_errors, same_top
-from .result import COLUMNS, Attribution, Chance, Cost
+from .result import COLUMNS, Attribution, Chance, Cost, Seen
 from .running import (
     RANDOM,
     RANDOM_MODEL,
@@ -44,6 +44,7 @@ __all__ = [
     "Errors",
     "Prepared",
     "Progress",
+    "Seen",
     "Spread",
     "Variant",
     "demo_model",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 from ..study.drawing import save_plots
 from ..study.files import json_ready, replacing
@@ -56,17 +57,17 @@ def write_json(result: Attribution, path: Path) -> Path:
         "settings": result.settings,
         "seconds": result.seconds,
         "remarks": remarks(result),
-        "costs": [
-            {
-                name: value._asdict() if hasattr(value, "_asdict") else value
-                for name, value in cost._asdict().items()
-            }
-            | {"verdict": cost.verdict}
-            for cost in result.costs()
-        ],
+        "costs": [_plain(cost) | {"verdict": cost.verdict} for cost in result.costs()],
         "rows": list(result.records()),
         "tokens": {v.name: result.part(LOGITS, v)["tokens"] for v in result.done(LOGITS)},
     }
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(json_ready(content), indent=1) + "\n", encoding="utf-8")
     return path
+
+
+def _plain(value: Any) -> Any:
+    """Named tuples, however nested, as mappings."""
+    if hasattr(value, "_asdict"):
+        return {name: _plain(part) for name, part in value._asdict().items()}
+    return value

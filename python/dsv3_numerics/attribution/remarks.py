@@ -118,7 +118,7 @@ def _left_out(result: Attribution) -> str:
 
 
 def _alone(result: Attribution) -> str:
-    told = [(c.alone.median, c.choice + plus(c.brings)) for c in result.costs() if c.alone]
+    told = [(c.alone.kl.median, c.choice + plus(c.brings)) for c in result.costs() if c.alone]
     if not told:
         raise LookupError("nothing was alone")
     each = ", ".join(f"{name} {figure(median)}" for median, name in sorted(told, reverse=True))

@@ -43,8 +43,26 @@ class Chance(NamedTuple):
     reach: float
 
 
+class Seen(NamedTuple):
+    """A free-running forward beside float64.
+
+    Attributes
+    ----------
+    kl : Spread
+        Over tokens, in nats.
+    sqnr_db : float
+        Of the logits: that of the median token.
+    same_top : float
+        Share of tokens whose likeliest next token is float64's.
+    """
+
+    kl: Spread
+    sqnr_db: float
+    same_top: float
+
+
 class Cost(NamedTuple):
-    """What one choice costs, in the divergence of the logits.
+    """What one choice costs, in the logits.
 
     Attributes
     ----------
@@ -53,11 +71,11 @@ class Cost(NamedTuple):
         Choices that it cannot be alone without.
     takes : tuple of str
         Choices that go when it goes.
-    alone, base, without : Spread or None
-        Over tokens: with this choice alone, with what it brings but not itself, and with all choices but it.
-        None: not measured, or nothing is brought.
+    alone, base, without : Seen or None
+        With this choice alone, with what it brings but not itself, and with all choices but it. None: not
+        measured, or nothing is brought.
     gain : float
-        How much the median falls when the choice is left out of the recipe, in nats; negative if it rises,
+        How much the median divergence falls when the choice is left out of the recipe; negative if it rises,
         0 where not one token changes.
     reach : float
         How much chance does to such a median.
@@ -66,9 +84,9 @@ class Cost(NamedTuple):
     choice: str
     brings: tuple[str, ...]
     takes: tuple[str, ...]
-    alone: Spread | None
-    base: Spread | None
-    without: Spread | None
+    alone: Seen | None
+    base: Seen | None
+    without: Seen | None
     gain: float
     reach: float
 
@@ -191,7 +209,6 @@ class Attribution:
         found = []
         for choice in self.choices:
             alone, without = self.variant("only", choice), self.variant("without", choice)
-            spread = self._maybe(without)
             brings = tuple(name for name in alone.recipe.choices() if name != choice)
             left = set(without.recipe.choices())
             takes = tuple(n for n in self.recipe.choices() if n in there - left and n != choice)
@@ -202,7 +219,7 @@ class Attribution:
                     takes,
                     self._maybe(alone),
                     self._maybe(self.variant("base", choice)) if brings else None,
-                    spread,
+                    self._maybe(without),
                     self._gain(without, chance),
                     chance.reach,
                 )
@@ -218,11 +235,13 @@ class Attribution:
             return 0.0
         return chance.mean - Spread.of(values).median
 
-    def _maybe(self, variant: Variant) -> Spread | None:
+    def _maybe(self, variant: Variant) -> Seen | None:
         try:
-            return self.spread(variant)
+            kl = self.spread(variant)
         except LookupError:
             return None
+        error = self.spread(variant, "relative_error").median
+        return Seen(kl, decibels(error), self.agreement(variant))
 
     def records(self) -> Iterator[Record]:
         """One flat record per figure: what the CSV file holds, in the order of `COLUMNS`.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..study.tables import share
 from .measuring import Place
 from .metrics import Spread, decibels
-from .result import Attribution, Cost
+from .result import Attribution, Cost, Seen
 from .variants import LAYERS, LOGITS, OPERATORS, Variant
 
 if TYPE_CHECKING:
@@ -55,12 +55,36 @@ def plus(names: tuple[str, ...]) -> str:
     return f" (+ {', '.join(names)})" if names else ""
 
 
+def _seen(text: Callable[[Seen], str], seen: Seen | None) -> str:
+    return "–" if seen is None else text(seen)
+
+
+def _median(seen: Seen) -> str:
+    return figure(seen.kl.median)
+
+
+def _ratio(seen: Seen) -> str:
+    return "exact" if seen.sqnr_db == math.inf else f"{seen.sqnr_db:.1f}"
+
+
+def _top(seen: Seen) -> str:
+    return share(seen.same_top)
+
+
+def _gain(cost: Cost) -> str:
+    return "–" if math.isnan(cost.gain) else "0" if cost.gain == 0 else f"{cost.gain:+.2g}"
+
+
 COST_COLUMNS: tuple[tuple[str, Callable[[Cost], str]], ...] = (
     ("choice", lambda c: c.choice),
-    ("alone", lambda c: (figure(c.alone.median) + plus(c.brings)) if c.alone else "–"),
-    ("its base", lambda c: figure(c.base.median) if c.base else "–"),
-    ("left out", lambda c: (figure(c.without.median) + plus(c.takes)) if c.without else "–"),
-    ("gain", lambda c: "–" if math.isnan(c.gain) else f"{c.gain:+.2g}"),
+    ("alone", lambda c: _seen(_median, c.alone) + plus(c.brings)),
+    ("dB", lambda c: _seen(_ratio, c.alone)),
+    ("top-1", lambda c: _seen(_top, c.alone)),
+    ("its base", lambda c: _seen(_median, c.base)),
+    ("left out", lambda c: _seen(_median, c.without) + plus(c.takes)),
+    ("dB", lambda c: _seen(_ratio, c.without)),
+    ("top-1", lambda c: _seen(_top, c.without)),
+    ("gain", _gain),
     ("verdict", lambda c: c.verdict),
 )
 """Title and text of each column of the choices."""
@@ -71,11 +95,12 @@ def costs_shown(result: Attribution) -> Shown:
     rows = [[text(cost) for _, text in COST_COLUMNS] for cost in result.costs()]
     return Shown(
         "What each choice costs",
-        "Median over tokens of the divergence from float64, KL in nats. *alone*: float64 with this choice "
-        "alone, and what it cannot do without (+); *its base*: the same without the choice. *left out*: "
-        "the recipe without this choice, and what cannot stay then (+). *gain*: how far the recipe's "
-        "median, the mean of its nudged runs, falls when the choice is left out"
-        + (f"; chance alone does ±{_reach(result)} to it." if _reach(result) else "."),
+        "Median over tokens of the divergence from float64, KL in nats, with the SQNR of the median "
+        "token's logits in dB, and the share of tokens whose likeliest next token is float64's. *alone*: "
+        "float64 with this choice alone, and what it cannot do without (+); *its base*: the same without "
+        "the choice. *left out*: the recipe without this choice, and what cannot stay then (+). *gain*: "
+        "how far the recipe's median divergence, the mean of its nudged runs, falls when the choice is "
+        "left out" + (f"; chance alone does ±{_reach(result)} to it." if _reach(result) else "."),
         [name for name, _ in COST_COLUMNS],
         rows,
     )
@@ -90,17 +115,36 @@ def _reach(result: Attribution) -> str:
 
 
 def costs_table(result: Attribution) -> Table:
-    """The choices as a rich table."""
+    """The choices as a rich table that fits 80 columns: what comes or goes with a choice stands below."""
+    from rich import box
     from rich.table import Table
 
-    title = f"{result.recipe.name}: median KL from float64 in nats"
-    table = Table(title=title + (" (partial)" if result.partial else ""), **_look())
-    shown = costs_shown(result)
-    for i, name in enumerate(shown.header):
-        table.add_column(name, justify="left" if i in (0, 5) else "right")
-    for row in shown.rows:
-        table.add_row(*row)
+    title = f"{result.recipe.name}: median KL from float64 in nats, SQNR, same likeliest token"
+    table = Table(
+        title=title + (" (partial)" if result.partial else ""),
+        caption="\n".join(_company(result)),
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        caption_justify="left",
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for name in ("choice", "alone", "dB", "top-1", "left out", "dB", "top-1", "gain"):
+        table.add_column(name, justify="left" if name == "choice" else "right", no_wrap=True)
+    table.add_column("verdict")
+    for cost in result.costs():
+        seen = [_seen(text, of) for of in (cost.alone, cost.without) for text in (_median, _ratio, _top)]
+        table.add_row(cost.choice, *seen, _gain(cost), cost.verdict)
     return table
+
+
+def _company(result: Attribution) -> Iterator[str]:
+    for cost in result.costs():
+        if cost.brings:
+            without = f", which are at {_median(cost.base)} without it" if cost.base else ""
+            yield f"{cost.choice} alone comes with {', '.join(cost.brings)}{without}"
+        if cost.takes:
+            yield f"{cost.choice} left out takes along {', '.join(cost.takes)}"
 
 
 # --- runs ---
@@ -258,12 +302,6 @@ def layers_shown(result: Attribution) -> Shown:
         ["layer", "increment", "5 to 95 %", "output", "stream, free", "other experts", "free"],
         rows,
     )
-
-
-def _look() -> dict[str, Any]:
-    from rich import box
-
-    return {"box": box.SIMPLE_HEAD, "title_justify": "left", "pad_edge": False, "padding": (0, 1)}
 
 
 def tables(result: Attribution) -> Iterator[Shown]:
