@@ -6,13 +6,14 @@ is an error under `--strict`).
 
 from __future__ import annotations
 
-from typing import assert_type
+from typing import Any, assert_type
 
 import numpy as np
 from numpy.typing import NDArray
 
 import dsv3_numerics as d3
 from dsv3_numerics import checkpoint, linear
+from dsv3_numerics.model import Done, Model
 
 x = np.linspace(-4, 4, 256, dtype=np.float32).reshape(2, 128)
 
@@ -59,6 +60,24 @@ def checkpoints() -> None:
     report = checkpoint.convert("DeepSeek-V3", "bf16", to="bf16", verify=True)
     assert_type(report, checkpoint.ConvertReport)
     checkpoint.convert("DeepSeek-V3", "int4", to="int4")  # type: ignore[arg-type]
+
+
+def watched(done: Done) -> None:
+    """Never called."""
+    assert_type(done.operation.name, str)
+    assert_type(done.redo(d3.Recipe()), NDArray[Any])
+
+
+def recipes() -> None:
+    """Never called."""
+    recipe = d3.Recipe.preset("deepseek_v3")
+    assert_type(recipe.replace(cache="fp8", promote_every=64), d3.Recipe)
+    assert_type(recipe.choices(), tuple[str, ...])
+    model = Model.from_checkpoint("DeepSeek-V3")
+    assert_type(model.forward([1], recipe=recipe, watch=watched), NDArray[Any])
+    model.decode([1], model.new_cache(recipe="deepseek_v3"), recipe="deepseek_v3")
+    model.forward([1], recipe=3)  # type: ignore[arg-type]
+    recipe.cache = "fp8"  # type: ignore[misc]
 
 
 def mistakes() -> None:
