@@ -20,6 +20,10 @@ from .variants import Variant
 
 FLOAT64 = Recipe()
 
+SHARE = 0.125
+"""Of the channels of an embedding that are moved to see what chance does: enough that no rounding behind them
+stays as it was, so that these runs differ as much as any two variants do that are equally good."""
+
 Step = Callable[[], None]
 """Called after each layer."""
 
@@ -89,8 +93,8 @@ def through(
     return out, trace.found.get("topk_idx")
 
 
-def nudged(x: Array, seed: int, numbers: str) -> Array:
-    """Embeddings with one channel of each token moved by its last place: the least that can be changed.
+def nudged(x: Array, seed: int, numbers: str, share: float) -> Array:
+    """Embeddings with some channels moved by one last place, up or down: the least that can be changed.
 
     Parameters
     ----------
@@ -100,21 +104,23 @@ def nudged(x: Array, seed: int, numbers: str) -> Array:
     numbers : str
         Whose last place: ``bfloat16`` or ``float32``. That of float64 counts as float32's, since its own is
         lost in any other format.
+    share : float
+        Of the channels, about; 0: one channel of each token.
 
     Examples
     --------
     >>> import numpy as np
     >>> from dsv3_numerics.attribution.forward import nudged
-    >>> nudged(np.ones((1, 1)), 0, "bfloat16")
+    >>> nudged(np.ones((1, 1)), 0, "bfloat16", 0)
     array([[1.0078125]])
     """
     rng = np.random.default_rng([seed, x.shape[-1]])
-    at = rng.integers(x.shape[-1], size=x.shape[:-1])[..., None]
-    old = np.take_along_axis(x, at, axis=-1)
-    place = np.ldexp(1.0, np.frexp(old)[1] - (8 if numbers == "bfloat16" else 24))
-    new = x.copy()
-    np.put_along_axis(new, at, np.where(old == 0, old, old + place).astype(x.dtype), axis=-1)
-    return new
+    moved = rng.random(x.shape) < share
+    if not share:
+        np.put_along_axis(moved, rng.integers(x.shape[-1], size=x.shape[:-1])[..., None], True, axis=-1)
+    place = np.ldexp(1.0, np.frexp(x)[1] - (8 if numbers == "bfloat16" else 24))
+    by = np.where(moved & (x != 0), place * rng.choice([-1, 1], x.shape), 0)
+    return (x + by).astype(x.dtype)
 
 
 class Subject:
@@ -145,7 +151,8 @@ class Subject:
         key, form = variant.recipe, variant.absorbed
         if variant.nudge:
             # float64 is nudged as the recipe is, by the last place of the recipe's numbers
-            nudge = partial(nudged, seed=variant.nudge, numbers=self.recipe.numbers)
+            share = SHARE if variant.role == "chance" else 0.0
+            nudge = partial(nudged, seed=variant.nudge, numbers=self.recipe.numbers, share=share)
             return free_running(self.model, self.ids, key, form, nudge, step)
         if key not in (FLOAT64, self.recipe) or form != self.absorbed:
             return free_running(self.model, self.ids, key, form, None, step)

@@ -181,12 +181,12 @@ def spread_record(values: npt.ArrayLike) -> dict[str, Any]:
     return Spread.of(values)._asdict()
 
 
-_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-"""Two-sided 95 % quantiles of Student's t, by degrees of freedom from 1."""
+_STUDENT = (63.657, 9.925, 5.841, 4.604, 4.032, 3.707, 3.499, 3.355, 3.250)
+"""Two-sided 99 % quantiles of Student's t, by degrees of freedom from 1."""
 
 
 def one_more(values: npt.ArrayLike) -> float:
-    """How far from the mean of runs one more such run falls, 19 times in 20: a prediction interval's half.
+    """How far from the mean of runs one more falls, 99 times in 100: half of a prediction interval.
 
     Of n runs that differ by chance alone, t s sqrt(1 + 1/n), with s their standard deviation and t Student's
     quantile for n - 1 degrees of freedom (normal runs; from 11 on, t of 9 degrees is used, which is wider).
@@ -195,7 +195,7 @@ def one_more(values: npt.ArrayLike) -> float:
     --------
     >>> from dsv3_numerics.attribution.metrics import one_more
     >>> round(one_more([1.0, 2.0, 3.0]), 3)
-    4.969
+    11.46
     """
     x = np.asarray(values, np.float64)
     if len(x) < 2:

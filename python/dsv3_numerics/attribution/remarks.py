@@ -36,22 +36,19 @@ def _recipe(result: Attribution) -> str:
 
 
 def _chaos(result: Attribution) -> str:
-    beside = [result.part(LOGITS, v)["beside"] for v in result.done(LOGITS) if v.role == "chance"]
-    if not beside:
-        raise LookupError("no nudged run")
-    exact, own = (
-        Spread.of([_error(b[under]["relative_error"]["median"]) for b in beside]).median
-        for under in ("float64", "recipe")
-    )
+    spark = result.variant("spark")
+    beside = result.part(LOGITS, spark)["beside"]
+    exact, own = (_error(beside[under]["relative_error"]["median"]) for under in ("float64", "recipe"))
     far = result.spread("all", "relative_error").median
     text = (
         "One channel of each token's embedding, moved by its last place, moves float64's logits by "
         f"{_percent(exact)} (median over tokens) and the recipe's by {_percent(own)}, beside the "
         f"{_percent(far)} that lie between the recipe and float64."
     )
-    ranks = _correlation(result)
-    if ranks is not None:
-        text += f" Token by token, the divergences of two such runs have a rank correlation of {ranks:.2f}."
+    ranks = [np.argsort(np.argsort(result.tokens(v))) for v in (result.variant("all"), spark)]
+    if len(ranks[0]) > _FEW:
+        correlation = np.corrcoef(ranks[0], ranks[1])[0, 1]
+        text += f" Token by token, the divergences of these two runs correlate by {correlation:.2f} (ranks)."
     if own > _CHAOTIC * far:
         text += (
             " So element by element the recipe is chaotic: single tokens of single runs say little, "
@@ -61,16 +58,7 @@ def _chaos(result: Attribution) -> str:
 
 
 _CHAOTIC = 0.25  # of the distance to float64
-
-
-def _correlation(result: Attribution) -> float | None:
-    """Spearman's, of the divergences of nudged runs with those of the recipe; the median over runs."""
-    ranks = [
-        np.argsort(np.argsort(result.tokens(v))) for v in result.done(LOGITS) if v.role in ("all", "chance")
-    ]
-    if len(ranks[0]) < 3:
-        return None
-    return float(np.median([np.corrcoef(ranks[0], other)[0, 1] for other in ranks[1:]]))
+_FEW = 2  # tokens, whose ranks mean nothing
 
 
 def _error(value: float | None) -> float:
@@ -86,11 +74,21 @@ def _chance(result: Attribution) -> str:
     if not math.isfinite(chance.reach):
         raise LookupError("no nudged run")
     return (
-        f"Chance: the {len(chance.values)} runs of the recipe, which differ by such a nudge alone, have "
-        f"medians of {figure(min(chance.values))} to {figure(max(chance.values))} nats. One more such run "
-        f"falls within {figure(chance.mean)} ± {figure(chance.reach)} nineteen times in twenty; a choice "
-        "whose removal changes less than that is within chance, whatever its figure."
+        f"Chance: {len(chance.values)} runs of the recipe, which differ by the last place of one channel in "
+        f"eight of the embeddings{_moved(result)}, have medians of {figure(min(chance.values))} to "
+        f"{figure(max(chance.values))} nats. One more falls within {figure(chance.mean)} ± "
+        f"{figure(chance.reach)}, 99 times in 100; a choice whose removal changes less than that is within "
+        "chance, whatever its figure."
     )
+
+
+def _moved(result: Attribution) -> str:
+    errors = [
+        _error(result.part(LOGITS, v)["beside"]["float64"]["relative_error"]["median"])
+        for v in result.done(LOGITS)
+        if v.role == "chance"
+    ]
+    return f" (which moves float64's logits by {_percent(Spread.of(errors).median)})"
 
 
 def _left_out(result: Attribution) -> str:

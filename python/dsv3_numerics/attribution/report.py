@@ -29,8 +29,8 @@ those moves by d: what was an error of e before a cast is one of about the squar
 few casts in a row make d of anything, and a token that goes to another expert moves by more. So two runs
 that are equal in exact arithmetic end up about as far from each other as from float64, and any figure of
 one run is partly luck. That is why each figure here is a distribution over tokens, and why the recipe was
-run several times on embeddings that were nudged by the least possible amount: what these runs differ by is
-chance, and what a choice changes by less than that is not known to change anything.
+run several times on embeddings that were nudged by last places: what these runs differ by is chance, and
+what a choice changes by less than that is not known to change anything.
 
 **KL** is the Kullback-Leibler divergence of the next token's probabilities, KL(float64 || run), in nats,
 from float64 logarithms: 0.01 is a small change of the probabilities, 1 is another distribution. It does not

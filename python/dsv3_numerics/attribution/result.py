@@ -35,7 +35,7 @@ class Chance(NamedTuple):
         The figure in each run, the one without a nudge first.
     mean : float
     reach : float
-        How far from the mean one more run falls, 19 times in 20; infinity with fewer than two runs.
+        How far from the mean one more run falls, 99 times in 100; infinity with fewer than two runs.
     """
 
     values: tuple[float, ...]

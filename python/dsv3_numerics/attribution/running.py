@@ -78,7 +78,7 @@ def prepare(
     *,
     only: Iterable[str] = (),
     absorbed: bool = False,
-    nudges: int = 4,
+    nudges: int = 6,
     folder: str | os.PathLike[str] | None = None,
     restart: bool = False,
 ) -> Prepared:
@@ -170,7 +170,7 @@ def run(
     *,
     only: Iterable[str] = (),
     absorbed: bool = False,
-    nudges: int = 4,
+    nudges: int = 6,
     folder: str | os.PathLike[str] | None = None,
     restart: bool = False,
     threads: int | None = None,

@@ -156,6 +156,8 @@ def label(variant: Variant) -> str:
         return "the recipe"
     if variant.role == "form":
         return f"the recipe, attention {variant.name}"
+    if variant.role == "spark":
+        return "the recipe, one channel nudged"
     return variant.name
 
 

@@ -26,7 +26,7 @@ class Variant(NamedTuple):
     role : str
         ``all`` (the recipe), ``only`` (one choice and what it cannot do without), ``base`` (what it cannot do
         without), ``without`` (the recipe without one choice), ``form`` (the recipe, attention in its other
-        form), ``chance`` (the recipe, its embeddings nudged).
+        form), ``spark`` (the recipe, one channel of each embedding nudged), ``chance`` (one in eight).
     choice : str
         Of which choice; empty for the roles that are of none.
     recipe : Recipe
@@ -51,7 +51,7 @@ class Variant(NamedTuple):
 
 
 def variants(
-    recipe: Recipe, only: Iterable[str] = (), *, absorbed: bool = False, nudges: int = 4
+    recipe: Recipe, only: Iterable[str] = (), *, absorbed: bool = False, nudges: int = 6
 ) -> list[Variant]:
     """What to measure of a recipe, the recipe itself first.
 
@@ -75,7 +75,7 @@ def variants(
     >>> from dsv3_numerics.attribution import variants
     >>> from dsv3_numerics.model import Recipe
     >>> [v.name for v in variants(Recipe(gate="bfloat16"), nudges=1)]
-    ['all', 'only gate', 'without gate', 'absorbed', 'chance 1']
+    ['all', 'only gate', 'without gate', 'absorbed', 'one channel', 'chance 1']
     """
     found = [Variant("all", "all", "", recipe, absorbed)]
     for choice in chosen(recipe, only):
@@ -88,6 +88,8 @@ def variants(
         found.append(Variant(f"without {choice}", "without", choice, recipe.without(choice), absorbed))
     form = "naive" if absorbed else "absorbed"
     found.append(Variant(form, "form", "", recipe, not absorbed, parts=(LAYERS, LOGITS)))
+    if nudges:
+        found.append(Variant("one channel", "spark", "", recipe, absorbed, 1, (LOGITS,)))
     for i in range(1, nudges + 1):
         found.append(Variant(f"chance {i}", "chance", "", recipe, absorbed, i, (LOGITS,)))
     return found

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option(
     "--nudges",
     type=click.IntRange(0),
-    default=4,
+    default=6,
     show_default=True,
     metavar="N",
     help="Runs that show chance.",
