@@ -11,7 +11,7 @@ import builtins
 import mmap
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from numpy.typing import DTypeLike
 from .._arrays import Array
 from ..quantized import Quantized
 from . import joined
+from .ahead import LEAST, ask
 from .index import locate, read_json, shown
 from .readers import CheckpointError, fill, readable
 from .scan import SCALE_SUFFIX, Scan, Stamp, TensorInfo, scan
@@ -258,6 +259,25 @@ class Checkpoint(Mapping[str, Array]):
             Another `dtype`; an `out` of another dtype or shape, or read-only.
         """
         return joined.dequantized(self, name, dtype, out)
+
+    def ahead(self, names: Iterable[str]) -> None:
+        """Ask the system to bring tensors into memory that will be read soon, whole.
+
+        A hint, where the system takes it: it returns at once, and changes nothing but the time of the first
+        read from a disk. Tensors of less than 1 MiB, and those in memory already, are not asked for.
+
+        Raises
+        ------
+        KeyError
+            No such tensor.
+        """
+        ranges: dict[str, list[tuple[int, int]]] = {}
+        for name in names:
+            info = self.info(name)
+            if info.end - info.begin >= LEAST:
+                ranges.setdefault(info.file, []).append((info.begin, info.end))
+        for file, found in ranges.items():
+            ask(self.folder / file, found)
 
     @contextmanager
     def reader(self, file: str) -> Iterator[Callable[[int, Array], None]]:

@@ -5,6 +5,8 @@ Lives here: `MLP`, `Gate` and `MoE`, as compositions of `Operations`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -16,6 +18,8 @@ from .operands import Left
 from .operation import Routing, Watch
 from .operations import Operations
 from .weights import Weights, gate_shapes, mlp_shapes, moe_shapes
+
+_AHEAD = 2  # experts that the disk is asked for before they are computed: 90 MB of DeepSeek-V3's
 
 
 class Gate(Layer):
@@ -92,6 +96,7 @@ class MLP(Layer):
     ) -> Array:
         """Apply it to (..., hidden_size), float32 or float64; for recipe and watch see `MLA`."""
         ops, array = self._enter(x, recipe, watch)
+        self.weights.ahead(self.weights, ops.recipe)
         return swiglu(ops, ops.left(array), self.weights, "", at)
 
 
@@ -135,6 +140,7 @@ class MoE(Layer):
         tokens = array.reshape(-1, self.config.hidden_size)
         shared = None
         if self.config.n_shared_experts:
+            self.weights.ahead(matrices("shared_experts."), ops.recipe)
             shared = swiglu(ops, ops.left(tokens), self.weights, "shared_experts.", at)
             trace.put(f"{at}shared", shared.reshape(array.shape))
         top = self.config.num_experts_per_tok
@@ -143,7 +149,7 @@ class MoE(Layer):
         form, rule = ops.recipe.left_of(sent=True), ops.recipe.rule
         order, runs = by_expert(indices)
         parts = np.empty((len(order), tokens.shape[1]), tokens.dtype)
-        for expert, run in runs:
+        for expert, run in self._asked_ahead(runs, ops):
             share = sent.rows(order[run] // top, form, rule)
             parts[run] = swiglu(ops, share, self.weights, f"experts.{expert}.", at, sent=True)
         for name, value in zip(
@@ -151,3 +157,16 @@ class MoE(Layer):
         ):
             trace.put(f"{at}{name}", value)
         return ops.combine(f"{at}combine", parts, indices, shares, shared).reshape(array.shape)
+
+    def _asked_ahead(self, runs: Sequence[tuple[int, slice]], ops: Operations) -> Iterator[tuple[int, slice]]:
+        """The same runs; the disk is at work on the next experts while one is computed."""
+        for i in range(-_AHEAD, len(runs)):
+            for expert, _ in runs[i + _AHEAD : i + _AHEAD + 1]:
+                self.weights.ahead(matrices(f"experts.{expert}."), ops.recipe)
+            if i >= 0:
+                yield runs[i]
+
+
+def matrices(under: str) -> list[str]:
+    """The tensors of a SwiGLU under a prefix."""
+    return [f"{under}{name}_proj.weight" for name in ("gate", "up", "down")]

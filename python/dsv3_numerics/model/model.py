@@ -297,6 +297,7 @@ class Model:
     def head(self, hidden: Array, *, recipe: Choice = None, watch: Watch | None = None) -> Array:
         """Logits of hidden states."""
         ops, hidden = self._entered(hidden, recipe, watch)
+        self.weights.ahead(["lm_head.weight"], ops.recipe)
         return ops.plain_linear("lm_head", hidden, self.weights, "lm_head.weight", "head")
 
     def _entered(self, x: Array, recipe: Choice, watch: Watch | None) -> tuple[Operations, Array]:

@@ -7,7 +7,7 @@ weights stay FP8 in the mapped file; the core widens them panel by panel.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -258,6 +258,21 @@ class Weights:
         check_fit(((self._prefix + name, self.given(name)) for name in self if is_quantized(name)), recipe)
         self._fitted.add((self._prefix, seen))
 
+    def ahead(self, names: Iterable[str], recipe: Recipe) -> None:
+        """Ask the system to read what a recipe will use as it is stored; see `Checkpoint.ahead`."""
+        if not isinstance(self._found, Stored):
+            return
+        form = WEIGHTS[recipe.weights]
+        own = form.spelling, recipe.rule if form.ruled else ""
+        fulls = (self._prefix + name for name in names)
+        self._found.ahead([full for full in fulls if not self._replaced(full, *own)])
+
+    def _replaced(self, full: str, spelling: str, rule: str) -> bool:
+        """Whether something else is kept in memory and used instead of a tensor."""
+        held = self._made.get((full, spelling, rule))
+        another = held is not None and held is not self._made.get((full, "given"))
+        return another or (full, "bfloat16") in self._made
+
     def raw(self, name: str) -> Given:
         """The tensor as it is found, nothing kept of it."""
         return self._found[self._prefix + name]
@@ -320,6 +335,10 @@ class Stored(Mapping[str, Given]):
     def shape_of(self, name: str) -> tuple[int, ...]:
         """The shape, from the file's header."""
         return self._checkpoint.info(self._prefix + name).shape
+
+    def ahead(self, names: Iterable[str]) -> None:
+        """Ask the system to read tensors that will be used soon."""
+        self._checkpoint.ahead(self._prefix + name for name in names)
 
     def _scaled(self, name: str) -> bool:
         return self._checkpoint.info(name).dtype.startswith("F8_E")
