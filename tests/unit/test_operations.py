@@ -14,12 +14,16 @@ import pytest
 from dsv3_numerics import (
     Quantized,
     Recipe,
+    _core,
     checkpoint,
     decode,
     encode,
+    get_num_threads,
     matmul_nt,
     quantize_blocks,
     quantize_tiles,
+    set_num_threads,
+    simd_level,
 )
 from dsv3_numerics.model import MLA, MLP, Block, Cache, Config, Done, Gate, Model, MoE, random_weights
 from dsv3_numerics.model import attention as attention_module
@@ -421,6 +425,24 @@ def test_decoding_reads_what_the_cache_keeps(small: Model, name: str) -> None:
     found = np.concatenate(parts, axis=1)
     assert (found == whole).mean() > 0.9
     assert np.linalg.norm(found - whole) / np.linalg.norm(whole) < 0.05
+
+
+@pytest.fixture(scope="module")
+def alone(small: Model) -> Any:
+    """A forward in one thread at the scalar level."""
+    before = simd_level(), get_num_threads()
+    _core.set_simd_level("scalar")
+    set_num_threads(1)
+    logits = small.forward(IDS, recipe=V3)
+    _core.set_simd_level(before[0])
+    set_num_threads(before[1])
+    return logits
+
+
+def test_threads_and_levels_change_nothing(
+    small: Model, alone: Any, product_level: str, threads: int
+) -> None:
+    assert np.array_equal(small.forward(IDS, recipe=V3), alone), (product_level, threads)
 
 
 @pytest.mark.parametrize("recipe", ["bf16", "deepseek_v3"])
