@@ -1,6 +1,6 @@
 //! AVX2 with FMA and F16C: eight lanes.
 
-use super::lanes::{f64_to_f32_odd, horner, Kernel, Lanes, Lookup, MIDDLE};
+use super::lanes::{f64_to_f32_odd, horner, Columns, Kernel, Lanes, Lookup, MIDDLE};
 use std::arch::x86_64::*;
 
 /// Proof that this CPU has AVX2, FMA, F16C, BMI1, BMI2 and LZCNT.
@@ -132,8 +132,12 @@ impl Lanes for Avx2 {
         self.load_f32(&odd)
     }
     #[inline(always)]
-    fn columns(self, table: &Lookup, codes: &[u8], stride: usize, out: &mut [f32], width: usize) {
-        super::columns::avx2(self, table, codes, stride, out, width);
+    fn columns(self, table: &Lookup, codes: &[u8], each: impl Columns<Self>) {
+        super::columns::avx2(self, table, codes, each);
+    }
+    #[inline(always)]
+    fn turn(self, rows: &[f32], out: &mut [f32]) {
+        super::square::avx2(self, rows, out);
     }
     #[inline(always)]
     fn load_u8(self, src: &[u8]) -> __m256i {

@@ -1,7 +1,7 @@
 //! AVX-512 F/BW/DQ/VL/CD with VBMI and VNNI: sixteen lanes.
 
 use super::avx2::Avx2;
-use super::lanes::{horner, Kernel, Lanes, Lookup, Narrow, MIDDLE};
+use super::lanes::{horner, Columns, Kernel, Lanes, Lookup, Narrow, MIDDLE};
 use std::arch::x86_64::*;
 
 /// Proof that this CPU has AVX-512 F, BW, DQ, VL, CD, VBMI and VNNI, and all that AVX2 stands for.
@@ -87,10 +87,17 @@ fn pick32(table: &[f32], index: __m512i) -> __m512 {
 #[inline(always)]
 pub(super) fn pair(table: &Lookup, index: __m512i) -> (__m512i, __m512i) {
     if table.symmetric {
-        (lookup256(&table.low, Some(0), index), lookup256(&table.high, Some(0x80), index))
+        pair_of::<true>(table, index)
     } else {
-        (lookup256(&table.low, None, index), lookup256(&table.high, None, index))
+        pair_of::<false>(table, index)
     }
+}
+
+/// The same where it is known whether the table is symmetric.
+#[inline(always)]
+pub(super) fn pair_of<const SYMMETRIC: bool>(table: &Lookup, index: __m512i) -> (__m512i, __m512i) {
+    let sign = |bit: u8| SYMMETRIC.then_some(bit);
+    (lookup256(&table.low, sign(0), index), lookup256(&table.high, sign(0x80), index))
 }
 
 /// Eight float64, rounded to odd.
@@ -208,8 +215,12 @@ impl Lanes for Avx512 {
         unsafe { _mm512_castsi512_ps(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(lo), hi)) }
     }
     #[inline(always)]
-    fn columns(self, table: &Lookup, codes: &[u8], stride: usize, out: &mut [f32], width: usize) {
-        super::columns::avx512(self, table, codes, stride, out, width);
+    fn columns(self, table: &Lookup, codes: &[u8], each: impl Columns<Self>) {
+        super::columns::avx512(self, table, codes, each);
+    }
+    #[inline(always)]
+    fn turn(self, rows: &[f32], out: &mut [f32]) {
+        super::square::avx512(self, rows, out);
     }
     #[inline(always)]
     fn load_u8(self, src: &[u8]) -> __m512i {
@@ -373,7 +384,7 @@ impl Lanes for Avx512 {
     }
     #[inline(always)]
     fn prefetch<T>(self, src: &[T], bytes: usize) {
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(src.as_ptr().cast::<i8>().wrapping_add(bytes)) }
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(src.as_ptr().cast::<i8>().wrapping_add(bytes)) }
     }
 
     #[inline(always)]

@@ -1,24 +1,23 @@
-//! Rows of codes into columns of values: what products at the vector levels need, where each lane is a row.
+//! Steps of codes into columns of values: what products at the vector levels need, where a lane is a step, or a row, of
+//! its own.
 
-use super::lanes::Lookup;
+use super::lanes::{Columns, Lanes, Lookup, STEP};
 
-/// Codes of a row that are turned at a time.
-const RUN: usize = 32;
-
-/// The definition, for `W` rows.
+/// The definition, for `W` steps, as many as lanes.
 #[inline(always)]
-pub(super) fn portable<const W: usize>(
+pub(super) fn portable<L: Lanes, const W: usize>(
+    l: L,
     table: &Lookup,
     codes: &[u8],
-    stride: usize,
-    out: &mut [f32],
-    width: usize,
+    mut each: impl Columns<L>,
 ) {
-    for row in 0..W {
-        let codes = &codes[row * stride..][..RUN];
-        for (i, code) in codes.iter().enumerate() {
-            out[i * width + row] = table.values[usize::from(*code)];
+    let codes = &codes[..W * STEP];
+    for k in 0..STEP {
+        let mut column = [0.0; W];
+        for (lane, value) in column.iter_mut().enumerate() {
+            *value = table.values[usize::from(codes[lane * STEP + k])];
         }
+        each.column(k, l.load_f32(&column));
     }
 }
 
@@ -28,81 +27,116 @@ pub(super) use x86::{avx2, avx512};
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::super::avx2::Avx2;
-    use super::super::avx512::{pair, Avx512};
-    use super::super::lanes::{Half, Lookup};
-    use super::{portable, RUN};
+    use super::super::avx512::{pair_of, Avx512};
+    use super::super::lanes::{Columns, Half, Lookup};
+    use super::{portable, STEP};
     use std::arch::x86_64::*;
 
-    /// Sixteen bytes of four rows: `row`, and every fourth after it.
+    /// Sixteen bytes of four steps: `step`, and every fourth after it.
     ///
     /// # Safety
-    /// AVX-512; sixteen bytes can be read at the four multiples of `stride`.
+    /// AVX-512; sixteen bytes can be read at the four steps.
     #[inline(always)]
-    unsafe fn quad(codes: *const u8, stride: usize, row: usize) -> __m512i {
+    unsafe fn quad(codes: *const u8, step: usize) -> __m512i {
         // SAFETY: as the function's own.
         unsafe {
-            let codes = codes.add(row * stride);
+            let codes = codes.add(step * STEP);
             let x = _mm512_castsi128_si512(_mm_loadu_si128(codes.cast()));
-            let x = _mm512_inserti32x4::<1>(x, _mm_loadu_si128(codes.add(4 * stride).cast()));
-            let x = _mm512_inserti32x4::<2>(x, _mm_loadu_si128(codes.add(8 * stride).cast()));
-            _mm512_inserti32x4::<3>(x, _mm_loadu_si128(codes.add(12 * stride).cast()))
+            let x = _mm512_inserti32x4::<1>(x, _mm_loadu_si128(codes.add(4 * STEP).cast()));
+            let x = _mm512_inserti32x4::<2>(x, _mm_loadu_si128(codes.add(8 * STEP).cast()));
+            _mm512_inserti32x4::<3>(x, _mm_loadu_si128(codes.add(12 * STEP).cast()))
         }
     }
 
-    /// Two words of codes of each of sixteen rows, that is four values of each.
+    /// Two words of codes of each of sixteen steps, that is four values of each, from `k` on.
     ///
     /// # Safety
-    /// AVX-512; sixteen values can be written at `out` and at three multiples of `width` after it.
+    /// AVX-512.
     #[inline(always)]
-    unsafe fn two_words(table: &Lookup, words: __m512i, out: *mut f32, width: usize) {
+    unsafe fn two_words<const SYMMETRIC: bool>(
+        table: &Lookup,
+        words: __m512i,
+        k: usize,
+        each: &mut impl Columns<Avx512>,
+    ) {
         // SAFETY: as the function's own.
         unsafe {
-            let (low, high) = pair(table, words);
+            let (low, high) = pair_of::<SYMMETRIC>(table, words);
             let top = _mm512_set1_epi32(0xFFFF_0000_u32 as i32);
             let (x, y) = (_mm512_unpacklo_epi8(low, high), _mm512_unpackhi_epi8(low, high));
-            _mm512_storeu_ps(out, _mm512_castsi512_ps(_mm512_slli_epi32::<16>(x)));
-            _mm512_storeu_ps(out.add(width), _mm512_castsi512_ps(_mm512_and_si512(x, top)));
-            _mm512_storeu_ps(out.add(2 * width), _mm512_castsi512_ps(_mm512_slli_epi32::<16>(y)));
-            _mm512_storeu_ps(out.add(3 * width), _mm512_castsi512_ps(_mm512_and_si512(y, top)));
+            each.column(k, _mm512_castsi512_ps(_mm512_slli_epi32::<16>(x)));
+            each.column(k + 1, _mm512_castsi512_ps(_mm512_and_si512(x, top)));
+            each.column(k + 2, _mm512_castsi512_ps(_mm512_slli_epi32::<16>(y)));
+            each.column(k + 3, _mm512_castsi512_ps(_mm512_and_si512(y, top)));
         }
     }
 
-    /// Sixteen rows. Pairs of codes are 16-bit words until the end: words of four rows meet in 128 bits by two
-    /// interleavings, and the bytes of their bfloat16 by a third.
+    /// Sixteen steps.
     #[inline(always)]
-    pub fn avx512(_: Avx512, table: &Lookup, codes: &[u8], stride: usize, out: &mut [f32], width: usize) {
-        assert!(codes.len() >= 15 * stride + RUN && out.len() >= (RUN - 1) * width + 16);
-        // SAFETY: the token proves AVX-512. Reads end at 15 * stride + 32, stores at 31 * width + 16, both checked.
+    pub fn avx512(_: Avx512, table: &Lookup, codes: &[u8], each: impl Columns<Avx512>) {
+        let codes: &[u8; 16 * STEP] = codes[..16 * STEP].try_into().expect("as many");
+        // SAFETY (both): the token proves AVX-512.
+        if table.symmetric {
+            unsafe { sixteen::<true>(table, codes, each) }
+        } else {
+            unsafe { sixteen::<false>(table, codes, each) }
+        }
+    }
+
+    /// Pairs of codes are 16-bit words until the end: words of four steps meet in 128 bits by two interleavings, and
+    /// the bytes of their bfloat16 by a third.
+    ///
+    /// # Safety
+    /// AVX-512.
+    #[inline(always)]
+    unsafe fn sixteen<const SYMMETRIC: bool>(
+        table: &Lookup,
+        codes: &[u8; 16 * STEP],
+        mut each: impl Columns<Avx512>,
+    ) {
+        // SAFETY: as the function's own; reads end with the last of 16 steps.
         unsafe {
             for half in 0..2 {
-                let (from, to) = (codes.as_ptr().add(16 * half), out.as_mut_ptr().add(16 * half * width));
-                let (r0, r1) = (quad(from, stride, 0), quad(from, stride, 1));
-                let (r2, r3) = (quad(from, stride, 2), quad(from, stride, 3));
+                let (k, from) = (16 * half, codes.as_ptr().add(16 * half));
+                let (r0, r1, r2, r3) = (quad(from, 0), quad(from, 1), quad(from, 2), quad(from, 3));
                 let (a, b) = (_mm512_unpacklo_epi16(r0, r1), _mm512_unpacklo_epi16(r2, r3));
-                two_words(table, _mm512_unpacklo_epi32(a, b), to, width);
-                two_words(table, _mm512_unpackhi_epi32(a, b), to.add(4 * width), width);
+                two_words::<SYMMETRIC>(table, _mm512_unpacklo_epi32(a, b), k, &mut each);
+                two_words::<SYMMETRIC>(table, _mm512_unpackhi_epi32(a, b), k + 4, &mut each);
                 let (a, b) = (_mm512_unpackhi_epi16(r0, r1), _mm512_unpackhi_epi16(r2, r3));
-                two_words(table, _mm512_unpacklo_epi32(a, b), to.add(8 * width), width);
-                two_words(table, _mm512_unpackhi_epi32(a, b), to.add(12 * width), width);
+                two_words::<SYMMETRIC>(table, _mm512_unpacklo_epi32(a, b), k + 8, &mut each);
+                two_words::<SYMMETRIC>(table, _mm512_unpackhi_epi32(a, b), k + 12, &mut each);
             }
         }
     }
 
-    /// Eight rows: through float16, where the format allows it and no special code stands in the rows.
+    /// Eight steps: through float16, where the format allows it and no special code stands among them.
     #[inline(always)]
-    pub fn avx2(_: Avx2, table: &Lookup, codes: &[u8], stride: usize, out: &mut [f32], width: usize) {
-        assert!(codes.len() >= 7 * stride + RUN && out.len() >= (RUN - 1) * width + 8);
-        let done = match table.half {
-            // SAFETY (all three): AVX2 is proved by the token; the lengths are checked above.
-            Some(half @ Half { shift: 0, .. }) => unsafe { halves::<0>(half, codes, stride, out, width) },
-            Some(half @ Half { shift: 1, .. }) => unsafe { halves::<1>(half, codes, stride, out, width) },
-            Some(half @ Half { shift: 2, .. }) => unsafe { halves::<2>(half, codes, stride, out, width) },
-            _ => false,
+    pub fn avx2(l: Avx2, table: &Lookup, codes: &[u8], mut each: impl Columns<Avx2>) {
+        let codes: &[u8; 8 * STEP] = codes[..8 * STEP].try_into().expect("as many");
+        let mut halves = Halves([[0; 8]; STEP]);
+        // SAFETY (all): AVX2 and F16C are proved by the token.
+        let scale = match table.half {
+            Some(half @ Half { shift: 0, .. }) => unsafe { turn::<0>(half, codes, &mut halves) },
+            Some(half @ Half { shift: 1, .. }) => unsafe { turn::<1>(half, codes, &mut halves) },
+            Some(half @ Half { shift: 2, .. }) => unsafe { turn::<2>(half, codes, &mut halves) },
+            _ => None,
         };
-        if !done {
-            portable::<8>(table, codes, stride, out, width);
+        let Some(scale) = scale else {
+            return portable::<Avx2, 8>(l, table, codes, each);
+        };
+        let value = |k: usize| unsafe {
+            _mm256_mul_ps(_mm256_cvtph_ps(_mm_load_si128(halves.0[k].as_ptr().cast())), _mm256_set1_ps(scale))
+        };
+        // Pairs of k, so that the compiler knows which are even.
+        for i in 0..STEP / 2 {
+            each.column(2 * i, value(2 * i));
+            each.column(2 * i + 1, value(2 * i + 1));
         }
     }
+
+    /// float16 of eight steps, for each k.
+    #[repr(align(32))]
+    struct Halves([[u16; 8]; STEP]);
 
     /// The larger of a magnitude and that of a code, byte by byte.
     ///
@@ -114,61 +148,41 @@ mod x86 {
         unsafe { _mm256_max_epu8(a, _mm256_and_si256(b, _mm256_set1_epi8(0x7F))) }
     }
 
-    /// Eight float16 as float32, scaled.
+    /// A word of codes of each of eight steps in either half: two float16 of each, and two more sixteen further on.
     ///
     /// # Safety
-    /// AVX2 and F16C; eight values can be written at `out`.
+    /// AVX2; `k + 17` is inside.
     #[inline(always)]
-    unsafe fn widen<const SHIFT: i32>(h: __m128i, scale: __m256, out: *mut f32) {
-        // SAFETY: as the function's own.
-        unsafe {
-            let x = _mm256_cvtph_ps(h);
-            _mm256_storeu_ps(out, if SHIFT == 0 { x } else { _mm256_mul_ps(x, scale) });
-        }
-    }
-
-    /// A word of codes of each of eight rows in either half: two values of each, and two more sixteen further on.
-    ///
-    /// # Safety
-    /// AVX2 and F16C; eight values can be written at `out` and 1, 16 and 17 times `width` after it.
-    #[inline(always)]
-    unsafe fn word<const SHIFT: i32>(x: __m256i, scale: __m256, out: *mut f32, width: usize) {
+    unsafe fn word<const SHIFT: i32>(x: __m256i, k: usize, out: &mut Halves) {
         // SAFETY: as the function's own.
         unsafe {
             let keep = _mm256_set1_epi16(0x8000_u16 as i16 | (0x7F00 >> SHIFT));
             let even = _mm256_and_si256(_mm256_srai_epi16::<SHIFT>(_mm256_slli_epi16::<8>(x)), keep);
             let odd = _mm256_and_si256(_mm256_srai_epi16::<SHIFT>(x), keep);
-            widen::<SHIFT>(_mm256_castsi256_si128(even), scale, out);
-            widen::<SHIFT>(_mm256_castsi256_si128(odd), scale, out.add(width));
-            widen::<SHIFT>(_mm256_extracti128_si256::<1>(even), scale, out.add(16 * width));
-            widen::<SHIFT>(_mm256_extracti128_si256::<1>(odd), scale, out.add(17 * width));
+            for (k, x) in [(k, even), (k + 1, odd)] {
+                _mm_store_si128(out.0[k].as_mut_ptr().cast(), _mm256_castsi256_si128(x));
+                _mm_store_si128(out.0[k + 16].as_mut_ptr().cast(), _mm256_extracti128_si256::<1>(x));
+            }
         }
     }
 
-    /// Whether it could be done: no special code.
+    /// What the float16 are to be multiplied by, if it could be done: no special code.
     ///
     /// # Safety
-    /// AVX2 and F16C; `codes` holds `7 * stride + 32` bytes, `out` `31 * width + 8` values.
+    /// AVX2.
     #[inline(always)]
-    unsafe fn halves<const SHIFT: i32>(
-        half: Half,
-        codes: &[u8],
-        stride: usize,
-        out: &mut [f32],
-        width: usize,
-    ) -> bool {
+    unsafe fn turn<const SHIFT: i32>(half: Half, codes: &[u8; 8 * STEP], out: &mut Halves) -> Option<f32> {
         // SAFETY: as the function's own.
         unsafe {
             let mut r = [_mm256_setzero_si256(); 8];
             let mut top = _mm256_setzero_si256();
-            for (i, r) in r.iter_mut().enumerate() {
-                *r = _mm256_loadu_si256(codes.as_ptr().add(i * stride).cast());
+            for (r, codes) in r.iter_mut().zip(codes.chunks_exact(STEP)) {
+                *r = _mm256_loadu_si256(codes.as_ptr().cast());
                 top = larger(top, *r);
             }
             if _mm256_movemask_epi8(_mm256_cmpgt_epi8(top, _mm256_set1_epi8(half.limit as i8 - 1))) != 0 {
-                return false;
+                return None;
             }
-            let scale = _mm256_set1_ps(half.scale);
             for side in 0..2 {
                 let mut two = [_mm256_setzero_si256(); 4];
                 for i in 0..4 {
@@ -179,15 +193,15 @@ mod x86 {
                     };
                 }
                 let [a, b, c, d] = two;
-                let to = out.as_mut_ptr().add(8 * side * width);
+                let k = 8 * side;
                 let (x, y) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
-                word::<SHIFT>(_mm256_unpacklo_epi64(x, y), scale, to, width);
-                word::<SHIFT>(_mm256_unpackhi_epi64(x, y), scale, to.add(2 * width), width);
+                word::<SHIFT>(_mm256_unpacklo_epi64(x, y), k, out);
+                word::<SHIFT>(_mm256_unpackhi_epi64(x, y), k + 2, out);
                 let (x, y) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));
-                word::<SHIFT>(_mm256_unpacklo_epi64(x, y), scale, to.add(4 * width), width);
-                word::<SHIFT>(_mm256_unpackhi_epi64(x, y), scale, to.add(6 * width), width);
+                word::<SHIFT>(_mm256_unpacklo_epi64(x, y), k + 4, out);
+                word::<SHIFT>(_mm256_unpackhi_epi64(x, y), k + 6, out);
             }
         }
-        true
+        Some(half.scale)
     }
 }

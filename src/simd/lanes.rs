@@ -3,6 +3,9 @@
 /// The most elements that one group (four vectors) holds at any level.
 pub const MAX_GROUP: usize = 64;
 
+/// Codes of a step, as [`Lanes::columns`] takes them.
+pub const STEP: usize = 32;
+
 /// A computation that can run at any level. `run` must be `#[inline(always)]`, and so must everything
 /// it calls, or the compiler leaves it outside the function that has the CPU features switched on.
 pub trait Kernel {
@@ -89,6 +92,13 @@ pub struct Narrow {
 /// The middle between two float32, in the bits of a float64 that they do not have.
 pub(super) const MIDDLE: u32 = 1 << 28;
 
+/// What is done with each column of [`Lanes::columns`]. `column` must be `#[inline(always)]`: its values come and go in
+/// registers, and a closure need not be inlined.
+pub trait Columns<L: Lanes> {
+    /// Takes the values of all steps at `k`.
+    fn column(&mut self, k: usize, values: L::F);
+}
+
 /// `N` lanes of float32 / uint32 and what can be done with them. A *group* is four vectors, `4 * N`
 /// elements. Integer comparisons, minima and maxima are for values below 2^31.
 ///
@@ -128,9 +138,10 @@ pub trait Lanes: Copy {
     fn load_bf16(self, src: &[u16]) -> Self::F;
     /// `N` float64, rounded to odd.
     fn load_f64(self, src: &[f64]) -> Self::F;
-    /// Table values of the 32 codes that begin at each of `N` multiples of `stride`: code `i` of row `j` goes to
-    /// `out[i * width + j]`.
-    fn columns(self, table: &Lookup, codes: &[u8], stride: usize, out: &mut [f32], width: usize);
+    /// Table values of `N` steps of [`STEP`] codes, one after another: for each `k` of a step, in order, those of all.
+    fn columns(self, table: &Lookup, codes: &[u8], each: impl Columns<Self>);
+    /// `N` rows of `N` float32, turned into columns.
+    fn turn(self, rows: &[f32], out: &mut [f32]);
     /// `N` bytes, widened.
     fn load_u8(self, src: &[u8]) -> Self::U;
     /// The polynomial with coefficients `c`, lowest power first, at each of `x`: Horner's rule, a product and a sum rounded

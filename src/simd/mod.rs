@@ -12,6 +12,7 @@ mod columns;
 mod lanes;
 mod map;
 pub mod scalar;
+mod square;
 pub mod words;
 
 #[cfg(target_arch = "x86_64")]
@@ -22,7 +23,9 @@ pub mod avx2;
 pub mod avx512;
 pub mod fused;
 
-pub use lanes::{f16_to_f32, f64_to_f32_odd, fma, Half, Kernel, Lanes, Lookup, Narrow, MAX_GROUP};
+pub use lanes::{
+    f16_to_f32, f64_to_f32_odd, fma, Columns, Half, Kernel, Lanes, Lookup, Narrow, MAX_GROUP, STEP,
+};
 pub use map::{map_groups, GroupMap, Walk};
 
 use crate::error::Error;

@@ -1,7 +1,7 @@
 //! The portable level: arrays of lanes in plain Rust, which the compiler vectorises as far as the baseline
 //! CPU allows. It defines what the other levels must reproduce.
 
-use super::lanes::{self, f16_to_f32, f64_to_f32_odd, horner, Kernel, Lanes, Lookup, MIDDLE};
+use super::lanes::{self, f16_to_f32, f64_to_f32_odd, horner, Columns, Kernel, Lanes, Lookup, MIDDLE};
 
 /// Lanes of the portable level: one SSE or NEON vector.
 const W: usize = 4;
@@ -80,8 +80,12 @@ impl Lanes for Scalar {
         load(src, f64_to_f32_odd)
     }
     #[inline(always)]
-    fn columns(self, table: &Lookup, codes: &[u8], stride: usize, out: &mut [f32], width: usize) {
-        super::columns::portable::<W>(table, codes, stride, out, width);
+    fn columns(self, table: &Lookup, codes: &[u8], each: impl Columns<Self>) {
+        super::columns::portable::<Self, W>(self, table, codes, each);
+    }
+    #[inline(always)]
+    fn turn(self, rows: &[f32], out: &mut [f32]) {
+        super::square::portable::<W>(rows, out);
     }
     #[inline(always)]
     fn load_u8(self, src: &[u8]) -> Self::U {

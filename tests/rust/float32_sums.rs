@@ -159,7 +159,11 @@ fn random_case(seed: u64) -> Case {
     let all = [&E4M3FN, &E5M2, &E4M3FN, &E5M2, &E3M4, &E4M3, &E4M3FNUZ, &E4M3B11FNUZ, &E2M1FN, &INT8];
     let formats = if r.below(2) == 0 { [&E4M3FN; 2] } else { [r.one(&all), r.one(&all)] };
     let tall = r.below(12) == 0;
-    let m = if tall { 500 + r.below(60) } else { r.one(&[1, 1, 2, 3, 5, 8, 9, 16, 17, 31, 32, 33, 40, 70]) };
+    let m = if tall {
+        500 + r.below(60)
+    } else {
+        r.one(&[1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 17, 24, 25, 31, 32, 33, 40, 70])
+    };
     let n = r.one(&[1, 15, 16, 17, 31, 33, 64, 65, 100, 130]);
     let deep = [0, 1, 2, 31, 32, 33, 64, 96, 127, 128, 160, 384, 500, 1000, 1056, 2100];
     let k: usize = if tall { r.one(&[33, 100]) } else { r.one(&deep) };
@@ -197,6 +201,27 @@ fn every_level_adds_in_one_order() {
         let case = random_case(seed);
         let names = case.formats.map(|f| f.name);
         case.check(&format!("seed {seed}, {:?} by {}, {names:?}, {:?}", case.rows, case.k, case.every));
+    }
+}
+
+/// One to nine rows have kernels of their own. Ragged sizes, and NaN and infinity here and there.
+#[test]
+fn few_rows_of_any_number() {
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let r = &mut Random::new(31);
+    for m in 1..=9 {
+        for (n, k, every) in [(33, 1100, Some(128)), (150, 544, None), (17, 95, Some(32))] {
+            let per = every.unwrap_or(k);
+            let formats = [&table::E4M3FN, r.one(&[&table::E4M3FN, &table::E5M2, &table::INT8])];
+            let codes = [codes(r, formats[0], m * k, false), codes(r, formats[1], n * k, m % 2 == 0)];
+            let scales = [(m, 1), (n, 16)].map(|(rows, group): (usize, usize)| {
+                every.map(|_| floats(r, rows.div_ceil(group) * k.div_ceil(per), false))
+            });
+            let groups = [(1, per), (16, per)];
+            let c = (m % 3 == 0).then(|| floats(r, m * n, false));
+            let case = Case { formats, rows: [m, n], k, codes, scales, groups, c, every };
+            case.check(&format!("{m} rows by {n}, {k} k"));
+        }
     }
 }
 

@@ -17,10 +17,12 @@ use std::ops::Range;
 
 /// The most rows that count as few: two tiles of columns.
 pub(super) const MOST: usize = 32;
+/// The fewest: for one or two, vectors are as fast as b can be read.
+pub(super) const LEAST: usize = 3;
 /// k that are widened at a time: 32 rows of it stay in the first-level cache, twice.
 const DEEP: usize = 256;
 /// Columns of the result that a task takes at least.
-const LEAST: usize = 128;
+const NARROWEST: usize = 128;
 /// Tasks for each thread, that they may end together.
 const TASKS: usize = 4;
 /// How far ahead of its reads each row of b is asked for, in bytes.
@@ -33,7 +35,7 @@ pub(super) fn product(job: &Job<'_>, p: &Problem<'_>, whole: Vec<Tile<'_>>, work
     let right = run_tasks(work, rows, |(row, count)| amx.vectors().enter(Prepare { p, row, count }));
     let mut tasks = Vec::new();
     for (tile, right) in whole.into_iter().zip(&right) {
-        let columns = tile.cols().div_ceil(num_threads() * TASKS).max(LEAST).next_multiple_of(SIDE);
+        let columns = tile.cols().div_ceil(num_threads() * TASKS).max(NARROWEST).next_multiple_of(SIDE);
         let mut parts = Vec::new();
         tile.cut(MOST, columns, &mut parts);
         tasks.extend(parts.into_iter().map(|part| (part, right.get())));

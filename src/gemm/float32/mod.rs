@@ -2,11 +2,12 @@
 //! odd k, both from +0; then the accumulator plus the sum of the two. Products are exact, so that fused or not makes
 //! no difference; zeros after the last k make none either, because a sum from +0 is never -0.
 //!
-//! [`Float32Sum`] is the definition. [`tiles`] follows it with AMX, [`vectors`] at the vector levels; [`few_rows`] with
-//! AMX where a has so few rows that reading b is all the work.
+//! [`Float32Sum`] is the definition. [`tiles`] follows it with AMX, [`vectors`] at the vector levels; [`few_rows`] and
+//! [`few_vectors`] where a has so few rows that reading b is all the work.
 
 #[cfg(target_arch = "x86_64")]
 mod few_rows;
+mod few_vectors;
 mod output;
 mod runs;
 #[cfg(target_arch = "x86_64")]
@@ -77,6 +78,16 @@ impl<'a> Side<'a> {
             None => 1.0,
         }
     }
+
+    /// The scales at `k` of the rows whose scales begin at `at`.
+    #[inline(always)]
+    fn scales(&self, at: &[usize], k: usize, out: &mut [f32]) {
+        let Some(scales) = self.of.scales else { return out.fill(1.0) };
+        let scales = &scales[k / self.of.group.1..];
+        for (out, at) in out.iter_mut().zip(at) {
+            *out = scales[*at];
+        }
+    }
 }
 
 /// A product, as the kernels take it.
@@ -107,13 +118,17 @@ pub(super) fn run(job: &Job<'_>, whole: Vec<Tile<'_>>) {
         #[cfg(target_arch = "x86_64")]
         with_tiles(job, &p, whole, work);
     } else {
-        run_tasks(work, blocks(whole), |tile| vectors::product(&p, Region::new(tile)));
+        let (few, many): (Vec<_>, Vec<_>) = whole.into_iter().partition(|t| t.rows() <= few_vectors::MOST);
+        few_vectors::product(&p, few, work);
+        run_tasks(work, blocks(many), |tile| vectors::product(&p, Region::new(tile)));
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 fn with_tiles(job: &Job<'_>, p: &Problem<'_>, whole: Vec<Tile<'_>>, work: usize) {
     let (few, many): (Vec<_>, Vec<_>) = whole.into_iter().partition(|t| t.rows() <= few_rows::MOST);
+    let (fewer, few): (Vec<_>, Vec<_>) = few.into_iter().partition(|t| t.rows() < few_rows::LEAST);
+    few_vectors::product(p, fewer, work);
     few_rows::product(job, p, few, work);
     run_tasks(work, blocks(many), |tile| {
         let restart = Restart::of(job, &tile);

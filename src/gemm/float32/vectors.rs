@@ -1,12 +1,11 @@
 //! Blocks of the result at the vector levels: a few rows by two vectors of columns.
 //!
-//! Of a, 504 rows by 512 k stay in the second-level cache as float32; of b, the columns of one run in the first. Where a
-//! has few rows, all of them stay, and b is read once, straight through.
+//! Of a, 504 rows by 512 k stay in the second-level cache as float32; of b, the columns of one run in the first.
 
 use super::output::{Region, Scratch};
 use super::runs::{segments, Run, Segment};
 use super::{Problem, Side, STEP};
-use crate::simd::{dispatch, Kernel, Lanes};
+use crate::simd::{dispatch, Columns, Kernel, Lanes};
 use std::ops::Range;
 
 /// k of a segment, and of the longest run.
@@ -20,10 +19,6 @@ const TALL: usize = 504;
 const VECTORS: usize = 2;
 /// The most lanes.
 const WIDE: usize = VECTORS * 16;
-/// Rows up to which b is read once.
-const FEW: usize = 8;
-/// How far ahead of its reads each row of b is asked for, in bytes.
-const AHEAD: usize = 512;
 
 /// Computes a part of the result.
 pub(super) fn product(p: &Problem<'_>, region: Region<'_>) {
@@ -40,17 +35,11 @@ impl Kernel for Task<'_, '_> {
     #[inline(always)]
     fn run<L: Lanes>(mut self, l: L) {
         let (p, (rows, columns)) = (self.p, self.region.size);
-        let few = rows <= FEW;
-        let segments = segments(p, RUN, if few { usize::MAX } else { DEEP });
+        let segments = segments(p, RUN, DEEP);
         self.region.prepare(&segments);
-        let kernel = kernel_rows::<L>(rows);
-        let tall = rows.min(TALL).next_multiple_of(kernel);
-        let stride = if few { p.k.next_multiple_of(STEP).max(STEP) } else { STRIDE };
+        let tall = rows.min(TALL).next_multiple_of(kernel_rows::<L>());
         let mut work = Work {
-            kernel,
-            few,
-            stride,
-            left: Scratch::new(tall * stride),
+            left: Scratch::new(tall * STRIDE),
             near: Scratch::new(RUN * VECTORS * L::N),
             right: Scratch::new(RUN * VECTORS * L::N),
             done: Scratch::new(tall * VECTORS * L::N),
@@ -69,23 +58,16 @@ impl Kernel for Task<'_, '_> {
 
 /// Rows that the kernel takes at a time.
 #[inline(always)]
-fn kernel_rows<L: Lanes>(rows: usize) -> usize {
-    match (L::N, rows) {
-        (_, 1) => 1,
-        (_, 2) => 2,
-        (_, 3..=4) => 4,
-        (16, 5..=8) => 8,
-        (16, _) => 12,
-        (8, _) => 6,
+fn kernel_rows<L: Lanes>() -> usize {
+    match L::N {
+        16 => 12,
+        8 => 6,
         _ => 4,
     }
 }
 
 /// What a task works in.
 struct Work {
-    kernel: usize,
-    few: bool,
-    stride: usize,
     left: Scratch<f32>,
     near: Scratch<u8>,
     right: Scratch<f32>,
@@ -111,11 +93,11 @@ impl Work {
     ) {
         let (rows, width) = ((region.size.0 - row).min(TALL), VECTORS * L::N);
         let k = segment.range();
-        for (i, left) in self.left.get_mut().chunks_mut(self.stride).enumerate().take(rows) {
+        for (i, left) in self.left.get_mut().chunks_mut(STRIDE).enumerate().take(rows) {
             let codes = &p.a.codes[region.a_row(row + i) * p.k..][k.clone()];
             l.call(Decode { side: &p.a, codes, out: left });
         }
-        let tall = rows.next_multiple_of(self.kernel);
+        let tall = rows.next_multiple_of(kernel_rows::<L>());
         self.row_scales.clear();
         for run in &segment.runs {
             for at in &self.rows_at[row..row + rows] {
@@ -132,7 +114,6 @@ impl Work {
                     row: region.b_row(column),
                     count: (region.size.1 - column).min(width),
                     run: *run,
-                    ahead: self.few,
                     near: self.near.get_mut(),
                     out: self.right.get_mut(),
                 };
@@ -202,44 +183,24 @@ impl Work {
         let width = VECTORS * L::N;
         let steps = (run.end - run.begin).div_ceil(STEP);
         let right = &self.right.get()[..steps * STEP * width];
-        let (kernel, stride, left) = (self.kernel, self.stride, self.left.get());
+        let (kernel, left) = (kernel_rows::<L>(), self.left.get());
         let (partial, done) = (self.partial.get_mut(), self.done.get_mut());
         let of_rows = &self.row_scales[of_rows];
         for first in (0..of_rows.len()).step_by(kernel) {
             let block = first * width..(first + kernel) * width;
             let (partial, done) = (&mut partial[block.clone()], &mut done[block]);
-            let left = &left[first * stride + at..];
+            let left = &left[first * STRIDE + at..];
             let scales = (&of_rows[first..first + kernel], of_columns);
             let (opens, closes) = (run.opens, run.closes);
             macro_rules! add {
-                ($rows:literal, $stride:expr) => {
-                    l.call(Add::<$rows, { $stride }> {
-                        left,
-                        stride,
-                        right,
-                        opens,
-                        closes,
-                        scales,
-                        partial,
-                        done,
-                    })
+                ($rows:literal) => {
+                    l.call(Add::<$rows> { left, right, opens, closes, scales, partial, done })
                 };
             }
-            match kernel {
-                1 => add!(1, 0),
-                2 => add!(2, 0),
-                4 if self.few => add!(4, 0),
-                4 if const { L::N == 4 } => add!(4, STRIDE),
-                6 if const { L::N == 8 } => {
-                    if self.few {
-                        add!(6, 0);
-                    } else {
-                        add!(6, STRIDE);
-                    }
-                }
-                8 if const { L::N == 16 } => add!(8, 0),
-                12 if const { L::N == 16 } => add!(12, STRIDE),
-                _ => unreachable!("no such kernel"),
+            match const { L::N } {
+                16 => add!(12),
+                8 => add!(6),
+                _ => add!(4),
             }
         }
     }
@@ -281,7 +242,6 @@ struct Turn<'a> {
     /// Rows of b there are; the others count as zeros.
     count: usize,
     run: Run,
-    ahead: bool,
     near: &'a mut [u8],
     out: &'a mut [f32],
 }
@@ -293,39 +253,49 @@ impl Kernel for Turn<'_> {
         let Turn { side, stride, run, .. } = self;
         let (width, length) = (VECTORS * L::N, run.end - run.begin);
         // Side by side first: each cache line is read once, also where rows fall into the same sets of the cache.
-        let padded = length.next_multiple_of(STEP);
-        for (i, near) in self.near.chunks_exact_mut(RUN).enumerate().take(width) {
-            if i >= self.count {
-                near[..padded].fill(0);
-                continue;
+        let (near, step) = (&mut *self.near, STEP * width);
+        for i in 0..width {
+            let codes: &[u8] =
+                if i < self.count { &side.codes[(self.row + i) * stride..][run.begin..run.end] } else { &[] };
+            let (steps, rest) = codes.as_chunks::<STEP>();
+            for (j, codes) in steps.iter().enumerate() {
+                near[j * step + i * STEP..][..STEP].copy_from_slice(codes);
             }
-            let codes = &side.codes[(self.row + i) * stride..][run.begin..run.end];
-            let (lines, rest) = codes.as_chunks::<64>();
-            for (j, (near, line)) in near.as_chunks_mut::<64>().0.iter_mut().zip(lines).enumerate() {
-                if self.ahead {
-                    l.prefetch(codes, 64 * j + AHEAD);
+            for from in (steps.len() * STEP..length).step_by(STEP) {
+                let near = &mut near[from * width + i * STEP..][..STEP];
+                near.fill(0);
+                if i < self.count {
+                    near[..rest.len()].copy_from_slice(rest);
                 }
-                *near = *line;
             }
-            let near = &mut near[64 * lines.len()..padded];
-            near[..rest.len()].copy_from_slice(rest);
-            near[rest.len()..].fill(0);
         }
-        for v in 0..VECTORS {
-            let near = &self.near[v * L::N * RUN..(v + 1) * L::N * RUN];
-            for from in (0..length).step_by(STEP) {
-                let out = &mut self.out[from * width + v * L::N..];
-                l.columns(side.table, &near[from..], RUN, out, width);
+        for from in (0..length).step_by(STEP) {
+            for v in 0..VECTORS {
+                let near = &self.near[from * width + v * L::N * STEP..];
+                let out = &mut self.out[from * width + v * L::N..][..(STEP - 1) * width + L::N];
+                l.columns(side.table, near, Store { l, out, width });
             }
         }
     }
 }
 
-/// A run of `R` rows and two vectors of columns. The compiler makes better code where it knows the rows' distance,
-/// `S`; 0 leaves it open.
-struct Add<'a, const R: usize, const S: usize> {
+/// Writes columns, one every `width` values.
+pub(super) struct Store<'a, L> {
+    pub l: L,
+    pub out: &'a mut [f32],
+    pub width: usize,
+}
+
+impl<L: Lanes> Columns<L> for Store<'_, L> {
+    #[inline(always)]
+    fn column(&mut self, k: usize, values: L::F) {
+        self.l.store_f32(values, &mut self.out[k * self.width..], false);
+    }
+}
+
+/// A run of `R` rows and two vectors of columns.
+struct Add<'a, const R: usize> {
     left: &'a [f32],
-    stride: usize,
     right: &'a [f32],
     opens: bool,
     closes: bool,
@@ -334,13 +304,12 @@ struct Add<'a, const R: usize, const S: usize> {
     done: &'a mut [f32],
 }
 
-impl<const R: usize, const S: usize> Kernel for Add<'_, R, S> {
+impl<const R: usize> Kernel for Add<'_, R> {
     type Out = ();
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // plain counting: these arrays are registers
     fn run<L: Lanes>(self, l: L) {
         let width = VECTORS * L::N;
-        let stride = if S == 0 { self.stride } else { S };
         let mut sums = [[l.f32(0.0); VECTORS]; R];
         if !self.opens {
             for r in 0..R {
@@ -352,7 +321,7 @@ impl<const R: usize, const S: usize> Kernel for Add<'_, R, S> {
         for (step, right) in self.right.chunks_exact(STEP * width).enumerate() {
             let mut left = [&[0f32; STEP]; R];
             for r in 0..R {
-                let row = self.left[r * stride + step * STEP..].first_chunk();
+                let row = self.left[r * STRIDE + step * STEP..].first_chunk();
                 left[r] = row.expect("a row holds whole steps");
             }
             let even = chain::<L, R>(l, &left, right, 0);
