@@ -31,7 +31,7 @@ from dsv3_numerics import checkpoint
 from dsv3_numerics.model import MLA, Cache, Config, MoE, Stored, random_checkpoint
 from dsv3_numerics.reference import model as textbook
 from harness import Row, set_state
-from suite import levels
+from suite import product_levels
 
 Array = NDArray[Any]
 
@@ -133,12 +133,14 @@ def row(case: Case, found: Found) -> Row:
     )
     rate = found.touched / found.seconds / 1e9
     ratio = found.read / found.seconds
-    return Row(case.title, case.size, levels()[-1], 2, "out", "x read", rate, ratio, pairs=1, note=note)
+    return Row(
+        case.title, case.size, product_levels()[-1], 2, "out", "x read", rate, ratio, pairs=1, note=note
+    )
 
 
 def run(case: Case, folder: Path, repeats: int) -> Found:
     """A case in this process."""
-    set_state(levels()[-1], 2)
+    set_state(product_levels()[-1], 2)
     recipe = RECIPES[case.accumulator]
     with checkpoint.open(folder) as ckpt:
         config = Config.from_json(ckpt.config or {})

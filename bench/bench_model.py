@@ -19,7 +19,7 @@ from dsv3_numerics import quantize_blocks
 from dsv3_numerics.model import MLA, Cache, Config, MoE, random_weights
 from dsv3_numerics.reference import model as textbook
 from harness import Call, Row, Timed, measure, set_state
-from suite import THREADS, levels
+from suite import THREADS, product_levels
 
 try:
     import torch
@@ -178,12 +178,12 @@ class TorchExperts:
 
 def seconds(name: str, size: str, threads: int, call: Call, parameters: int, bar: float | None = None) -> Row:
     """A row whose figure is the time of a call."""
-    timed = Timed(call, lambda: set_state(levels()[-1], threads))
+    timed = Timed(call, lambda: set_state(product_levels()[-1], threads))
     m = measure(timed, timed)
     return Row(
         name,
         size,
-        levels()[-1],
+        product_levels()[-1],
         threads,
         "out",
         "s",
@@ -207,13 +207,13 @@ def beside(
     bar: float | None,
 ) -> Row:
     """A row whose figure is another call's time over ours."""
-    m = measure(Timed(call, lambda: set_state(levels()[-1], threads)), other)
+    m = measure(Timed(call, lambda: set_state(product_levels()[-1], threads)), other)
     rate = parameters / m.seconds / 1e9
     gate = bar if threads == 2 else None
     return Row(
         name,
         size,
-        levels()[-1],
+        product_levels()[-1],
         threads,
         "out",
         yardstick,
@@ -243,7 +243,7 @@ def attention_rows(sizes: Sizes) -> Iterator[Row]:
         for threads in THREADS:
             yield seconds(f"MLA {name}", size, threads, call, used, bars.get(name))
             if name == "decode":
-                other = Timed(call, lambda threads=threads: set_state(levels()[-1], threads))  # type: ignore[misc]
+                other = Timed(call, lambda threads=threads: set_state(product_levels()[-1], threads))  # type: ignore[misc]
                 yield beside(f"MLA {name}, FP8", size, threads, small[name], other, "x float32", used, 2.0)
             if peer is not None and name in bars:
                 x, start = (attention.prompt, 0) if name == "prefill" else (attention.token, sizes.cached)
