@@ -204,10 +204,10 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
-    fn pick128(self, table: &[f32; 128], index: __m256i) -> __m256 {
+    fn pick256(self, table: &[f32; 256], index: __m256i) -> __m256 {
         // SAFETY: indices are masked to the table's size.
         unsafe {
-            let index = _mm256_and_si256(index, _mm256_set1_epi32(127));
+            let index = _mm256_and_si256(index, _mm256_set1_epi32(255));
             _mm256_i32gather_ps::<4>(table.as_ptr(), index)
         }
     }

@@ -72,17 +72,6 @@ fn lookup256(table: &[u8; 256], sign: Option<u8>, index: __m512i) -> __m512i {
     }
 }
 
-/// Values of 32, chosen by the low five bits of each lane.
-#[inline(always)]
-fn pick32(table: &[f32], index: __m512i) -> __m512 {
-    let table = &table[..2 * N];
-    // SAFETY: two vectors are read from a slice of 32; AVX-512 is proved by the token of the caller.
-    unsafe {
-        let (low, high) = (_mm512_loadu_ps(table.as_ptr()), _mm512_loadu_ps(table.as_ptr().add(N)));
-        _mm512_permutex2var_ps(low, index, high)
-    }
-}
-
 /// The low and high bytes of table values.
 #[inline(always)]
 pub(super) fn pair(table: &Lookup, index: __m512i) -> (__m512i, __m512i) {
@@ -258,6 +247,41 @@ impl Lanes for Avx512 {
         }
     }
     #[inline(always)]
+    fn powers(self, q: f64, times: u32, x: f64) -> [[f64; 16]; 2] {
+        let (mut last, mut all) = ([0f64; 16], [0f64; 16]);
+        // SAFETY: two vectors are written to arrays of that size.
+        unsafe {
+            let q = _mm512_set1_pd(q);
+            let q2 = _mm512_mul_pd(q, q);
+            let q4 = _mm512_mul_pd(q2, q2);
+            // The exponents from 7 down to 0, bit by bit.
+            let near = _mm512_mask_mov_pd(_mm512_set1_pd(1.0), 0b0101_0101, q);
+            let near = _mm512_mask_mul_pd(near, 0b0011_0011, near, q2);
+            let near = _mm512_mask_mul_pd(near, 0b0000_1111, near, q4);
+            let mut power = near;
+            for _ in 0..times {
+                power = _mm512_mul_pd(power, power);
+            }
+            _mm512_storeu_pd(last.as_mut_ptr(), _mm512_mul_pd(power, _mm512_set1_pd(x)));
+            _mm512_storeu_pd(last.as_mut_ptr().add(8), _mm512_mul_pd(power, _mm512_set1_pd(-x)));
+            _mm512_storeu_pd(all.as_mut_ptr(), _mm512_mul_pd(near, _mm512_mul_pd(q4, q4)));
+            _mm512_storeu_pd(all.as_mut_ptr().add(8), near);
+        }
+        [last, all]
+    }
+    #[inline(always)]
+    fn split(self, x: &[f64; 16], near: &mut [f32; 16], rest: &mut [f32; 16]) {
+        // SAFETY: two vectors of float64 are read, and two of float32 written.
+        unsafe {
+            let (x0, x1) = (_mm512_loadu_pd(x.as_ptr()), _mm512_loadu_pd(x.as_ptr().add(8)));
+            let (n0, n1) = (_mm512_cvtpd_ps(x0), _mm512_cvtpd_ps(x1));
+            let r0 = _mm512_cvtpd_ps(_mm512_sub_pd(x0, _mm512_cvtps_pd(n0)));
+            let r1 = _mm512_cvtpd_ps(_mm512_sub_pd(x1, _mm512_cvtps_pd(n1)));
+            store(join(_mm256_castps_si256(n0), _mm256_castps_si256(n1)), near, false);
+            store(join(_mm256_castps_si256(r0), _mm256_castps_si256(r1)), rest, false);
+        }
+    }
+    #[inline(always)]
     fn products(self, rows: &[f64], steps: &[f64; 16], near: u32, out: &mut [f32]) -> bool {
         unsafe {
             let start = _mm512_set1_epi64(i64::from(MIDDLE - near));
@@ -281,16 +305,13 @@ impl Lanes for Avx512 {
     fn pick16(self, table: &[f32; 16], index: __m512i) -> __m512 {
         unsafe { _mm512_permutexvar_ps(index, self.load_f32(table)) }
     }
+    const PICKS: bool = true;
     #[inline(always)]
-    fn pick128(self, table: &[f32; 128], index: __m512i) -> __m512 {
-        // Two vectors are chosen from by the low five bits; the sixth and seventh say from which two.
+    fn pick256(self, table: &[f32; 256], index: __m512i) -> __m512 {
+        // SAFETY: indices are masked to the table's size.
         unsafe {
-            let sixth = _mm512_test_epi32_mask(index, _mm512_set1_epi32(32));
-            let seventh = _mm512_test_epi32_mask(index, _mm512_set1_epi32(64));
-            let low = _mm512_mask_blend_ps(sixth, pick32(&table[..32], index), pick32(&table[32..64], index));
-            let high =
-                _mm512_mask_blend_ps(sixth, pick32(&table[64..96], index), pick32(&table[96..], index));
-            _mm512_mask_blend_ps(seventh, low, high)
+            let index = _mm512_and_si512(index, _mm512_set1_epi32(255));
+            _mm512_i32gather_ps::<4>(index, table.as_ptr())
         }
     }
     #[inline(always)]

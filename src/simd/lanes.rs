@@ -147,13 +147,43 @@ pub trait Lanes: Copy {
     /// The polynomial with coefficients `c`, lowest power first, at each of `x`: Horner's rule, a product and a sum rounded
     /// at each step. Several vectors are under way side by side, as each waits for itself.
     fn polynomial(self, c: &[f64], x: &[f64], out: &mut [f64]);
+    /// `q^7` to `q^0`, each to the power of `2^times` and then times `x`, and the negatives of these; and `q^15` to `q^0`. By
+    /// multiplication, in any order.
+    #[inline(always)]
+    fn powers(self, q: f64, times: u32, x: f64) -> [[f64; 16]; 2] {
+        let (q2, q3) = (q * q, q * q * q);
+        let q4 = q2 * q2;
+        let near = [q4 * q3, q4 * q2, q4 * q, q4, q3, q2, q, 1.0];
+        let far = near.map(|p| p * (q4 * q4));
+        let mut power = near;
+        for _ in 0..times {
+            power = power.map(|p| p * p);
+        }
+        let join = |first: [f64; 8], second: [f64; 8]| {
+            let mut out = [0.0; 16];
+            out[..8].copy_from_slice(&first);
+            out[8..].copy_from_slice(&second);
+            out
+        };
+        [join(power.map(|p| p * x), power.map(|p| p * -x)), join(far, near)]
+    }
+    /// Each number as the sum of the nearest float32 and another float32, as far as that goes.
+    #[inline(always)]
+    fn split(self, x: &[f64; 16], near: &mut [f32; 16], rest: &mut [f32; 16]) {
+        for ((x, near), rest) in x.iter().zip(near).zip(rest) {
+            *near = *x as f32;
+            *rest = (x - f64::from(*near)) as f32;
+        }
+    }
     /// Products of `rows` and `steps`, none subnormal as float32, rounded to nearest float32: row by row, 16 to each. Whether
     /// some product, as float64, is within `near` of its units in the last place of the middle between two float32.
     fn products(self, rows: &[f64], steps: &[f64; 16], near: u32, out: &mut [f32]) -> bool;
     /// Table values chosen by the low 4 bits of each lane.
     fn pick16(self, table: &[f32; 16], index: Self::U) -> Self::F;
-    /// Table values chosen by the low 7 bits of each lane.
-    fn pick128(self, table: &[f32; 128], index: Self::U) -> Self::F;
+    /// Whether [`Lanes::pick16`] takes one instruction.
+    const PICKS: bool = false;
+    /// Table values chosen by the low 8 bits of each lane.
+    fn pick256(self, table: &[f32; 256], index: Self::U) -> Self::F;
     /// A group of table values chosen by bytes.
     fn lookup(self, table: &Lookup, codes: &[u8]) -> [Self::F; 4];
 

@@ -127,8 +127,8 @@ impl Lanes for Scalar {
         map(index, |i| table[(i & 15) as usize])
     }
     #[inline(always)]
-    fn pick128(self, table: &[f32; 128], index: Self::U) -> Self::F {
-        map(index, |i| table[(i & 127) as usize])
+    fn pick256(self, table: &[f32; 256], index: Self::U) -> Self::F {
+        map(index, |i| table[(i & 255) as usize])
     }
     #[inline(always)]
     fn lookup(self, table: &Lookup, codes: &[u8]) -> [Self::F; 4] {

@@ -134,9 +134,10 @@ struct Rows<'a, C: Code, K: Sink> {
     walk: Walk,
 }
 
-/// Elements after which the buffer is emptied, and how many it holds: room for the rest of a tile.
-const FULL: usize = 2048;
-const BUFFER: usize = 2 * FULL;
+/// Elements after which the buffer is emptied, and how many it holds: room for what does not fill a group. So few that
+/// memory takes what is written while the next ones are decoded.
+const FULL: usize = 256;
+const BUFFER: usize = FULL + MAX_GROUP;
 
 /// Bytes of codes asked for ahead.
 const AHEAD: usize = 4096;
@@ -145,27 +146,23 @@ impl<C: Code, K: Sink> Kernel for Rows<'_, C, K> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        let Rows { mut rows, sink, walk } = self;
+        let Rows { rows, sink, walk } = self;
         let Job { bits, tiles, amin, amax, precision } = *rows.job;
         let mut panel = Panel::new(bits, precision);
+        let mut along = tiles.walk(rows.at);
         let mut buffer = [0f32; BUFFER];
-        let mut out = std::mem::take(&mut rows.out);
+        let mut out = rows.out;
         let (mut start, mut filled) = (0, 0);
         while start < rows.codes.len() {
-            let first = start;
-            panel.clear();
-            while start < rows.codes.len() && !panel.is_full() && filled + start - first < FULL {
-                let (tile, rest) = tiles.of(rows.at + start);
-                let n = rest.min(rows.codes.len() - start).min(BUFFER - filled - (start - first));
-                panel.push(amin[tile].to_bits(), amax[tile].to_bits(), n);
-                start += n;
-            }
-            let codes = &rows.codes[first..start];
+            let n = (rows.codes.len() - start).min(FULL);
+            let codes = &rows.codes[start..start + n];
             for line in 0..std::mem::size_of_val(codes).div_ceil(64) {
                 l.prefetch(codes, AHEAD + 64 * line);
             }
-            l.call(Values { panel: &mut panel, codes, out: &mut buffer[filled..filled + start - first] });
-            filled += start - first;
+            let to = &mut buffer[filled..filled + n];
+            l.call(Values { panel: &mut panel, walk: &mut along, amin, amax, codes, out: to });
+            start += n;
+            filled += n;
             let last = start == rows.codes.len();
             if filled >= FULL || last {
                 // A streaming walk writes whole groups from a boundary of the output on; what is left stays.

@@ -96,6 +96,13 @@ impl Tiles {
         (row * self.cols.div_ceil(self.tile) + tile, end - col)
     }
 
+    /// Tile after tile, from element `at` on.
+    #[inline(always)]
+    pub(super) fn walk(&self, at: usize) -> Tilewise {
+        let (tile, left) = self.of(at);
+        Tilewise { tiles: *self, tile, left, behind: self.cols - self.place(at).1 - left }
+    }
+
     /// Pieces of about `run` elements, in order: whole rows, or whole tiles of a long row.
     pub(super) fn pieces(&self, run: usize) -> Vec<Piece> {
         let mut out = Vec::new();
@@ -127,6 +134,37 @@ impl Tiles {
             }
         }
         out
+    }
+}
+
+/// A walk over tiles.
+pub(super) struct Tilewise {
+    tiles: Tiles,
+    /// The tile in hand, how many of its elements are left, and how many of the row behind it.
+    tile: usize,
+    left: usize,
+    behind: usize,
+}
+
+impl Tilewise {
+    /// The number of the tile in hand.
+    #[inline(always)]
+    pub fn tile(&self) -> usize {
+        self.tile
+    }
+
+    /// Takes what is left of the tile in hand, or `most` elements of it, and says how many these are.
+    #[inline(always)]
+    pub fn take(&mut self, most: usize) -> usize {
+        let n = self.left.min(most);
+        self.left -= n;
+        if self.left == 0 {
+            self.tile += 1;
+            self.behind = if self.behind == 0 { self.tiles.cols } else { self.behind };
+            self.left = self.tiles.tile.min(self.behind);
+            self.behind -= self.left;
+        }
+        n
     }
 }
 

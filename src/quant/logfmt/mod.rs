@@ -9,6 +9,7 @@
 mod decode;
 mod encode;
 pub mod estimate;
+mod factors;
 pub mod float64;
 mod layout;
 mod look;
@@ -16,6 +17,7 @@ mod pack;
 mod range;
 mod ready;
 mod run;
+mod tables;
 mod tile;
 mod values;
 
