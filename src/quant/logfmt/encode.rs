@@ -3,13 +3,13 @@
 use super::layout::{take, Tiles};
 use super::range::{magnitudes, Range};
 use super::ready::{Panel, Way};
-use super::run::{Estimated, Indices, Run, WALK};
+use super::run::{Estimated, Indices, Run};
 use super::tile::{check_bits, LogRounding};
 use crate::error::{same_length, Error};
 use crate::formats::source::{Code, CodesMut, Input, Source};
 use crate::quant::amax::RUN;
 use crate::quant::native::each_native;
-use crate::simd::{dispatch, map_groups, Kernel, Lanes};
+use crate::simd::{dispatch, map_groups, Kernel, Lanes, Walk};
 use crate::threads::run_tasks;
 
 /// How [`logfmt_encode`] encodes.
@@ -148,7 +148,7 @@ impl<S: Source> Kernel for Scan<'_, S> {
     type Out = Range;
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) -> Range {
-        magnitudes::<L, S, true>(l, self.0)
+        magnitudes::<L, S>(l, self.0)
     }
 }
 
@@ -190,36 +190,48 @@ impl<S: Source, C: Code> Kernel for Panels<'_, S, C> {
     fn run<L: Lanes>(self, l: L) {
         let Panels { job, at, src, codes, amin, amax, flags } = self;
         let (options, tiles, indices) = (&job.options, &job.tiles, job.indices);
-        let mut panel = Panel::new();
-        let (mut start, mut first) = (0, 0);
-        while start < src.len() {
-            panel.clear();
-            let mut end = start;
-            while end < src.len() && !panel.is_full() && (end == start || end - start < PANEL) {
-                let n = tiles.at(at + end);
-                let run = &src[end..end + n];
-                if options.zeros_count {
-                    panel.push(magnitudes::<L, S, true>(l, run), options);
-                } else {
-                    panel.push(magnitudes::<L, S, false>(l, run), options);
-                }
+        // The next panel is looked through while this one is encoded, tile for tile: one waits for memory, the other computes.
+        let (mut ahead, mut here) = (tiles.walk(at), tiles.walk(at));
+        let (mut a, mut b) = (Panel::new(), Panel::new());
+        let (mut panel, mut next) = (&mut a, &mut b);
+        let (mut start, mut i, mut first) = (0, 0, 0);
+        let (mut begin, mut end) = (0, 0);
+        loop {
+            let more = end < src.len() && !next.is_full() && end - begin < PANEL;
+            if more {
+                let n = ahead.take(usize::MAX);
+                next.push(magnitudes::<L, S>(l, &src[end..end + n]), options);
                 end += n;
             }
-            panel.prepare(options);
-            let last = first + panel.len();
-            panel.store(&mut amin[first..last], &mut amax[first..last], &mut flags[first..last]);
-            for i in 0..panel.len() {
-                let n = tiles.at(at + start);
+            if i < panel.len() {
+                let n = here.take(usize::MAX);
                 let (src, codes) = (&src[start..start + n], &mut codes[start..start + n]);
                 if panel.plain(i) {
-                    map_groups(l, &Estimated::<S, C, false>::new(&panel, i, options), 0, src, codes, WALK);
+                    map_groups(
+                        l,
+                        &Estimated::<S, C, false>::new(panel, i, options),
+                        0,
+                        src,
+                        codes,
+                        Walk::CACHED,
+                    );
                 } else {
                     let way = panel.way(i, options);
                     l.call(Run::<S, C> { way, indices, at: at + start, src, codes });
                 }
                 start += n;
+                i += 1;
+            } else if !more {
+                if next.len() == 0 {
+                    break;
+                }
+                std::mem::swap(&mut panel, &mut next);
+                panel.prepare(options);
+                let last = first + panel.len();
+                panel.store(&mut amin[first..last], &mut amax[first..last], &mut flags[first..last]);
+                next.clear();
+                (i, first, begin) = (0, last, end);
             }
-            first = last;
         }
     }
 }

@@ -81,12 +81,6 @@ impl Tiles {
         }
     }
 
-    /// The elements of the tile that begins at element `at`.
-    #[inline(always)]
-    pub(super) fn at(&self, at: usize) -> usize {
-        self.tile.min(self.cols - self.place(at).1)
-    }
-
     /// The tile of element `at`, and how many of its elements are left from there.
     #[inline(always)]
     pub(super) fn of(&self, at: usize) -> (usize, usize) {

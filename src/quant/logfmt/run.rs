@@ -80,18 +80,15 @@ impl<S: Source, C: Code> Kernel for Run<'_, S, C> {
             Way::Lanes { line, finder, rounding, bits } => {
                 if line.deep {
                     let map = Estimated::<S, C, true> { line, finder, rounding, bits, marker: PhantomData };
-                    map_groups(l, &map, 0, src, codes, WALK);
+                    map_groups(l, &map, 0, src, codes, Walk::CACHED);
                 } else {
                     let map = Estimated::<S, C, false> { line, finder, rounding, bits, marker: PhantomData };
-                    map_groups(l, &map, 0, src, codes, WALK);
+                    map_groups(l, &map, 0, src, codes, Walk::CACHED);
                 }
             }
         }
     }
 }
-
-/// Two panels are asked for ahead, since each is passed over twice.
-pub(super) const WALK: Walk = Walk { stream: false, ahead: 16 * 1024 };
 
 /// Codes by the estimate, a group at a time; a group that it cannot tell for sure goes to the definition.
 pub(super) struct Estimated<S, C, const DEEP: bool> {
