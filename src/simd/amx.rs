@@ -109,8 +109,14 @@ impl Drop for Tiles {
 /// Sums of 32 rows by up to 32 columns: four tiles (upper left, upper right, lower left, lower right) of 16 rows.
 pub type Sums = [[f32; 16]; 64];
 
-/// bfloat16 of 32 rows and 64 k in a left-hand operand: two tiles of 16 rows of 64 k.
-pub const LEFT_PAIR: usize = 2 * 16 * 64;
+/// 32 rows of bfloat16, a left-hand operand. A distance that is no power of two spreads the rows over the cache.
+#[derive(Clone, Copy)]
+pub struct Left<'a> {
+    /// The rows, one after another.
+    pub words: &'a [u16],
+    /// Words from one row to the next.
+    pub stride: usize,
+}
 
 /// Work that is done between the instructions of a product of tiles.
 pub trait Beside {
@@ -134,14 +140,14 @@ impl Tiles {
     /// Adds the products of `steps` times 32 k to `sums`, or writes them there if it is `fresh`: 32 rows of `left`
     /// by `COLUMNS` (1 or 2) tiles of `right`.
     ///
-    /// `left` is [`LEFT_PAIR`] words for each two steps, `right` for each step `COLUMNS` tiles of 16 pairs of k of
-    /// `2 * width` words; both are read from step `at_left` and `at_right` on. `beside` is called after
+    /// `left` has 32 words for each step, `right` `COLUMNS` tiles of 16 pairs of k of `2 * width` words; both are read from
+    /// step `at_left` and `at_right` on. `beside` is called after
     /// each of the `2 * COLUMNS * steps` instructions: they take long, and other units are free.
     #[inline(always)]
     #[allow(clippy::too_many_arguments)] // two operands, a place in each, and the sums
     pub fn product<const COLUMNS: usize>(
         &self,
-        left: &[u16],
+        left: Left<'_>,
         at_left: usize,
         right: &[u16],
         at_right: usize,
@@ -152,11 +158,11 @@ impl Tiles {
     ) {
         const { assert!(COLUMNS == 1 || COLUMNS == 2) };
         let tile = 32 * self.width;
-        assert!(left.len() >= (at_left + steps).div_ceil(2) * LEFT_PAIR);
+        assert!(left.words.len() >= 31 * left.stride + (at_left + steps) * 32);
         assert!(right.len() >= (at_right + steps) * COLUMNS * tile);
-        let stride = 4 * self.width;
+        let (stride, row) = (4 * self.width, 2 * left.stride);
         let store = sums.as_mut_ptr();
-        // SAFETY: `Tiles` proves that the registers are set up. A left-hand tile is 16 rows at a stride of 128 bytes,
+        // SAFETY: `Tiles` proves that the registers are set up. A left-hand tile is 16 rows of 64 bytes,
         // a right-hand one 16 rows of `stride` bytes, both inside their slices as checked; a tile of sums is 16 rows
         // of 64 bytes, of which there are four.
         unsafe {
@@ -173,19 +179,19 @@ impl Tiles {
             }
             for i in 0..steps {
                 let from = at_left + i;
-                let a = left.as_ptr().add(from / 2 * LEFT_PAIR + from % 2 * 32);
+                let a = left.words.as_ptr().add(from * 32);
                 let b = right.as_ptr().add((at_right + i) * COLUMNS * tile);
                 tile_step!("tileloadd tmm4, [{a} + {s}*1]", "tileloadd tmm6, [{b} + {t}*1]",
                            "tdpbf16ps tmm0, tmm4, tmm6";
-                           a = a, b = b, s = 128usize, t = stride; "tmm0", "tmm4", "tmm6");
+                           a = a, b = b, s = row, t = stride; "tmm0", "tmm4", "tmm6");
                 beside.slot(2 * COLUMNS * i);
                 if COLUMNS == 2 {
                     tile_step!("tileloadd tmm7, [{b} + {t}*1]", "tdpbf16ps tmm1, tmm4, tmm7";
                                b = b.add(tile), t = stride; "tmm1", "tmm7");
                     beside.slot(4 * i + 1);
                 }
-                tile_step!("tileloadd tmm5, [{a} + {s}*1 + 2048]", "tdpbf16ps tmm2, tmm5, tmm6";
-                           a = a, s = 128usize; "tmm2", "tmm5");
+                tile_step!("tileloadd tmm5, [{a} + {s}*1]", "tdpbf16ps tmm2, tmm5, tmm6";
+                           a = a.add(16 * left.stride), s = row; "tmm2", "tmm5");
                 beside.slot(2 * COLUMNS * i + COLUMNS);
                 if COLUMNS == 2 {
                     tile_step!("tdpbf16ps tmm3, tmm5, tmm7";; "tmm3");

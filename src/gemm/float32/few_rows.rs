@@ -1,43 +1,48 @@
-//! Products where a has few rows (decoding one token, an expert with a handful of them), through AMX.
+//! Products where a has few rows (a few tokens decoded together, an expert with its share of them), through AMX.
 //!
 //! All the work is to read b, the weights. So they are the left-hand operand of the tiles, which needs no turning, 32
 //! rows of them at a time, and the few rows are the right-hand one, prepared once for all tasks. Weights are widened
-//! one segment ahead of the products, between their instructions: a tile must not load what was only just stored, and
-//! the products take their time.
+//! one segment ahead of the products: a tile must not load what was only just stored.
 
 use super::output::{Region, Scratch};
 use super::runs::{segments, Segment};
-use super::tiles::{Promotion, Rows, Spread, Widen, WidenColumns, SIDE};
+use super::tiles::{Promotion, Rows, Spread, Widen, WidenColumns, APART, SIDE};
 use super::{Problem, Restart, STEP};
 use crate::gemm::job::{Job, Tile};
-use crate::simd::amx::{Amx, Beside, Sums, Tiles, LEFT_PAIR};
+use crate::simd::amx::{Amx, Left, Sums, Tiles};
 use crate::simd::{Kernel, Lanes};
 use crate::threads::{num_threads, run_tasks};
 use std::ops::Range;
 
-/// The most rows that count as few: two tiles of columns.
-pub(super) const MOST: usize = 32;
+/// The most rows that count as few: widening b twice costs less than turning it once.
+pub(super) const MOST: usize = 64;
 /// The fewest: for one or two, vectors are as fast as b can be read.
 pub(super) const LEAST: usize = 3;
 /// k that are widened at a time: 32 rows of it stay in the first-level cache, twice.
 const DEEP: usize = 256;
+/// Words between the rows of a segment, and words of one.
+const STRIDE: usize = DEEP + APART;
+const LEFT: usize = SIDE * STRIDE;
 /// Columns of the result that a task takes at least.
 const NARROWEST: usize = 128;
 /// Tasks for each thread, that they may end together.
 const TASKS: usize = 4;
-/// How far ahead of its reads each row of b is asked for, in bytes.
-const AHEAD: usize = 512;
 
 /// Computes tiles of few rows.
 pub(super) fn product(job: &Job<'_>, p: &Problem<'_>, whole: Vec<Tile<'_>>, work: usize) {
     let Some(amx) = Amx::detect() else { return };
-    let rows: Vec<_> = whole.iter().map(|tile| (tile.a_row, tile.rows())).collect();
+    let mut bands = Vec::new();
+    for tile in whole {
+        let (rows, columns) = (tile.rows().div_ceil(tile.rows().div_ceil(SIDE)), tile.cols());
+        tile.cut(rows, columns, &mut bands);
+    }
+    let rows: Vec<_> = bands.iter().map(|tile| (tile.a_row, tile.rows())).collect();
     let right = run_tasks(work, rows, |(row, count)| amx.vectors().enter(Prepare { p, row, count }));
     let mut tasks = Vec::new();
-    for (tile, right) in whole.into_iter().zip(&right) {
+    for (tile, right) in bands.into_iter().zip(&right) {
         let columns = tile.cols().div_ceil(num_threads() * TASKS).max(NARROWEST).next_multiple_of(SIDE);
         let mut parts = Vec::new();
-        tile.cut(MOST, columns, &mut parts);
+        tile.cut(SIDE, columns, &mut parts);
         tasks.extend(parts.into_iter().map(|part| (part, right.get())));
     }
     run_tasks(work, tasks, |(tile, right)| {
@@ -92,7 +97,7 @@ impl<const COLUMNS: usize> Kernel for Task<'_, '_, COLUMNS> {
     fn run<L: Lanes>(self, l: L) {
         let Task { amx, p, right, region } = self;
         let mut work = Work {
-            left: Scratch::new(2 * DEEP / 64 * LEFT_PAIR),
+            left: Scratch::new(2 * LEFT),
             sums: Box::new(Block([[[0.0; 16]; 64]; 3])),
             rows_at: p.a.scales_at(region.a_row(0), region.size.0),
             columns_at: p.b.scales_at(region.b_row(0), region.size.1),
@@ -142,7 +147,7 @@ impl Work {
         let rows = Rows { side: &p.b, row: region.b_row(column), count, stride: p.k };
         let columns_at = &self.columns_at[column..column + count];
         let one_group = columns_at.iter().all(|at| *at == columns_at[0]);
-        let (mut now, mut next) = self.left.get_mut().split_at_mut(DEEP / 64 * LEFT_PAIR);
+        let (mut now, mut next) = self.left.get_mut().split_at_mut(LEFT);
         let Block([done, partial, waiting]) = &mut *self.sums;
         let (mut partial, mut waiting) = (partial, waiting);
         begin(&WHOLE, region, column, done);
@@ -150,12 +155,13 @@ impl Work {
             *partial = *done;
         }
         let mut promote = false;
-        widen(l, rows, segments[0].range(), 0..SIDE, now);
+        widen(l, rows, segments[0].range(), now);
         for (i, segment) in segments.iter().enumerate() {
             let (k, later) = (segment.range(), segments.get(i + 1));
-            // The next segment is widened between the instructions of this one, a few rows in each slot.
-            let slots = 2 * COLUMNS * k.len().div_ceil(STEP);
-            let each = SIDE.div_ceil(slots.max(1));
+            if let Some(later) = later {
+                widen(l, rows, later.range(), next);
+            }
+            let left = Left { words: &*now, stride: STRIDE };
             for run in &segment.runs {
                 let steps = (run.end - run.begin).div_ceil(STEP);
                 let (at_left, at_right) = ((run.begin - k.start) / STEP, run.begin / STEP);
@@ -166,16 +172,9 @@ impl Work {
                     rows: &self.of_columns,
                     columns: &self.of_rows,
                 };
-                let beside = Both {
-                    spread: Spread { promotion, pieces: 32 * COLUMNS, each: 16_usize.div_ceil(steps) },
-                    promote,
-                    rows,
-                    k: later.map_or(0..0, Segment::range),
-                    first: 2 * COLUMNS * at_left * each,
-                    each,
-                    out: &mut *next,
-                };
-                tiles.product::<COLUMNS>(now, at_left, right, at_right, steps, run.opens, partial, beside);
+                let pieces = if promote { 32 * COLUMNS } else { 0 };
+                let beside = Spread { promotion, pieces, each: 16_usize.div_ceil(steps) };
+                tiles.product::<COLUMNS>(left, at_left, right, at_right, steps, run.opens, partial, beside);
                 promote = run.closes;
                 if run.closes {
                     std::mem::swap(&mut partial, &mut waiting);
@@ -230,37 +229,9 @@ fn begin(segment: &Segment, region: &Region<'_>, column: usize, sums: &mut Sums)
     }
 }
 
-/// What happens between the instructions of a product: the promotion of the interval before, and the widening of the
-/// segment after.
-struct Both<'a, L> {
-    spread: Spread<'a, L>,
-    promote: bool,
-    rows: Rows<'a>,
-    /// k of the segment after, if there is one.
-    k: Range<usize>,
-    /// The first row to widen, and how many in each slot.
-    first: usize,
-    each: usize,
-    out: &'a mut [u16],
-}
-
-impl<L: Lanes> Beside for Both<'_, L> {
-    #[inline(always)]
-    fn slot(&mut self, slot: usize) {
-        if self.promote {
-            self.spread.slot(slot);
-        }
-        let first = (self.first + slot * self.each).min(SIDE);
-        let which = first..(first + self.each).min(SIDE);
-        if !self.k.is_empty() {
-            widen(self.spread.promotion.l, self.rows, self.k.clone(), which, self.out);
-        }
-    }
-}
-
-/// Some of up to 32 rows of weights; asks for what comes later.
+/// Up to 32 rows of weights. Asks for what follows in time: the same rows' next segment, or the next rows' first.
 #[inline(always)]
-fn widen<L: Lanes>(l: L, rows: Rows<'_>, k: Range<usize>, which: Range<usize>, out: &mut [u16]) {
-    let out = &mut out[..k.len().div_ceil(64) * LEFT_PAIR];
-    l.call(Widen { rows, begin: k.start, end: k.end, ahead: AHEAD, which, out });
+fn widen<L: Lanes>(l: L, rows: Rows<'_>, k: Range<usize>, out: &mut [u16]) {
+    let ahead = if k.end < rows.stride { k.len() } else { SIDE * rows.stride - k.start };
+    l.call(Widen { rows, begin: k.start, end: k.end, ahead, stride: STRIDE, out });
 }

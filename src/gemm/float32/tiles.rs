@@ -6,9 +6,8 @@
 use super::output::{Region, Scratch};
 use super::runs::{segments, Run, Segment};
 use super::{Problem, Side, STEP};
-use crate::simd::amx::{Amx, Beside, Sums, Tiles, LEFT_PAIR};
+use crate::simd::amx::{Amx, Beside, Left, Sums, Tiles};
 use crate::simd::{words, Kernel, Lanes, Lookup};
-use std::ops::Range;
 
 /// k of a segment.
 const DEEP: usize = 1024;
@@ -20,6 +19,8 @@ pub(super) const SIDE: usize = 32;
 const PANELS: usize = 2;
 /// Codes that are widened at a time.
 const GROUP: usize = 64;
+/// Words between the rows of a left-hand operand beyond their own: a cache line.
+pub(super) const APART: usize = 32;
 
 /// Computes a part of the result.
 pub(super) fn product(p: &Problem<'_>, region: &mut Region<'_>) {
@@ -87,7 +88,7 @@ impl Work {
         let deep = p.k.min(DEEP).div_ceil(GROUP);
         let zero = [[0.0; 16]; 64];
         Work {
-            left: Scratch::new(region.size.0.min(TALL).div_ceil(SIDE) * deep * LEFT_PAIR),
+            left: Scratch::new(region.size.0.min(TALL).div_ceil(SIDE) * SIDE * (deep * GROUP + APART)),
             right: Scratch::new(PANELS * deep * SIDE * GROUP),
             sums: Box::new([Block { done: zero, partial: zero }; PANELS]),
             row_scales: Vec::new(),
@@ -110,13 +111,12 @@ impl Work {
     ) {
         let (rows, columns) = ((region.size.0 - row).min(TALL), region.size.1);
         let k = segment.range();
-        let (pairs, steps) = (k.len().div_ceil(GROUP), k.len().div_ceil(STEP));
+        let (stride, steps) = (k.len().next_multiple_of(GROUP) + APART, k.len().div_ceil(STEP));
         for first in (0..rows).step_by(SIDE) {
-            let left = &mut self.left.get_mut()[first / SIDE * pairs * LEFT_PAIR..][..pairs * LEFT_PAIR];
+            let left = &mut self.left.get_mut()[first * stride..][..SIDE * stride];
             let (count, row) = ((rows - first).min(SIDE), region.a_row(row + first));
             let rows = Rows { side: &p.a, row, count, stride: p.k };
-            let which = 0..SIDE;
-            l.call(Widen { rows, begin: k.start, end: k.end, ahead: 0, which, out: left });
+            l.call(Widen { rows, begin: k.start, end: k.end, ahead: 0, stride, out: left });
         }
         scales(&p.a, &self.rows_at[row..row + rows], segment, &mut self.row_scales);
         for column in (0..columns).step_by(PANELS * SIDE) {
@@ -151,8 +151,8 @@ impl Work {
     ) {
         self.begin(p, segment, region, place);
         let k = segment.range();
-        let (pairs, size) = (k.len().div_ceil(GROUP), k.len().div_ceil(STEP) * STEP * SIDE);
-        let left = &self.left.get()[place.panel * pairs * LEFT_PAIR..][..pairs * LEFT_PAIR];
+        let (stride, size) = (k.len().next_multiple_of(GROUP) + APART, k.len().div_ceil(STEP) * STEP * SIDE);
+        let left = Left { words: &self.left.get()[place.panel * SIDE * stride..][..SIDE * stride], stride };
         let (runs, tall) = (&segment.runs, self.row_scales.len() / segment.runs.len().max(1));
         let wide = self.column_scales.len() / segment.runs.len().max(1);
         let (row_scales, column_scales) = (&self.row_scales, &self.column_scales);
@@ -248,7 +248,7 @@ fn promote<L: Lanes>(l: L, block: &mut Block, (rows, columns): (&[f32; SIDE], &[
 #[inline(always)]
 fn beside<L: Lanes>(
     tiles: &Tiles,
-    left: &[u16],
+    left: Left<'_>,
     right: &[u16],
     at: usize,
     run: &Run,
@@ -354,8 +354,8 @@ pub(super) struct Widen<'a> {
     pub end: usize,
     /// How far ahead of its reads each row is asked for, in bytes; 0 leaves it to the hardware.
     pub ahead: usize,
-    /// Which of the 32 rows to do.
-    pub which: Range<usize>,
+    /// Words between the rows.
+    pub stride: usize,
     pub out: &'a mut [u16],
 }
 
@@ -363,23 +363,21 @@ impl Kernel for Widen<'_> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        let Widen { rows, begin, end, ahead, which, out } = self;
+        let Widen { rows, begin, end, ahead, stride, out } = self;
         let table = rows.side.table;
-        for i in which {
-            let at = i / 16 * (LEFT_PAIR / 2) + i % 16 * GROUP;
+        let length = (end - begin).next_multiple_of(GROUP);
+        for (i, out) in out.chunks_exact_mut(stride).enumerate() {
             let codes = if i < rows.count { rows.codes(i, begin, end) } else { &[] };
             let (groups, rest) = codes.as_chunks::<GROUP>();
-            let mut pairs = out.chunks_exact_mut(LEFT_PAIR);
-            for (codes, pair) in groups.iter().zip(&mut pairs) {
+            let (whole, beyond) = out[..length].split_at_mut(groups.len() * GROUP);
+            for (codes, out) in groups.iter().zip(whole.chunks_exact_mut(GROUP)) {
                 if ahead > 0 {
                     l.prefetch(codes, ahead);
                 }
-                l.lookup_bf16(table, codes, &mut pair[at..at + GROUP], false);
+                l.lookup_bf16(table, codes, out, false);
             }
-            if groups.len() * GROUP < end - begin {
-                for pair in out.chunks_exact_mut(LEFT_PAIR).skip(groups.len()) {
-                    widen_part(l, table, rest, &mut pair[at..at + GROUP]);
-                }
+            for (j, out) in beyond.chunks_exact_mut(GROUP).enumerate() {
+                widen_part(l, table, if j == 0 { rest } else { &[] }, out);
             }
         }
     }
