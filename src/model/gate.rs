@@ -105,7 +105,7 @@ pub fn gate<T: Real>(
         let divisor = if rule.normalised { sum[0] + T::near(1e-20) } else { T::one() };
         weights.iter_mut().for_each(|weight| *weight = *weight / divisor);
         round(weights);
-        weights.iter_mut().for_each(|weight| *weight = *weight * T::near(rule.factor));
+        weights.iter_mut().for_each(|weight| *weight *= T::near(rule.factor));
         round(weights);
     }
     Ok(())

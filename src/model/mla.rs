@@ -156,14 +156,14 @@ struct Parts<'a, T> {
 }
 
 impl<T: Real> Parts<'_, T> {
-    fn new(&self) -> usize {
+    fn fresh(&self) -> usize {
         self.q.len_of(Axis(0))
     }
 
     /// Rough count of operations, to decide whether threads pay.
     fn work(&self) -> usize {
         let MlaShape { heads, rank, .. } = self.shape;
-        heads * (self.new() * self.seen.nrows() * self.shape.width() + self.shape.up() * rank)
+        heads * (self.fresh() * self.seen.nrows() * self.shape.width() + self.shape.up() * rank)
     }
 
     /// A head's keys and values, (positions, nope) and (positions, v), made in `room` unless they are there.
@@ -206,7 +206,7 @@ impl<T: Real> Parts<'_, T> {
         mut probs: Option<ArrayViewMut3<'_, T>>,
     ) -> Result<(), Error> {
         let MlaShape { heads, rank, nope, .. } = self.shape;
-        let how = How { scale: self.scale, few: self.new() <= FEW, round: self.round, apart: false };
+        let how = How { scale: self.scale, few: self.fresh() <= FEW, round: self.round, apart: false };
         let mut rows: Vec<_> = match &mut probs {
             Some(probs) => probs.axis_iter_mut(Axis(1)).map(Some).collect(),
             None => (0..heads).map(|_| None).collect(),
@@ -239,7 +239,7 @@ impl<T: Real> Parts<'_, T> {
         mut probs: Option<ArrayViewMut3<'_, T>>,
     ) -> Result<(), Error> {
         let MlaShape { heads, rank, nope, v, .. } = self.shape;
-        let (new, queries) = (self.new(), self.new() * heads);
+        let (new, queries) = (self.fresh(), self.fresh() * heads);
         let mut absorbed = vec![T::zero(); queries * rank];
         let mut split = ArrayViewMut3::from_shape((new, heads, rank), &mut absorbed).map_err(layout)?;
         let tasks: Vec<_> = split.axis_iter_mut(Axis(1)).enumerate().collect();

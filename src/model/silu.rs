@@ -21,7 +21,7 @@ pub fn silu_product<T: Real>(a: &[T], b: &[T], round: Option<Round<T>>, out: &mu
     run_tasks(a.len(), tasks, |(out, (a, b)): (&mut [T], (&[T], &[T]))| {
         out.iter_mut().zip(a).for_each(|(out, a)| *out = *a * sigmoid(*a));
         round(out);
-        out.iter_mut().zip(b).for_each(|(out, b)| *out = *out * *b);
+        out.iter_mut().zip(b).for_each(|(out, b)| *out *= *b);
         round(out);
     });
     Ok(())
