@@ -156,7 +156,7 @@ impl ToBf16 {
     /// Round the whole word, sign included: a carry into the exponent is right, and a quiet NaN, whose low bits
     /// are zero, stays as it is.
     #[inline(always)]
-    fn round<L: Lanes>(l: L, x: L::F) -> L::U {
+    pub fn round<L: Lanes>(l: L, x: L::F) -> L::U {
         let x = l.bits(x);
         let odd = l.and(l.shr(x, 16), l.u32(1));
         l.shr(l.add(l.add(x, l.u32(0x7FFF)), odd), 16)

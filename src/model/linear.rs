@@ -1,8 +1,9 @@
 //! `x W^T`, with the weight widened a panel at a time.
 
 use super::real::Real;
-use super::weight::Weight;
+use super::weight::{Data, Weight};
 use crate::error::{same_length, Error};
+use crate::formats::Output;
 use crate::simd::{dispatch, Kernel, Lanes};
 use crate::threads::{num_threads, run_tasks};
 use ndarray::linalg::general_mat_mul;
@@ -70,6 +71,9 @@ pub fn linear<T: Real>(x: &[T], rows: usize, w: &Weight<'_>, out: &mut [T]) -> R
     let work = w.rows().saturating_mul(w.cols()).saturating_mul(rows);
     let done = run_tasks(work, tasks, |(i, mut out)| {
         let (mut from, mut scratch) = (i * part, Vec::new());
+        if few && products(w, from, x, &mut out) {
+            return Ok(());
+        }
         for mut out in out.axis_chunks_iter_mut(Axis(1), height) {
             let to = from + out.ncols();
             let panel = w.read::<T>(from, to, &mut scratch)?;
@@ -86,11 +90,32 @@ pub fn linear<T: Real>(x: &[T], rows: usize, w: &Weight<'_>, out: &mut [T]) -> R
     done.into_iter().collect()
 }
 
+/// Rows of a weight from `from` on, as many as `out` has columns, times every row of `x`, without widening them:
+/// whether that was possible.
+pub(super) fn products<T: Real>(
+    w: &Weight<'_>,
+    from: usize,
+    x: &[T],
+    out: &mut ArrayViewMut2<'_, T>,
+) -> bool {
+    let (Data::F32(x), Some(w)) = (T::data(x), w.coded(from, from + out.ncols())) else { return false };
+    w.products(x, &mut |row, column, product| out[[row, column]] = T::widen(product))
+}
+
+/// Adds to `out` each factor times a row of a weight, from `from` on, without widening the rows: whether that was
+/// possible.
+pub(super) fn mix<T: Real>(w: &Weight<'_>, from: usize, factors: &[T], out: &mut [T]) -> bool {
+    match (T::data(factors), T::output(out), w.coded(from, from + factors.len())) {
+        (Data::F32(factors), Output::F32(out), Some(w)) => w.mix(factors, out),
+        _ => false,
+    }
+}
+
 /// Parts that a thread gets: more of them even out, but each lays out `x` anew.
 const PARTS: usize = 2;
 
 /// Length from which a dot product keeps more partial sums.
-const LONG: usize = 1024;
+pub(super) const LONG: usize = 1024;
 
 /// The dot product of two vectors, in 64 or, where they are long, 256 interleaved sums that are then added pairwise: as
 /// many at every instruction-set level, so that the order of the additions is the same. More sums than registers
@@ -121,6 +146,12 @@ fn sums<T: Real, const SUMS: usize>(a: &[T], b: &[T], ahead: impl Fn(&[T])) -> T
             *sum += *a * *b;
         }
     }
+    pairwise(&mut sums)
+}
+
+/// The sum of sums, the halves added to each other until one is left.
+#[inline(always)]
+pub(super) fn pairwise<T: Real, const SUMS: usize>(sums: &mut [T; SUMS]) -> T {
     let mut width = SUMS / 2;
     while width > 0 {
         let (low, high) = sums.split_at_mut(width);
@@ -133,7 +164,7 @@ fn sums<T: Real, const SUMS: usize>(a: &[T], b: &[T], ahead: impl Fn(&[T])) -> T
 }
 
 /// Bytes of weights asked for ahead.
-const AHEAD: usize = 4096;
+pub(super) const AHEAD: usize = 4096;
 
 /// Every row of `x` times every row of a panel.
 struct Dots<'a, 'o, T> {

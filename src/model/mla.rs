@@ -1,7 +1,7 @@
 //! Multi-head latent attention of one sequence over its latents.
 
 use super::attention::{attend, How, Keys, Round, FEW, QUERIES};
-use super::linear::{matrix, matrix_mut, Combine, Rows};
+use super::linear::{matrix, matrix_mut, mix, products, Combine, Rows};
 use super::real::Real;
 use super::weight::Weight;
 use crate::error::{same_length, Error};
@@ -72,8 +72,8 @@ pub struct Sequence<'a, T> {
 impl<T: Real> Sequence<'_, T> {
     /// Writes the attention of all heads to `out`, (new, heads, v), and where asked the probabilities, (new, heads,
     /// positions). `round` is what each result of an eager program passes through: expanded keys and values,
-    /// scores, those times the scale, probabilities, weighted sums; where the up-projection is absorbed, its products with
-    /// queries and with sums, and both parts of a score.
+    /// scores, those times the scale, probabilities, weighted sums; where the up-projection is absorbed, its products
+    /// with queries and with sums, and both parts of a score.
     ///
     /// # Errors
     /// [`Error::Length`] and [`Error::Unsupported`] where sizes do not fit each other.
@@ -244,9 +244,18 @@ impl<T: Real> Parts<'_, T> {
         let mut split = ArrayViewMut3::from_shape((new, heads, rank), &mut absorbed).map_err(layout)?;
         let tasks: Vec<_> = split.axis_iter_mut(Axis(1)).enumerate().collect();
         let done = run_tasks(self.work(), tasks, |(head, mut to)| {
+            let q = self.q.index_axis(Axis(1), head);
+            let mut rows = q.rows().into_iter().zip(to.rows_mut());
+            let coded = new <= FEW
+                && rows.all(|(q, mut to)| match (q.to_slice(), to.as_slice_mut()) {
+                    (Some(q), Some(to)) => mix(up, head * self.shape.up(), &q[..nope], to),
+                    _ => false,
+                });
+            if coded {
+                return Ok(());
+            }
             let panel = panel::<T>(up, &self.shape, head)?;
             let up_k = matrix("kv_b_proj", &panel[..nope * rank], nope, rank)?;
-            let q = self.q.index_axis(Axis(1), head);
             if new > FEW {
                 let q = q.slice(s![.., ..nope]);
                 general_mat_mul(T::one(), &q, &up_k, T::zero(), &mut to);
@@ -295,9 +304,18 @@ impl<T: Real> Parts<'_, T> {
         let sums = ArrayView3::from_shape((new, heads, rank), &sums).map_err(layout)?;
         let tasks: Vec<_> = out.axis_iter_mut(Axis(1)).enumerate().collect();
         let done = run_tasks(self.work(), tasks, |(head, mut to)| {
+            let sums = sums.index_axis(Axis(1), head);
+            let mut rows = sums.rows().into_iter().zip(to.axis_chunks_iter_mut(Axis(0), 1));
+            let coded = new <= FEW
+                && rows.all(|(sums, mut to)| {
+                    let from = head * self.shape.up() + nope;
+                    sums.to_slice().is_some_and(|sums| products(up, from, sums, &mut to))
+                });
+            if coded {
+                return Ok(());
+            }
             let panel = panel::<T>(up, &self.shape, head)?;
             let up_v = &panel[nope * rank..];
-            let sums = sums.index_axis(Axis(1), head);
             if new > FEW {
                 general_mat_mul(T::one(), &sums, &matrix("up", up_v, v, rank)?.t(), T::zero(), &mut to);
             } else {
@@ -307,9 +325,10 @@ impl<T: Real> Parts<'_, T> {
                     }
                 }
             }
-            to.rows_mut().into_iter().for_each(|mut to| (self.round)(to.as_slice_mut().unwrap_or_default()));
             Ok(())
         });
-        done.into_iter().collect()
+        done.into_iter().collect::<Result<(), Error>>()?;
+        (self.round)(out.as_slice_mut().unwrap_or_default());
+        Ok(())
     }
 }

@@ -30,6 +30,8 @@ pub trait Real:
     fn order(&self, other: &Self) -> std::cmp::Ordering;
     /// The slice as something to decode into.
     fn output(out: &mut [Self]) -> Output<'_>;
+    /// The slice as a kind of data.
+    fn data(x: &[Self]) -> Data<'_>;
     /// The weights as they are, if they are stored in this type.
     fn stored<'a>(data: &Data<'a>) -> Option<&'a [Self]>;
 }
@@ -64,6 +66,9 @@ macro_rules! real {
             }
             fn output(out: &mut [$type]) -> Output<'_> {
                 Output::$variant(out)
+            }
+            fn data(x: &[$type]) -> Data<'_> {
+                Data::$variant(x)
             }
             fn stored<'a>(data: &Data<'a>) -> Option<&'a [$type]> {
                 match data {

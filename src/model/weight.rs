@@ -1,5 +1,6 @@
 //! A weight as a checkpoint holds it, and its rows widened to the type of the computation.
 
+use super::coded::Coded;
 use super::real::Real;
 use crate::error::{same_length, Error};
 use crate::formats::{Codes, Format, Output};
@@ -145,6 +146,15 @@ impl<'a> Weight<'a> {
             scratch.extend_from_slice(&self.data.numbers(range));
         }
         Ok(scratch)
+    }
+
+    /// Rows `from..to` as codes, where there are codes and every vector of them has one scale.
+    pub(super) fn coded(&self, from: usize, to: usize) -> Option<Coded<'a>> {
+        let Data::Scaled { codes, format, scales, block, rounded } = self.data else { return None };
+        let codes = &codes[from * self.cols..to * self.cols];
+        let coded =
+            Coded { codes, cols: self.cols, table: format.lookup(), scales, block, first: from, rounded };
+        coded.regular().then_some(coded)
     }
 
     /// Rows of codes, a band of blocks at a time.

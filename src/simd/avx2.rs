@@ -80,6 +80,7 @@ impl Lanes for Avx2 {
     type F = __m256;
     type U = __m256i;
     type M = __m256i;
+    type Held = super::held::Halves;
 
     #[inline(always)]
     fn call<K: Kernel>(self, kernel: K) -> K::Out {
@@ -220,6 +221,14 @@ impl Lanes for Avx2 {
             gather(table, &codes[2 * N..3 * N]),
             gather(table, &codes[3 * N..]),
         ]
+    }
+    #[inline(always)]
+    fn hold(self, table: &'static Lookup) -> Option<Self::Held> {
+        super::held::Halves::new(self, table)
+    }
+    #[inline(always)]
+    fn held(self, table: Self::Held, codes: &[u8]) -> [__m256; 4] {
+        table.values(self, codes)
     }
     #[inline(always)]
     fn lookup_bf16(self, table: &Lookup, codes: &[u8], out: &mut [u16], stream: bool) {

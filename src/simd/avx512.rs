@@ -153,6 +153,7 @@ impl Lanes for Avx512 {
     type F = __m512;
     type U = __m512i;
     type M = __mmask16;
+    type Held = super::held::Tables;
 
     #[inline(always)]
     fn call<K: Kernel>(self, kernel: K) -> K::Out {
@@ -331,6 +332,14 @@ impl Lanes for Avx512 {
                 _mm512_castsi512_ps(_mm512_unpackhi_epi16(zero, w1)),
             ]
         }
+    }
+    #[inline(always)]
+    fn hold(self, table: &'static Lookup) -> Option<Self::Held> {
+        super::held::Tables::new(self, table)
+    }
+    #[inline(always)]
+    fn held(self, table: Self::Held, codes: &[u8]) -> [__m512; 4] {
+        table.values(self, codes)
     }
     #[inline(always)]
     fn lookup_bf16(self, table: &Lookup, codes: &[u8], out: &mut [u16], stream: bool) {

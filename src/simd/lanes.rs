@@ -115,6 +115,8 @@ pub trait Lanes: Copy {
     type U: Copy;
     /// `N` truth values.
     type M: Copy;
+    /// A table held in registers.
+    type Held: Copy;
 
     /// Runs a part of a kernel as a function of its own, compiled once however many kernels use it.
     fn call<K: Kernel>(self, kernel: K) -> K::Out;
@@ -186,6 +188,10 @@ pub trait Lanes: Copy {
     fn pick256(self, table: &[f32; 256], index: Self::U) -> Self::F;
     /// A group of table values chosen by bytes.
     fn lookup(self, table: &Lookup, codes: &[u8]) -> [Self::F; 4];
+    /// A table to look up in again and again, where that pays at this level.
+    fn hold(self, table: &'static Lookup) -> Option<Self::Held>;
+    /// As [`Lanes::lookup`], in a table that is held.
+    fn held(self, table: Self::Held, codes: &[u8]) -> [Self::F; 4];
 
     /// Writes a group of table values chosen by bytes, as bfloat16.
     fn lookup_bf16(self, table: &Lookup, codes: &[u8], out: &mut [u16], stream: bool);

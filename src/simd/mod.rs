@@ -9,6 +9,7 @@
 //! Not here: any arithmetic of formats. Next floor: [`crate::formats`].
 
 mod columns;
+mod held;
 mod lanes;
 mod map;
 pub mod scalar;

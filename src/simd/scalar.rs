@@ -37,6 +37,7 @@ impl Lanes for Scalar {
     type F = [f32; W];
     type U = [u32; W];
     type M = [bool; W];
+    type Held = &'static Lookup;
 
     #[inline(always)]
     fn call<K: Kernel>(self, kernel: K) -> K::Out {
@@ -140,6 +141,14 @@ impl Lanes for Scalar {
             load(&codes[2 * W..], value),
             load(&codes[3 * W..], value),
         ]
+    }
+    #[inline(always)]
+    fn hold(self, table: &'static Lookup) -> Option<Self::Held> {
+        Some(table)
+    }
+    #[inline(always)]
+    fn held(self, table: Self::Held, codes: &[u8]) -> [Self::F; 4] {
+        self.lookup(table, codes)
     }
     #[inline(always)]
     fn lookup_bf16(self, table: &Lookup, codes: &[u8], out: &mut [u16], _stream: bool) {
