@@ -88,16 +88,16 @@ impl Fields {
 
     /// The float32 of a code and its exponent, [`WIDE_ZERO`] for zero.
     #[inline(always)]
-    fn wide(self, code: u16) -> (f32, i16) {
+    fn wide<const BRAIN: bool, const SOFTWARE: bool>(self, code: u16) -> (f32, i16) {
         let magnitude = code & self.magnitude;
         let (sig, exp) = self.split(magnitude);
-        let value = if self.brain {
+        let value = if BRAIN {
             f32::from_bits(u32::from(magnitude) << 16)
         } else {
             let power = (i32::from(exp) + 127 - self.man as i32) as u32;
-            f32::from(sig) * f32::from_bits(power << 23)
+            i32::from(sig) as f32 * f32::from_bits(power << 23)
         };
-        let exp = if self.software { ((value.to_bits() >> 23) as i16 - 127).max(-14) } else { exp };
+        let exp = if SOFTWARE { ((value.to_bits() >> 23) as i16 - 127).max(-14) } else { exp };
         let sign = u32::from(self.negative(code)) << 31;
         (f32::from_bits(value.to_bits() | sign), if sig == 0 { WIDE_ZERO } else { exp })
     }
@@ -166,10 +166,20 @@ impl<'a> Source<'a> {
         self.fields.load(self.codes, row * self.k + block.start, block.len())
     }
 
+    /// Asks for codes that the next panel will want: they stand far from these.
+    #[inline(always)]
+    fn ask<L: Lanes>(&self, l: L, at: usize, len: usize) {
+        match self.codes {
+            Codes::U8(codes) => (0..len).step_by(64).for_each(|i| l.prefetch(codes, at + i)),
+            Codes::U16(codes) => (0..2 * len).step_by(64).for_each(|i| l.prefetch(codes, 2 * at + i)),
+        }
+    }
+
     /// The first [`COLUMNS`] rows from `row` on, of which `count` exist.
     #[inline(always)]
-    fn columns(
+    fn columns<L: Lanes>(
         &self,
+        l: L,
         row: usize,
         count: usize,
         block: &Range<usize>,
@@ -179,17 +189,43 @@ impl<'a> Source<'a> {
         for (c, out) in out.iter_mut().enumerate().take(count) {
             *out = self.load(row + c, block);
             self.fields.reach(out, &mut reach[c]);
+            self.ask(l, (row + c + COLUMNS) * self.k + block.start, block.len());
         }
         out
     }
 }
 
-/// Two k of every column.
+/// `count` lines, each two k of every column: pairs of codes, as 32 bits, stand in squares that are turned. Written lane
+/// by lane, a line would be read before its stores have reached the cache.
 #[inline(always)]
-fn line(columns: &[[u16; BLOCK]; COLUMNS], pair: usize) -> [u16; LANES] {
+fn lines<L: Lanes>(l: L, columns: &[[u16; BLOCK]; COLUMNS], count: usize) -> [[u32; COLUMNS]; BLOCK / 2] {
+    let mut lines = [[0; COLUMNS]; BLOCK / 2];
+    let (mut square, mut turned) = ([0f32; COLUMNS * COLUMNS], [0f32; COLUMNS * COLUMNS]);
+    let (square, turned) = (&mut square[..L::N * L::N], &mut turned[..L::N * L::N]);
+    for (at, lines) in (0..count).step_by(L::N).zip(lines.chunks_exact_mut(L::N)) {
+        for (part, columns) in columns.chunks_exact(L::N).enumerate() {
+            for (column, row) in columns.iter().zip(square.chunks_exact_mut(L::N)) {
+                for (pair, out) in column[2 * at..2 * (at + L::N)].chunks_exact(2).zip(row) {
+                    *out = f32::from_bits(u32::from(pair[0]) | u32::from(pair[1]) << 16);
+                }
+            }
+            l.turn(square, turned);
+            for (line, row) in lines.iter_mut().zip(turned.chunks_exact(L::N)) {
+                for (out, pair) in line[part * L::N..].iter_mut().zip(row) {
+                    *out = pair.to_bits();
+                }
+            }
+        }
+    }
+    lines
+}
+
+/// The two codes of each lane, one after the other.
+#[inline(always)]
+fn codes(line: [u32; COLUMNS]) -> [u16; LANES] {
     let mut out = [0; LANES];
-    for (c, column) in columns.iter().enumerate() {
-        out[2 * c..2 * c + 2].copy_from_slice(&column[2 * pair..2 * pair + 2]);
+    for (out, pair) in out.chunks_exact_mut(2).zip(line) {
+        (out[0], out[1]) = (pair as u16, (pair >> 16) as u16);
     }
     out
 }
@@ -294,12 +330,12 @@ struct PackNarrowColumns<'a, const DOUBLED: bool> {
 impl<const DOUBLED: bool> Kernel for PackNarrowColumns<'_, DOUBLED> {
     type Out = ();
     #[inline(always)]
-    fn run<L: Lanes>(self, _l: L) {
+    fn run<L: Lanes>(self, l: L) {
         let fields = self.src.fields;
-        let columns = self.src.columns(self.first, self.reach.len(), &self.block, self.reach);
-        for (q, out) in self.out.iter_mut().enumerate() {
-            let line = line(&columns, q);
-            for (i, code) in line.into_iter().enumerate() {
+        let columns = self.src.columns(l, self.first, self.reach.len(), &self.block, self.reach);
+        let lines = lines(l, &columns, self.out.len());
+        for (out, line) in self.out.iter_mut().zip(lines) {
+            for (i, code) in codes(line).into_iter().enumerate() {
                 let (sig, exp) = fields.split(code & fields.magnitude);
                 out.sig.0[i] = sig;
                 out.exp.0[i] = stand::<DOUBLED>(if sig == 0 { ZERO } else { exp });
@@ -375,7 +411,7 @@ impl Form for Narrow {
 #[derive(Clone, Copy)]
 pub(super) struct Wide;
 
-struct PackWideRows<'a> {
+struct PackWideRows<'a, const BRAIN: bool, const SOFTWARE: bool> {
     src: Source<'a>,
     first: usize,
     block: Range<usize>,
@@ -384,7 +420,7 @@ struct PackWideRows<'a> {
     reach: &'a mut [Reach],
 }
 
-impl Kernel for PackWideRows<'_> {
+impl<const BRAIN: bool, const SOFTWARE: bool> Kernel for PackWideRows<'_, BRAIN, SOFTWARE> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, _l: L) {
@@ -394,7 +430,7 @@ impl Kernel for PackWideRows<'_> {
             let codes = self.src.load(self.first + row, &self.block);
             fields.reach(&codes, reach);
             for ((value, exp), code) in values.iter_mut().zip(exp).zip(&codes) {
-                let (v, e) = fields.wide(*code);
+                let (v, e) = fields.wide::<BRAIN, SOFTWARE>(*code);
                 *value = v;
                 *exp = e + 127;
             }
@@ -402,7 +438,7 @@ impl Kernel for PackWideRows<'_> {
     }
 }
 
-struct PackWideColumns<'a> {
+struct PackWideColumns<'a, const BRAIN: bool, const SOFTWARE: bool> {
     src: Source<'a>,
     first: usize,
     block: Range<usize>,
@@ -410,20 +446,22 @@ struct PackWideColumns<'a> {
     reach: &'a mut [Reach],
 }
 
-impl Kernel for PackWideColumns<'_> {
+impl<const BRAIN: bool, const SOFTWARE: bool> Kernel for PackWideColumns<'_, BRAIN, SOFTWARE> {
     type Out = ();
     #[inline(always)]
-    fn run<L: Lanes>(self, _l: L) {
+    fn run<L: Lanes>(self, l: L) {
         let fields = self.src.fields;
-        let columns = self.src.columns(self.first, self.reach.len(), &self.block, self.reach);
-        for (q, out) in self.out.iter_mut().enumerate() {
-            let line = line(&columns, q);
-            let mut values = [0f32; LANES];
-            for ((code, value), exp) in line.into_iter().zip(&mut values).zip(&mut out.exp.0) {
-                (*value, *exp) = fields.wide(code);
+        let columns = self.src.columns(l, self.first, self.reach.len(), &self.block, self.reach);
+        let lines = lines(l, &columns, self.out.len());
+        for (out, line) in self.out.iter_mut().zip(lines) {
+            // The first k of all columns, then the second: loops that become vectors, which pairs do not.
+            for (half, values) in out.values.iter_mut().enumerate() {
+                for (value, pair) in values.0.iter_mut().zip(&line) {
+                    *value = fields.wide::<BRAIN, SOFTWARE>((pair >> (16 * half)) as u16).0;
+                }
             }
-            for (c, pair) in values.chunks_exact(2).enumerate() {
-                (out.values[0].0[c], out.values[1].0[c]) = (pair[0], pair[1]);
+            for (code, exp) in codes(line).into_iter().zip(&mut out.exp.0) {
+                *exp = fields.wide::<BRAIN, SOFTWARE>(code).1;
             }
         }
     }
@@ -451,7 +489,13 @@ impl Form for Wide {
         let len = reach.len() * padded;
         out.values.resize(len, 0.0);
         out.exp.resize(len, 0);
-        dispatch(PackWideRows { src, first, block, padded, out, reach });
+        match (src.fields.brain, src.fields.software) {
+            (false, false) => {
+                dispatch(PackWideRows::<false, false> { src, first, block, padded, out, reach })
+            }
+            (false, true) => dispatch(PackWideRows::<false, true> { src, first, block, padded, out, reach }),
+            (true, _) => dispatch(PackWideRows::<true, false> { src, first, block, padded, out, reach }),
+        }
     }
     fn pack_columns<L: Fused>(
         self,
@@ -461,7 +505,11 @@ impl Form for Wide {
         out: &mut [WideColumns],
         reach: &mut [Reach],
     ) {
-        dispatch(PackWideColumns { src, first, block, out, reach });
+        match (src.fields.brain, src.fields.software) {
+            (false, false) => dispatch(PackWideColumns::<false, false> { src, first, block, out, reach }),
+            (false, true) => dispatch(PackWideColumns::<false, true> { src, first, block, out, reach }),
+            (true, _) => dispatch(PackWideColumns::<true, false> { src, first, block, out, reach }),
+        }
     }
     fn run<L: Fused>(
         l: L,
