@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
 
-from ..study.drawing import save_plots
-from ..study.files import json_ready, replacing
+from ..study.drawing import save_possible
+from ..study.files import json_ready, write_rows, write_text
 from .plots import PLOTS
 from .remarks import remarks
 from .report import lines
@@ -21,31 +20,13 @@ def save(result: Attribution, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(result, folder / "results.csv")
     write_json(result, folder / "results.json")
-    plots = _draw(result, folder)
-    path = folder / "report.md"
-    with replacing(path) as temporary:
-        temporary.write_text("\n".join(lines(result, plots)) + "\n", encoding="utf-8")
-    return path
-
-
-def _draw(result: Attribution, folder: Path) -> dict[str, str]:
-    """Every plot that the parts allow; the file's name by title."""
-    drawn = {}
-    for title, plot in PLOTS.items():
-        try:
-            drawn[title] = save_plots(result, {title: plot}, folder)[title].name
-        except LookupError:
-            continue
-    return drawn
+    plots = save_possible(result, PLOTS, folder)
+    return write_text("\n".join(lines(result, plots)) + "\n", folder / "report.md")
 
 
 def write_csv(result: Attribution, path: Path) -> Path:
     """One line per figure; the header is `COLUMNS`, what a figure does not have is empty."""
-    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(result.records())
-    return path
+    return write_rows(COLUMNS, result.records(), path)
 
 
 def write_json(result: Attribution, path: Path) -> Path:
@@ -61,9 +42,7 @@ def write_json(result: Attribution, path: Path) -> Path:
         "rows": list(result.records()),
         "tokens": {v.name: result.part(LOGITS, v)["tokens"] for v in result.done(LOGITS)},
     }
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(json_ready(content), indent=1) + "\n", encoding="utf-8")
-    return path
+    return write_text(json.dumps(json_ready(content), indent=1) + "\n", path)
 
 
 def _plain(value: Any) -> Any:

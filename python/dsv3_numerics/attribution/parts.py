@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..study.files import ensure_writable, json_ready, replacing
+from ..study.files import ensure_writable, json_ready, write_text
 from .variants import Variant
 
 FOLDER = "parts"
@@ -53,7 +53,7 @@ class Kept:
             self._compare(path)
         else:
             self._remove()  # parts that do not say what they are of
-            _write(path, _text(about))
+            write_text(_text(about), path)
 
     def _remove(self) -> None:
         for path in self.folder.glob("*.json"):
@@ -82,7 +82,7 @@ class Kept:
     def save(self, variant: Variant, part: str, content: Mapping[str, Any]) -> None:
         """Keep a part that is done."""
         about = {"variant": _identity(variant), "part": part, "content": content}
-        _write(self._path(variant, part), _text(about))
+        write_text(_text(about), self._path(variant, part))
 
     def _path(self, variant: Variant, part: str) -> Path:
         return self.folder / f"{part}-{re.sub(r'[^a-z0-9_]+', '-', variant.name.lower())}.json"
@@ -107,11 +107,6 @@ def _read(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def _short(value: Any) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ..study import provenance
-from ..study.drawing import save_plots
-from ..study.files import json_ready, replacing
+from ..study.drawing import save_possible
+from ..study.files import json_ready, write_rows, write_text
 from ..study.tables import markdown
 from .experiment import Result
 
@@ -22,32 +21,14 @@ def save(result: Result, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(result, folder / "results.csv")
     write_json(result, folder / "results.json")
-    plots = _draw(result, folder)
-    path = folder / "report.md"
-    with replacing(path) as temporary:
-        temporary.write_text("\n".join(_lines(result, plots)) + "\n", encoding="utf-8")
-    return path
-
-
-def _draw(result: Result, folder: Path) -> dict[str, str]:
-    """Every plot that the rows allow; the file's name by title."""
-    drawn = {}
-    for title, plot in result.experiment.plots.items():
-        try:
-            drawn[title] = save_plots(result, {title: plot}, folder)[title].name
-        except LookupError:
-            continue
-    return drawn
+    plots = save_possible(result, result.experiment.plots, folder)
+    return write_text("\n".join(_lines(result, plots)) + "\n", folder / "report.md")
 
 
 def write_csv(result: Result, path: Path) -> Path:
     """One line per row; columns that a part does not have are empty in its rows."""
     columns = list(dict.fromkeys(name for row in result.rows for name in row)) or ["part"]
-    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(result.rows)
-    return path
+    return write_rows(columns, result.rows, path)
 
 
 def write_json(result: Result, path: Path) -> Path:
@@ -68,9 +49,7 @@ def write_json(result: Result, path: Path) -> Path:
         ],
         "rows": result.rows,
     }
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(json_ready(content), indent=1) + "\n", encoding="utf-8")
-    return path
+    return write_text(json.dumps(json_ready(content), indent=1) + "\n", path)
 
 
 def _lines(result: Result, plots: Mapping[str, str]) -> Iterator[str]:

@@ -67,3 +67,16 @@ def save_plots(
                 figure.savefig(temporary, metadata={"Software": None})
             paths[title] = path
     return paths
+
+
+def save_possible(
+    subject: Subject, plots: Mapping[str, tuple[str, Callable[[Subject, Any], None]]], folder: Path
+) -> dict[str, str]:
+    """As `save_plots`, without those that raise LookupError for lack of figures; the file's name by title."""
+    drawn = {}
+    for title, plot in plots.items():
+        try:
+            drawn[title] = save_plots(subject, {title: plot}, folder)[title].name
+        except LookupError:
+            continue
+    return drawn

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -29,6 +29,8 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
+        with open(temporary, "r+b") as written:  # on the disk before it takes an older file's name
+            os.fsync(written.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     finally:
@@ -56,10 +58,22 @@ def ensure_writable(folder: Path) -> None:
 
 def write_csv(study: Study, path: Path) -> Path:
     """One line per tensor and scheme; the header is `CSV_COLUMNS`."""
+    return write_rows(CSV_COLUMNS, study.records(), path)
+
+
+def write_rows(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], path: Path) -> Path:
+    """A CSV file with a header; columns that a row does not have are empty in it."""
     with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, CSV_COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(study.records())
+        writer.writerows(rows)
+    return path
+
+
+def write_text(text: str, path: Path) -> Path:
+    """A text file."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
     return path
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from . import provenance
-from .files import replacing
+from .files import write_text
 from .result import Study, Total
 from .tables import COLUMNS, decibels, kind_rows, markdown, plain, total_rows, worst_rows
 
@@ -64,9 +64,7 @@ _SHOWN = {
 
 def write_markdown(study: Study, path: Path, plots: Mapping[str, str]) -> Path:
     """Write the report; `plots` are the pictures to show, file name by title."""
-    with replacing(path) as temporary:
-        temporary.write_text("\n".join(_lines(study, plots)) + "\n", encoding="utf-8")
-    return path
+    return write_text("\n".join(_lines(study, plots)) + "\n", path)
 
 
 def _lines(study: Study, plots: Mapping[str, str]) -> Iterable[str]:
