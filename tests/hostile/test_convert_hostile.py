@@ -19,7 +19,7 @@ import pytest
 
 import stored
 from dsv3_numerics.checkpoint import CheckpointError, convert, open, save
-from dsv3_numerics.checkpoint.journal import JOURNAL_NAME, open_journal
+from dsv3_numerics.checkpoint.conversion.journal import JOURNAL_NAME, open_journal
 from dsv3_numerics.checkpoint.write import PartialFile, is_temporary
 
 FP8 = Path(__file__).parents[1] / "golden" / "tiny_v3_fp8"
@@ -46,7 +46,8 @@ def wanted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 # until the first has its name, which another thread gives it.
 KILLER = """
 import os, pathlib, signal, sys, time
-from dsv3_numerics.checkpoint import convert, journal, write
+from dsv3_numerics.checkpoint import convert, write
+from dsv3_numerics.checkpoint.conversion import journal
 owner, name, n, second, src, dst = sys.argv[1:]
 owner = {"PartialFile": write.PartialFile, "Journal": journal.Journal}[owner]
 real, count = getattr(owner, name), 0

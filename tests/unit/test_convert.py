@@ -1,4 +1,4 @@
-"""Conversion: bit for bit what the textbook and other implementations say, whatever the cuts and jobs."""
+"""Conversion: bit for bit what the textbook and other implementations say, whatever the chunks and jobs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from safetensors import safe_open
 
 import stored
 from dsv3_numerics import cli, reference
-from dsv3_numerics.checkpoint import CheckpointError, convert, cuts, open, save
-from dsv3_numerics.checkpoint.plan import TARGETS, in_recipe
-from dsv3_numerics.checkpoint.steps import powers_of_two
+from dsv3_numerics.checkpoint import CheckpointError, convert, open, save
+from dsv3_numerics.checkpoint.conversion import chunks
+from dsv3_numerics.checkpoint.conversion.plan import TARGETS, in_recipe
+from dsv3_numerics.checkpoint.conversion.steps import powers_of_two
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FP8 = GOLDEN / "tiny_v3_fp8"
@@ -212,28 +213,28 @@ def test_other_fp8_formats_become_e4m3_when_they_are_rounded_again(tmp_path: Pat
 
 
 @pytest.mark.parametrize("to", TARGETS)
-@pytest.mark.parametrize(("cut", "largest"), [(100, 50), (1000, 1 << 22), (1, 1 << 14)])
-def test_cuts_and_jobs_change_nothing(
-    tmp_path: Path, to: str, cut: int, largest: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("size", "largest"), [(100, 50), (1000, 1 << 22), (1, 1 << 14)])
+def test_chunks_and_jobs_change_nothing(
+    tmp_path: Path, to: str, size: int, largest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if to.startswith("fp8"):
         largest = max(largest, 1 << 14)  # a whole block
     source = PLAIN if to == "fp8" else FP8
     convert(source, tmp_path / "whole", to=to, jobs=1)
-    monkeypatch.setattr(cuts, "_CUT", cut)
-    monkeypatch.setattr(cuts, "LARGEST_CUT", largest)
+    monkeypatch.setattr(chunks, "_CHUNK_SIZE", size)
+    monkeypatch.setattr(chunks, "LARGEST_CHUNK", largest)
     convert(source, tmp_path / "cut", to=to, jobs=5, verify=True)
     assert contents(tmp_path / "whole") == contents(tmp_path / "cut")
 
 
 def covered(shape: tuple[int, ...], block: tuple[int, int], whole: bool) -> None:
-    """Every element is in one cut; no cut has an edge of a block inside unless its blocks are whole."""
+    """Every element is in one chunk; no chunk has an edge of a block inside unless its blocks are whole."""
     seen = np.zeros((int(np.prod(shape[:-2])), *shape[-2:]), int)
-    for cut in cuts.cuts(shape, block, whole=whole):
-        seen[cut.place, cut.r0 : cut.r1, cut.c0 : cut.c1] += 1
+    for chunk in chunks.split(shape, block, whole=whole):
+        seen[chunk.place, chunk.r0 : chunk.r1, chunk.c0 : chunk.c1] += 1
         for begin, end, side, length in (
-            (cut.r0, cut.r1, block[0], shape[-2]),
-            (cut.c0, cut.c1, block[1], shape[-1]),
+            (chunk.r0, chunk.r1, block[0], shape[-2]),
+            (chunk.c0, chunk.c1, block[1], shape[-1]),
         ):
             inside = begin // side == (end - 1) // side
             edges = begin % side == 0 and (end % side == 0 or end == length)
@@ -244,13 +245,13 @@ def covered(shape: tuple[int, ...], block: tuple[int, int], whole: bool) -> None
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("block", [(1, 1), (4, 4), (3, 5), (100, 100)])
 @pytest.mark.parametrize("shape", [(1, 1), (9, 11), (2, 3, 8, 8), (1, 64), (64, 1), (0, 4), (4, 0)], ids=str)
-def test_cuts_cover_a_tensor_once(
+def test_chunks_cover_a_tensor_once(
     shape: tuple[int, ...], block: tuple[int, int], whole: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for cut, largest in ((1, 1), (7, 20), (16, 16), (1000, 1000)):
-        monkeypatch.setattr(cuts, "_CUT", cut)
+    for size, largest in ((1, 1), (7, 20), (16, 16), (1000, 1000)):
+        monkeypatch.setattr(chunks, "_CHUNK_SIZE", size)
         sides = [min(b, n) for b, n in zip(block, shape[-2:], strict=True)]
-        monkeypatch.setattr(cuts, "LARGEST_CUT", max(largest, int(np.prod(sides)) if whole else 1))
+        monkeypatch.setattr(chunks, "LARGEST_CHUNK", max(largest, int(np.prod(sides)) if whole else 1))
         covered(shape, block, whole)
 
 

@@ -7,9 +7,9 @@ one is a `CheckpointError` that names the file. What is done with the values bel
 `dsv3_numerics.study`.
 """
 
-from .convert import ConvertReport, convert
+from .conversion import ConvertReport, convert
 from .inspection import Inspection, inspect
-from .opened import Checkpoint, open
+from .reader import Checkpoint, open
 from .readers import ArrayTensor, CheckpointError, Rows, Tensor
 from .scan import TensorInfo
 from .sources import Skipped, Source, array_tensor, open_source

@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+from .dequantize import scale_problem
 from .dtypes import SCALED
 from .index import Place, shown, stored_files
-from .joined import scale_problem
-from .opened import CONFIG_NAME, Checkpoint
+from .reader import CONFIG_NAME, Checkpoint
 from .readers import CheckpointError
 from .scan import SCALE_SUFFIX, Problem, Scan
 

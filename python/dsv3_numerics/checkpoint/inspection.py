@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from . import consistency
+from .dequantize import SCALE_KINDS, scale_values
 from .dtypes import SCALED
 from .index import locate, shown, stored_files
-from .joined import SCALE_KINDS, scale_values
-from .opened import Checkpoint
+from .reader import Checkpoint
 from .readers import CheckpointError
 from .scan import SCALE_SUFFIX, Problem, TensorInfo, scan
 from .selection import selected
@@ -209,7 +209,9 @@ def inspect(
     if not found.tensors:
         found.raise_first()
     with Checkpoint(Path(path), place.folder, found) as ckpt:
-        result = Inspection(str(path), {name: stamp.size for name, stamp in found.stamps.items()})
+        result = Inspection(
+            str(path), {name: fingerprint.size for name, fingerprint in found.fingerprints.items()}
+        )
         result.problems += found.problems
         taken = [info for info in ckpt.infos() if selected(_weight_name(info.name, ckpt), include, exclude)]
         result.tensors = sorted(taken, key=lambda info: _natural(info.name))

@@ -1,6 +1,6 @@
 """Which tensors a checkpoint holds: every header read and held against the index, no value touched.
 
-Lives here: `scan`, which collects what is wrong instead of stopping at it, so that `opened` can refuse at the
+Lives here: `scan`, which collects what is wrong instead of stopping at it, so that `reader` can refuse at the
 first problem and `inspect` can list them all.
 """
 
@@ -63,7 +63,7 @@ class TensorInfo(NamedTuple):
         return 8 * self.nbytes // self.row.bits
 
 
-class Stamp(NamedTuple):
+class FileFingerprint(NamedTuple):
     """By what a file is known to be the one whose header was read."""
 
     size: int
@@ -72,8 +72,8 @@ class Stamp(NamedTuple):
     device: int
 
     @classmethod
-    def of(cls, status: os.stat_result) -> Stamp:
-        """The stamp in what ``os.stat`` says."""
+    def of(cls, status: os.stat_result) -> FileFingerprint:
+        """The fingerprint in what ``os.stat`` says."""
         return cls(status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev)
 
 
@@ -108,7 +108,7 @@ class Scan:
         Tensors that the index does not list where they are.
     metadata : dict of str to dict
         Each file's own metadata.
-    stamps : dict of str to Stamp
+    fingerprints : dict of str to FileFingerprint
     problems : list of Problem
         Files that are missing or lie, tensors that are missing or there twice.
     """
@@ -116,7 +116,7 @@ class Scan:
     tensors: dict[str, TensorInfo] = field(default_factory=dict)
     unlisted: list[TensorInfo] = field(default_factory=list)
     metadata: dict[str, dict[str, str]] = field(default_factory=dict)
-    stamps: dict[str, Stamp] = field(default_factory=dict)
+    fingerprints: dict[str, FileFingerprint] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
     def raise_first(self) -> None:
@@ -153,9 +153,9 @@ def scan(place: Place) -> Scan:
 def _read(path: Path, file: str, found: Scan) -> list[TensorInfo]:
     with readable(path):
         ensure_regular(path)
-        stamp = Stamp.of(path.stat())
+        fingerprint = FileFingerprint.of(path.stat())
         rows, metadata = _core.safetensors_header(str(path))
-    found.stamps[file] = stamp
+    found.fingerprints[file] = fingerprint
     found.metadata[file] = metadata
     return [
         TensorInfo(name, dtype, tuple(shape), file, begin, end) for name, dtype, shape, begin, end in rows

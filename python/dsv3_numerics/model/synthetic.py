@@ -20,9 +20,9 @@ import ml_dtypes
 import numpy as np
 
 from .._arrays import Array, positive, seed_key, whole
+from ..checkpoint.conversion.plan import in_recipe, to_json
 from ..checkpoint.index import INDEX_NAME
-from ..checkpoint.opened import CONFIG_NAME
-from ..checkpoint.plan import in_recipe, to_json
+from ..checkpoint.reader import CONFIG_NAME
 from ..checkpoint.scan import SCALE_SUFFIX
 from ..checkpoint.selection import selected
 from ..checkpoint.write import Entry, Layout, PartialFile, is_temporary, layout, replacing

@@ -259,7 +259,7 @@ class Weights:
         self._fitted.add((self._prefix, seen))
 
     def ahead(self, names: Iterable[str], recipe: Recipe) -> None:
-        """Ask the system to read what a recipe will use as it is stored; see `Checkpoint.ahead`."""
+        """Ask the system to read what a recipe will use as it is stored; see `Checkpoint.prefetch`."""
         if not isinstance(self._found, Stored):
             return
         form = WEIGHTS[recipe.weights]
@@ -338,7 +338,7 @@ class Stored(Mapping[str, Given]):
 
     def ahead(self, names: Iterable[str]) -> None:
         """Ask the system to read tensors that will be used soon."""
-        self._checkpoint.ahead(self._prefix + name for name in names)
+        self._checkpoint.prefetch(self._prefix + name for name in names)
 
     def _scaled(self, name: str) -> bool:
         return self._checkpoint.info(name).dtype.startswith("F8_E")

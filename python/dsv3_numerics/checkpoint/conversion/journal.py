@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from .readers import CheckpointError
-from .write import begin, discard, publish
+from ..readers import CheckpointError
+from ..write import begin, discard, publish
 
 if sys.platform != "win32":
     import fcntl
@@ -92,9 +92,9 @@ def _lock(stream: IO[bytes], path: Path) -> None:
 
 
 def _read(stream: IO[bytes], path: Path, head: Mapping[str, Any]) -> dict[str, int]:
-    """The files that are whole; a last line that was cut short is dropped."""
+    """The files that are whole; a last line that was chunk short is dropped."""
     lines = stream.read().split(b"\n")
-    whole, cut = lines[:-1], lines[-1]
+    whole, chunk = lines[:-1], lines[-1]
     try:
         found, *entries = (json.loads(line) for line in whole)
         done = {str(entry["file"]): int(entry["size"]) for entry in entries}
@@ -105,8 +105,8 @@ def _read(stream: IO[bytes], path: Path, head: Mapping[str, Any]) -> dict[str, i
         if begun.get(key) != value:
             other = f"{_short(begun.get(key))}, not {_short(value)}"
             raise ValueError(f"resume: found a conversion begun with another {key}: {other}")
-    if cut:
-        stream.seek(-len(cut), os.SEEK_END)
+    if chunk:
+        stream.seek(-len(chunk), os.SEEK_END)
         stream.truncate()
     return done
 

@@ -1,8 +1,8 @@
-"""Files and threads of a conversion: workers that share the cuts, and files that appear when they are whole.
+"""Files and threads of a conversion: workers that share the chunks, and files that appear when whole.
 
-Lives here: `Pipeline`. Each worker reads, computes and writes one cut after the other, preferably in a file
+Lives here: `Pipeline`. Each worker reads, computes and writes one chunk after the other, preferably in a file
 of its own, as two writers of one file would wait for each other; finished files are synced, verified and
-renamed beside the work on the next. What the cuts are is decided in `steps`.
+renamed beside the work on the next. What the chunks are is decided in `steps`.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .. import _core
-from .cuts import Cut, Tally, Workbench
-from .opened import Checkpoint
+from ... import _core
+from ..reader import Checkpoint
+from ..readers import CheckpointError
+from ..write import PartialFile, begin, discard, publish
+from .chunks import Chunk, Stats, WorkerContext
 from .plan import Shard
-from .readers import CheckpointError
 from .steps import Step
-from .write import PartialFile, begin, discard, publish
 
 _READ_BACK = 1 << 20  # bytes
 
 
 @dataclass
-class _Lane:
+class _OpenShard:
     """A file in the making.
 
     Attributes
     ----------
     shard : Shard
     file : PartialFile
-    cuts : iterator of (Step, Cut)
+    chunks : iterator of (Step, Chunk)
         What nobody has begun.
-    open_cuts : int
+    open_chunks : int
         Begun, but not ended.
     digests : dict of int to (int, bytes)
         Length and digest of what was computed for each offset, where it is to be verified.
@@ -45,8 +45,8 @@ class _Lane:
 
     shard: Shard
     file: PartialFile
-    cuts: Iterator[tuple[Step, Cut]]
-    open_cuts: int = 0
+    chunks: Iterator[tuple[Step, Chunk]]
+    open_chunks: int = 0
     exhausted: bool = False
     digests: dict[int, tuple[int, bytes]] = field(default_factory=dict)
 
@@ -83,10 +83,10 @@ class Pipeline:
         self._lock = threading.Lock()  # of everything below
         self._calling = threading.Lock()  # of the callables
         self._waiting: deque[Shard] = deque()
-        self._lanes: list[_Lane] = []
+        self._open_shards: list[_OpenShard] = []
         self._error: BaseException | None = None
         self._ends: list[Future[None]] = []
-        self.tally = Tally()
+        self.stats = Stats()
 
     def run(self, shards: list[Shard]) -> None:
         """Write them all; whatever goes wrong, files that are not whole are removed.
@@ -115,80 +115,82 @@ class Pipeline:
                         worker.join()
                 for end in self._ends:
                     end.exception()
-                for lane in self._lanes:
-                    discard(lane.file)
+                for shard_file in self._open_shards:
+                    discard(shard_file.file)
         if self._error is not None:
             raise self._error
 
     # --- Workers --------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        # With several workers each cut is small enough for one thread, and the core's own would only compete.
+        # With several workers one thread is enough for each chunk; the core's own would only compete.
         _core.set_alone(self._jobs > 1)
-        bench = Workbench(self._ckpt)
-        lane: _Lane | None = None
+        context = WorkerContext(self._ckpt)
+        shard_file: _OpenShard | None = None
         try:
-            while (task := self._next(lane)) is not None:
-                lane, step, cut = task
-                self._do(lane, step, cut, bench)
-                self._leave(lane)
+            while (task := self._next(shard_file)) is not None:
+                shard_file, step, chunk = task
+                self._do(shard_file, step, chunk, context)
+                self._leave(shard_file)
         except BaseException as error:
             self._fail(error)
         finally:
-            bench.close()
+            context.close()
             with self._lock:
-                self.tally.add(bench.tally)
+                self.stats.add(context.stats)
 
-    def _next(self, mine: _Lane | None) -> tuple[_Lane, Step, Cut] | None:
-        """A cut of the same file; else of a new one; else of anybody's; None at the end or after an error."""
+    def _next(self, mine: _OpenShard | None) -> tuple[_OpenShard, Step, Chunk] | None:
+        """Take a chunk of the same file, else of a new one, else of any; None when done or after an error."""
         with self._lock:
             while self._error is None:
                 if mine is None or mine.exhausted:
                     mine = (
                         self._open()
                         if self._waiting
-                        else next((x for x in self._lanes if not x.exhausted), None)
+                        else next((x for x in self._open_shards if not x.exhausted), None)
                     )
                 if mine is None:
                     return None
-                task = next(mine.cuts, None)
+                task = next(mine.chunks, None)
                 if task is not None:
-                    mine.open_cuts += 1
+                    mine.open_chunks += 1
                     return mine, *task
                 mine.exhausted = True
                 self._end_if_done(mine)
         return None
 
-    def _open(self) -> _Lane:
+    def _open(self) -> _OpenShard:
         shard = self._waiting.popleft()
         file = begin(place_below(self._folder, shard.file), shard.layout.size)
-        lane = _Lane(shard, file, ((step, cut) for step in shard.steps for cut in step.cuts()))
-        self._lanes.append(lane)
-        self._put(lane, 0, memoryview(shard.layout.header))
-        return lane
+        shard_file = _OpenShard(
+            shard, file, ((step, chunk) for step in shard.steps for chunk in step.chunks())
+        )
+        self._open_shards.append(shard_file)
+        self._put(shard_file, 0, memoryview(shard.layout.header))
+        return shard_file
 
-    def _do(self, lane: _Lane, step: Step, cut: Cut, bench: Workbench) -> None:
+    def _do(self, shard_file: _OpenShard, step: Step, chunk: Chunk, context: WorkerContext) -> None:
         written = 0
-        for piece in step.run(cut, bench):
-            self._put(lane, lane.shard.layout.begins[piece.name] + piece.offset, piece.data.data)
-            written += piece.data.size
+        for op in step.run(chunk, context):
+            self._put(shard_file, shard_file.shard.layout.begins[op.name] + op.offset, op.data.data)
+            written += op.data.size
         whole = sum(entry.nbytes for entry in step.outputs)
-        self._call(self._moved, lane.shard.file, written + step.bytes_read * written // max(whole, 1))
+        self._call(self._moved, shard_file.shard.file, written + step.bytes_read * written // max(whole, 1))
 
-    def _put(self, lane: _Lane, offset: int, data: memoryview) -> None:
+    def _put(self, shard_file: _OpenShard, offset: int, data: memoryview) -> None:
         if self._verify:
-            lane.digests[offset] = len(data), hashlib.sha256(data).digest()
-        lane.file.write(offset, data)
+            shard_file.digests[offset] = len(data), hashlib.sha256(data).digest()
+        shard_file.file.write(offset, data)
 
-    def _leave(self, lane: _Lane) -> None:
+    def _leave(self, shard_file: _OpenShard) -> None:
         with self._lock:
-            lane.open_cuts -= 1
-            self._end_if_done(lane)
+            shard_file.open_chunks -= 1
+            self._end_if_done(shard_file)
 
-    def _end_if_done(self, lane: _Lane) -> None:
-        if lane.exhausted and not lane.open_cuts and self._error is None:
-            self._lanes.remove(lane)
-            self._ends.append(self._finisher.submit(self._end, lane))
+    def _end_if_done(self, shard_file: _OpenShard) -> None:
+        if shard_file.exhausted and not shard_file.open_chunks and self._error is None:
+            self._open_shards.remove(shard_file)
+            self._ends.append(self._finisher.submit(self._end, shard_file))
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:
@@ -196,20 +198,20 @@ class Pipeline:
 
     # --- Finished files -------------------------------------------------------------------------------------
 
-    def _end(self, lane: _Lane) -> None:
+    def _end(self, shard_file: _OpenShard) -> None:
         try:
-            lane.file.sync()
-            for file in lane.shard.sources:
+            shard_file.file.sync()
+            for file in shard_file.shard.sources:
                 with self._ckpt.reader(file):  # which refuses a file that has changed meanwhile
                     pass
             if self._verify:
-                verify(lane.file.path, lane.digests)
-            publish(lane.file, self._folder / lane.shard.file)
+                verify(shard_file.file.path, shard_file.digests)
+            publish(shard_file.file, self._folder / shard_file.shard.file)
         except BaseException as error:
-            discard(lane.file)
+            discard(shard_file.file)
             self._fail(error)
             return
-        self._call(self._finished, lane.shard)
+        self._call(self._finished, shard_file.shard)
 
     def _call(self, function: Callable[..., None], *args: object) -> None:
         with self._calling:

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 import dsv3_numerics as dn
 from dsv3_numerics import checkpoint
-from dsv3_numerics.checkpoint import CheckpointError, joined, opened
+from dsv3_numerics.checkpoint import CheckpointError, dequantize, reader
 from dsv3_numerics.checkpoint.dtypes import DTYPES, SCALED, of_numpy
 from stored import entry, of_arrays, raw, shards, stored
 
@@ -191,13 +191,13 @@ def test_it_is_a_mapping(tmp_path: Path) -> None:
 
 
 def test_a_file_is_mapped_when_it_is_needed_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mapped, mmap = [], opened.mmap.mmap
+    mapped, mmap = [], reader.mmap.mmap
 
     def counted(*args: Any, **options: Any) -> Any:
         mapped.append(args)
         return mmap(*args, **options)
 
-    monkeypatch.setattr(opened.mmap, "mmap", counted)
+    monkeypatch.setattr(reader.mmap, "mmap", counted)
     with checkpoint.open(shards(tmp_path, SHARDS)) as ckpt:
         assert not mapped
         assert ckpt["a"].base is not None
@@ -260,7 +260,7 @@ def test_pieces_do_not_show(tmp_path: Path, piece: int, monkeypatch: pytest.Monk
     arrays = {"x": codes((3, 400, 50)), "x_scale_inv": scales((3, 4, 1)), "y": RNG.random((123, 7))}
     with checkpoint.open(one_file(tmp_path, arrays)) as ckpt:
         before = {name: ckpt.dequantized(name) for name in "xy"}
-        monkeypatch.setattr(joined, "_PIECE", max(piece, 8))
+        monkeypatch.setattr(dequantize, "_PIECE", max(piece, 8))
         for name in "xy":
             assert same(ckpt.dequantized(name), before[name])
 

@@ -16,18 +16,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .._arrays import positive
-from ..machine import get_num_threads
-from . import opened
-from .cuts import Tally
-from .index import INDEX_NAME, SUFFIX
+from ..._arrays import positive
+from ...machine import get_num_threads
+from .. import reader
+from ..index import INDEX_NAME, SUFFIX
+from ..reader import CONFIG_NAME, Checkpoint
+from ..readers import CheckpointError, readable
+from ..scan import FileFingerprint
+from ..write import is_temporary, replacing, sync_folder
+from .chunks import Stats
 from .journal import JOURNAL_NAME, Journal, open_journal
-from .opened import CONFIG_NAME, Checkpoint
 from .pipeline import Pipeline, place_below
 from .plan import TARGETS, Plan, Shard, To, make_plan, to_json
-from .readers import CheckpointError, readable
-from .scan import Stamp
-from .write import is_temporary, replacing, sync_folder
 
 _MOST_JOBS = 8  # by default; disks and memory have enough of it
 _CHUNK = 4 << 20
@@ -110,8 +110,8 @@ def convert(
         Globs. Only weights with a name that matches one of `include` (if there are any) and none of `exclude`
         are converted; the others are copied.
     jobs : int, optional
-        Threads that work on cuts of tensors; as many as the core's, but at most 8, by default. The result is
-        the same.
+        Threads that work on chunks of tensors; as many as the core's, but at most 8, by default. The result
+        is the same.
     verify : bool
         Read each file again before it gets its name, and compare it with what was computed.
     resume : bool
@@ -139,8 +139,8 @@ def convert(
 
     Notes
     -----
-    Each file is written under a temporary name, synced, and renamed. Memory is bounded by a few cuts for each
-    job, whatever the size of a tensor. The source is only read.
+    Each file is written under a temporary name, synced, and renamed. Memory is bounded by a few chunks for
+    each job, whatever the size of a tensor. The source is only read.
 
     Examples
     --------
@@ -158,7 +158,7 @@ def convert(
         raise ValueError(f"to: found {to!r}, expected one of {', '.join(TARGETS)}")
     workers = min(get_num_threads(), _MOST_JOBS) if jobs is None else positive(jobs, "jobs")
     start = time.perf_counter()
-    with opened.open(src) as ckpt:
+    with reader.open(src) as ckpt:
         source, target = ckpt.folder.resolve(), Path(dst).resolve()
         single = not ckpt.path.is_dir()
         _ensure_apart(ckpt.path.resolve(), source, target)
@@ -179,7 +179,7 @@ def convert(
         sum(shard.layout.size for shard in run.todo),
         time.perf_counter() - start,
         verify,
-        (*plan.notes, *_measured(run.tally, plan)),
+        (*plan.notes, *_measured(run.stats, plan)),
     )
 
 
@@ -191,14 +191,14 @@ def _ensure_apart(path: Path, source: Path, target: Path) -> None:
         raise ValueError(f"dst: found {target}, inside the source; expected a place outside it")
 
 
-def _measured(tally: Tally, plan: Plan) -> list[str]:
+def _measured(stats: Stats, plan: Plan) -> list[str]:
     if not plan.counts["requantized"]:
         return []
-    if not tally.requantized:
+    if not stats.requantized:
         return ["all scales were powers of two: codes and scales are as they were"]
-    error = (tally.squared_error / tally.squared) ** 0.5 if tally.squared else 0.0
+    error = (stats.squared_error / stats.squared) ** 0.5 if stats.squared else 0.0
     return [
-        f"{tally.requantized} blocks were rounded a second time, an error of {error:.2%} (root mean square)"
+        f"{stats.requantized} blocks were rounded a second time, an error of {error:.2%} (root mean square)"
     ]
 
 
@@ -209,7 +209,7 @@ class _Run:
     ----------
     todo : list of Shard
         What no earlier run has finished.
-    tally : Tally
+    stats : Stats
     """
 
     def __init__(
@@ -219,7 +219,7 @@ class _Run:
         self._jobs, self._verify, self._progress = jobs, verify, progress
         self._done = self._total = 0
         self.todo: list[Shard] = list(plan.shards)
-        self.tally = Tally()
+        self.stats = Stats()
 
     def one_file(self, resume: bool) -> None:
         """File to file: whole or not there, so there is nothing to resume."""
@@ -245,8 +245,12 @@ class _Run:
         if not resume:
             self._ensure_space(sum(size for _, size in others))
         self._target.mkdir(parents=True, exist_ok=True)
-        stamps = {file: list(Stamp.of((source / file).stat())[:2]) for file in self._sources()}
-        with open_journal(self._target, {"format": 1, **options, "source": stamps}, resume=resume) as journal:
+        fingerprints = {
+            file: list(FileFingerprint.of((source / file).stat())[:2]) for file in self._sources()
+        }
+        with open_journal(
+            self._target, {"format": 1, **options, "source": fingerprints}, resume=resume
+        ) as journal:
             _remove_temporaries(self._target)
             self.todo = [shard for shard in self._plan.shards if not self._is_whole(shard, journal)]
             others = [(file, size) for file, size in others if _size(self._target / file) != size]
@@ -302,7 +306,7 @@ class _Run:
         try:
             pipeline.run(self.todo)
         finally:
-            self.tally.add(pipeline.tally)
+            self.stats.add(pipeline.stats)
 
     def _moved(self, file: str, count: int) -> None:
         self._done += count

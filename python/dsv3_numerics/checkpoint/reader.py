@@ -2,7 +2,7 @@
 
 Lives here: `open` and `Checkpoint`. Headers are read and checked when it is opened; a file is mapped when the
 first of its tensors is asked for. A file that has changed since is refused: what its header said may no
-longer be so. Weights are joined with their scales in `joined`; what contradicts what is listed in `inspect`.
+longer be so. Weights are joined with their scales in `dequantize`; contradictions are listed by `inspect`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from numpy.typing import DTypeLike
 
 from .._arrays import Array
 from ..quantized import Quantized
-from . import joined
-from .ahead import LEAST, ask
+from . import dequantize as values
 from .index import locate, read_json, shown
+from .prefetch import LEAST, ask
 from .readers import CheckpointError, fill, readable
-from .scan import SCALE_SUFFIX, Scan, Stamp, TensorInfo, scan
+from .scan import SCALE_SUFFIX, FileFingerprint, Scan, TensorInfo, scan
 
 CONFIG_NAME = "config.json"
 _BLOCK = (128, 128)
@@ -88,7 +88,7 @@ class Checkpoint(Mapping[str, Array]):
     def __init__(self, path: Path, folder: Path, found: Scan) -> None:
         self.path = path
         self.folder = folder
-        self.files = tuple(found.stamps)
+        self.files = tuple(found.fingerprints)
         self._found = found
         self._maps: dict[str, Array] = {}
         self._lock = threading.Lock()
@@ -124,7 +124,7 @@ class Checkpoint(Mapping[str, Array]):
     __hash__ = object.__hash__
 
     def __repr__(self) -> str:
-        size = sum(stamp.size for stamp in self._found.stamps.values())
+        size = sum(fingerprint.size for fingerprint in self._found.fingerprints.values())
         return f"Checkpoint({str(self.path)!r}, {len(self)} tensors, {len(self.files)} files, {size} bytes)"
 
     # --- What is known without reading values ---------------------------------------------------------------
@@ -214,7 +214,7 @@ class Checkpoint(Mapping[str, Array]):
         TypeError, ValueError
             An `out` of another dtype or shape, read-only or strided.
         """
-        return joined.read(self, name, out)
+        return values.read(self, name, out)
 
     def quantized(self, name: str) -> Quantized:
         """A weight and its scales, which may lie in another file: codes mapped, scales read.
@@ -232,7 +232,7 @@ class Checkpoint(Mapping[str, Array]):
         The block is that of the configuration, never derived from the shapes, which do not tell it where
         edges are ragged.
         """
-        return joined.quantized(self, name)
+        return values.quantized(self, name)
 
     def dequantized(self, name: str, dtype: DTypeLike = np.float32, out: Array | None = None) -> Array:
         """A tensor as numbers, read piece by piece with plain reads.
@@ -258,9 +258,9 @@ class Checkpoint(Mapping[str, Array]):
         TypeError, ValueError
             Another `dtype`; an `out` of another dtype or shape, or read-only.
         """
-        return joined.dequantized(self, name, dtype, out)
+        return values.dequantized(self, name, dtype, out)
 
-    def ahead(self, names: Iterable[str]) -> None:
+    def prefetch(self, names: Iterable[str]) -> None:
         """Ask the system to bring tensors into memory that will be read soon, whole.
 
         A hint, where the system takes it: it returns at once, and changes nothing but the time of the first
@@ -325,7 +325,7 @@ class Checkpoint(Mapping[str, Array]):
     def _ensure_same(self, file: str, status: os.stat_result) -> None:
         if self._closed:
             raise CheckpointError(f"{self.path}: closed")
-        if Stamp.of(status) != self._found.stamps[file]:
+        if FileFingerprint.of(status) != self._found.fingerprints[file]:
             raise CheckpointError(f"{self.folder / file}: changed since it was opened; open it again")
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
-"""Cuts: how a large tensor is taken apart, and what a worker reads them with.
+"""Chunks: how a large tensor is split, and what a worker reads them with.
 
-Lives here: `Cut` and `cuts`, the workbench with its files and buffers, and the bytes of a cut with their
-places. What is computed is in `steps`.
+Lives here: `Chunk` and `split`, a worker's context with its files and buffers, and the bytes of a chunk with
+their places. What is computed is in `steps`.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .._arrays import Array
-from .opened import Checkpoint
-from .scan import TensorInfo
-from .write import Entry
+from ..._arrays import Array
+from ..reader import Checkpoint
+from ..scan import TensorInfo
+from ..write import Entry
 
-# A cut of this many elements, its input and its output, stays in a core's second-level cache on its way from
-# the file system's pages through the arithmetic back into pages.
-_CUT = 3 << 17
+# A chunk of this many elements, input and output, stays in a core's second-level cache on its way from the
+# file system's pages through the arithmetic back into pages.
+_CHUNK_SIZE = 3 << 17
 # Whole block rows may take more than that, but not more than this.
-LARGEST_CUT = 1 << 22
+LARGEST_CHUNK = 1 << 22
 _MOST_FILES = 8
 
 Bytes = NDArray[np.uint8]
 
 
-class Cut(NamedTuple):
+class Chunk(NamedTuple):
     """Rows [r0, r1), columns [c0, c1) of one of a stack of matrices."""
 
     place: int
@@ -45,7 +45,7 @@ class Cut(NamedTuple):
         return self.r1 - self.r0, self.c1 - self.c0
 
 
-class Piece(NamedTuple):
+class WriteOp(NamedTuple):
     """Bytes for the file: of which tensor, and where in it."""
 
     name: str
@@ -54,7 +54,7 @@ class Piece(NamedTuple):
 
 
 @dataclass
-class Tally:
+class Stats:
     """What a worker has noticed besides its work.
 
     Attributes
@@ -69,7 +69,7 @@ class Tally:
     squared_error: float = 0.0
     squared: float = 0.0
 
-    def add(self, other: Tally) -> None:
+    def add(self, other: Stats) -> None:
         """Add another worker's."""
         self.requantized += other.requantized
         self.squared_error += other.squared_error
@@ -77,11 +77,11 @@ class Tally:
 
 
 @dataclass
-class Workbench:
-    """What one worker has at hand: open files, and buffers that are used again for each cut."""
+class WorkerContext:
+    """What one worker has at hand: open files, and buffers that are used again for each chunk."""
 
     ckpt: Checkpoint
-    tally: Tally = field(default_factory=Tally)
+    stats: Stats = field(default_factory=Stats)
     _files: dict[str, Any] = field(default_factory=dict)
     _stack: ExitStack = field(default_factory=ExitStack)
     _buffers: dict[str, Bytes] = field(default_factory=dict)
@@ -101,13 +101,13 @@ class Workbench:
             self._files[info.file] = self._stack.enter_context(self.ckpt.reader(info.file))
         self._files[info.file](info.begin + offset, out)
 
-    def matrix(self, slot: str, info: TensorInfo, cut: Cut) -> Array:
-        """The elements of a cut, on one axis: one read, or one for each row that is not whole."""
+    def matrix(self, slot: str, info: TensorInfo, chunk: Chunk) -> Array:
+        """The elements of a chunk, on one axis: one read, or one for each row that is not whole."""
         rows, cols = info.shape[-2:]
         item = info.row.element
-        out = self.buffer(slot, math.prod(cut.shape), item)
-        start = (cut.place * rows + cut.r0) * cols + cut.c0
-        for k, part in enumerate(_rows(out, cut, cols)):
+        out = self.buffer(slot, math.prod(chunk.shape), item)
+        start = (chunk.place * rows + chunk.r0) * cols + chunk.c0
+        for k, part in enumerate(_rows(out, chunk, cols)):
             self.read(info, (start + k * cols) * item.itemsize, part)
         return out
 
@@ -117,34 +117,36 @@ class Workbench:
         self._stack.close()
 
 
-def _rows(values: Array, cut: Cut, cols: int) -> Iterator[Array]:
-    """The parts of a cut that lie side by side in a matrix of `cols` columns."""
-    if cut.shape[1] == cols:
+def _rows(values: Array, chunk: Chunk, cols: int) -> Iterator[Array]:
+    """The parts of a chunk that lie side by side in a matrix of `cols` columns."""
+    if chunk.shape[1] == cols:
         yield values
     else:
-        yield from values.reshape(cut.shape)
+        yield from values.reshape(chunk.shape)
 
 
-def cuts(shape: tuple[int, ...], block: tuple[int, int], *, whole: bool) -> Iterator[Cut]:
-    """Cut a stack of matrices so that no cut has the edge of a block inside, unless it has whole blocks only.
+def split(shape: tuple[int, ...], block: tuple[int, int], *, whole: bool) -> Iterator[Chunk]:
+    """Yield chunks that hold whole blocks, or lie inside one block.
 
     Parameters
     ----------
     shape : tuple of int
     block : tuple of two int
     whole : bool
-        Whether blocks must not be cut.
+        Whether blocks must not be chunk.
     """
     if not math.prod(shape):
         return
     rows, cols = shape[-2:]
     high, wide = (min(side, max(length, 1)) for side, length in zip(block, (rows, cols), strict=True))
     least = high if whole else 1
-    columns = [(0, cols)] if cols * least <= LARGEST_CUT else list(_bands(cols, wide, LARGEST_CUT // least))
+    columns = (
+        [(0, cols)] if cols * least <= LARGEST_CHUNK else list(_bands(cols, wide, LARGEST_CHUNK // least))
+    )
     for place in range(math.prod(shape[:-2])):
-        for r0, r1 in _bands(rows, high, max(least, _CUT // max(min(cols, columns[0][1]), 1))):
+        for r0, r1 in _bands(rows, high, max(least, _CHUNK_SIZE // max(min(cols, columns[0][1]), 1))):
             for c0, c1 in columns:
-                yield Cut(place, r0, r1, c0, c1)
+                yield Chunk(place, r0, r1, c0, c1)
 
 
 def _bands(length: int, block: int, most: int) -> Iterator[tuple[int, int]]:
@@ -158,9 +160,9 @@ def _bands(length: int, block: int, most: int) -> Iterator[tuple[int, int]]:
         yield from ((start, min(start + most, end)) for start in range(begin, end, most))
 
 
-def pieces(entry: Entry, cut: Cut, values: Array) -> Iterator[Piece]:
-    """A cut's values as bytes, with their places in the tensor."""
+def write_ops(entry: Entry, chunk: Chunk, values: Array) -> Iterator[WriteOp]:
+    """A chunk's values as bytes, with their places in the tensor."""
     rows, cols = entry.shape[-2:]
-    start = (cut.place * rows + cut.r0) * cols + cut.c0
-    for k, part in enumerate(_rows(values, cut, cols)):
-        yield Piece(entry.name, (start + k * cols) * values.itemsize, part.view(np.uint8))
+    start = (chunk.place * rows + chunk.r0) * cols + chunk.c0
+    for k, part in enumerate(_rows(values, chunk, cols)):
+        yield WriteOp(entry.name, (start + k * cols) * values.itemsize, part.view(np.uint8))

@@ -1,7 +1,7 @@
 """Values of an open checkpoint: weights joined with their scales, and tensors as numbers.
 
 Lives here: what makes a weight and a scale tensor belong together, and reading piece by piece. The arithmetic
-is that of `dsv3_numerics.Quantized` and of the casts; the files are `opened`'s.
+is that of `dsv3_numerics.Quantized` and of the casts; the files are `reader`'s.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .readers import CheckpointError
 from .scan import SCALE_SUFFIX, TensorInfo
 
 if TYPE_CHECKING:
-    from .opened import Checkpoint
+    from .reader import Checkpoint
 
 # How scales may be stored, and the kind of scale that they are. BF16 is widened, which is exact.
 SCALE_KINDS = {"F32": "float32", "BF16": "float32", "F8_E8M0": "ue8m0"}

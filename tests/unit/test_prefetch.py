@@ -1,4 +1,4 @@
-"""Asking ahead: whole tensors, only those that are used as they are stored, and never an error."""
+"""Prefetching: whole tensors, only those that are used as they are stored, and never an error."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dsv3_numerics import checkpoint
-from dsv3_numerics.checkpoint import ahead
+from dsv3_numerics.checkpoint import prefetch
 from dsv3_numerics.model import Config, Model, Recipe, random_checkpoint
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="systems that take such hints")
@@ -27,9 +27,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
         found.append((name, begin, begin + length))
 
     monkeypatch.setattr(os, "posix_fadvise", advise)
-    monkeypatch.setattr(ahead, "is_there", lambda handle, begin, end: False)
-    monkeypatch.setattr("dsv3_numerics.checkpoint.opened.LEAST", 1)
-    monkeypatch.setattr(ahead, "_PIECE", 1000)
+    monkeypatch.setattr(prefetch, "is_there", lambda handle, begin, end: False)
+    monkeypatch.setattr("dsv3_numerics.checkpoint.reader.LEAST", 1)
+    monkeypatch.setattr(prefetch, "_PIECE", 1000)
     return found
 
 
@@ -80,11 +80,11 @@ def test_what_is_kept_in_another_form_is_not_asked_for_again(
 
 
 def test_small_tensors_are_not_worth_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ahead, "is_there", lambda handle, begin, end: pytest.fail("looked"))
+    monkeypatch.setattr(prefetch, "is_there", lambda handle, begin, end: pytest.fail("looked"))
     with checkpoint.open(folder) as ckpt:
-        ckpt.ahead(ckpt)
+        ckpt.prefetch(ckpt)
         with pytest.raises(KeyError, match="no tensor 'w'"):
-            ckpt.ahead(["w"])
+            ckpt.prefetch(["w"])
 
 
 def test_a_file_that_has_gone_is_left_to_the_reader(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_a_file_that_has_gone_is_left_to_the_reader(tmp_path: Path) -> None:
     checkpoint.save(path, {"w": np.zeros(1 << 19, np.float32)})
     with checkpoint.open(path) as ckpt:
         path.unlink()
-        ckpt.ahead(["w"])
+        ckpt.prefetch(["w"])
         with pytest.raises(checkpoint.CheckpointError, match="no such file"):
             ckpt["w"]
 
@@ -102,6 +102,6 @@ def test_what_was_just_written_is_there(tmp_path: Path) -> None:
     path.write_bytes(bytes(1 << 20))
     handle = os.open(path, os.O_RDONLY)
     try:
-        assert ahead.is_there(handle, 0, 1 << 20) == hasattr(os, "RWF_NOWAIT")
+        assert prefetch.is_there(handle, 0, 1 << 20) == hasattr(os, "RWF_NOWAIT")
     finally:
         os.close(handle)

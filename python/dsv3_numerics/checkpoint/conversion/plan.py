@@ -15,16 +15,16 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal, NamedTuple
 
-from .cuts import LARGEST_CUT
-from .dtypes import SCALED
-from .index import INDEX_NAME, read_json, shown
-from .joined import scale_problem
-from .opened import CONFIG_NAME, Checkpoint
-from .readers import CheckpointError
-from .scan import SCALE_SUFFIX, TensorInfo
-from .selection import selected
+from ..dequantize import scale_problem
+from ..dtypes import SCALED
+from ..index import INDEX_NAME, read_json, shown
+from ..reader import CONFIG_NAME, Checkpoint
+from ..readers import CheckpointError
+from ..scan import SCALE_SUFFIX, TensorInfo
+from ..selection import selected
+from ..write import Layout, layout
+from .chunks import LARGEST_CHUNK
 from .steps import Copy, Dequantize, Quantize, Requantize, Step, WidenScales
-from .write import Layout, layout
 
 To = Literal["bf16", "f16", "f32", "fp8", "fp8-ue8m0"]
 Kind = Literal["float32", "ue8m0"]
@@ -144,7 +144,7 @@ def make_plan(ckpt: Checkpoint, to: To, include: Sequence[str] = (), exclude: Se
             shards.append(Shard(file, tuple(steps), layout(entries, ckpt.metadata(file))))
         else:
             notes.append(f"{file} is left out: it held nothing but scales")
-    counts = Counter(step.verb for shard in shards for step in shard.steps)
+    counts = Counter(step.action for shard in shards for step in shard.steps)
     changed = sum(counts.values()) - counts["copied"]
     if not changed:
         notes.append(f"no tensor is changed: none is to become {to}")
@@ -225,9 +225,9 @@ class _Rules:
     def _ensure_block(self, info: TensorInfo) -> None:
         """Refuse blocks that do not fit in memory whole, as quantizing them takes."""
         area = math.prod(min(pair) for pair in zip(self._block, info.shape[-2:], strict=True))
-        if area > LARGEST_CUT:
+        if area > LARGEST_CHUNK:
             raise CheckpointError(
-                f"{shown(info.name)}: blocks of {area} elements, expected at most {LARGEST_CUT}"
+                f"{shown(info.name)}: blocks of {area} elements, expected at most {LARGEST_CHUNK}"
             )
 
     def _of_scales(self, weight: TensorInfo, info: TensorInfo) -> Step | None:
