@@ -16,13 +16,16 @@ from .machine import get_num_threads, set_num_threads, simd_level
 from .model import Recipe
 from .quant import quantize_blocks, quantize_tiles, requantize_tiles
 from .quantized import Quantized
+from .schemes import OwnScheme, Scheme, quantize
 
 __all__ = [
     "AccumulatorInfo",
     "FormatInfo",
     "LogFmt",
+    "OwnScheme",
     "Quantized",
     "Recipe",
+    "Scheme",
     "__version__",
     "accumulator_info",
     "accumulators",
@@ -42,6 +45,7 @@ __all__ = [
     "matmul_grouped_nt",
     "matmul_nt",
     "pack",
+    "quantize",
     "quantize_blocks",
     "quantize_tiles",
     "reference",

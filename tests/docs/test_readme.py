@@ -18,7 +18,7 @@ def fences(file: Path, language: str) -> list[str]:
     return [code for kind, code in FENCE.findall(file.read_text()) if kind == language]
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/training.md"])
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/schemes.md", "docs/training.md"])
 def test_python_blocks_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All python blocks of a file, in order and in one namespace, as doctests."""
     monkeypatch.chdir(tmp_path)

@@ -55,7 +55,7 @@ def test_metrics_are_those_of_numpy(spelling: str, dtype: type) -> None:
     scheme = Scheme.parse(spelling)
     wide = x.astype(np.float64)
     source = x if dtype is np.float64 else x.astype(np.float32)
-    y = scheme.quantize(source).values.astype(np.float64)
+    y = scheme.approximate(source).values.astype(np.float64)
     e, some = y - wide, wide != 0
     expected = {
         "count": x.size,
@@ -241,7 +241,7 @@ class Halves(Scheme):
     def bits(self, rows: int, cols: int) -> int:
         return 5 * rows * cols
 
-    def quantize(self, slab, amax=None, tensor_amax=None):  # type: ignore[no-untyped-def]
+    def approximate(self, slab, amax=None, tensor_amax=None):  # type: ignore[no-untyped-def]
         return study.Approximation((np.rint(slab * 2) / 2).astype(np.float32), 0)
 
     def __str__(self) -> str:

@@ -38,7 +38,7 @@ def formats_command(name: str | None) -> None:
 
 def _find_format(name: str) -> FormatInfo:
     from ..formats import format_info
-    from ..study.schemes import short_names
+    from ..schemes import short_names
 
     long = {short: full for full, short in short_names().items()}
     try:
@@ -52,7 +52,7 @@ def _formats_table() -> Table:
     from rich.table import Table
 
     from ..formats import formats
-    from ..study.schemes import short_names
+    from ..schemes import short_names
 
     short = short_names()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..logfmt import logfmt_encode
-from ..study import Scheme
+from ..schemes import Scheme
 from .charts import RING, Style
 
 Floats = npt.NDArray[np.float32]
@@ -33,7 +33,7 @@ class Wire(NamedTuple):
     def send(self, x: Floats) -> Received:
         """Encode rows of values and read them back."""
         if self.scheme:
-            return Received(Scheme.parse(self.scheme).quantize(x).values, self.bits(*x.shape) / x.size)
+            return Received(Scheme.parse(self.scheme).approximate(x).values, self.bits(*x.shape) / x.size)
         sent = logfmt_encode(x, **self.options)
         escaped = 0.0 if sent.escaped is None else float(np.mean(sent.escaped))
         return Received(sent.dequantize(), sent.bits_per_element, escaped)

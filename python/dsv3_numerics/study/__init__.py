@@ -2,10 +2,10 @@
 
 `run` takes files, checkpoint folders or arrays through a set of schemes and returns a `Study`; `measure` does
 it for one array and one scheme; `run_activations` takes the inputs of a model's linear layers instead. The
-parts: `schemes` (how a tensor is quantized), `slabs` (pieces that fit in memory), `metrics` (sums and
+parts: `slabs` (pieces that fit in memory), `metrics` (sums and
 figures), `sweep` and `activations` (the loops), `result` (what comes out), and what is written from it:
-`tables`, `files`, `plots`, `report`. Reading files is `dsv3_numerics.checkpoint`; the arithmetic is
-`dsv3_numerics.quant` and `dsv3_numerics.logfmt`.
+`tables`, `files`, `plots`, `report`. Reading files is `dsv3_numerics.checkpoint`, how a
+tensor is quantized `dsv3_numerics.schemes`.
 
 Examples
 --------
@@ -18,24 +18,19 @@ Examples
 """
 
 from ..checkpoint import CheckpointError, Skipped
+from ..schemes import Approximation, Scheme
 from .activations import fill_activations, prepare_activations, run_activations
 from .demo import demo_inputs
 from .metrics import METRICS, Metrics
 from .result import Study, TensorResult, Total
-from .schemes import NAMED, Approximation, Cast, DeepEPLog, LogTiles, Scaled, Scheme
 from .sweep import DEFAULT_SCHEMES, fill, measure, prepare, run
 
 __all__ = [
     "DEFAULT_SCHEMES",
     "METRICS",
-    "NAMED",
     "Approximation",
-    "Cast",
     "CheckpointError",
-    "DeepEPLog",
-    "LogTiles",
     "Metrics",
-    "Scaled",
     "Scheme",
     "Skipped",
     "Study",

@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from ..checkpoint import Skipped, array_tensor
 from ..checkpoint.selection import selected
+from ..schemes import Scheme
 from .result import Study
-from .schemes import Scheme
 from .slabs import SLAB_ELEMENTS
 from .sweep import DEFAULT_SCHEMES, choose, filling, study_one
 

@@ -47,7 +47,7 @@ def add_into(total: Row, row: Row) -> None:
 
 
 def sums_of(
-    x: npt.NDArray[np.floating], y: npt.NDArray[np.float32], saturated: int, bits: int = 0
+    x: npt.NDArray[np.floating], y: npt.NDArray[np.float32], saturated: int, bits: float = 0
 ) -> tuple[Row, npt.NDArray[np.float64]]:
     """The sums over one slab, and its errors by octave of |x|.
 
@@ -59,7 +59,7 @@ def sums_of(
         What was read back.
     saturated : int
         Elements clipped.
-    bits : int
+    bits : float
         What the slab takes, where a scheme counts it by slabs; the others know it per tensor only.
 
     Returns

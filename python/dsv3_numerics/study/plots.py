@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ..schemes import Scheme
 from .drawing import LINES, save_plots
 from .files import octaves
 from .result import Study
-from .schemes import Scheme
 from .tables import decibels, plain
 
 if TYPE_CHECKING:

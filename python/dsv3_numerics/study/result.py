@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..checkpoint import Skipped
+from ..schemes import Scheme
 from .metrics import FIELDS, Metrics, add_into, empty_row, sqnr_db
-from .schemes import Scheme
 
 if TYPE_CHECKING:
     from rich.table import Table

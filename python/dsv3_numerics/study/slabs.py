@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .schemes import WHOLE, Floats, Group, Scheme
+from ..schemes import WHOLE, Floats, Group, Scheme
 
 SLAB_ELEMENTS = 1 << 22
 """Elements of a slab, about: 16 MiB of float32, beside its codes and its approximation."""
@@ -70,10 +70,13 @@ def unit_of(groups: Iterable[Group | None]) -> tuple[int, int]:
 def batches(schemes: Sequence[Scheme]) -> list[tuple[tuple[int, int], list[int]]]:
     """Put schemes together that can share slabs: (unit, indices of the schemes).
 
-    One batch, unless the groups have sizes whose common multiple is out of proportion.
+    One batch, unless the groups have sizes whose common multiple is out of proportion. A scheme that needs
+    the whole tensor is a batch of its own.
     """
     found: list[tuple[tuple[int, int], list[int]]] = []
     for i, scheme in enumerate(schemes):
+        if scheme.needs_whole_tensor:
+            continue
         for k, (_, members) in enumerate(found):
             unit = unit_of([*(schemes[m].group for m in members), scheme.group])
             if unit[0] * unit[1] <= _MAX_UNIT:
@@ -81,7 +84,8 @@ def batches(schemes: Sequence[Scheme]) -> list[tuple[tuple[int, int], list[int]]
                 break
         else:
             found.append((unit_of([scheme.group]), [i]))
-    return found
+    alone = [i for i, scheme in enumerate(schemes) if scheme.needs_whole_tensor]
+    return [*found, *((unit_of([schemes[i].group]), [i]) for i in alone)]
 
 
 @dataclass
@@ -99,7 +103,8 @@ class Amax:
         for scheme in schemes:
             if scheme.needs_tensor_amax:
                 groups.append(WHOLE)
-            if scheme.group is not None and None in scheme.group:
+            whole = scheme.needs_whole_tensor
+            if scheme.group is not None and None in scheme.group and not whole:
                 groups.append(scheme.group)
         cut_rows, cut_cols = slabs[0].r1 < rows, slabs[0].c1 < cols
         cut = [g for g in groups if (g[0] is None and cut_rows) or (g[1] is None and cut_cols)]

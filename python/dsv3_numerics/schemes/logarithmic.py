@@ -3,36 +3,40 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from ...formats import decode, encode
-from ...logfmt import logfmt_encode
-from ...logfmt_packing import LEAST_BITS, MOST_BITS
-from .base import Approximation, Floats, Group, Scheme, pick, read_group
+from .._arrays import Array
+from ..formats import decode, encode
+from ..logfmt import LogFmt, logfmt_encode
+from ..logfmt_packing import LEAST_BITS, MOST_BITS
+from .scheme import Approximation, Floats, Group, Scheme, check_seed, pick, read_group, refuse_settings
 
 _NAME = re.compile(r"logfmt(\d{1,9})")
-_ROUNDINGS = ["linear", "log"]
+_ROUNDINGS = ["linear", "log", "stochastic"]
 _RANGE_BITS = 64  # two float32
 _DEEPEP = "deepep"
 _ROW = 512  # DeepEP's kernel takes rows that are multiples of it
 _CHUNK = 1024
+_TILE = 128
+
+Rounding = Literal["linear", "log", "stochastic"]
 
 
 @dataclass(frozen=True)
 class LogTiles(Scheme):
-    """LogFMT in tiles along the rows (``logfmt8:1x128``, ``logfmt10:1x64:log``).
+    """LogFMT in tiles along the rows (``logfmt8:1x128``, ``logfmt10:1x64:log``); by default of 128.
 
     Each tile's range is stored as two float32. Rounding is to the nearest code in linear space, or with
     ``log`` in the logarithm.
     """
 
     width: int
-    tile: int = 128
-    rounding: Literal["linear", "log"] = "linear"
+    tile: int = _TILE
+    rounding: Rounding = "linear"
 
     @property
     def format(self) -> str:
@@ -43,14 +47,29 @@ class LogTiles(Scheme):
     def group(self) -> Group | None:
         return 1, self.tile
 
+    @property
+    def scales(self) -> str:
+        """The tiles and what is kept of them, for people."""
+        return f"1x{self.tile}, least and largest"
+
+    def with_rounding(self, rounding: str) -> Scheme:
+        return replace(self, rounding=_checked_rounding(rounding))
+
     def bits(self, rows: int, cols: int) -> int | None:
         return rows * cols * self.width + rows * -(-cols // self.tile) * _RANGE_BITS
 
-    def quantize(
+    def approximate(
         self, slab: npt.NDArray[np.floating], amax: Floats | None = None, tensor_amax: float | None = None
     ) -> Approximation:
-        q = logfmt_encode(slab, bits=self.width, tile=self.tile, rounding=self.rounding)
-        return Approximation(q.dequantize(), 0)
+        return Approximation(self.encode(slab).dequantize(), 0)
+
+    def encode(self, x: Array, *, seed: int | None = None, out: Any = None, **settings: Any) -> LogFmt:
+        """Logarithmic codes with each tile's range."""
+        refuse_settings(self, settings)
+        check_seed(self, self.rounding, seed)
+        return logfmt_encode(
+            x, bits=self.width, tile=self.tile, rounding=self.rounding, seed=seed or 0, out=out
+        )
 
     def __str__(self) -> str:
         return _spell(self.format, f"1x{self.tile}", self.rounding)
@@ -62,6 +81,8 @@ class LogTiles(Scheme):
     @classmethod
     def read(cls, spelling: str, parts: list[str]) -> Scheme:
         width, rounding = _width(spelling, parts), _rounding(spelling, parts)
+        if len(parts) == 1:
+            return cls(width)
         rows, tile = read_group(spelling, parts[1])
         if rows != 1 or tile is None:
             raise ValueError(f"scheme {spelling!r}: group {parts[1]}; expected tiles of a row, such as 1x128")
@@ -78,7 +99,7 @@ class DeepEPLog(Scheme):
     """
 
     width: int
-    rounding: Literal["linear", "log"] = "linear"
+    rounding: Rounding = "linear"
 
     @property
     def format(self) -> str:
@@ -89,17 +110,39 @@ class DeepEPLog(Scheme):
     def group(self) -> Group | None:
         return 1, _CHUNK
 
+    @property
+    def scales(self) -> str:
+        """The tiles and what is kept of them, for people."""
+        return f"1x{_TILE}, least and largest in bfloat16"
+
+    def with_rounding(self, rounding: str) -> Scheme:
+        return replace(self, rounding=_checked_rounding(rounding))
+
     def bits(self, rows: int, cols: int) -> int | None:
         return None
 
-    def quantize(
+    def approximate(
         self, slab: npt.NDArray[np.floating], amax: Floats | None = None, tensor_amax: float | None = None
     ) -> Approximation:
-        sent = encode(slab, "bfloat16")
-        if slab.shape[1] % _ROW:
-            return Approximation(decode(sent), 0, slab.size * 16)
-        q = logfmt_encode(sent, bits=self.width, mode="deepep", rounding=self.rounding)
-        return Approximation(q.dequantize(), 0, q.nbits)
+        sent = self.encode(slab)
+        if isinstance(sent, LogFmt):
+            return Approximation(sent.dequantize(), 0, sent.nbits)
+        return Approximation(decode(sent), 0, slab.size * 16)
+
+    def encode(
+        self, x: Array, *, seed: int | None = None, out: Any = None, **settings: Any
+    ) -> LogFmt | Array:
+        """Logarithmic codes; an array of bfloat16 where the kernel does not take the rows."""
+        refuse_settings(self, settings)
+        check_seed(self, self.rounding, seed)
+        sent = encode(x, "bfloat16")
+        if not x.ndim or x.shape[-1] % _ROW:
+            if out is not None:
+                refuse_settings(self, {"out": out})
+            return sent
+        return logfmt_encode(
+            sent, bits=self.width, mode="deepep", rounding=self.rounding, seed=seed or 0, out=out
+        )
 
     def __str__(self) -> str:
         return _spell(self.format, _DEEPEP, self.rounding)
@@ -124,7 +167,7 @@ def _width(spelling: str, parts: list[str]) -> int:
         raise ValueError(
             f"scheme {spelling!r}: {parts[0]} has {width} bits; expected {LEAST_BITS} to {MOST_BITS}"
         )
-    if not 2 <= len(parts) <= 3:
+    if len(parts) > 3:
         raise ValueError(
             f"scheme {spelling!r}: {len(parts)} parts; expected for example {parts[0]}:1x128, "
             f"{parts[0]}:1x128:log or {parts[0]}:deepep"
@@ -134,3 +177,9 @@ def _width(spelling: str, parts: list[str]) -> int:
 
 def _rounding(spelling: str, parts: list[str]) -> Any:
     return pick(spelling, "rounding", parts[2], _ROUNDINGS) if len(parts) > 2 else _ROUNDINGS[0]
+
+
+def _checked_rounding(rounding: str) -> Any:
+    if rounding not in _ROUNDINGS:
+        raise ValueError(f"rounding: found {rounding!r}, expected one of {', '.join(_ROUNDINGS)}")
+    return rounding

@@ -1,0 +1,379 @@
+"""Schemes that round to a format: not at all, each element on its own, or in groups that share a scale."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+from .._arrays import SOURCES, Array, deliver, destination, flat
+from ..formats import FormatInfo, Rounding, decode, encode, format_info, formats
+from ..quant import Scale, quantize_blocks, quantize_tiles
+from ..quantized import Quantized
+from .scheme import (
+    NAMED,
+    WHOLE,
+    Approximation,
+    Floats,
+    Group,
+    Scheme,
+    check_seed,
+    pick,
+    read_group,
+    refuse_settings,
+    write_group,
+)
+
+_SCALES: dict[str, Scale] = {"f32": "float32", "ue8m0": "ue8m0", "mx": "mx", "nvfp4": "nvfp4"}
+_SCALE_BITS = {"float32": 32, "ue8m0": 8, "mx": 8, "nvfp4": 8}
+_TENSOR_BITS = {"nvfp4": 32}  # stored once per tensor, next to the scales of the groups
+_OWN_RULE = ("mx", "nvfp4")  # scale kinds whose standard leaves no choice of rule
+_NAMES = {spelling: name for name, spelling in NAMED.items()}
+
+NATIVE: dict[str, int] = {"float32": 32, "float64": 64}
+"""NumPy's own floats, which are no rows of the table of formats, and their bits."""
+
+_NATIVE_SHORT = {"f32": "float32", "f64": "float64"}
+_TORCH_LIKE = ("bfloat16", "float16")  # overflow is infinity there, as in NumPy and torch
+_ROUNDINGS: tuple[str, ...] = get_args(Rounding)
+_NEAREST = _ROUNDINGS[0]
+_FLASHMLA = "flashmla"
+# FlashMLA's scales: powers of two by a float32 logarithm, at least 1e-4 (amax at least 448 times that), kept
+# as float32.
+_FLASHMLA_SETTINGS: dict[str, Any] = {"scale": "ue8m0", "rule": "vllm", "floor": 448e-4}
+_REQUANTIZED = "requantized"
+
+
+@dataclass(frozen=True)
+class Identity(Scheme):
+    """Numbers as they are (``none``)."""
+
+    @property
+    def group(self) -> Group | None:
+        return None
+
+    @property
+    def is_identity(self) -> bool:
+        return True
+
+    def bits(self, rows: int, cols: int) -> int | None:
+        return None
+
+    def approximate(
+        self, slab: npt.NDArray[np.floating], amax: Floats | None = None, tensor_amax: float | None = None
+    ) -> Approximation:
+        raise ValueError("scheme 'none' changes nothing: there is no error to study")
+
+    def encode(self, x: Array, **settings: Any) -> Array:
+        refuse_settings(self, settings)
+        return x
+
+    def __str__(self) -> str:
+        return "none"
+
+    @classmethod
+    def takes(cls, parts: list[str]) -> bool:
+        return parts == ["none"]
+
+    @classmethod
+    def read(cls, spelling: str, parts: list[str]) -> Scheme:
+        return cls()
+
+
+@dataclass(frozen=True)
+class Cast(Scheme):
+    """Every element rounded to a format on its own, without a scale (``bf16``, ``e4m3``, ``float32``).
+
+    Attributes
+    ----------
+    format : str
+        See `formats`; "float32" and "float64" too.
+    rounding : str
+        See `encode`.
+    """
+
+    format: str
+    rounding: str = _NEAREST
+
+    @property
+    def group(self) -> Group | None:
+        return None
+
+    @property
+    def width(self) -> int:
+        """Bits of an element."""
+        return NATIVE.get(self.format) or format_info(self.format).bits
+
+    def with_rounding(self, rounding: str) -> Scheme:
+        if rounding not in _ROUNDINGS:
+            raise ValueError(f"rounding: found {rounding!r}, expected one of {', '.join(_ROUNDINGS)}")
+        if self.format in NATIVE and rounding != _NEAREST:
+            raise ValueError(f"rounding: found {rounding!r}, but {self.format} is rounded to nearest even")
+        return replace(self, rounding=rounding)
+
+    def bits(self, rows: int, cols: int) -> int:
+        return rows * cols * self.width
+
+    def approximate(
+        self, slab: npt.NDArray[np.floating], amax: Floats | None = None, tensor_amax: float | None = None
+    ) -> Approximation:
+        if self.format in NATIVE:
+            raise ValueError(f"scheme '{self}' changes no float32: there is no error to study")
+        check_seed(self, self.rounding, None)
+        codes = encode(slab, self.format, rounding=self.rounding)  # type: ignore[arg-type]
+        values = decode(codes, fmt=self.format)
+        rows, cols = slab.shape
+        layout = (1, rows, cols, rows, cols)
+        one = np.ones(1, np.float32)
+        return Approximation(values, saturated_in(slab, codes, self.format, layout, one))
+
+    def encode(self, x: Array, *, seed: int | None = None, out: Any = None, **settings: Any) -> Array:
+        """Round; beyond the largest number bf16 and f16 become infinite, narrower formats saturate."""
+        refuse_settings(self, settings)
+        if self.format in NATIVE:
+            refuse_settings(self, {} if seed is None else {"seed": seed})
+            target = np.dtype(self.format)
+            into = destination(out, x.shape, target, x)
+            with np.errstate(over="ignore"):
+                into[...] = x
+            return deliver(into, out)
+        check_seed(self, self.rounding, seed)
+        overflow: Any = "nonfinite" if self.format in _TORCH_LIKE else "saturate"
+        rounding: Any = self.rounding
+        return encode(x, self.format, rounding=rounding, overflow=overflow, seed=seed or 0, out=out)
+
+    def decode(self, held: Any, dtype: npt.DTypeLike = np.float32) -> Array:
+        if self.format in NATIVE:
+            with np.errstate(over="ignore"):
+                array: Array = np.asarray(held).astype(dtype, copy=False)
+            return array
+        return decode(held, fmt=self.format, dtype=dtype)
+
+    def __str__(self) -> str:
+        name = self.format if self.format in NATIVE else short_names()[self.format]
+        return name if self.rounding == _NEAREST else f"{name}:{self.rounding}"
+
+    @classmethod
+    def takes(cls, parts: list[str]) -> bool:
+        return len(parts) == 1 or (len(parts) == 2 and parts[1] in _ROUNDINGS)
+
+    @classmethod
+    def read(cls, spelling: str, parts: list[str]) -> Scheme:
+        text = _NATIVE_SHORT.get(parts[0], parts[0])
+        name = text if text in NATIVE else _format(spelling, text, named=True)
+        if name not in NATIVE and format_info(name).is_integer:
+            raise ValueError(
+                f"scheme {spelling!r}: {parts[0]} needs a scale; expected for example {parts[0]}:1x128"
+            )
+        return cls(name).with_rounding(parts[1]) if len(parts) > 1 else cls(name)
+
+    @classmethod
+    def of(cls, value: Any) -> Scheme | None:
+        if isinstance(value, FormatInfo):
+            return cls.read(value.name, [value.name])
+        if isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic)):
+            name = np.dtype(value).name
+            return cls.read(name, [name])
+        return None
+
+
+@dataclass(frozen=True)
+class Scaled(Scheme):
+    """Groups of elements that share a scale (``e4m3:1x128:f32``, ``mxfp8``).
+
+    Attributes
+    ----------
+    format : str
+        Of the codes, see `formats`.
+    block : tuple of two (int or None)
+        Rows and columns that share a scale; None for the whole axis.
+    scale : {"float32", "ue8m0", "mx", "nvfp4"}
+        See `quantize_tiles`.
+    rule : str or None
+        Whose arithmetic makes the scales, see `quantize_tiles`; None: "deepseek_v3", or what a recipe says.
+        "flashmla": float32 scales that are powers of two by a float32 logarithm, at least 1e-4.
+    requantize : bool
+        True: dequantize and requantize a weight that is already quantized.
+    """
+
+    format: str
+    block: Group
+    scale: Scale = "float32"
+    rule: str | None = None
+    requantize: bool = False
+
+    @property
+    def group(self) -> Group | None:
+        return self.block
+
+    @property
+    def needs_tensor_amax(self) -> bool:
+        return self.scale == "nvfp4"
+
+    @property
+    def is_quantized(self) -> bool:
+        return True
+
+    @property
+    def uses_scale_rule(self) -> bool:
+        return self.rule is None and self.scale not in _OWN_RULE
+
+    @property
+    def short_format(self) -> str:
+        """The format as schemes spell it."""
+        return short_names()[self.format]
+
+    @property
+    def scales(self) -> str:
+        """The group and the kind of scale, for people."""
+        return f"{write_group(self.block)} {_short_scale(self.scale)}"
+
+    def with_rule(self, rule: str) -> Scheme:
+        return replace(self, rule=rule) if self.uses_scale_rule else self
+
+    def bits(self, rows: int, cols: int) -> int:
+        br, bc = self.block
+        groups = -(-rows // (br or max(rows, 1))) * -(-cols // (bc or max(cols, 1)))
+        codes = rows * cols * format_info(self.format).bits
+        return codes + groups * _SCALE_BITS[self.scale] + _TENSOR_BITS.get(self.scale, 0)
+
+    def approximate(
+        self, slab: npt.NDArray[np.floating], amax: Floats | None = None, tensor_amax: float | None = None
+    ) -> Approximation:
+        q = self._as_stored(
+            quantize_blocks(
+                slab,
+                dtype=self.format,
+                block=None if self.block == WHOLE else self.block,
+                amax=amax,
+                tensor_amax=tensor_amax if self.needs_tensor_amax else None,
+                **self._settings(),
+            )
+        )
+        rows, cols = slab.shape
+        layout = (1, rows, cols, self.block[0] or rows, self.block[1] or cols)
+        scales = np.ascontiguousarray(q.weight_scale_inv(), np.float32).ravel()
+        return Approximation(q.dequantize(), saturated_in(slab, q.codes, self.format, layout, scales))
+
+    def encode(self, x: Array, *, out: Any = None, **settings: Any) -> Quantized:
+        """Codes with scales: tiles along the last axis, or blocks of the last two."""
+        refuse_settings(self, settings)
+        if out is not None and self.rule == _FLASHMLA:
+            refuse_settings(self, {"out": out})
+        chosen = {"dtype": self.format, "out": out, **self._settings()}
+        rows, cols = self.block
+        if rows == 1 or (self.block == WHOLE and x.ndim == 1):
+            return self._as_stored(quantize_tiles(x, tile=cols, **chosen))
+        if self.block == WHOLE and x.ndim > 2:
+            chosen["amax"] = _one_amax(x)
+        return self._as_stored(quantize_blocks(x, block=self.block, **chosen))
+
+    def _settings(self) -> dict[str, Any]:
+        if self.rule == _FLASHMLA:
+            return _FLASHMLA_SETTINGS
+        rule = {} if self.rule is None else {"rule": self.rule}
+        return {"scale": self.scale, **rule}
+
+    def _as_stored(self, q: Quantized) -> Quantized:
+        """Scales as the scheme stores them."""
+        if self.rule != _FLASHMLA:
+            return q
+        return replace(q, scales=q.weight_scale_inv(), scale_kind=self.scale, rule=None)
+
+    def __str__(self) -> str:
+        spelling = self._spell()
+        name = _NAMES.get(spelling, spelling)
+        return f"{name}:{_REQUANTIZED}" if self.requantize else name
+
+    def _spell(self) -> str:
+        parts = [self.short_format, write_group(self.block)]
+        if not format_info(self.format).is_integer or (self.scale, self.rule) != ("float32", None):
+            parts.append(_short_scale(self.scale))
+        if self.rule is not None:
+            parts.append(self.rule)
+        return ":".join(parts)
+
+    @classmethod
+    def takes(cls, parts: list[str]) -> bool:
+        return 2 <= len(parts) <= 4 or (len(parts) == 5 and parts[-1] == _REQUANTIZED)
+
+    @classmethod
+    def read(cls, spelling: str, parts: list[str]) -> Scheme:
+        requantize = parts[-1] == _REQUANTIZED and len(parts) > 2
+        if requantize:
+            parts = parts[:-1]
+        name = _format(spelling, parts[0])
+        block = read_group(spelling, parts[1])
+        scale = _SCALES[pick(spelling, "scale", parts[2], list(_SCALES))] if len(parts) > 2 else "float32"
+        rule = None
+        if len(parts) > 3:
+            rule = pick(spelling, "rule", parts[3], rules())
+        if scale in _OWN_RULE and rule is not None:
+            raise ValueError(
+                f"scheme {spelling!r}: {parts[2]} scales follow their own standard and take no rule"
+            )
+        if rule == _FLASHMLA and scale != "float32":
+            raise ValueError(f"scheme {spelling!r}: {rule} keeps f32 scales, found {parts[2]}")
+        return cls(name, block, scale, rule, requantize)
+
+
+def rules() -> list[str]:
+    """The rules that a spelling may name."""
+    return [*(str(rule["name"]) for rule in _core.scale_rules()), _FLASHMLA]
+
+
+def _short_scale(scale: str) -> str:
+    return next(short for short, name in _SCALES.items() if name == scale)
+
+
+def _one_amax(x: Array) -> Floats:
+    """The largest magnitude of a stack of matrices, once for each matrix."""
+    rows, cols = math.prod(x.shape[:-1]), x.shape[-1]
+    found = np.zeros(1, np.float32)
+    if x.size:
+        _core.amax(flat(x), SOURCES[x.dtype.newbyteorder("=")], (1, rows, cols, rows, cols), found)
+    return np.full((*x.shape[:-2], 1 if x.shape[-2] else 0, 1 if cols else 0), found[0], np.float32)
+
+
+def saturated_in(
+    slab: npt.NDArray[np.floating],
+    codes: npt.NDArray[np.generic],
+    fmt: str,
+    layout: tuple[int, int, int, int, int],
+    scales: Floats,
+) -> int:
+    """Elements beyond the format's largest number by more than half a quantum, after scaling."""
+    raw = codes.reshape(-1).view(f"u{codes.itemsize}")
+    return _core.count_saturated(slab.reshape(-1), slab.dtype.name, raw, fmt, layout, scales)
+
+
+@cache
+def short_names() -> dict[str, str]:
+    """How schemes spell the formats: library name -> short name.
+
+    ``float8_e4m3fn`` is ``e4m3``; where two formats would have one short name, the ``fn`` format has it.
+    """
+    short: dict[str, str] = {}
+    for info in sorted(formats(), key=lambda f: not f.name.endswith("fn")):
+        if info.mantissa_bits == 0:
+            continue  # a scale format: it holds no values
+        name = {"bfloat16": "bf16", "float16": "f16"}.get(info.name) or re.sub(
+            r"^float\d_|fn$", "", info.name
+        )
+        short[info.name] = info.name if name in short.values() else name
+    return short
+
+
+def _format(spelling: str, text: str, *, named: bool = False) -> str:
+    names = short_names()
+    if text in names:
+        return text
+    options = list(names.values()) + (list(NAMED) + list(NATIVE) if named else [])
+    found = pick(spelling, "format", text, options)
+    return next(name for name, short in names.items() if short == found)
