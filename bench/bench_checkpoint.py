@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 
 import shapes
 from dsv3_numerics import checkpoint, reference
+from dsv3_numerics._atomic import replacing
 from dsv3_numerics.checkpoint.index import INDEX_NAME
-from dsv3_numerics.checkpoint.write import Entry, layout, replacing
+from dsv3_numerics.checkpoint.write import Entry, layout
 from harness import Call, Measured, Row, set_state
 from suite import levels
 

@@ -8,12 +8,12 @@ measures errors, and ``dsv3-numerics --help`` runs it all.
 
 from . import checkpoint, expert, linear, reference
 from ._core import __version__
-from .accumulators import AccumulatorInfo, accumulator_info, accumulators
-from .formats import FormatInfo, decode, encode, format_info, formats, pack, unpack
+from .accumulator import AccumulatorInfo, accumulator_info, accumulators
 from .gemm import fused_step, matmul_grouped_nt, matmul_nt
 from .logfmt import LogFmt, logfmt_decode, logfmt_encode, logfmt_pack, logfmt_unpack
 from .machine import get_num_threads, set_num_threads, simd_level
 from .model import Recipe
+from .number_formats import FormatInfo, decode, encode, format_info, formats, pack, unpack
 from .quant import quantize_blocks, quantize_tiles, requantize_tiles
 from .quantized import Quantized
 from .schemes import OwnScheme, Scheme, quantize

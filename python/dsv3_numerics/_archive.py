@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import secrets
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ._arrays import Array
+from ._atomic import replacing
 
 Container = TypeVar("Container")
 Meta = dict[str, Any]
@@ -48,17 +48,8 @@ def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, Array]) -> None
     OSError
         Where the folder is missing or cannot be written.
     """
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(Path(path)) as file, open(file.path, "wb") as stream:
+        np.savez(stream, allow_pickle=False, **arrays)
 
 
 def read_archive(

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._arrays import Array, as_array, destination, flat, positive, whole
-from .accumulators import AccumulatorInfo, accumulator_info
-from .formats import FormatInfo, format_info
+from .accumulator import AccumulatorInfo, accumulator_info
+from .number_formats import FormatInfo, format_info
 from .quantized import Quantized
 
 _OUTPUTS = {np.dtype(np.float32): "float32", np.dtype(ml_dtypes.bfloat16): "bfloat16"}

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from . import _core
 from ._arrays import Array, deliver, flat
 from ._operands import Problem, check_formats, checked_offsets, exactly_float32, misfit, plain_side, side_of
-from .accumulators import accumulator_info
+from .accumulator import accumulator_info
 from .quantized import Quantized
 
 

@@ -14,9 +14,9 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from . import _core
 from ._arrays import Array, deliver, destination, flat, normalize_axis, positive, seed_key, source
-from .formats import encode
 from .logfmt_packing import code_dtype, logfmt_pack, logfmt_unpack
 from .logfmt_result import BFLOAT16, LogFmt, Mode, Precision, Rounding, one_of, tile_width, tiles_shape
+from .number_formats import encode
 
 NonFinite = Literal["raise", "escape", "ignore"]
 

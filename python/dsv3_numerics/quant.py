@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import _core
 from ._arrays import Array, as_array, deliver, destination, flat, normalize_axis, positive, source
-from .formats import FormatInfo, encode, format_info
+from .number_formats import FormatInfo, encode, format_info
 from .quantized import SCALE_DTYPES, Quantized, core_layout, scales_shape
 
 Scale = Literal["float32", "ue8m0", "mx", "nvfp4"]

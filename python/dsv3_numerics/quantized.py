@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from . import _core
 from ._archive import as_dtype, read_archive, write_archive
 from ._arrays import Array, as_array, deliver, destination, flat, positive, real_dtype, whole
-from .formats import code_array, decode, format_info
+from .number_formats import code_array, decode, format_info
 
 # The dtype in which each kind of scale is stored.
 SCALE_DTYPES = {

@@ -1,4 +1,4 @@
-"""Fills docs/attribution.md from the reports under docs/attribution/; with --run, makes those anew (minutes).
+"""Fills docs/sensitivity.md from the reports under docs/sensitivity/; with --run, makes those anew (minutes).
 
 A block of the page is what one report says, with pictures as seen from the page.
 """
@@ -11,12 +11,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from dsv3_numerics import attribution
+from dsv3_numerics import sensitivity
 from dsv3_numerics.model import Config, Model, random_checkpoint
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "attribution.md"
-REPORTS = PAGE.parent / "attribution"
+PAGE = ROOT / "docs" / "sensitivity.md"
+REPORTS = PAGE.parent / "sensitivity"
 TOLD = ("What came out", "What each choice costs", "Costs of choices", "Divergence over tokens")
 TOLD += ("Error by layer", "Expert sets by layer", "Error by operation")
 
@@ -45,12 +45,12 @@ def sections(name: str) -> dict[str, str]:
     """The sections of a report by their titles, pictures as seen from the page."""
     text = (REPORTS / name / "report.md").read_text()
     parts = re.split(r"^## (.*)\n", text, flags=re.MULTILINE)
-    bodies = (re.sub(r"\]\((\w+\.png)\)", rf"](attribution/{name}/\1)", body.strip()) for body in parts[2::2])
+    bodies = (re.sub(r"\]\((\w+\.png)\)", rf"](sensitivity/{name}/\1)", body.strip()) for body in parts[2::2])
     return dict(zip(parts[1::2], bodies, strict=True))
 
 
 def body(name: str) -> str:
-    """What the page says of an attribution: its remarks, its choices, and its pictures."""
+    """What the page says of a sensitivity analysis: its findings, its choices, and its pictures."""
     found = sections(name)
     first, *others = TOLD
     return "\n\n".join([found[first], *(f"**{title}**\n\n{found[title]}" for title in others)])
@@ -77,8 +77,8 @@ def _run() -> None:
         golden = ROOT / "tests" / "golden" / "tiny_v3_fp8"
         for path, tokens in ((golden, 128), (Path(made) / "larger", 256)):
             model = Model.from_checkpoint(path)
-            found = attribution.run(model, attribution.random_ids(model, tokens))
-            found.notes.append(attribution.RANDOM)
+            found = sensitivity.run(model, sensitivity.random_ids(model, tokens))
+            found.notes.append(sensitivity.RANDOM)
             found.settings["source"] = path.name
             print(found.save(REPORTS / path.name))
             for figures in ("results.csv", "results.json"):  # half a megabyte each

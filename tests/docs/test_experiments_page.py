@@ -8,7 +8,7 @@ import re
 import pytest
 from experiments_page import PAGE, REPORTS, blocks, current
 
-from dsv3_numerics.experiments import EXPERIMENTS, Experiment, Setting
+from dsv3_numerics.experiments import EXPERIMENTS, Experiment, RunConfig
 
 
 @pytest.mark.parametrize("block", ["table", *(e.name for e in EXPERIMENTS)])
@@ -23,12 +23,12 @@ def test_reports_are_of_full_runs(experiment: Experiment) -> None:
     report = (REPORTS / experiment.name / "report.md").read_text()
     assert "Partial" not in report
     assert "quick" not in report
-    remarks = report.split("## What came out\n")[1].split("\n## ")[0]
-    assert remarks.count("\n* ") == len(experiment.remarks)
-    assert all(f"| {known.what} |" in report for known in experiment.known)
+    findings = report.split("## What came out\n")[1].split("\n## ")[0]
+    assert findings.count("\n* ") == len(experiment.findings)
+    assert all(f"| {known.what} |" in report for known in experiment.published)
     with open(REPORTS / experiment.name / "results.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) >= len(experiment.jobs(Setting()))
+    assert len(rows) >= len(experiment.jobs(RunConfig()))
     assert all((REPORTS / experiment.name / name).is_file() for name, _ in experiment.plots.values())
 
 

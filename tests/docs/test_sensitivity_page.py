@@ -1,19 +1,19 @@
-"""docs/attribution.md shows what the committed reports say; those are of whole attributions."""
+"""docs/sensitivity.md shows what the committed reports say; those are of whole attributions."""
 
 from __future__ import annotations
 
 import re
 
 import pytest
-from attribution_page import BLOCKS, PAGE, REPORTS, body, current
+from sensitivity_page import BLOCKS, PAGE, REPORTS, body, current
 
-from dsv3_numerics.attribution.plots import PLOTS
 from dsv3_numerics.model import Recipe
+from dsv3_numerics.sensitivity.plots import PLOTS
 
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_blocks_are_what_the_reports_say(block: str) -> None:
-    """`make attribution` rewrites both."""
+    """`make sensitivity` rewrites both."""
     assert current(PAGE.read_text(), block) == body(block)
 
 

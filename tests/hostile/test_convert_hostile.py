@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 import stored
+from dsv3_numerics._atomic import PartialFile, is_temporary
 from dsv3_numerics.checkpoint import CheckpointError, convert, open, save
 from dsv3_numerics.checkpoint.conversion.journal import JOURNAL_NAME, open_journal
-from dsv3_numerics.checkpoint.write import PartialFile, is_temporary
 
 FP8 = Path(__file__).parents[1] / "golden" / "tiny_v3_fp8"
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
@@ -204,7 +204,7 @@ def test_two_at_once(tmp_path: Path) -> None:
 
 
 def test_an_interruption_stops_all_workers(tmp_path: Path, wanted: dict[str, bytes]) -> None:
-    def interrupt(file: str, done: int, total: int) -> None:
+    def interrupt(file: str, done: float, total: float) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -257,7 +257,7 @@ def test_a_source_that_changes_meanwhile_gives_no_file(tmp_path: Path) -> None:
     source = tmp_path / "src"
     shutil.copytree(FP8, source)
 
-    def touch(file: str, done: int, total: int) -> None:
+    def touch(file: str, done: float, total: float) -> None:
         os.utime(source / SHARDS[0], (1, 1))
 
     with pytest.raises(CheckpointError, match="changed since"):

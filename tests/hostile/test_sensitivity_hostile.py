@@ -1,4 +1,4 @@
-"""Hostile input of an attribution: each ends in a clear error before any work."""
+"""Hostile input of a sensitivity analysis: each ends in a clear error before any work."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dsv3_numerics import attribution
+from dsv3_numerics import sensitivity
 from dsv3_numerics.model import Config, Model, Recipe, random_weights
 
 GATE = Recipe(gate="bfloat16")
@@ -18,7 +18,7 @@ GATE = Recipe(gate="bfloat16")
 @pytest.fixture(scope="module")
 def model() -> Model:
     """The demo's model."""
-    return attribution.demo_model()
+    return sensitivity.demo_model()
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def model() -> Model:
 )
 def test_ids_that_are_none(model: Model, ids: Any, message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
-        attribution.run(model, ids, GATE)
+        sensitivity.run(model, ids, GATE)
 
 
 @pytest.mark.parametrize(
@@ -42,17 +42,17 @@ def test_ids_that_are_none(model: Model, ids: Any, message: str) -> None:
     [
         ({"recipe": "deepseek"}, "recipe: found 'deepseek', expected one of float64"),
         ({"only": ["cache"]}, "choice: found 'cache', expected some of gate"),
-        ({"nudges": -1}, "nudges: found -1"),
+        ({"perturbations": -1}, "perturbations: found -1"),
     ],
 )
 def test_settings_that_do_not_exist(model: Model, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        attribution.run(model, [1, 2], **({"recipe": GATE} | settings))
+        sensitivity.run(model, [1, 2], **({"recipe": GATE} | settings))
 
 
 def test_tokens_must_be_some(model: Model) -> None:
     with pytest.raises(ValueError, match="tokens: found 0"):
-        attribution.random_ids(model, 0)
+        sensitivity.random_ids(model, 0)
 
 
 def other_model() -> Model:
@@ -61,7 +61,7 @@ def other_model() -> Model:
 
 
 def test_a_folder_of_something_else_is_refused(model: Model, tmp_path: Path) -> None:
-    attribution.prepare(model, [1, 2], GATE, folder=tmp_path)
+    sensitivity.prepare(model, [1, 2], GATE, folder=tmp_path)
     before = sorted(p.read_bytes() for p in tmp_path.rglob("*.json"))
     for change, message in (
         ({"ids": [1, 3]}, r"other settings: ids \(\[\[1, 2\]\], now \[\[1, 3\]\]\)"),
@@ -71,9 +71,9 @@ def test_a_folder_of_something_else_is_refused(model: Model, tmp_path: Path) -> 
     ):
         settings = {"model": model, "ids": [1, 2], "recipe": GATE} | change
         with pytest.raises(ValueError, match=message):
-            attribution.prepare(**settings, folder=tmp_path)
+            sensitivity.prepare(**settings, folder=tmp_path)
     assert sorted(p.read_bytes() for p in tmp_path.rglob("*.json")) == before, "nothing was touched"
-    attribution.prepare(model, [1, 3], GATE, folder=tmp_path, restart=True)
+    sensitivity.prepare(model, [1, 3], GATE, folder=tmp_path, restart=True)
     assert json.loads((tmp_path / "parts" / "about.json").read_text())["ids"] == [[1, 3]]
 
 
@@ -81,32 +81,32 @@ def test_a_folder_of_something_else_is_refused(model: Model, tmp_path: Path) -> 
 def test_a_folder_that_does_not_say_what_it_is(model: Model, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / "about.json").write_bytes(content)
-    with pytest.raises(ValueError, match="not what an attribution wrote"):
-        attribution.prepare(model, [1], GATE, folder=tmp_path)
-    assert attribution.prepare(model, [1], GATE, folder=tmp_path, restart=True).jobs
+    with pytest.raises(ValueError, match="not what a sensitivity analysis wrote"):
+        sensitivity.prepare(model, [1], GATE, folder=tmp_path)
+    assert sensitivity.prepare(model, [1], GATE, folder=tmp_path, restart=True).jobs
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"nonsense", b"[" * 100_000, b"{}", b'{"variant": 1}'])
 def test_a_damaged_part_is_done_again(model: Model, tmp_path: Path, content: bytes) -> None:
-    first = attribution.run(model, [1, 2], GATE, nudges=0, folder=tmp_path)
+    first = sensitivity.run(model, [1, 2], GATE, perturbations=0, folder=tmp_path)
     (tmp_path / "parts" / "layers-all.json").write_bytes(content)
-    left = attribution.prepare(model, [1, 2], GATE, nudges=0, folder=tmp_path)
+    left = sensitivity.prepare(model, [1, 2], GATE, perturbations=0, folder=tmp_path)
     assert [job.label for job in left.jobs] == ["layers: all"]
-    attribution.fill(left)
+    sensitivity.execute(left)
     assert left.result.parts == first.parts
 
 
 def test_parts_of_an_unknown_origin_are_removed(model: Model, tmp_path: Path) -> None:
-    attribution.run(model, [1, 2], GATE, nudges=0, folder=tmp_path)
+    sensitivity.run(model, [1, 2], GATE, perturbations=0, folder=tmp_path)
     (tmp_path / "parts" / "about.json").unlink()
-    left = attribution.prepare(model, [1, 2], GATE, nudges=0, folder=tmp_path)
+    left = sensitivity.prepare(model, [1, 2], GATE, perturbations=0, folder=tmp_path)
     assert left.result.parts == {}
 
 
 def test_a_folder_that_cannot_be_written(model: Model, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
-        attribution.prepare(model, [1], GATE, folder=tmp_path / "file")
+        sensitivity.prepare(model, [1], GATE, folder=tmp_path / "file")
 
 
 def test_weights_that_are_not_finite(model: Model) -> None:
@@ -114,4 +114,4 @@ def test_weights_that_are_not_finite(model: Model) -> None:
     weights = random_weights(config)
     weights["model.layers.1.self_attn.o_proj.weight"][0, 0] = np.inf
     with pytest.raises(ValueError, match=r"layer 1, recipe .*expected finite"):
-        attribution.run(Model(config, weights), [1, 2], GATE)
+        sensitivity.run(Model(config, weights), [1, 2], GATE)

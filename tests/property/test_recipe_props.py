@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsv3_numerics import Recipe
-from dsv3_numerics.accumulators import accumulators
+from dsv3_numerics.accumulator import accumulators
 from dsv3_numerics.model import PRESETS, Config, Done, Model, random_weights
 from dsv3_numerics.model.forms import ACTIVATIONS, CACHES, COMBINES, DISPATCHES, GATES, MASKED, RULES, WEIGHTS
 

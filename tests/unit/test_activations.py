@@ -104,11 +104,14 @@ def test_operations_are_selected_by_globs(model: Model) -> None:
     ]
 
 
-def test_progress_ends_at_one(model: Model) -> None:
-    calls: list[tuple[str, float]] = []
+def test_progress_ends_at_all_layers(model: Model) -> None:
+    calls: list[tuple[str, float, float]] = []
     study.run_activations(model, IDS, ["bf16"], progress=lambda *call: calls.append(call))
-    assert sum(share for _, share in calls) == pytest.approx(1)
-    assert calls[0] == ("layer0.q_a_proj input", 0.0)
+    layers = len(model.layers)
+    assert [done for _, done, _ in calls] == sorted(done for _, done, _ in calls)
+    assert {total for _, _, total in calls} == {layers}
+    assert calls[0] == ("layer0.q_a_proj input", 0.0, layers)
+    assert calls[-1][1:] == (layers, layers)
 
 
 def test_figures_do_not_depend_on_slabs_and_threads(found: study.Study, model: Model) -> None:

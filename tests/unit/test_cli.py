@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from dsv3_numerics import cli
-from dsv3_numerics.formats import formats
+from dsv3_numerics.number_formats import formats
 from dsv3_numerics.study import DEFAULT_SCHEMES, demo
 
 
@@ -129,7 +129,7 @@ def test_an_unwritable_folder_is_refused_before_the_work(
     else:
         target = weights.parent / "locked" / "out"
         target.parent.mkdir(mode=0o500)
-    monkeypatch.setattr("dsv3_numerics.study.fill", lambda *a, **k: pytest.fail("the work began"))
+    monkeypatch.setattr("dsv3_numerics.study.execute", lambda *a, **k: pytest.fail("the work began"))
     code, _, err = call("study", "w.npz", "--out", str(target), capsys=capsys)
     assert code == 1
     assert "cannot write into" in err

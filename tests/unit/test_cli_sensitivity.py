@@ -1,4 +1,4 @@
-"""The verb ``attribute``: the demo, a run and its files, short errors, and an interruption taken up again."""
+"""The verb ``sensitivity``: the demo, a run and its files, short errors, an interruption taken up again."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from dsv3_numerics import cli
 from dsv3_numerics.model import Recipe
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tiny_v3_fp8"
-QUICK = ("--only", "gate", "--nudges", "1", "--ids", "3,1,4,1,5")
+QUICK = ("--only", "gate", "--perturbations", "1", "--ids", "3,1,4,1,5")
 
 
 def call(*args: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
     """Run the command in this process; exit code, standard output, standard error."""
     with pytest.raises(SystemExit) as stop:
-        cli.main(["attribute", *args])
+        cli.main(["sensitivity", *args])
     out, err = capsys.readouterr()
     return int(stop.value.code or 0), out, err
 
@@ -31,7 +31,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.F
     """Every test in a folder of its own; plots take longest, and are drawn in one test alone."""
     monkeypatch.chdir(tmp_path)
     if request.node.name != "test_a_run_of_a_checkpoint":
-        monkeypatch.setattr("dsv3_numerics.attribution.files.PLOTS", {})
+        monkeypatch.setattr("dsv3_numerics.sensitivity.files.PLOTS", {})
 
 
 def test_help_teaches_by_examples(capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,7 +43,7 @@ def test_help_teaches_by_examples(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_demo_writes_nothing_unless_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = call("--demo", "--tokens", "5", "--only", "gate", "--nudges", "1", capsys=capsys)
+    code, out, err = call("--demo", "--tokens", "5", "--only", "gate", "--perturbations", "1", capsys=capsys)
     assert (code, err) == (0, "")
     words = " ".join(out.split())
     assert "RANDOM WEIGHTS" in words
@@ -60,10 +60,10 @@ def test_a_run_of_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str
     Recipe(gate="bfloat16", cache="bfloat16").save("mine.json")
     code, out, err = call(
         str(GOLDEN), "--recipe", "mine.json", "--ids", "3,1,4,1,5", "--tokens", "3", "--threads", "1",
-        "--absorbed", "--nudges", "1", capsys=capsys,
+        "--absorbed", "--perturbations", "1", capsys=capsys,
     )  # fmt: skip
     assert (code, err) == (0, "")
-    folder = tmp_path / "attribute-tiny_v3_fp8"
+    folder = tmp_path / "sensitivity-tiny_v3_fp8"
     assert f"Report: {folder.name}/report.md" in out
     content = json.loads((folder / "results.json").read_text())
     assert content["settings"]["ids"] == [[3, 1, 4]]
@@ -77,7 +77,10 @@ def test_a_run_of_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_random_ids_are_said_loudly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    args = (str(GOLDEN), "--recipe", "bf16", "--only", "gate", "--nudges", "0", "--tokens", "4", "--out", "o")
+    args = (
+        str(GOLDEN), "--recipe", "bf16", "--only", "gate", "--perturbations", "0", "--tokens", "4",
+        "--out", "o",
+    )  # fmt: skip
     code, out, _ = call(*args, "--seed", "1", capsys=capsys)
     assert code == 0
     assert out.startswith("RANDOM TOKENS")
@@ -85,7 +88,7 @@ def test_random_ids_are_said_loudly(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert report.index("RANDOM TOKENS") < report.index("## ")
     code, _, err = call(*args, "--seed", "2", capsys=capsys)
     assert code == 1
-    assert "o: holds an attribution with other settings: ids" in err
+    assert "o: holds a sensitivity analysis with other settings: ids" in err
     assert "--restart" in err
     assert len(err.splitlines()) == 1
     code, out, _ = call(*args, "--seed", "2", "--restart", capsys=capsys)
@@ -139,7 +142,7 @@ def test_errors_are_short(
 SLOW = """
 import signal, sys, time
 from dsv3_numerics import cli
-from dsv3_numerics.attribution import files, running
+from dsv3_numerics.sensitivity import files, running
 files.PLOTS.clear()
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 save = running.Kept.save
@@ -156,7 +159,7 @@ cli.main(sys.argv[1:])
 def test_an_interruption_is_taken_up_by_the_same_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    args = ["attribute", "--demo", *QUICK, "--out", "out"]
+    args = ["sensitivity", "--demo", *QUICK, "--out", "out"]
     with subprocess.Popen(
         [sys.executable, "-c", SLOW, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as job:

@@ -20,16 +20,16 @@ from dsv3_numerics.experiments import (
     Experiment,
     Job,
     Result,
-    Setting,
+    RunConfig,
     combine,
     draws,
     fit,
     products,
 )
 from dsv3_numerics.experiments import logfmt as logfmt_experiment
-from dsv3_numerics.experiments.charts import spread_out
 from dsv3_numerics.experiments.units import UNITS
 from dsv3_numerics.experiments.wire import WIRES
+from dsv3_numerics.report.charts import spread_out
 
 NAMES = [e.name for e in EXPERIMENTS]
 
@@ -48,9 +48,9 @@ def test_rows_of_the_table_say_what_they_are() -> None:
     for row in EXPERIMENTS:
         assert row.shows.endswith(".")
         assert not row.source.endswith(".")
-        assert row.known
+        assert row.published
         assert row.plots
-        assert len({known.what for known in row.known}) == len(row.known)
+        assert len({known.what for known in row.published}) == len(row.published)
 
 
 def test_an_unknown_name_is_refused_with_those_there_are() -> None:
@@ -101,7 +101,9 @@ def test_every_known_figure_is_measured_by_a_full_run() -> None:
     """A quick run leaves out the lengths above 4096, and nothing else."""
     missing = {
         name: [
-            k.what for k in experiments.find(name).known if k not in [c for c, _ in quick(name).comparison()]
+            k.what
+            for k in experiments.find(name).published
+            if k not in [c for c, _ in quick(name).comparison()]
         ]
         for name in NAMES
     }
@@ -196,9 +198,9 @@ def test_the_same_seed_gives_the_same_files(name: str, tmp_path: Path) -> None:
 
 def test_random_numbers_hang_on_seed_and_purpose_only() -> None:
     purposes = [(), ("a",), ("a", 1), ("b",), ("a", 2)]
-    drawn = {(seed, key): Setting(seed).rng(*key).random() for seed in (0, 1) for key in purposes}
+    drawn = {(seed, key): RunConfig(seed).rng(*key).random() for seed in (0, 1) for key in purposes}
     assert len(set(drawn.values())) == len(drawn)
-    assert Setting(1).rng("a", 2).random() == drawn[1, ("a", 2)]
+    assert RunConfig(1).rng("a", 2).random() == drawn[1, ("a", 2)]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -206,12 +208,12 @@ def test_any_part_of_the_rows_can_be_told(name: str) -> None:
     """What an interruption leaves is a beginning of the rows, of any length."""
     whole = quick(name)
     count = len(whole.rows)
-    assert whole.remarks()
-    assert len(whole.remarks()) == len(whole.experiment.remarks)
+    assert whole.findings()
+    assert len(whole.findings()) == len(whole.experiment.findings)
     for n in sorted({*range(min(count, 40)), *range(0, count, 7), count}):
-        part = Result(whole.experiment, whole.setting, whole.rows[:n])
+        part = Result(whole.experiment, whole.config, whole.rows[:n])
         assert all(len(table.header) == len(row) for table in part.tables() for row in table.rows)
-        assert all("nan" not in text for text in part.remarks())
+        assert all("nan" not in text for text in part.findings())
         assert len(part.comparison()) <= len(whole.comparison())
 
 
@@ -220,7 +222,7 @@ def test_any_part_of_the_rows_can_be_told(name: str) -> None:
 def test_files_of_any_part(name: str, part: float, tmp_path: Path) -> None:
     whole = quick(name)
     n = max(1, round(part * len(whole.rows)))
-    result = Result(whole.experiment, whole.setting, whole.rows[:n], dict(whole.settings), "stopped")
+    result = Result(whole.experiment, whole.config, whole.rows[:n], dict(whole.settings), "stopped")
     report = result.save(tmp_path).read_text()
     assert "> **Partial: stopped.**" in report
     assert "nan" not in report.split("## How this was made")[0]
@@ -232,7 +234,7 @@ def test_files_of_any_part(name: str, part: float, tmp_path: Path) -> None:
     assert [line["part"] for line in lines] == [row["part"] for row in result.rows]
     content = json.loads((tmp_path / "results.json").read_text())
     assert content["partial"] == "stopped"
-    assert content["remarks"] == result.remarks()
+    assert content["findings"] == result.findings()
     assert len(content["rows"]) == n
 
 
@@ -242,7 +244,7 @@ def test_an_interrupted_job_leaves_no_rows() -> None:
         raise KeyboardInterrupt
 
     jobs = [Job("one", lambda: [{"part": "x", "n": 1}], 2.0), Job("two", stops), Job("three", list)]
-    result = Result(EXPERIMENTS[0], Setting())
+    result = Result(EXPERIMENTS[0], RunConfig())
     seen: list[tuple[str, float]] = []
     with pytest.raises(KeyboardInterrupt):
         experiments.fill(result, jobs, progress=lambda label, cost: seen.append((label, cost)))
@@ -252,7 +254,7 @@ def test_an_interrupted_job_leaves_no_rows() -> None:
 
 
 def test_rows_are_selected_by_their_values() -> None:
-    result = Result(EXPERIMENTS[0], Setting())
+    result = Result(EXPERIMENTS[0], RunConfig())
     result.rows = [{"part": "x", "k": k, "error": k / 2, "none": None} for k in (1, 2)]
     assert result.value("error", "x", k=2) == 1.0
     assert result.kinds("k", "x") == [1, 2]
@@ -263,7 +265,7 @@ def test_rows_are_selected_by_their_values() -> None:
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=NAMES)
 def test_jobs_of_a_full_run_are_listed_without_work(experiment: Experiment) -> None:
-    few, all_ = (experiment.jobs(Setting(quick=small)) for small in (True, False))
+    few, all_ = (experiment.jobs(RunConfig(quick=small)) for small in (True, False))
     assert 1 < len(few) <= len(all_)
     assert all(job.cost > 0 and job.label for job in all_)
 
@@ -292,7 +294,7 @@ def test_gates_are_those_of_eight_experts() -> None:
 
 
 def test_a_combine_of_what_arrives_as_it_was_is_the_sum() -> None:
-    values, weights, exact = combine.outputs(Setting(), combine.AGREEING, 3)
+    values, weights, exact = combine.outputs(RunConfig(), combine.AGREEING, 3)
     assert np.abs(combine.combine(values, weights) - exact).max() < 1e-6  # float32 sums of eight
     assert [combine.bytes_of_a_row(n) for n in ("BF16", "E4M3", "LogFMT-8", "LogFMT-10")] == [
         14336,

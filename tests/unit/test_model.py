@@ -207,7 +207,7 @@ def test_failed_forward_leaves_the_cache_as_it_was(tiny: Model) -> None:
     cache = tiny.new_cache(1, 8)
     tiny.forward([[1, 2, 3]], cache=cache)
 
-    def stop(done: int, total: int) -> None:
+    def stop(name: str, done: float, total: float) -> None:
         if done == 2:
             raise KeyboardInterrupt
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dsv3_numerics import Recipe
-from dsv3_numerics.accumulators import accumulators
+from dsv3_numerics.accumulator import accumulators
 from dsv3_numerics.model import PRESETS
 from dsv3_numerics.model.forms import ACTIVATIONS, CACHES, COMBINES, DISPATCHES, GATES, MASKED, RULES, WEIGHTS
 

@@ -20,7 +20,7 @@ from dsv3_numerics import (
     quantize_tiles,
     study,
 )
-from dsv3_numerics.formats import formats
+from dsv3_numerics.number_formats import formats
 from dsv3_numerics.schemes import NAMED, DeepEPLog, LogTiles, NotFiniteError, Scheme, short_names
 
 

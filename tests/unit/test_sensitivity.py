@@ -1,11 +1,11 @@
-"""Attribution: figures against formulas, zero where nothing differs, the same files after a break."""
+"""Sensitivity: figures against formulas, zero where nothing differs, the same files after a break."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dsv3_numerics import attribution
-from dsv3_numerics.attribution import (
+from dsv3_numerics import sensitivity
+from dsv3_numerics.model import Done, Model, Recipe
+from dsv3_numerics.report import Progress
+from dsv3_numerics.sensitivity import (
     COLUMNS,
     PARTS,
-    Attribution,
+    Sensitivity,
     Spread,
     demo_model,
     divergence,
@@ -29,12 +31,11 @@ from dsv3_numerics.attribution import (
     same_top,
     variants,
 )
-from dsv3_numerics.attribution.forward import nudged
-from dsv3_numerics.attribution.measuring import place_of
-from dsv3_numerics.attribution.metrics import log_softmax, one_more
-from dsv3_numerics.attribution.plots import PLOTS
-from dsv3_numerics.attribution.remarks import remarks
-from dsv3_numerics.model import Done, Model, Recipe
+from dsv3_numerics.sensitivity.findings import findings
+from dsv3_numerics.sensitivity.forward import perturbed
+from dsv3_numerics.sensitivity.measuring import location_of
+from dsv3_numerics.sensitivity.metrics import log_softmax, prediction_interval
+from dsv3_numerics.sensitivity.plots import PLOTS
 
 IDS = [3, 1, 4, 1, 5, 9, 2, 6]
 V3 = Recipe.preset("deepseek_v3")
@@ -48,9 +49,9 @@ def model() -> Model:
 
 
 @pytest.fixture(scope="module")
-def whole(model: Model) -> Attribution:
+def whole(model: Model) -> Sensitivity:
     """The released recipe with all its choices."""
-    return attribution.run(model, IDS, V3, nudges=2)
+    return sensitivity.run(model, IDS, V3, perturbations=2)
 
 
 # --- figures ---
@@ -138,21 +139,21 @@ def test_top_and_experts_token_by_token() -> None:
     assert other_experts(a, b).tolist() == [False, True]
 
 
-def test_reach_is_a_prediction_interval() -> None:
+def test_it_is_a_prediction_interval() -> None:
     """Of normal runs, one more falls within it 99 times in 100 (3 standard deviations of 4000 trials)."""
     rng = np.random.default_rng(0)
     runs = rng.normal(size=(4000, 6))
-    inside = [abs(row[5] - row[:5].mean()) <= one_more(row[:5]) for row in runs]
+    inside = [abs(row[5] - row[:5].mean()) <= prediction_interval(row[:5]) for row in runs]
     assert np.mean(inside) == pytest.approx(0.99, abs=3 * math.sqrt(0.99 * 0.01 / 4000))
-    assert one_more([1.0]) == math.inf
+    assert prediction_interval([1.0]) == math.inf
 
 
 @pytest.mark.parametrize(("numbers", "digits"), [("bfloat16", 8), ("float32", 24), ("float64", 24)])
 @pytest.mark.parametrize("share", [0.0, 0.125])
-def test_a_nudge_is_one_last_place(numbers: str, digits: int, share: float) -> None:
+def test_a_perturbed_is_one_last_place(numbers: str, digits: int, share: float) -> None:
     x = np.random.default_rng(0).normal(size=(2, 9, 640)).astype(np.float32).astype(np.float64)
     x[0, 0] = 0
-    new = nudged(x, 1, numbers, share)
+    new = perturbed(x, 1, numbers, share)
     moved = (new != x).sum(axis=-1).ravel()
     assert moved[0] == 0, "zero has no last place"
     # an eighth of 640 channels is 80, with a standard deviation of 8
@@ -160,8 +161,8 @@ def test_a_nudge_is_one_last_place(numbers: str, digits: int, share: float) -> N
     old, by = x[new != x], (new - x)[new != x]
     assert (abs(by) == np.ldexp(1.0, np.frexp(old)[1] - digits)).all()
     assert {-1.0, 1.0} == set(np.sign(by))
-    assert (nudged(x, 1, numbers, share) == new).all()
-    assert (nudged(x, 2, numbers, share) != new).any()
+    assert (perturbed(x, 1, numbers, share) == new).all()
+    assert (perturbed(x, 2, numbers, share) != new).any()
 
 
 @pytest.mark.parametrize(
@@ -173,7 +174,7 @@ def test_a_nudge_is_one_last_place(numbers: str, digits: int, share: float) -> N
     ],
 )
 def test_experts_of_a_layer_are_one_place(name: str, place: tuple[Any, ...]) -> None:
-    assert place_of(name, "k") == place
+    assert location_of(name, "k") == place
 
 
 # --- variants ---
@@ -182,13 +183,13 @@ def test_experts_of_a_layer_are_one_place(name: str, place: tuple[Any, ...]) -> 
 def test_variants_turn_each_choice_on_and_off() -> None:
     found = variants(V3)
     names = [v.name for v in found]
-    assert names[:3] == ["all", "only numbers", "without numbers"]
-    assert names[-8:-5] == ["absorbed", "one channel", "chance 1"]
-    assert names[-1] == "chance 6"
+    assert names[:3] == ["all", "numbers alone", "without numbers"]
+    assert names[-8:-5] == ["absorbed", "one channel", "perturbed 1"]
+    assert names[-1] == "perturbed 6"
     assert len(set(names)) == len(names)
     by_name = {v.name: v for v in found}
     for choice in V3.choices():
-        assert by_name[f"only {choice}"].recipe == V3.only(choice)
+        assert by_name[f"{choice} alone"].recipe == V3.only(choice)
         assert by_name[f"without {choice}"].recipe == V3.without(choice)
     base = by_name["base of accumulator"]
     assert base.recipe.choices() == ("activations", "weights")
@@ -196,10 +197,11 @@ def test_variants_turn_each_choice_on_and_off() -> None:
 
 
 def test_variants_of_some_choices_and_of_none() -> None:
-    assert [v.name for v in variants(V3, ["gate", "cache"], absorbed=True, nudges=0)] == [
-        "all", "only cache", "without cache", "only gate", "without gate", "naive",
+    assert [v.name for v in variants(V3, ["gate", "cache"], absorbed=True, perturbations=0)] == [
+        "all", "cache alone", "without cache", "gate alone", "without gate", "naive",
     ]  # fmt: skip
-    assert [v.name for v in variants(Recipe(), nudges=1)] == ["all", "absorbed", "one channel", "chance 1"]
+    names = [v.name for v in variants(Recipe(), perturbations=1)]
+    assert names == ["all", "absorbed", "one channel", "perturbed 1"]
     with pytest.raises(
         ValueError, match=r"choice: found 'gates', expected some of numbers, activations, .*gate"
     ):
@@ -209,15 +211,15 @@ def test_variants_of_some_choices_and_of_none() -> None:
 # --- what is measured ---
 
 
-def errors(result: Attribution) -> Iterator[tuple[str, float]]:
+def errors(result: Sensitivity) -> Iterator[tuple[str, float]]:
     """Every figure of the CSV that is an error: variant, and its value."""
     for row in result.records():
-        if row["metric"] not in ("same_top", "experts_changed") and not row["metric"].startswith("nudge"):
+        if row["metric"] not in ("same_top", "experts_changed") and not row["metric"].startswith("perturbed"):
             yield row["variant"], row["value"]
 
 
-def test_float64_attributes_zero_everywhere(model: Model) -> None:
-    result = attribution.run(model, IDS, Recipe(), nudges=0)
+def test_float64_errs_everywhere(model: Model) -> None:
+    result = sensitivity.run(model, IDS, Recipe(), perturbations=0)
     mine = {v.name for v in result.variants if not v.absorbed}
     assert {value for name, value in errors(result) if name in mine} == {0.0}
     assert result.parts["operators", "all"] == {"rows": [], "over_base": [], "kinds": []}
@@ -229,10 +231,10 @@ def test_float64_attributes_zero_everywhere(model: Model) -> None:
 
 @pytest.mark.parametrize("recipe", [Recipe(numbers="bfloat16"), Recipe(activations="e4m3:1x128:f32")])
 def test_the_only_choice_is_all_there_is(model: Model, recipe: Recipe) -> None:
-    result = attribution.run(model, IDS, recipe, nudges=1)
+    result = sensitivity.run(model, IDS, recipe, perturbations=1)
     (choice,) = recipe.choices()
     for part in PARTS:
-        assert result.part(part, f"only {choice}") == result.part(part, "all")
+        assert result.part(part, f"{choice} alone") == result.part(part, "all")
     without = f"without {choice}"
     assert {value for name, value in errors(result) if name == without} == {0.0}
     (cost,) = result.costs()
@@ -244,7 +246,7 @@ def test_the_only_choice_is_all_there_is(model: Model, recipe: Recipe) -> None:
     assert max(result.tokens("all")) > 0
 
 
-def test_logits_are_those_of_forward(model: Model, whole: Attribution) -> None:
+def test_logits_are_those_of_forward(model: Model, whole: Sensitivity) -> None:
     exact, coarse = (model.forward(IDS, recipe=r, absorbed=False) for r in (Recipe(), V3))
     assert whole.tokens("all").tolist() == divergence(exact, coarse).tolist()
     relative = np.linalg.norm(coarse - exact, axis=-1) / np.linalg.norm(exact, axis=-1)
@@ -253,7 +255,7 @@ def test_logits_are_those_of_forward(model: Model, whole: Attribution) -> None:
     assert whole.agreement("all") == (coarse.argmax(-1) == exact.argmax(-1)).mean()
 
 
-def test_experts_are_those_of_the_trace(model: Model, whole: Attribution) -> None:
+def test_experts_are_those_of_the_trace(model: Model, whole: Sensitivity) -> None:
     names = [f"layer{i}.topk_idx" for i in (1, 2)]
     exact, coarse = (model.trace(IDS, names, recipe=r, absorbed=False) for r in (Recipe(), V3))
     changed = [(np.sort(exact[n]) != np.sort(coarse[n])).any(axis=-1).ravel() for n in names]
@@ -262,7 +264,7 @@ def test_experts_are_those_of_the_trace(model: Model, whole: Attribution) -> Non
     assert whole.tokens("all", "layers_with_other_experts").tolist() == np.sum(changed, axis=0).tolist()
 
 
-def test_layers_are_fed_what_they_have_in_float64(model: Model, whole: Attribution) -> None:
+def test_layers_are_fed_what_they_have_in_float64(model: Model, whole: Sensitivity) -> None:
     traces = model.trace(IDS, ["layer1.input", "layer1.output"], recipe=Recipe(), absorbed=False)
     x, y = traces["layer1.input"], traces["layer1.output"]
     out = model.layers[1](x, recipe=V3, absorbed=False)
@@ -273,7 +275,7 @@ def test_layers_are_fed_what_they_have_in_float64(model: Model, whole: Attributi
     assert row["increment"]["pooled"] > row["output"]["pooled"] > 0
 
 
-def test_operations_are_done_again_on_the_same_inputs(model: Model, whole: Attribution) -> None:
+def test_operations_are_done_again_on_the_same_inputs(model: Model, whole: Sensitivity) -> None:
     seen = {}
 
     def watch(done: Done) -> None:
@@ -288,9 +290,9 @@ def test_operations_are_done_again_on_the_same_inputs(model: Model, whole: Attri
     assert row["worst"] == pytest.approx(relative.max(), rel=1e-12)  # norms by other sums
 
 
-def test_a_choice_errs_only_where_it_is_named(whole: Attribution) -> None:
+def test_a_choice_errs_only_where_it_is_named(whole: Sensitivity) -> None:
     kinds = {
-        choice: {row["kind"] for row in whole.part("operators", f"only {choice}")["rows"]}
+        choice: {row["kind"] for row in whole.part("operators", f"{choice} alone")["rows"]}
         for choice in whole.choices
     }
     assert kinds["combine"] == {"combine"}
@@ -299,9 +301,9 @@ def test_a_choice_errs_only_where_it_is_named(whole: Attribution) -> None:
     assert kinds["activations"] == {"linear"}
 
 
-def test_an_accumulator_is_seen_beside_its_base(model: Model, whole: Attribution) -> None:
+def test_an_accumulator_is_seen_beside_its_base(model: Model, whole: Sensitivity) -> None:
     """What it adds to the error of the codes that it adds up is a small part of that error."""
-    part = whole.part("operators", "only accumulator")
+    part = whole.part("operators", "accumulator alone")
     assert [row["operation"] for row in part["over_base"]] == [row["operation"] for row in part["rows"]]
     for own, both in zip(part["over_base"], part["rows"], strict=True):
         assert 0 <= own["pooled"] < both["pooled"] / 5
@@ -318,20 +320,21 @@ def test_an_accumulator_is_seen_beside_its_base(model: Model, whole: Attribution
     assert [row["worst"]] == seen
 
 
-def test_nudged_runs_show_chance(whole: Attribution) -> None:
-    least, more = (whole.part("logits", name)["beside"] for name in ("one channel", "chance 1"))
+def test_perturbed_runs_give_the_noise_floor(whole: Sensitivity) -> None:
+    least, more = (whole.part("logits", name)["beside"] for name in ("one channel", "perturbed 1"))
     exact, own = (least[under]["relative_error"]["median"] for under in ("float64", "recipe"))
     assert 0 < exact < 0.002
     assert own > 10 * exact
     assert exact < more["float64"]["relative_error"]["median"] < 0.02
-    chance = whole.chance()
-    assert len(chance.values) == 3
-    assert chance.values[0] == whole.spread("all").median
-    assert 0 < chance.reach < math.inf
+    floor = whole.noise_floor()
+    assert len(floor.values) == 3
+    assert floor.values[0] == whole.spread("all").median
+    assert 0 < floor.prediction_interval < math.inf
 
 
 def test_threads_change_nothing(model: Model) -> None:
-    one, two = (attribution.run(model, IDS, V3, only=["gate"], nudges=0, threads=n).parts for n in (1, 2))
+    settings: dict[str, Any] = {"only": ["gate"], "perturbations": 0}
+    one, two = (sensitivity.run(model, IDS, V3, threads=n, **settings).parts for n in (1, 2))
     assert one == two
 
 
@@ -343,13 +346,13 @@ def test_the_figures_are_the_same_at_every_simd_level(product_level: str) -> Non
 @cache
 def few(level: str) -> dict[tuple[str, str], dict[str, Any]]:
     """The released recipe and its activations alone."""
-    return attribution.run(demo_model(), IDS, V3, only=["activations"], nudges=0).parts
+    return sensitivity.run(demo_model(), IDS, V3, only=["activations"], perturbations=0).parts
 
 
 # --- what is told ---
 
 
-def test_the_files_agree(whole: Attribution, tmp_path: Path) -> None:
+def test_the_files_agree(whole: Sensitivity, tmp_path: Path) -> None:
     whole.save(tmp_path)
     content = json.loads((tmp_path / "results.json").read_text())
     with open(tmp_path / "results.csv", newline="") as file:
@@ -368,21 +371,21 @@ def test_the_files_agree(whole: Attribution, tmp_path: Path) -> None:
     for title, (name, _) in PLOTS.items():
         assert f"![{title}]({name})" in report
         assert (tmp_path / name).stat().st_size > 5000
-    for remark in remarks(whole):
-        assert remark in report
+    for finding in findings(whole):
+        assert finding in report
     for choice in V3.choices():
         assert f"| {choice} |" in report
     assert "One channel of each token's embedding" in report
 
 
-def test_whatever_is_done_can_be_told(whole: Attribution, tmp_path: Path) -> None:
+def test_whatever_is_done_can_be_told(whole: Sensitivity, tmp_path: Path) -> None:
     """With the parts of the first n jobs, for every n that an interruption may leave."""
     order = [(part, v.name) for part in reversed(PARTS) for v in whole.variants if part in v.parts]
     assert set(order) == set(whole.parts)
     for n in (0, 1, 2, len(order) // 2, len(order) - 1):
-        some = Attribution(whole.recipe, whole.variants, {key: whole.parts[key] for key in order[:n]})
+        some = Sensitivity(whole.recipe, whole.variants, {key: whole.parts[key] for key in order[:n]})
         some.partial = "stopped"
-        texts = [*remarks(some), *(str(cost) for cost in some.costs()), repr(some)]
+        texts = [*findings(some), *(str(cost) for cost in some.costs()), repr(some)]
         assert all(texts)
         assert some.table().row_count == (len(whole.choices) if n else 0)
         assert len(list(some.records())) >= n
@@ -398,25 +401,26 @@ def told(kl: float, spread: float = 0.0) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("without", "verdict"),
-    [(1.0, "nothing"), (1.05, "within chance"), (0.2, "costs"), (4.0, "helps")],
+    ("without", "effect"),
+    [(1.0, "nothing"), (1.05, "within noise"), (0.2, "costs"), (4.0, "helps")],
 )
-def test_a_gain_smaller_than_chance_is_said_to_be_so(without: float, verdict: str) -> None:
+def test_a_gain_below_the_noise_floor_is_said_to_be_so(without: float, effect: str) -> None:
     recipe = Recipe(gate="bfloat16")
-    values = {"all": 1.0, "only gate": 0.5, "without gate": without, "chance 1": 1.01, "chance 2": 0.99}
+    values = {"all": 1.0, "gate alone": 0.5, "without gate": without}
+    values |= {"perturbed 1": 1.01, "perturbed 2": 0.99}
     parts = {("logits", name): told(value) for name, value in values.items()}
-    result = Attribution(recipe, variants(recipe, nudges=2), parts)
+    result = Sensitivity(recipe, variants(recipe, perturbations=2), parts)
     (cost,) = result.costs()
-    assert cost.verdict == verdict
-    assert cost.reach == pytest.approx(9.925 * 0.01 * math.sqrt(4 / 3))
-    assert cost.gain == pytest.approx(0.0 if verdict == "nothing" else 1.0 - without)
+    assert cost.effect == effect
+    assert cost.prediction_interval == pytest.approx(9.925 * 0.01 * math.sqrt(4 / 3))
+    assert cost.gain == pytest.approx(0.0 if effect == "nothing" else 1.0 - without)
 
 
-def test_without_nudges_nothing_is_known_of_chance() -> None:
+def test_without_perturbations_nothing_is_known_of_the_noise_floor() -> None:
     recipe = Recipe(gate="bfloat16")
     parts = {("logits", name): told(value) for name, value in (("all", 1.0), ("without gate", 0.5))}
-    (cost,) = Attribution(recipe, variants(recipe, nudges=0), parts).costs()
-    assert (cost.verdict, cost.reach, cost.alone) == ("not known", math.inf, None)
+    (cost,) = Sensitivity(recipe, variants(recipe, perturbations=0), parts).costs()
+    assert (cost.effect, cost.prediction_interval, cost.alone) == ("not known", math.inf, None)
 
 
 # --- taken up again ---
@@ -439,17 +443,17 @@ def test_taken_up_again_it_ends_in_the_same_files(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "dsv3_numerics.attribution.files.PLOTS", dict(list(PLOTS.items())[1:2])
+        "dsv3_numerics.sensitivity.files.PLOTS", dict(list(PLOTS.items())[1:2])
     )  # one is enough
-    settings: dict[str, Any] = {"only": FEW, "nudges": 1}
-    straight = attribution.run(model, IDS, V3, folder=tmp_path / "a", **settings)
+    settings: dict[str, Any] = {"only": FEW, "perturbations": 1}
+    straight = sensitivity.run(model, IDS, V3, folder=tmp_path / "a", **settings)
     straight.save(tmp_path / "a")
     total = len(straight.parts)
 
-    def stop_after(labels: int) -> Callable[[str, float], None]:
+    def stop_after(labels: int) -> Progress:
         seen = set()
 
-        def stop(label: str, done: float) -> None:
+        def stop(label: str, done: float, total: float) -> None:
             seen.add(label)
             if len(seen) > labels:
                 raise Stopped
@@ -458,22 +462,24 @@ def test_taken_up_again_it_ends_in_the_same_files(
 
     for labels in (1, 4, 9):
         with pytest.raises(Stopped):
-            attribution.run(model, IDS, V3, folder=tmp_path / "b", progress=stop_after(labels), **settings)
-    left = attribution.prepare(model, IDS, V3, folder=tmp_path / "b", **settings)
+            sensitivity.run(model, IDS, V3, folder=tmp_path / "b", progress=stop_after(labels), **settings)
+    left = sensitivity.prepare(model, IDS, V3, folder=tmp_path / "b", **settings)
     assert 0 < len(left.jobs) < total
     (tmp_path / "b" / "parts" / "logits-all.json").write_text('{"variant": ')  # a damaged part is done again
-    attribution.run(model, IDS, V3, folder=tmp_path / "b", **settings).save(tmp_path / "b")
+    sensitivity.run(model, IDS, V3, folder=tmp_path / "b", **settings).save(tmp_path / "b")
     assert files(tmp_path / "b") == files(tmp_path / "a")
-    again = attribution.prepare(model, IDS, V3, folder=tmp_path / "b", **settings)
+    again = sensitivity.prepare(model, IDS, V3, folder=tmp_path / "b", **settings)
     assert again.jobs == []
     assert again.result.parts == straight.parts
-    more = attribution.prepare(model, IDS, V3, only=(*FEW, "cache"), nudges=1, folder=tmp_path / "b")
+    more = sensitivity.prepare(model, IDS, V3, only=(*FEW, "cache"), perturbations=1, folder=tmp_path / "b")
     assert {job.variant.choice for job in more.jobs} == {"cache"}
 
 
 def test_progress_adds_up(model: Model) -> None:
-    prepared = attribution.prepare(model, IDS, V3, only=["gate"], nudges=1)
-    seen: list[tuple[str, float]] = []
-    attribution.fill(prepared, progress=lambda label, done: seen.append((label, done)))
-    assert sum(done for _, done in seen) == sum(job.cost for job in prepared.jobs)
-    assert {label for label, _ in seen} == {"reference: float64", *(job.label for job in prepared.jobs)}
+    prepared = sensitivity.prepare(model, IDS, V3, only=["gate"], perturbations=1)
+    seen: list[tuple[str, float, float]] = []
+    sensitivity.execute(prepared, progress=lambda *told: seen.append(told))
+    total = sum(job.cost for job in prepared.jobs)
+    assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
+    assert seen[-1][1:] == (total, total)
+    assert {label for label, _, _ in seen} == {"reference: float64", *(job.label for job in prepared.jobs)}

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsv3_numerics import _core, study
-from dsv3_numerics.formats import format_info
+from dsv3_numerics.number_formats import format_info
 from dsv3_numerics.study import Scheme
 from dsv3_numerics.study.demo import synthetic
 from dsv3_numerics.study.metrics import Metrics, sums_of

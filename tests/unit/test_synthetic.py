@@ -143,7 +143,7 @@ def test_a_finished_folder_is_left_as_it_is(made: Path) -> None:
 def test_a_stopped_run_goes_on(made: Path, tmp_path: Path, stop: int) -> None:
     calls: list[int] = []
 
-    def interrupt(name: str, done: int, total: int) -> None:
+    def interrupt(name: str, done: float, total: float) -> None:
         calls.append(done)
         if len(calls) == stop:
             raise KeyboardInterrupt
@@ -160,7 +160,7 @@ def test_a_stopped_run_goes_on(made: Path, tmp_path: Path, stop: int) -> None:
 
 
 def test_progress_ends_at_its_total(tmp_path: Path) -> None:
-    calls: list[tuple[str, int, int]] = []
+    calls: list[tuple[str, float, float]] = []
     made = random_checkpoint(tmp_path, CONFIG, layers=[0], progress=lambda *call: calls.append(call))
     names, done, totals = zip(*calls, strict=True)
     assert list(done) == sorted(done)

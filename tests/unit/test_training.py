@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from dsv3_numerics.experiments import Result, Setting, fit, network
+from dsv3_numerics.experiments import Result, RunConfig, fit, network
 from dsv3_numerics.experiments.network import (
     BFLOAT16,
     DEEPSEEK_V3,
@@ -32,7 +32,7 @@ LEARNS = SMALL._replace(hidden=64, inner=72, layers=1, classes=4, tokens=64, ste
 def losses(size: Size, how: str, seed: int = 0) -> tuple[float, ...]:
     """The losses of a run."""
     trainings = {"float64": FLOAT64, "BF16": BFLOAT16, "FP8": DEEPSEEK_V3}
-    task = Task(Setting(), size, seed)
+    task = Task(RunConfig(), size, seed)
     return tuple(loss for loss, _ in network.train(task, trainings[how], Optimizer(rate=1e-2)))
 
 
@@ -41,7 +41,7 @@ def losses(size: Size, how: str, seed: int = 0) -> tuple[float, ...]:
 
 def test_the_gradient_is_that_of_differences() -> None:
     """Of the whole network in float64, along random directions; O(h**2) is 1e-10."""
-    task = Task(Setting(), SMALL, 0)
+    task = Task(RunConfig(), SMALL, 0)
     x, labels = task.batch(30, "test")
     start = network.start(task)
     _, gradients = Network(start, SMALL.layers, FLOAT64).gradients(x, labels, None, 1.0)
@@ -63,7 +63,7 @@ def test_the_gradient_is_that_of_differences() -> None:
 
 def test_micro_batches_add_up_to_the_batch() -> None:
     """To the rounding of float64 sums."""
-    task = Task(Setting(), SMALL, 0)
+    task = Task(RunConfig(), SMALL, 0)
     x, labels = task.batch(30, "test")
     net = Network(network.start(task), SMALL.layers, FLOAT64)
     _, whole = net.gradients(x, labels, None, 1.0)
@@ -76,7 +76,7 @@ def test_micro_batches_add_up_to_the_batch() -> None:
 @pytest.mark.parametrize(("how", "error"), [(BFLOAT16, 0.02), (DEEPSEEK_V3, 0.15)])
 def test_gradients_of_a_recipe_are_near_those_of_float64(how: Training, error: float) -> None:
     """A few roundings of 2**-9 (0.2 %) or of 2**-4 / sqrt(3) (3.6 %), through two layers and back."""
-    task = Task(Setting(), SMALL._replace(hidden=160, inner=136), 0)
+    task = Task(RunConfig(), SMALL._replace(hidden=160, inner=136), 0)
     x, labels = task.batch(150, "test")
     start = network.start(task)
     exact = Network(start, 2, FLOAT64).gradients(x, labels, None, 1.0)
@@ -90,7 +90,7 @@ def test_gradients_of_a_recipe_are_near_those_of_float64(how: Training, error: f
 
 def test_a_loss_scale_of_a_power_of_two_changes_nothing_but_the_floor() -> None:
     """Gradients are exactly so many times as large: no format underflows, no tile is cut but by the floor."""
-    task = Task(Setting(), SMALL, 0)
+    task = Task(RunConfig(), SMALL, 0)
     x, labels = task.batch(30, "test")
     start = network.start(task)
 
@@ -128,7 +128,7 @@ def test_a_step_of_adamw_by_hand() -> None:
 
 def test_precisions_of_what_the_optimizer_keeps() -> None:
     """Master weights float32; moments bfloat16 in the recipe, as the report has them."""
-    start = network.start(Task(Setting(), SMALL, 0))
+    start = network.start(Task(RunConfig(), SMALL, 0))
     for how, moments in ((DEEPSEEK_V3, ml_dtypes.bfloat16), (BFLOAT16, np.float32)):
         optimizer = AdamW(start, how, Optimizer(), 10)
         optimizer.update({name: np.ones_like(w, np.float32) for name, w in start.items()})
@@ -169,7 +169,7 @@ def test_a_seed_is_a_start() -> None:
 
 
 def test_all_recipes_see_the_same_batches() -> None:
-    task, again = (Task(Setting(), SMALL, 3) for _ in range(2))
+    task, again = (Task(RunConfig(), SMALL, 3) for _ in range(2))
     for key in ("a", "b"):
         for one, other in zip(task.batch(9, key), again.batch(9, key), strict=True):
             assert (one == other).all()
@@ -187,7 +187,7 @@ def test_gaps_are_of_smoothed_losses() -> None:
         for name, run in (("BF16", (2.0, 1.0)), ("FP8 recipe", (2.0, 2.0)))
         for i, loss in enumerate(run)
     ]
-    result = Result(fit.EXPERIMENT, Setting(), rows)
+    result = Result(fit.EXPERIMENT, RunConfig(), rows)
     assert fit.curve(result, "BF16", 0)[1] == pytest.approx([2.0, 1.9])
     assert fit.gaps(result, "FP8 recipe", 0) == pytest.approx([0.0, 2 / 1.9 - 1])
     with pytest.raises(LookupError):

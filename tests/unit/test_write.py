@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from dsv3_numerics import checkpoint
+from dsv3_numerics._atomic import PartialFile, is_temporary
 from dsv3_numerics.checkpoint.dtypes import DTYPES
-from dsv3_numerics.checkpoint.write import Entry, PartialFile, is_temporary, layout
+from dsv3_numerics.checkpoint.write import Entry, layout
 
 WHOLE = [row for row in DTYPES.values() if not row.packed]
 RNG = np.random.default_rng(8)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from .._arrays import SOURCES, Array, deliver, destination, real_dtype
-from ..formats import decode, encode, format_info, formats
+from ..number_formats import decode, encode, format_info, formats
 from ..quantized import Quantized, scales_shape
 from .dtypes import SCALED
 from .index import shown

@@ -1,33 +1,27 @@
-"""Writing safetensors files: under a temporary name, synced, and only then renamed.
+"""Writing safetensors files: the layout of a file, and `save`.
 
-Lives here: the layout of a file, the writer that takes tensors in pieces and in any order, and `save`. A file
-is complete under its name or not there; what a killed writer leaves behind has a name of its own kind, which
-`is_temporary` knows. What the pieces are is up to the caller.
+The file itself, complete under its name or not there, is `_atomic`'s; it takes pieces in any order.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
-import secrets
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from .._arrays import Array, as_array
+from .._atomic import replacing
 from .dtypes import DTYPES, of_numpy
 
 _ALIGNMENT = 8
 # The longest header that readers take: the format's own limit.
 _MAX_HEADER = 100_000_000
 _METADATA = "__metadata__"
-_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.partial")
 _CHUNK = 8 << 20  # bytes of a large array that are written at a time
 
 
@@ -157,90 +151,3 @@ def _writable(name: str, value: ArrayLike) -> Array:
             f"{name}: found {array.dtype}, which the format packs; expected a dtype of whole bytes"
         )
     return np.asarray(array, array.dtype.newbyteorder("<"))
-
-
-class PartialFile:
-    """A file in the making, written at any offset by any thread; see `replacing`."""
-
-    def __init__(self, stream: IO[bytes], path: Path) -> None:
-        self.path = path
-        self._stream = stream
-        # Two writers at one file wait for each other in the kernel, spinning; here they sleep.
-        self._lock = threading.Lock()
-
-    def write(self, offset: int, data: bytes | memoryview) -> None:
-        """Put bytes at an offset."""
-        rest = memoryview(data)
-        with self._lock:
-            self._stream.seek(offset)
-            while rest:
-                rest = rest[self._stream.write(rest) :]
-
-    def sync(self) -> None:
-        """Wait until the disk has it all."""
-        os.fsync(self._stream.fileno())
-
-    def close(self) -> None:
-        """Close it, unsynced."""
-        self._stream.close()
-
-
-def begin(target: Path, size: int) -> PartialFile:
-    """Begin a file of `size` bytes beside `target`, under a temporary name.
-
-    Raises
-    ------
-    OSError
-        It cannot be made.
-    """
-    temporary = target.with_name(f".{target.name[:50]}.{secrets.token_hex(6)}.partial")
-    stream = open(temporary, "xb", buffering=0)  # noqa: SIM115  (closed by `publish` and `discard`)
-    try:
-        stream.truncate(size)
-    except BaseException:
-        stream.close()
-        temporary.unlink(missing_ok=True)
-        raise
-    return PartialFile(stream, temporary)
-
-
-def publish(file: PartialFile, target: Path) -> None:
-    """Give a synced file its name, for good."""
-    file.close()
-    os.replace(file.path, target)
-    sync_folder(target.parent)
-
-
-@contextmanager
-def replacing(target: Path, size: int) -> Iterator[PartialFile]:
-    """A file that becomes `target`, synced, if the block ends well, and is removed if not."""
-    file = begin(target, size)
-    try:
-        yield file
-        file.sync()
-        publish(file, target)
-    except BaseException:
-        discard(file)
-        raise
-
-
-def discard(file: PartialFile) -> None:
-    """Remove a file that will not be finished."""
-    file.close()
-    file.path.unlink(missing_ok=True)
-
-
-def is_temporary(name: str) -> bool:
-    """Whether a file's name is one that only an unfinished file of ours has."""
-    return _TEMPORARY.fullmatch(name) is not None
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the disk knows the names in a folder, where the system can."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -11,7 +11,6 @@ import sys
 
 import click
 
-from .attribute import attribute_command
 from .console import INTERRUPTED
 from .convert import convert_command
 from .experiment import experiment_command
@@ -19,16 +18,17 @@ from .formats import formats_command
 from .inspect import inspect_command
 from .make import make_command
 from .run import run_command
+from .sensitivity import sensitivity_command
 from .study import study_command
 
 VERBS = (
-    attribute_command,
     convert_command,
     experiment_command,
     formats_command,
     inspect_command,
     make_command,
     run_command,
+    sensitivity_command,
     study_command,
 )
 
@@ -41,7 +41,7 @@ Examples:
   dsv3-numerics convert ./V3 ./V3-bf16 --to bf16    a checkpoint's FP8 weights as plain numbers
   dsv3-numerics run ./tiny-v3 --ids 3,1,4           a forward in float32 or float64
   dsv3-numerics make ./tiny-v3                      a checkpoint of random weights, of any size
-  dsv3-numerics attribute --demo                    which choice of a recipe costs how much, where
+  dsv3-numerics sensitivity --demo                  which choice of a recipe costs how much, where
   dsv3-numerics formats float8_e4m3fn               all values of a format
   dsv3-numerics experiment                          what the papers claim, measured again
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,8 @@ import click
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from .._progress import Progress
 
 INTERRUPTED = 130
 BY_USER = "interrupted by the user"
@@ -28,7 +30,7 @@ def make_console() -> Console:
 
 def writable(folder: Path) -> Path:
     """A folder to write into, made if need be; checked before any work is done."""
-    from ..study.files import ensure_writable
+    from .._atomic import ensure_writable
 
     try:
         ensure_writable(folder)
@@ -38,25 +40,23 @@ def writable(folder: Path) -> Path:
 
 
 @contextmanager
-def progress_bar(total: float, rate: str = "") -> Iterator[Callable[[str, float], None]]:
+def progress_bar(rate: str = "") -> Iterator[Progress]:
     """A bar on standard error, if that is a terminal.
 
     Parameters
     ----------
-    total : float
-        Of all there is to do.
     rate : str
         The unit of the speed to show, in millions a second; empty: none is shown.
 
     Yields
     ------
-    callable
-        To be called with a name and how much was done since the last call.
+    Progress
     """
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
 
-    from ..study.tables import plain
+    from ..report.text import plain
 
     class Rate(TextColumn):
         def render(self, task: Task) -> Any:
@@ -72,10 +72,10 @@ def progress_bar(total: float, rate: str = "") -> Iterator[Callable[[str, float]
     )
     console = Console(stderr=True)
     hidden = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden, speed_estimate_period=10) as bar:
-        task = bar.add_task("", total=total)
+    with Bar(*columns, console=console, transient=True, disable=hidden, speed_estimate_period=10) as bar:
+        task = bar.add_task("", total=None)
 
-        def report(name: str, done: float) -> None:
-            bar.update(task, advance=done, description=plain(name)[-_NAME:].rjust(_NAME))
+        def progress(name: str, done: float, total: float) -> None:
+            bar.update(task, completed=done, total=total, description=plain(name)[-_NAME:].rjust(_NAME))
 
-        yield report
+        yield progress

@@ -111,9 +111,9 @@ class _Bar:
         self._task = self._bar.add_task("", total=None)
         return self
 
-    def show(self, file: str, done: int, total: int) -> None:
+    def show(self, file: str, done: float, total: float) -> None:
         """What `convert` reports."""
-        from ..study.tables import plain
+        from ..report.text import plain
 
         self._bar.update(self._task, description=plain(file)[-36:].rjust(36), completed=done, total=total)
 
@@ -122,7 +122,7 @@ class _Bar:
 
 
 def _print(report: ConvertReport) -> None:
-    from ..study.tables import plain
+    from ..report.text import plain
 
     for note in report.notes:
         click.echo(f"note: {plain(note)}", err=True)

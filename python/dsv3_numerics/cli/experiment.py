@@ -75,12 +75,12 @@ def _table() -> Table:
 
 def _run(chosen: Experiment, seed: int, quick: bool, threads: int | None) -> Result:
     """Do all jobs with a progress bar; interrupted, the result says so and keeps what is done."""
-    from ..experiments import fill, prepare
+    from ..experiments import execute, prepare
 
     result, jobs = prepare(chosen, seed=seed, quick=quick)
-    with progress_bar(sum(job.cost for job in jobs)) as progress:
+    with progress_bar() as progress:
         try:
-            fill(result, jobs, threads=threads, progress=progress)
+            execute(result, jobs, threads=threads, progress=progress)
         except KeyboardInterrupt:
             result.partial = BY_USER
     return result
@@ -89,8 +89,8 @@ def _run(chosen: Experiment, seed: int, quick: bool, threads: int | None) -> Res
 def _finish(result: Result, folder: Path, console: Console) -> None:
     report = result.save(folder)
     console.print(result.experiment.title, style="bold")
-    for remark in result.remarks():
-        console.print(f"• {remark}", markup=False, highlight=False)
+    for finding in result.findings():
+        console.print(f"• {finding}", markup=False, highlight=False)
     if result.partial:
         console.print(f"Partial: {result.partial}", style="bold red", markup=False, highlight=False)
     console.print(f"Report: {report}", markup=False, highlight=False, soft_wrap=True)

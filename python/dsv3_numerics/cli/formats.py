@@ -11,7 +11,7 @@ from .console import make_console
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..formats import FormatInfo
+    from ..number_formats import FormatInfo
 
 
 @click.command("formats")
@@ -37,7 +37,7 @@ def formats_command(name: str | None) -> None:
 
 
 def _find_format(name: str) -> FormatInfo:
-    from ..formats import format_info
+    from ..number_formats import format_info
     from ..schemes import short_names
 
     long = {short: full for full, short in short_names().items()}
@@ -51,7 +51,7 @@ def _formats_table() -> Table:
     from rich import box
     from rich.table import Table
 
-    from ..formats import formats
+    from ..number_formats import formats
     from ..schemes import short_names
 
     short = short_names()
@@ -84,7 +84,7 @@ def _all_values(info: FormatInfo) -> list[str]:
     """The values of all codes, 8 to a line; of signed formats the codes with a clear sign bit."""
     import numpy as np
 
-    from ..formats import decode
+    from ..number_formats import decode
 
     signed = info.min < 0
     codes = np.arange(info.n_codes // 2 if signed else info.n_codes, dtype=np.uint8)

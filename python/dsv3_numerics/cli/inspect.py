@@ -57,7 +57,7 @@ def inspect_command(
 
 
 def _show(found: Inspection) -> None:
-    from ..study.tables import plain
+    from ..report.text import plain
 
     console = make_console()
 
@@ -110,7 +110,7 @@ def _table(*columns: tuple[str, str]) -> Table:
 def _patterns(found: Inspection) -> Table:
     from rich.text import Text
 
-    from ..study.tables import plain
+    from ..report.text import plain
 
     table = _table(
         ("tensor", "<"), ("dtype", "<"), ("shape", "<"), ("scales", "<"), ("count", ">"), ("bytes", ">")

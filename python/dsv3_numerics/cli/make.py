@@ -66,14 +66,7 @@ def make_command(
 
     chosen = None if layers is None else _parse(layers)
     found = _config(config)
-    with progress_bar(1.0) as bar:
-        before = 0.0
-
-        def progress(name: str, done: int, total: int) -> None:
-            nonlocal before
-            bar(name, done / total - before)
-            before = done / total
-
+    with progress_bar() as progress:
         made = random_checkpoint(
             folder, found, layers=chosen, include=include, seed=seed, progress=progress, **_KINDS[weights]
         )

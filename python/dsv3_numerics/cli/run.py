@@ -152,14 +152,7 @@ def _forward(
     model: Model, prompt: Any, names: list[str], how: Mapping[str, Any], found: dict[str, Any]
 ) -> Any:
     """Fill `found` with logits and traces; the logits after the last token."""
-    with progress_bar(1.0) as bar:
-        before = 0.0
-
-        def progress(done: int, total: int) -> None:
-            nonlocal before
-            bar("forward", done / total - before)
-            before = done / total
-
+    with progress_bar() as progress:
         if names:
             found |= model.trace(prompt, [*names, "logits"], progress=progress, **how)
             found["logits"] = found["logits"][0]

@@ -1,4 +1,4 @@
-"""The verb ``attribute``: which low-precision choice of a recipe costs how much, and where."""
+"""The verb ``sensitivity``: which low-precision choice of a recipe costs how much, and where."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from .console import BY_USER, INTERRUPTED, make_console, progress_bar
 from .prompt import Words, parse_ids
 
 if TYPE_CHECKING:
-    from ..attribution import Attribution, Prepared
     from ..model import Model, Recipe
+    from ..sensitivity import Sensitivity
+    from ..sensitivity.running import Prepared
 
 
-@click.command("attribute")
+@click.command("sensitivity")
 @click.argument("path", metavar="MODEL", required=False, type=click.Path(path_type=Path))
 @click.option("--demo", is_flag=True, help="A tiny random model; nothing is written without --out.")
 @click.option("--recipe", "spelled", default="deepseek_v3", show_default=True, metavar="NAME|FILE.json")
@@ -27,19 +28,19 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(0), default=0, metavar="N", help="Of random ids  [default: 0]")
 @click.option("--absorbed/--naive", default=False, help="The form of attention  [default: naive]")
 @click.option(
-    "--nudges",
+    "--perturbations",
     type=click.IntRange(0),
     default=6,
     show_default=True,
     metavar="N",
-    help="Runs that show chance.",
+    help="Perturbed runs used to estimate the noise floor.",
 )
 @click.option(
-    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Output folder  [default: attribute-NAME]"
+    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Output folder  [default: sensitivity-NAME]"
 )
 @click.option("--restart", is_flag=True, help="Begin anew: remove the parts that the folder holds.")
 @click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads  [default: all CPUs]")
-def attribute_command(
+def sensitivity_command(
     path: Path | None,
     demo: bool,
     spelled: str,
@@ -49,7 +50,7 @@ def attribute_command(
     tokens: int | None,
     seed: int,
     absorbed: bool,
-    nudges: int,
+    perturbations: int,
     out: Path | None,
     restart: bool,
     threads: int | None,
@@ -65,22 +66,22 @@ def attribute_command(
 
     \b
     Examples:
-      dsv3-numerics attribute --demo
-      dsv3-numerics attribute ./V3-fp8 --text "The capital of France is" --out paris
-      dsv3-numerics attribute ./tiny-v3 --recipe bf16 --tokens 256
-      dsv3-numerics attribute ./tiny-v3 --recipe mine.json --only combine --only cache
+      dsv3-numerics sensitivity --demo
+      dsv3-numerics sensitivity ./V3-fp8 --text "The capital of France is" --out paris
+      dsv3-numerics sensitivity ./tiny-v3 --recipe bf16 --tokens 256
+      dsv3-numerics sensitivity ./tiny-v3 --recipe mine.json --only combine --only cache
     """
     if demo == (path is not None):
         raise click.UsageError("give MODEL or --demo, not both" if demo else "give a MODEL, or --demo")
     if ids is not None and text is not None:
         raise click.UsageError("give --ids or --text, not both")
-    from ..attribution import prepare
+    from ..sensitivity import prepare
 
     console = make_console()
     recipe = _recipe(spelled)
     model, source = _model(path)
     chosen, notes = _ids(model, path, ids, text, tokens, seed)
-    folder = None if demo and out is None else out or Path(f"attribute-{source}")
+    folder = None if demo and out is None else out or Path(f"sensitivity-{source}")
     try:
         prepared = prepare(
             model,
@@ -88,7 +89,7 @@ def attribute_command(
             recipe,
             only=only,
             absorbed=absorbed,
-            nudges=nudges,
+            perturbations=perturbations,
             folder=folder,
             restart=restart,
         )
@@ -118,8 +119,8 @@ def _recipe(spelled: str) -> Recipe:
 
 
 def _model(path: Path | None) -> tuple[Model, str]:
-    from ..attribution import demo_model
     from ..model import Model
+    from ..sensitivity import demo_model
 
     if path is None:
         return demo_model(), "demo"
@@ -132,7 +133,7 @@ def _ids(
     """The ids, and what a reader must know of them."""
     import numpy as np
 
-    from ..attribution import RANDOM, RANDOM_MODEL, TOKENS, random_ids
+    from ..sensitivity import RANDOM, RANDOM_MODEL, TOKENS, random_ids
 
     notes = [RANDOM_MODEL] if path is None else []
     if ids is None and text is None:
@@ -145,24 +146,24 @@ def _ids(
 
 def _measure(prepared: Prepared, threads: int | None) -> None:
     """Do what is left with a progress bar; interrupted, the result says so and keeps what is done."""
-    from ..attribution import fill
+    from ..sensitivity import execute
 
-    with progress_bar(sum(job.cost for job in prepared.jobs)) as progress:
+    with progress_bar() as progress:
         try:
-            fill(prepared, threads=threads, progress=progress)
+            execute(prepared, threads=threads, progress=progress)
         except KeyboardInterrupt:
             prepared.result.partial = BY_USER
 
 
-def _finish(result: Attribution, folder: Path | None) -> None:
-    from ..attribution.remarks import remarks
+def _finish(result: Sensitivity, folder: Path | None) -> None:
+    from ..sensitivity.findings import findings
 
     console = make_console()
     table = result.table()
     if table.row_count:
         console.print(table)
-    for remark in remarks(result):
-        console.print(f"• {remark}", markup=False, highlight=False)
+    for finding in findings(result):
+        console.print(f"• {finding}", markup=False, highlight=False)
     if result.partial:
         console.print(f"Partial: {result.partial}", style="bold red", markup=False, highlight=False)
     if folder is not None:

@@ -147,15 +147,15 @@ def _of_tensors(
     threads: int | None,
 ) -> tuple[Study, str, Work]:
     """A study of files, its title, and what fills it."""
-    from ..study import demo_inputs, fill, prepare
+    from ..study import demo_inputs, execute, prepare
 
     found: Demo | None = demo_inputs() if demo else None
     study, tensors = prepare(found.inputs if found else inputs, schemes, include=include, exclude=exclude)
     study.notes += found.notes if found else []
 
     def work() -> None:
-        with progress_bar(study.settings["elements_selected"], rate="elements") as progress:
-            fill(study, tensors, threads=threads, progress=progress)
+        with progress_bar(rate="elements") as progress:
+            execute(study, tensors, threads=threads, progress=progress)
 
     return study, found.title if found else inputs[0].resolve().stem, work
 
@@ -170,7 +170,7 @@ def _of_activations(
 ) -> tuple[Study, str, Work]:
     """A study of a model's activations, its title, and what fills it."""
     from ..model import Model
-    from ..study import fill_activations, prepare_activations
+    from ..study import execute_activations, prepare_activations
 
     model = Model.from_checkpoint(path)
     ids, notes = _prompt(model, path, *prompt)
@@ -179,8 +179,8 @@ def _of_activations(
     study.notes += notes
 
     def work() -> None:
-        with progress_bar(1.0) as progress:
-            fill_activations(study, model, ids, threads=threads, progress=progress)
+        with progress_bar() as progress:
+            execute_activations(study, model, ids, threads=threads, progress=progress)
 
     return study, f"{path.resolve().name}-activations", work
 
@@ -215,7 +215,8 @@ def _do(study: Study, work: Work) -> None:
 
 
 def _finish(study: Study, folder: Path, console: Console) -> None:
-    from ..study.tables import kinds_table, plain, worst_table
+    from ..report.text import plain
+    from ..study.tables import kinds_table, worst_table
 
     report = study.save(folder)
     if study.tensors:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
-from . import charts
-from .experiment import Experiment, Job, Known, Quantity, Result, Row, Setting, Shown, pivot
+from ..report import charts
+from ..report.page import ReportTable
+from .experiment import Experiment, ExperimentData, Job, PublishedFigure, Quantity, Row, RunConfig, pivot
 from .products import LARGEST, MEASURES, Operands, between, cell, draw, largest_for, measure, number, percent
 from .units import STYLES, UNITS, how, title
 
@@ -20,17 +21,17 @@ INTERVAL = 128
 Load = Callable[[int, float], tuple[Operands, float]]
 
 
-def jobs(setting: Setting) -> list[Job]:
+def jobs(config: RunConfig) -> list[Job]:
     """Three draws at K = 4096, as the known figures are of, then every unit at every K."""
     found: list[Job] = []
-    side, published = (32, 64) if setting.quick else (256, 1024)
+    side, published = (32, 64) if config.quick else (256, 1024)
     for take in range(3):
-        load = lru_cache(maxsize=1)(partial(_draw, setting, f"published {take}", published))
+        load = lru_cache(maxsize=1)(partial(_draw, config, f"published {take}", published))
         for unit, every in (("hopper_fp8", None), ("hopper_fp8", INTERVAL), ("float32", None)):
             job = partial(_published, load, take, unit, every)
             found.append(Job(f"K = 4096: {unit}", job, cost=4096 * published**2))
-    load = lru_cache(maxsize=2)(partial(_draw, setting, "lengths", side))
-    for k in LENGTHS[:3] if setting.quick else LENGTHS:
+    load = lru_cache(maxsize=2)(partial(_draw, config, "lengths", side))
+    for k in LENGTHS[:3] if config.quick else LENGTHS:
         for unit in UNITS:
             for every in (None, INTERVAL) if UNITS[unit].promoted else (None,):
                 job = partial(_length, load, k, unit, every)
@@ -38,8 +39,8 @@ def jobs(setting: Setting) -> list[Job]:
     return found
 
 
-def _draw(setting: Setting, purpose: str, side: int, k: int, largest: float) -> tuple[Operands, float]:
-    return draw(setting.rng("accumulation", purpose, k), "normal", side, k, largest)
+def _draw(config: RunConfig, purpose: str, side: int, k: int, largest: float) -> tuple[Operands, float]:
+    return draw(config.rng("accumulation", purpose, k), "normal", side, k, largest)
 
 
 def _published(load: Load, take: int, unit: str, every: int | None) -> list[Row]:
@@ -65,7 +66,7 @@ def _length(load: Load, k: int, unit: str, every: int | None) -> list[Row]:
 # --- what is told ---
 
 
-def _tables(result: Result) -> Iterator[Shown]:
+def _tables(result: ExperimentData) -> Iterator[ReportTable]:
     for every in (None, INTERVAL):
         for column in ("max_over_rms", "frobenius"):
             header, rows = pivot(
@@ -76,12 +77,12 @@ def _tables(result: Result) -> Iterator[Shown]:
                 cell(column),
                 promote_every=every,
             )
-            yield Shown(
+            yield ReportTable(
                 f"{MEASURES[column]} against K, {how(every)}", header, [[title(r[0]), *r[1:]] for r in rows]
             )
 
 
-def _remark_two_percent(result: Result) -> str:
+def _remark_two_percent(result: ExperimentData) -> str:
     never, often = (_draws(result, "max_over_rms", "hopper_fp8", every) for every in (None, INTERVAL))
     return (
         "The technical report's error of nearly 2 % at K = 4096 is the largest one over the root mean "
@@ -90,7 +91,7 @@ def _remark_two_percent(result: Result) -> str:
     )
 
 
-def _remark_growth(result: Result) -> str:
+def _remark_growth(result: ExperimentData) -> str:
     ks = result.kinds("k", "lengths")
     first, last = (_at(result, "frobenius", "hopper_fp8", None, k) for k in (ks[0], ks[-1]))
     held = [_at(result, "frobenius", "hopper_fp8", INTERVAL, k) for k in ks]
@@ -100,7 +101,7 @@ def _remark_growth(result: Result) -> str:
     )
 
 
-def _remark_others(result: Result) -> str:
+def _remark_others(result: ExperimentData) -> str:
     k = result.kinds("k", "lengths")[-1]
     hopper, blackwell, bf16 = (
         _at(result, "frobenius", unit, None, k) for unit in ("hopper_fp8", "blackwell_fp8", "hopper_bf16")
@@ -112,7 +113,7 @@ def _remark_others(result: Result) -> str:
     )
 
 
-def _remark_cast(result: Result) -> str:
+def _remark_cast(result: ExperimentData) -> str:
     cast = result.value("cast", "published", draw=0, accumulator="hopper_fp8", promote_every=None)
     error = result.value("frobenius", "published", draw=0, accumulator="hopper_fp8", promote_every=None)
     return (
@@ -121,11 +122,11 @@ def _remark_cast(result: Result) -> str:
     )
 
 
-def _at(result: Result, column: str, unit: str, every: int | None, k: int) -> float:
+def _at(result: ExperimentData, column: str, unit: str, every: int | None, k: int) -> float:
     return result.value(column, "lengths", k=k, accumulator=unit, promote_every=every)
 
 
-def _draws(result: Result, column: str, unit: str, every: int | None) -> tuple[float, float]:
+def _draws(result: ExperimentData, column: str, unit: str, every: int | None) -> tuple[float, float]:
     """Lowest and highest over the three draws."""
     found = [number(r, column) for r in result.select("published", accumulator=unit, promote_every=every)]
     if not found:
@@ -144,23 +145,23 @@ _PUBLISHED: dict[tuple[str, int | None], tuple[Quantity, ...]] = {
 }  # fmt: skip
 
 
-def _known() -> Iterator[Known]:
+def _figures() -> Iterator[PublishedFigure]:
     for (unit, every), figures in _PUBLISHED.items():
         which = title(unit) + ("" if unit == "float32" else f", {how(every)}")
         for (column, name), published in zip(MEASURES.items(), figures, strict=False):
             measured = partial(_draws, column=column, unit=unit, every=every)
-            yield Known(f"{which}: {name}", published, measured, percent)
-    yield Known("cast to E4M3: Frobenius", 0.037, _cast, percent)
+            yield PublishedFigure(f"{which}: {name}", published, measured, percent)
+    yield PublishedFigure("cast to E4M3: Frobenius", 0.037, _cast, percent)
 
 
-def _cast(result: Result) -> tuple[float, float]:
+def _cast(result: ExperimentData) -> tuple[float, float]:
     found = [number(row, "cast") for row in result.select("published")]
     if not found:
         raise LookupError("not measured")
     return min(found), max(found)
 
 
-def _plot(result: Result, figure: Figure) -> None:
+def _plot(result: ExperimentData, figure: Figure) -> None:
     figure.set_size_inches(11.5, 5.6)
     left, right = figure.subplots(1, 2, sharey=True)
     ks = result.kinds("k", "lengths")
@@ -191,7 +192,7 @@ EXPERIMENT = Experiment(
     "(arXiv 2505.09343), section 3.1; models of tensor cores by Khattak and Mikaitis (arXiv 2512.07004)",
     jobs=jobs,
     tables=_tables,
-    remarks=(_remark_two_percent, _remark_growth, _remark_others, _remark_cast),
-    known=tuple(_known()),
+    findings=(_remark_two_percent, _remark_growth, _remark_others, _remark_cast),
+    published=tuple(_figures()),
     plots={"Error against K": ("error_k.png", _plot)},
 )

@@ -15,10 +15,11 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from ..study.tables import share
-from . import charts
+from ..report import charts
+from ..report.page import ReportTable
+from ..report.text import share
 from .draws import ACTIVATIONS, below_one
-from .experiment import Experiment, Job, Known, Result, Row, Setting, Shown, pivot
+from .experiment import Experiment, ExperimentData, Job, PublishedFigure, Row, RunConfig, pivot
 from .wire import Floats, Wire, pick
 
 if TYPE_CHECKING:
@@ -57,9 +58,9 @@ def gates(rng: np.random.Generator, tokens: int) -> npt.NDArray[np.float32]:
     return np.asarray(ROUTE_SCALE * chosen / chosen.sum(axis=1, keepdims=True), np.float32)
 
 
-def outputs(setting: Setting, name: str, tokens: int) -> Outputs:
+def outputs(config: RunConfig, name: str, tokens: int) -> Outputs:
     """Experts' outputs in bfloat16 precision, below 1; "agreeing" ones share half their variance."""
-    rng = setting.rng("combine", name)
+    rng = config.rng("combine", name)
     shape = (tokens * CHOSEN, HIDDEN)
     if name == AGREEING:
         common = np.repeat(rng.standard_normal((tokens, HIDDEN), dtype=np.float32), CHOSEN, axis=0)
@@ -91,10 +92,10 @@ def bytes_of_a_row(name: str) -> float:
     return HIDDEN * bits / 8 + 4 * HIDDEN / TILE
 
 
-def jobs(setting: Setting) -> list[Job]:
+def jobs(config: RunConfig) -> list[Job]:
     """A job for each kind of data in each format."""
-    tokens = 4 if setting.quick else 96
-    load = lru_cache(maxsize=1)(partial(outputs, setting, tokens=tokens))
+    tokens = 4 if config.quick else 96
+    load = lru_cache(maxsize=1)(partial(outputs, config, tokens=tokens))
     return [
         Job(f"{name}: {wire.name}", partial(_measure, load, name, wire))
         for name in DATA
@@ -143,27 +144,27 @@ def microseconds(name: str) -> float:
     return (_DISPATCH + bytes_of_a_row(name)) * _TOKENS * _ROUTES / _BYTES_PER_SECOND * 1e6
 
 
-def _tables(result: Result) -> Iterator[Shown]:
+def _tables(result: ExperimentData) -> Iterator[ReportTable]:
     def cell(row: Row) -> str:
         db, error = row["sqnr_db"], row["relative_error"]
         return f"{db:.1f}, {100 * error:.2f}%" if isinstance(db, float) and isinstance(error, float) else "–"
 
     header, rows = pivot(result, "combine", "data", "sent_as", cell)
-    yield Shown(
+    yield ReportTable(
         "Error of the sum as stored (BF16): SQNR in dB, and relative error",
         header,
         rows,
         "Against the sum in float64. *agreeing*: half of the outputs' variance is common to all eight.",
     )
     header, rows = pivot(result, "combine", "data", "sent_as", lambda r: f"{r['sqnr_before_storing_db']:.1f}")
-    yield Shown(
+    yield ReportTable(
         "The same before the sum is stored, dB",
         header,
         rows,
         "The format's own error; storing the sum in BF16 adds noise at about 55.6 dB.",
     )
     full = bytes_of_a_row("BF16")
-    yield Shown(
+    yield ReportTable(
         "Bytes",
         ["", "one row of 7168", "of BF16", "a token's 8 rows", "dispatch and combine, µs"],
         [
@@ -176,11 +177,11 @@ def _tables(result: Result) -> Iterator[Shown]:
     )  # fmt: skip
 
 
-def _db(result: Result, data: str, name: str, column: str = "sqnr_db") -> float:
+def _db(result: ExperimentData, data: str, name: str, column: str = "sqnr_db") -> float:
     return result.value(column, "combine", data=data, sent_as=name)
 
 
-def _ten(result: Result) -> str:
+def _ten(result: ExperimentData) -> str:
     ten, sixteen = (_db(result, "normal", n) for n in ("LogFMT-10", "BF16"))
     ratio = bytes_of_a_row("LogFMT-10") / bytes_of_a_row("BF16")
     return (
@@ -189,7 +190,7 @@ def _ten(result: Result) -> str:
     )
 
 
-def _eight(result: Result) -> str:
+def _eight(result: ExperimentData) -> str:
     gains = {d: _db(result, d, "LogFMT-8") - _db(result, d, "E4M3") for d in DATA}
     listed = ", ".join(f"{d} {g:+.1f}" for d, g in gains.items())
     return (
@@ -199,11 +200,11 @@ def _eight(result: Result) -> str:
     )
 
 
-def _error(result: Result, name: str) -> float:
+def _error(result: ExperimentData, name: str) -> float:
     return result.value("relative_error", "combine", data="normal", sent_as=name)
 
 
-def _averaging(result: Result) -> str:
+def _averaging(result: ExperimentData) -> str:
     single, together, agreeing = (
         _db(result, "normal", "E4M3", "sent_sqnr_db"),
         _db(result, "normal", "E4M3"),
@@ -216,21 +217,21 @@ def _averaging(result: Result) -> str:
     )
 
 
-def _zeros(result: Result) -> str:
+def _zeros(result: ExperimentData) -> str:
     ten, deepep = (_db(result, "one zero", n) for n in ("LogFMT-10", "LogFMT-10, DeepEP"))
     return f"One exact zero in each tile takes DeepEP's LogFMT-10 from {ten:.1f} to {deepep:.1f} dB."
 
 
-def _known() -> Iterator[Known]:
-    def fixed(value: Callable[[str], float], name: str) -> Callable[[Result], float]:
+def _published() -> Iterator[PublishedFigure]:
+    def fixed(value: Callable[[str], float], name: str) -> Callable[[ExperimentData], float]:
         return lambda result: value(name)
 
     for name, published in (("LogFMT-10", 9184), ("BF16", 14336)):
         text = "{:.0f} bytes".format
-        yield Known(f"a row of 7168 in {name}", published, fixed(bytes_of_a_row, name), text)
+        yield PublishedFigure(f"a row of 7168 in {name}", published, fixed(bytes_of_a_row, name), text)
     for name, time in (("BF16", 125.2), ("LogFMT-10", 95.5), ("LogFMT-8", 85.2)):
         text = "{:.1f} µs".format
-        yield Known(f"dispatch and combine, {name}", time, fixed(microseconds, name), text)
+        yield PublishedFigure(f"dispatch and combine, {name}", time, fixed(microseconds, name), text)
 
 
 _KINDS: dict[str, charts.Style] = {
@@ -242,7 +243,7 @@ _KINDS: dict[str, charts.Style] = {
 }
 
 
-def _plot(result: Result, figure: Figure) -> None:
+def _plot(result: ExperimentData, figure: Figure) -> None:
     """A row for each format: the bytes it takes, and the SQNR of the sum for each kind of outputs."""
     figure.set_size_inches(11, 5.2)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(2, 3))
@@ -274,7 +275,7 @@ EXPERIMENT = Experiment(
     source="ISCA '25 paper (arXiv 2505.09343), sections 2.3.2 and 3.2; DeepEP's low-latency combine kernel",
     jobs=jobs,
     tables=_tables,
-    remarks=(_ten, _eight, _averaging, _zeros),
-    known=tuple(_known()),
+    findings=(_ten, _eight, _averaging, _zeros),
+    published=tuple(_published()),
     plots={"Bytes against SQNR": ("bytes_sqnr.png", _plot)},
 )

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
-from . import charts
-from .experiment import Experiment, Job, Known, Result, Row, Setting, Shown, pivot
+from ..report import charts
+from ..report.page import ReportTable
+from .experiment import Experiment, ExperimentData, Job, PublishedFigure, Row, RunConfig, pivot
 from .products import KINDS, Operands, draw, largest_for, measure, number, percent
 from .units import STYLES, UNITS, how, title
 
@@ -24,13 +25,13 @@ CORNER = 128
 Load = Callable[[int, float], tuple[Operands, float]]
 
 
-def jobs(setting: Setting) -> list[Job]:
+def jobs(config: RunConfig) -> list[Job]:
     """Every kind of operands at every length, in every unit, with and without promotion."""
-    side = 32 if setting.quick else 512
+    side = 32 if config.quick else 512
     found: list[Job] = []
     for kind in KINDS:
-        load = lru_cache(maxsize=1)(partial(_draw, setting, kind, side))
-        for k in LENGTHS[:4] if setting.quick else LENGTHS:
+        load = lru_cache(maxsize=1)(partial(_draw, config, kind, side))
+        for k in LENGTHS[:4] if config.quick else LENGTHS:
             for unit in ACCUMULATORS:
                 for every in (None, INTERVAL) if UNITS[unit].promoted else (None,):
                     job = partial(_measure, load, kind, k, unit, every)
@@ -38,8 +39,8 @@ def jobs(setting: Setting) -> list[Job]:
     return found
 
 
-def _draw(setting: Setting, kind: str, side: int, k: int, largest: float) -> tuple[Operands, float]:
-    return draw(setting.rng("drift", kind, k), kind, side, k, largest)
+def _draw(config: RunConfig, kind: str, side: int, k: int, largest: float) -> tuple[Operands, float]:
+    return draw(config.rng("drift", kind, k), kind, side, k, largest)
 
 
 def _measure(load: Load, kind: str, k: int, unit: str, every: int | None) -> list[Row]:
@@ -57,7 +58,7 @@ def _signed(value: float) -> str:
     return ("+" if value > 0 else "") + percent(value)
 
 
-def _tables(result: Result) -> Iterator[Shown]:
+def _tables(result: ExperimentData) -> Iterator[ReportTable]:
     for every in (None, INTERVAL):
         header, rows = pivot(
             result,
@@ -68,7 +69,7 @@ def _tables(result: Result) -> Iterator[Shown]:
             data=SAME_SIGN,
             promote_every=every,
         )
-        yield Shown(
+        yield ReportTable(
             f"Drift of sums of one sign against K, {how(every)}",
             header,
             [[title(r[0]), *r[1:]] for r in rows],
@@ -84,18 +85,20 @@ def _tables(result: Result) -> Iterator[Shown]:
             data=kind,
             accumulator="hopper_fp8",
         )
-        yield Shown(
+        yield ReportTable(
             f"Hopper FP8, operands {kind}: largest error over rms, and drift",
             header,
             [[how(None if r[0] == "None" else int(r[0])), *r[1:]] for r in rows],
         )
 
 
-def _at(result: Result, kind: str, k: int, every: int | None, column: str, unit: str = "hopper_fp8") -> float:
+def _at(
+    result: ExperimentData, kind: str, k: int, every: int | None, column: str, unit: str = "hopper_fp8"
+) -> float:
     return result.value(column, "drift", data=kind, k=k, accumulator=unit, promote_every=every)
 
 
-def _same_sign(result: Result) -> str:
+def _same_sign(result: ExperimentData) -> str:
     k = result.kinds("k", "drift", data=SAME_SIGN)[-1]
     first, last = (_at(result, SAME_SIGN, n, None, "drift") for n in (4096, k))
     promoted = _at(result, SAME_SIGN, k, INTERVAL, "drift")
@@ -106,12 +109,12 @@ def _same_sign(result: Result) -> str:
     )
 
 
-def _all_bias(result: Result) -> str:
+def _all_bias(result: ExperimentData) -> str:
     drift, worst = (_at(result, SAME_SIGN, 4096, None, column) for column in ("drift", "max_relative"))
     return f"It is nearly all bias: at K = 4096 the mean is {_signed(drift)}, the largest {percent(worst)}."
 
 
-def _zero_mean(result: Result) -> str:
+def _zero_mean(result: ExperimentData) -> str:
     normal, flat = (_at(result, kind, 4096, None, "max_over_rms") for kind in ("normal", "uniform(-1, 1)"))
     return (
         f"On zero-mean data the sums stay small, so less is cut: the largest error at K = 4096 is "
@@ -119,7 +122,7 @@ def _zero_mean(result: Result) -> str:
     )
 
 
-def _others(result: Result) -> str:
+def _others(result: ExperimentData) -> str:
     k = result.kinds("k", "drift", data=SAME_SIGN)[-1]
     blackwell, bf16, plain = (
         _at(result, SAME_SIGN, k, None, "drift", unit) for unit in ("blackwell_fp8", "hopper_bf16", "float32")
@@ -147,13 +150,13 @@ _WORDS = {
 }
 
 
-def _known() -> Iterator[Known]:
+def _published() -> Iterator[PublishedFigure]:
     for kind, k, column, every, value in _KNOWN:
         measured = partial(_at, kind=kind, k=k, every=every, column=column)
-        yield Known(f"{kind}, K = {k}, {how(every)}: {_WORDS[column]}", value, measured, percent)
+        yield PublishedFigure(f"{kind}, K = {k}, {how(every)}: {_WORDS[column]}", value, measured, percent)
 
 
-def _plot(result: Result, figure: Figure) -> None:
+def _plot(result: ExperimentData, figure: Figure) -> None:
     """Drift against K: sums of one sign without and with promotion."""
     figure.set_size_inches(11.5, 5.4)
     left, right = figure.subplots(1, 2)
@@ -181,7 +184,7 @@ def _plot(result: Result, figure: Figure) -> None:
     left.set_ylabel("drift: mean error of sums of one sign")
 
 
-def _plot_data(result: Result, figure: Figure) -> None:
+def _plot_data(result: ExperimentData, figure: Figure) -> None:
     """Hopper FP8: the largest error for each kind of operands."""
     figure.set_size_inches(9, 5.4)
     axes = figure.add_subplot()
@@ -214,8 +217,8 @@ EXPERIMENT = Experiment(
     "Khattak and Mikaitis (arXiv 2512.07004)",
     jobs=jobs,
     tables=_tables,
-    remarks=(_same_sign, _all_bias, _zero_mean, _others),
-    known=tuple(_known()),
+    findings=(_same_sign, _all_bias, _zero_mean, _others),
+    published=tuple(_published()),
     plots={
         "Drift of sums of one sign": ("drift_k.png", _plot),
         "Largest error by kind of operands": ("data_k.png", _plot_data),

@@ -1,7 +1,7 @@
 """What an experiment is: jobs that measure, and what is told of their rows.
 
 An `Experiment` is a row of the table `EXPERIMENTS`. It makes a list of jobs, each of which returns rows of
-figures; everything told afterwards (tables, remarks, plots, known figures beside the measured ones)
+figures; everything told afterwards (tables, findings, plots, known figures beside the measured ones)
 is made from the rows alone, so that an interrupted experiment tells what it has.
 """
 
@@ -10,10 +10,12 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+from ..report.page import ReportTable
+from ..report.running import possible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,7 +29,7 @@ Quantity = float | tuple[float, float]
 """A number, or the lowest and the highest."""
 
 
-class Setting(NamedTuple):
+class RunConfig(NamedTuple):
     """How an experiment is run: the seed of all its random numbers, and whether it is a quick, small run."""
 
     seed: int = 0
@@ -38,8 +40,8 @@ class Setting(NamedTuple):
 
         Examples
         --------
-        >>> from dsv3_numerics.experiments import Setting
-        >>> Setting(1).rng("a").random() == Setting(1).rng("a").random() != Setting(1).rng("b").random()
+        >>> from dsv3_numerics.experiments import RunConfig
+        >>> RunConfig(1).rng("a").random() == RunConfig(1).rng("a").random() != RunConfig(1).rng("b").random()
         True
         """
         return np.random.default_rng([self.seed, *(zlib.crc32(str(part).encode()) for part in key)])
@@ -53,24 +55,15 @@ class Job(NamedTuple):
     cost: float = 1.0
 
 
-class Shown(NamedTuple):
-    """A table of the report: a title, headings, rows of text, and a line that says how to read it."""
-
-    title: str
-    header: list[str]
-    rows: list[list[str]]
-    note: str = ""
-
-
-class Known(NamedTuple):
-    """A known figure: what it is of, its value or lowest and highest value, and the same, measured here.
+class PublishedFigure(NamedTuple):
+    """Published figure, or one found earlier: its name, its value or range, and the same, measured here.
 
     `measured` raises LookupError where the rows it needs are not there; `text` writes a value.
     """
 
     what: str
     value: Quantity
-    measured: Callable[[Result], Quantity]
+    measured: Callable[[ExperimentData], Quantity]
     text: Callable[[float], str]
 
     def spelled(self, value: Quantity) -> str:
@@ -90,14 +83,14 @@ class Experiment:
     shows, source : str
         What one learns from it, in a sentence; where the claim or the figures come from.
     jobs : callable
-        Makes the jobs for a `Setting`.
+        Makes the jobs for a `RunConfig`.
     tables : callable
-        The report's tables, from a `Result`.
-    remarks : tuple of callables
+        The report's tables, from a `ExperimentData`.
+    findings : tuple of callables
         Each makes a sentence from the figures; one that raises LookupError, since its rows are missing, is
         left out.
-    known : tuple of Known
-        Known figures, to put beside the measured ones.
+    published : tuple of PublishedFigure
+        PublishedFigure figures, to put beside the measured ones.
     plots : mapping
         File name and drawing function by title; one that raises LookupError is left out.
     """
@@ -106,21 +99,21 @@ class Experiment:
     title: str
     shows: str
     source: str
-    jobs: Callable[[Setting], list[Job]]
-    tables: Callable[[Result], Iterable[Shown]]
-    remarks: tuple[Callable[[Result], str], ...]
-    known: tuple[Known, ...]
-    plots: Mapping[str, tuple[str, Callable[[Result, Figure], None]]]
+    jobs: Callable[[RunConfig], list[Job]]
+    tables: Callable[[ExperimentData], Iterable[ReportTable]]
+    findings: tuple[Callable[[ExperimentData], str], ...]
+    published: tuple[PublishedFigure, ...]
+    plots: Mapping[str, tuple[str, Callable[[ExperimentData, Figure], None]]]
 
 
 @dataclass
-class Result:
-    """What an experiment found.
+class ExperimentData:
+    """Figures of an experiment, and how it was run.
 
     Attributes
     ----------
     experiment : Experiment
-    setting : Setting
+    config : RunConfig
     rows : list of dict
         The figures, in the order of the jobs. `part` says to which part of the experiment a row belongs;
         rows of one part have the same columns.
@@ -133,7 +126,7 @@ class Result:
     """
 
     experiment: Experiment
-    setting: Setting
+    config: RunConfig
     rows: list[Row] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     partial: str = ""
@@ -171,39 +164,27 @@ class Result:
             raise LookupError(f"{part}: no rows with {where}")
         return found
 
-    def remarks(self) -> list[str]:
+    def findings(self) -> list[str]:
         """The sentences that the figures allow."""
+        return possible(self.experiment.findings, self)
+
+    def comparison(self) -> list[tuple[PublishedFigure, Quantity]]:
+        """Pair the published figures that were measured too with the measured ones."""
         found = []
-        for remark in self.experiment.remarks:
+        for figure in self.experiment.published:
             try:
-                found.append(remark(self))
+                found.append((figure, figure.measured(self)))
             except LookupError:
                 continue
         return found
 
-    def comparison(self) -> list[tuple[Known, Quantity]]:
-        """The known figures that were measured too, with the measured ones."""
-        found = []
-        for known in self.experiment.known:
-            try:
-                found.append((known, known.measured(self)))
-            except LookupError:
-                continue
-        return found
-
-    def tables(self) -> list[Shown]:
+    def tables(self) -> list[ReportTable]:
         """The report's tables; those without rows are left out."""
         return [table for table in self.experiment.tables(self) if table.rows]
 
-    def save(self, folder: str | Path) -> Path:
-        """Write CSV, JSON, plots and report into a folder, which is made if need be; returns the report."""
-        from .files import save
-
-        return save(self, Path(folder))
-
 
 def pivot(
-    result: Result,
+    result: ExperimentData,
     part: str,
     rows: str,
     columns: str,

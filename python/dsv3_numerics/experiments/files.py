@@ -1,40 +1,34 @@
-"""The files of an experiment: results.csv, results.json, its plots, and report.md, which shows it all."""
+"""Files of an experiment: results.csv, results.json, its plots, and report.md, which shows it all."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ..study import provenance
-from ..study.drawing import save_possible
-from ..study.files import json_ready, write_rows, write_text
-from ..study.tables import markdown
-from .experiment import Result
+from ..report import provenance
+from ..report.drawing import save_possible
+from ..report.files import write_json, write_lines, write_rows
+from ..report.page import ReportTable, findings_section, made_section, picture_sections, table_section
+from .experiment import ExperimentData
 
 
-def save(result: Result, folder: Path) -> Path:
+def save(result: ExperimentData, folder: Path) -> Path:
     """Write every file into a folder, which is made if need be; returns the report.
 
     The CSV and JSON files say nothing of the machine's speed: the same seed and package write the same CSV.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_csv(result, folder / "results.csv")
-    write_json(result, folder / "results.json")
-    plots = save_possible(result, result.experiment.plots, folder)
-    return write_text("\n".join(_lines(result, plots)) + "\n", folder / "report.md")
-
-
-def write_csv(result: Result, path: Path) -> Path:
-    """One line per row; columns that a part does not have are empty in its rows."""
     columns = list(dict.fromkeys(name for row in result.rows for name in row)) or ["part"]
-    return write_rows(columns, result.rows, path)
+    write_rows(columns, result.rows, folder / "results.csv")
+    write_json(content(result), folder / "results.json")
+    plots = save_possible(result, result.experiment.plots, folder)
+    return write_lines(_lines(result, plots), folder / "report.md")
 
 
-def write_json(result: Result, path: Path) -> Path:
-    """Everything: rows, remarks, known figures beside the measured ones, versions and settings."""
+def content(result: ExperimentData) -> dict[str, object]:
+    """Collect what the JSON file holds: rows, findings, published figures beside measured ones."""
     about = result.experiment
-    content = {
+    return {
         "experiment": about.name,
         "title": about.title,
         "shows": about.shows,
@@ -42,61 +36,41 @@ def write_json(result: Result, path: Path) -> Path:
         "partial": result.partial or None,
         "settings": result.settings,
         "seconds": result.seconds,
-        "remarks": result.remarks(),
-        "known": [
-            {"what": known.what, "known": known.value, "measured": measured}
-            for known, measured in result.comparison()
+        "findings": result.findings(),
+        "published": [
+            {"what": figure.what, "published": figure.value, "measured": measured}
+            for figure, measured in result.comparison()
         ],
         "rows": result.rows,
     }
-    return write_text(json.dumps(json_ready(content), indent=1) + "\n", path)
 
 
-def _lines(result: Result, plots: Mapping[str, str]) -> Iterator[str]:
+def _lines(result: ExperimentData, plots: Mapping[str, str]) -> Iterator[str]:
     about = result.experiment
     yield f"# {about.title}"
     yield ""
     if result.partial:
         yield f"> **Partial: {result.partial}.** What is here was finished."
         yield ""
-    if result.setting.quick:
+    if result.config.quick:
         yield "> A quick run, of small sizes: its figures scatter more than those of a full run."
         yield ""
     yield f"{about.shows} Source: {about.source}."
     yield ""
-    yield from _findings(result, plots)
-    yield "## How this was made"
-    yield ""
-    quick = " --quick" if result.setting.quick else ""
-    yield f"* command: `dsv3-numerics experiment {about.name} --seed {result.setting.seed}{quick}`"
-    yield from (f"* {what}: {text}" for what, text in provenance.lines(result.settings))
-    yield f"* time: {result.seconds:.1f} s"
-
-
-def _findings(result: Result, plots: Mapping[str, str]) -> Iterator[str]:
-    remarks = result.remarks()
-    if remarks:
-        yield "## What came out"
-        yield ""
-        yield from (f"* {remark}" for remark in remarks)
-        yield ""
-    for title, name in plots.items():
-        yield f"## {title}"
-        yield ""
-        yield f"![{title}]({name})"
-        yield ""
+    yield from findings_section(result.findings())
+    yield from picture_sections(plots)
     for table in result.tables():
-        yield f"## {table.title}"
-        yield ""
-        if table.note:
-            yield table.note
-            yield ""
-        yield from markdown(table.header, table.rows)
-    comparison = result.comparison()
-    if comparison:
-        yield "## Known figures beside the measured ones"
-        yield ""
-        yield "Known: published, or found earlier by an independent prototype."
-        yield ""
-        rows = [[k.what, k.spelled(k.value), k.spelled(measured)] for k, measured in comparison]
-        yield from markdown(["", "known", "measured"], rows)
+        yield from table_section(table)
+    rows = [[f.what, f.spelled(f.value), f.spelled(measured)] for f, measured in result.comparison()]
+    if rows:
+        note = "Known: published, or found earlier by an independent prototype."
+        title = "Known figures beside the measured ones"
+        yield from table_section(ReportTable(title, ["", "known", "measured"], rows, note))
+    quick = " --quick" if result.config.quick else ""
+    yield from made_section(
+        {
+            "command": f"`dsv3-numerics experiment {about.name} --seed {result.config.seed}{quick}`",
+            **dict(provenance.facts(result.settings)),
+            "time": f"{result.seconds:.1f} s",
+        }
+    )

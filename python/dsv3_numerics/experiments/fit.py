@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from . import charts, network
-from .experiment import Experiment, Job, Known, Result, Row, Setting, Shown
+from ..report import charts
+from ..report.page import ReportTable
+from . import network
+from .experiment import Experiment, ExperimentData, Job, PublishedFigure, Row, RunConfig
 from .network import BFLOAT16, DEEPSEEK_V3, FLOAT64, Optimizer, Size, Task, Training, held_out, train
 from .products import number, percent
 
@@ -76,24 +78,24 @@ VARIANTS: dict[str, Variant] = {
 MAIN = (F64, BF16, FP8)
 
 
-def jobs(setting: Setting) -> list[Job]:
+def jobs(config: RunConfig) -> list[Job]:
     """A run for each start and variant; a start's three main runs first."""
-    size = QUICK if setting.quick else FULL
-    seeds, some = (2, 1) if setting.quick else (5, 2)
+    size = QUICK if config.quick else FULL
+    seeds, some = (2, 1) if config.quick else (5, 2)
     runs = [("main", size, seed, name) for seed in range(seeds) for name in MAIN]
     runs += [("main", size, seed, name) for seed in range(some) for name in VARIANTS if name not in MAIN]
-    if not setting.quick:
+    if not config.quick:
         runs += [("ragged", RAGGED, seed, name) for seed in range(some) for name in (BF16, FP8)]
     return [
-        Job(f"{name}, {sizes}, start {seed}", partial(_run, setting, sizes, size, seed, name))
+        Job(f"{name}, {sizes}, start {seed}", partial(_run, config, sizes, size, seed, name))
         for sizes, size, seed, name in runs
     ]
 
 
-def _run(setting: Setting, sizes: str, size: Size, seed: int, name: str) -> list[Row]:
+def _run(config: RunConfig, sizes: str, size: Size, seed: int, name: str) -> list[Row]:
     variant = VARIANTS[name]
     how = _far_below(variant.how, size) if variant.small else variant.how
-    task = Task(setting, size, seed)
+    task = Task(config, size, seed)
     about: Row = {"part": "loss", "sizes": sizes, "start": seed, "recipe": name}
     losses: list[float] = []
     rows, weights = [], network.start(task)
@@ -102,14 +104,16 @@ def _run(setting: Setting, sizes: str, size: Size, seed: int, name: str) -> list
         losses.append(loss)
         if len(losses) % POINT == 0:
             rows.append(about | {"step": len(losses), "loss": float(np.mean(losses[-POINT:]))})
-    seen = 256 if setting.quick else 4096
+    seen = 256 if config.quick else 4096
     return [*rows, about | {"part": "final", "held_out": held_out(task, weights, seen)}]
 
 
 # --- what is told ---
 
 
-def curve(result: Result, name: str, start: Any, sizes: str = "main") -> tuple[list[float], list[float]]:
+def curve(
+    result: ExperimentData, name: str, start: Any, sizes: str = "main"
+) -> tuple[list[float], list[float]]:
     """The steps and the smoothed losses of one run; LookupError where it was not done."""
     rows = list(result.select("loss", sizes=sizes, start=start, recipe=name))
     if not rows:
@@ -121,7 +125,7 @@ def curve(result: Result, name: str, start: Any, sizes: str = "main") -> tuple[l
     return [number(row, "step") for row in rows], smooth
 
 
-def gaps(result: Result, name: str, start: Any, to: str = BF16, sizes: str = "main") -> list[float]:
+def gaps(result: ExperimentData, name: str, start: Any, to: str = BF16, sizes: str = "main") -> list[float]:
     """The smoothed losses of one run over those of another from the same start, less 1."""
     (_, one), (_, other) = (curve(result, n, start, sizes) for n in (name, to))
     if len(one) != len(other):
@@ -129,12 +133,12 @@ def gaps(result: Result, name: str, start: Any, to: str = BF16, sizes: str = "ma
     return [a / b - 1 for a, b in zip(one, other, strict=True)]
 
 
-def _held_out(result: Result, name: str, start: Any, to: str = BF16, sizes: str = "main") -> float:
+def _held_out(result: ExperimentData, name: str, start: Any, to: str = BF16, sizes: str = "main") -> float:
     one, other = (result.value("held_out", "final", sizes=sizes, start=start, recipe=n) for n in (name, to))
     return one / other - 1
 
 
-def _starts(result: Result, name: str, to: str = BF16, sizes: str = "main") -> list[Any]:
+def _starts(result: ExperimentData, name: str, to: str = BF16, sizes: str = "main") -> list[Any]:
     """The starts from which both were run."""
     both = [{row["start"] for row in result.select("final", sizes=sizes, recipe=n)} for n in (name, to)]
     found = sorted(both[0] & both[1], key=str)
@@ -144,7 +148,7 @@ def _starts(result: Result, name: str, to: str = BF16, sizes: str = "main") -> l
 
 
 def _finals(
-    result: Result, name: str, to: str = BF16, sizes: str = "main"
+    result: ExperimentData, name: str, to: str = BF16, sizes: str = "main"
 ) -> tuple[list[float], list[float]]:
     """The last gaps of the smoothed training loss, and those of the held-out loss, of every start."""
     starts = _starts(result, name, to, sizes)
@@ -165,7 +169,7 @@ def _spread(values: Sequence[float]) -> str:
     return f"{_signed(float(np.mean(values)))} ({_signed(min(values))} to {_signed(max(values))})"
 
 
-def _tables(result: Result) -> Iterator[Shown]:
+def _tables(result: ExperimentData) -> Iterator[ReportTable]:
     rows = []
     for sizes, name, to in [
         *(("main", name, BF16) for name in VARIANTS if name != BF16),
@@ -177,7 +181,7 @@ def _tables(result: Result) -> Iterator[Shown]:
             continue
         label = name if sizes == "main" else f"{name}, ragged sizes"
         rows.append([label, str(len(trained)), _spread(trained), _spread(unseen)])
-    yield Shown(
+    yield ReportTable(
         "Final gap to BF16",
         ["", "starts", "smoothed training loss", "held-out loss"],
         rows,
@@ -193,14 +197,14 @@ def _tables(result: Result) -> Iterator[Shown]:
             found = next(result.select("final", sizes="main", start=start, recipe=name), None)
             cells.append("–" if found is None else f"{number(found, 'held_out'):.4f}")
         body.append(cells)
-    yield Shown("Held-out loss by start, in nats", ["start", *MAIN], body)
+    yield ReportTable("Held-out loss by start, in nats", ["start", *MAIN], body)
 
 
-def _starts_of(result: Result) -> list[Any]:
+def _starts_of(result: ExperimentData) -> list[Any]:
     return list(dict.fromkeys(row["start"] for row in result.select("final", sizes="main")))
 
 
-def _falls(result: Result) -> str:
+def _falls(result: ExperimentData) -> str:
     losses = [number(row, "loss") for row in result.select("loss", sizes="main", start=0, recipe=BF16)]
     if not losses:
         raise LookupError("no run in BF16")
@@ -212,7 +216,7 @@ def _falls(result: Result) -> str:
     )
 
 
-def _gap(result: Result) -> str:
+def _gap(result: ExperimentData) -> str:
     trained, unseen = _finals(result, FP8)
     floor, floor_unseen = _finals(result, BF16, F64)
     worst = max(abs(g) for s in _starts(result, FP8) for g in gaps(result, FP8, s))
@@ -223,7 +227,7 @@ def _gap(result: Result) -> str:
     )
 
 
-def _variants(result: Result) -> str:
+def _variants(result: ExperimentData) -> str:
     changes = {}
     for name in VARIANTS:
         if name not in MAIN and not VARIANTS[name].small:
@@ -237,7 +241,7 @@ def _variants(result: Result) -> str:
     )
 
 
-def _floor(result: Result) -> str:
+def _floor(result: ExperimentData) -> str:
     floor, none = (_finals(result, f"tiny gradients, {f}")[1] for f in ("floor of 1e-4", "no floor"))
     return (
         "Gradients as small as a mean over DeepSeek-V3's batch of 63 million tokens makes them: with the "
@@ -247,7 +251,7 @@ def _floor(result: Result) -> str:
     )
 
 
-def _limits(result: Result) -> str:
+def _limits(result: ExperimentData) -> str:
     trained, _ = _finals(result, "dy in 128x128 blocks in Dgrad")
     return (
         "Not to be seen here: 128x128 blocks for the gradients in Dgrad, with which a 16B model diverged "
@@ -256,12 +260,12 @@ def _limits(result: Result) -> str:
     )
 
 
-def _measured(result: Result) -> tuple[float, float]:
+def _measured(result: ExperimentData) -> tuple[float, float]:
     found = [abs(gap) for gap in _finals(result, FP8)[0]]
     return min(found), max(found)
 
 
-def _plot(result: Result, figure: Figure) -> None:
+def _plot(result: ExperimentData, figure: Figure) -> None:
     """Loss curves of every start, and how far FP8 and float64 are from BF16."""
     figure.set_size_inches(12.5, 5.4)
     left, right = figure.subplots(1, 2)
@@ -301,7 +305,7 @@ def _plot(result: Result, figure: Figure) -> None:
     right.grid(axis="y", alpha=0.25)
 
 
-def _plot_variants(result: Result, figure: Figure) -> None:
+def _plot_variants(result: ExperimentData, figure: Figure) -> None:
     """The final gap of every run, by variant."""
     figure.set_size_inches(10, 5.0)
     axes = figure.add_subplot()
@@ -341,9 +345,11 @@ EXPERIMENT = Experiment(
     source="DeepSeek-V3 technical report (arXiv 2412.19437), sections 3.3 and 4.2, appendix B",
     jobs=jobs,
     tables=_tables,
-    remarks=(_falls, _gap, _variants, _floor, _limits),
-    known=(
-        Known("FP8 against BF16, relative loss error at the end (known: below)", BAR, _measured, percent),
+    findings=(_falls, _gap, _variants, _floor, _limits),
+    published=(
+        PublishedFigure(
+            "FP8 against BF16, relative loss error at the end (known: below)", BAR, _measured, percent
+        ),
     ),
     plots={
         "Loss curves, and their difference": ("loss.png", _plot),

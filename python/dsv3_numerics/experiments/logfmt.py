@@ -16,7 +16,7 @@ from ..logfmt_result import Rounding
 from ..study import demo_inputs, prepare
 from ..study.metrics import Metrics, sums_of
 from .draws import ACTIVATIONS, activations, log_uniform
-from .experiment import Job, Row, Setting
+from .experiment import Job, Row, RunConfig
 from .wire import WIRES, Floats, Wire, pick
 
 HIDDEN = 7168
@@ -33,37 +33,35 @@ ROUNDINGS: tuple[Rounding, ...] = ("linear", "log", "stochastic")
 Load = Callable[[str], Floats]
 
 
-def jobs(setting: Setting) -> list[Job]:
+def jobs(config: RunConfig) -> list[Job]:
     """A job for each kind of data in each format, each span in each format, and each size under DeepEP."""
-    rows = (
-        32 if setting.quick else 585
-    )  # of 7168: 4.2 million values, as many as the published figures are of
+    rows = 32 if config.quick else 585  # of 7168: 4.2 million values, as many as the published figures are of
 
     @lru_cache(maxsize=1)  # the jobs of one kind of data follow each other
     def load(name: str) -> Floats:
         if name == WEIGHTS:
-            return weights(1 << 18 if setting.quick else None)
+            return weights(1 << 18 if config.quick else None)
         data = next(d for d in ACTIVATIONS if d.name == name)
-        return activations(data, setting.rng("logfmt", name), (rows, HIDDEN))
+        return activations(data, config.rng("logfmt", name), (rows, HIDDEN))
 
     names = [*(d.name for d in ACTIVATIONS), WEIGHTS]
     found: list[Job] = []
     for name in names:
         found.append(Job(f"{name}: spans of tiles", partial(_spans, load, name)))
         found += [Job(f"{name}: {wire.name}", partial(_data, load, name, wire)) for wire in WIRES]
-    tiles = 256 if setting.quick else 8192
+    tiles = 256 if config.quick else 8192
     for octaves in SPANS:
         x = partial(log_uniform, octaves=octaves, shape=(tiles, TILE))
         for wire in pick(*SPAN_WIRES):
-            rng = partial(setting.rng, "logfmt span", octaves)
+            rng = partial(config.rng, "logfmt span", octaves)
             found.append(
                 Job(f"{octaves} octaves: {wire.name}", partial(_span, x, rng, octaves, wire), cost=0.2)
             )
     for size in SIZES:
-        rng = partial(setting.rng, "logfmt size")
+        rng = partial(config.rng, "logfmt size")
         found.append(Job(f"DeepEP at 2^{size}", partial(_size, rng, rows, size)))
     for density in DENSITIES:
-        rng = partial(setting.rng, "logfmt bias", density)
+        rng = partial(config.rng, "logfmt bias", density)
         for rounding in ROUNDINGS:
             job = partial(_bias, rng, 16 * tiles, density, rounding)
             found.append(Job(f"bias: {density}, {rounding}", job))

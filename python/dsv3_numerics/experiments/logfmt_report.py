@@ -1,4 +1,4 @@
-"""Experiment ``logfmt``: its tables, remarks and plots, and the figures that others have published."""
+"""Experiment ``logfmt``: its tables, findings and plots, and the figures that others have published."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..study.tables import decibels, share
-from . import charts, logfmt
+from ..report import charts
+from ..report.page import ReportTable
+from ..report.text import decibels, share
+from . import logfmt
 from .draws import ACTIVATIONS
-from .experiment import Experiment, Known, Result, Row, Shown, pivot
+from .experiment import Experiment, ExperimentData, PublishedFigure, Row, pivot
 from .wire import FLOATS, LOGFMT, colours
 
 if TYPE_CHECKING:
@@ -53,7 +55,7 @@ def _number(row: Row, column: str) -> float:
     return float(value) if isinstance(value, int | float) else math.nan
 
 
-def tables(result: Result) -> Iterator[Shown]:
+def tables(result: ExperimentData) -> Iterator[ReportTable]:
     """Errors by data and format; roundings of LogFMT; spans of tiles; bits; DeepEP's fallback; the sweep."""
     spans = [
         [
@@ -63,7 +65,7 @@ def tables(result: Result) -> Iterator[Shown]:
         ]
         for row in result.select("spans")
     ]
-    yield Shown(
+    yield ReportTable(
         "The data: octaves between a tile's least and largest magnitude",
         ["", "values", "median", "5 % of tiles have less", "5 % have more"],
         spans,
@@ -71,14 +73,14 @@ def tables(result: Result) -> Iterator[Shown]:
     )
     header, rows = pivot(result, "data", "data", "sent_as", _cell)
     keep = [i for i, name in enumerate(header) if not name or name in _PLAIN]
-    yield Shown(
+    yield ReportTable(
         "SQNR in dB, and mean relative error",
         [header[i] for i in keep],
         [[row[i] for i in keep] for row in rows],
         "Tiles of 128. Of all elements: each counts with its square in the SQNR, alike in the mean.",
     )
     header, rows = pivot(result, "data", "data", "sent_as", lambda r: f"{_number(r, 'bits_per_element'):.2f}")
-    yield Shown(
+    yield ReportTable(
         "Bits per element, as sent",
         [header[i] for i in keep],
         [[row[i] for i in keep] for row in rows],
@@ -88,7 +90,7 @@ def tables(result: Result) -> Iterator[Shown]:
     header, rows = pivot(
         result, "bias", "density", "rounding", lambda r: _signed(_number(r, "magnitude_bias"))
     )
-    yield Shown(
+    yield ReportTable(
         "LogFMT-8's bias at the full range of 32 octaves",
         [*header, "law, linear", "law, log"],
         [[*row, *_LAWS[row[0]]] for row in rows],
@@ -99,13 +101,13 @@ def tables(result: Result) -> Iterator[Shown]:
     header, rows = pivot(
         result, "span", "octaves", "sent_as", lambda r: _percent(_number(r, "rms_relative_error"))
     )
-    yield Shown(
+    yield ReportTable(
         "Tiles of a given span: root mean square of the relative error",
         ["octaves", *header[1:]],
         rows,
         "Values uniform in their logarithm; of those that are normal numbers of E4M3 (within 14.8 octaves).",
     )
-    yield Shown(
+    yield ReportTable(
         "DeepEP's fallback: LogFMT-10 on normal data of different size",
         ["standard deviation", "chunks sent in BF16", "bits per element", "SQNR dB"],
         [
@@ -121,14 +123,14 @@ def tables(result: Result) -> Iterator[Shown]:
     )
 
 
-# --- remarks ---
+# --- findings ---
 
 
-def _db(result: Result, data: str, name: str) -> float:
+def _db(result: ExperimentData, data: str, name: str) -> float:
     return result.value("sqnr_db", "data", data=data, sent_as=name)
 
 
-def _wins(result: Result) -> str:
+def _wins(result: ExperimentData) -> str:
     gains = {d: _db(result, d, "LogFMT-8") - _db(result, d, "E4M3") for d in result.kinds("data", "data")}
     listed = ", ".join(f"{d} {g:+.1f}" for d, g in gains.items())
     return (
@@ -137,7 +139,7 @@ def _wins(result: Result) -> str:
     )
 
 
-def _rounding(result: Result) -> str:
+def _rounding(result: ExperimentData) -> str:
     gaps = [
         _db(result, d, name) - _db(result, d, f"{name}, log")
         for d in result.kinds("data", "data")
@@ -146,7 +148,7 @@ def _rounding(result: Result) -> str:
     return f"Rounding in linear rather than log space is worth {min(gaps):.2f} to {max(gaps):.2f} dB here."
 
 
-def _bias(result: Result) -> str:
+def _bias(result: ExperimentData) -> str:
     linear, log, stochastic = (
         result.value("magnitude_bias", "bias", density="half-normal", rounding=how)
         for how in ("linear", "log", "stochastic")
@@ -158,7 +160,7 @@ def _bias(result: Result) -> str:
     )
 
 
-def _spans(result: Result) -> str:
+def _spans(result: ExperimentData) -> str:
     rms = crossing(result, "rms_relative_error")
     worst = crossing(result, "worst_relative_error")
     return (
@@ -167,7 +169,7 @@ def _spans(result: Result) -> str:
     )
 
 
-def _full_range(result: Result) -> str:
+def _full_range(result: ExperimentData) -> str:
     of = partial(result.value, part="span", octaves=32)
     eight, four = (of("worst_relative_error", sent_as=n) for n in ("LogFMT-8", "E4M3"))
     lost = of("became_zero", sent_as="E4M3")
@@ -178,7 +180,7 @@ def _full_range(result: Result) -> str:
     )
 
 
-def _zeros(result: Result) -> str:
+def _zeros(result: ExperimentData) -> str:
     paper, deepep = (_db(result, "one zero", n) for n in ("LogFMT-8", "LogFMT-8, DeepEP"))
     return (
         f"One exact zero in a tile costs nothing by the paper's rule ({paper:.1f} dB). By DeepEP's, zeros "
@@ -187,7 +189,7 @@ def _zeros(result: Result) -> str:
     )
 
 
-def _ten(result: Result) -> str:
+def _ten(result: ExperimentData) -> str:
     names = [d.name for d in ACTIVATIONS]
     gaps = [_db(result, d, "LogFMT-10") - _db(result, d, "E5M6 2^k") for d in names]
     return (
@@ -196,7 +198,7 @@ def _ten(result: Result) -> str:
     )
 
 
-def _fallback(result: Result) -> str:
+def _fallback(result: ExperimentData) -> str:
     small, large, unit = (
         share(result.value("escaped", "size", deviation=d)).replace("100.0%", "all")
         for d in (0.0625, 0.25, 1.0)
@@ -207,7 +209,7 @@ def _fallback(result: Result) -> str:
     )
 
 
-def crossing(result: Result, column: str) -> float:
+def crossing(result: ExperimentData, column: str) -> float:
     """The span at which LogFMT-8's error reaches E4M3's, interpolated between the spans that were tried.
 
     Only where the tile is wide enough for E4M3's error to be that of all its phases (8 octaves and more).
@@ -253,40 +255,46 @@ _PUBLISHED: tuple[tuple[str, str, float, float | None], ...] = (
 )
 
 
-def _known() -> Iterator[Known]:
-    def figure(column: str, data: str, name: str) -> Callable[[Result], float]:
+def _published() -> Iterator[PublishedFigure]:
+    def figure(column: str, data: str, name: str) -> Callable[[ExperimentData], float]:
         return lambda result: result.value(column, "data", data=data, sent_as=name)
 
     for data, name, db, mean in _PUBLISHED:
-        yield Known(f"{data}, {name}: SQNR, dB", db, figure("sqnr_db", data, name), decibels)
+        yield PublishedFigure(f"{data}, {name}: SQNR, dB", db, figure("sqnr_db", data, name), decibels)
         if mean is not None:
             what = f"{data}, {name}: mean relative error"
-            yield Known(what, mean, figure("mean_relative_error", data, name), _percent)
+            yield PublishedFigure(what, mean, figure("mean_relative_error", data, name), _percent)
     for data, octaves in (("normal", 8.7), ("laplace", 9.9), ("lognormal", 14.9)):
-        median: Callable[[Result], float] = partial(Result.value, column="median", part="spans", data=data)
-        yield Known(f"{data}: median span of a tile", octaves, median, _octaves)
-    for rounding, bias in (("linear", -0.00257), ("log", 0.00127)):
-        drift: Callable[[Result], float] = partial(
-            Result.value, column="magnitude_bias", part="bias", density="half-normal", rounding=rounding
+        median: Callable[[ExperimentData], float] = partial(
+            ExperimentData.value, column="median", part="spans", data=data
         )
-        yield Known(f"half-normal, full range, {rounding} rounding: bias", bias, drift, _signed)
+        yield PublishedFigure(f"{data}: median span of a tile", octaves, median, _octaves)
+    for rounding, bias in (("linear", -0.00257), ("log", 0.00127)):
+        drift: Callable[[ExperimentData], float] = partial(
+            ExperimentData.value,
+            column="magnitude_bias",
+            part="bias",
+            density="half-normal",
+            rounding=rounding,
+        )
+        yield PublishedFigure(f"half-normal, full range, {rounding} rounding: bias", bias, drift, _signed)
     for what, column, octaves in (
         ("root mean square", "rms_relative_error", 16.7),
         ("worst case", "worst_relative_error", 21.4),
     ):
-        reach: Callable[[Result], float] = partial(crossing, column=column)
-        yield Known(f"LogFMT-8 finer than E4M3 up to ({what})", octaves, reach, _octaves)
+        reach: Callable[[ExperimentData], float] = partial(crossing, column=column)
+        yield PublishedFigure(f"LogFMT-8 finer than E4M3 up to ({what})", octaves, reach, _octaves)
     for name, worst in (("LogFMT-8", 0.088), ("E4M3", 0.059)):
-        full: Callable[[Result], float] = partial(
-            Result.value, column="worst_relative_error", part="span", octaves=32, sent_as=name
+        full: Callable[[ExperimentData], float] = partial(
+            ExperimentData.value, column="worst_relative_error", part="span", octaves=32, sent_as=name
         )
-        yield Known(f"32 octaves, {name}: worst relative error", worst, full, _percent)
+        yield PublishedFigure(f"32 octaves, {name}: worst relative error", worst, full, _percent)
 
 
 # --- plots ---
 
 
-def _by_data(result: Result, figure: Figure) -> None:
+def _by_data(result: ExperimentData, figure: Figure) -> None:
     """SQNR of each format on each kind of data."""
     figure.set_size_inches(10, 5.6)
     axes = figure.add_subplot()
@@ -305,7 +313,7 @@ def _by_data(result: Result, figure: Figure) -> None:
     charts.legend(axes)
 
 
-def _by_span(result: Result, figure: Figure) -> None:
+def _by_span(result: ExperimentData, figure: Figure) -> None:
     """Error against the span of the tile, with the span at which LogFMT-8 and E4M3 cross."""
     figure.set_size_inches(11, 5.4)
     left, right = figure.subplots(1, 2)
@@ -344,8 +352,8 @@ EXPERIMENT = Experiment(
     source="ISCA '25 paper (arXiv 2505.09343), section 3.2; DeepEP's low-latency combine kernel",
     jobs=logfmt.jobs,
     tables=tables,
-    remarks=(_wins, _rounding, _bias, _spans, _full_range, _zeros, _ten, _fallback),
-    known=tuple(_known()),
+    findings=(_wins, _rounding, _bias, _spans, _full_range, _zeros, _ten, _fallback),
+    published=tuple(_published()),
     plots={
         "Where LogFMT wins, by data": ("by_data.png", _by_data),
         "Where LogFMT wins, by span of the tile": ("by_span.png", _by_span),

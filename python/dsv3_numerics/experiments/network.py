@@ -20,7 +20,7 @@ from ..expert import PRESETS as EXPERT
 from ..expert import ExpertRecipe, Saved, Weights, backward, cast, forward
 from ..linear import PRESETS as LINEAR
 from ..linear import LinearRecipe, dgrad, fprop, wgrad
-from .experiment import Setting
+from .experiment import RunConfig
 
 Floats = NDArray[Any]
 
@@ -96,14 +96,14 @@ class Task:
     large, as activations have.
     """
 
-    setting: Setting
+    config: RunConfig
     size: Size
     seed: int
     loud: Floats = field(init=False)
     teacher: tuple[Floats, Floats] = field(init=False)
 
     def __post_init__(self) -> None:
-        rng = self.setting.rng("fit", "teacher", self.seed)
+        rng = self.config.rng("fit", "teacher", self.seed)
         hidden, width = self.size.hidden, self.size.hidden // 2
         self.loud = np.exp(0.5 * rng.standard_normal(hidden))
         self.loud[rng.permutation(hidden)[: max(hidden // 64, 1)]] *= 10
@@ -114,7 +114,7 @@ class Task:
 
     def batch(self, tokens: int, *key: str | int) -> tuple[Floats, NDArray[np.intp]]:
         """Inputs, in bfloat16 precision, and labels; the same for the same key."""
-        rng = self.setting.rng("fit", self.seed, *key)
+        rng = self.config.rng("fit", self.seed, *key)
         z = rng.standard_normal((tokens, self.size.hidden))
         logits = np.tanh(z @ self.teacher[0].T) @ self.teacher[1].T
         labels = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
@@ -132,7 +132,7 @@ def layer(parameters: Parameters, index: int) -> Weights:
 
 def start(task: Task) -> Parameters:
     """Weights to start from, float64: normal, each layer's output half as large as its input."""
-    rng, size = task.setting.rng("fit", "start", task.seed), task.size
+    rng, size = task.config.rng("fit", "start", task.seed), task.size
     found: Parameters = {}
     for i in range(size.layers):
         for name in ("gate", "up"):

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..accumulators import accumulator_info
-from ..formats import decode, encode
+from ..accumulator import accumulator_info
 from ..gemm import matmul_nt
+from ..number_formats import decode, encode
 from .experiment import Row
 
 Draw = Callable[[np.random.Generator, tuple[int, int]], npt.NDArray[np.float64]]

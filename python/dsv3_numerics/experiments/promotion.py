@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
-from . import charts
-from .experiment import Experiment, Job, Known, Result, Row, Setting, Shown, pivot
+from ..report import charts
+from ..report.page import ReportTable
+from .experiment import Experiment, ExperimentData, Job, PublishedFigure, Row, RunConfig, pivot
 from .products import (
     LARGEST,
     LARGEST_F16,
@@ -32,11 +33,11 @@ ACCUMULATORS = ("hopper_fp8_f16", "hopper_fp8", "ada_fp8", "blackwell_fp8", "hop
 K = 4096
 
 
-def jobs(setting: Setting) -> list[Job]:
+def jobs(config: RunConfig) -> list[Job]:
     """Every unit at every interval, on the same operands."""
-    side = 48 if setting.quick else 512
+    side = 48 if config.quick else 512
     loads = {
-        largest: lru_cache(maxsize=1)(partial(_draw, setting, side, largest))
+        largest: lru_cache(maxsize=1)(partial(_draw, config, side, largest))
         for largest in (LARGEST, LARGEST_F16)
     }
     return [
@@ -46,8 +47,8 @@ def jobs(setting: Setting) -> list[Job]:
     ]
 
 
-def _draw(setting: Setting, side: int, largest: float) -> tuple[Operands, float]:
-    return draw(setting.rng("promotion"), "normal", side, K, largest)
+def _draw(config: RunConfig, side: int, largest: float) -> tuple[Operands, float]:
+    return draw(config.rng("promotion"), "normal", side, K, largest)
 
 
 def _measure(load: Callable[[], tuple[Operands, float]], unit: str, every: int | None) -> list[Row]:
@@ -56,7 +57,7 @@ def _measure(load: Callable[[], tuple[Operands, float]], unit: str, every: int |
     return [row | {"outputs": operands.exact.size} | measure(operands, unit, every)]
 
 
-def _tables(result: Result) -> Iterator[Shown]:
+def _tables(result: ExperimentData) -> Iterator[ReportTable]:
     for column in ("frobenius", "max_over_rms"):
         header, rows = pivot(
             result,
@@ -65,7 +66,7 @@ def _tables(result: Result) -> Iterator[Shown]:
             "accumulator",
             cell(column),
         )
-        yield Shown(
+        yield ReportTable(
             f"{MEASURES[column]}, K = {K}",
             ["promoted every", "additions per 1000 products", *map(title, header[1:])],
             [[r[0].replace("None", "never"), _additions(r[0]), *r[1:]] for r in rows],
@@ -77,11 +78,11 @@ def _additions(interval: str) -> str:
     return "0" if interval == "None" else f"{1000 / int(interval):.1f}"
 
 
-def _at(result: Result, unit: str, every: int | None, column: str = "frobenius") -> float:
+def _at(result: ExperimentData, unit: str, every: int | None, column: str = "frobenius") -> float:
     return result.value(column, "intervals", accumulator=unit, promote_every=every)
 
 
-def _gain(result: Result) -> str:
+def _gain(result: ExperimentData) -> str:
     at = {every: _at(result, "hopper_fp8", every) for every in INTERVALS}
     return (
         f"Hopper's FP8 unit at K = {K}: {percent(at[None])} without promotion, {percent(at[128])} with one "
@@ -91,7 +92,7 @@ def _gain(result: Result) -> str:
     )
 
 
-def _flat(result: Result) -> str:
+def _flat(result: ExperimentData) -> str:
     never, often = (_at(result, "blackwell_fp8", every) for every in (None, 128))
     return (
         f"Blackwell's FP8 unit keeps 25 fraction bits: {percent(never)} without promotion, "
@@ -99,7 +100,7 @@ def _flat(result: Result) -> str:
     )
 
 
-def _cast(result: Result) -> str:
+def _cast(result: ExperimentData) -> str:
     cast = result.value("cast", "intervals", accumulator="hopper_fp8", promote_every=128)
     return (
         f"The cast of the operands to E4M3 costs {percent(cast)} in the same norm, far more than any of "
@@ -107,14 +108,14 @@ def _cast(result: Result) -> str:
     )
 
 
-def _known() -> Iterator[Known]:
+def _published() -> Iterator[PublishedFigure]:
     values = (4.5e-5, 7.6e-5, 1.28e-4, 2.1e-4, 3.4e-4, 1.33e-3)
     for every, value in zip(INTERVALS, values, strict=True):
         measured = partial(_at, unit="hopper_fp8", every=every)
-        yield Known(f"Hopper FP8, {how(every)}: Frobenius", value, measured, percent)
+        yield PublishedFigure(f"Hopper FP8, {how(every)}: Frobenius", value, measured, percent)
 
 
-def _plot(result: Result, figure: Figure) -> None:
+def _plot(result: ExperimentData, figure: Figure) -> None:
     figure.set_size_inches(8.6, 5.6)
     axes = figure.add_subplot()
     places = {every: i for i, every in enumerate(INTERVALS)}
@@ -139,7 +140,7 @@ EXPERIMENT = Experiment(
     source="DeepSeek-V3 technical report (arXiv 2412.19437), section 3.3.2 (an interval of 128); DeepGEMM",
     jobs=jobs,
     tables=_tables,
-    remarks=(_gain, _flat, _cast),
-    known=tuple(_known()),
+    findings=(_gain, _flat, _cast),
+    published=tuple(_published()),
     plots={"Error against the interval": ("error_interval.png", _plot)},
 )

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
-from ..machine import get_num_threads, set_num_threads
-from ..study.provenance import environment
-from .experiment import Experiment, Job, Result, Setting
-
-Progress = Callable[[str, float], None]
-"""Called with the label of the job that is next, and the cost of what was done since the last call."""
+from .._progress import Meter, Progress
+from ..report.running import recorded
+from .experiment import Experiment, Job, RunConfig
+from .saved import Result
 
 
 def prepare(experiment: Experiment, *, seed: int = 0, quick: bool = False) -> tuple[Result, list[Job]]:
-    """An empty result and the jobs to fill it with."""
+    """An empty result and the jobs to execute it with."""
     if seed < 0:
         raise ValueError(f"seed: found {seed}, expected 0 or more")
-    setting = Setting(seed, quick)
-    return Result(experiment, setting, settings={"seed": seed, "quick": quick}), experiment.jobs(setting)
+    config = RunConfig(seed, quick)
+    return Result(experiment, config, settings={"seed": seed, "quick": quick}), experiment.jobs(config)
 
 
-def fill(
+def execute(
     result: Result, jobs: list[Job], *, threads: int | None = None, progress: Progress | None = None
 ) -> None:
     """Do the jobs; if interrupted, the result holds the rows of those that were finished.
@@ -34,20 +29,12 @@ def fill(
         Threads for this run; the rows do not depend on it.
     progress : callable, optional
     """
-    report = progress or (lambda label, cost: None)
-    before = get_num_threads()
-    if threads is not None:
-        set_num_threads(threads)
-    result.settings |= environment()
-    start = time.perf_counter()
-    try:
+    meter = Meter(progress, sum(job.cost for job in jobs))
+    with recorded(result, threads):
         for job in jobs:
-            report(job.label, 0)
+            meter.advance(job.label)
             result.rows += list(job.measure())  # all of them or, when interrupted, none
-            report(job.label, job.cost)
-    finally:
-        result.seconds += time.perf_counter() - start
-        set_num_threads(before)
+            meter.advance(job.label, job.cost)
 
 
 def run(
@@ -71,7 +58,7 @@ def run(
     threads : int, optional
         Threads for this run; the rows do not depend on it.
     progress : callable, optional
-        Called with the label of a job and the cost of what was just done, in the unit of ``Job.cost``.
+        Called as ``progress(label, done, total)``, in the unit of ``Job.cost``.
 
     Returns
     -------
@@ -86,12 +73,12 @@ def run(
     --------
     >>> from dsv3_numerics import experiments
     >>> found = experiments.run("promotion", quick=True)
-    >>> found.remarks()[0].startswith("Hopper's FP8 unit")
+    >>> found.findings()[0].startswith("Hopper's FP8 unit")
     True
     """
     from .table import find
 
     chosen = find(experiment) if isinstance(experiment, str) else experiment
     result, jobs = prepare(chosen, seed=seed, quick=quick)
-    fill(result, jobs, threads=threads, progress=progress)
+    execute(result, jobs, threads=threads, progress=progress)
     return result

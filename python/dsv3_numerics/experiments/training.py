@@ -17,7 +17,7 @@ from ..linear import PRESETS as LINEAR
 from ..linear import LinearRecipe, ProductError, dgrad, linear_errors
 from ..quant import Scale, quantize_tiles
 from .draws import ACTIVATIONS, Data
-from .experiment import Job, Row, Setting
+from .experiment import Job, Row, RunConfig
 
 Floats = NDArray[np.float32]
 
@@ -104,21 +104,21 @@ EXPONENTS = tuple(range(-1, -12, -1))
 """Powers of ten that gradients are as large as."""
 
 
-def jobs(setting: Setting) -> list[Job]:
+def jobs(config: RunConfig) -> list[Job]:
     """Regrouping, the layer, the expert, groups of gradients, and the floor."""
-    shape = QUICK if setting.quick else FULL
-    found = [Job(f"regrouping: {data.name}", partial(_regroup, setting, shape, data)) for data in DATA]
+    shape = QUICK if config.quick else FULL
+    found = [Job(f"regrouping: {data.name}", partial(_regroup, config, shape, data)) for data in DATA]
     for data in DATA:
-        load = lru_cache(maxsize=1)(partial(_layer, setting, shape, data))
+        load = lru_cache(maxsize=1)(partial(_layer, config, shape, data))
         found += [
             Job(f"layer, {data.name}: {name}", partial(_measure_layer, load, data.name, name))
             for name in LAYERS
         ]
-    operands = lru_cache(maxsize=1)(partial(_expert, setting, shape))
+    operands = lru_cache(maxsize=1)(partial(_expert, config, shape))
     found += [Job(f"expert: {name}", partial(_measure_expert, operands, name), 4) for name in EXPERTS]
-    plain = lru_cache(maxsize=1)(partial(_layer, setting, shape, DATA[0]))
+    plain = lru_cache(maxsize=1)(partial(_layer, config, shape, DATA[0]))
     found += [
-        Job(f"gradients of tokens, {octaves} octaves", partial(_tokens, setting, plain, octaves))
+        Job(f"gradients of tokens, {octaves} octaves", partial(_tokens, config, plain, octaves))
         for octaves in SPREADS
     ]
     return found + [Job(f"gradients of 1e{e}", partial(_floor, plain, e)) for e in EXPONENTS]
@@ -129,9 +129,9 @@ def _bfloat16(x: NDArray[Any]) -> Floats:
     return rounded
 
 
-def _layer(setting: Setting, shape: Shape, data: Data) -> tuple[Floats, Floats, Floats]:
+def _layer(config: RunConfig, shape: Shape, data: Data) -> tuple[Floats, Floats, Floats]:
     """x, w and dy: tokens' gradients differ by an octave (standard deviation), and are about 0.01."""
-    rng = setting.rng("training", "layer", data.name)
+    rng = config.rng("training", "layer", data.name)
     x = data.draw(rng, (shape.tokens, shape.inputs))
     w = rng.standard_normal((shape.outputs, shape.inputs)) * 0.02
     dy = (
@@ -142,9 +142,9 @@ def _layer(setting: Setting, shape: Shape, data: Data) -> tuple[Floats, Floats, 
     return _bfloat16(x), _bfloat16(w), _bfloat16(dy)
 
 
-def _expert(setting: Setting, shape: Shape) -> tuple[Floats, Weights, Floats]:
+def _expert(config: RunConfig, shape: Shape) -> tuple[Floats, Weights, Floats]:
     """x with loud channels; weights that keep sizes; dy like that of a layer."""
-    rng = setting.rng("training", "expert")
+    rng = config.rng("training", "expert")
     outliers = next(data for data in DATA if data.name == "outliers")
     x = outliers.draw(rng, (shape.tokens, shape.inputs))
     x = x / np.sqrt(np.mean(x * x, axis=1, keepdims=True))
@@ -163,8 +163,8 @@ def _relative(found: NDArray[Any], exact: NDArray[Any]) -> float:
     return float(np.linalg.norm(found.astype(np.float64) - wide) / np.linalg.norm(wide))
 
 
-def _regroup(setting: Setting, shape: Shape, data: Data) -> Iterator[Row]:
-    x = _bfloat16(data.draw(setting.rng("training", "regroup", data.name), (2 * shape.tokens, shape.inputs)))
+def _regroup(config: RunConfig, shape: Shape, data: Data) -> Iterator[Row]:
+    x = _bfloat16(data.draw(config.rng("training", "regroup", data.name), (2 * shape.tokens, shape.inputs)))
     kinds: tuple[tuple[str, Scale], ...] = (
         ("float8_e4m3fn", "float32"), ("float8_e4m3fn", "ue8m0"), ("e5m6", "float32"), ("e5m6", "ue8m0")
     )  # fmt: skip
@@ -216,9 +216,9 @@ def _measure_expert(load: Operands, name: str) -> Iterator[Row]:
         yield about | row
 
 
-def _tokens(setting: Setting, load: Operands, octaves: int) -> Iterator[Row]:
+def _tokens(config: RunConfig, load: Operands, octaves: int) -> Iterator[Row]:
     _, w, dy = load()
-    rng = setting.rng("training", "tokens")
+    rng = config.rng("training", "tokens")
     dy = _bfloat16(
         np.sign(dy)
         * 0.01

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from . import charts
-from .experiment import Experiment, Known, Result, Shown, pivot
+from ..report import charts
+from ..report.page import ReportTable
+from .experiment import Experiment, ExperimentData, PublishedFigure, pivot
 from .products import between, number, percent
 from .training import DATA, FLOORS, GROUPS, LOST, jobs
 
@@ -18,7 +19,7 @@ BAR = 1e-3
 """Of DeepGEMM's tests, for ``1 - 2<x, y> / (<x, x> + <y, y>)``."""
 
 
-def _tables(result: Result) -> Iterator[Shown]:
+def _tables(result: ExperimentData) -> Iterator[ReportTable]:
     rows = [
         [
             str(row["data"]),
@@ -28,7 +29,7 @@ def _tables(result: Result) -> Iterator[Shown]:
         ]
         for row in result.select("regroup")
     ]
-    yield Shown(
+    yield ReportTable(
         "Regrouping x from 1x128 to 128x1",
         ["data", "stored as", "changed", "error once", "error twice", "fresh 128x1"],
         rows,
@@ -38,23 +39,23 @@ def _tables(result: Result) -> Iterator[Shown]:
     header, body = pivot(
         result, "layer", "recipe", "product", lambda r: percent(number(r, "error")), data=DATA[0].name
     )
-    yield Shown("Errors of a layer's products: x normal", header, body)
+    yield ReportTable("Errors of a layer's products: x normal", header, body)
     for product in ("fprop", "wgrad"):
         header, body = pivot(
             result, "layer", "recipe", "data", lambda r: percent(number(r, "error")), product=product
         )
-        yield Shown(f"{product.capitalize()} by the data of x", header, body)
+        yield ReportTable(f"{product.capitalize()} by the data of x", header, body)
     header, body = pivot(
         result, "layer", "recipe", "product", lambda r: percent(number(r, "sums")), data=DATA[0].name
     )
-    yield Shown(
+    yield ReportTable(
         "Of the sums alone: x normal",
         header,
         body,
         "Against the exact product of what the codes mean.",
     )
     header, body = pivot(result, "expert", "product", "recipe", lambda r: percent(number(r, "error")))
-    yield Shown(
+    yield ReportTable(
         "Errors of an expert's products",
         header,
         body,
@@ -68,7 +69,7 @@ def _tables(result: Result) -> Iterator[Shown]:
         "octaves",
         lambda r: f"{percent(number(r, 'median'))}, {percent(number(r, 'lost'))}",
     )
-    yield Shown(
+    yield ReportTable(
         "Dgrad, by the spread of tokens' gradients: error of the median token's dx, and share of tokens lost",
         header,
         body,
@@ -76,14 +77,17 @@ def _tables(result: Result) -> Iterator[Shown]:
         f"{percent(LOST)}.",
     )
     header, body = pivot(result, "floor", "size", "dy", lambda r: percent(number(r, "wgrad")))
-    yield Shown("The floor: Wgrad's error by the size of gradients", header, body, "Root mean square of dy.")
+    title = "The floor: Wgrad's error by the size of gradients"
+    yield ReportTable(title, header, body, "Root mean square of dy.")
 
 
 _FORMATS = {"float8_e4m3fn": "E4M3", "e5m6": "E5M6"}
 _SCALES = {"float32": "float32", "ue8m0": "2^k"}
 
 
-def _regrouped(result: Result, column: str, scale: str, stored: str = "float8_e4m3fn") -> tuple[float, float]:
+def _regrouped(
+    result: ExperimentData, column: str, scale: str, stored: str = "float8_e4m3fn"
+) -> tuple[float, float]:
     """The lowest and the highest over the data."""
     found = [number(row, column) for row in result.select("regroup", stored=stored, scale=scale)]
     if not found:
@@ -91,12 +95,12 @@ def _regrouped(result: Result, column: str, scale: str, stored: str = "float8_e4
     return min(found), max(found)
 
 
-def _channels_of(result: Result, column: str, scale: str) -> float:
+def _channels_of(result: ExperimentData, column: str, scale: str) -> float:
     """The figure for x in channels of different size."""
     return result.value(column, "regroup", data="channels", scale=scale, stored="float8_e4m3fn")
 
 
-def _why_powers(result: Result) -> str:
+def _why_powers(result: ExperimentData) -> str:
     changed, kept = (_regrouped(result, "changed", scale) for scale in _SCALES)
     (once, twice), (_, error) = (
         [percent(_channels_of(result, column, scale)) for column in ("once", "twice")] for scale in _SCALES
@@ -108,7 +112,7 @@ def _why_powers(result: Result) -> str:
     )
 
 
-def _e5m6(result: Result) -> str:
+def _e5m6(result: ExperimentData) -> str:
     once, twice = (_regrouped(result, c, "ue8m0", "e5m6") for c in ("once", "twice"))
     fresh = _regrouped(result, "fresh", "ue8m0")
     return (
@@ -117,7 +121,7 @@ def _e5m6(result: Result) -> str:
     )
 
 
-def _layer_cost(result: Result) -> str:
+def _layer_cost(result: ExperimentData) -> str:
     v3, bf16, up = (
         [
             result.value("error", "layer", data="normal", recipe=name, product=p)
@@ -132,7 +136,7 @@ def _layer_cost(result: Result) -> str:
     )
 
 
-def _sums(result: Result) -> str:
+def _sums(result: ExperimentData) -> str:
     def of(recipe: str) -> list[float]:
         found = [number(row, "sums") for row in result.select("layer", data="normal", recipe=recipe)]
         if not found:
@@ -148,7 +152,7 @@ def _sums(result: Result) -> str:
     )
 
 
-def _expert_cost(result: Result) -> str:
+def _expert_cost(result: ExperimentData) -> str:
     def of(recipe: str, product: str) -> str:
         return percent(result.value("error", "expert", recipe=recipe, product=product))
 
@@ -165,7 +169,7 @@ def _expert_cost(result: Result) -> str:
     )
 
 
-def _gradient_formats(result: Result) -> str:
+def _gradient_formats(result: ExperimentData) -> str:
     four, five = (
         [result.value("error", "layer", data="normal", recipe=name, product=p) for p in ("dgrad", "wgrad")]
         for name in ("FP8, float32 scales", "FP8, E5M2 gradients")
@@ -176,7 +180,7 @@ def _gradient_formats(result: Result) -> str:
     )
 
 
-def _blocks(result: Result) -> str:
+def _blocks(result: ExperimentData) -> str:
     def of(octaves: int, dy: str) -> float:
         return result.value("lost", "tokens", octaves=octaves, dy=dy)
 
@@ -189,7 +193,7 @@ def _blocks(result: Result) -> str:
     )
 
 
-def _floor_cost(result: Result) -> str:
+def _floor_cost(result: ExperimentData) -> str:
     sizes = result.kinds("size", "floor")
 
     def error(size: float, dy: str) -> float:
@@ -207,7 +211,7 @@ def _floor_cost(result: Result) -> str:
     )
 
 
-def _deepgemm(result: Result) -> tuple[float, float]:
+def _deepgemm(result: ExperimentData) -> tuple[float, float]:
     found = [
         number(row, "difference")
         for row in result.select("layer", recipe="FP8, float32 scales", data="normal")
@@ -218,15 +222,15 @@ def _deepgemm(result: Result) -> tuple[float, float]:
     return min(found), max(found)
 
 
-def _known() -> Iterator[Known]:
+def _published() -> Iterator[PublishedFigure]:
     for what, scale, column, value in (
         ("float32 scales: elements that regrouping changes", "float32", "changed", 0.987),
         ("float32 scales: error of x, cast once", "float32", "once", 0.0211),
         ("float32 scales: error of x, cast twice", "float32", "twice", 0.0334),
         ("scales 2^k: elements that regrouping changes", "ue8m0", "changed", 0.0),
     ):
-        yield Known(what, value, partial(_channels_of, column=column, scale=scale), percent)
-    yield Known(
+        yield PublishedFigure(what, value, partial(_channels_of, column=column, scale=scale), percent)
+    yield PublishedFigure(
         "DeepGEMM's 1 - 2<x,y>/.., Fprop and Dgrad (known: below)", BAR, _deepgemm, lambda v: f"{v:.2g}"
     )
 
@@ -234,7 +238,7 @@ def _known() -> Iterator[Known]:
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 
 
-def _plot_regroup(result: Result, figure: Figure) -> None:
+def _plot_regroup(result: ExperimentData, figure: Figure) -> None:
     """The error of x: cast once, and regrouped with either kind of scale."""
     figure.set_size_inches(10, 4.2)
     axes = figure.add_subplot()
@@ -258,7 +262,7 @@ def _plot_regroup(result: Result, figure: Figure) -> None:
     charts.legend(axes)
 
 
-def _plot_expert(result: Result, figure: Figure) -> None:
+def _plot_expert(result: ExperimentData, figure: Figure) -> None:
     """Errors of an expert's products, by recipe."""
     figure.set_size_inches(10.5, 4.8)
     axes = figure.add_subplot()
@@ -278,7 +282,7 @@ def _plot_expert(result: Result, figure: Figure) -> None:
     charts.legend(axes)
 
 
-def _plot_gradients(result: Result, figure: Figure) -> None:
+def _plot_gradients(result: ExperimentData, figure: Figure) -> None:
     """What gradients suffer: tokens of different size in one block, and the floor."""
     figure.set_size_inches(13, 5)
     left, right = figure.subplots(1, 2)
@@ -321,8 +325,8 @@ EXPERIMENT = Experiment(
     source="DeepSeek-V3 technical report (arXiv 2412.19437), sections 3.3 and 3.5.2, appendix B.2; DeepGEMM",
     jobs=jobs,
     tables=_tables,
-    remarks=(_why_powers, _e5m6, _layer_cost, _sums, _gradient_formats, _blocks, _floor_cost, _expert_cost),
-    known=tuple(_known()),
+    findings=(_why_powers, _e5m6, _layer_cost, _sums, _gradient_formats, _blocks, _floor_cost, _expert_cost),
+    published=tuple(_published()),
     plots={
         "The error of x, regrouped": ("regroup.png", _plot_regroup),
         "An expert's products": ("expert.png", _plot_expert),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .charts import Style
+from ..report.charts import Style
 
 
 class Unit(NamedTuple):

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..logfmt import logfmt_encode
+from ..report.charts import RING, Style
 from ..schemes import Scheme
-from .charts import RING, Style
 
 Floats = npt.NDArray[np.float32]
 

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._arrays import Array
-from ..formats import format_info
 from ..linear.recipe import PLAIN, LinearRecipe, Operand
 from ..linear.recipe import PRESETS as LINEAR
+from ..number_formats import format_info
 from ..quant import Scale, quantize_tiles
 
 Float64s = NDArray[np.float64]

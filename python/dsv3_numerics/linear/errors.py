@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..formats import decode
+from ..number_formats import decode
 from ..quantized import Quantized
 from .recipe import DEEPSEEK_V3, PRESETS, LinearRecipe, Operand, check_pair, matrix, turned
 

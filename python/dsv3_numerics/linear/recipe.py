@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .._arrays import Array, as_array, deliver, destination, source
-from ..accumulators import accumulator_info
-from ..formats import encode, format_info
+from ..accumulator import accumulator_info
 from ..gemm import matmul_nt
+from ..number_formats import encode, format_info
 from ..quant import Rule, Scale, quantize_blocks, quantize_tiles, requantize_tiles
 from ..quantized import Quantized
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from .._arrays import Array
-from ..formats import decode, encode
 from ..logfmt import LogFmt, logfmt_pack, logfmt_unpack
+from ..number_formats import decode, encode
 from ..quantized import Quantized
 from .forms import CACHES, Form
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .._arrays import SOURCES, as_array
-from ..accumulators import accumulator_info
+from ..accumulator import accumulator_info
 from ..quantized import Quantized
 from .forms import WEIGHTS, Form
 from .recipe import Recipe

@@ -17,9 +17,9 @@ import numpy as np
 
 from .. import _core
 from .._arrays import Array
-from ..accumulators import accumulators
-from ..formats import decode, encode
+from ..accumulator import accumulators
 from ..logfmt import LogFmt, logfmt_encode
+from ..number_formats import decode, encode
 from ..quant import Rule, Scale, quantize_blocks, quantize_tiles
 from ..quantized import Quantized
 

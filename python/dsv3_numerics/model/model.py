@@ -7,7 +7,7 @@ after every layer; what a layer does is in `layers`, how tokens are chosen in `g
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from .. import checkpoint as checkpoints
 from .._arrays import Array, as_array, positive
+from .._progress import Progress
 from .cache import Cache
 from .config import Config
 from .forms import NotFiniteError
@@ -26,9 +27,6 @@ from .operation import Operation, Watch
 from .operations import Operations
 from .recipe import Recipe
 from .weights import Given, Stored, expected, gathered
-
-Progress = Callable[[int, int], None]
-"""Called with the number of layers done and of all layers to do."""
 
 _CHUNK = 512
 
@@ -200,7 +198,7 @@ class Model:
         last : bool
             Only the logits after each sequence's last token, shape (batch, vocab_size).
         progress : callable, optional
-            Called with layers done and layers in all.
+            Called as ``progress(layer, done, total)``, in layers.
 
         Returns
         -------
@@ -270,7 +268,7 @@ class Model:
                 for i, layer in enumerate(self.layers):
                     x = self._through(layer, x, cache, absorbed, ops, trace)
                     if progress is not None:
-                        progress(done * len(self.layers) + i + 1, total)
+                        progress(f"layer {i}", done * len(self.layers) + i + 1, total)
                 out[:, start:end] = self.norm(x, recipe=ops)
                 if cache is not None:
                     cache.lengths += end - start

@@ -17,8 +17,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from .._arrays import positive
-from ..accumulators import AccumulatorInfo, accumulator_info, accumulators
-from ..checkpoint.write import replacing
+from .._atomic import replacing
+from ..accumulator import AccumulatorInfo, accumulator_info, accumulators
 from .forms import (
     ACCUMULATORS,
     ACTIVATIONS,

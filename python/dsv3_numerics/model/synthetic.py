@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -20,12 +20,14 @@ import ml_dtypes
 import numpy as np
 
 from .._arrays import Array, positive, seed_key, whole
+from .._atomic import PartialFile, is_temporary, replacing
+from .._progress import Progress
 from ..checkpoint.conversion.plan import in_recipe, to_json
 from ..checkpoint.index import INDEX_NAME
 from ..checkpoint.reader import CONFIG_NAME
 from ..checkpoint.scan import SCALE_SUFFIX
 from ..checkpoint.selection import selected
-from ..checkpoint.write import Entry, Layout, PartialFile, is_temporary, layout, replacing
+from ..checkpoint.write import Entry, Layout, layout
 from .config import Config
 from .dealt import SIDE, Deck, Kind
 from .random import deviation, draw
@@ -34,8 +36,6 @@ from .weights import expected
 if sys.platform != "win32":
     import fcntl
 
-Progress = Callable[[str, int, int], None]
-"""Called with a tensor's name, the bytes written so far, and those of all there is to write."""
 
 _SHARD = 4 << 30
 _RESERVE = 16 << 20  # bytes left free for index, configuration and the folder itself

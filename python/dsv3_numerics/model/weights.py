@@ -17,7 +17,7 @@ import numpy as np
 from .. import _core
 from .._arrays import SOURCES, Array, as_array, flat
 from ..checkpoint import Checkpoint
-from ..formats import encode, format_info
+from ..number_formats import encode, format_info
 from ..quantized import Quantized
 from .config import Config
 from .fitting import check_fit, fits_anything, is_quantized, powers_of_two, unlike

@@ -1,4 +1,4 @@
-"""What all plots share: the look, the colours, and how a figure becomes a file.
+"""Common ground of all plots: the look, the colours, and how a figure becomes a file.
 
 matplotlib is imported when a plot is drawn, with its file-only backend, so that nothing here needs a display.
 """
@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from .files import replacing
+from .._atomic import replacing
 
 Subject = TypeVar("Subject")
 
@@ -22,6 +22,15 @@ LOOK: Any = {
     "axes.titleweight": "bold",
     "figure.constrained_layout.use": True,
 }
+
+
+class Style(NamedTuple):
+    """How a line or a point is drawn, in every plot."""
+
+    colour: str
+    marker: str
+    line: Any
+
 
 LINES: tuple[Any, ...] = (
     "-",
@@ -63,8 +72,8 @@ def save_plots(
             FigureCanvasAgg(figure)
             plot(subject, figure)
             path = folder / name
-            with replacing(path) as temporary:
-                figure.savefig(temporary, metadata={"Software": None})
+            with replacing(path) as file:
+                figure.savefig(file.path, format="png", metadata={"Software": None})
             paths[title] = path
     return paths
 
@@ -72,7 +81,7 @@ def save_plots(
 def save_possible(
     subject: Subject, plots: Mapping[str, tuple[str, Callable[[Subject, Any], None]]], folder: Path
 ) -> dict[str, str]:
-    """As `save_plots`, without those that raise LookupError for lack of figures; the file's name by title."""
+    """Draw as `save_plots`, but for plots that raise LookupError for lack of figures; file name by title."""
     drawn = {}
     for title, plot in plots.items():
         try:

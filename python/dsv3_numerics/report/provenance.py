@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, machine and settings, as data and as lines of a report."""
+"""Origin of a result: versions, machine and settings, as data and as lines of a report."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .. import _core
 
 
 def environment() -> dict[str, Any]:
-    """Versions, machine, SIMD level and threads: what a result may be traced to.
+    """Collect versions, machine, SIMD level and threads.
 
     Examples
     --------
-    >>> from dsv3_numerics.study.provenance import environment
+    >>> from dsv3_numerics.report.provenance import environment
     >>> sorted(environment())
     ['cpus', 'platform', 'processor', 'simd_level', 'threads', 'versions']
     """
@@ -33,8 +33,8 @@ def environment() -> dict[str, Any]:
     }
 
 
-def lines(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What the report says of an `environment` among settings: (what, text)."""
+def facts(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Tell of an `environment` among settings: (name, text)."""
     yield "versions", ", ".join(f"{name} {version}" for name, version in settings.get("versions", {}).items())
     yield "machine", f"{settings.get('processor', '?')}, {settings.get('platform', '?')}"
     yield "SIMD level, threads", f"{settings.get('simd_level', '?')}, {settings.get('threads', '?')}"

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .._arrays import Array
-from ..formats import decode, encode
 from ..logfmt import LogFmt, logfmt_encode
 from ..logfmt_packing import LEAST_BITS, MOST_BITS
+from ..number_formats import decode, encode
 from .scheme import Approximation, Floats, Group, Scheme, check_seed, pick, read_group, refuse_settings
 
 _NAME = re.compile(r"logfmt(\d{1,9})")

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from .. import _core
 from .._arrays import SOURCES, Array, deliver, destination, flat
-from ..formats import FormatInfo, Rounding, decode, encode, format_info, formats
+from ..number_formats import FormatInfo, Rounding, decode, encode, format_info, formats
 from ..quant import Scale, quantize_blocks, quantize_tiles
 from ..quantized import Quantized
 from .scheme import (

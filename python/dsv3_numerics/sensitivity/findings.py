@@ -6,25 +6,20 @@ import math
 
 import numpy as np
 
-from ..study.tables import share
+from ..report.running import possible
+from ..report.text import figure, share
 from .metrics import Spread
-from .result import Attribution
-from .tables import dB, figure, from_to, operation_columns, plus
+from .result import SensitivityData
+from .tables import dB, from_to, operation_columns, plus
 from .variants import LAYERS, LOGITS
 
 
-def remarks(result: Attribution) -> list[str]:
-    """What the figures say; a sentence whose figures are missing is left out."""
-    found = []
-    for remark in (_recipe, _chaos, _chance, _left_out, _alone, _operations, _hidden, _form):
-        try:
-            found.append(remark(result))
-        except LookupError:
-            continue
-    return [text for text in found if text]
+def findings(result: SensitivityData) -> list[str]:
+    """Say in sentences what the figures show; one whose figures are missing is left out."""
+    return possible((_recipe, _chaos, _noise_floor, _without, _alone, _operations, _hidden, _form), result)
 
 
-def _recipe(result: Attribution) -> str:
+def _recipe(result: SensitivityData) -> str:
     kl, errors = (result.spread("all", metric) for metric in ("kl_nats", "relative_error"))
     return (
         f"Under the whole recipe the logits are {figure(kl.median)} nats from float64's in the median over "
@@ -35,9 +30,9 @@ def _recipe(result: Attribution) -> str:
     )
 
 
-def _chaos(result: Attribution) -> str:
-    spark = result.variant("spark")
-    beside = result.part(LOGITS, spark)["beside"]
+def _chaos(result: SensitivityData) -> str:
+    one = result.variant("one_channel")
+    beside = result.part(LOGITS, one)["beside"]
     exact, own = (_error(beside[under]["relative_error"]["median"]) for under in ("float64", "recipe"))
     far = result.spread("all", "relative_error").median
     text = (
@@ -45,7 +40,7 @@ def _chaos(result: Attribution) -> str:
         f"{_percent(exact)} (median over tokens) and the recipe's by {_percent(own)}, beside the "
         f"{_percent(far)} that lie between the recipe and float64."
     )
-    ranks = [np.argsort(np.argsort(result.tokens(v))) for v in (result.variant("all"), spark)]
+    ranks = [np.argsort(np.argsort(result.tokens(v))) for v in (result.variant("all"), one)]
     if len(ranks[0]) > _FEW:
         correlation = np.corrcoef(ranks[0], ranks[1])[0, 1]
         text += f" Token by token, the divergences of these two runs correlate by {correlation:.2f} (ranks)."
@@ -69,53 +64,51 @@ def _percent(value: float) -> str:
     return f"{100 * value:.2g} %"
 
 
-def _chance(result: Attribution) -> str:
-    chance = result.chance()
-    if not math.isfinite(chance.reach):
-        raise LookupError("no nudged run")
+def _noise_floor(result: SensitivityData) -> str:
+    floor = result.noise_floor()
+    if not math.isfinite(floor.prediction_interval):
+        raise LookupError("no perturbed run")
     return (
-        f"Chance: {len(chance.values)} runs of the recipe, which differ by the last place of one channel in "
-        f"eight of the embeddings{_moved(result)}, have medians of {figure(min(chance.values))} to "
-        f"{figure(max(chance.values))} nats. One more falls within {figure(chance.mean)} ± "
-        f"{figure(chance.reach)}, 99 times in 100; a choice whose removal changes less than that is within "
-        "chance, whatever its figure."
+        f"Noise floor: {len(floor.values)} runs of the recipe, which differ by the last place of one channel "
+        f"in eight of the embeddings{_moved(result)}, have medians of {figure(min(floor.values))} to "
+        f"{figure(max(floor.values))} nats. One more falls within {figure(floor.mean)} ± "
+        f"{figure(floor.prediction_interval)}, 99 times in 100; a choice whose removal changes less than "
+        "that is within noise, whatever its figure."
     )
 
 
-def _moved(result: Attribution) -> str:
+def _moved(result: SensitivityData) -> str:
     errors = [
         _error(result.part(LOGITS, v)["beside"]["float64"]["relative_error"]["median"])
         for v in result.done(LOGITS)
-        if v.role == "chance"
+        if v.role == "perturbed"
     ]
     return f" (which moves float64's logits by {_percent(Spread.of(errors).median)})"
 
 
-def _left_out(result: Attribution) -> str:
+def _without(result: SensitivityData) -> str:
     costs = result.costs()
-    told = {verdict: [c for c in costs if c.verdict == verdict] for verdict in ("costs", "helps")}
-    inside, none = (
-        [c.choice for c in costs if c.verdict == verdict] for verdict in ("within chance", "nothing")
-    )
+    told = {effect: [c for c in costs if c.effect == effect] for effect in ("costs", "helps")}
+    inside, none = ([c.choice for c in costs if c.effect == effect] for effect in ("within noise", "nothing"))
     parts = []
-    for verdict, words in (("costs", "lowers"), ("helps", "raises")):
-        named = sorted(told[verdict], key=lambda c: -abs(c.gain))
+    for effect, words in (("costs", "lowers"), ("helps", "raises")):
+        named = sorted(told[effect], key=lambda c: -abs(c.gain))
         if named:
             each = ", ".join(f"{c.choice}{plus(c.takes)} {c.gain:+.2g}" for c in named)
-            parts.append(f"leaving out {words} the divergence: {each}")
+            parts.append(f"going without {words} the divergence: {each}")
     if inside:
-        parts.append(f"within chance: {', '.join(inside)}")
+        parts.append(f"within noise: {', '.join(inside)}")
     if none:
         parts.append(f"not one token changes: {', '.join(none)}")
     if not parts:
-        raise LookupError("nothing was left out")
+        raise LookupError("nothing was removed")
     text = "; ".join(parts) + "."
     return (
         "One choice at a time: " + text + " Gains do not add up: what one choice spoils hides what others do."
     )
 
 
-def _alone(result: Attribution) -> str:
+def _alone(result: SensitivityData) -> str:
     told = [(c.alone.kl.median, c.choice + plus(c.brings)) for c in result.costs() if c.alone]
     if not told:
         raise LookupError("nothing was alone")
@@ -123,7 +116,7 @@ def _alone(result: Attribution) -> str:
     return f"Alone, from most to least (median KL in nats): {each}."
 
 
-def _operations(result: Attribution) -> str:
+def _operations(result: SensitivityData) -> str:
     parts = []
     for name, errors in operation_columns(result).items():
         above = {place: error for place, error in errors.items() if error >= _LEAST}
@@ -140,7 +133,7 @@ def _operations(result: Attribution) -> str:
 _LEAST = 1e-6
 
 
-def _hidden(result: Attribution) -> str:
+def _hidden(result: SensitivityData) -> str:
     rows = result.part(LAYERS, "all")["rows"]
     added, out = ([_error(row[what]["median"]) for row in rows] for what in ("increment", "output"))
     return (
@@ -151,7 +144,7 @@ def _hidden(result: Attribution) -> str:
     )
 
 
-def _form(result: Attribution) -> str:
+def _form(result: SensitivityData) -> str:
     form = result.variant("form")
     kl, other = result.spread("all"), result.spread(form)
     mine = "naive" if form.name == "absorbed" else "absorbed"

@@ -1,7 +1,7 @@
 """Forwards layer by layer: the float64 reference, and a variant running freely.
 
-The loop over layers is here, and not `Model.forward`, since an attribution keeps what goes into each layer,
-nudges embeddings, and wants to be interrupted between layers.
+The loop over layers is here, and not `Model.forward`, since an analysis keeps what goes into each layer,
+perturbs embeddings, and wants to be interrupted between layers.
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ from .variants import Variant
 FLOAT64 = Recipe()
 
 SHARE = 0.125
-"""Of the channels of an embedding that are moved to see what chance does: enough that no rounding behind them
-stays as it was, so that these runs differ as much as any two variants do that are equally good."""
+"""Fraction of channels perturbed for the noise floor; large enough to decorrelate every later rounding."""
 
 Step = Callable[[], None]
 """Called after each layer."""
 
-Nudge = Callable[[Array], Array]
+Perturbation = Callable[[Array], Array]
 
 Experts = npt.NDArray[np.int64]
 
@@ -55,13 +54,13 @@ def free_running(
     ids: npt.NDArray[np.int64],
     recipe: Recipe,
     absorbed: bool,
-    nudge: Nudge | None,
+    perturbation: Perturbation | None,
     step: Step,
 ) -> Run:
     """A whole forward under a recipe: every layer on what the one before made."""
     x = model.embed(ids, recipe=recipe)
-    if nudge is not None:
-        x = nudge(x)
+    if perturbation is not None:
+        x = perturbation(x)
     states, experts = [x], {}
     for layer in range(len(model.layers)):
         x, chosen = through(model, layer, x, recipe, absorbed)
@@ -93,7 +92,7 @@ def through(
     return out, trace.found.get("topk_idx")
 
 
-def nudged(x: Array, seed: int, numbers: str, share: float) -> Array:
+def perturbed(x: Array, seed: int, numbers: str, share: float) -> Array:
     """Embeddings with some channels moved by one last place, up or down: the least that can be changed.
 
     Parameters
@@ -110,8 +109,8 @@ def nudged(x: Array, seed: int, numbers: str, share: float) -> Array:
     Examples
     --------
     >>> import numpy as np
-    >>> from dsv3_numerics.attribution.forward import nudged
-    >>> nudged(np.ones((1, 1)), 0, "bfloat16", 0)
+    >>> from dsv3_numerics.sensitivity.forward import perturbed
+    >>> perturbed(np.ones((1, 1)), 0, "bfloat16", 0)
     array([[1.0078125]])
     """
     rng = np.random.default_rng([seed, x.shape[-1]])
@@ -149,11 +148,12 @@ class Subject:
     def run(self, variant: Variant, step: Step = lambda: None) -> Run:
         """The forward of a variant; that of the recipe itself, and of float64, are made once."""
         key, form = variant.recipe, variant.absorbed
-        if variant.nudge:
-            # float64 is nudged as the recipe is, by the last place of the recipe's numbers
-            share = SHARE if variant.role == "chance" else 0.0
-            nudge = partial(nudged, seed=variant.nudge, numbers=self.recipe.numbers, share=share)
-            return free_running(self.model, self.ids, key, form, nudge, step)
+        if variant.perturbation:
+            # float64 is perturbed as the recipe is, by the last place of the recipe's numbers
+            share = SHARE if variant.role == "perturbed" else 0.0
+            seed = variant.perturbation
+            perturbation = partial(perturbed, seed=seed, numbers=self.recipe.numbers, share=share)
+            return free_running(self.model, self.ids, key, form, perturbation, step)
         if key not in (FLOAT64, self.recipe) or form != self.absorbed:
             return free_running(self.model, self.ids, key, form, None, step)
         if key not in self._kept:

@@ -1,4 +1,4 @@
-"""What an attribution is of, as data: two runs whose `about` is the same may share a folder."""
+"""What a sensitivity analysis is of, as data: two runs whose `about` is the same may share a folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..model import Model, Recipe
 from ..quantized import Quantized
-from ..study.provenance import environment
+from ..report.provenance import environment
 from .parts import VERSION
 
 _SAMPLED = ("self_attn.", "mlp.experts.0.", "mlp.gate_proj", "lm_head")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Part = dict[str, Any]
 
 
-class Place(NamedTuple):
+class OpLocation(NamedTuple):
     """Where operations stand that are told together: a layer's experts count as one.
 
     Attributes
@@ -38,18 +38,18 @@ class Place(NamedTuple):
     kind: str
 
 
-def place_of(name: str, kind: str) -> Place:
+def location_of(name: str, kind: str) -> OpLocation:
     """The place of an operation, by its full name.
 
     Examples
     --------
-    >>> from dsv3_numerics.attribution.measuring import place_of
-    >>> place_of("layer3.experts.17.gate_proj", "linear")
-    Place(layer=3, operation='experts.*.gate_proj', kind='linear')
+    >>> from dsv3_numerics.sensitivity.measuring import location_of
+    >>> location_of("layer3.experts.17.gate_proj", "linear")
+    OpLocation(layer=3, operation='experts.*.gate_proj', kind='linear')
     """
     found = re.match(r"layer(\d+)\.(.*)", name)
     layer, rest = (int(found[1]), found[2]) if found else (None, name)
-    return Place(layer, re.sub(r"(^|\.)experts\.\d+\.", r"\1experts.*.", rest), kind)
+    return OpLocation(layer, re.sub(r"(^|\.)experts\.\d+\.", r"\1experts.*.", rest), kind)
 
 
 def operators(subject: Subject, variant: Variant, step: Step) -> Part:
@@ -64,22 +64,22 @@ def operators(subject: Subject, variant: Variant, step: Step) -> Part:
         accumulator's own error is seen, which that of the codes that it adds hides.
     """
     planned = subject.model.operations(variant.recipe, absorbed=subject.absorbed)
-    otherwise = {place_of(o.name, o.kind): o.how for o in planned}
-    found: dict[Place, list[Errors]] = defaultdict(list)
-    own: dict[Place, list[Errors]] = defaultdict(list)
-    hows: dict[Place, str] = {}
+    otherwise = {location_of(o.name, o.kind): o.how for o in planned}
+    found: dict[OpLocation, list[Errors]] = defaultdict(list)
+    own: dict[OpLocation, list[Errors]] = defaultdict(list)
+    descriptions: dict[OpLocation, str] = {}
     layers: set[int | None] = set()
 
     def watch(done: Done) -> None:
         operation = done.operation
-        place = place_of(operation.name, operation.kind)
+        place = location_of(operation.name, operation.kind)
         if place.layer not in layers:
             layers.add(place.layer)
             if len(layers) > 1:
                 step()
         how = otherwise.get(place, operation.how)
         if how != operation.how and done.output.size:
-            hows[place] = how
+            descriptions[place] = how
             output = done.redo(variant.recipe)
             found[place].append(row_errors(done.output, output))
             if variant.base is not None:
@@ -88,8 +88,8 @@ def operators(subject: Subject, variant: Variant, step: Step) -> Part:
     subject.model.forward(subject.ids, recipe=FLOAT64, absorbed=subject.absorbed, watch=watch)
     rows, over_base = (
         [
-            {**place._asdict(), "how": hows[place], "operations": len(errors), **_told(errors)}
-            for place, errors in of.items()
+            {**at._asdict(), "description": descriptions[at], "operations": len(errors), **_told(errors)}
+            for at, errors in of.items()
         ]
         for of in (found, own)
     )
@@ -148,14 +148,14 @@ def logits(subject: Subject, variant: Variant, step: Step) -> Part:
         ``tokens``: token by token the error of the logits, their divergence from float64 in nats, whether the
         likeliest token is the same, and in how many layers the set of experts is another; ``layers``: by
         layer the spread of the error of the hidden states, and the share of tokens with other experts;
-        ``pooled``: the relative error of all logits together. Of a nudged run also ``beside``: the same
-        figures between it and the run that was not nudged, under the recipe and in float64.
+        ``pooled``: the relative error of all logits together. Of a perturbed run also ``beside``: the same
+        figures between it and the run that was not perturbed, under the recipe and in float64.
     """
     reference = subject.reference()
     run = subject.run(variant, step)
     found = _between(reference, run)
-    if variant.nudge:
-        plain = variant._replace(nudge=0)
+    if variant.perturbation:
+        plain = variant._replace(perturbation=0)
         found["beside"] = {
             "recipe": _summary(subject.run(plain, step), run),
             "float64": _summary(reference, subject.run(variant._replace(recipe=FLOAT64), step)),

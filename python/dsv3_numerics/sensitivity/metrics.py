@@ -26,7 +26,7 @@ class Spread(NamedTuple):
 
     Examples
     --------
-    >>> from dsv3_numerics.attribution import Spread
+    >>> from dsv3_numerics.sensitivity import Spread
     >>> Spread.of([1.0, 2.0, 3.0, 4.0])
     Spread(n=4, p5=1.0, median=2.0, p95=4.0, worst=4.0)
     """
@@ -81,7 +81,7 @@ def row_errors(reference: npt.ArrayLike, values: npt.ArrayLike) -> Errors:
 
     Examples
     --------
-    >>> from dsv3_numerics.attribution import row_errors
+    >>> from dsv3_numerics.sensitivity import row_errors
     >>> row_errors([[3.0, 4.0], [1.0, 0.0]], [[3.0, 4.5], [1.0, 0.0]]).relative
     array([0.1, 0. ])
     """
@@ -139,7 +139,7 @@ def divergence(reference: npt.ArrayLike, logits: npt.ArrayLike) -> Floats:
     Examples
     --------
     >>> import numpy as np
-    >>> from dsv3_numerics.attribution import divergence
+    >>> from dsv3_numerics.sensitivity import divergence
     >>> divergence(np.log([[0.5, 0.5]]), np.log([[0.75, 0.25]])).round(6)
     array([0.143841])
     """
@@ -185,7 +185,7 @@ _STUDENT = (63.657, 9.925, 5.841, 4.604, 4.032, 3.707, 3.499, 3.355, 3.250)
 """Two-sided 99 % quantiles of Student's t, by degrees of freedom from 1."""
 
 
-def one_more(values: npt.ArrayLike) -> float:
+def prediction_interval(values: npt.ArrayLike) -> float:
     """How far from the mean of runs one more falls, 99 times in 100: half of a prediction interval.
 
     Of n runs that differ by chance alone, t s sqrt(1 + 1/n), with s their standard deviation and t Student's
@@ -193,8 +193,8 @@ def one_more(values: npt.ArrayLike) -> float:
 
     Examples
     --------
-    >>> from dsv3_numerics.attribution.metrics import one_more
-    >>> round(one_more([1.0, 2.0, 3.0]), 3)
+    >>> from dsv3_numerics.sensitivity.metrics import prediction_interval
+    >>> round(prediction_interval([1.0, 2.0, 3.0]), 3)
     11.46
     """
     x = np.asarray(values, np.float64)

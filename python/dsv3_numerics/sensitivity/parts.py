@@ -1,7 +1,7 @@
-"""The folder of an attribution that can be taken up: one file for each part of each variant that is done.
+"""The folder of an analysis that can be taken up: one file for each part of each variant that is done.
 
-Lives here: `Kept`. The folder says what it is an attribution of; files of another model, recipe or ids are
-never mixed with it. A file appears under its name only when complete.
+Lives here: `Kept`. The folder says what it is an analysis of; files of another model, recipe or ids are never
+mixed with it. A file appears under its name only when complete.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..study.files import ensure_writable, json_ready, write_text
+from .._atomic import ensure_writable
+from ..report.files import json_ready, write_text
 from .variants import Variant
 
 FOLDER = "parts"
@@ -22,14 +23,14 @@ VERSION = 1
 
 
 class Kept:
-    """What is done of an attribution, in ``parts/`` below its folder.
+    """What is done of a sensitivity analysis, in ``parts/`` below its folder.
 
     Parameters
     ----------
     folder : path
-        Of the attribution; made if need be.
+        Of the analysis; made if need be.
     about : mapping
-        What the attribution is of: model, recipe, ids and so on. It is written into the folder, and what the
+        What the analysis is of: model, recipe, ids and so on. It is written into the folder, and what the
         folder holds must be of the same.
     restart : bool
         Whether to remove what was done, of whatever it was.
@@ -37,7 +38,7 @@ class Kept:
     Raises
     ------
     ValueError
-        The folder holds another attribution; the message says what differs.
+        The folder holds another sensitivity analysis; the message says what differs.
     OSError
         The folder cannot be written.
     """
@@ -62,13 +63,15 @@ class Kept:
     def _compare(self, path: Path) -> None:
         found = _read(path)
         if not isinstance(found, dict):
-            raise ValueError(f"{path}: not what an attribution wrote; --restart (restart=True) removes it")
+            raise ValueError(
+                f"{path}: not what a sensitivity analysis wrote; --restart (restart=True) removes it"
+            )
         differ = [name for name, value in self.about.items() if found.get(name) != value]
         if differ:
             told = "; ".join(f"{n} ({_short(found.get(n))}, now {_short(self.about[n])})" for n in differ)
             raise ValueError(
-                f"{path.parent.parent}: holds an attribution with other settings: {told}. Give another "
-                "folder, or --restart (restart=True) to remove what it holds"
+                f"{path.parent.parent}: holds a sensitivity analysis with other settings: {told}. Give "
+                "another folder, or --restart (restart=True) to remove what it holds"
             )
 
     def load(self, variant: Variant, part: str) -> dict[str, Any] | None:
@@ -93,7 +96,7 @@ def _identity(variant: Variant) -> dict[str, Any]:
         "name": variant.name,
         "recipe": json.loads(variant.recipe.to_json()),
         "absorbed": variant.absorbed,
-        "nudge": variant.nudge,
+        "perturbation": variant.perturbation,
     }
 
 

@@ -1,21 +1,22 @@
 """Plots that answer one question each: what does a choice cost, which tokens pay, and where does error arise.
 
 A choice has one colour, marker and dash in all of them, in a palette that colour-blind readers can tell apart
-(Okabe and Ito); the recipe itself is black, chance is grey.
+(Okabe and Ito); the recipe itself is black, the noise floor grey.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..study.drawing import LINES
-from .measuring import Place
+from ..report.charts import legend, percent_axis
+from ..report.drawing import LINES, Style
+from .measuring import OpLocation
 from .metrics import Floats, Spread, decibels
-from .result import Attribution
+from .result import SensitivityData
 from .tables import label, named, operation_columns
 from .variants import LAYERS, LOGITS, Variant
 
@@ -28,14 +29,6 @@ BLACK, GREY, PALE = "#222222", "#999999", "#e6e6e6"
 _LEAST_KL = 1e-9
 _LEAST_ERROR = 1e-6
 _LEAST_LAYER = 1e-5
-
-
-class Style(NamedTuple):
-    """How a choice is drawn, in every plot."""
-
-    colour: str
-    marker: str
-    line: Any
 
 
 _STYLES = {
@@ -68,28 +61,29 @@ def _needed(found: list[Variant]) -> list[Variant]:
 # --- what a choice costs ---
 
 
-def costs(result: Attribution, figure: Figure) -> None:
+def costs(result: SensitivityData, figure: Figure) -> None:
     """Divergence and SQNR with each choice left out and alone; bars hold 90 of 100 tokens."""
     order = [cost.choice for cost in result.costs()]
-    chance = result.chance()
+    floor = result.noise_floor()
     rows = [result.variant("all"), *(v for v in result.variants if v.role == "form")]
     rows = [v for v in rows if v in result.done(LOGITS)]
-    rows += [v for role in ("without", "only") for c in order for v in _there(result, role, c)]
+    rows += [v for role in ("without", "alone") for c in order for v in _there(result, role, c)]
     _needed(rows)
     figure.set_size_inches(11.5, 1.6 + 0.34 * (len(rows) + 2))
     left, right = figure.subplots(1, 2, sharey=True)
     at, place, heads = {}, 0.0, []
     for i, variant in enumerate(rows):
-        if i and rows[i - 1].role != variant.role and variant.role in ("without", "only"):
+        if i and rows[i - 1].role != variant.role and variant.role in ("without", "alone"):
             place += 0.9
-            heads.append((place - 0.8, "left out of the recipe" if variant.role == "without" else "alone"))
+            heads.append((place - 0.8, "without" if variant.role == "without" else "alone"))
         at[variant.name] = place
         place += 1
-    if math.isfinite(chance.reach):
-        low, high = chance.mean - chance.reach, chance.mean + chance.reach
+    if math.isfinite(floor.prediction_interval):
+        low, high = floor.mean - floor.prediction_interval, floor.mean + floor.prediction_interval
         left.axvspan(max(low, _LEAST_KL), high, color=PALE, zorder=0)
-        error = result.chance("relative_error")
-        ends = (error.mean + error.reach, max(error.mean - error.reach, _LEAST_ERROR))
+        error = result.noise_floor("relative_error")
+        half = error.prediction_interval
+        ends = (error.mean + half, max(error.mean - half, _LEAST_ERROR))
         right.axvspan(*(decibels(e) for e in ends), color=PALE, zorder=0)
     for variant in rows:
         y, look = at[variant.name], style(variant)
@@ -111,7 +105,7 @@ def costs(result: Attribution, figure: Figure) -> None:
     left.set_xlabel("KL from float64, nats (left is better)")
     right.set_xlabel("SQNR of the logits, dB (right is better)")
     figure.suptitle("What does each choice cost?", x=0.01, ha="left", fontsize=13, fontweight="bold")
-    left.set_title("dot: median token, bar: 5 to 95 %; grey: chance", fontsize=9, fontweight="normal")
+    left.set_title("dot: median token, bar: 5 to 95 %; grey: noise floor", fontsize=9, fontweight="normal")
 
 
 def _above(spread: Spread, least: float) -> list[float]:
@@ -135,27 +129,27 @@ def _bar(axes: Axes, y: float, look: Style, values: list[float], nothing: str) -
         )
 
 
-def _there(result: Attribution, role: str, choice: str) -> list[Variant]:
+def _there(result: SensitivityData, role: str, choice: str) -> list[Variant]:
     return [v for v in result.done(LOGITS) if (v.role, v.choice) == (role, choice)]
 
 
 # --- which tokens pay ---
 
 
-def tokens(result: Attribution, figure: Figure) -> None:
-    """The share of tokens below each divergence: the recipe, nudged, and each choice alone."""
-    chosen = _needed([v for v in result.done(LOGITS) if v.role in ("all", "only", "chance")])
+def tokens(result: SensitivityData, figure: Figure) -> None:
+    """The share of tokens below each divergence: the recipe, perturbed, and each choice alone."""
+    chosen = _needed([v for v in result.done(LOGITS) if v.role in ("all", "alone", "perturbed")])
     figure.set_size_inches(9.5, 5.4)
     axes = figure.add_subplot()
-    untouched, nudged = [], False
+    untouched, perturbed = [], False
     for variant in sorted(chosen, key=lambda v: v.role == "all"):
         values = np.sort(np.maximum(result.tokens(variant), _LEAST_KL))
         if values[-1] <= _LEAST_KL:
             untouched.append(variant.choice or label(variant))
             continue
         look, name = style(variant), named(result, variant)
-        if variant.role == "chance":
-            name, nudged = ("" if nudged else "the recipe, nudged"), True
+        if variant.role == "perturbed":
+            name, perturbed = ("" if perturbed else "the recipe, perturbed"), True
         axes.step(
             values, np.arange(1, len(values) + 1) / len(values), where="post", color=look.colour,
             linestyle=look.line, linewidth=2.2 if variant.role == "all" else 1.3, label=name or None,
@@ -166,15 +160,15 @@ def tokens(result: Attribution, figure: Figure) -> None:
     axes.set_ylabel("share of tokens at or below")
     axes.set_title("Which tokens pay?")
     axes.grid(alpha=0.25)
-    _legend(axes)
+    legend(axes)
 
 
 # --- where error arises ---
 
 
-def layers(result: Attribution, figure: Figure) -> None:
+def layers(result: SensitivityData, figure: Figure) -> None:
     """The error that each layer makes on float64's input, by choice alone."""
-    chosen = _needed([v for v in result.done(LAYERS) if v.role in ("all", "only")])
+    chosen = _needed([v for v in result.done(LAYERS) if v.role in ("all", "alone")])
     figure.set_size_inches(9.5, 5.4)
     axes = figure.add_subplot()
     low = []
@@ -195,7 +189,7 @@ def layers(result: Attribution, figure: Figure) -> None:
             linestyle=look.line, linewidth=1.6, markersize=5, label=named(result, variant),
         )  # fmt: skip
     axes.set_yscale("log")
-    _percent(axes)
+    percent_axis(axes.yaxis)
     _whole(axes)
     axes.set_xlabel(
         "layer, on the input that it has in the float64 forward" + _left_out("below 0.001 %", low)
@@ -203,7 +197,7 @@ def layers(result: Attribution, figure: Figure) -> None:
     axes.set_ylabel("relative error of what it adds")
     axes.set_title("Where does error arise?")
     axes.grid(axis="y", alpha=0.25)
-    _legend(axes)
+    legend(axes)
 
 
 def _error(value: float | None) -> float:
@@ -214,7 +208,7 @@ def _left_out(why: str, names: list[str]) -> str:
     return f"\n{why}: {', '.join(names)}" if names else ""
 
 
-def routes(result: Attribution, figure: Figure) -> None:
+def routes(result: SensitivityData, figure: Figure) -> None:
     """Tokens that go to another set of experts: on float64's input, and running freely."""
     parts = (
         (LAYERS, "each layer on float64's input"),
@@ -224,7 +218,7 @@ def routes(result: Attribution, figure: Figure) -> None:
     drawn = 0
     pair = figure.subplots(1, 2, sharey=True)
     for axes, (part, title) in zip(pair, parts, strict=True):
-        for variant in (v for v in result.done(part) if v.role in ("all", "only")):
+        for variant in (v for v in result.done(part) if v.role in ("all", "alone")):
             content = result.part(part, variant)
             rows = content["layers" if part == LOGITS else "rows"]
             points = [(r["layer"], r["experts_changed"]) for r in rows if r["experts_changed"] is not None]
@@ -239,20 +233,20 @@ def routes(result: Attribution, figure: Figure) -> None:
         axes.set_xlabel("layer")
         axes.grid(axis="y", alpha=0.25)
         _whole(axes)
-        _percent(axes)
+        percent_axis(axes.yaxis)
     if not drawn:
         raise LookupError("no layer has experts")
     pair[0].set_ylim(bottom=0)
     pair[0].set_ylabel("tokens with another set of experts")
     figure.suptitle("Who goes elsewhere?", x=0.01, ha="left", fontsize=13, fontweight="bold")
-    _legend(pair[1])
+    legend(pair[1])
 
 
-def operations(result: Attribution, figure: Figure) -> None:
+def operations(result: SensitivityData, figure: Figure) -> None:
     """Median error of each operation, under the recipe and under each choice alone."""
     found = operation_columns(result)
     columns = [name for name, errors in found.items() if errors]
-    rows: list[Place] = list(dict.fromkeys(place for errors in found.values() for place in errors))
+    rows: list[OpLocation] = list(dict.fromkeys(place for errors in found.values() for place in errors))
     if not rows:
         raise LookupError("no operation differs")
     values: Floats = np.array([[found[name].get(place, np.nan) for name in columns] for place in rows])
@@ -287,23 +281,13 @@ def operations(result: Attribution, figure: Figure) -> None:
     bar.set_ticks([-5, -4, -3, -2, -1], labels=["0.001%", "0.01%", "0.1%", "1%", "10%"])
 
 
-def _percent(axes: Axes) -> None:
-    from matplotlib.ticker import FuncFormatter
-
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
-
-
 def _whole(axes: Axes) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _legend(axes: Axes) -> None:
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, handlelength=3.2)
-
-
-PLOTS: dict[str, tuple[str, Callable[[Attribution, Any], None]]] = {
+PLOTS: dict[str, tuple[str, Callable[[SensitivityData, Any], None]]] = {
     "Costs of choices": ("costs.png", costs),
     "Divergence over tokens": ("tokens.png", tokens),
     "Error by layer": ("layers.png", layers),

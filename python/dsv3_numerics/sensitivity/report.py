@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from ..study import provenance
-from ..study.tables import markdown, plain
-from .remarks import remarks
-from .result import Attribution
+from ..report import provenance
+from ..report.page import findings_section, made_section, picture_sections, table_section
+from ..report.text import plain
+from .findings import findings
+from .result import SensitivityData
 from .tables import costs_shown, tables
 
 HOW_TO_READ = """\
@@ -17,11 +18,11 @@ input that it has in the float64 forward. *The logits*: the recipe runs freely, 
 before made. The first says where error is made, the second what a layer makes of it, the third what is left
 of it at the end.
 
-**Alone, and left out.** A choice *alone* is float64 everywhere but there: what that choice does by itself.
-*Left out* is the whole recipe but for it: what one would gain by giving it up. The two differ. Where one
+**Alone, and without.** A choice *alone* is float64 everywhere but there: what that choice does by itself.
+*Without* is the whole recipe but for it: what one would gain by giving it up. The two differ. Where one
 choice spoils the digits that another would have spoiled as well, both look dear alone and neither is a gain
-when it is left out; and some choices protect: a gate in float32 beside bfloat16 numbers makes things
-better, so that leaving it out costs.
+when it goes; and some choices protect: a gate in float32 beside bfloat16 numbers makes things better, so
+that going without it costs.
 
 **Distributions, not a number.** In FP8 a value is one of 256 codes. A change of relative size e moves a
 share e/d of the values into another code, where d is the distance of codes (about 6 % in E4M3), and each of
@@ -29,8 +30,8 @@ those moves by d: what was an error of e before a cast is one of about the squar
 few casts in a row make d of anything, and a token that goes to another expert moves by more. So two runs
 that are equal in exact arithmetic end up about as far from each other as from float64, and any figure of
 one run is partly luck. That is why each figure here is a distribution over tokens, and why the recipe was
-run several times on embeddings that were nudged by last places: what these runs differ by is chance, and
-what a choice changes by less than that is not known to change anything.
+run several times on embeddings that were perturbed by last places: how much these runs differ is the *noise
+floor*, and a choice that changes less than that is not known to change anything.
 
 **KL** is the Kullback-Leibler divergence of the next token's probabilities, KL(float64 || run), in nats,
 from float64 logarithms: 0.01 is a small change of the probabilities, 1 is another distribution. It does not
@@ -46,7 +47,7 @@ logits do not depend on it.
 """
 
 
-def lines(result: Attribution, plots: Mapping[str, str]) -> Iterator[str]:
+def lines(result: SensitivityData, plots: Mapping[str, str]) -> Iterator[str]:
     """The report; `plots` are the pictures to show, file name by title."""
     yield f"# What {result.recipe.name} costs, and where"
     yield ""
@@ -57,22 +58,13 @@ def lines(result: Attribution, plots: Mapping[str, str]) -> Iterator[str]:
     for note in result.notes:
         yield f"> **{note}**"
         yield ""
-    found = remarks(result)
-    if found:
-        yield "## What came out"
-        yield ""
-        yield from (f"* {remark}" for remark in found)
-        yield ""
+    yield from findings_section(findings(result))
     costs = costs_shown(result)
     if costs.rows:
-        yield from _table(costs.title, costs.note, costs.header, costs.rows)
-    for title, name in plots.items():
-        yield f"## {title}"
-        yield ""
-        yield f"![{title}]({name})"
-        yield ""
+        yield from table_section(costs)
+    yield from picture_sections(plots)
     for table in tables(result):
-        yield from _table(*table)
+        yield from table_section(table)
     yield "## How to read this"
     yield ""
     yield HOW_TO_READ
@@ -85,16 +77,7 @@ def lines(result: Attribution, plots: Mapping[str, str]) -> Iterator[str]:
     yield from _made(result)
 
 
-def _table(title: str, note: str, header: list[str], rows: list[list[str]]) -> Iterator[str]:
-    yield f"## {title}"
-    yield ""
-    if note:
-        yield note
-        yield ""
-    yield from markdown(header, rows)
-
-
-def _made(result: Attribution) -> Iterator[str]:
+def _made(result: SensitivityData) -> Iterator[str]:
     s = result.settings
     ids = s.get("ids", [])
     facts = {
@@ -102,9 +85,7 @@ def _made(result: Attribution) -> Iterator[str]:
         "model's digest": s.get("model", ""),
         "tokens": f"{len(ids)} x {len(ids[0])}" if ids else "",
         "attention": "absorbed" if s.get("absorbed") else "naive",
-        **dict(provenance.lines(s)),
+        **dict(provenance.facts(s)),
         "time of the last run": f"{result.seconds:.1f} s",
     }
-    yield "## How this was made"
-    yield ""
-    yield from (f"* {name}: {text}" for name, text in facts.items() if text)
+    yield from made_section(facts)

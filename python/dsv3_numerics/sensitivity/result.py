@@ -1,49 +1,45 @@
-"""The result of an attribution: what was measured of each variant, and what it says of each choice."""
+"""Result of a sensitivity analysis: what was measured of each variant, and what it says of each choice."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..model import Recipe
-from .metrics import Floats, Spread, decibels, one_more
+from .metrics import Floats, Spread, decibels, prediction_interval
 from .variants import LAYERS, LOGITS, OPERATORS, Variant
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 Record = dict[str, Any]
 
 COLUMNS = (
-    "part", "variant", "role", "choice", "layer", "operation", "kind", "how", "metric",
+    "part", "variant", "role", "choice", "layer", "operation", "kind", "description", "metric",
     "n", "p5", "median", "p95", "worst", "value", "sqnr_db",
 )  # fmt: skip
 """Of the CSV file. `value` is of all rows together: an error of all elements, a mean or a share."""
 
 
-class Chance(NamedTuple):
-    """What chance does to a figure: the runs of one recipe, nudged and not.
+class NoiseFloor(NamedTuple):
+    """Noise floor of a figure: the runs of one recipe, perturbed and not.
 
     Attributes
     ----------
     values : tuple of float
-        The figure in each run, the one without a nudge first.
+        The figure in each run, the one without a perturbation first.
     mean : float
-    reach : float
+    prediction_interval : float
         How far from the mean one more run falls, 99 times in 100; infinity with fewer than two runs.
     """
 
     values: tuple[float, ...]
     mean: float
-    reach: float
+    prediction_interval: float
 
 
-class Seen(NamedTuple):
+class LogitDivergence(NamedTuple):
     """A free-running forward beside float64.
 
     Attributes
@@ -71,40 +67,40 @@ class Cost(NamedTuple):
         Choices that it cannot be alone without.
     takes : tuple of str
         Choices that go when it goes.
-    alone, base, without : Seen or None
+    alone, base, without : LogitDivergence or None
         With this choice alone, with what it brings but not itself, and with all choices but it. None: not
         measured, or nothing is brought.
     gain : float
         How much the median divergence falls when the choice is left out of the recipe; negative if it rises,
         0 where not one token changes.
-    reach : float
-        How much chance does to such a median.
+    prediction_interval : float
+        Half of the prediction interval of such a median.
     """
 
     choice: str
     brings: tuple[str, ...]
     takes: tuple[str, ...]
-    alone: Seen | None
-    base: Seen | None
-    without: Seen | None
+    alone: LogitDivergence | None
+    base: LogitDivergence | None
+    without: LogitDivergence | None
     gain: float
-    reach: float
+    prediction_interval: float
 
     @property
-    def verdict(self) -> str:
+    def effect(self) -> str:
         """What the gain says, in a few words."""
-        if self.without is None or not math.isfinite(self.reach):
+        if self.without is None or not math.isfinite(self.prediction_interval):
             return "not known"
         if self.gain == 0:
             return "nothing"
-        if abs(self.gain) <= self.reach:
-            return "within chance"
+        if abs(self.gain) <= self.prediction_interval:
+            return "within noise"
         return "costs" if self.gain > 0 else "helps"
 
 
 @dataclass
-class Attribution:
-    """What each choice of a recipe costs, and where.
+class SensitivityData:
+    """Costs of the choices of a recipe.
 
     Attributes
     ----------
@@ -133,7 +129,7 @@ class Attribution:
     @property
     def choices(self) -> list[str]:
         """The choices that were looked at."""
-        return [v.choice for v in self.variants if v.role == "only"]
+        return [v.choice for v in self.variants if v.role == "alone"]
 
     def variant(self, role: str, choice: str = "") -> Variant:
         """The variant of a role.
@@ -187,28 +183,28 @@ class Attribution:
         """The share of tokens that go to another set of experts, in one layer or more."""
         return float((self.tokens(variant, "layers_with_other_experts") > 0).mean())
 
-    def chance(self, metric: str = "kl_nats") -> Chance:
-        """What chance does to the median of a figure over tokens.
+    def noise_floor(self, metric: str = "kl_nats") -> NoiseFloor:
+        """Noise floor of the median of a figure over tokens.
 
         Raises
         ------
         LookupError
             The recipe itself was not measured.
         """
-        runs = [self.variant("all"), *(v for v in self.done(LOGITS) if v.role == "chance")]
+        runs = [self.variant("all"), *(v for v in self.done(LOGITS) if v.role == "perturbed")]
         values = tuple(self.spread(v, metric).median for v in runs)
-        return Chance(values, float(np.mean(values)), one_more(values))
+        return NoiseFloor(values, float(np.mean(values)), prediction_interval(values))
 
     def costs(self) -> list[Cost]:
         """What each choice costs, the dearest to leave in first; empty before the recipe was measured."""
         try:
-            chance = self.chance()
+            floor = self.noise_floor()
         except LookupError:
             return []
         there = set(self.recipe.choices())
         found = []
         for choice in self.choices:
-            alone, without = self.variant("only", choice), self.variant("without", choice)
+            alone, without = self.variant("alone", choice), self.variant("without", choice)
             brings = tuple(name for name in alone.recipe.choices() if name != choice)
             left = set(without.recipe.choices())
             takes = tuple(n for n in self.recipe.choices() if n in there - left and n != choice)
@@ -220,28 +216,28 @@ class Attribution:
                     self._maybe(alone),
                     self._maybe(self.variant("base", choice)) if brings else None,
                     self._maybe(without),
-                    self._gain(without, chance),
-                    chance.reach,
+                    self._gain(without, floor),
+                    floor.prediction_interval,
                 )
             )
         return sorted(found, key=lambda cost: -cost.gain if not math.isnan(cost.gain) else math.inf)
 
-    def _gain(self, without: Variant, chance: Chance) -> float:
+    def _gain(self, without: Variant, floor: NoiseFloor) -> float:
         try:
             values = self.tokens(without)
         except LookupError:
             return math.nan
         if (values == self.tokens("all")).all():
             return 0.0
-        return chance.mean - Spread.of(values).median
+        return floor.mean - Spread.of(values).median
 
-    def _maybe(self, variant: Variant) -> Seen | None:
+    def _maybe(self, variant: Variant) -> LogitDivergence | None:
         try:
             kl = self.spread(variant)
         except LookupError:
             return None
         error = self.spread(variant, "relative_error").median
-        return Seen(kl, decibels(error), self.agreement(variant))
+        return LogitDivergence(kl, decibels(error), self.agreement(variant))
 
     def records(self) -> Iterator[Record]:
         """One flat record per figure: what the CSV file holds, in the order of `COLUMNS`.
@@ -256,22 +252,6 @@ class Attribution:
                         about = {"part": part, "variant": variant.name, "role": variant.role}
                         full = about | {"choice": variant.choice} | record
                         yield {name: full.get(name) for name in COLUMNS}
-
-    def table(self) -> Table:
-        """The costs as a rich table: ``rich.print(result.table())``."""
-        from .tables import costs_table
-
-        return costs_table(self)
-
-    def save(self, folder: str | Path) -> Path:
-        """Write CSV, JSON, plots and report into a folder, which is made if need be; returns the report."""
-        from .files import save
-
-        return save(self, Path(folder))
-
-    def __repr__(self) -> str:
-        state = f", partial ({self.partial})" if self.partial else ""
-        return f"<Attribution of {self.recipe.name}: {len(self.choices)} choices{state}>"
 
 
 def floats(values: list[float | None]) -> Floats:
@@ -290,7 +270,7 @@ def _told(content: dict[str, Any], metric: str, **about: Any) -> Record:
 def _operator_records(content: dict[str, Any]) -> Iterator[Record]:
     for rows, metric in (("rows", "relative_error"), ("over_base", "relative_error_over_base")):
         for row in content[rows]:
-            about = {name: row[name] for name in ("layer", "operation", "kind", "how")}
+            about = {name: row[name] for name in ("layer", "operation", "kind", "description")}
             yield _told(row, metric, **about)
     for row in content["kinds"]:
         layer = "all" if row["layer"] is None else row["layer"]
@@ -317,9 +297,9 @@ def _logit_records(content: dict[str, Any]) -> Iterator[Record]:
         yield _told(row["hidden"], "hidden_relative_error", layer=row["layer"])
         yield from _share(row)
     for under, found in content.get("beside", {}).items():
-        yield _told(found["relative_error"], f"nudge_relative_error_{under}")
-        yield {"metric": f"nudge_kl_nats_{under}", **found["kl_nats"]}
-        yield {"metric": f"nudge_same_top_{under}", "value": found["same_top"]}
+        yield _told(found["relative_error"], f"perturbed_relative_error_{under}")
+        yield {"metric": f"perturbed_kl_nats_{under}", **found["kl_nats"]}
+        yield {"metric": f"perturbed_same_top_{under}", "value": found["same_top"]}
 
 
 def _share(row: dict[str, Any]) -> Iterator[Record]:

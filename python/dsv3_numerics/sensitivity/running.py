@@ -1,11 +1,10 @@
-"""Running an attribution: part by part, each kept as soon as it is done, so that a second run continues."""
+"""The run of an analysis, part by part; each is kept as soon as it is done, for a second run to continue."""
 
 from __future__ import annotations
 
 import json
 import os
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,19 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from .._arrays import as_array, positive
-from ..machine import get_num_threads, set_num_threads
+from .._progress import Meter, Progress
 from ..model import Config, Model, Recipe, random_weights
-from ..study.files import json_ready
-from ..study.provenance import environment
+from ..report.files import json_ready
+from ..report.running import recorded
 from .forward import Subject
 from .identity import about
 from .measuring import MEASURES
 from .parts import Kept
-from .result import Attribution
+from .saved import Sensitivity
 from .variants import OPERATORS, PARTS, Variant, variants
-
-Progress = Callable[[str, float], None]
-"""Called with what is being done, and how many layers were done since the last call."""
 
 TOKENS = 64
 
@@ -44,20 +40,20 @@ class Job(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """An attribution that may have begun, and what is left to do."""
+    """A sensitivity analysis that may have begun, and what is left to do."""
 
-    result: Attribution
+    result: Sensitivity
     jobs: list[Job]
     subject: Subject
     kept: Kept | None
 
 
 def demo_model() -> Model:
-    """A small random model, to see an attribution at once.
+    """A small random model, to see a sensitivity analysis at once.
 
     Examples
     --------
-    >>> from dsv3_numerics.attribution import demo_model
+    >>> from dsv3_numerics.sensitivity import demo_model
     >>> demo_model().config.num_hidden_layers
     3
     """
@@ -78,7 +74,7 @@ def prepare(
     *,
     only: Iterable[str] = (),
     absorbed: bool = False,
-    nudges: int = 6,
+    perturbations: int = 6,
     folder: str | os.PathLike[str] | None = None,
     restart: bool = False,
 ) -> Prepared:
@@ -91,18 +87,18 @@ def prepare(
             "least one"
         )
     array = np.atleast_2d(array).astype(np.int64)
-    if nudges < 0:
-        raise ValueError(f"nudges: found {nudges}, expected 0 or more")
+    if perturbations < 0:
+        raise ValueError(f"perturbations: found {perturbations}, expected 0 or more")
     if array.min() < 0 or array.max() >= model.config.vocab_size:
         raise ValueError(
             f"ids: found {array.min()} to {array.max()}, expected 0 to {model.config.vocab_size - 1}"
         )
-    found = variants(chosen, only, absorbed=absorbed, nudges=nudges)
+    found = variants(chosen, only, absorbed=absorbed, perturbations=perturbations)
     for each in dict.fromkeys(variant.recipe for variant in found):
         model.embed(array[:, :1], recipe=each)  # refuses what the checkpoint does not allow, before any work
     settings = about(model, array, chosen, absorbed)
     kept = None if folder is None else Kept(Path(folder), settings, restart=restart)
-    result = Attribution(chosen, found, settings=settings)
+    result = Sensitivity(chosen, found, settings=settings)
     jobs = []
     # whole forwards first: they say most
     for part in reversed(PARTS):
@@ -118,11 +114,11 @@ def prepare(
 
 
 def _cost(model: Model, part: str, variant: Variant) -> float:
-    """In layers: an operation is done twice, and so is a forward that is nudged in float64 too."""
-    return len(model.layers) * (2.0 if part == OPERATORS or variant.nudge else 1.0)
+    """In layers: an operation is done twice, and so is a forward that is perturbed in float64 too."""
+    return len(model.layers) * (2.0 if part == OPERATORS or variant.perturbation else 1.0)
 
 
-def fill(prepared: Prepared, *, threads: int | None = None, progress: Progress | None = None) -> None:
+def execute(prepared: Prepared, *, threads: int | None = None, progress: Progress | None = None) -> None:
     """Do what is left; if interrupted, the result (and the folder) hold the parts that were finished.
 
     Parameters
@@ -133,23 +129,18 @@ def fill(prepared: Prepared, *, threads: int | None = None, progress: Progress |
     progress : callable, optional
     """
     result, jobs, subject, kept = prepared
-    report = progress or (lambda label, done: None)
-    before = get_num_threads()
-    if threads is not None:
-        set_num_threads(threads)
-    result.settings |= environment()
-    start = time.perf_counter()
-    try:
+    meter = Meter(progress, sum(job.cost for job in jobs))
+    with recorded(result, threads):
         if jobs:
-            report("reference: float64", 0)
+            meter.advance("reference: float64")
             subject.reference()
         for job in jobs:
             left = job.cost
-            report(job.label, 0)
+            meter.advance(job.label)
 
             def step(label: str = job.label) -> None:
                 nonlocal left
-                report(label, min(1.0, left))
+                meter.advance(label, min(1.0, left))
                 left -= min(1.0, left)
 
             found = MEASURES[job.part](subject, job.variant, step)
@@ -157,10 +148,7 @@ def fill(prepared: Prepared, *, threads: int | None = None, progress: Progress |
             if kept is not None:
                 kept.save(job.variant, job.part, content)
             result.parts[job.part, job.variant.name] = content
-            report(job.label, left)
-    finally:
-        result.seconds += time.perf_counter() - start
-        set_num_threads(before)
+            meter.advance(job.label, left)
 
 
 def run(
@@ -170,12 +158,12 @@ def run(
     *,
     only: Iterable[str] = (),
     absorbed: bool = False,
-    nudges: int = 6,
+    perturbations: int = 6,
     folder: str | os.PathLike[str] | None = None,
     restart: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
-) -> Attribution:
+) -> Sensitivity:
     """Find out which choice of a recipe costs how much, and where.
 
     Parameters
@@ -190,8 +178,8 @@ def run(
         Choices to look at; all that the recipe makes by default.
     absorbed : bool
         The form of attention, see `dsv3_numerics.model.MLA`. The recipe is measured in the other form too.
-    nudges : int
-        Runs of the recipe on nudged embeddings, which show what chance does to its figures.
+    perturbations : int
+        Runs of the recipe on perturbed embeddings, from which the noise floor is estimated.
     folder : path, optional
         Where finished parts are kept (in ``parts/``), and found again.
     restart : bool
@@ -199,23 +187,24 @@ def run(
     threads : int, optional
         Threads for this run; the figures do not depend on it.
     progress : callable, optional
-        Called with what is being done, and how many layers were done since the last call.
+        Called as ``progress(label, done, total)``, in layers.
 
     Returns
     -------
-    Attribution
+    Sensitivity
 
     Raises
     ------
     ValueError, TypeError
         No such choice or preset; ids that do not fit; a recipe that the checkpoint does not allow; a folder
-        with an attribution of something else.
+        with a sensitivity analysis of something else.
 
     Examples
     --------
-    >>> from dsv3_numerics import attribution
+    >>> from dsv3_numerics import sensitivity
     >>> from dsv3_numerics.model import Recipe
-    >>> found = attribution.run(attribution.demo_model(), [3, 1, 4, 1, 5], Recipe(gate="bfloat16"), nudges=1)
+    >>> model, recipe = sensitivity.demo_model(), Recipe(gate="bfloat16")
+    >>> found = sensitivity.run(model, [3, 1, 4, 1, 5], recipe, perturbations=1)
     >>> [cost.choice for cost in found.costs()]
     ['gate']
     >>> found.agreement("all") > 0.5
@@ -230,13 +219,13 @@ def run(
         recipe,
         only=only,
         absorbed=absorbed,
-        nudges=nudges,
+        perturbations=perturbations,
         folder=folder,
         restart=restart,
     )
     if ids is None:
         prepared.result.notes.append(RANDOM)
-    fill(prepared, threads=threads, progress=progress)
+    execute(prepared, threads=threads, progress=progress)
     return prepared.result
 
 
@@ -247,5 +236,5 @@ RANDOM = (
 )
 RANDOM_MODEL = (
     "RANDOM WEIGHTS: the demo's model was drawn at random and trained on nothing. It shows what an "
-    "attribution is, and says nothing about DeepSeek-V3."
+    "sensitivity is, and says nothing about DeepSeek-V3."
 )

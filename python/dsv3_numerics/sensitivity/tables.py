@@ -4,36 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from ..study.tables import share
-from .measuring import Place
+from ..report.page import ReportTable
+from ..report.terminal import Column, rich_table
+from ..report.text import figure, share
+from .measuring import OpLocation
 from .metrics import Spread, decibels
-from .result import Attribution, Cost, Seen
+from .result import Cost, LogitDivergence, SensitivityData
 from .variants import LAYERS, LOGITS, OPERATORS, Variant
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-
-class Shown(NamedTuple):
-    """A table: a title, a line that says how to read it, headings, rows of text."""
-
-    title: str
-    note: str
-    header: list[str]
-    rows: list[list[str]]
-
-
-def figure(value: float | None) -> str:
-    """A number in three digits.
-
-    Examples
-    --------
-    >>> figure(0.0123456), figure(0), figure(1.5e-12), figure(None)
-    ('0.0123', '0', '1.5e-12', 'inf')
-    """
-    return "inf" if value is None or math.isinf(value) else f"{value:.3g}"
 
 
 def dB(value: float) -> str:
@@ -55,19 +37,19 @@ def plus(names: tuple[str, ...]) -> str:
     return f" (+ {', '.join(names)})" if names else ""
 
 
-def _seen(text: Callable[[Seen], str], seen: Seen | None) -> str:
+def _seen(text: Callable[[LogitDivergence], str], seen: LogitDivergence | None) -> str:
     return "–" if seen is None else text(seen)
 
 
-def _median(seen: Seen) -> str:
+def _median(seen: LogitDivergence) -> str:
     return figure(seen.kl.median)
 
 
-def _ratio(seen: Seen) -> str:
+def _ratio(seen: LogitDivergence) -> str:
     return "exact" if seen.sqnr_db == math.inf else f"{seen.sqnr_db:.1f}"
 
 
-def _top(seen: Seen) -> str:
+def _top(seen: LogitDivergence) -> str:
     return share(seen.same_top)
 
 
@@ -81,70 +63,65 @@ COST_COLUMNS: tuple[tuple[str, Callable[[Cost], str]], ...] = (
     ("dB", lambda c: _seen(_ratio, c.alone)),
     ("top-1", lambda c: _seen(_top, c.alone)),
     ("its base", lambda c: _seen(_median, c.base)),
-    ("left out", lambda c: _seen(_median, c.without) + plus(c.takes)),
+    ("without", lambda c: _seen(_median, c.without) + plus(c.takes)),
     ("dB", lambda c: _seen(_ratio, c.without)),
     ("top-1", lambda c: _seen(_top, c.without)),
     ("gain", _gain),
-    ("verdict", lambda c: c.verdict),
+    ("effect", lambda c: c.effect),
 )
 """Title and text of each column of the choices."""
 
 
-def costs_shown(result: Attribution) -> Shown:
+def costs_shown(result: SensitivityData) -> ReportTable:
     """What each choice costs."""
     rows = [[text(cost) for _, text in COST_COLUMNS] for cost in result.costs()]
-    return Shown(
+    return ReportTable(
         "What each choice costs",
-        "Median over tokens of the divergence from float64, KL in nats, with the SQNR of the median "
-        "token's logits in dB, and the share of tokens whose likeliest next token is float64's. *alone*: "
-        "float64 with this choice alone, and what it cannot do without (+); *its base*: the same without "
-        "the choice. *left out*: the recipe without this choice, and what cannot stay then (+). *gain*: "
-        "how far the recipe's median divergence, the mean of its nudged runs, falls when the choice is "
-        "left out" + (f"; chance alone does ±{_reach(result)} to it." if _reach(result) else "."),
         [name for name, _ in COST_COLUMNS],
         rows,
+        note="Median over tokens of the divergence from float64, KL in nats, with the SQNR of the median "
+        "token's logits in dB, and the share of tokens whose likeliest next token is float64's. *alone*: "
+        "float64 with this choice alone, and what it cannot do without (+); *its base*: the same without "
+        "the choice. *without*: the recipe without this choice, and what cannot stay then (+). *gain*: "
+        "how far the recipe's median divergence, the mean of its perturbed runs, falls without "
+        "the choice" + (f"; the noise floor is ±{_half_width(result)}." if _half_width(result) else "."),
     )
 
 
-def _reach(result: Attribution) -> str:
+def _half_width(result: SensitivityData) -> str:
     try:
-        reach = result.chance().reach
+        half_width = result.noise_floor().prediction_interval
     except LookupError:
         return ""
-    return figure(reach) if math.isfinite(reach) else ""
+    return figure(half_width) if math.isfinite(half_width) else ""
 
 
-def costs_table(result: Attribution) -> Table:
+def costs_table(result: SensitivityData) -> Table:
     """The choices as a rich table that fits 80 columns: what comes or goes with a choice stands below."""
-    from rich import box
-    from rich.table import Table
-
     title = f"{result.recipe.name}: median KL from float64 in nats, SQNR, same likeliest token"
-    table = Table(
+    columns: list[Column] = [("choice", {"no_wrap": True})]
+    for name in ("alone", "dB", "top-1", "without", "dB", "top-1", "gain"):
+        columns.append((name, {"no_wrap": True, "justify": "right"}))
+    table = rich_table(
+        [*columns, "effect"],
         title=title + (" (partial)" if result.partial else ""),
         caption="\n".join(_company(result)),
-        box=box.SIMPLE_HEAD,
-        title_justify="left",
         caption_justify="left",
-        pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    for name in ("choice", "alone", "dB", "top-1", "left out", "dB", "top-1", "gain"):
-        table.add_column(name, justify="left" if name == "choice" else "right", no_wrap=True)
-    table.add_column("verdict")
     for cost in result.costs():
         seen = [_seen(text, of) for of in (cost.alone, cost.without) for text in (_median, _ratio, _top)]
-        table.add_row(cost.choice, *seen, _gain(cost), cost.verdict)
+        table.add_row(cost.choice, *seen, _gain(cost), cost.effect)
     return table
 
 
-def _company(result: Attribution) -> Iterator[str]:
+def _company(result: SensitivityData) -> Iterator[str]:
     for cost in result.costs():
         if cost.brings:
             without = f", which are at {_median(cost.base)} without it" if cost.base else ""
             yield f"{cost.choice} alone comes with {', '.join(cost.brings)}{without}"
         if cost.takes:
-            yield f"{cost.choice} left out takes along {', '.join(cost.takes)}"
+            yield f"{cost.choice} takes along {', '.join(cost.takes)}"
 
 
 # --- runs ---
@@ -156,21 +133,21 @@ def label(variant: Variant) -> str:
         return "the recipe"
     if variant.role == "form":
         return f"the recipe, attention {variant.name}"
-    if variant.role == "spark":
-        return "the recipe, one channel nudged"
+    if variant.role == "one_channel":
+        return "the recipe, one channel perturbed"
     return variant.name
 
 
-def named(result: Attribution, variant: Variant) -> str:
+def named(result: SensitivityData, variant: Variant) -> str:
     """A variant's choice, with what comes or goes with it: a variant's name among those of its role."""
-    if variant.role not in ("only", "without"):
+    if variant.role not in ("alone", "without"):
         return label(variant)
     mine, whole = set(variant.recipe.choices()), result.recipe.choices()
-    others = mine if variant.role == "only" else set(whole) - mine
+    others = mine if variant.role == "alone" else set(whole) - mine
     return variant.choice + plus(tuple(name for name in whole if name in others and name != variant.choice))
 
 
-def runs_shown(result: Attribution) -> Shown:
+def runs_shown(result: SensitivityData) -> ReportTable:
     """Every free-running forward beside float64."""
     rows = []
     for variant in result.done(LOGITS):
@@ -188,16 +165,16 @@ def runs_shown(result: Attribution) -> Shown:
             ]
         )
     header = ["", "KL median", "5 to 95 %", "worst", "SQNR dB", "5 to 95 %", "same top-1", "other experts"]
-    return Shown(
+    return ReportTable(
         "Every run beside float64",
-        "Over tokens, of the logits. *same top-1*: tokens whose likeliest next token is float64's; *other "
-        "experts*: tokens that go to another set of experts in at least one layer.",
         header,
         rows,
+        note="Over tokens, of the logits. *same top-1*: tokens whose likeliest next token is float64's; "
+        "*other experts*: tokens that go to another set of experts in at least one layer.",
     )
 
 
-def _run(result: Attribution, variant: Variant) -> str:
+def _run(result: SensitivityData, variant: Variant) -> str:
     return (
         f"{variant.role} {named(result, variant)}"
         if variant.choice and variant.role != "base"
@@ -208,10 +185,10 @@ def _run(result: Attribution, variant: Variant) -> str:
 # --- operations ---
 
 
-def operations_shown(result: Attribution) -> Shown:
+def operations_shown(result: SensitivityData) -> ReportTable:
     """Which choice puts how much error into which operation."""
     columns = operation_columns(result)
-    cells: dict[Place, dict[str, str]] = {}
+    cells: dict[OpLocation, dict[str, str]] = {}
     for name, errors in columns.items():
         for place, error in errors.items():
             cells.setdefault(place, {})[name] = figure(error)
@@ -219,42 +196,44 @@ def operations_shown(result: Attribution) -> Shown:
         [f"`{place.operation}`", place.kind, *(found.get(name, "") for name in columns)]
         for place, found in cells.items()
     ]
-    return Shown(
+    return ReportTable(
         "Operation by operation",
-        "Relative error of an operation's output on float64's inputs: the median over tokens, then over "
-        "layers. Empty: the operation is done as in float64. *over its base*: not beside float64, but beside "
-        "what the choice's base makes of the same inputs: what the choice itself adds.",
         ["operation", "kind", *columns],
         rows,
+        note="Relative error of an operation's output on float64's inputs: the median over tokens, then over "
+        "layers. Empty: the operation is done as in float64. *over its base*: not beside float64, but beside "
+        "what the choice's base makes of the same inputs: what the choice itself adds.",
     )
 
 
-def operation_columns(result: Attribution) -> dict[str, dict[Place, float]]:
+def operation_columns(result: SensitivityData) -> dict[str, dict[OpLocation, float]]:
     """Median errors by operation: of the recipe, of each choice alone, and of those over their bases."""
     found = {}
     for variant in result.done(OPERATORS):
-        if variant.role in ("all", "only"):
+        if variant.role in ("all", "alone"):
             found[named(result, variant)] = operation_errors(result, variant)
             if variant.base is not None:
                 found[f"{variant.choice}, over its base"] = operation_errors(result, variant, "over_base")
     return found
 
 
-def operation_errors(result: Attribution, variant: str | Variant, rows: str = "rows") -> dict[Place, float]:
+def operation_errors(
+    result: SensitivityData, variant: str | Variant, rows: str = "rows"
+) -> dict[OpLocation, float]:
     """Median errors by operation: over rows in each layer, then over layers."""
-    medians: dict[Place, list[float]] = {}
+    medians: dict[OpLocation, list[float]] = {}
     for row in result.part(OPERATORS, variant)[rows]:
         value = math.inf if row["median"] is None else row["median"]
-        medians.setdefault(Place(None, row["operation"], row["kind"]), []).append(value)
+        medians.setdefault(OpLocation(None, row["operation"], row["kind"]), []).append(value)
     return {place: Spread.of(values).median for place, values in medians.items()}
 
 
-def kinds_shown(result: Attribution) -> Shown:
+def kinds_shown(result: SensitivityData) -> ReportTable:
     """Errors of a kind of operation, in each layer."""
     try:
         rows = result.part(OPERATORS, "all")["kinds"]
     except LookupError:
-        return Shown("Kind by kind, layer by layer", "", [], [])
+        return ReportTable("Kind by kind, layer by layer", [], [])
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
     layers = sorted({row["layer"] for row in rows if row["layer"] is not None})
     found = {(row["layer"], row["kind"]): row["median"] for row in rows}
@@ -265,24 +244,24 @@ def kinds_shown(result: Attribution) -> Shown:
         ]
         for layer in (*layers, None)
     ]
-    return Shown(
+    return ReportTable(
         "Kind by kind, layer by layer",
-        "Under the recipe: relative error of the outputs of all operations of a kind, the median over "
-        "their rows.",
         ["layer", *kinds],
         body if kinds else [],
+        note="Under the recipe: relative error of the outputs of all operations of a kind, the median over "
+        "their rows.",
     )
 
 
 # --- layers ---
 
 
-def layers_shown(result: Attribution) -> Shown:
+def layers_shown(result: SensitivityData) -> ReportTable:
     """Every layer on float64's input, and in the free-running forward."""
     try:
         forced, free = (result.part(part, "all") for part in (LAYERS, LOGITS))
     except LookupError:
-        return Shown("Layer by layer", "", [], [])
+        return ReportTable("Layer by layer", [], [])
     rows = []
     for alone, run in zip(forced["rows"], free["layers"], strict=True):
         added, out = alone["increment"], alone["output"]
@@ -296,17 +275,17 @@ def layers_shown(result: Attribution) -> Shown:
                 *("–" if r["experts_changed"] is None else share(r["experts_changed"]) for r in (alone, run)),
             ]
         )
-    return Shown(
+    return ReportTable(
         "Layer by layer",
-        "Under the recipe. *increment*: relative error of what the layer adds to the residual stream, on "
-        "float64's input; *output*: of the stream after it; *stream, free*: the same where every layer "
-        "runs on what the one before made. Medians over tokens. *other experts*: share of tokens.",
         ["layer", "increment", "5 to 95 %", "output", "stream, free", "other experts", "free"],
         rows,
+        note="Under the recipe. *increment*: relative error of what the layer adds to the residual stream, "
+        "on float64's input; *output*: of the stream after it; *stream, free*: the same where every layer "
+        "runs on what the one before made. Medians over tokens. *other experts*: share of tokens.",
     )
 
 
-def tables(result: Attribution) -> Iterator[Shown]:
+def tables(result: SensitivityData) -> Iterator[ReportTable]:
     """The report's tables; those without rows are left out."""
     for table in (f(result) for f in (runs_shown, layers_shown, operations_shown, kinds_shown)):
         if table.rows:

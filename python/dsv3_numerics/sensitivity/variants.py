@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ..model import Recipe
 
 OPERATORS, LAYERS, LOGITS = PARTS = ("operators", "layers", "logits")
-"""The parts of an attribution: one operation at a time, one layer at a time, the whole forward."""
+"""The parts of a sensitivity analysis: one operation at a time, one layer at a time, the whole forward."""
 
 
 class Variant(NamedTuple):
@@ -22,18 +22,19 @@ class Variant(NamedTuple):
     Attributes
     ----------
     name : str
-        Such as ``only activations``.
+        Such as ``activations alone``.
     role : str
-        ``all`` (the recipe), ``only`` (one choice and what it cannot do without), ``base`` (what it cannot do
-        without), ``without`` (the recipe without one choice), ``form`` (the recipe, attention in its other
-        form), ``spark`` (the recipe, one channel of each embedding nudged), ``chance`` (one in eight).
+        ``all`` (the recipe), ``alone`` (one choice and what it cannot do without), ``base`` (what it cannot
+        do without), ``without`` (the recipe without one choice), ``form`` (the recipe, attention in its other
+        form), ``one_channel`` (the recipe, one channel of each embedding perturbed), ``perturbed`` (one in
+        eight).
     choice : str
         Of which choice; empty for the roles that are of none.
     recipe : Recipe
     absorbed : bool
         The form of attention.
-    nudge : int
-        Which nudge of the embeddings; 0: none.
+    perturbation : int
+        Which perturbation of the embeddings; 0: none.
     parts : tuple of str
         What is measured of it.
     base : Recipe or None
@@ -45,13 +46,13 @@ class Variant(NamedTuple):
     choice: str
     recipe: Recipe
     absorbed: bool
-    nudge: int = 0
+    perturbation: int = 0
     parts: tuple[str, ...] = PARTS
     base: Recipe | None = None
 
 
 def variants(
-    recipe: Recipe, only: Iterable[str] = (), *, absorbed: bool = False, nudges: int = 6
+    recipe: Recipe, only: Iterable[str] = (), *, absorbed: bool = False, perturbations: int = 6
 ) -> list[Variant]:
     """What to measure of a recipe, the recipe itself first.
 
@@ -62,8 +63,8 @@ def variants(
         Choices to look at; all of the recipe's by default.
     absorbed : bool
         The form of attention.
-    nudges : int
-        Runs with nudged embeddings, which show what chance does.
+    perturbations : int
+        Runs with perturbed embeddings, from which the noise floor is estimated.
 
     Raises
     ------
@@ -72,26 +73,26 @@ def variants(
 
     Examples
     --------
-    >>> from dsv3_numerics.attribution import variants
+    >>> from dsv3_numerics.sensitivity import variants
     >>> from dsv3_numerics.model import Recipe
-    >>> [v.name for v in variants(Recipe(gate="bfloat16"), nudges=1)]
-    ['all', 'only gate', 'without gate', 'absorbed', 'one channel', 'chance 1']
+    >>> [v.name for v in variants(Recipe(gate="bfloat16"), perturbations=1)]
+    ['all', 'only gate', 'without gate', 'absorbed', 'one channel', 'perturbed 1']
     """
     found = [Variant("all", "all", "", recipe, absorbed)]
     for choice in chosen(recipe, only):
         alone = recipe.only(choice)
         rest = alone.without(choice)
         base = rest if rest.choices() else None
-        found.append(Variant(f"only {choice}", "only", choice, alone, absorbed, base=base))
+        found.append(Variant(f"{choice} alone", "alone", choice, alone, absorbed, base=base))
         if base is not None:
             found.append(Variant(f"base of {choice}", "base", choice, base, absorbed))
         found.append(Variant(f"without {choice}", "without", choice, recipe.without(choice), absorbed))
     form = "naive" if absorbed else "absorbed"
     found.append(Variant(form, "form", "", recipe, not absorbed, parts=(LAYERS, LOGITS)))
-    if nudges:
-        found.append(Variant("one channel", "spark", "", recipe, absorbed, 1, (LOGITS,)))
-    for i in range(1, nudges + 1):
-        found.append(Variant(f"chance {i}", "chance", "", recipe, absorbed, i, (LOGITS,)))
+    if perturbations:
+        found.append(Variant("one channel", "one_channel", "", recipe, absorbed, 1, (LOGITS,)))
+    for i in range(1, perturbations + 1):
+        found.append(Variant(f"perturbed {i}", "perturbed", "", recipe, absorbed, i, (LOGITS,)))
     return found
 
 

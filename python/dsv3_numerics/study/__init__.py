@@ -2,10 +2,10 @@
 
 `run` takes files, checkpoint folders or arrays through a set of schemes and returns a `Study`; `measure` does
 it for one array and one scheme; `run_activations` takes the inputs of a model's linear layers instead. The
-parts: `slabs` (pieces that fit in memory), `metrics` (sums and
-figures), `sweep` and `activations` (the loops), `result` (what comes out), and what is written from it:
-`tables`, `files`, `plots`, `report`. Reading files is `dsv3_numerics.checkpoint`, how a
-tensor is quantized `dsv3_numerics.schemes`.
+parts: `slabs` (pieces that fit in memory), `metrics` (sums and figures), `sweep` and `activations` (the
+loops), `result` (the figures), `saved` (the result that users hold), and what is made of it: `tables`,
+`files`, `plots`, `report`. Reading files is `dsv3_numerics.checkpoint`, how a tensor is quantized
+`dsv3_numerics.schemes`.
 
 Examples
 --------
@@ -19,11 +19,16 @@ Examples
 
 from ..checkpoint import CheckpointError, Skipped
 from ..schemes import Approximation, Scheme
-from .activations import fill_activations, prepare_activations, run_activations
+from .activations import execute_activations as execute_activations
+from .activations import prepare_activations as prepare_activations
+from .activations import run_activations
 from .demo import demo_inputs
 from .metrics import METRICS, Metrics
-from .result import Study, TensorResult, Total
-from .sweep import DEFAULT_SCHEMES, fill, measure, prepare, run
+from .result import StudyData, TensorResult, Total
+from .saved import Study
+from .sweep import DEFAULT_SCHEMES, measure, run
+from .sweep import execute as execute
+from .sweep import prepare as prepare
 
 __all__ = [
     "DEFAULT_SCHEMES",
@@ -34,14 +39,11 @@ __all__ = [
     "Scheme",
     "Skipped",
     "Study",
+    "StudyData",
     "TensorResult",
     "Total",
     "demo_inputs",
-    "fill",
-    "fill_activations",
     "measure",
-    "prepare",
-    "prepare_activations",
     "run",
     "run_activations",
 ]

@@ -8,25 +8,24 @@ whatever the model's size. The schemes, the sums and the result are those of a s
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from .._progress import Progress
 from ..checkpoint import Skipped, array_tensor
 from ..checkpoint.selection import selected
+from ..report.running import recorded
 from ..schemes import Scheme
-from .result import Study
+from .saved import Study
 from .slabs import SLAB_ELEMENTS
-from .sweep import DEFAULT_SCHEMES, choose, filling, study_one
+from .sweep import DEFAULT_SCHEMES, choose, study_one
 
 if TYPE_CHECKING:
     from ..model import Config, Model
     from ..model.operation import Done
-
-Progress = Callable[[str, float], None]
-"""Called with an input's name and the share of the forward done since the last call."""
 
 # An operation's name, and the kind of its input. Inputs that several operations share stand under one of
 # them: q_a_proj's is kv_a_proj_with_mqa's too, gate_proj's is up_proj's, and dispatch's is the router's and
@@ -100,7 +99,7 @@ def run_activations(
     threads, slab_elements
         As for `run`.
     progress : callable, optional
-        Called with an input's name and the share of the forward done since the last call.
+        Called as ``progress(input, done, total)``, in layers of the forward.
 
     Returns
     -------
@@ -125,7 +124,7 @@ def run_activations(
     True
     """
     study = prepare_activations(model, ids, schemes, include=include, exclude=exclude)
-    fill_activations(study, model, ids, threads=threads, progress=progress, slab_elements=slab_elements)
+    execute_activations(study, model, ids, threads=threads, progress=progress, slab_elements=slab_elements)
     return study
 
 
@@ -137,7 +136,7 @@ def prepare_activations(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
 ) -> Study:
-    """An empty study for `fill_activations`; raises as `run_activations` does."""
+    """An empty study for `execute_activations`; raises as `run_activations` does."""
     chosen = choose(schemes)
     tokens, _ = model._ids(ids)
     if not tokens.size:
@@ -154,7 +153,7 @@ def prepare_activations(
     return Study(chosen, histograms=np.zeros((len(chosen), 256, 3)), settings=settings)
 
 
-def fill_activations(
+def execute_activations(
     study: Study,
     model: Model,
     ids: npt.ArrayLike,
@@ -164,9 +163,8 @@ def fill_activations(
     slab_elements: int = SLAB_ELEMENTS,
 ) -> None:
     """Run the forward, and study inputs as they come; if interrupted, the study holds those finished."""
-    tell = progress or (lambda name, share: None)
     include, exclude = study.settings["include"], study.settings["exclude"]
-    last = ""
+    last, layers = "", 0.0
 
     def watch(done: Done) -> None:
         nonlocal last
@@ -175,16 +173,21 @@ def fill_activations(
         if kind is None or not selected(operation, include, exclude):
             return
         last = f"{operation} input"
-        tell(last, 0.0)
+        if progress is not None:
+            progress(last, layers, len(model.layers))
         tensor = array_tensor(last, done.inputs[0])
         if isinstance(tensor, Skipped):
             study.skipped.append(tensor)
         else:
             study_one(study, tensor, lambda name, elements: None, slab_elements, kind)
 
-    def layers(done: int, total: int) -> None:
-        tell(last, 1 / total)
+    def step(name: str, done: float, total: float) -> None:
+        nonlocal layers
+        layers = done
+        if progress is not None:
+            progress(last, done, total)
 
-    with filling(study, threads, slab_elements):
+    study.settings["slab_elements"] = slab_elements
+    with recorded(study, threads):
         # In one chunk, so that each operation comes once.
-        model.forward(ids, absorbed=False, chunk=max(np.size(ids), 1), watch=watch, progress=layers)
+        model.forward(ids, absorbed=False, chunk=max(np.size(ids), 1), watch=watch, progress=step)

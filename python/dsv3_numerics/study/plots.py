@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ..report.drawing import LINES, Style, save_plots
+from ..report.text import decibels, plain
 from ..schemes import Scheme
-from .drawing import LINES, save_plots
 from .files import octaves
-from .result import Study
-from .tables import decibels, plain
+from .result import StudyData
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,14 +45,6 @@ _FAMILIES = (
 )
 
 
-class Style(NamedTuple):
-    """How a scheme is drawn, in every plot."""
-
-    colour: str
-    marker: str
-    line: Any
-
-
 def styles(schemes: tuple[Scheme, ...]) -> list[Style]:
     """Colour and marker by the family of the element format; lines of one family differ in their dashes."""
     found: list[Style] = []
@@ -65,7 +57,7 @@ def styles(schemes: tuple[Scheme, ...]) -> list[Style]:
     return found
 
 
-def draw(study: Study, folder: Path) -> dict[str, Path]:
+def draw(study: StudyData, folder: Path) -> dict[str, Path]:
     """Draw every plot into a folder; returns path by title."""
     return save_plots(study, PLOTS, folder)
 
@@ -83,7 +75,7 @@ def layer_pattern(name: str) -> str:
     return re.sub(r"(?:(?<![^._/])|(?<=\blayer))\d+(?![^._/])", "*", name)
 
 
-def heatmap(study: Study, figure: Figure) -> None:
+def heatmap(study: StudyData, figure: Figure) -> None:
     """SQNR of every tensor against the median of its scheme; like names together, the hardest on top."""
     totals = study.totals()
     columns = sorted(range(len(totals)), key=lambda i: -totals[i].sqnr_db)
@@ -130,7 +122,7 @@ class _Band(NamedTuple):
     gaps: npt.NDArray[np.float64]
 
 
-def _bands(study: Study) -> tuple[list[_Band], str]:
+def _bands(study: StudyData) -> tuple[list[_Band], str]:
     """The heatmap's rows, hardest pattern first, and what a reader has to know about them."""
     db = study.sqnr_db()
     medians = np.array([t.median_sqnr_db for t in study.totals()])
@@ -164,7 +156,7 @@ def _mean(gaps: npt.NDArray[np.float64]) -> float:
     return float(known.mean()) if known.size else math.inf
 
 
-def by_magnitude(study: Study, figure: Figure) -> None:
+def by_magnitude(study: StudyData, figure: Figure) -> None:
     """Relative error against the magnitude of the value, one line per scheme, over where the values are."""
     from matplotlib.ticker import FuncFormatter, MultipleLocator
 
@@ -213,7 +205,7 @@ def by_magnitude(study: Study, figure: Figure) -> None:
     below.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"$2^{{{v:g}}}$"))
 
 
-def bits_against_sqnr(study: Study, figure: Figure) -> None:
+def bits_against_sqnr(study: StudyData, figure: Figure) -> None:
     """Storage against accuracy, with the Pareto front."""
     figure.set_size_inches(9, 6)
     axes = figure.add_subplot()
@@ -299,7 +291,7 @@ def _move(text: Annotation, place: tuple[float, float]) -> Bbox:
     return text.get_window_extent()
 
 
-PLOTS: dict[str, tuple[str, Callable[[Study, Any], None]]] = {
+PLOTS: dict[str, tuple[str, Callable[[StudyData, Any], None]]] = {
     "Bits against SQNR": ("bits_sqnr.png", bits_against_sqnr),
     "Error against magnitude": ("error_magnitude.png", by_magnitude),
     "SQNR by scheme and tensor": ("sqnr_heatmap.png", heatmap),

@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from . import provenance
-from .files import write_text
-from .result import Study, Total
-from .tables import COLUMNS, decibels, kind_rows, markdown, plain, total_rows, worst_rows
+from ..report import provenance
+from ..report.files import write_lines
+from ..report.page import made_section, markdown, picture_sections
+from ..report.text import code, decibels, plain
+from .result import StudyData, Total
+from .tables import COLUMNS, kind_rows, total_rows, worst_rows
 
 HOW_TO_READ = """\
 **SQNR** (signal to quantization noise, in decibels) is the size of the values over the size of the error.
@@ -53,7 +55,7 @@ A kind that loses under coarser groups (`row`, `tensor`) has some values much la
 loses under `int8` and `mxfp4` spreads over many octaves.
 """
 
-_SHOWN = {
+_CAPTIONS = {
     "Bits against SQNR": "Up and left is better. The line joins the schemes that no other beats in both.",
     "Error against magnitude": "A flat line is a floating-point format within its range; where a line "
     "rises to the left, small values are being lost.",
@@ -62,12 +64,12 @@ _SHOWN = {
 }
 
 
-def write_markdown(study: Study, path: Path, plots: Mapping[str, str]) -> Path:
+def write_markdown(study: StudyData, path: Path, plots: Mapping[str, str]) -> Path:
     """Write the report; `plots` are the pictures to show, file name by title."""
-    return write_text("\n".join(_lines(study, plots)) + "\n", path)
+    return write_lines(_lines(study, plots), path)
 
 
-def _lines(study: Study, plots: Mapping[str, str]) -> Iterable[str]:
+def _lines(study: StudyData, plots: Mapping[str, str]) -> Iterable[str]:
     yield "# Quantization error study"
     yield ""
     if study.partial:
@@ -82,14 +84,7 @@ def _lines(study: Study, plots: Mapping[str, str]) -> Iterable[str]:
     yield ""
     if study.tensors:
         yield from _answers(study)
-    for title, name in plots.items():
-        yield f"## {title}"
-        yield ""
-        yield f"![{title}]({name})"
-        yield ""
-        if title in _SHOWN:
-            yield _SHOWN[title]
-            yield ""
+    yield from picture_sections(plots, _CAPTIONS)
     yield "## How to read this"
     yield ""
     yield HOW_TO_READ
@@ -97,7 +92,7 @@ def _lines(study: Study, plots: Mapping[str, str]) -> Iterable[str]:
     yield from _made(study)
 
 
-def _answers(study: Study) -> Iterable[str]:
+def _answers(study: StudyData) -> Iterable[str]:
     rows = total_rows(study)
     best = _best_for_bits([total for total, _ in rows])
     yield "## Totals by scheme"
@@ -119,13 +114,13 @@ def _answers(study: Study) -> Iterable[str]:
         yield from markdown(
             ["tensor", "under", "SQNR dB", "scheme's median"],
             [
-                [_code(name), f"`{scheme}`", decibels(db), decibels(median)]
+                [code(name), f"`{scheme}`", decibels(db), decibels(median)]
                 for name, scheme, db, median in hardest
             ],
         )
 
 
-def _by_kind(study: Study) -> Iterable[str]:
+def _by_kind(study: StudyData) -> Iterable[str]:
     counts = {kind: sum(t.kind == kind for t in study.tensors) for kind in study.kinds}
     yield "## By kind of activation"
     yield ""
@@ -147,21 +142,21 @@ def _best_for_bits(totals: list[Total]) -> list[Total]:
     return best
 
 
-def _skipped(study: Study) -> Iterable[str]:
+def _skipped(study: StudyData) -> Iterable[str]:
     if not study.skipped:
         return
     reasons = Counter(s.reason for s in study.skipped)
     yield "## Left out"
     yield ""
     few = study.skipped[:40]
-    yield from markdown(["tensor", "reason"], [[_code(s.name), plain(s.reason)] for s in few])
+    yield from markdown(["tensor", "reason"], [[code(s.name), plain(s.reason)] for s in few])
     if len(study.skipped) > len(few):
         common = "; ".join(f"{n} × {plain(reason)}" for reason, n in reasons.most_common(5))
         yield f"{len(study.skipped) - len(few)} more are in `results.json`. Most often: {common}."
         yield ""
 
 
-def _made(study: Study) -> Iterable[str]:
+def _made(study: StudyData) -> Iterable[str]:
     s = study.settings
     rate = study.elements * len(study.schemes) / study.seconds / 1e6 if study.seconds else 0
     facts = {
@@ -170,13 +165,7 @@ def _made(study: Study) -> Iterable[str]:
             f"`{plain(g)}`" for g in [*s.get("include", []), *s.get("exclude", [])]
         ),
         "tokens": f"{s['tokens']:,}" if "tokens" in s else "",
-        **dict(provenance.lines(s)),
+        **dict(provenance.facts(s)),
         "time": f"{study.seconds:.1f} s ({rate:.0f} million elements and schemes a second)",
     }
-    yield "## How this was made"
-    yield ""
-    yield from (f"* {name}: {text}" for name, text in facts.items() if text)
-
-
-def _code(name: str) -> str:
-    return "`" + plain(name).replace("|", "\\|").replace("`", "'") + "`"
+    yield from made_section(facts)

@@ -7,10 +7,9 @@ sums (96 bytes), and the errors by magnitude are held per scheme only.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +17,6 @@ import numpy.typing as npt
 from ..checkpoint import Skipped
 from ..schemes import Scheme
 from .metrics import FIELDS, Metrics, add_into, empty_row, sqnr_db
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 _X2, _E2 = FIELDS.index("sum_x2"), FIELDS.index("sum_e2")
 
@@ -72,7 +68,7 @@ class Total:
 
 
 @dataclass
-class Study:
+class StudyData:
     """Errors of tensors under schemes.
 
     Attributes
@@ -178,50 +174,6 @@ class Study:
 
     def _of(self, kind: str | None) -> list[TensorResult]:
         return self.tensors if kind is None else [t for t in self.tensors if t.kind == kind]
-
-    def table(self) -> Table:
-        """The totals as a rich table: ``rich.print(study.table())``."""
-        from .tables import totals_table
-
-        return totals_table(self)
-
-    def to_csv(self, path: str | Path) -> Path:
-        """Write one line per tensor and scheme."""
-        from .files import write_csv
-
-        return write_csv(self, Path(path))
-
-    def to_json(self, path: str | Path) -> Path:
-        """Write everything, with versions and settings; a figure that is not finite is null."""
-        from .files import write_json
-
-        return write_json(self, Path(path))
-
-    def to_markdown(self, path: str | Path, plots: Mapping[str, str] | None = None) -> Path:
-        """Write the report; `plots` are the pictures to show in it, file name by title."""
-        from .report import write_markdown
-
-        return write_markdown(self, Path(path), plots or {})
-
-    def plot(self, folder: str | Path) -> dict[str, Path]:
-        """Draw the three plots as PNG files into a folder; returns path by title."""
-        from .plots import draw
-
-        return draw(self, Path(folder))
-
-    def save(self, folder: str | Path) -> Path:
-        """Write CSV, JSON, plots and report into a folder, which is made if need be."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.to_csv(folder / "results.csv")
-        self.to_json(folder / "results.json")
-        plots = self.plot(folder) if self.tensors else {}
-        return self.to_markdown(folder / "report.md", {title: path.name for title, path in plots.items()})
-
-    def __repr__(self) -> str:
-        state = f", partial ({self.partial})" if self.partial else ""
-        size = f"{len(self.tensors)} tensors, {self.elements} elements, {len(self.schemes)} schemes"
-        return f"<Study of {size}{state}>"
 
 
 def _median(values: npt.NDArray[np.float64]) -> float:

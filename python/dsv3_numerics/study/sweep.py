@@ -6,22 +6,21 @@ beyond a slab). Memory is a few slabs, whatever the size of a tensor.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from .. import _core
+from .._progress import Meter, Progress
 from ..checkpoint import CheckpointError, Rows, Skipped, Source, Tensor, array_tensor, open_source
 from ..checkpoint.selection import selected
+from ..report.running import recorded
 from ..schemes import OwnScheme, Scheme
 from .metrics import FIELDS, Metrics, add_into, empty_row, sums_of
-from .provenance import environment
-from .result import Study, TensorResult
+from .result import TensorResult
+from .saved import Study
 from .slabs import SLAB_ELEMENTS, Amax, Slab, batches, plan
 
 DEFAULT_SCHEMES: tuple[Scheme, ...] = tuple(
@@ -48,8 +47,8 @@ DEFAULT_SCHEMES: tuple[Scheme, ...] = tuple(
 )
 """From 16 bits down to 4: a cast, DeepSeek's formats and groupings, the OCP and NVIDIA formats, integers."""
 
-Progress = Callable[[str, float], None]
-"""Called with a tensor's name and the elements done since the last call, shared out among schemes."""
+Advance = Callable[[str, float], None]
+"""Called with a tensor's name and the elements just done, shared out among schemes."""
 
 Inputs = str | Path | Sequence[str | Path] | Mapping[str, npt.ArrayLike]
 
@@ -80,7 +79,7 @@ def run(
     threads : int, optional
         Threads for this study; the results do not depend on it.
     progress : callable, optional
-        Called with a tensor's name and a number of elements just done.
+        Called as ``progress(tensor, done, total)``, in elements.
     slab_elements : int
         Elements held at a time, about.
 
@@ -107,7 +106,7 @@ def run(
     True
     """
     study, tensors = prepare(inputs, schemes, include=include, exclude=exclude)
-    fill(study, tensors, threads=threads, progress=progress, slab_elements=slab_elements)
+    execute(study, tensors, threads=threads, progress=progress, slab_elements=slab_elements)
     return study
 
 
@@ -145,7 +144,7 @@ def prepare(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
 ) -> tuple[Study, list[Tensor]]:
-    """An empty study and the tensors to fill it with; raises as `run` does."""
+    """Make an empty study and the tensors that it is to be of; raises as `run` does."""
     chosen = choose(schemes)
     source = _gather(inputs)
     tensors = [t for t in source.tensors if selected(t.name, include, exclude)]
@@ -167,7 +166,7 @@ def prepare(
     return study, tensors
 
 
-def fill(
+def execute(
     study: Study,
     tensors: Iterable[Tensor],
     *,
@@ -176,25 +175,11 @@ def fill(
     slab_elements: int = SLAB_ELEMENTS,
 ) -> None:
     """Study tensors one after the other; if interrupted, the study holds the tensors that were finished."""
-    with filling(study, threads, slab_elements):
-        for tensor in tensors:
-            study_one(study, tensor, progress or (lambda name, elements: None), slab_elements)
-
-
-@contextmanager
-def filling(study: Study, threads: int | None, slab_elements: int) -> Iterator[None]:
-    """What surrounds the work on a study: its threads, its time, and what the report says of them."""
-    before = _core.get_num_threads()
-    if threads is not None:
-        _core.set_num_threads(threads)
     study.settings["slab_elements"] = slab_elements
-    study.settings |= environment()
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        study.seconds += time.perf_counter() - start
-        _core.set_num_threads(before)
+    meter = Meter(progress, study.settings.get("elements_selected", 0))
+    with recorded(study, threads):
+        for tensor in tensors:
+            study_one(study, tensor, meter.advance, slab_elements)
 
 
 def choose(schemes: Iterable[str | Scheme]) -> tuple[Scheme, ...]:
@@ -240,7 +225,7 @@ class _NotFinite(Exception):
     """A slab holds values that no scheme can take."""
 
 
-def study_one(study: Study, tensor: Tensor, progress: Progress, slab_elements: int, kind: str = "") -> None:
+def study_one(study: Study, tensor: Tensor, advance: Advance, slab_elements: int, kind: str = "") -> None:
     """Study one tensor; it enters the study when all schemes are done."""
     sums = np.stack([empty_row() for _ in study.schemes])
     histograms = np.zeros_like(study.histograms)
@@ -261,7 +246,7 @@ def study_one(study: Study, tensor: Tensor, progress: Progress, slab_elements: i
                         row, histogram = sums_of(x, y.values, y.saturated, y.bits or 0)
                         add_into(sums[i], row)
                         histograms[i] += histogram
-                        progress(tensor.name, slab.size / len(study.schemes))
+                        advance(tensor.name, slab.size / len(study.schemes))
         except _NotFinite:
             slabs = plan(*shape, (1, 1), slab_elements)
             study.skipped.append(Skipped(tensor.name, _count_bad(_read(rows, slab) for slab in slabs)))

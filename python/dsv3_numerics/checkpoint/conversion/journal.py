@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from ..._atomic import replacing
 from ..readers import CheckpointError
-from ..write import begin, discard, publish
 
 if sys.platform != "win32":
     import fcntl
@@ -67,15 +67,8 @@ def open_journal(folder: Path, head: Mapping[str, Any], *, resume: bool) -> Iter
     """
     path = folder / JOURNAL_NAME
     if not (resume and path.exists()):
-        line = _line({"head": head})
-        file = begin(path, 0)
-        try:
-            file.write(0, line)
-            file.sync()
-            publish(file, path)
-        except BaseException:
-            discard(file)
-            raise
+        with replacing(path) as file:
+            file.write(0, _line({"head": head}))
     with open(path, "r+b") as stream:
         _lock(stream, path)
         done = _read(stream, path, head)

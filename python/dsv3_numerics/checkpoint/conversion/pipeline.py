@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ... import _core
+from ..._atomic import PartialFile, begin, discard, publish
 from ..reader import Checkpoint
 from ..readers import CheckpointError
-from ..write import PartialFile, begin, discard, publish
 from .chunks import Chunk, Stats, WorkerContext
 from .plan import Shard
 from .steps import Step

@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..._arrays import positive
+from ..._atomic import is_temporary, replacing, sync_folder
+from ..._progress import Progress
 from ...machine import get_num_threads
 from .. import reader
 from ..index import INDEX_NAME, SUFFIX
 from ..reader import CONFIG_NAME, Checkpoint
 from ..readers import CheckpointError, readable
 from ..scan import FileFingerprint
-from ..write import is_temporary, replacing, sync_folder
 from .chunks import Stats
 from .journal import JOURNAL_NAME, Journal, open_journal
 from .pipeline import Pipeline, place_below
@@ -34,8 +35,6 @@ _CHUNK = 4 << 20
 _RESERVE = 16 << 20  # bytes left free for index, configuration and the folder itself
 # What tools keep beside a checkpoint: no part of it.
 _NOT_COPIED = (".git", ".cache", "__pycache__")
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ... import _core
 from ..._arrays import SOURCES, Array, flat
-from ...formats import decode, format_info
+from ...number_formats import decode, format_info
 from ...quant import Scale, quantize_blocks
 from ...quantized import core_layout, scales_shape
 from ..dtypes import DTYPES

@@ -1,4 +1,4 @@
-"""How experiments draw: lines with names at their ends, dots in rows, axes in percent and powers of two."""
+"""Charts: lines with names at their ends, dots in rows, axes in percent and powers of two."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def spread_out(heights: Sequence[float], gap: float) -> list[float]:
 
     Examples
     --------
-    >>> from dsv3_numerics.experiments.charts import spread_out
+    >>> from dsv3_numerics.report.charts import spread_out
     >>> spread_out([0.0, 1.0, 50.0], 10)
     [-4.5, 5.5, 50.0]
     """

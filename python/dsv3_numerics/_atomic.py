@@ -1,0 +1,131 @@
+"""Whole files or none: written under a temporary name, synced, and only then renamed.
+
+Lives here: the one writer of files in the package. A file is complete under its name or not there; a killed
+writer leaves a name of its own kind behind, which `is_temporary` knows.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.partial")
+
+
+class PartialFile:
+    """A file in the making, written at any offset by any thread; see `replacing`.
+
+    Attributes
+    ----------
+    path : Path
+        Its temporary name, to be opened by writers that want a stream or a path of their own.
+    """
+
+    def __init__(self, stream: IO[bytes], path: Path) -> None:
+        self.path = path
+        self._stream = stream
+        # Two writers at one file wait for each other in the kernel, spinning; here they sleep.
+        self._lock = threading.Lock()
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        """Put bytes at an offset."""
+        rest = memoryview(data)
+        with self._lock:
+            self._stream.seek(offset)
+            while rest:
+                rest = rest[self._stream.write(rest) :]
+
+    def sync(self) -> None:
+        """Wait until the disk has it all."""
+        os.fsync(self._stream.fileno())
+
+    def close(self) -> None:
+        """Close it, unsynced."""
+        self._stream.close()
+
+
+def begin(target: Path, size: int = 0) -> PartialFile:
+    """Begin a file of `size` bytes beside `target`, under a temporary name.
+
+    Raises
+    ------
+    OSError
+        It cannot be made.
+    """
+    temporary = target.with_name(f".{target.name[:50]}.{secrets.token_hex(6)}.partial")
+    stream = open(temporary, "xb", buffering=0)  # noqa: SIM115  (closed by `publish` and `discard`)
+    try:
+        stream.truncate(size)
+    except BaseException:
+        stream.close()
+        temporary.unlink(missing_ok=True)
+        raise
+    return PartialFile(stream, temporary)
+
+
+def publish(file: PartialFile, target: Path) -> None:
+    """Give a synced file its name, for good."""
+    file.close()
+    os.replace(file.path, target)
+    sync_folder(target.parent)
+
+
+def discard(file: PartialFile) -> None:
+    """Remove a file that will not be finished."""
+    file.close()
+    file.path.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing(target: Path, size: int = 0) -> Iterator[PartialFile]:
+    """Begin a file that becomes `target`, synced, if the block ends well, and is removed if not.
+
+    Raises
+    ------
+    OSError
+        The folder is missing, or cannot be written.
+    """
+    file = begin(target, size)
+    try:
+        yield file
+        file.sync()
+        publish(file, target)
+    except BaseException:
+        discard(file)
+        raise
+
+
+def is_temporary(name: str) -> bool:
+    """Tell whether a file's name is one that only an unfinished file of ours has."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the disk knows the names in a folder, where the system can."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def ensure_writable(folder: Path) -> None:
+    """Make a folder if need be, and check that a file can be written in it.
+
+    Raises
+    ------
+    OSError
+        It cannot.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as probe:
+        probe.write(b"x")

@@ -1,0 +1,57 @@
+"""Result files: CSV, JSON and text, each whole or absent."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from .._atomic import replacing
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[IO[str]]:
+    """Open a text stream that becomes the file `path` if the block ends well."""
+    with replacing(path) as file, open(file.path, "w", newline="", encoding="utf-8") as stream:
+        yield stream
+
+
+def write_rows(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], path: Path) -> Path:
+    """Write a CSV file with a header; columns that a row does not have are empty in it."""
+    with writing(path) as stream:
+        writer = csv.DictWriter(stream, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def write_text(text: str, path: Path) -> Path:
+    """Write a text file."""
+    with writing(path) as stream:
+        stream.write(text)
+    return path
+
+
+def write_lines(lines: Iterable[str], path: Path) -> Path:
+    """Write a text file, line by line."""
+    return write_text("\n".join(lines) + "\n", path)
+
+
+def write_json(content: Mapping[str, Any], path: Path) -> Path:
+    """Write a JSON file; see `json_ready`."""
+    return write_text(json.dumps(json_ready(dict(content)), indent=1) + "\n", path)
+
+
+def json_ready(value: Any) -> Any:
+    """Put null for figures that JSON does not have: inf (an exact result) and NaN."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {k: json_ready(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_ready(v) for v in value]
+    return value
