@@ -46,10 +46,11 @@ def wanted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 # until the first has its name, which another thread gives it.
 KILLER = """
 import os, pathlib, signal, sys, time
-from dsv3_numerics.checkpoint import convert, write
+from dsv3_numerics._atomic import PartialFile
+from dsv3_numerics.checkpoint import convert
 from dsv3_numerics.checkpoint.conversion import journal
 owner, name, n, second, src, dst = sys.argv[1:]
-owner = {"PartialFile": write.PartialFile, "Journal": journal.Journal}[owner]
+owner = {"PartialFile": PartialFile, "Journal": journal.Journal}[owner]
 real, count = getattr(owner, name), 0
 def killing(self, *args):
     global count
