@@ -9,7 +9,7 @@ measures errors, and ``dsv3-numerics --help`` runs it all.
 from . import checkpoint, expert, linear, reference
 from ._core import __version__
 from .accumulator import AccumulatorInfo, accumulator_info, accumulators
-from .gemm import fused_step, matmul_grouped_nt, matmul_nt
+from .gemm import matmul_grouped_nt, matmul_nt, mma_step
 from .logfmt import LogFmt, logfmt_decode, logfmt_encode, logfmt_pack, logfmt_unpack
 from .machine import get_num_threads, set_num_threads, simd_level
 from .model import Recipe
@@ -35,7 +35,6 @@ __all__ = [
     "expert",
     "format_info",
     "formats",
-    "fused_step",
     "get_num_threads",
     "linear",
     "logfmt_decode",
@@ -44,6 +43,7 @@ __all__ = [
     "logfmt_unpack",
     "matmul_grouped_nt",
     "matmul_nt",
+    "mma_step",
     "pack",
     "quantize",
     "quantize_blocks",

@@ -26,7 +26,6 @@ __all__ = [
     "encode",
     "error_stats",
     "formats",
-    "fused_step",
     "gate",
     "get_num_threads",
     "linear",
@@ -36,6 +35,7 @@ __all__ = [
     "logfmt_unpack",
     "matmul_grouped_nt",
     "matmul_nt",
+    "mma_step",
     "nvfp4_global",
     "pack",
     "quantize",
@@ -95,7 +95,7 @@ def count_saturated(
     src: _Array, src_dtype: str, codes: _Array, fmt: str, layout: _Layout, scales: _Float32s
 ) -> int: ...
 def accumulators() -> list[dict[str, Any]]: ...
-def fused_step(
+def mma_step(
     a: _Array, a_fmt: str, b: _Array, b_fmt: str, c: _Float32s, accumulator: str, out: _Float32s
 ) -> None: ...
 def matmul_nt(

@@ -18,7 +18,7 @@ from .accumulator import accumulator_info
 from .quantized import Quantized
 
 
-def fused_step(
+def mma_step(
     a: ArrayLike, b: ArrayLike, c: ArrayLike = 0.0, *, accumulator: str
 ) -> NDArray[np.float32] | np.float32:
     """One step of a matrix unit, the smallest thing to compare with hardware.
@@ -60,7 +60,7 @@ def fused_step(
     >>> import ml_dtypes, numpy as np
     >>> a, b = np.zeros((2, 32), ml_dtypes.float8_e4m3fn)
     >>> a[:2], b[:2] = (4, 0.46875), (4, 2**-6)
-    >>> fused_step(a, b, accumulator="hopper_fp8") - 16, fused_step(a, b, accumulator="exact") - 16
+    >>> mma_step(a, b, accumulator="hopper_fp8") - 16, mma_step(a, b, accumulator="exact") - 16
     (np.float32(0.005859375), np.float32(0.0073242188))
     """
     unit = accumulator_info(accumulator)
@@ -77,7 +77,7 @@ def fused_step(
             left, right, f"expected leading axes that broadcast with each other and with c of {start.shape}"
         ) from None
     out = np.empty(shape, np.float32)
-    _core.fused_step(
+    _core.mma_step(
         flat(np.broadcast_to(left.codes, (*shape, length))),
         left.info.name,
         flat(np.broadcast_to(right.codes, (*shape, length))),
@@ -148,7 +148,7 @@ def matmul_nt(
     product (one more with scales), its error is at most ``n * u / (1 - n * u)`` times the sum of
     ``abs(a * b)``, with u = 2**-24 (Higham, Accuracy and Stability of Numerical Algorithms, 3.1).
 
-    Sources: for the steps see `fused_step`; for promotion DeepSeek-V3 technical report, 3.3.2, and DeepGEMM.
+    Sources: for the steps see `mma_step`; for promotion DeepSeek-V3 technical report, 3.3.2, and DeepGEMM.
 
     Examples
     --------

@@ -27,7 +27,7 @@ fn accumulators(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyDict>>> {
 /// One step on each row of a and b.
 #[pyfunction]
 #[allow(clippy::too_many_arguments)] // the arguments of one Python function
-fn fused_step(
+fn mma_step(
     py: Python<'_>,
     a: &Bound<'_, PyAny>,
     a_fmt: &str,
@@ -42,7 +42,7 @@ fn fused_step(
     let (a, b, c) = (HeldCodes::new(a)?, HeldCodes::new(b)?, readonly::<f32>("c", c, "float32")?);
     let mut out = readwrite::<f32>("out", out, "float32")?;
     let (a, b, c, out) = (a.view()?, b.view()?, c.as_slice()?, out.as_slice_mut()?);
-    Ok(py.detach(|| gemm::fused_step(accumulator, (a, a_fmt), (b, b_fmt), c, out))?)
+    Ok(py.detach(|| gemm::mma_step(accumulator, (a, a_fmt), (b, b_fmt), c, out))?)
 }
 
 /// One side of a product.
@@ -141,7 +141,7 @@ fn matmul_grouped_nt(
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(accumulators, m)?)?;
-    m.add_function(wrap_pyfunction!(fused_step, m)?)?;
+    m.add_function(wrap_pyfunction!(mma_step, m)?)?;
     m.add_function(wrap_pyfunction!(matmul_nt, m)?)?;
     m.add_function(wrap_pyfunction!(matmul_grouped_nt, m)?)
 }

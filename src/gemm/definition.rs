@@ -20,11 +20,11 @@ macro_rules! each_chain {
     ($accumulator:expr, $a:expr, $b:expr, $chain:ident => $body:expr) => {
         match $accumulator.unit {
             $crate::gemm::accumulator::Unit::TensorCore => {
-                let $chain = $crate::gemm::step::TensorCore::new($accumulator, $a, $b);
+                let $chain = $crate::gemm::mma::TensorCore::new($accumulator, $a, $b);
                 $body
             }
             $crate::gemm::accumulator::Unit::Software => {
-                let $chain = $crate::gemm::step::Software::new($accumulator, $a, $b);
+                let $chain = $crate::gemm::mma::Software::new($accumulator, $a, $b);
                 $body
             }
             $crate::gemm::accumulator::Unit::Exact => {
@@ -45,7 +45,7 @@ pub(super) fn canonical(accumulator: &Accumulator, x: f32) -> f32 {
     match accumulator.unit {
         _ if !x.is_nan() => x,
         Unit::Float32 => f32::from_bits(0x7FC0_0000),
-        _ => super::step::NAN,
+        _ => super::mma::NAN,
     }
 }
 

@@ -6,8 +6,8 @@
 use super::accumulator::{Accumulator, ResultType, Unit};
 use super::definition;
 use super::job::{Job, Tile};
-use super::pack::{Form, Narrow, Reach, Source, Wide, BLOCK};
-use crate::simd::fused::{self, dispatch_fused, At, Floats, Fused, FusedTask, COLUMNS};
+use super::pack::{ExponentRange, Form, Narrow, Source, Wide, BLOCK};
+use crate::simd::mma::{self, dispatch_mma, At, Floats, Mma, MmaTask, COLUMNS};
 use crate::threads::{num_threads, run_tasks};
 use std::collections::HashSet;
 use std::ops::Range;
@@ -24,7 +24,7 @@ const GROUP: usize = 16;
 /// Computes all tiles.
 pub(super) fn run(job: &Job<'_>, whole: Vec<Tile<'_>>) {
     let outputs = whole.iter().map(|t| t.rows() * t.cols()).sum::<usize>();
-    let (height, width) = match dispatch_fused(Probe) {
+    let (height, width) = match dispatch_mma(Probe) {
         None => sides(&whole),
         Some(_) => (SCALAR_SIDE, SCALAR_SIDE),
     };
@@ -33,7 +33,7 @@ pub(super) fn run(job: &Job<'_>, whole: Vec<Tile<'_>>) {
         tile.cut(height, width, &mut tiles);
     }
     run_tasks(outputs.saturating_mul(job.k), tiles, |tile: Tile<'_>| {
-        if let Some(Task { job, tile }) = dispatch_fused(Task { job, tile }) {
+        if let Some(Task { job, tile }) = dispatch_mma(Task { job, tile }) {
             definition::whole_tile(job, tile);
         }
     });
@@ -42,8 +42,8 @@ pub(super) fn run(job: &Job<'_>, whole: Vec<Tile<'_>>) {
 /// Asks whether there are vectors.
 struct Probe;
 
-impl FusedTask for Probe {
-    fn run<L: Fused>(self, _l: L) {}
+impl MmaTask for Probe {
+    fn run<L: Mma>(self, _l: L) {}
 }
 
 /// Sizes of tiles that give every thread some.
@@ -71,8 +71,8 @@ struct Task<'a, 'b> {
     tile: Tile<'b>,
 }
 
-impl FusedTask for Task<'_, '_> {
-    fn run<L: Fused>(self, l: L) {
+impl MmaTask for Task<'_, '_> {
+    fn run<L: Mma>(self, l: L) {
         let (job, unit) = (self.job, unit(self.job.accumulator));
         let man = job.a.format.man + job.b.format.man;
         if unit.fraction == 13 {
@@ -84,9 +84,9 @@ impl FusedTask for Task<'_, '_> {
 }
 
 /// What the vectors do for an accumulator.
-fn unit(accumulator: &Accumulator) -> fused::Unit {
+fn unit(accumulator: &Accumulator) -> mma::Unit {
     let software = accumulator.unit == Unit::Software;
-    fused::Unit {
+    mma::Unit {
         products: if software { accumulator.products / 2 } else { accumulator.products },
         fraction: accumulator.fraction as i32,
         half: accumulator.result == ResultType::Float16,
@@ -105,13 +105,13 @@ fn blocks(k: usize, interval: usize) -> Vec<Range<usize>> {
 }
 
 /// Whether a chain of the unit may begin with `c` in vectors.
-fn takes(unit: fused::Unit, wide: bool, c: f32) -> bool {
+fn takes(unit: mma::Unit, wide: bool, c: f32) -> bool {
     let exponent = (c.to_bits() >> 23 & 255) as i32 - 127;
     c == 0.0 || (unit.least_exponent(wide)..=100).contains(&exponent) || (unit.software && !unit.half)
 }
 
 /// Computes a tile.
-fn work<L: Fused, F: Form>(l: L, job: &Job<'_>, unit: fused::Unit, tile: Tile<'_>, form: F) {
+fn work<L: Mma, F: Form>(l: L, job: &Job<'_>, unit: mma::Unit, tile: Tile<'_>, form: F) {
     let (rows, cols) = (tile.rows(), tile.cols());
     let step = unit.products * if unit.software { 2 } else { 1 };
     // One column of lines for each panel.
@@ -131,7 +131,7 @@ fn work<L: Fused, F: Form>(l: L, job: &Job<'_>, unit: fused::Unit, tile: Tile<'_
     }
     let through = !job.chained && job.interval > BLOCK; // partial sums that outlive a block
     let mut carried = vec![Floats([0.0; COLUMNS]); if through { totals.len() } else { 0 }];
-    let (mut a_reach, mut b_reach) = (vec![Reach::NONE; rows], vec![Reach::NONE; cols]);
+    let (mut a_reach, mut b_reach) = (vec![ExponentRange::NONE; rows], vec![ExponentRange::NONE; cols]);
     let (mut a, mut b) = (F::rows(), vec![F::blank(); BLOCK / 2]);
     let a_src = Source::new(job.a.codes, job.a.format, unit, job.k);
     let b_src = Source::new(job.b.codes, job.b.format, unit, job.k);
@@ -168,20 +168,20 @@ fn work<L: Fused, F: Form>(l: L, job: &Job<'_>, unit: fused::Unit, tile: Tile<'_
             }
         }
     }
-    let wanted = |row: usize, col: usize| a_reach[row].too_far(b_reach[col]);
+    let wanted = |row: usize, col: usize| a_reach[row].needs_definition(b_reach[col]);
     finish(job, tile, &totals, wanted, &refused);
 }
 
 /// One block of all rows against one panel.
 struct Chains<'a, L, F: Form> {
     l: L,
-    unit: fused::Unit,
+    unit: mma::Unit,
     a: &'a F::Rows,
     b: &'a [F::Columns],
     padded: usize,
 }
 
-impl<L: Fused, F: Form> Chains<'_, L, F> {
+impl<L: Mma, F: Form> Chains<'_, L, F> {
     /// Continues the chains of some rows, of which there are few enough to stay near, by a part of the block.
     fn group(&self, first: usize, part: Range<usize>, state: &mut [Floats]) {
         let at = At { first: first * self.padded + part.start, stride: self.padded };

@@ -3,8 +3,8 @@
 //! Here is the definition; [`super::doubles`] has the fast form.
 
 use super::definition::Chain;
+use super::mma::{nearest, special};
 use super::number::{numbers, Class, Number};
-use super::step::{nearest, special};
 use crate::formats::{Codes, Format};
 
 /// The last place: below the smallest product of two bfloat16, 2^-266.

@@ -2,7 +2,7 @@
 
 use super::accumulator::{Accumulator, ResultType};
 use super::definition::canonical;
-use super::step::is_half;
+use super::mma::is_half;
 use crate::error::Error;
 use crate::formats::{Codes, Format, Output};
 

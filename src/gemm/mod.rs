@@ -1,6 +1,6 @@
 //! Floor 3: sums of products, as matrix units add them.
 //!
-//! [`accumulator`] holds THE table of units; [`step`] defines one step of each in integers, [`exact`] and [`float32`]
+//! [`accumulator`] holds THE table of units; [`mma`] defines one step of each in integers, [`exact`] and [`float32`]
 //! the two that are no tensor core. [`product`] is the way in: it checks, cuts the work into tiles and sends them to
 //! the fastest path that gives the same bytes as the definition ([`definition`]).
 //!
@@ -8,16 +8,16 @@
 
 pub mod accumulator;
 mod definition;
-mod doubles;
 mod emulated;
 mod exact;
+mod exact_f64;
 mod float32;
 mod job;
+mod mma;
 mod number;
 mod pack;
 pub mod product;
-mod step;
 
 pub use accumulator::{Accumulator, ResultType, Unit, ACCUMULATORS};
+pub use mma::mma_step;
 pub use product::{matmul_grouped_nt, matmul_nt, Operand, Options, Shape};
-pub use step::fused_step;

@@ -2,10 +2,10 @@
 //!
 //! The loops are plain: they run inside kernels, where the compiler turns them into vectors.
 
-use super::step::software_order;
+use super::mma::software_order;
 use crate::formats::{Codes, Format};
-use crate::simd::fused::{
-    At, Floats, Fused, NarrowColumns, NarrowRows, Unit, WideColumns, WideRows, Words, COLUMNS, LANES,
+use crate::simd::mma::{
+    At, Floats, Mma, NarrowColumns, NarrowRows, Unit, WideColumns, WideRows, Words, COLUMNS, LANES,
     WIDE_ZERO, ZERO,
 };
 use crate::simd::{dispatch, Kernel, Lanes};
@@ -16,16 +16,16 @@ pub(super) const BLOCK: usize = 128;
 
 /// The exponents found in a row or column, as far as they matter.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Reach {
+pub(super) struct ExponentRange {
     /// The smallest.
     pub low: i32,
     /// The largest.
     pub high: i32,
 }
 
-impl Reach {
+impl ExponentRange {
     /// Of no number at all.
-    pub const NONE: Reach = Reach { low: 1 << 20, high: -1 << 20 };
+    pub const NONE: ExponentRange = ExponentRange { low: 1 << 20, high: -1 << 20 };
     /// Farther than any partner could make good.
     const FAR: i32 = 1 << 24;
 
@@ -35,7 +35,7 @@ impl Reach {
 
     /// Whether NaN or infinity was found, or products whose float32 might be inexact, or sums that might leave the
     /// range of normal numbers.
-    pub fn too_far(self, other: Reach) -> bool {
+    pub fn needs_definition(self, other: ExponentRange) -> bool {
         self.high + other.high > 90 || self.low + other.low < -100
     }
 }
@@ -104,17 +104,17 @@ impl Fields {
 
     /// What a row's codes do to its reach.
     #[inline(always)]
-    fn reach(self, codes: &[u16; BLOCK], reach: &mut Reach) {
+    fn reach(self, codes: &[u16; BLOCK], reach: &mut ExponentRange) {
         let largest = codes.iter().fold(0, |max: u16, c| max.max(c & self.magnitude));
         if largest > self.max {
-            reach.widen(-Reach::FAR, Reach::FAR);
+            reach.widen(-ExponentRange::FAR, ExponentRange::FAR);
         }
         if self.brain {
             let smallest =
                 codes.iter().fold(u16::MAX, |min: u16, c| min.min((c & self.magnitude).wrapping_sub(1)));
             if largest > 0 {
                 let exp = |magnitude: u16| match magnitude >> self.man {
-                    0 => -Reach::FAR, // subnormal
+                    0 => -ExponentRange::FAR, // subnormal
                     field => i32::from(field) - 127,
                 };
                 reach.widen(exp(smallest + 1), exp(largest));
@@ -168,7 +168,7 @@ impl<'a> Source<'a> {
 
     /// Asks for codes that the next panel will want: they stand far from these.
     #[inline(always)]
-    fn ask<L: Lanes>(&self, l: L, at: usize, len: usize) {
+    fn prefetch<L: Lanes>(&self, l: L, at: usize, len: usize) {
         match self.codes {
             Codes::U8(codes) => (0..len).step_by(64).for_each(|i| l.prefetch(codes, at + i)),
             Codes::U16(codes) => (0..2 * len).step_by(64).for_each(|i| l.prefetch(codes, 2 * at + i)),
@@ -183,13 +183,13 @@ impl<'a> Source<'a> {
         row: usize,
         count: usize,
         block: &Range<usize>,
-        reach: &mut [Reach],
+        reach: &mut [ExponentRange],
     ) -> [[u16; BLOCK]; COLUMNS] {
         let mut out = [[0; BLOCK]; COLUMNS];
         for (c, out) in out.iter_mut().enumerate().take(count) {
             *out = self.load(row + c, block);
             self.fields.reach(out, &mut reach[c]);
-            self.ask(l, (row + c + COLUMNS) * self.k + block.start, block.len());
+            self.prefetch(l, (row + c + COLUMNS) * self.k + block.start, block.len());
         }
         out
     }
@@ -209,7 +209,7 @@ fn lines<L: Lanes>(l: L, columns: &[[u16; BLOCK]; COLUMNS], count: usize) -> [[u
                     *out = f32::from_bits(u32::from(pair[0]) | u32::from(pair[1]) << 16);
                 }
             }
-            l.turn(square, turned);
+            l.transpose(square, turned);
             for (line, row) in lines.iter_mut().zip(turned.chunks_exact(L::N)) {
                 for (out, pair) in line[part * L::N..].iter_mut().zip(row) {
                     *out = pair.to_bits();
@@ -241,26 +241,26 @@ pub(super) trait Form: Copy + Sync {
     /// Two k of nothing.
     fn blank() -> Self::Columns;
     /// Lays out `count` rows from `first` on, `padded` k to each; notes in `reach` what was found.
-    fn pack_rows<L: Fused>(
+    fn pack_rows<L: Mma>(
         self,
         src: Source<'_>,
         first: usize,
         block: Range<usize>,
         padded: usize,
         out: &mut Self::Rows,
-        reach: &mut [Reach],
+        reach: &mut [ExponentRange],
     );
     /// Lays out the columns from `first` on, as many as `reach` has, which learns what was found.
-    fn pack_columns<L: Fused>(
+    fn pack_columns<L: Mma>(
         self,
         src: Source<'_>,
         first: usize,
         block: Range<usize>,
         out: &mut [Self::Columns],
-        reach: &mut [Reach],
+        reach: &mut [ExponentRange],
     );
     /// Continues chains.
-    fn run<L: Fused>(
+    fn run<L: Mma>(
         l: L,
         unit: Unit,
         rows: &Self::Rows,
@@ -294,7 +294,7 @@ struct PackNarrowRows<'a, const DOUBLED: bool> {
     padded: usize,
     shift: u32,
     out: &'a mut NarrowRows,
-    reach: &'a mut [Reach],
+    reach: &'a mut [ExponentRange],
 }
 
 impl<const DOUBLED: bool> Kernel for PackNarrowRows<'_, DOUBLED> {
@@ -324,7 +324,7 @@ struct PackNarrowColumns<'a, const DOUBLED: bool> {
     first: usize,
     block: Range<usize>,
     out: &'a mut [NarrowColumns],
-    reach: &'a mut [Reach],
+    reach: &'a mut [ExponentRange],
 }
 
 impl<const DOUBLED: bool> Kernel for PackNarrowColumns<'_, DOUBLED> {
@@ -361,14 +361,14 @@ impl Form for Narrow {
         let zero = Words([0; LANES]);
         NarrowColumns { sig: zero, exp: zero, signs: [zero; 4] }
     }
-    fn pack_rows<L: Fused>(
+    fn pack_rows<L: Mma>(
         self,
         src: Source<'_>,
         first: usize,
         block: Range<usize>,
         padded: usize,
         out: &mut NarrowRows,
-        reach: &mut [Reach],
+        reach: &mut [ExponentRange],
     ) {
         let len = reach.len() * padded;
         out.sig.resize(len, 0);
@@ -381,13 +381,13 @@ impl Form for Narrow {
             dispatch(PackNarrowRows::<false> { src, first, block, padded, shift, out, reach });
         }
     }
-    fn pack_columns<L: Fused>(
+    fn pack_columns<L: Mma>(
         self,
         src: Source<'_>,
         first: usize,
         block: Range<usize>,
         out: &mut [NarrowColumns],
-        reach: &mut [Reach],
+        reach: &mut [ExponentRange],
     ) {
         if L::DOUBLED {
             dispatch(PackNarrowColumns::<true> { src, first, block, out, reach });
@@ -395,7 +395,7 @@ impl Form for Narrow {
             dispatch(PackNarrowColumns::<false> { src, first, block, out, reach });
         }
     }
-    fn run<L: Fused>(
+    fn run<L: Mma>(
         l: L,
         unit: Unit,
         rows: &NarrowRows,
@@ -417,7 +417,7 @@ struct PackWideRows<'a, const BRAIN: bool, const SOFTWARE: bool> {
     block: Range<usize>,
     padded: usize,
     out: &'a mut WideRows,
-    reach: &'a mut [Reach],
+    reach: &'a mut [ExponentRange],
 }
 
 impl<const BRAIN: bool, const SOFTWARE: bool> Kernel for PackWideRows<'_, BRAIN, SOFTWARE> {
@@ -443,7 +443,7 @@ struct PackWideColumns<'a, const BRAIN: bool, const SOFTWARE: bool> {
     first: usize,
     block: Range<usize>,
     out: &'a mut [WideColumns],
-    reach: &'a mut [Reach],
+    reach: &'a mut [ExponentRange],
 }
 
 impl<const BRAIN: bool, const SOFTWARE: bool> Kernel for PackWideColumns<'_, BRAIN, SOFTWARE> {
@@ -477,14 +477,14 @@ impl Form for Wide {
     fn blank() -> WideColumns {
         WideColumns { values: [Floats([0.0; COLUMNS]); 2], exp: Words([0; LANES]) }
     }
-    fn pack_rows<L: Fused>(
+    fn pack_rows<L: Mma>(
         self,
         src: Source<'_>,
         first: usize,
         block: Range<usize>,
         padded: usize,
         out: &mut WideRows,
-        reach: &mut [Reach],
+        reach: &mut [ExponentRange],
     ) {
         let len = reach.len() * padded;
         out.values.resize(len, 0.0);
@@ -497,13 +497,13 @@ impl Form for Wide {
             (true, _) => dispatch(PackWideRows::<true, false> { src, first, block, padded, out, reach }),
         }
     }
-    fn pack_columns<L: Fused>(
+    fn pack_columns<L: Mma>(
         self,
         src: Source<'_>,
         first: usize,
         block: Range<usize>,
         out: &mut [WideColumns],
-        reach: &mut [Reach],
+        reach: &mut [ExponentRange],
     ) {
         match (src.fields.brain, src.fields.software) {
             (false, false) => dispatch(PackWideColumns::<false, false> { src, first, block, out, reach }),
@@ -511,14 +511,7 @@ impl Form for Wide {
             (true, _) => dispatch(PackWideColumns::<true, false> { src, first, block, out, reach }),
         }
     }
-    fn run<L: Fused>(
-        l: L,
-        unit: Unit,
-        rows: &WideRows,
-        at: At,
-        columns: &[WideColumns],
-        state: &mut [Floats],
-    ) {
+    fn run<L: Mma>(l: L, unit: Unit, rows: &WideRows, at: At, columns: &[WideColumns], state: &mut [Floats]) {
         l.wide(unit, rows, at, columns, state);
     }
 }

@@ -2,8 +2,8 @@
 
 use super::accumulator::{Accumulator, Unit};
 use super::definition;
-use super::doubles;
 use super::emulated;
+use super::exact_f64;
 use super::float32;
 use super::job::{check_c, check_width, Job, Row, Side, Tile};
 use crate::error::{same_length, Error};
@@ -216,7 +216,7 @@ fn run(job: &Job<'_>, pieces: impl Iterator<Item = Piece>, n: usize, c: Option<&
     }
     match job.accumulator.unit {
         Unit::TensorCore | Unit::Software => emulated::run(job, tiles),
-        Unit::Exact if level() > Level::Scalar => doubles::run(job, tiles),
+        Unit::Exact if level() > Level::Scalar => exact_f64::run(job, tiles),
         Unit::Exact => by_definition(job, tiles),
         Unit::Float32 => float32::run(job, tiles),
     }

@@ -86,8 +86,13 @@ fn bfloat16<L: Lanes>(l: L, x: L::F) -> L::F {
 
 /// Weights of a group: the values of its codes, times the scale of each vector.
 #[inline(always)]
-fn group<L: Lanes, const ROUND: bool>(l: L, held: L::Held, codes: &[u8], scales: &[f32]) -> [L::F; 4] {
-    let (x, scales) = (l.held(held, codes), &scales[..4]);
+fn group<L: Lanes, const ROUND: bool>(
+    l: L,
+    held: L::RegisterTable,
+    codes: &[u8],
+    scales: &[f32],
+) -> [L::F; 4] {
+    let (x, scales) = (l.lookup_registers(held, codes), &scales[..4]);
     let mut w = [
         l.fmul(x[0], l.f32(scales[0])),
         l.fmul(x[1], l.f32(scales[1])),
@@ -135,7 +140,7 @@ impl Kernel for Products<'_, '_> {
     type Out = bool;
     #[inline(always)]
     fn run<L: Lanes>(mut self, l: L) -> bool {
-        let Some(held) = l.hold(self.w.table) else { return false };
+        let Some(held) = l.register_table(self.w.table) else { return false };
         if self.w.rounded {
             self.all::<L, true>(l, held);
         } else {
@@ -149,7 +154,7 @@ impl Products<'_, '_> {
     /// Rows of `x` in fours, twos and ones; the fewer they are, the wider a part of a row is taken at once, so that
     /// sums fill the registers of the level.
     #[inline(always)]
-    fn all<L: Lanes, const ROUND: bool>(&mut self, l: L, held: L::Held) {
+    fn all<L: Lanes, const ROUND: bool>(&mut self, l: L, held: L::RegisterTable) {
         let (rows, long, many) = (self.x.len() / self.w.cols, self.w.cols >= LONG, L::N == VECTOR);
         let mut k = 0;
         while k < rows {
@@ -171,7 +176,7 @@ impl Products<'_, '_> {
     fn some<L: Lanes, const ROUND: bool, const SUMS: usize, const X: usize, const G: usize>(
         &mut self,
         l: L,
-        held: L::Held,
+        held: L::RegisterTable,
         k: usize,
     ) -> usize {
         let (cols, mut spread) = (self.w.cols, Spread::default());
@@ -198,7 +203,7 @@ impl Products<'_, '_> {
 #[inline(always)]
 fn sum<L: Lanes, const ROUND: bool, const SUMS: usize, const X: usize, const G: usize>(
     l: L,
-    held: L::Held,
+    held: L::RegisterTable,
     codes: &[[u8; SUMS]],
     each: &[f32],
     x: &[&[[f32; SUMS]]; X],
@@ -242,7 +247,7 @@ impl Kernel for Mix<'_> {
     type Out = bool;
     #[inline(always)]
     fn run<L: Lanes>(mut self, l: L) -> bool {
-        let Some(held) = l.hold(self.w.table) else { return false };
+        let Some(held) = l.register_table(self.w.table) else { return false };
         if self.w.rounded {
             self.all::<L, true>(l, held);
         } else {
@@ -254,7 +259,7 @@ impl Kernel for Mix<'_> {
 
 impl Mix<'_> {
     #[inline(always)]
-    fn all<L: Lanes, const ROUND: bool>(&mut self, l: L, held: L::Held) {
+    fn all<L: Lanes, const ROUND: bool>(&mut self, l: L, held: L::RegisterTable) {
         let mut at = 0;
         while at + 4 * L::GROUP <= self.w.cols {
             self.groups::<L, ROUND, 4>(l, held, at);
@@ -273,7 +278,12 @@ impl Mix<'_> {
 
     /// `G` groups of columns, from `at` on, of all rows.
     #[inline(always)]
-    fn groups<L: Lanes, const ROUND: bool, const G: usize>(&mut self, l: L, held: L::Held, at: usize) {
+    fn groups<L: Lanes, const ROUND: bool, const G: usize>(
+        &mut self,
+        l: L,
+        held: L::RegisterTable,
+        at: usize,
+    ) {
         let mut spread = Spread::default();
         let out = &mut self.out[at..at + G * L::GROUP];
         let mut sums = [[l.f32(0.0); 4]; G];

@@ -1,6 +1,6 @@
 //! AVX2 with FMA and F16C: eight lanes.
 
-use super::lanes::{f64_to_f32_odd, horner, Columns, Kernel, Lanes, Lookup, MIDDLE};
+use super::lanes::{f64_to_f32_odd, horner, ColumnSink, Kernel, Lanes, Lookup, MIDPOINT};
 use std::arch::x86_64::*;
 
 /// Proof that this CPU has AVX2, FMA, F16C, BMI1, BMI2 and LZCNT.
@@ -80,7 +80,7 @@ impl Lanes for Avx2 {
     type F = __m256;
     type U = __m256i;
     type M = __m256i;
-    type Held = super::held::Halves;
+    type RegisterTable = super::register_table::F16Table;
 
     #[inline(always)]
     fn call<K: Kernel>(self, kernel: K) -> K::Out {
@@ -133,12 +133,12 @@ impl Lanes for Avx2 {
         self.load_f32(&odd)
     }
     #[inline(always)]
-    fn columns(self, table: &Lookup, codes: &[u8], each: impl Columns<Self>) {
+    fn columns(self, table: &Lookup, codes: &[u8], each: impl ColumnSink<Self>) {
         super::columns::avx2(self, table, codes, each);
     }
     #[inline(always)]
-    fn turn(self, rows: &[f32], out: &mut [f32]) {
-        super::square::avx2(self, rows, out);
+    fn transpose(self, rows: &[f32], out: &mut [f32]) {
+        super::transpose::avx2(self, rows, out);
     }
     #[inline(always)]
     fn load_u8(self, src: &[u8]) -> __m256i {
@@ -178,9 +178,9 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn products(self, rows: &[f64], steps: &[f64; 16], near: u32, out: &mut [f32]) -> bool {
         unsafe {
-            let start = _mm256_set1_epi64x(i64::from(MIDDLE - near));
+            let start = _mm256_set1_epi64x(i64::from(MIDPOINT - near));
             let (mask, width) =
-                (_mm256_set1_epi64x(i64::from(2 * MIDDLE - 1)), _mm256_set1_epi64x(i64::from(2 * near)));
+                (_mm256_set1_epi64x(i64::from(2 * MIDPOINT - 1)), _mm256_set1_epi64x(i64::from(2 * near)));
             let mut found = _mm256_setzero_si256();
             for (row, out) in rows.iter().zip(out.chunks_exact_mut(16)) {
                 let row = _mm256_set1_pd(*row);
@@ -195,7 +195,7 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
-    fn pick16(self, table: &[f32; 16], index: __m256i) -> __m256 {
+    fn permute16(self, table: &[f32; 16], index: __m256i) -> __m256 {
         let (low, high) = (self.load_f32(table), self.load_f32(&table[8..]));
         unsafe {
             // A permutation chooses among eight, by the low three bits; the fourth, as a sign, says which.
@@ -205,7 +205,7 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
-    fn pick256(self, table: &[f32; 256], index: __m256i) -> __m256 {
+    fn gather256(self, table: &[f32; 256], index: __m256i) -> __m256 {
         // SAFETY: indices are masked to the table's size.
         unsafe {
             let index = _mm256_and_si256(index, _mm256_set1_epi32(255));
@@ -223,11 +223,11 @@ impl Lanes for Avx2 {
         ]
     }
     #[inline(always)]
-    fn hold(self, table: &'static Lookup) -> Option<Self::Held> {
-        super::held::Halves::new(self, table)
+    fn register_table(self, table: &'static Lookup) -> Option<Self::RegisterTable> {
+        super::register_table::F16Table::new(self, table)
     }
     #[inline(always)]
-    fn held(self, table: Self::Held, codes: &[u8]) -> [__m256; 4] {
+    fn lookup_registers(self, table: Self::RegisterTable, codes: &[u8]) -> [__m256; 4] {
         table.values(self, codes)
     }
     #[inline(always)]

@@ -1,7 +1,7 @@
 //! AVX-512 F/BW/DQ/VL/CD with VBMI and VNNI: sixteen lanes.
 
 use super::avx2::Avx2;
-use super::lanes::{horner, Columns, Kernel, Lanes, Lookup, Narrow, MIDDLE};
+use super::lanes::{horner, ColumnSink, Kernel, Lanes, Lookup, Narrow, MIDPOINT};
 use std::arch::x86_64::*;
 
 /// Proof that this CPU has AVX-512 F, BW, DQ, VL, CD, VBMI and VNNI, and all that AVX2 stands for.
@@ -153,7 +153,7 @@ impl Lanes for Avx512 {
     type F = __m512;
     type U = __m512i;
     type M = __mmask16;
-    type Held = super::held::Tables;
+    type RegisterTable = super::register_table::ByteTables;
 
     #[inline(always)]
     fn call<K: Kernel>(self, kernel: K) -> K::Out {
@@ -205,12 +205,12 @@ impl Lanes for Avx512 {
         unsafe { _mm512_castsi512_ps(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(lo), hi)) }
     }
     #[inline(always)]
-    fn columns(self, table: &Lookup, codes: &[u8], each: impl Columns<Self>) {
+    fn columns(self, table: &Lookup, codes: &[u8], each: impl ColumnSink<Self>) {
         super::columns::avx512(self, table, codes, each);
     }
     #[inline(always)]
-    fn turn(self, rows: &[f32], out: &mut [f32]) {
-        super::square::avx512(self, rows, out);
+    fn transpose(self, rows: &[f32], out: &mut [f32]) {
+        super::transpose::avx512(self, rows, out);
     }
     #[inline(always)]
     fn load_u8(self, src: &[u8]) -> __m512i {
@@ -285,9 +285,9 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn products(self, rows: &[f64], steps: &[f64; 16], near: u32, out: &mut [f32]) -> bool {
         unsafe {
-            let start = _mm512_set1_epi64(i64::from(MIDDLE - near));
+            let start = _mm512_set1_epi64(i64::from(MIDPOINT - near));
             let (mask, width) =
-                (_mm512_set1_epi64(i64::from(2 * MIDDLE - 1)), _mm512_set1_epi64(i64::from(2 * near)));
+                (_mm512_set1_epi64(i64::from(2 * MIDPOINT - 1)), _mm512_set1_epi64(i64::from(2 * near)));
             let (step0, step1) = (_mm512_loadu_pd(steps.as_ptr()), _mm512_loadu_pd(steps.as_ptr().add(8)));
             let mut found = 0;
             for (row, out) in rows.iter().zip(out.chunks_exact_mut(N)) {
@@ -303,12 +303,12 @@ impl Lanes for Avx512 {
         }
     }
     #[inline(always)]
-    fn pick16(self, table: &[f32; 16], index: __m512i) -> __m512 {
+    fn permute16(self, table: &[f32; 16], index: __m512i) -> __m512 {
         unsafe { _mm512_permutexvar_ps(index, self.load_f32(table)) }
     }
-    const PICKS: bool = true;
+    const PERMUTES: bool = true;
     #[inline(always)]
-    fn pick256(self, table: &[f32; 256], index: __m512i) -> __m512 {
+    fn gather256(self, table: &[f32; 256], index: __m512i) -> __m512 {
         // SAFETY: indices are masked to the table's size.
         unsafe {
             let index = _mm512_and_si512(index, _mm512_set1_epi32(255));
@@ -334,11 +334,11 @@ impl Lanes for Avx512 {
         }
     }
     #[inline(always)]
-    fn hold(self, table: &'static Lookup) -> Option<Self::Held> {
-        super::held::Tables::new(self, table)
+    fn register_table(self, table: &'static Lookup) -> Option<Self::RegisterTable> {
+        super::register_table::ByteTables::new(self, table)
     }
     #[inline(always)]
-    fn held(self, table: Self::Held, codes: &[u8]) -> [__m512; 4] {
+    fn lookup_registers(self, table: Self::RegisterTable, codes: &[u8]) -> [__m512; 4] {
         table.values(self, codes)
     }
     #[inline(always)]

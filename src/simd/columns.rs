@@ -1,7 +1,7 @@
 //! Steps of codes into columns of values: what products at the vector levels need, where a lane is a step, or a row, of
 //! its own.
 
-use super::lanes::{Columns, Lanes, Lookup, STEP};
+use super::lanes::{ColumnSink, Lanes, Lookup, STEP};
 
 /// The definition, for `W` steps, as many as lanes.
 #[inline(always)]
@@ -9,7 +9,7 @@ pub(super) fn portable<L: Lanes, const W: usize>(
     l: L,
     table: &Lookup,
     codes: &[u8],
-    mut each: impl Columns<L>,
+    mut each: impl ColumnSink<L>,
 ) {
     let codes = &codes[..W * STEP];
     for k in 0..STEP {
@@ -28,7 +28,7 @@ pub(super) use x86::{avx2, avx512};
 mod x86 {
     use super::super::avx2::Avx2;
     use super::super::avx512::{pair_of, Avx512};
-    use super::super::lanes::{Columns, Half, Lookup};
+    use super::super::lanes::{ColumnSink, F16Shift, Lookup};
     use super::{portable, STEP};
     use std::arch::x86_64::*;
 
@@ -57,7 +57,7 @@ mod x86 {
         table: &Lookup,
         words: __m512i,
         k: usize,
-        each: &mut impl Columns<Avx512>,
+        each: &mut impl ColumnSink<Avx512>,
     ) {
         // SAFETY: as the function's own.
         unsafe {
@@ -73,7 +73,7 @@ mod x86 {
 
     /// Sixteen steps.
     #[inline(always)]
-    pub fn avx512(_: Avx512, table: &Lookup, codes: &[u8], each: impl Columns<Avx512>) {
+    pub fn avx512(_: Avx512, table: &Lookup, codes: &[u8], each: impl ColumnSink<Avx512>) {
         let codes: &[u8; 16 * STEP] = codes[..16 * STEP].try_into().expect("as many");
         // SAFETY (both): the token proves AVX-512.
         if table.symmetric {
@@ -92,7 +92,7 @@ mod x86 {
     unsafe fn sixteen<const SYMMETRIC: bool>(
         table: &Lookup,
         codes: &[u8; 16 * STEP],
-        mut each: impl Columns<Avx512>,
+        mut each: impl ColumnSink<Avx512>,
     ) {
         // SAFETY: as the function's own; reads end with the last of 16 steps.
         unsafe {
@@ -111,14 +111,14 @@ mod x86 {
 
     /// Eight steps: through float16, where the format allows it and no special code stands among them.
     #[inline(always)]
-    pub fn avx2(l: Avx2, table: &Lookup, codes: &[u8], mut each: impl Columns<Avx2>) {
+    pub fn avx2(l: Avx2, table: &Lookup, codes: &[u8], mut each: impl ColumnSink<Avx2>) {
         let codes: &[u8; 8 * STEP] = codes[..8 * STEP].try_into().expect("as many");
-        let mut halves = Halves([[0; 8]; STEP]);
+        let mut halves = F16Columns([[0; 8]; STEP]);
         // SAFETY (all): AVX2 and F16C are proved by the token.
         let scale = match table.half {
-            Some(half @ Half { shift: 0, .. }) => unsafe { turn::<0>(half, codes, &mut halves) },
-            Some(half @ Half { shift: 1, .. }) => unsafe { turn::<1>(half, codes, &mut halves) },
-            Some(half @ Half { shift: 2, .. }) => unsafe { turn::<2>(half, codes, &mut halves) },
+            Some(half @ F16Shift { shift: 0, .. }) => unsafe { f16_columns::<0>(half, codes, &mut halves) },
+            Some(half @ F16Shift { shift: 1, .. }) => unsafe { f16_columns::<1>(half, codes, &mut halves) },
+            Some(half @ F16Shift { shift: 2, .. }) => unsafe { f16_columns::<2>(half, codes, &mut halves) },
             _ => None,
         };
         let Some(scale) = scale else {
@@ -136,7 +136,7 @@ mod x86 {
 
     /// float16 of eight steps, for each k.
     #[repr(align(32))]
-    struct Halves([[u16; 8]; STEP]);
+    struct F16Columns([[u16; 8]; STEP]);
 
     /// The larger of a magnitude and that of a code, byte by byte.
     ///
@@ -153,7 +153,7 @@ mod x86 {
     /// # Safety
     /// AVX2; `k + 17` is inside.
     #[inline(always)]
-    unsafe fn word<const SHIFT: i32>(x: __m256i, k: usize, out: &mut Halves) {
+    unsafe fn word<const SHIFT: i32>(x: __m256i, k: usize, out: &mut F16Columns) {
         // SAFETY: as the function's own.
         unsafe {
             let keep = _mm256_set1_epi16(0x8000_u16 as i16 | (0x7F00 >> SHIFT));
@@ -171,7 +171,11 @@ mod x86 {
     /// # Safety
     /// AVX2.
     #[inline(always)]
-    unsafe fn turn<const SHIFT: i32>(half: Half, codes: &[u8; 8 * STEP], out: &mut Halves) -> Option<f32> {
+    unsafe fn f16_columns<const SHIFT: i32>(
+        half: F16Shift,
+        codes: &[u8; 8 * STEP],
+        out: &mut F16Columns,
+    ) -> Option<f32> {
         // SAFETY: as the function's own.
         unsafe {
             let mut r = [_mm256_setzero_si256(); 8];

@@ -27,13 +27,13 @@ pub struct Lookup {
     /// Whether the upper half is the lower half with the sign bit set.
     pub symmetric: bool,
     /// How the codes become float16, where they are little else.
-    pub half: Option<Half>,
+    pub half: Option<F16Shift>,
 }
 
 /// A format whose codes, moved to the top of a 16-bit word and shifted down keeping the sign in place, are float16 of
 /// the same value but for a power of two.
 #[derive(Clone, Copy, Debug)]
-pub struct Half {
+pub struct F16Shift {
     /// By how many bits to shift: 5 less the bits of the exponent.
     pub shift: u32,
     /// What to multiply by.
@@ -42,7 +42,7 @@ pub struct Half {
     pub limit: u8,
 }
 
-impl Half {
+impl F16Shift {
     /// The float16 bits of a code.
     pub fn word(self, code: u8) -> u16 {
         let (sign, magnitude) = (u16::from(code & 0x80) << 8, u16::from(code & 0x7F) << 8);
@@ -50,16 +50,16 @@ impl Half {
     }
 
     /// The shift and the scale that fit a table, if any do.
-    fn of(values: &[f32; 256]) -> Option<Half> {
+    fn of(values: &[f32; 256]) -> Option<F16Shift> {
         (0..3).find_map(|shift| {
-            let half = Half { shift, scale: 1.0, limit: 0 };
+            let half = F16Shift { shift, scale: 1.0, limit: 0 };
             let scale = values[1] / f16_to_f32(half.word(1));
             let same = |code: u8| {
                 let value = f16_to_f32(half.word(code)) * scale;
                 value.to_bits() == values[usize::from(code)].to_bits()
             };
             let limit = (0..0x80u8).take_while(|&m| same(m) && same(m | 0x80)).count() as u8;
-            (limit >= 0x70).then_some(Half { scale, limit, ..half })
+            (limit >= 0x70).then_some(F16Shift { scale, limit, ..half })
         })
     }
 }
@@ -70,7 +70,7 @@ impl Lookup {
         let byte = |shift: u32| values.map(|v| (v.to_bits() >> shift) as u8);
         let (positive, negative) = values.split_at(128);
         let symmetric = positive.iter().zip(negative).all(|(p, n)| n.to_bits() == p.to_bits() | 1 << 31);
-        Lookup { low: byte(16), high: byte(24), values, symmetric, half: Half::of(&values) }
+        Lookup { low: byte(16), high: byte(24), values, symmetric, half: F16Shift::of(&values) }
     }
 }
 
@@ -90,11 +90,11 @@ pub struct Narrow {
 }
 
 /// The middle between two float32, in the bits of a float64 that they do not have.
-pub(super) const MIDDLE: u32 = 1 << 28;
+pub(super) const MIDPOINT: u32 = 1 << 28;
 
 /// What is done with each column of [`Lanes::columns`]. `column` must be `#[inline(always)]`: its values come and go in
 /// registers, and a closure need not be inlined.
-pub trait Columns<L: Lanes> {
+pub trait ColumnSink<L: Lanes> {
     /// Takes the values of all steps at `k`.
     fn column(&mut self, k: usize, values: L::F);
 }
@@ -116,7 +116,7 @@ pub trait Lanes: Copy {
     /// `N` truth values.
     type M: Copy;
     /// A table held in registers.
-    type Held: Copy;
+    type RegisterTable: Copy;
 
     /// Runs a part of a kernel as a function of its own, compiled once however many kernels use it.
     fn call<K: Kernel>(self, kernel: K) -> K::Out;
@@ -141,9 +141,9 @@ pub trait Lanes: Copy {
     /// `N` float64, rounded to odd.
     fn load_f64(self, src: &[f64]) -> Self::F;
     /// Table values of `N` steps of [`STEP`] codes, one after another: for each `k` of a step, in order, those of all.
-    fn columns(self, table: &Lookup, codes: &[u8], each: impl Columns<Self>);
+    fn columns(self, table: &Lookup, codes: &[u8], each: impl ColumnSink<Self>);
     /// `N` rows of `N` float32, turned into columns.
-    fn turn(self, rows: &[f32], out: &mut [f32]);
+    fn transpose(self, rows: &[f32], out: &mut [f32]);
     /// `N` bytes, widened.
     fn load_u8(self, src: &[u8]) -> Self::U;
     /// The polynomial with coefficients `c`, lowest power first, at each of `x`: Horner's rule, a product and a sum rounded
@@ -181,17 +181,17 @@ pub trait Lanes: Copy {
     /// some product, as float64, is within `near` of its units in the last place of the middle between two float32.
     fn products(self, rows: &[f64], steps: &[f64; 16], near: u32, out: &mut [f32]) -> bool;
     /// Table values chosen by the low 4 bits of each lane.
-    fn pick16(self, table: &[f32; 16], index: Self::U) -> Self::F;
-    /// Whether [`Lanes::pick16`] takes one instruction.
-    const PICKS: bool = false;
+    fn permute16(self, table: &[f32; 16], index: Self::U) -> Self::F;
+    /// Whether [`Lanes::permute16`] takes one instruction.
+    const PERMUTES: bool = false;
     /// Table values chosen by the low 8 bits of each lane.
-    fn pick256(self, table: &[f32; 256], index: Self::U) -> Self::F;
+    fn gather256(self, table: &[f32; 256], index: Self::U) -> Self::F;
     /// A group of table values chosen by bytes.
     fn lookup(self, table: &Lookup, codes: &[u8]) -> [Self::F; 4];
     /// A table to look up in again and again, where that pays at this level.
-    fn hold(self, table: &'static Lookup) -> Option<Self::Held>;
+    fn register_table(self, table: &'static Lookup) -> Option<Self::RegisterTable>;
     /// As [`Lanes::lookup`], in a table that is held.
-    fn held(self, table: Self::Held, codes: &[u8]) -> [Self::F; 4];
+    fn lookup_registers(self, table: Self::RegisterTable, codes: &[u8]) -> [Self::F; 4];
 
     /// Writes a group of table values chosen by bytes, as bfloat16.
     fn lookup_bf16(self, table: &Lookup, codes: &[u8], out: &mut [u16], stream: bool);

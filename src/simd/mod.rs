@@ -9,11 +9,11 @@
 //! Not here: any arithmetic of formats. Next floor: [`crate::formats`].
 
 mod columns;
-mod held;
 mod lanes;
 mod map;
+mod register_table;
 pub mod scalar;
-mod square;
+mod transpose;
 pub mod words;
 
 #[cfg(target_arch = "x86_64")]
@@ -22,10 +22,10 @@ pub mod amx;
 pub mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub mod avx512;
-pub mod fused;
+pub mod mma;
 
 pub use lanes::{
-    f16_to_f32, f64_to_f32_odd, fma, Columns, Half, Kernel, Lanes, Lookup, Narrow, MAX_GROUP, STEP,
+    f16_to_f32, f64_to_f32_odd, fma, ColumnSink, F16Shift, Kernel, Lanes, Lookup, Narrow, MAX_GROUP, STEP,
 };
 pub use map::{map_groups, GroupMap, Walk};
 

@@ -1,7 +1,7 @@
 //! The portable level: arrays of lanes in plain Rust, which the compiler vectorises as far as the baseline
 //! CPU allows. It defines what the other levels must reproduce.
 
-use super::lanes::{self, f16_to_f32, f64_to_f32_odd, horner, Columns, Kernel, Lanes, Lookup, MIDDLE};
+use super::lanes::{self, f16_to_f32, f64_to_f32_odd, horner, ColumnSink, Kernel, Lanes, Lookup, MIDPOINT};
 
 /// Lanes of the portable level: one SSE or NEON vector.
 const W: usize = 4;
@@ -37,7 +37,7 @@ impl Lanes for Scalar {
     type F = [f32; W];
     type U = [u32; W];
     type M = [bool; W];
-    type Held = &'static Lookup;
+    type RegisterTable = &'static Lookup;
 
     #[inline(always)]
     fn call<K: Kernel>(self, kernel: K) -> K::Out {
@@ -81,12 +81,12 @@ impl Lanes for Scalar {
         load(src, f64_to_f32_odd)
     }
     #[inline(always)]
-    fn columns(self, table: &Lookup, codes: &[u8], each: impl Columns<Self>) {
+    fn columns(self, table: &Lookup, codes: &[u8], each: impl ColumnSink<Self>) {
         super::columns::portable::<Self, W>(self, table, codes, each);
     }
     #[inline(always)]
-    fn turn(self, rows: &[f32], out: &mut [f32]) {
-        super::square::portable::<W>(rows, out);
+    fn transpose(self, rows: &[f32], out: &mut [f32]) {
+        super::transpose::portable::<W>(rows, out);
     }
     #[inline(always)]
     fn load_u8(self, src: &[u8]) -> Self::U {
@@ -116,7 +116,7 @@ impl Lanes for Scalar {
         for (row, out) in rows.iter().zip(out.chunks_exact_mut(16)) {
             for (step, out) in steps.iter().zip(out) {
                 let v = row * step;
-                let off = (v.to_bits() as u32).wrapping_sub(MIDDLE - near) & (2 * MIDDLE - 1);
+                let off = (v.to_bits() as u32).wrapping_sub(MIDPOINT - near) & (2 * MIDPOINT - 1);
                 found |= off < 2 * near;
                 *out = v as f32;
             }
@@ -124,11 +124,11 @@ impl Lanes for Scalar {
         found
     }
     #[inline(always)]
-    fn pick16(self, table: &[f32; 16], index: Self::U) -> Self::F {
+    fn permute16(self, table: &[f32; 16], index: Self::U) -> Self::F {
         map(index, |i| table[(i & 15) as usize])
     }
     #[inline(always)]
-    fn pick256(self, table: &[f32; 256], index: Self::U) -> Self::F {
+    fn gather256(self, table: &[f32; 256], index: Self::U) -> Self::F {
         map(index, |i| table[(i & 255) as usize])
     }
     #[inline(always)]
@@ -143,11 +143,11 @@ impl Lanes for Scalar {
         ]
     }
     #[inline(always)]
-    fn hold(self, table: &'static Lookup) -> Option<Self::Held> {
+    fn register_table(self, table: &'static Lookup) -> Option<Self::RegisterTable> {
         Some(table)
     }
     #[inline(always)]
-    fn held(self, table: Self::Held, codes: &[u8]) -> [Self::F; 4] {
+    fn lookup_registers(self, table: Self::RegisterTable, codes: &[u8]) -> [Self::F; 4] {
         self.lookup(table, codes)
     }
     #[inline(always)]

@@ -53,7 +53,7 @@ def test_worked_results(row: tuple[Any, ...], product_level: str) -> None:
     a, b = np.zeros((2, 1, length), np.uint8)
     a[0, : len(left)], b[0, : len(right)] = left, right
     c = np.uint32([[start]]).view(f32)
-    got = dn.fused_step(a[0].view(dtype), b[0].view(dtype), c[0, 0], accumulator=unit)
+    got = dn.mma_step(a[0].view(dtype), b[0].view(dtype), c[0, 0], accumulator=unit)
     assert hex(bits(got)) == hex(want)
     chained = dn.matmul_nt(a.view(dtype), b.view(dtype), c=c, accumulator=unit, promote_every=None)
     assert hex(bits(chained)[0, 0]) == hex(want)

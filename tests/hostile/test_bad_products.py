@@ -69,7 +69,7 @@ def test_formats_that_a_unit_does_not_take(accumulator: str) -> None:
         ):
             dn.matmul_nt(left, right, accumulator=accumulator)
     with pytest.raises(TypeError, match="takes"):
-        dn.fused_step(other[:, :32], other[:, :32], accumulator=accumulator)
+        dn.mma_step(other[:, :32], other[:, :32], accumulator=accumulator)
 
 
 def test_units_there_are_none_of() -> None:
@@ -160,9 +160,9 @@ def test_bad_c() -> None:
         with pytest.raises(ValueError, match=r"c: found .* float16"):
             dn.matmul_nt(A, B, c=np.full((3, 5), 0.1, f32), accumulator="hopper_fp8_f16", promote_every=every)
     with pytest.raises(ValueError, match="c: found numbers that float32 does not hold"):
-        dn.fused_step(A[:, :32], A[:, :32], 0.1, accumulator="hopper_fp8")
+        dn.mma_step(A[:, :32], A[:, :32], 0.1, accumulator="hopper_fp8")
     with pytest.raises(ValueError, match=r"c: found .* float16"):
-        dn.fused_step(A[:, :32], A[:, :32], 2.0**-30, accumulator="hopper_fp8_f16")
+        dn.mma_step(A[:, :32], A[:, :32], 2.0**-30, accumulator="hopper_fp8_f16")
 
 
 @pytest.mark.parametrize("length", [0, 1, 16, 31, 33, 128])
@@ -170,13 +170,13 @@ def test_steps_of_another_length(length: int) -> None:
     with pytest.raises(
         ValueError, match=rf"a \(\(3, {length}\).*and b \(\(32,\).*expected a last axis of 32"
     ):
-        dn.fused_step(A[:, :length], A[0, :32], accumulator="hopper_fp8")
+        dn.mma_step(A[:, :length], A[0, :32], accumulator="hopper_fp8")
     with pytest.raises(ValueError, match="expected a last axis of 32"):
-        dn.fused_step(A[0, 0], A[0, 0], accumulator="hopper_fp8")
+        dn.mma_step(A[0, 0], A[0, 0], accumulator="hopper_fp8")
     with pytest.raises(ValueError, match="expected leading axes that broadcast"):
-        dn.fused_step(A[:, :32], B[:, :32], accumulator="hopper_fp8")
+        dn.mma_step(A[:, :32], B[:, :32], accumulator="hopper_fp8")
     with pytest.raises(ValueError, match="expected leading axes that broadcast"):
-        dn.fused_step(A[:, :32], A[:, :32], np.zeros(2, f32), accumulator="hopper_fp8")
+        dn.mma_step(A[:, :32], A[:, :32], np.zeros(2, f32), accumulator="hopper_fp8")
 
 
 BAD_OFFSETS: dict[str, tuple[Any, type[Exception]]] = {

@@ -37,8 +37,8 @@ def test_a_step_is_the_textbooks(unit: str, left: str, right: str, seed: int, da
     a, b = codes(rng, x, (8, row.products), left), codes(rng, y, (8, row.products), right)
     bits(a)[:, used:] = 0
     c = starts(rng, (8,), row.result)
-    want = reference.fused_step(a, b, c, accumulator=unit)
-    same(dn.fused_step(a, b, c, accumulator=unit), want)
+    want = reference.mma_step(a, b, c, accumulator=unit)
+    same(dn.mma_step(a, b, c, accumulator=unit), want)
 
 
 @pytest.mark.parametrize("level", _core.simd_levels())
@@ -104,9 +104,9 @@ def test_the_order_within_a_step_does_not_matter(unit: str, kind: str, seed: int
     rng, row = np.random.default_rng(seed), ACCUMULATORS[unit]
     a, b = (codes(rng, name, (6, row.products), kind) for name in (row.inputs[0], row.inputs[-1]))
     c, order = starts(rng, (6,), row.result), rng.permutation(row.products)
-    step = dn.fused_step(a, b, c, accumulator=unit)
-    same(dn.fused_step(a[:, order], b[:, order], c, accumulator=unit), step)
-    same(dn.fused_step(b, a, c, accumulator=unit), step)
+    step = dn.mma_step(a, b, c, accumulator=unit)
+    same(dn.mma_step(a[:, order], b[:, order], c, accumulator=unit), step)
+    same(dn.mma_step(b, a, c, accumulator=unit), step)
 
 
 @given(st.sampled_from([*TENSOR_CORES, "exact"]), st.sampled_from(KINDS[:-1]), seeds)

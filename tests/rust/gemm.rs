@@ -3,7 +3,7 @@
 
 use dsv3_numerics::formats::{table, Codes, Format, Output};
 use dsv3_numerics::gemm::{
-    fused_step, matmul_grouped_nt, matmul_nt, Accumulator, Operand, Options, ResultType, Shape, Unit,
+    matmul_grouped_nt, matmul_nt, mma_step, Accumulator, Operand, Options, ResultType, Shape, Unit,
     ACCUMULATORS,
 };
 use dsv3_numerics::simd::{set_level, Level};
@@ -326,7 +326,7 @@ fn step_is_a_short_product() {
             let c = draw_c(&mut rng, accumulator, count);
             let mut steps = vec![0f32; count];
             let [a, b] = [0, 1].map(|side: usize| (held[side].codes(), formats[side]));
-            fused_step(accumulator, a, b, &c, &mut steps).unwrap();
+            mma_step(accumulator, a, b, &c, &mut steps).unwrap();
             let shape = Shape { stack: count, m: 1, n: 1, k: l };
             let case = Case { c: Some(c), ..plain(accumulator, formats, shape, held) };
             let found =
@@ -386,7 +386,7 @@ fn known_steps() {
         };
         let (a, b, mut out) = (pad(a), pad(b), [0f32]);
         let sides = [(Codes::U8(&a), &table::E4M3FN), (Codes::U8(&b), &table::E4M3FN)];
-        fused_step(accumulator, sides[0], sides[1], &[c], &mut out).unwrap();
+        mma_step(accumulator, sides[0], sides[1], &[c], &mut out).unwrap();
         out[0].to_bits()
     };
     assert_eq!(step("hopper_fp8", [0x00, 0x39], [0x7E, 0x09], 0.0), 0x3CA2_0000);

@@ -74,20 +74,20 @@ def test_fused_step(accumulator: str) -> None:
     for left, right in pairs(accumulator):
         a, b = (np.stack([codes(rng, x, (50, row.products), kind) for kind in KINDS]) for x in (left, right))
         c = starts(rng, a.shape[:-1], row.result)
-        want = reference.fused_step(a, b, c, accumulator=accumulator)
-        same(dn.fused_step(a, b, c, accumulator=accumulator), want)
+        want = reference.mma_step(a, b, c, accumulator=accumulator)
+        same(dn.mma_step(a, b, c, accumulator=accumulator), want)
 
 
 def test_fused_step_of_one_and_of_many() -> None:
     rng = seeded("axes")
     a, b, c = codes(rng, E4M3, (4, 1, 32)), codes(rng, E5M2, (3, 32)), starts(rng, (2, 4, 3))
-    got = dn.fused_step(a, b, c, accumulator="hopper_fp8")
-    same(got, reference.fused_step(a, b, c, accumulator="hopper_fp8"))
-    one = dn.fused_step(a[1, 0], b[2], c[0, 1, 2], accumulator="hopper_fp8")
+    got = dn.mma_step(a, b, c, accumulator="hopper_fp8")
+    same(got, reference.mma_step(a, b, c, accumulator="hopper_fp8"))
+    one = dn.mma_step(a[1, 0], b[2], c[0, 1, 2], accumulator="hopper_fp8")
     assert isinstance(one, np.float32)
     assert bits(one) == bits(got)[0, 1, 2]
-    assert dn.fused_step(a[:0], b, accumulator="hopper_fp8").shape == (0, 3)
-    assert dn.fused_step(b, b, 1.5, accumulator="hopper_fp8").shape == (3,)
+    assert dn.mma_step(a[:0], b, accumulator="hopper_fp8").shape == (0, 3)
+    assert dn.mma_step(b, b, 1.5, accumulator="hopper_fp8").shape == (3,)
 
 
 @cache

@@ -12,9 +12,9 @@ import pytest
 
 from dsv3_numerics.reference import (
     ACCUMULATORS,
-    fused_step,
     matmul_grouped_nt,
     matmul_nt,
+    mma_step,
     quantize_blocks,
     quantize_tiles,
 )
@@ -57,7 +57,7 @@ def dot(a: list[float], b: list[float], c: float = 0.0, acc: str = "hopper_fp8",
     x = np.zeros((2, ACCUMULATORS[acc].products))
     x[0, : len(a)], x[1, : len(b)] = a, b
     left, right = x.astype(fmt)
-    return fused_step(left, right, c, accumulator=acc)
+    return mma_step(left, right, c, accumulator=acc)
 
 
 def test_the_table_is_the_specification() -> None:
@@ -71,7 +71,7 @@ def test_numpy_agrees_with_integers(accumulator: str) -> None:
         shape = (len(KINDS), 6, row.products)
         a, b = (np.stack([codes(rng, x, shape[1:], kind) for kind in KINDS]) for x in (left, right))
         c = starts(rng, shape[:-1], row.result)
-        got = fused_step(a, b, c, accumulator=accumulator)
+        got = mma_step(a, b, c, accumulator=accumulator)
         for place in np.ndindex(*shape[:-1]):
             x, y = bits(a[place]).tolist(), bits(b[place]).tolist()
             want = as_result(np.array(step(x, left, y, right, float(c[place]), accumulator)), row)
@@ -82,7 +82,7 @@ def test_a_zero_takes_no_part() -> None:
     """The specification's open corner: 0 * 448 has exponent 2, which would cost 2**-6 * 1.25 its low bits."""
     a, b = np.zeros((2, 32), np.uint8)
     a[:2], b[:2] = (0x00, 0x39), (0x7E, 0x09)
-    got = fused_step(a.view(E4M3), b.view(E4M3), accumulator="hopper_fp8")
+    got = mma_step(a.view(E4M3), b.view(E4M3), accumulator="hopper_fp8")
     assert bits(got) == 0x3CA20000
 
 
@@ -245,7 +245,7 @@ def test_promotion_by_hand(accumulator: str, every: int | None) -> None:
             partial = f32(0)
             for k in range(start, start + interval, length):
                 codes_a, codes_b = a.codes[i, k : k + length], b.codes[j, k : k + length]
-                partial = fused_step(codes_a, codes_b, partial, accumulator=accumulator)
+                partial = mma_step(codes_a, codes_b, partial, accumulator=accumulator)
             scale = a.scales[i, start // tiles] * b.scales[0, start // tiles]
             final = nearest(Fraction(float(scale)) * Fraction(float(partial)) + Fraction(float(final)))
         assert got[i, j] == final
@@ -259,7 +259,7 @@ def test_codes_without_scales_start_at_c() -> None:
     for i, j in np.ndindex(4, 3):
         part = c[i, j]
         for k in (0, 32, 64):
-            part = fused_step(a[i, k : k + 32], b[j, k : k + 32], part, accumulator="hopper_fp8")
+            part = mma_step(a[i, k : k + 32], b[j, k : k + 32], part, accumulator="hopper_fp8")
         assert bits(chained)[i, j] == bits(part)
 
 

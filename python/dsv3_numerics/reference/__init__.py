@@ -11,7 +11,7 @@ Next: `formats` (a number on its own), `quant` (numbers that share a scale), `lo
 
 from .accumulators import ACCUMULATORS
 from .formats import FORMATS, decode, encode, pack, unpack, value_table
-from .gemm import fused_step, matmul_grouped_nt, matmul_nt
+from .gemm import matmul_grouped_nt, matmul_nt, mma_step
 from .logfmt import LogFmt, logfmt_decode, logfmt_encode, logfmt_pack, logfmt_unpack
 from .philox import random_words
 from .quant import Quantized, dequantize, quantize_blocks, quantize_tiles, requantize_tiles
@@ -24,13 +24,13 @@ __all__ = [
     "decode",
     "dequantize",
     "encode",
-    "fused_step",
     "logfmt_decode",
     "logfmt_encode",
     "logfmt_pack",
     "logfmt_unpack",
     "matmul_grouped_nt",
     "matmul_nt",
+    "mma_step",
     "pack",
     "quantize_blocks",
     "quantize_tiles",

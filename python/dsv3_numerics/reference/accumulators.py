@@ -1,6 +1,6 @@
 """One step of a matrix unit in whole numbers: the accumulators' table, the step, and its roundings.
 
-`fused_step` follows the specification line by line, one dot product at a time, in Python's integers and
+`mma_step` follows the specification line by line, one dot product at a time, in Python's integers and
 fractions; nothing here can round by accident. Products of matrices are in `gemm`.
 """
 

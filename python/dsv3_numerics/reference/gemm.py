@@ -207,16 +207,16 @@ def _operand(x: Any) -> Operand:
     return Operand(codes, q.format, expand(q.effective_scales(), codes.shape, block))
 
 
-def fused_step(a: ArrayLike, b: ArrayLike, c: ArrayLike = 0, *, accumulator: str) -> Float32s:
+def mma_step(a: ArrayLike, b: ArrayLike, c: ArrayLike = 0, *, accumulator: str) -> Float32s:
     """One step of an accumulator for each dot product of the last axis.
 
-    Arguments as in `dsv3_numerics.fused_step`.
+    Arguments as in `dsv3_numerics.mma_step`.
 
     Examples
     --------
     >>> import ml_dtypes
     >>> ones = np.ones(32, ml_dtypes.float8_e4m3fn)
-    >>> fused_step(ones, ones, 1.0, accumulator="hopper_fp8").item()
+    >>> mma_step(ones, ones, 1.0, accumulator="hopper_fp8").item()
     33.0
     """
     left, right, row = _operand(a), _operand(b), ACCUMULATORS[accumulator]

@@ -2,14 +2,14 @@
 //! odd k, both from +0; then the accumulator plus the sum of the two. Products are exact, so that fused or not makes
 //! no difference; zeros after the last k make none either, because a sum from +0 is never -0.
 //!
-//! [`Float32Sum`] is the definition. [`tiles`] follows it with AMX, [`vectors`] at the vector levels; [`few_rows`] and
-//! [`few_vectors`] where a has so few rows that reading b is all the work.
+//! [`Float32Sum`] is the definition. [`tiles`] follows it with AMX, [`vectors`] at the vector levels; [`skinny_amx`] and
+//! [`skinny_simd`] where a has so few rows that reading b is all the work.
 
-#[cfg(target_arch = "x86_64")]
-mod few_rows;
-mod few_vectors;
 mod output;
 mod runs;
+#[cfg(target_arch = "x86_64")]
+mod skinny_amx;
+mod skinny_simd;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
 mod vectors;
@@ -118,18 +118,18 @@ pub(super) fn run(job: &Job<'_>, whole: Vec<Tile<'_>>) {
         #[cfg(target_arch = "x86_64")]
         with_tiles(job, &p, whole, work);
     } else {
-        let (few, many): (Vec<_>, Vec<_>) = whole.into_iter().partition(|t| t.rows() <= few_vectors::MOST);
-        few_vectors::product(&p, few, work);
+        let (few, many): (Vec<_>, Vec<_>) = whole.into_iter().partition(|t| t.rows() <= skinny_simd::MOST);
+        skinny_simd::product(&p, few, work);
         run_tasks(work, blocks(many), |tile| vectors::product(&p, Region::new(tile)));
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 fn with_tiles(job: &Job<'_>, p: &Problem<'_>, whole: Vec<Tile<'_>>, work: usize) {
-    let (few, many): (Vec<_>, Vec<_>) = whole.into_iter().partition(|t| t.rows() <= few_rows::MOST);
-    let (fewer, few): (Vec<_>, Vec<_>) = few.into_iter().partition(|t| t.rows() < few_rows::LEAST);
-    few_vectors::product(p, fewer, work);
-    few_rows::product(job, p, few, work);
+    let (few, many): (Vec<_>, Vec<_>) = whole.into_iter().partition(|t| t.rows() <= skinny_amx::MOST);
+    let (fewer, few): (Vec<_>, Vec<_>) = few.into_iter().partition(|t| t.rows() < skinny_amx::LEAST);
+    skinny_simd::product(p, fewer, work);
+    skinny_amx::product(job, p, few, work);
     run_tasks(work, blocks(many), |tile| {
         let restart = Restart::of(job, &tile);
         let mut region = Region::new(tile);

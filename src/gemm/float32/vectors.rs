@@ -5,7 +5,7 @@
 use super::output::{Region, Scratch};
 use super::runs::{segments, Run, Segment};
 use super::{Problem, Side, STEP};
-use crate::simd::{dispatch, Columns, Kernel, Lanes};
+use crate::simd::{dispatch, ColumnSink, Kernel, Lanes};
 use std::ops::Range;
 
 /// k of a segment, and of the longest run.
@@ -286,7 +286,7 @@ pub(super) struct Store<'a, L> {
     pub width: usize,
 }
 
-impl<L: Lanes> Columns<L> for Store<'_, L> {
+impl<L: Lanes> ColumnSink<L> for Store<'_, L> {
     #[inline(always)]
     fn column(&mut self, k: usize, values: L::F) {
         self.l.store_f32(values, &mut self.out[k * self.width..], false);

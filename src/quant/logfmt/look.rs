@@ -94,9 +94,9 @@ impl Panel {
         }
         let paired = PAIRS.contains(&lo) && PAIRS.contains(&hi);
         match self.precision {
-            _ if L::PICKS && n < 16 => Way::Direct,
-            Precision::Quick if L::PICKS => Way::Two,
-            Precision::Exact if L::PICKS && paired => Way::Pairs,
+            _ if L::PERMUTES && n < 16 => Way::Direct,
+            Precision::Quick if L::PERMUTES => Way::Two,
+            Precision::Exact if L::PERMUTES && paired => Way::Pairs,
             _ if n < 1 << (self.bits - 2) => Way::Direct,
             _ => Way::All,
         }

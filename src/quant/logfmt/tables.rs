@@ -119,7 +119,7 @@ pub(super) struct All;
 impl Look for All {
     #[inline(always)]
     fn values<L: Lanes>(l: L, table: &Table, _bits: u32, code: L::U) -> (L::F, L::U) {
-        (l.pick256(&table.all, code), l.u32(0))
+        (l.gather256(&table.all, code), l.u32(0))
     }
     const DOUBT: bool = false;
 }
@@ -131,8 +131,8 @@ pub(super) struct Two;
 impl Look for Two {
     #[inline(always)]
     fn values<L: Lanes>(l: L, table: &Table, bits: u32, code: L::U) -> (L::F, L::U) {
-        let last = l.pick16(&table.last, l.shr(code, bits / 2));
-        let down = l.pick16(&table.down, code);
+        let last = l.permute16(&table.last, l.shr(code, bits / 2));
+        let down = l.permute16(&table.down, code);
         (or_zero(l, bits, code, l.fmul(last, down)), l.u32(0))
     }
     const DOUBT: bool = false;
@@ -151,8 +151,8 @@ impl Look for Pairs {
     #[inline(always)]
     fn values<L: Lanes>(l: L, table: &Table, bits: u32, code: L::U) -> (L::F, L::U) {
         let group = l.shr(code, bits / 2);
-        let (last, last_rest) = (l.pick16(&table.last, group), l.pick16(&table.last_rest, group));
-        let (down, down_rest) = (l.pick16(&table.down, code), l.pick16(&table.down_rest, code));
+        let (last, last_rest) = (l.permute16(&table.last, group), l.permute16(&table.last_rest, group));
+        let (down, down_rest) = (l.permute16(&table.down, code), l.permute16(&table.down_rest, code));
         let rest = l.estimate(last, down_rest, l.fmul(last_rest, down));
         // `last` is not less than the value.
         let more = l.estimate(last, down, l.estimate(last, l.f32(OFF), rest));

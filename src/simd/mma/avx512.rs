@@ -4,7 +4,7 @@ use super::*;
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-impl Fused for Avx512 {
+impl Mma for Avx512 {
     const DOUBLED: bool = false;
     const EXTRA: u32 = 0;
 

@@ -1,7 +1,7 @@
-//! Tables held in registers: what kernels need that look up in one table and do little else with what they find.
+//! ByteTables held in registers: what kernels need that look up in one table and do little else with what they find.
 
 #[cfg(target_arch = "x86_64")]
-pub use x86::{Halves, Tables};
+pub use x86::{ByteTables, F16Table};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -12,7 +12,7 @@ mod x86 {
 
     /// The lower and upper bytes of 128 values, whose negatives are the upper half of the table.
     #[derive(Clone, Copy)]
-    pub struct Tables {
+    pub struct ByteTables {
         low: [__m512i; 2],
         high: [__m512i; 2],
         order: __m512i,
@@ -31,17 +31,17 @@ mod x86 {
         order
     };
 
-    impl Tables {
+    impl ByteTables {
         /// Loads them.
         #[inline(always)]
-        pub(in crate::simd) fn new(_: Avx512, table: &Lookup) -> Option<Tables> {
+        pub(in crate::simd) fn new(_: Avx512, table: &Lookup) -> Option<ByteTables> {
             // SAFETY: 64 bytes are read from arrays of 64; the token proves AVX-512.
             let load = |bytes: &[u8; 64]| unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) };
             let two = |bytes: &[u8; 256]| {
                 let (quarters, _) = bytes.as_chunks::<64>();
                 [load(&quarters[0]), load(&quarters[1])]
             };
-            table.symmetric.then(|| Tables {
+            table.symmetric.then(|| ByteTables {
                 low: two(&table.low),
                 high: two(&table.high),
                 order: load(&ORDER),
@@ -74,7 +74,7 @@ mod x86 {
 
     /// How codes become float16, and the table for those that do not.
     #[derive(Clone, Copy)]
-    pub struct Halves {
+    pub struct F16Table {
         table: &'static Lookup,
         shift: __m128i,
         keep: __m256i,
@@ -82,14 +82,14 @@ mod x86 {
         last: __m256i,
     }
 
-    impl Halves {
+    impl F16Table {
         /// For a format that is little else than float16.
         #[inline(always)]
-        pub(in crate::simd) fn new(_: Avx2, table: &'static Lookup) -> Option<Halves> {
+        pub(in crate::simd) fn new(_: Avx2, table: &'static Lookup) -> Option<F16Table> {
             let half = table.half?;
             // SAFETY: the token proves AVX2.
             unsafe {
-                Some(Halves {
+                Some(F16Table {
                     table,
                     shift: _mm_cvtsi32_si128(half.shift as i32),
                     keep: _mm256_set1_epi16(0x8000_u16 as i16 | (0x7F00 >> half.shift)),

@@ -251,7 +251,7 @@ impl Chain for Software {
 /// # Errors
 /// [`Error::Length`] if the lengths do not fit; [`Error::Unsupported`] for a format that the accumulator does not take,
 /// and for a `c` that is no float16 where the accumulator is one.
-pub fn fused_step(
+pub fn mma_step(
     accumulator: &'static Accumulator,
     (a, a_format): (Codes<'_>, &'static Format),
     (b, b_format): (Codes<'_>, &'static Format),

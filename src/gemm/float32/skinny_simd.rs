@@ -163,7 +163,7 @@ impl<const R: usize> Kernel for Columns<'_, '_, R> {
                 }
             }
             for r in 0..R {
-                l.turn(&sums[r].0[..square], &mut turned[r].0[..square]);
+                l.transpose(&sums[r].0[..square], &mut turned[r].0[..square]);
             }
             for (step, begin) in (from..to).step_by(STEP).enumerate() {
                 for r in 0..R {
@@ -227,7 +227,7 @@ struct Chains<'a, L: Lanes, const R: usize> {
     chains: &'a mut [[L::F; 2]; R],
 }
 
-impl<L: Lanes, const R: usize> simd::Columns<L> for Chains<'_, L, R> {
+impl<L: Lanes, const R: usize> simd::ColumnSink<L> for Chains<'_, L, R> {
     #[inline(always)]
     fn column(&mut self, k: usize, values: L::F) {
         for r in 0..R {

@@ -2,7 +2,7 @@
 //!
 //! Two forms of the same sum. *Narrow*: every aligned term of FP8 units that keep 13 bits fits 16 bits, so products are
 //! integers in 16-bit lanes, two k beside each other. *Wide*: products are exact float32 numbers, and a conversion
-//! toward zero aligns and cuts them. A level implements [`Fused`]; the portable one needs no vectors: there the
+//! toward zero aligns and cuts them. A level implements [`Mma`]; the portable one needs no vectors: there the
 //! definition runs.
 //!
 //! An accumulator is a float32 between two steps. It must be zero, or finite with an exponent from
@@ -38,7 +38,7 @@ pub struct Floats(pub [f32; COLUMNS]);
 pub struct NarrowColumns {
     /// Magnitudes of the significands.
     pub sig: Words,
-    /// Exponents; [`ZERO`] for zeros. See [`Fused::DOUBLED`].
+    /// Exponents; [`ZERO`] for zeros. See [`Mma::DOUBLED`].
     pub exp: Words,
     /// 1 or -1: the signs, and what they are where a row has its first (1), second (2) or both (3) of two k negative.
     pub signs: [Words; 4],
@@ -48,9 +48,9 @@ pub struct NarrowColumns {
 #[derive(Clone, Debug, Default)]
 pub struct NarrowRows {
     /// Magnitudes, shifted left until the last of the unit's fraction bits is bit 0 of a product (and by
-    /// [`Fused::EXTRA`]).
+    /// [`Mma::EXTRA`]).
     pub sig: Vec<i16>,
-    /// Exponents, biased by 127; [`ZERO`] + 127 for zeros. See [`Fused::DOUBLED`].
+    /// Exponents, biased by 127; [`ZERO`] + 127 for zeros. See [`Mma::DOUBLED`].
     pub exp: Vec<i16>,
     /// For each two k, 64 times the index of [`NarrowColumns::signs`].
     pub signs: Vec<u8>,
@@ -124,7 +124,7 @@ impl Unit {
 }
 
 /// A level that has the vectors.
-pub trait Fused: Copy {
+pub trait Mma: Copy {
     /// Whether narrow exponents stand in both bytes of their 16 bits.
     const DOUBLED: bool;
     /// How much further to the left narrow rows are shifted.
@@ -148,13 +148,13 @@ pub trait Fused: Copy {
 }
 
 /// What can be run at whatever level has the vectors.
-pub trait FusedTask {
+pub trait MmaTask {
     /// Runs at level `l`.
-    fn run<L: Fused>(self, l: L);
+    fn run<L: Mma>(self, l: L);
 }
 
 /// Runs a task with vectors, if the level in force has them; else gives it back.
-pub fn dispatch_fused<T: FusedTask>(task: T) -> Option<T> {
+pub fn dispatch_mma<T: MmaTask>(task: T) -> Option<T> {
     #[cfg(target_arch = "x86_64")]
     {
         let level = super::level();

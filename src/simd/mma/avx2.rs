@@ -7,7 +7,7 @@
 use super::*;
 use std::arch::x86_64::*;
 
-impl Fused for Avx2 {
+impl Mma for Avx2 {
     const DOUBLED: bool = true;
     const EXTRA: u32 = 1;
 
