@@ -1,23 +1,23 @@
 """Files of containers: arrays and facts in NumPy's .npz, written whole or not at all, read with distrust.
 
 Lives here: what every container's ``save`` and ``load`` need. What the arrays mean, and whether they fit
-together, is the container's to know.
+together, is the container's to know. Modules that only files need are imported in the functions: containers
+are made more often than saved.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import zipfile
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from ._arrays import Array
-from ._atomic import replacing
+
+if TYPE_CHECKING:
+    from zipfile import ZipFile
 
 Container = TypeVar("Container")
 Meta = dict[str, Any]
@@ -35,6 +35,8 @@ def write_archive(
     OSError
         Where the folder is missing or cannot be written.
     """
+    import json
+
     facts = json.dumps({"magic": _magic(kind), **meta}).encode()
     members = {name: _integers(array) for name, array in arrays.items()}
     write_npz(path, {"meta": np.frombuffer(facts, np.uint8), **members})
@@ -48,6 +50,10 @@ def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, Array]) -> None
     OSError
         Where the folder is missing or cannot be written.
     """
+    from pathlib import Path
+
+    from ._atomic import replacing
+
     with replacing(Path(path)) as file, open(file.path, "wb") as stream:
         np.savez(stream, allow_pickle=False, **arrays)
 
@@ -100,8 +106,11 @@ def _integers(array: Array) -> Array:
 
 
 def _read(file: Any, kind: str, names: tuple[str, ...]) -> tuple[Meta, dict[str, Array]]:
+    import json
+    from zipfile import ZipFile
+
     size = os.fstat(file.fileno()).st_size
-    with zipfile.ZipFile(file) as archive:
+    with ZipFile(file) as archive:
         if sorted(archive.namelist()) != sorted(f"{name}.npy" for name in ("meta", *names)):
             raise ValueError(f"members {archive.namelist()}")
         facts = _read_array(archive, "meta.npy", size)
@@ -112,10 +121,12 @@ def _read(file: Any, kind: str, names: tuple[str, ...]) -> tuple[Meta, dict[str,
     return meta, arrays
 
 
-def _read_array(archive: zipfile.ZipFile, name: str, limit: int) -> Array:
+def _read_array(archive: ZipFile, name: str, limit: int) -> Array:
     """One .npy of the archive, trusting no length that the file's own size does not bear out."""
+    from zipfile import ZIP_STORED
+
     info = archive.getinfo(name)
-    if info.compress_type != zipfile.ZIP_STORED or info.file_size > limit:
+    if info.compress_type != ZIP_STORED or info.file_size > limit:
         raise ValueError(f"{name} is compressed or longer than the file")
     with archive.open(info) as member:
         np.lib.format.read_magic(member)

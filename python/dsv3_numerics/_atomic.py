@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,7 +57,7 @@ def begin(target: Path, size: int = 0) -> PartialFile:
     OSError
         It cannot be made.
     """
-    temporary = target.with_name(f".{target.name[:50]}.{secrets.token_hex(6)}.partial")
+    temporary = target.with_name(f".{target.name[:50]}.{os.urandom(6).hex()}.partial")
     stream = open(temporary, "xb", buffering=0)  # noqa: SIM115  (closed by `publish` and `discard`)
     try:
         stream.truncate(size)
@@ -126,6 +124,8 @@ def ensure_writable(folder: Path) -> None:
     OSError
         It cannot.
     """
+    import tempfile  # which loads a dozen modules
+
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as probe:
         probe.write(b"x")

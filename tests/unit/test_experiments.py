@@ -245,11 +245,11 @@ def test_an_interrupted_job_leaves_no_rows() -> None:
 
     jobs = [Job("one", lambda: [{"part": "x", "n": 1}], 2.0), Job("two", stops), Job("three", list)]
     result = Result(EXPERIMENTS[0], RunConfig())
-    seen: list[tuple[str, float]] = []
+    seen: list[tuple[str, float, float]] = []
     with pytest.raises(KeyboardInterrupt):
-        experiments.fill(result, jobs, progress=lambda label, cost: seen.append((label, cost)))
+        experiments.execute(result, jobs, progress=lambda *told: seen.append(told))
     assert result.rows == [{"part": "x", "n": 1}]
-    assert seen == [("one", 0), ("one", 2.0), ("two", 0)]
+    assert seen == [("one", 0, 4), ("one", 2, 4), ("two", 2, 4)]
     assert result.seconds > 0
 
 

@@ -1,9 +1,9 @@
 """The reference forward of DeepSeek-V3: MLA, DeepSeekMoE and MTP in true float64 or float32, on any CPU.
 
 Lives here: the settings (`config`), which tensors there are (`weights`), what runs in which format (`recipe`,
-`fields`), the steps that it is about (`operations`), the layers made of them, each usable
+from the tables in `forms`), the steps that it is about (`operations`), the layers made of them, each usable
 alone (`attention`, `experts`, `layers`), the latent cache (`cache`), the model with its traces (`model`),
-generation (`generate`), what routing asks of a cluster (`routing`), and random checkpoints to try things on
+generation (`generation`), what routing asks of a cluster (`routing`), and random checkpoints to try things on
 (`synthetic`). The arithmetic is the core's; the same forward as a textbook is `reference.model`.
 """
 
@@ -11,7 +11,7 @@ from .attention import MLA
 from .cache import Cache
 from .config import Config, Yarn
 from .experts import MLP, Gate, MoE
-from .generate import Generation, Sampler, Speculation, generate, stream
+from .generation import Generation, Sampler, Speculation, generate, stream
 from .layers import MTP, Block
 from .model import Model
 from .operation import Done, Operation, Routing, Watch

@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 from .. import _core
 from .._arrays import Array, as_array
 from ..gemm import matmul_nt
-from ..schemes import Scheme, quantize
 from . import wording
 from .cache import Cache
 from .cache_formats import CacheFormat
 from .expert_sums import summed_by_expert, summed_by_token
-from .fields import COMPUTE, MASK_VALUES, NONE
-from .operands import Left, as_numbers, rounded, to_bfloat16
+from .forms import COMBINES, DISPATCHES, MASKED, NUMBERS, Form, to_bfloat16
+from .operands import Left, as_numbers, rounded
 from .operation import Done, Operation, Routing, Watch
 from .recipe import Recipe
 from .weights import Weights
@@ -30,7 +29,7 @@ from .weights import Weights
 Result = TypeVar("Result")
 # Rows up to which the core adds products in another order.
 _FEW = 8
-_PLAIN = {compute: Recipe(compute=compute) for compute in COMPUTE}
+_PLAIN = {numbers: Recipe(numbers=numbers) for numbers in NUMBERS}
 
 
 class Operations:
@@ -93,10 +92,10 @@ class Operations:
         """An input in this recipe's numbers."""
         return as_numbers(x, self.recipe) if self._foreign else x
 
-    def _through(self, scheme: Scheme, x: Array) -> Array:
-        """What is left of numbers that have been in a scheme."""
-        lossless = scheme.is_identity or (self.recipe.bfloat16 and str(scheme) == "bf16")
-        return x if lossless else scheme.read_back(x)
+    def _through(self, form: Form, x: Array) -> Array:
+        """What is left of numbers that have been in a form."""
+        lossless = self.recipe.bfloat16 and form.format == "bfloat16"
+        return x if lossless else form.read_back(x, self.recipe.rule)
 
     @property
     def _alone(self) -> bool:
@@ -107,7 +106,7 @@ class Operations:
 
     def left(self, x: Array) -> Left:
         """Numbers as the left operand of the linear layers that take them."""
-        return Left(x, self.recipe.compute)
+        return Left(x, self.recipe.numbers)
 
     def linear(
         self,
@@ -137,17 +136,17 @@ class Operations:
         self, x: Left, weights: Weights, key: str, sent: bool, rows: tuple[int, int] | None, tall: bool
     ) -> Array:
         recipe = self.recipe
-        scheme = recipe.activation_scheme(dispatched=sent)
-        if recipe.accumulator == NONE:
-            numbers, matrix = x.numbers(recipe, scheme), weights.matrix(key, recipe, rows=rows)
+        form = recipe.left_of(sent=sent)
+        if recipe.accumulator == "none":
+            numbers, matrix = x.numbers(recipe, form), weights.matrix(key, recipe, rows=rows)
             missing = _FEW + 1 - len(numbers) if tall else 0
             if missing <= 0:
                 return self._plain_product(numbers, matrix)
             return self._plain_product(np.pad(numbers, ((0, missing), (0, 0))), matrix)[: len(numbers)]
-        if scheme.is_identity:
-            a: Any = x.numbers(recipe).reshape(-1, x.shape[-1]).astype(ml_dtypes.bfloat16)
+        if form.coded:
+            a: Any = x.codes(form, recipe.rule)
         else:
-            a = x.codes(scheme)
+            a = x.numbers(recipe).reshape(-1, x.shape[-1]).astype(ml_dtypes.bfloat16)
         out = matmul_nt(
             a,
             weights.operand(key, recipe, rows=rows),
@@ -236,18 +235,18 @@ class Operations:
         recipe, new = self.recipe, x.shape[1]
         cache.put(layer, x)
         seen = cache.seen(layer, new, recipe.dtype)
-        if recipe.bfloat16 and not cache.format.keeps_bfloat16:
+        if recipe.bfloat16 and cache.format.packed:
             seen = [to_bfloat16(tokens) for tokens in seen]
         if self.watch is not None:
 
             def redo(other: Recipe | str) -> Array:
                 ops = Operations(Recipe.of(other), foreign=True)
-                kept = CacheFormat.of(ops.recipe.cache_scheme, cache.format.rank, cache.format.rope)
+                kept = CacheFormat.of(ops.recipe.cache_name, cache.format.rank, cache.format.rope)
                 flat_x = ops._take(x).reshape(-1, x.shape[-1])
                 read = kept.read(kept.write(flat_x), ops.recipe.dtype).reshape(x.shape)
-                return read if kept.keeps_bfloat16 else as_numbers(read, ops.recipe)
+                return as_numbers(read, ops.recipe) if kept.packed else read
 
-            operation = Operation(name, "cache", f"{cache.format.name} -> {recipe.compute}")
+            operation = Operation(name, "cache", f"{cache.format.name} -> {recipe.numbers}")
             fresh = np.stack([tokens[-new:] for tokens in seen])
             self.watch(Done(operation, (_locked(x),), _locked(fresh), redo))
         return seen
@@ -257,8 +256,8 @@ class Operations:
         """Whether naive attention has its keys and values made by a linear layer of their own."""
         return (
             self.watch is not None
-            or not self.recipe.activations.is_identity
-            or self.recipe.accumulator != NONE
+            or self.recipe.left_of(sent=False).coded
+            or self.recipe.accumulator != "none"
         )
 
     def attend(
@@ -328,7 +327,7 @@ class Operations:
 
         def run(ops: Operations) -> Routing:
             recipe = ops.recipe
-            own = recipe.compute if recipe.gate == NONE else recipe.gate
+            own = recipe.numbers if recipe.gate == "numbers" else recipe.gate
             inner = _PLAIN[own]
             matrix = weights.numbers_of("weight", bfloat16=recipe.bfloat16 or inner.bfloat16)
             given = as_numbers(ops._take(x), inner)
@@ -336,7 +335,7 @@ class Operations:
             shape = (*x.shape[:-1], settings["top"])
             indices = np.empty(shape, np.int64)
             found, gap = np.empty(shape, logits.dtype), np.empty(x.shape[:-1], logits.dtype)
-            masked = MASK_VALUES[recipe.group_mask_value] if ops.named else settings["masked"]
+            masked = MASKED[recipe.masked] if ops.named else settings["masked"]
             _core.gate(
                 logits.reshape(-1),
                 _name(logits),
@@ -355,11 +354,10 @@ class Operations:
 
         def run(ops: Operations) -> Left:
             recipe, given = ops.recipe, ops._take(x)
-            scheme = recipe.scheme("dispatch")
-            if scheme.is_quantized:
-                return Left.arrived(quantize(given, scheme), scheme, recipe.compute)
-            read = ops._through(scheme, given)
-            return Left(read if read is given else as_numbers(read, recipe), recipe.compute)
+            form = DISPATCHES[recipe.dispatch]
+            if form.coded:
+                return Left.arrived(form.codes(given, recipe.rule), form, recipe.rule, recipe.numbers)
+            return Left(ops._through(form, given), recipe.numbers)
 
         def shown(out: Left, recipe: Recipe) -> Array:
             return out.numbers(recipe)
@@ -383,9 +381,9 @@ class Operations:
         def run(ops: Operations) -> Array:
             recipe, given = ops.recipe, ops._take(parts)
             extra = None if shared is None else ops._take(shared)
-            if recipe.combine.is_identity:
+            if recipe.combine == "numbers":
                 return summed_by_expert(given, indices, shares, extra, recipe)
-            received = ops._through(recipe.scheme("combine"), given)
+            received = ops._through(COMBINES[recipe.combine], given)
             out = as_numbers(summed_by_token(received, indices, shares), recipe)
             return out if extra is None else rounded(out + extra, recipe)
 

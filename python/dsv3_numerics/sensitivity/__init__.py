@@ -2,7 +2,7 @@
 
 `run` takes a model, a recipe and token ids, turns each choice on alone, off alone, and all together, and
 measures every variant three times: one operation at a time, one layer at a time, and the whole forward. The
-parts: `variants` (what is measured), `metrics` (figures), `forward` (the reference, and running freely),
+parts: `variant` (what is measured), `metrics` (figures), `forward` (the reference, and running freely),
 `measuring` (the three views), `running` (the loop), `parts` and `identity` (a folder that can be taken up),
 `result` (the figures), `saved` (the result that users hold), and what is made of it: `tables`, `findings`,
 `files`, `plots`, `report`. Not here: errors of tensors without a model, which are `dsv3_numerics.study`.
@@ -11,7 +11,7 @@ Examples
 --------
 >>> from dsv3_numerics import sensitivity
 >>> from dsv3_numerics.model import Recipe
->>> found = sensitivity.run(sensitivity.demo_model(), [3, 1, 4], Recipe(cache="bf16"), perturbations=0)
+>>> found = sensitivity.run(sensitivity.demo_model(), [3, 1, 4], Recipe(cache="bfloat16"), perturbations=0)
 >>> found.choices
 ['cache']
 """
@@ -25,7 +25,7 @@ from .running import demo_model, random_ids, run
 from .running import execute as execute
 from .running import prepare as prepare
 from .saved import Sensitivity
-from .variants import PARTS, Variant, variants
+from .variant import PARTS, Variant, variants
 
 __all__ = [
     "COLUMNS",

@@ -12,7 +12,7 @@ from .findings import findings
 from .plots import PLOTS
 from .report import lines
 from .result import COLUMNS, SensitivityData
-from .variants import LOGITS
+from .variant import LOGITS
 
 
 def save(result: SensitivityData, folder: Path) -> Path:

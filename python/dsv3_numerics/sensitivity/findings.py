@@ -11,7 +11,7 @@ from ..report.text import figure, share
 from .metrics import Spread
 from .result import SensitivityData
 from .tables import dB, from_to, operation_columns, plus
-from .variants import LAYERS, LOGITS
+from .variant import LAYERS, LOGITS
 
 
 def findings(result: SensitivityData) -> list[str]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from .forward import FLOAT64, Run, Step, Subject, through
 from .metrics import Errors, divergence, other_experts, pooled, row_errors, same_top, spread_record
-from .variants import LAYERS, LOGITS, OPERATORS, Variant
+from .variant import LAYERS, LOGITS, OPERATORS, Variant
 
 if TYPE_CHECKING:
     from ..model import Done

@@ -14,7 +14,7 @@ from typing import Any
 
 from .._atomic import ensure_writable
 from ..report.files import json_ready, write_text
-from .variants import Variant
+from .variant import Variant
 
 FOLDER = "parts"
 ABOUT = "about.json"

@@ -18,7 +18,7 @@ from .measuring import OpLocation
 from .metrics import Floats, Spread, decibels
 from .result import SensitivityData
 from .tables import label, named, operation_columns
-from .variants import LAYERS, LOGITS, Variant
+from .variant import LAYERS, LOGITS, Variant
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,7 +32,7 @@ _LEAST_LAYER = 1e-5
 
 
 _STYLES = {
-    "compute": Style("#555555", "X", LINES[1]),
+    "numbers": Style("#555555", "X", LINES[1]),
     "activations": Style("#0072B2", "o", LINES[0]),
     "weights": Style("#56B4E9", "v", LINES[1]),
     "accumulator": Style("#D55E00", "^", LINES[0]),

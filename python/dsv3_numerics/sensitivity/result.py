@@ -11,7 +11,7 @@ import numpy as np
 
 from ..model import Recipe
 from .metrics import Floats, Spread, decibels, prediction_interval
-from .variants import LAYERS, LOGITS, OPERATORS, Variant
+from .variant import LAYERS, LOGITS, OPERATORS, Variant
 
 Record = dict[str, Any]
 

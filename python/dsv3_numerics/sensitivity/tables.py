@@ -12,7 +12,7 @@ from ..report.text import figure, share
 from .measuring import OpLocation
 from .metrics import Spread, decibels
 from .result import Cost, LogitDivergence, SensitivityData
-from .variants import LAYERS, LOGITS, OPERATORS, Variant
+from .variant import LAYERS, LOGITS, OPERATORS, Variant
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -8,7 +8,6 @@ since that would ask for its large dependencies.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,6 +52,8 @@ def demo_inputs() -> Demo:
 
 def model_file() -> Path | None:
     """The safetensors file of the demo package; None if the package or the file is missing."""
+    from importlib import metadata  # which loads the parsers of mail
+
     try:
         files = metadata.files(PACKAGE) or []
     except metadata.PackageNotFoundError:
