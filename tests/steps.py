@@ -17,7 +17,7 @@ from dsv3_numerics import Recipe, checkpoint, reference
 from dsv3_numerics.model import Model, Operations
 from dsv3_numerics.model.cache_formats import CacheFormat
 from dsv3_numerics.model.fitting import is_quantized
-from dsv3_numerics.model.forms import COMBINES, DISPATCHES, Form
+from dsv3_numerics.schemes import LogTiles
 
 FOLDER = Path(__file__).parent / "golden" / "tiny_v3_fp8"
 ROWS = 24
@@ -29,7 +29,15 @@ RECIPES = {
     "deepseek_v31": Recipe.preset("deepseek_v31").replace(**REQUANTIZED),
     "blackwell": Recipe.preset("blackwell").replace(**REQUANTIZED),
 }
-CACHES = ("bfloat16", "fp8", "logfmt8", "logfmt10")
+# The names of older digests, and the schemes that they are of.
+CACHES = {"bfloat16": "bf16", "fp8": "flashmla", "logfmt8": "logfmt8", "logfmt10": "logfmt10"}
+COMBINES = {
+    "numbers": "none",
+    "bf16": "bf16",
+    "e5m6:1x128:ue8m0": "e5m6:1x128:ue8m0",
+    "logfmt8": "logfmt8",
+    "logfmt10": "logfmt10",
+}
 
 
 class Step(NamedTuple):
@@ -75,10 +83,10 @@ class Steps:
                     yield f"{name}/{tensor}", self.norm(recipe, tensor, shape[0])
             yield f"{name}/silu", self.silu(recipe)
             yield f"{name}/dispatch", self.dispatch(recipe)
-            for word in COMBINES:
-                yield f"{name}/combine {word}", self.combine(recipe.replace(combine=word))
-        for word in CACHES:
-            yield f"cache {word}", self.cache(word)
+            for word, scheme in COMBINES.items():
+                yield f"{name}/combine {word}", self.combine(recipe.replace(combine=scheme))
+        for word, scheme in CACHES.items():
+            yield f"cache {word}", self.cache(scheme)
 
     # --- Linear layers ------------------------------------------------------------------------------------
 
@@ -86,7 +94,7 @@ class Steps:
         ops, x = Operations(recipe), self.x(channels)
         sent = ".experts." in tensor and not tensor.endswith("down_proj.weight")
         left = ops.dispatch("", x) if sent else ops.left(x)
-        form = recipe.left_of(sent=sent)
+        scheme = recipe.activation_scheme(dispatched=sent)
 
         def run() -> Any:
             return ops.linear("", left, self.model.weights, tensor, sent=sent)
@@ -94,17 +102,17 @@ class Steps:
         def textbook() -> Any:
             w = as_reference(self.opened.quantized(tensor))
             numbers = reference.dequantize(w)
-            if not form.coded:
+            if not scheme.is_quantized:
                 return bfloat16(x.astype(np.float64) @ bfloat16(numbers).astype(np.float64).T)
-            if "requantized" in recipe.weights:
+            if recipe.weights.is_quantized and recipe.weights.requantize:
                 w = reference.quantize_blocks(numbers, dtype="float8_e4m3fn", block=(128, 128), scale="ue8m0")
             every = recipe.promote_every
             out = reference.matmul_nt(
-                codes(form, x, recipe.rule), w, accumulator=recipe.accumulator, promote_every=every
+                codes(scheme, x, recipe.rule), w, accumulator=recipe.accumulator, promote_every=every
             )
             return bfloat16(out)
 
-        return Step(run, textbook, exact=form.coded)
+        return Step(run, textbook, exact=scheme.is_quantized)
 
     # --- Others -------------------------------------------------------------------------------------------
 
@@ -130,10 +138,10 @@ class Steps:
         )
 
     def dispatch(self, recipe: Recipe) -> Step:
-        x, form = self.x(216), DISPATCHES[recipe.dispatch]
+        x, scheme = self.x(216), recipe.dispatch
 
         def textbook() -> Any:
-            return bfloat16(reference.dequantize(codes(form, x, recipe.rule))) if form.coded else x
+            return bfloat16(reference.dequantize(codes(scheme, x, recipe.rule))) if scheme.is_quantized else x
 
         return Step(lambda: Operations(recipe).dispatch("", x).numbers(recipe), textbook)
 
@@ -145,13 +153,13 @@ class Steps:
 
         def textbook() -> Any:
             received, order = (
-                back(COMBINES[recipe.combine], parts),
+                back(recipe.combine, parts),
                 np.argsort(indices.reshape(-1), kind="stable"),
             )
             place = np.argsort(order).reshape(tokens, top)
             out = np.zeros((tokens, 216), np.float32)
             for token in range(tokens):
-                if recipe.combine == "numbers":  # torch: experts in ascending order, rounded at each step
+                if recipe.combine.is_identity:  # torch: experts in ascending order, rounded at each step
                     for slot in np.argsort(indices[token]):
                         part = bfloat16(weights[token, slot] * received[place[token, slot]])
                         out[token] = bfloat16(out[token] + part)
@@ -170,16 +178,16 @@ class Steps:
 
         def textbook() -> Any:
             key = x[:, rank:].astype(ml_dtypes.bfloat16)
-            if word == "bfloat16":
+            if word == "bf16":
                 return x.astype(ml_dtypes.bfloat16)
             parts: list[Any]
-            if word == "fp8":
+            if word == "flashmla":
                 q = reference.quantize_tiles(
                     x[:, :rank], dtype="float8_e4m3fn", tile=128, scale="ue8m0", rule="vllm", floor=448e-4
                 )
                 parts = [q.codes, q.scales.astype(np.float32), key]
             else:
-                log = reference.logfmt_encode(x[:, :rank], bits=kept.form.bits or 0)
+                log = reference.logfmt_encode(x[:, :rank], bits=kept.scheme.width)
                 packed = reference.logfmt_pack(log.codes, bits=log.bits)
                 parts = [packed, log.amin, log.amax, key]
             return np.concatenate([np.ascontiguousarray(p).view(np.uint8) for p in parts], axis=1)
@@ -192,14 +200,15 @@ def as_reference(q: Any) -> reference.Quantized:
     return reference.Quantized(q.codes, q.scales, q.format, q.block, q.axis, q.scale_kind, q.rule, None)
 
 
-def codes(form: Form, x: Any, rule: str = "deepseek_v3") -> reference.Quantized:
+def codes(scheme: Any, x: Any, rule: str = "deepseek_v3") -> reference.Quantized:
     """Tiles by the textbook."""
-    assert form.scale is not None
-    return reference.quantize_tiles(x, dtype=form.format, tile=form.along, scale=form.scale, rule=rule)
+    return reference.quantize_tiles(
+        x, dtype=scheme.format, tile=scheme.group_k, scale=scheme.scale, rule=rule
+    )
 
 
-def back(form: Form, x: Any) -> Any:
-    """What the textbook leaves of numbers that have been in a form."""
-    if form.bits is not None:
-        return reference.logfmt_decode(reference.logfmt_encode(x, bits=form.bits))
-    return reference.dequantize(codes(form, x)) if form.coded else x
+def back(scheme: Any, x: Any) -> Any:
+    """What the textbook leaves of numbers that have been in a scheme."""
+    if isinstance(scheme, LogTiles):
+        return reference.logfmt_decode(reference.logfmt_encode(x, bits=scheme.width))
+    return reference.dequantize(codes(scheme, x)) if scheme.is_quantized else x

@@ -6,17 +6,14 @@ import re
 from pathlib import Path
 
 from dsv3_numerics import Recipe
-from dsv3_numerics.model.forms import ACTIVATIONS, CACHES, COMBINES, DISPATCHES, GATES, RULES, WEIGHTS
+from dsv3_numerics.model.fields import COMPUTE, GATES, MASK_VALUES, RULES
 
 PAGE = Path(__file__).parents[2] / "docs" / "recipes.md"
 TABLES = {
-    "activations": ACTIVATIONS,
-    "weights": WEIGHTS,
+    "compute": COMPUTE,
     "rule": RULES,
-    "cache": CACHES,
-    "dispatch": DISPATCHES,
-    "combine": COMBINES,
     "gate": GATES,
+    "group_mask_value": MASK_VALUES,
 }
 
 

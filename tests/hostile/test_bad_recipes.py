@@ -16,26 +16,46 @@ TINY = Config.preset("tiny")
 V3 = Recipe.preset("deepseek_v3")
 
 BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
-    ({"activations": "e4m3:1x128:f33"}, r"did you mean e4m3:1x128:f32"),
-    ({"activations": None}, r"activations: found None, expected one of none, e4m3"),
-    ({"weights": "fp8"}, r"weights: found 'fp8', expected one of stored, bf16, e4m3:128x128:f32"),
-    ({"numbers": "float16"}, r"numbers: found 'float16', expected one of float64, float32, bfloat16"),
+    (
+        {"activations": "e4m3:1x128:f33"},
+        r"activations: scheme 'e4m3:1x128:f33': unknown scale .*mean f32",
+    ),
+    ({"weights": "fp8"}, r"weights: scheme 'fp8': unknown format 'fp8'; expected one of .*bf16"),
+    ({"compute": "float16"}, r"compute: found 'float16', expected one of float64, float32, bf16"),
     ({"accumulator": "volta"}, r"accumulator: found 'volta', expected one of none, hopper_fp8"),
     ({"rule": "mine"}, r"expected one of deepseek_v3, deepgemm, deepep, vllm"),
-    ({"cache": "int4"}, r"cache: .* expected one of numbers, float64, float32, bfloat16, fp8, logfmt8"),
-    ({"dispatch": "logfmt8"}, r"dispatch: .* expected one of numbers, bf16, e4m3"),
-    ({"combine": "fp8"}, r"combine: .* e5m6:1x128:ue8m0, logfmt8, logfmt10"),
-    ({"gate": 32}, r"gate: found 32, expected one of numbers"),
-    ({"masked": 0}, r"masked: found 0, expected one of -inf, 0"),
+    ({"cache": "int4"}, r"cache: .* int4 needs a scale; expected for example int4:1x128"),
+    ({"cache": "nvfp4"}, r"cache: found 'nvfp4': one scale for all tokens, but a cache grows"),
+    ({"cache": "e4m3:tensor:f32"}, r"cache: found 'e4m3:tensor:f32': one scale for all tokens"),
+    ({"cache": np.tanh}, r"cache: found 'tanh': .* nobody knows those of a scheme of one's own"),
+    ({"cache": "logfmt8:deepep"}, r"cache: .*deepep is how a transfer sends tokens; expected logfmt8:1x128"),
+    ({"cache": "bf16:stochastic"}, r"cache: .*seed"),
+    (
+        {"activations": "e4m3:128x128:f32"},
+        r"activations: .*groups of 128x128 join tokens.*groups within a",
+    ),
+    ({"activations": "e4m3:col:f32"}, r"activations: .*groups of col join tokens"),
+    ({"activations": "mxfp8:requantized"}, r"activations: .*only a weight may be quantized already"),
+    ({"activations": "bf16:1x128:f32"}, r"activations: found 'bf16:1x128:f32': dtype: "),
+    ({"weights": "logfmt8:deepep"}, r"weights: .*how a transfer sends"),
+    ({"weights": "stored"}, r"weights: .*unknown format 'stored'"),
+    (
+        {"weights": "logfmt8", "activations": "e4m3:1x128:f32", "accumulator": "exact", "promote_every": 128},
+        r"with weights 'logfmt8:1x128', which are none; expected accumulator none",
+    ),
+    ({"dispatch": "e4m3:2x128:f32"}, r"dispatch: .*groups of 2x128 join tokens"),
+    ({"combine": "fp8"}, r"combine: .* unknown format 'fp8'"),
+    ({"gate": 32}, r"gate: found 32, expected one of none"),
+    ({"group_mask_value": 0}, r"group_mask_value: found 0, expected one of -inf, 0"),
     ({"promote_every": 128}, r"promote_every: found 128 with accumulator 'none'.*no tiles"),
     ({"accumulator": "hopper_fp8"}, r"activations 'none' in float64; expected activations one of e4m3"),
     ({"accumulator": "hopper_f16"}, r"expected accumulator none"),
     (
-        {"numbers": "bfloat16", "accumulator": "hopper_fp8", "weights": "bf16"},
+        {"compute": "bf16", "accumulator": "hopper_fp8", "weights": "bf16"},
         r"expected one of hopper_bf16, blackwell_bf16",
     ),
     (
-        {"activations": "int8:1x128:f32", "accumulator": "hopper_fp8", "promote_every": 128},
+        {"activations": "int8:1x128", "accumulator": "hopper_fp8", "promote_every": 128},
         r"takes float8_e4m3fn, float8_e5m2, with activations in int8; expected one of exact, float32, none",
     ),
     (
@@ -80,7 +100,7 @@ def test_promotions_are_whole_numbers(every: Any) -> None:
 
 def test_choices_that_are_none() -> None:
     for method in (V3.only, V3.without):
-        with pytest.raises(ValueError, match=r"choice: found 'promote_every', expected one of numbers"):
+        with pytest.raises(ValueError, match=r"choice: found 'promote_every', expected one of compute"):
             method("promote_every")
     with pytest.raises(ValueError, match=r"did you mean deepseek_v3"):
         Recipe.preset("deepseek-v3")
@@ -93,8 +113,8 @@ BAD_JSON = [
     ("[1]", "found list, expected an object"),
     ("null", "found NoneType"),
     ('"deepseek_v3"', "found str, expected an object"),
-    ('{"cache": 3}', "cache: found 3, expected one of"),
-    ('{"kv_cache": "fp8"}', "field: found 'kv_cache', expected one of preset, numbers"),
+    ('{"cache": 3}', "cache: found 3, expected a spelling"),
+    ('{"kv_cache": "fp8"}', "field: found 'kv_cache', expected one of preset, compute"),
     ('{"preset": "v4"}', "recipe: found 'v4', expected one of float64"),
     ('{"preset": []}', "recipe: found"),
     ('{"promote_every": 1e400}', "expected an integer"),
@@ -149,7 +169,7 @@ def test_power_of_two_scales_are_not_made_up(fp8: Model) -> None:
 
 
 BAD_FITS: list[tuple[str, dict[str, Any], str]] = [
-    ("fp8", {"weights": "stored", "numbers": "bfloat16", "accumulator": "hopper_bf16"}, "float8_e4m3fn, but"),
+    ("fp8", {"weights": "none", "compute": "bf16", "accumulator": "hopper_bf16"}, "float8_e4m3fn, but"),
     ("tiny", {"weights": "e4m3:128x128:ue8m0:requantized"}, "float32 numbers, which have no scales"),
     (
         "tiny",
@@ -191,18 +211,18 @@ def test_layers_alone_refuse_likewise() -> None:
 
 def test_caches_of_another_format(tiny: Model) -> None:
     cache = tiny.new_cache(1, 4)
-    with pytest.raises(ValueError, match=r"found float32, but recipe 'deepseek_v3' keeps bfloat16"):
+    with pytest.raises(ValueError, match=r"found float32, but recipe 'deepseek_v3' keeps bf16"):
         tiny.forward([1], cache=cache, recipe="deepseek_v3")
     assert cache.lengths.tolist() == [0]
     with pytest.raises(ValueError, match=r"recipe with cache='float32'"):
         tiny.layers[0](np.zeros((1, 1, TINY.hidden_size)), cache, recipe="bf16")
-    with pytest.raises(TypeError, match=r"dtype: found fp4, expected one of float64, float32, bfloat16, fp8"):
+    with pytest.raises(ValueError, match=r"cache: scheme 'fp4': unknown format"):
         Cache(TINY, dtype="fp4")
-    with pytest.raises(TypeError, match=r"found int8"):
+    with pytest.raises(ValueError, match=r"int8 needs a scale"):
         Cache(TINY, dtype=np.int8)
 
 
-@pytest.mark.parametrize("recipe", [3, {"numbers": "float32"}, Recipe])
+@pytest.mark.parametrize("recipe", [3, {"compute": "float32"}, Recipe])
 def test_what_is_no_recipe(tiny: Model, recipe: Any) -> None:
     with pytest.raises(TypeError, match=r"recipe: found (int|dict|type), expected a Recipe"):
         tiny.forward([1], recipe=recipe)

@@ -12,7 +12,7 @@ import pytest
 from dsv3_numerics import sensitivity
 from dsv3_numerics.model import Config, Model, Recipe, random_weights
 
-GATE = Recipe(gate="bfloat16")
+GATE = Recipe(gate="bf16")
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_a_folder_of_something_else_is_refused(model: Model, tmp_path: Path) -> 
     before = sorted(p.read_bytes() for p in tmp_path.rglob("*.json"))
     for change, message in (
         ({"ids": [1, 3]}, r"other settings: ids \(\[\[1, 2\]\], now \[\[1, 3\]\]\)"),
-        ({"recipe": Recipe(masked="0")}, "other settings: recipe"),
+        ({"recipe": Recipe(group_mask_value="0")}, "other settings: recipe"),
         ({"absorbed": True}, r"absorbed \(false, now true\)"),
         ({"model": other_model()}, "other settings: model"),
     ):

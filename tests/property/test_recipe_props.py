@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dsv3_numerics import Recipe
 from dsv3_numerics.accumulator import accumulators
 from dsv3_numerics.model import PRESETS, Config, Done, Model, random_weights
-from dsv3_numerics.model.forms import ACTIVATIONS, CACHES, COMBINES, DISPATCHES, GATES, MASKED, RULES, WEIGHTS
+from scheme_words import ACTIVATIONS, CACHES, COMBINES, DISPATCHES, GATES, MASKS, RULES, WEIGHTS
 
 CONFIG = Config.preset("tiny").replace(
     num_hidden_layers=2, n_routed_experts=8, n_group=4, topk_group=3, num_nextn_predict_layers=0
@@ -24,7 +24,7 @@ FLOAT64 = Recipe()
 UNITS = ["none", *(info.name for info in accumulators() if info.result == "float32")]
 anything = st.builds(
     dict,
-    numbers=st.sampled_from(["float64", "float32", "bfloat16"]),
+    compute=st.sampled_from(["float64", "float32", "bf16"]),
     activations=st.sampled_from(list(ACTIVATIONS)),
     weights=st.sampled_from([word for word in WEIGHTS if not word.endswith("requantized")]),
     accumulator=st.sampled_from(UNITS),
@@ -34,7 +34,7 @@ anything = st.builds(
     dispatch=st.sampled_from(list(DISPATCHES)),
     combine=st.sampled_from(list(COMBINES)),
     gate=st.sampled_from(list(GATES)),
-    masked=st.sampled_from(list(MASKED)),
+    group_mask_value=st.sampled_from(list(MASKS)),
 )
 
 
@@ -55,9 +55,16 @@ def made(fields: dict[str, Any]) -> Recipe:
 
 
 # Weights as they are stored here, in float32, are no codes for an accumulator.
-recipes = anything.map(made).filter(lambda r: r.accumulator == "none" or r.weights != "stored")
-# Each token for itself: NVFP4 has one scale for all of them.
-tokenwise = recipes.filter(lambda r: r.activations != "nvfp4")
+recipes = anything.map(made).filter(lambda r: r.accumulator == "none" or not r.weights.is_identity)
+
+
+def together(scheme: Any) -> bool:
+    """Whether tokens share a scale."""
+    return scheme.needs_tensor_amax or scheme.group == (None, None)
+
+
+# Each token for itself: NVFP4 and "tensor" have one scale for all of them.
+tokenwise = recipes.filter(lambda r: not any(together(s) for s in (r.activations, r.dispatch, r.combine)))
 tokens = st.lists(st.integers(0, CONFIG.vocab_size - 1), min_size=2, max_size=6)
 
 
@@ -128,8 +135,8 @@ def test_a_batch_is_its_sequences(recipe: Recipe, batch: list[list[int]]) -> Non
 def close(found: Any, expected: Any, recipe: Recipe) -> None:
     """Sums cut elsewhere differ in their last bits; a code that this flips moves logits by less than 1 %."""
     error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
-    exact = set(recipe.choices()) <= {"masked", "rule"}
-    assert error < (1e-12 if exact else 1e-6 if recipe.numbers == "float64" else 0.01)
+    exact = set(recipe.choices()) <= {"group_mask_value", "rule"}
+    assert error < (1e-12 if exact else 1e-6 if recipe.compute == "float64" else 0.01)
 
 
 @pytest.mark.parametrize("name", ["bf16", "deepseek_v3", "deepseek_v31", "blackwell"])

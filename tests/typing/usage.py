@@ -71,7 +71,7 @@ def watched(done: Done) -> None:
 def recipes() -> None:
     """Never called."""
     recipe = d3.Recipe.preset("deepseek_v3")
-    assert_type(recipe.replace(cache="fp8", promote_every=64), d3.Recipe)
+    assert_type(recipe.replace(cache="flashmla", promote_every=64), d3.Recipe)
     assert_type(recipe.choices(), tuple[str, ...])
     model = Model.from_checkpoint("DeepSeek-V3")
     assert_type(model.forward([1], recipe=recipe, watch=watched), NDArray[Any])

@@ -57,7 +57,7 @@ def test_the_demo_writes_nothing_unless_told(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_a_run_of_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Recipe(gate="bfloat16", cache="bfloat16").save("mine.json")
+    Recipe(gate="bf16", cache="bf16").save("mine.json")
     code, out, err = call(
         str(GOLDEN), "--recipe", "mine.json", "--ids", "3,1,4,1,5", "--tokens", "3", "--threads", "1",
         "--absorbed", "--perturbations", "1", capsys=capsys,
@@ -105,7 +105,7 @@ def test_a_recipe_that_the_checkpoint_does_not_allow(
     code, out, err = call(str(GOLDEN), "--recipe", "deepseek_v31", "--ids", "1", capsys=capsys)
     assert (code, out) == (1, "")
     assert "no powers of two" in err
-    assert "expected weights one of stored, " in err
+    assert "expected weights one of none, " in err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -124,7 +124,7 @@ def test_a_recipe_that_the_checkpoint_does_not_allow(
         (["--demo", "--recipe", "deepsek_v3"], 2, "did you mean deepseek_v3?"),
         (["--demo", "--recipe", "none.json"], 1, "none.json"),
         (["--demo", "--recipe", "bad.json"], 2, "bad.json"),
-        (["--demo", "--only", "gates"], 1, "expected some of numbers"),
+        (["--demo", "--only", "gates"], 1, "expected some of compute"),
         (["--demo", "--out", "bad.json"], 1, "--out: cannot write into bad.json"),
     ],
 )

@@ -27,7 +27,7 @@ from dsv3_numerics import (
 )
 from dsv3_numerics.model import MLA, MLP, Block, Cache, Config, Done, Gate, Model, MoE, random_weights
 from dsv3_numerics.model import attention as attention_module
-from dsv3_numerics.model.forms import ACTIVATIONS, CACHES, COMBINES, DISPATCHES, GATES, RULES, WEIGHTS
+from scheme_words import ACTIVATIONS, CACHES, COMBINES, DISPATCHES, GATES, RULES, WEIGHTS
 from steps import bfloat16, nearly
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -76,12 +76,12 @@ PRODUCTS = {
     ),
     "ada": V3.replace(activations="e5m2:1x128:f32", accumulator="ada_fp8"),
     "microscaling": Recipe(
-        numbers="float32", activations="mxfp8", weights="mxfp8", accumulator="blackwell_fp8", promote_every=32
+        compute="float32", activations="mxfp8", weights="mxfp8", accumulator="blackwell_fp8", promote_every=32
     ),
     "integers": Recipe(
         activations="int8:1x128:f32", weights="int8:128x128:f32", accumulator="exact", promote_every=128
     ),
-    "bfloat16": Recipe(numbers="bfloat16", weights="bf16", accumulator="hopper_bf16"),
+    "bfloat16": Recipe(compute="bf16", weights="bf16", accumulator="hopper_bf16"),
 }
 
 
@@ -90,22 +90,23 @@ def by_hand(done: Done, stored: Quantized, recipe: Recipe) -> Any:
     left: Any
     if len(done.inputs) == 2:
         codes, scales = done.inputs
-        form = DISPATCHES[recipe.dispatch]
-        left = Quantized(codes, scales, str(form.format), (128,), 1, str(form.scale))
+        scheme = recipe.dispatch
+        left = Quantized(codes, scales, scheme.format, (128,), 1, scheme.scale)
     else:
         x = done.inputs[0].reshape(-1, done.inputs[0].shape[-1])
-        form = ACTIVATIONS[recipe.activations]
+        scheme = recipe.activations
         left = x.astype(ml_dtypes.bfloat16)
-        if form.coded:
-            rule: Any = {"rule": recipe.rule} if form.ruled else {}
-            left = quantize_tiles(x, dtype=form.format, tile=form.along, scale=form.scale, **rule)
+        if scheme.is_quantized:
+            rule: Any = {"rule": recipe.rule} if scheme.uses_scale_rule else {}
+            left = quantize_tiles(x, dtype=scheme.format, tile=scheme.group_k, scale=scheme.scale, **rule)
     right: Any = stored
-    made = WEIGHTS[recipe.weights]
-    if made.remade and made.coded:
-        rule = {"rule": recipe.rule} if made.ruled else {}
+    made = recipe.weights
+    stored_so = made.group == (128, 128) and made.format == stored.format and not made.requantize
+    if made.is_quantized and not stored_so:
+        rule = {"rule": recipe.rule} if made.uses_scale_rule else {}
         block: Any = made.group
         right = quantize_blocks(stored.dequantize(), dtype=made.format, block=block, scale=made.scale, **rule)
-    elif made.remade:
+    elif not made.is_quantized:
         right = stored.dequantize(ml_dtypes.bfloat16)
     out = matmul_nt(left, right, accumulator=recipe.accumulator, promote_every=recipe.promote_every)
     return (bfloat16(out) if recipe.bfloat16 else out).reshape(done.output.shape)
@@ -207,9 +208,7 @@ def first_products(name: str) -> bool:
 CHANGES: dict[str, tuple[list[dict[str, Any]], Names]] = {
     "activations": (
         [{"activations": word} for word in ACTIVATIONS if word != "none"],
-        lambda name, kind, r: (
-            kind == "linear" and not (first_products(name) and DISPATCHES[r.dispatch].coded)
-        ),
+        lambda name, kind, r: kind == "linear" and not (first_products(name) and r.dispatch.is_quantized),
     ),
     "weights": (
         [{"weights": word} for word in WEIGHTS if "requantized" not in word],
@@ -222,7 +221,7 @@ CHANGES: dict[str, tuple[list[dict[str, Any]], Names]] = {
     ),
     "combine": ([{"combine": word} for word in COMBINES], lambda name, kind, r: kind == "combine"),
     "gate": ([{"gate": word} for word in GATES], lambda name, kind, r: kind == "gate"),
-    "masked": ([{"masked": "0"}], lambda name, kind, r: kind == "gate"),
+    "group_mask_value": ([{"group_mask_value": "0"}], lambda name, kind, r: kind == "gate"),
     "rule": (
         [{"rule": rule} for rule in RULES],
         lambda name, kind, r: kind in ("linear", "dispatch", "combine", "attend absorbed"),
@@ -232,13 +231,13 @@ CHANGES: dict[str, tuple[list[dict[str, Any]], Names]] = {
         + [{"promote_every": every} for every in (32, 64)],
         lambda name, kind, r: kind == "linear",
     ),
-    "numbers": (
-        [{"numbers": word} for word in ("float32", "float64")],
+    "compute": (
+        [{"compute": word} for word in ("float32", "float64")],
         lambda name, kind, r: True,
     ),
 }
 # Everything has something to do, and a choice of weights meets no promotion that forbids it.
-SIMULATED = V3.replace(accumulator="none", promote_every=None, combine="e5m6:1x128:ue8m0", cache="fp8")
+SIMULATED = V3.replace(accumulator="none", promote_every=None, combine="e5m6:1x128:ue8m0", cache="flashmla")
 BASES = {"accumulator": V3}
 
 
@@ -294,7 +293,7 @@ def test_choices_change_bytes(tellings: dict[tuple[Recipe, bool], list[Done]]) -
             done = [d for d in done if not first_products(d.operation.name)]
         changed = [not np.array_equal(d.redo(other), d.output) for d in done]
         assert all(changed), change
-    wide = SIMULATED.replace(numbers="float64")  # bfloat16 would hide scales that differ in their last bit
+    wide = SIMULATED.replace(compute="float64")  # bfloat16 would hide scales that differ in their last bit
     sent = next(d for d in tellings[SIMULATED, False] if d.operation.kind == "dispatch")
     assert not np.array_equal(sent.redo(wide.replace(rule="deepep")), sent.redo(wide))
 
@@ -410,7 +409,7 @@ def test_probabilities_and_traces_under_recipes(small: Model) -> None:
 # --- The cache --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [word for word in CACHES if word != "numbers"])
+@pytest.mark.parametrize("name", [word for word in CACHES if word != "none"])
 def test_decoding_reads_what_the_cache_keeps(small: Model, name: str) -> None:
     """Token by token is the whole forward, as new tokens are read through the format too."""
     recipe = V3.replace(cache=name)
@@ -503,7 +502,7 @@ def test_the_mask_of_a_recipe_is_its_own() -> None:
     for masked in (-np.inf, 0.0):
         gate = Gate(config, weights, masked=masked)
         assert gate(x, recipe="float64").indices.tolist() == [[0, 1]]
-        assert gate(x, recipe=Recipe(masked="0")).indices.tolist() == [[2, 3]]
+        assert gate(x, recipe=Recipe(group_mask_value="0")).indices.tolist() == [[2, 3]]
 
 
 def test_float16_sums_overflow_on_codes_and_say_so(small: Model) -> None:
@@ -548,3 +547,18 @@ def test_cache_of_numbers_is_not_copied(small: Model) -> None:
     cache = Cache(SMALL, 1, 4, dtype="float32")
     assert all(np.shares_memory(tokens, cache.data) for tokens in cache.seen(0, 2, np.dtype(np.float32)))
     assert replace(cache.format, rank=512, rope=64).width == 576
+
+
+def test_a_scheme_of_ones_own_is_what_linear_layers_multiply(small: Model) -> None:
+    """As if inputs and weights had been what it gives back."""
+
+    def halves(x: Any) -> Any:
+        return np.rint(x * 64) / 64
+
+    found = watched(small, Recipe(activations=halves, weights=halves), absorbed=False)
+    linear = [done for done in found if done.operation.kind == "linear" and "kv_b" not in done.operation.name]
+    for done in linear:
+        w = halves(np.asarray(small.weights.given(tensor_of(done.operation.name)), np.float64))
+        expected = halves(done.inputs[0].astype(np.float64)) @ w.T
+        np.testing.assert_allclose(done.output, expected, rtol=1e-9, atol=1e-9)  # float64 in another order
+    assert len(linear) > 20

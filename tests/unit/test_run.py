@@ -73,7 +73,7 @@ def test_trace_names_are_listed_and_summarised(capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize("form", ["--naive", "--absorbed"])
 def test_recipes(form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A preset and a file of fields give what the library gives, also in generation."""
-    recipe = Recipe.preset("deepseek_v3").replace(cache="fp8")
+    recipe = Recipe.preset("deepseek_v3").replace(cache="flashmla")
     (tmp_path / "mine.json").write_text('{"preset": "deepseek_v3", "cache": "fp8"}')
     model, target = Model.from_checkpoint(FP8), tmp_path / "out.npz"
     settings = {"recipe": recipe, "absorbed": form == "--absorbed"}

@@ -148,7 +148,7 @@ def test_it_is_a_prediction_interval() -> None:
     assert prediction_interval([1.0]) == math.inf
 
 
-@pytest.mark.parametrize(("numbers", "digits"), [("bfloat16", 8), ("float32", 24), ("float64", 24)])
+@pytest.mark.parametrize(("numbers", "digits"), [("bf16", 8), ("float32", 24), ("float64", 24)])
 @pytest.mark.parametrize("share", [0.0, 0.125])
 def test_a_perturbed_is_one_last_place(numbers: str, digits: int, share: float) -> None:
     x = np.random.default_rng(0).normal(size=(2, 9, 640)).astype(np.float32).astype(np.float64)
@@ -183,7 +183,7 @@ def test_experts_of_a_layer_are_one_place(name: str, place: tuple[Any, ...]) -> 
 def test_variants_turn_each_choice_on_and_off() -> None:
     found = variants(V3)
     names = [v.name for v in found]
-    assert names[:3] == ["all", "numbers alone", "without numbers"]
+    assert names[:3] == ["all", "compute alone", "without compute"]
     assert names[-8:-5] == ["absorbed", "one channel", "perturbed 1"]
     assert names[-1] == "perturbed 6"
     assert len(set(names)) == len(names)
@@ -203,7 +203,7 @@ def test_variants_of_some_choices_and_of_none() -> None:
     names = [v.name for v in variants(Recipe(), perturbations=1)]
     assert names == ["all", "absorbed", "one channel", "perturbed 1"]
     with pytest.raises(
-        ValueError, match=r"choice: found 'gates', expected some of numbers, activations, .*gate"
+        ValueError, match=r"choice: found 'gates', expected some of compute, activations, .*gate"
     ):
         variants(V3, ["gates"])
 
@@ -229,7 +229,7 @@ def test_float64_errs_everywhere(model: Model) -> None:
     assert result.costs() == []
 
 
-@pytest.mark.parametrize("recipe", [Recipe(numbers="bfloat16"), Recipe(activations="e4m3:1x128:f32")])
+@pytest.mark.parametrize("recipe", [Recipe(compute="bf16"), Recipe(activations="e4m3:1x128:f32")])
 def test_the_only_choice_is_all_there_is(model: Model, recipe: Recipe) -> None:
     result = sensitivity.run(model, IDS, recipe, perturbations=1)
     (choice,) = recipe.choices()
@@ -405,7 +405,7 @@ def told(kl: float, spread: float = 0.0) -> dict[str, Any]:
     [(1.0, "nothing"), (1.05, "within noise"), (0.2, "costs"), (4.0, "helps")],
 )
 def test_a_gain_below_the_noise_floor_is_said_to_be_so(without: float, effect: str) -> None:
-    recipe = Recipe(gate="bfloat16")
+    recipe = Recipe(gate="bf16")
     values = {"all": 1.0, "gate alone": 0.5, "without gate": without}
     values |= {"perturbed 1": 1.01, "perturbed 2": 0.99}
     parts = {("logits", name): told(value) for name, value in values.items()}
@@ -417,7 +417,7 @@ def test_a_gain_below_the_noise_floor_is_said_to_be_so(without: float, effect: s
 
 
 def test_without_perturbations_nothing_is_known_of_the_noise_floor() -> None:
-    recipe = Recipe(gate="bfloat16")
+    recipe = Recipe(gate="bf16")
     parts = {("logits", name): told(value) for name, value in (("all", 1.0), ("without gate", 0.5))}
     (cost,) = Sensitivity(recipe, variants(recipe, perturbations=0), parts).costs()
     assert (cost.effect, cost.prediction_interval, cost.alone) == ("not known", math.inf, None)

@@ -1,7 +1,7 @@
 """The reference forward of DeepSeek-V3: MLA, DeepSeekMoE and MTP in true float64 or float32, on any CPU.
 
 Lives here: the settings (`config`), which tensors there are (`weights`), what runs in which format (`recipe`,
-from the tables in `forms`), the steps that it is about (`operations`), the layers made of them, each usable
+`fields`), the steps that it is about (`operations`), the layers made of them, each usable
 alone (`attention`, `experts`, `layers`), the latent cache (`cache`), the model with its traces (`model`),
 generation (`generation`), what routing asks of a cluster (`routing`), and random checkpoints to try things on
 (`synthetic`). The arithmetic is the core's; the same forward as a textbook is `reference.model`.

@@ -124,9 +124,9 @@ class MLA(Layer):
             raise ValueError(f"x: found shape {array.shape}, expected (batch, tokens, {config.hidden_size})")
         batch, new = (1, *array.shape[:-1])[-2:]
         check_cache(cache, ops)
-        self.weights.ahead(self.weights, ops.recipe)
+        self.weights.prefetch(self.weights, ops.recipe)
         if cache is None:
-            cache = Cache(config, max(batch, 1), max(new, 1), dtype=ops.recipe.cache_name, layers=1)
+            cache = Cache(config, max(batch, 1), max(new, 1), dtype=ops.recipe.cache_scheme, layers=1)
             layer = 0
         if array.size == 0:
             return np.empty_like(array)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from .._arrays import positive
 from .cache_formats import CacheFormat
@@ -27,9 +27,9 @@ class Cache:
         Sequences.
     capacity : int
         Tokens of a sequence that there is room for.
-    dtype : {float32, float64, bfloat16, "fp8", "logfmt8", "logfmt10"}
-        How latents are kept: float32 and float64 as they are computed, bfloat16 rounded to nearest even, the
-        others in codes (see `CacheFormat`).
+    dtype : dtype, str or Scheme
+        How latents are kept: float32 and float64 as they are computed, bfloat16 and float16 rounded to
+        nearest even, any other scheme in codes (see `CacheFormat`).
     layers : int, optional
         Layers; the model's by default.
 
@@ -52,7 +52,7 @@ class Cache:
     >>> cache = Cache(Config.preset("deepseek_v3"), batch=1, capacity=4096, dtype="bfloat16")
     >>> cache.bytes_per_token                      # the paper's 70 KB (table 1)
     70272
-    >>> Cache(Config.preset("deepseek_v3"), capacity=1, dtype="fp8", layers=1).bytes_per_token
+    >>> Cache(Config.preset("deepseek_v3"), capacity=1, dtype="flashmla", layers=1).bytes_per_token
     656
     """
 
@@ -62,7 +62,7 @@ class Cache:
         batch: int = 1,
         capacity: int = 1024,
         *,
-        dtype: DTypeLike = np.float32,
+        dtype: Any = np.float32,
         layers: int | None = None,
     ) -> None:
         self.format = CacheFormat.of(dtype, config.kv_lora_rank, config.qk_rope_head_dim)

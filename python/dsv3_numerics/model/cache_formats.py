@@ -1,6 +1,6 @@
 """What the cache keeps of a token: where the bytes of a latent and of its rotary key go.
 
-Lives here: the layouts of the rows of `forms.CACHES`, there and back. Room and lengths are `cache`'s.
+Lives here: the layout of a scheme's codes and scales, there and back. Room and lengths are `cache`'s.
 """
 
 from __future__ import annotations
@@ -10,81 +10,97 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from numpy.typing import DTypeLike
 
 from .._arrays import Array
 from ..logfmt import LogFmt, logfmt_pack, logfmt_unpack
-from ..number_formats import decode, encode
-from ..quantized import Quantized
-from .forms import CACHES, Form
+from ..number_formats import FormatInfo, decode, encode, format_info, pack, unpack
+from ..quantized import SCALE_DTYPES, Quantized
+from ..schemes import Cast, LogTiles, Scaled, Scheme, quantize
+from .fields import scheme_of
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 _BYTES = np.dtype(np.uint8)
-_TILE = 128
-# FlashMLA's scales are powers of two by a float32 logarithm. They are at least 1e-4: amax at least 448 times
-# that.
-_RULE, _FLOOR = "vllm", 448e-4
+_PLAIN = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
+_PACKED_BITS = (4, 6, 12)
 
 
 @dataclass(frozen=True)
 class CacheFormat:
     """How a token of `rank` latent and `rope` rotary channels is kept.
 
-    float32, float64 and bfloat16 keep the channels side by side. The others are bytes, as FlashMLA keeps
-    them: the latent's codes in tiles of 128, what belongs to the tiles, then the rotary key in bfloat16.
+    Casts to float32, float64, bf16 and f16 keep the channels side by side. Other schemes are bytes, in the
+    order in which FlashMLA keeps them: the latent's codes, densely packed, what belongs to its tiles, then
+    the rotary key in bfloat16.
 
-    =============== =================================== ======================= ===========================
-    format          codes                               for each tile           bytes in DeepSeek-V3
-    =============== =================================== ======================= ===========================
-    fp8             E4M3                                a float32 power of two  512 + 16 + 128 = 656
-    logfmt8         8 bits                              float32 least, largest  512 + 32 + 128 = 672
-    logfmt10        10 bits, from the low bit up        float32 least, largest  640 + 32 + 128 = 800
-    =============== =================================== ======================= ===========================
+    =================== =================================== ======================= =======================
+    scheme              codes                               for each tile           bytes in DeepSeek-V3
+    =================== =================================== ======================= =======================
+    flashmla            E4M3                                a float32 power of two  512 + 16 + 128 = 656
+    e4m3:1x64:ue8m0     E4M3                                a power of two, a byte  512 + 8 + 128 = 648
+    mxfp4               E2M1, low half first                a power of two, a byte  256 + 16 + 128 = 400
+    logfmt8             8 bits                              float32 least, largest  512 + 32 + 128 = 672
+    logfmt10            10 bits, from the low bit up        float32 least, largest  640 + 32 + 128 = 800
+    =================== =================================== ======================= =======================
     """
 
-    form: Form
+    scheme: Scheme
     rank: int
     rope: int
 
     @classmethod
-    def of(cls, dtype: DTypeLike | str, rank: int, rope: int) -> CacheFormat:
-        """The format of a name, or of a dtype.
+    def of(cls, scheme: Any, rank: int, rope: int) -> CacheFormat:
+        """The format of a scheme, or of anything that `Scheme.parse` takes.
 
         Raises
         ------
-        TypeError
-            There is none such.
+        TypeError, ValueError
+            There is none such, or a cache cannot be it.
         """
-        name = dtype if isinstance(dtype, str) and dtype in CACHES else _name(dtype)
-        if name not in CACHES or name == "numbers":
-            expected = ", ".join(word for word in CACHES if word != "numbers")
-            raise TypeError(f"dtype: found {name}, expected one of {expected}")
-        return cls(CACHES[name], rank, rope)
+        found = scheme_of("cache", scheme)
+        if found.is_identity:
+            raise ValueError(f"cache: found '{found}', expected a scheme such as float32, bf16 or flashmla")
+        return cls(found, rank, rope)
 
     @property
     def name(self) -> str:
-        """The row's."""
-        return self.form.spelling
+        """The scheme's."""
+        return str(self.scheme)
 
     @property
     def packed(self) -> bool:
-        """Whether tokens are bytes."""
-        return self.form.coded or self.form.bits is not None
+        """True: tokens are bytes."""
+        return not (isinstance(self.scheme, Cast) and self.scheme.format in _PLAIN)
+
+    @property
+    def keeps_bfloat16(self) -> bool:
+        """True: bfloat16 numbers come back as they are."""
+        return not self.packed and not (isinstance(self.scheme, Cast) and self.scheme.format == "float16")
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the cache's array."""
-        if self.packed:
-            return _BYTES
-        return np.dtype(self.name) if self.form.format is None else _BFLOAT16
+        """The dtype of the cache's array."""
+        if isinstance(self.scheme, Cast) and not self.packed:
+            return np.dtype(self.scheme.format) if self.scheme.is_native else self._info.dtype
+        return _BYTES
+
+    @property
+    def _info(self) -> FormatInfo:
+        assert isinstance(self.scheme, Cast | Scaled)
+        return format_info(self.scheme.format)
+
+    @property
+    def _tile(self) -> int:
+        return self.scheme.group_k or self.rank
 
     @property
     def _parts(self) -> tuple[int, int]:
         """Bytes of codes, and of all tiles."""
-        tiles = -(-self.rank // _TILE)
-        if self.form.bits is None:
-            return self.rank, 4 * tiles
-        return -(-self.rank * self.form.bits // 8), 8 * tiles
+        tiles = -(-self.rank // self._tile)
+        if isinstance(self.scheme, LogTiles):
+            return -(-self.rank * self.scheme.width // 8), 8 * tiles
+        codes = _dense(np.zeros((1, self.rank), self._info.dtype), self._info).shape[1]
+        size = SCALE_DTYPES[self.scheme.scale].itemsize if isinstance(self.scheme, Scaled) else 0
+        return codes, size * tiles
 
     @property
     def width(self) -> int:
@@ -94,55 +110,62 @@ class CacheFormat:
     def write(self, x: Array) -> Array:
         """Tokens (n, rank + rope) as records (n, width)."""
         if not self.packed:
-            return _bfloat16(x) if self.dtype == _BFLOAT16 else x.astype(self.dtype, copy=False)
+            records: Array = quantize(x, self.scheme)
+            return records
         latent, key = np.ascontiguousarray(x[:, : self.rank]), np.ascontiguousarray(x[:, self.rank :])
-        tiles: tuple[Array, ...]
-        if self.form.bits is None:
-            q = self.form.codes(latent, _RULE, floor=_FLOOR)
-            codes, tiles = q.codes.view(_BYTES), (q.weight_scale_inv(),)
+        q = quantize(latent, self.scheme)
+        if isinstance(q, Quantized):
+            parts = [_dense(q.codes, self._info), q.scales]
+        elif isinstance(q, LogFmt):
+            parts = [logfmt_pack(q.codes, bits=q.bits), q.amin, q.amax]
         else:
-            log = self.form.logarithms(latent)
-            codes, tiles = logfmt_pack(log.codes, bits=self.form.bits), (log.amin, log.amax)
-        parts = [codes, *(part.view(_BYTES) for part in tiles), _bfloat16(key).view(_BYTES)]
-        return np.concatenate(parts, axis=1)
+            parts = [_dense(q, self._info)]
+        parts.append(encode(key, "bfloat16", overflow="nonfinite"))
+        return np.concatenate([np.ascontiguousarray(part).view(_BYTES) for part in parts], axis=1)
 
     def read(self, records: Array, dtype: np.dtype[Any]) -> Array:
         """Records (n, width) as tokens (n, rank + rope) of `dtype`; no copy of what is that already."""
         if records.dtype == dtype:
             return records
         if not self.packed:
-            return (
-                decode(records, dtype=dtype) if self.dtype == _BFLOAT16 else records.astype(dtype, copy=False)
-            )
+            return self.scheme.decode(records, dtype)
         codes, tiles = self._parts
         q = self._latent(
             np.ascontiguousarray(records[:, :codes]),
-            np.ascontiguousarray(records[:, codes : codes + tiles]).view(np.float32),
+            np.ascontiguousarray(records[:, codes : codes + tiles]),
         )
         out = np.empty((len(records), self.rank + self.rope), dtype)
-        out[:, : self.rank] = q.dequantize(dtype)
+        out[:, : self.rank] = self.scheme.decode(q, dtype)
         out[:, self.rank :] = decode(
             np.ascontiguousarray(records[:, codes + tiles :]).view(_BFLOAT16), dtype=dtype
         )
         return out
 
-    def _latent(self, codes: Array, tiles: Array) -> Quantized | LogFmt:
-        if self.form.bits is None:
-            kept = codes.view(ml_dtypes.float8_e4m3fn)
-            return Quantized(kept, tiles, str(self.form.format), (_TILE,), axis=1)
-        half = tiles.shape[1] // 2
-        amin, amax = (np.ascontiguousarray(part) for part in (tiles[:, :half], tiles[:, half:]))
-        unpacked = logfmt_unpack(codes, bits=self.form.bits, size=self.rank)
-        return LogFmt(unpacked, amin, amax, self.form.bits, _TILE, 1)
+    def _latent(self, codes: Array, tiles: Array) -> Quantized | LogFmt | Array:
+        if isinstance(self.scheme, LogTiles):
+            ranges = tiles.view(np.float32)
+            half = ranges.shape[1] // 2
+            amin, amax = (np.ascontiguousarray(part) for part in (ranges[:, :half], ranges[:, half:]))
+            width = self.scheme.width
+            unpacked = logfmt_unpack(codes, bits=width, size=self.rank)
+            return LogFmt(unpacked, amin, amax, width, self._tile, 1)
+        kept = _loose(codes, self._info, self.rank)
+        if not isinstance(self.scheme, Scaled):
+            return kept
+        kind = self.scheme.scale
+        scales = tiles.view(SCALE_DTYPES[kind])
+        return Quantized(kept, scales, self.scheme.format, (self._tile,), axis=1, scale_kind=kind)
 
 
-def _bfloat16(x: Array) -> Array:
-    return encode(x, "bfloat16", overflow="nonfinite")
+def _dense(codes: Array, info: FormatInfo) -> Array:
+    """Codes (n, rank) as bytes, without unused bits where a format can be packed."""
+    packed = pack(codes, fmt=info.name) if info.bits in _PACKED_BITS else codes
+    return np.ascontiguousarray(packed).view(_BYTES)
 
 
-def _name(dtype: Any) -> str:
-    """NumPy's name of a dtype, or what was given."""
-    try:
-        return str(np.dtype(dtype).name)
-    except TypeError:
-        return str(dtype)
+def _loose(codes: Array, info: FormatInfo, size: int) -> Array:
+    """Bytes (n, ...) as codes (n, size)."""
+    if info.bits not in _PACKED_BITS:
+        return codes.view(info.dtype)
+    packed = codes.view(np.uint32 if info.bits > 8 else np.uint8)
+    return unpack(packed, fmt=info.name, size=size)

@@ -96,7 +96,7 @@ class MLP(Layer):
     ) -> Array:
         """Apply it to (..., hidden_size), float32 or float64; for recipe and watch see `MLA`."""
         ops, array = self._enter(x, recipe, watch)
-        self.weights.ahead(self.weights, ops.recipe)
+        self.weights.prefetch(self.weights, ops.recipe)
         return swiglu(ops, ops.left(array), self.weights, "", at)
 
 
@@ -140,17 +140,17 @@ class MoE(Layer):
         tokens = array.reshape(-1, self.config.hidden_size)
         shared = None
         if self.config.n_shared_experts:
-            self.weights.ahead(matrices("shared_experts."), ops.recipe)
+            self.weights.prefetch(matrices("shared_experts."), ops.recipe)
             shared = swiglu(ops, ops.left(tokens), self.weights, "shared_experts.", at)
             trace.put(f"{at}shared", shared.reshape(array.shape))
         top = self.config.num_experts_per_tok
         indices, shares = routing.indices.reshape(-1, top), routing.weights.reshape(-1, top)
         sent = ops.dispatch(f"{at}dispatch", tokens)
-        form, rule = ops.recipe.left_of(sent=True), ops.recipe.rule
+        scheme = ops.recipe.activation_scheme(dispatched=True)
         order, runs = by_expert(indices)
         parts = np.empty((len(order), tokens.shape[1]), tokens.dtype)
-        for expert, run in self._asked_ahead(runs, ops):
-            share = sent.rows(order[run] // top, form, rule)
+        for expert, run in self._prefetched(runs, ops):
+            share = sent.rows(order[run] // top, scheme, ops.recipe)
             parts[run] = swiglu(ops, share, self.weights, f"experts.{expert}.", at, sent=True)
         for name, value in zip(
             ("topk_idx", "topk_weight", "routing_gap", "router_logits"), routing, strict=True
@@ -158,11 +158,11 @@ class MoE(Layer):
             trace.put(f"{at}{name}", value)
         return ops.combine(f"{at}combine", parts, indices, shares, shared).reshape(array.shape)
 
-    def _asked_ahead(self, runs: Sequence[tuple[int, slice]], ops: Operations) -> Iterator[tuple[int, slice]]:
+    def _prefetched(self, runs: Sequence[tuple[int, slice]], ops: Operations) -> Iterator[tuple[int, slice]]:
         """The same runs; the disk is at work on the next experts while one is computed."""
         for i in range(-_AHEAD, len(runs)):
             for expert, _ in runs[i + _AHEAD : i + _AHEAD + 1]:
-                self.weights.ahead(matrices(f"experts.{expert}."), ops.recipe)
+                self.weights.prefetch(matrices(f"experts.{expert}."), ops.recipe)
             if i >= 0:
                 yield runs[i]
 

@@ -1,7 +1,7 @@
 """Whether a recipe fits the weights that are there: found out before any work, all that is wrong at once.
 
-Lives here: what a checkpoint may hold for each row of `forms.WEIGHTS`, and the message that says what is
-possible instead.
+Lives here: what a checkpoint may hold for each scheme of a recipe's `weights`, and the message that says
+what is possible instead.
 """
 
 from __future__ import annotations
@@ -14,13 +14,31 @@ import numpy as np
 from .._arrays import SOURCES, as_array
 from ..accumulator import accumulator_info
 from ..quantized import Quantized
-from .forms import WEIGHTS, Form
+from ..schemes import Scaled, Scheme
+from .fields import NONE
 from .recipe import Recipe
 
 QUANTIZED = frozenset(f"{name}_proj" for name in ("q", "q_a", "q_b", "kv_b", "o", "gate", "up", "down")) | {
     "kv_a_proj_with_mqa"
 }
 """The linear layers whose weights the release holds in FP8: those that a recipe's choices are about."""
+
+
+_RELEASED = ("float8_e4m3fn", (128, 128))
+"""The format and blocks of the release: a recipe that names them means stored codes, and never others."""
+
+_COMMON = (
+    "none",
+    "bf16",
+    "e4m3:128x128:f32",
+    "e4m3:128x128:ue8m0",
+    "e4m3:128x128:ue8m0:requantized",
+    "e4m3:row:f32",
+    "int8:row",
+    "mxfp8",
+    "mxfp4",
+    "nvfp4",
+)  # weights that a message suggests
 
 
 def is_quantized(name: str) -> bool:
@@ -35,32 +53,54 @@ def powers_of_two(scales: Any) -> bool:
 
 
 def fits_anything(recipe: Recipe) -> bool:
-    """Whether no weight has to be looked at: any can be made anew, and numbers need nothing."""
-    form = WEIGHTS[recipe.weights]
-    if form.spelling == "stored":
-        return recipe.accumulator == "none"
-    return form.remade and not form.spelling.endswith(":requantized")
+    """True: no weight has to be looked at, because any can be quantized anew, and numbers need nothing."""
+    scheme = recipe.weights
+    if scheme.is_identity:
+        return recipe.accumulator == NONE
+    return not isinstance(scheme, Scaled)
 
 
-def unlike(given: Any, form: Form) -> str | None:
-    """Why a weight cannot be taken in a form; None where it can."""
-    if not isinstance(given, Quantized):
-        needs_scales = form.spelling.endswith(":requantized")
-        return f"{_kind(given)} numbers, which have no scales to requantize" if needs_scales else None
-    if not form.coded or form.remade:
+def as_stored(given: Any, scheme: Scheme) -> bool:
+    """True: a weight is in a scheme already, so that its codes are taken as they are."""
+    if not (isinstance(given, Quantized) and isinstance(scheme, Scaled) and _alike(given, scheme)):
+        return False
+    if scheme.scale == "nvfp4" or given.scale_kind == "nvfp4":
+        return scheme.scale == given.scale_kind and not scheme.requantize
+    if scheme.scale == "float32":
+        return not scheme.requantize
+    return powers_of_two(given.weight_scale_inv())
+
+
+def _alike(given: Quantized, scheme: Scaled) -> bool:
+    """True: codes and groups are those of a scheme, whatever the scales."""
+    if given.format != scheme.format or given.axis not in (None, len(given.shape) - 1):
+        return False
+    found = given.block if given.axis is None else (1, given.block[0])
+    return all(
+        length == (whole if wanted is None else wanted)
+        for length, whole, wanted in zip(found, given.shape[-2:], scheme.block, strict=True)
+    )
+
+
+def unlike(given: Any, scheme: Scheme) -> str | None:
+    """Why a weight cannot be taken in a scheme; None where it can."""
+    if not isinstance(scheme, Scaled):
         return None
-    if given.format != form.format or given.axis is not None or given.block != form.group:
-        return f"{given}, not {form.short} in blocks of {form.scales}"
-    if form.scale == "ue8m0" and not powers_of_two(given.weight_scale_inv()):
-        return "float32 scales that are no powers of two"
+    if not isinstance(given, Quantized):
+        return f"{_kind(given)} numbers, which have no scales to requantize" if scheme.requantize else None
+    if scheme.requantize or as_stored(given, scheme):
+        return None
+    if _alike(given, scheme):
+        return f"{given.scale_kind} scales that are no powers of two"
+    if (scheme.format, scheme.block) == _RELEASED:
+        return f"{given}, not {scheme.short_format} in blocks of {scheme.scales}"
     return None
 
 
 def misfit(given: Any, recipe: Recipe) -> str | None:
     """Why a weight cannot be the right operand of a recipe; None where it can."""
-    form = WEIGHTS[recipe.weights]
-    problem = unlike(given, form)
-    if problem or recipe.accumulator == "none" or form.spelling != "stored":
+    problem = unlike(given, recipe.weights)
+    if problem or recipe.accumulator == NONE or not recipe.weights.is_identity:
         return problem
     unit, every = accumulator_info(recipe.accumulator), recipe.promote_every
     kind, columns = _kind(given), given.shape[-1]
@@ -95,7 +135,8 @@ def check_fit(found: Iterable[tuple[str, Any]], recipe: Recipe, listed: int = 12
             wrong[name] = problem, given
     if not wrong:
         return
-    possible = [word for word in WEIGHTS if _fits(word, recipe, wrong)]
+    common = [*_COMMON, f"{recipe.weights}:requantized"]
+    possible = [word for word in dict.fromkeys(common) if _fits(word, recipe, wrong)]
     lines = [f"{name}: found {problem}" for name, (problem, _) in list(wrong.items())[:listed]]
     lines += [f"and {len(wrong) - listed} more"] * (len(wrong) > listed)
     instead = f"weights one of {', '.join(possible)}" if possible else "accumulator none"

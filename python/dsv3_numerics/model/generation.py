@@ -294,7 +294,7 @@ def _speculative(model: Model, prompt: Ids, cache: Cache, log: Speculation, how:
     The model's cache holds all tokens but the newest; MTP's holds every pair (hidden state at i, token i +
     1).
     """
-    drafts = Cache(model.config, 1, cache.capacity, dtype=cache.format.name, layers=1)
+    drafts = Cache(model.config, 1, cache.capacity, dtype=cache.format.scheme, layers=1)
     recipe = how.get("recipe")
     hidden = model.hidden(prompt, cache=cache, **how)
     token = best(model.head(hidden[:, -1:], recipe=recipe))

@@ -85,7 +85,7 @@ def floats(x: ArrayLike, channels: int, name: str = "x") -> Array:
 
 def check_cache(cache: Cache | None, ops: Operations) -> None:
     """Raise ValueError where a recipe keeps its cache in another format than the one that is given."""
-    expected = ops.recipe.cache_name
+    expected = str(ops.recipe.cache_scheme)
     if cache is not None and ops.named and cache.format.name != expected:
         raise ValueError(
             f"cache: found {cache.format.name}, but recipe {ops.recipe.name!r} keeps {expected}; expected "

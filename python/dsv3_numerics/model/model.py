@@ -16,9 +16,9 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from .. import checkpoint as checkpoints
 from .._arrays import Array, as_array, positive
 from .._progress import Progress
+from ..schemes import NotFiniteError
 from .cache import Cache
 from .config import Config
-from .forms import NotFiniteError
 from .generation import Generation, generate
 from .layer import NO_TRACE, Choice, Trace, check_cache, floats
 from .layers import MTP, Block
@@ -146,7 +146,7 @@ class Model:
         batch: int = 1,
         capacity: int = 1024,
         *,
-        dtype: DTypeLike | str | None = None,
+        dtype: Any = None,
         recipe: Recipe | str | None = None,
     ) -> Cache:
         """An empty cache for `forward` and `decode`: as a recipe keeps it, or else in the model's dtype.
@@ -154,7 +154,7 @@ class Model:
         `dtype` may be any that `Cache` takes; a forward by a recipe wants the recipe's own.
         """
         if recipe is not None and dtype is None:
-            dtype = Recipe.of(recipe).cache_name
+            dtype = Recipe.of(recipe).cache_scheme
         return Cache(self.config, batch, capacity, dtype=self.dtype if dtype is None else dtype)
 
     def _operations(self, recipe: Choice, watch: Watch | None) -> Operations:
@@ -249,7 +249,7 @@ class Model:
         batch, tokens = array.shape
         counts = self._lengths(lengths, batch, tokens)
         if cache is None and tokens > positive(chunk, "chunk"):
-            cache = self.new_cache(batch, tokens, dtype=ops.recipe.cache_name)
+            cache = self.new_cache(batch, tokens, dtype=ops.recipe.cache_scheme)
         out = np.empty((batch, tokens, self.config.hidden_size), ops.recipe.dtype)
         if not array.size:
             return out
@@ -295,7 +295,7 @@ class Model:
     def head(self, hidden: Array, *, recipe: Choice = None, watch: Watch | None = None) -> Array:
         """Logits of hidden states."""
         ops, hidden = self._entered(hidden, recipe, watch)
-        self.weights.ahead(["lm_head.weight"], ops.recipe)
+        self.weights.prefetch(["lm_head.weight"], ops.recipe)
         return ops.plain_linear("lm_head", hidden, self.weights, "lm_head.weight", "head")
 
     def _entered(self, x: Array, recipe: Choice, watch: Watch | None) -> tuple[Operations, Array]:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from .. import _core
 from .._arrays import Array
+from ..number_formats import decode, encode
 from ..quantized import Quantized
-from .forms import Form, to_bfloat16
+from ..schemes import Scheme, quantize
 from .recipe import Recipe
 
 
@@ -25,22 +26,22 @@ class Left:
     ----------
     numbers : ndarray of float32 or float64, shape (..., channels), optional
     kind : str
-        What they are: a recipe's `numbers`.
+        Their compute dtype.
     """
 
     def __init__(self, numbers: Array | None, kind: str) -> None:
         self._numbers, self.kind = numbers, kind
         self._arrived: Quantized | None = None
-        self._made: dict[tuple[str, str], Quantized] = {}
-        self._read: dict[tuple[str, str], Array] = {}
+        self._made: dict[Scheme, Any] = {}
+        self._read: dict[Scheme | None, Array] = {}
         self.shape: tuple[int, ...] = () if numbers is None else numbers.shape
 
     @classmethod
-    def arrived(cls, codes: Quantized, form: Form, rule: str, kind: str) -> Left:
+    def arrived(cls, codes: Quantized, scheme: Scheme, kind: str) -> Left:
         """Rows (rows, channels) that came as codes."""
         left = cls(None, kind)
         left._arrived, left.shape = codes, codes.shape
-        left._made[form.spelling, rule] = codes
+        left._made[scheme] = codes
         return left
 
     def arrays(self) -> tuple[Array, ...]:
@@ -51,44 +52,51 @@ class Left:
 
     def of(self, recipe: Recipe) -> Left:
         """The same rows for another recipe: its own codes, and its own numbers where they differ."""
-        if recipe.numbers == self.kind:
+        if recipe.compute == self.kind:
             return self
         if self._arrived is None:
-            return Left(as_numbers(self._plain(), recipe), recipe.numbers)
-        left = Left(None, recipe.numbers)
+            return Left(as_numbers(self._plain(), recipe), recipe.compute)
+        left = Left(None, recipe.compute)
         left._arrived, left.shape, left._made = self._arrived, self.shape, self._made
         return left
 
-    def codes(self, form: Form, rule: str) -> Quantized:
-        """Rows in codes, (rows, channels); made when they are first asked for."""
-        key = form.spelling, rule
-        if key not in self._made:
+    def codes(self, scheme: Scheme) -> Any:
+        """Rows in a scheme, (rows, channels); made when they are first asked for."""
+        if scheme not in self._made:
             numbers = self._plain()
-            self._made[key] = form.codes(numbers.reshape(-1, numbers.shape[-1]), rule)
-        return self._made[key]
+            self._made[scheme] = quantize(numbers.reshape(-1, numbers.shape[-1]), scheme)
+        return self._made[scheme]
 
-    def numbers(self, recipe: Recipe, form: Form | None = None) -> Array:
-        """The numbers, or what is left of them after they have been in codes of a form."""
-        coded = form is not None and form.coded
-        if self._numbers is not None and not coded:
+    def numbers(self, recipe: Recipe, scheme: Scheme | None = None) -> Array:
+        """The numbers, or what is left of them after they have been in a scheme."""
+        held = scheme is not None and not scheme.is_identity
+        if self._numbers is not None and not held:
             return self._numbers
-        key = (form.spelling, recipe.rule) if form is not None and coded else ("", "")
+        key = scheme if held else None
         if key not in self._read:
-            codes = self.codes(form, recipe.rule) if form is not None and coded else self._arrived
-            assert codes is not None
-            self._read[key] = as_numbers(codes.dequantize(recipe.dtype), recipe).reshape(self.shape)
+            if key is not None:
+                numbers = key.decode(self.codes(key), recipe.dtype)
+            else:
+                assert self._arrived is not None
+                numbers = self._arrived.dequantize(recipe.dtype)
+            self._read[key] = as_numbers(numbers, recipe).reshape(self.shape)
         return self._read[key]
 
-    def rows(self, index: NDArray[np.int64], form: Form | None, rule: str) -> Left:
-        """Some of the rows, with their share of the codes that all of them have in a form."""
-        if form is None or not form.coded:
+    def rows(self, index: NDArray[np.int64], scheme: Scheme, recipe: Recipe) -> Left:
+        """Some of the rows, with their share of the codes that all of them have in a scheme."""
+        if scheme.is_identity and self._arrived is None:
             return Left(self._plain()[index], self.kind)
-        q = self.codes(form, rule)
-        picked = replace(q, codes=q.codes[index], scales=q.scales[index])
-        if self._arrived is not None:
-            return Left.arrived(picked, form, rule, self.kind)
+        q = None if scheme.is_identity else self.codes(scheme)
+        picked = some_of(q, index) if isinstance(q, Quantized) else None
+        if self._arrived is not None and picked is not None:
+            return Left.arrived(picked, scheme, self.kind)
         part = Left(self._plain()[index], self.kind)
-        part._made[form.spelling, rule] = picked
+        if picked is not None:
+            part._made[scheme] = picked
+            return part
+        part._read[scheme] = self.numbers(recipe, scheme)[index]
+        if isinstance(q, np.ndarray):
+            part._made[scheme] = q[index]
         return part
 
     def _plain(self) -> Array:
@@ -99,8 +107,21 @@ class Left:
         return self._arrived.dequantize()
 
 
+def some_of(q: Quantized, index: NDArray[np.int64]) -> Quantized:
+    """Rows of codes whose groups lie within a row, or hold all rows."""
+    together = q.axis is None and q.block[0] > 1
+    scales = q.scales if together else q.scales[index]
+    return replace(q, codes=q.codes[index], scales=scales[: len(index)])
+
+
+def to_bfloat16(x: Array) -> Array:
+    """A new array of the same dtype, rounded to bfloat16."""
+    with np.errstate(over="ignore"):
+        return decode(encode(x, "bfloat16", overflow="nonfinite"), dtype=x.dtype)
+
+
 def as_numbers(x: Array, recipe: Recipe) -> Array:
-    """An array in a recipe's numbers, rounded once; no copy of what is that already."""
+    """An array in a recipe's compute dtype, rounded once; no copy of what is that already."""
     if recipe.bfloat16:
         x = to_bfloat16(x)
     array: Array = x.astype(recipe.dtype, copy=False)
@@ -108,7 +129,7 @@ def as_numbers(x: Array, recipe: Recipe) -> Array:
 
 
 def rounded(x: Any, recipe: Recipe) -> Array:
-    """A new result, C-contiguous and in the recipe's dtype, rounded in place where numbers are bfloat16."""
+    """A new result, C-contiguous and of the recipe's dtype; rounded in place under bf16."""
     if recipe.bfloat16:
         _core.round_bfloat16(x.reshape(-1))
     array: Array = x

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from .. import _core
 from .._arrays import Array, as_array
 from ..gemm import matmul_nt
+from ..schemes import Scheme, quantize
 from . import wording
 from .cache import Cache
 from .cache_formats import CacheFormat
 from .expert_sums import summed_by_expert, summed_by_token
-from .forms import COMBINES, DISPATCHES, MASKED, NUMBERS, Form, to_bfloat16
-from .operands import Left, as_numbers, rounded
+from .fields import COMPUTE, MASK_VALUES, NONE
+from .operands import Left, as_numbers, rounded, to_bfloat16
 from .operation import Done, Operation, Routing, Watch
 from .recipe import Recipe
 from .weights import Weights
@@ -29,7 +30,7 @@ from .weights import Weights
 Result = TypeVar("Result")
 # Rows up to which the core adds products in another order.
 _FEW = 8
-_PLAIN = {numbers: Recipe(numbers=numbers) for numbers in NUMBERS}
+_PLAIN = {compute: Recipe(compute=compute) for compute in COMPUTE}
 
 
 class Operations:
@@ -92,10 +93,10 @@ class Operations:
         """An input in this recipe's numbers."""
         return as_numbers(x, self.recipe) if self._foreign else x
 
-    def _through(self, form: Form, x: Array) -> Array:
-        """What is left of numbers that have been in a form."""
-        lossless = self.recipe.bfloat16 and form.format == "bfloat16"
-        return x if lossless else form.read_back(x, self.recipe.rule)
+    def _through(self, scheme: Scheme, x: Array) -> Array:
+        """What is left of numbers that have been in a scheme."""
+        lossless = scheme.is_identity or (self.recipe.bfloat16 and str(scheme) == "bf16")
+        return x if lossless else scheme.read_back(x)
 
     @property
     def _alone(self) -> bool:
@@ -106,7 +107,7 @@ class Operations:
 
     def left(self, x: Array) -> Left:
         """Numbers as the left operand of the linear layers that take them."""
-        return Left(x, self.recipe.numbers)
+        return Left(x, self.recipe.compute)
 
     def linear(
         self,
@@ -136,17 +137,17 @@ class Operations:
         self, x: Left, weights: Weights, key: str, sent: bool, rows: tuple[int, int] | None, tall: bool
     ) -> Array:
         recipe = self.recipe
-        form = recipe.left_of(sent=sent)
-        if recipe.accumulator == "none":
-            numbers, matrix = x.numbers(recipe, form), weights.matrix(key, recipe, rows=rows)
+        scheme = recipe.activation_scheme(dispatched=sent)
+        if recipe.accumulator == NONE:
+            numbers, matrix = x.numbers(recipe, scheme), weights.matrix(key, recipe, rows=rows)
             missing = _FEW + 1 - len(numbers) if tall else 0
             if missing <= 0:
                 return self._plain_product(numbers, matrix)
             return self._plain_product(np.pad(numbers, ((0, missing), (0, 0))), matrix)[: len(numbers)]
-        if form.coded:
-            a: Any = x.codes(form, recipe.rule)
+        if scheme.is_identity:
+            a: Any = x.numbers(recipe).reshape(-1, x.shape[-1]).astype(ml_dtypes.bfloat16)
         else:
-            a = x.numbers(recipe).reshape(-1, x.shape[-1]).astype(ml_dtypes.bfloat16)
+            a = x.codes(scheme)
         out = matmul_nt(
             a,
             weights.operand(key, recipe, rows=rows),
@@ -235,18 +236,18 @@ class Operations:
         recipe, new = self.recipe, x.shape[1]
         cache.put(layer, x)
         seen = cache.seen(layer, new, recipe.dtype)
-        if recipe.bfloat16 and cache.format.packed:
+        if recipe.bfloat16 and not cache.format.keeps_bfloat16:
             seen = [to_bfloat16(tokens) for tokens in seen]
         if self.watch is not None:
 
             def redo(other: Recipe | str) -> Array:
                 ops = Operations(Recipe.of(other), foreign=True)
-                kept = CacheFormat.of(ops.recipe.cache_name, cache.format.rank, cache.format.rope)
+                kept = CacheFormat.of(ops.recipe.cache_scheme, cache.format.rank, cache.format.rope)
                 flat_x = ops._take(x).reshape(-1, x.shape[-1])
                 read = kept.read(kept.write(flat_x), ops.recipe.dtype).reshape(x.shape)
-                return as_numbers(read, ops.recipe) if kept.packed else read
+                return read if kept.keeps_bfloat16 else as_numbers(read, ops.recipe)
 
-            operation = Operation(name, "cache", f"{cache.format.name} -> {recipe.numbers}")
+            operation = Operation(name, "cache", f"{cache.format.name} -> {recipe.compute}")
             fresh = np.stack([tokens[-new:] for tokens in seen])
             self.watch(Done(operation, (_locked(x),), _locked(fresh), redo))
         return seen
@@ -256,8 +257,8 @@ class Operations:
         """Whether naive attention has its keys and values made by a linear layer of their own."""
         return (
             self.watch is not None
-            or self.recipe.left_of(sent=False).coded
-            or self.recipe.accumulator != "none"
+            or not self.recipe.activations.is_identity
+            or self.recipe.accumulator != NONE
         )
 
     def attend(
@@ -327,7 +328,7 @@ class Operations:
 
         def run(ops: Operations) -> Routing:
             recipe = ops.recipe
-            own = recipe.numbers if recipe.gate == "numbers" else recipe.gate
+            own = recipe.compute if recipe.gate == NONE else recipe.gate
             inner = _PLAIN[own]
             matrix = weights.numbers_of("weight", bfloat16=recipe.bfloat16 or inner.bfloat16)
             given = as_numbers(ops._take(x), inner)
@@ -335,7 +336,7 @@ class Operations:
             shape = (*x.shape[:-1], settings["top"])
             indices = np.empty(shape, np.int64)
             found, gap = np.empty(shape, logits.dtype), np.empty(x.shape[:-1], logits.dtype)
-            masked = MASKED[recipe.masked] if ops.named else settings["masked"]
+            masked = MASK_VALUES[recipe.group_mask_value] if ops.named else settings["masked"]
             _core.gate(
                 logits.reshape(-1),
                 _name(logits),
@@ -354,10 +355,11 @@ class Operations:
 
         def run(ops: Operations) -> Left:
             recipe, given = ops.recipe, ops._take(x)
-            form = DISPATCHES[recipe.dispatch]
-            if form.coded:
-                return Left.arrived(form.codes(given, recipe.rule), form, recipe.rule, recipe.numbers)
-            return Left(ops._through(form, given), recipe.numbers)
+            scheme = recipe.scheme("dispatch")
+            if scheme.is_quantized:
+                return Left.arrived(quantize(given, scheme), scheme, recipe.compute)
+            read = ops._through(scheme, given)
+            return Left(read if read is given else as_numbers(read, recipe), recipe.compute)
 
         def shown(out: Left, recipe: Recipe) -> Array:
             return out.numbers(recipe)
@@ -381,9 +383,9 @@ class Operations:
         def run(ops: Operations) -> Array:
             recipe, given = ops.recipe, ops._take(parts)
             extra = None if shared is None else ops._take(shared)
-            if recipe.combine == "numbers":
+            if recipe.combine.is_identity:
                 return summed_by_expert(given, indices, shares, extra, recipe)
-            received = ops._through(COMBINES[recipe.combine], given)
+            received = ops._through(recipe.scheme("combine"), given)
             out = as_numbers(summed_by_token(received, indices, shares), recipe)
             return out if extra is None else rounded(out + extra, recipe)
 

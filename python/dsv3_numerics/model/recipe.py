@@ -1,7 +1,7 @@
 """Recipes: which operation of the forward runs in which format, scale, accumulator and rounding.
 
 Lives here: `Recipe`, its presets, which choices go together, and its ways to a table and to JSON. What a
-choice may be is in `forms`, what is done with it in `operations`.
+choice may be is in `fields`, what is done with it in `operations`.
 """
 
 from __future__ import annotations
@@ -19,22 +19,35 @@ import numpy as np
 from .._arrays import positive
 from .._atomic import replacing
 from ..accumulator import AccumulatorInfo, accumulator_info, accumulators
-from .forms import (
+from ..schemes import Identity, OwnScheme, Scaled, Scheme
+from .fields import (
     ACCUMULATORS,
-    ACTIVATIONS,
-    CACHES,
-    COMBINES,
-    DISPATCHES,
+    COMPUTE,
     GATES,
-    MASKED,
-    NUMBERS,
+    MASK_VALUES,
+    NONE,
+    OLD_FIELDS,
     RULES,
-    WEIGHTS,
-    Form,
+    SCHEMES,
+    codes_of,
+    dtype_word,
+    modern,
     one_of,
+    scheme_of,
 )
 
+_NONE = Identity()
 _MOST_NAMED = 3  # fields in which a recipe may differ from a preset and still be called after it
+_COMMON = (
+    "e4m3:1x128:f32",
+    "e4m3:1x128:ue8m0",
+    "e5m2:1x128:f32",
+    "int8:1x128",
+    "mxfp8",
+    "mxfp6",
+    "mxfp4",
+    "nvfp4",
+)  # activations that a message suggests
 
 
 @dataclass(frozen=True)
@@ -43,33 +56,28 @@ class Recipe:
 
     Attributes
     ----------
-    numbers : {"float64", "float32", "bfloat16"}
-        What operations hand to each other and compute in, unless a choice below says otherwise. bfloat16:
-        arrays are float32 with bfloat16 values, computed in float32 and rounded where torch rounds.
-    activations : str
-        Left operand of every linear layer that the release quantizes: "none" or a row of `ACTIVATIONS`,
-        spelled as `dsv3_numerics.study` spells schemes.
-    weights : str
-        Right operand: "stored" as the checkpoint has it, or a row of `WEIGHTS`.
+    compute : {"float64", "float32", "bf16"}
+        The dtype in which operations compute and hand on what they make, unless a choice below says
+        otherwise. bf16: arrays are float32 with bfloat16 values, computed in float32 and rounded where torch
+        rounds.
+    activations, weights, cache, dispatch, combine : str or Scheme
+        How they are held: anything that `Scheme.parse` takes and that makes sense there; "none" is as they
+        are. `activations` and `weights` are the operands of every linear layer that the release quantizes,
+        `cache` keeps the latent, `dispatch` sends tokens to experts, whose first products take codes as they
+        arrive, and `combine` sends back what experts make of them. With combine "none" each product with a
+        weight and each sum is one operation in `compute`; otherwise the weighted sum is in float32 and
+        rounded once, as in DeepEP.
     accumulator : str
-        What adds products of codes, see `accumulators`. "none": what codes mean is multiplied in `numbers`.
+        Accumulator model, see `accumulators`. "none": dequantize and multiply in the compute dtype.
     promote_every : int or None
         See `matmul_nt`.
     rule : {"deepseek_v3", "deepgemm", "deepep", "vllm"}
-        Whose arithmetic makes the scales of what is quantized here.
-    cache : str
-        How the latent is kept: "numbers", or a row of `CACHES`.
-    dispatch : str
-        What is sent to experts: "numbers", or a row of `DISPATCHES`. The experts' first products take codes
-        as they arrive.
-    combine : str
-        What an expert sends back: "numbers", or a row of `COMBINES`. With "numbers" each product with a
-        weight and each sum is one operation in `numbers`; otherwise the weighted sum is in float32 and
-        rounded once, as in DeepEP.
-    gate : {"numbers", "float32", "float64", "bfloat16"}
-        The router's product and scores. bfloat16 adds the bias in float32, as V3's released code does.
-    masked : {"-inf", "0"}
-        What groups that were not chosen count as.
+        Whose arithmetic makes the scales of schemes that name none.
+    gate : {"none", "float32", "float64", "bf16"}
+        The router's product and scores; "none" is the compute dtype. bf16 adds the bias in float32, as V3's
+        released code does.
+    group_mask_value : {"-inf", "0"}
+        The score of groups that were not chosen.
 
     Raises
     ------
@@ -79,27 +87,27 @@ class Recipe:
     Examples
     --------
     >>> from dsv3_numerics import Recipe
-    >>> recipe = Recipe.preset("deepseek_v3").replace(cache="fp8")
+    >>> recipe = Recipe.preset("deepseek_v3").replace(cache="flashmla")
     >>> recipe.name
-    'deepseek_v3 with cache=fp8'
+    'deepseek_v3 with cache=flashmla'
     >>> Recipe.from_json(recipe.to_json()) == recipe
     True
     """
 
-    numbers: str = "float64"
-    activations: str = "none"
-    weights: str = "stored"
-    accumulator: str = "none"
+    compute: str = "float64"
+    activations: Any = _NONE
+    weights: Any = _NONE
+    accumulator: str = NONE
     promote_every: int | None = None
     rule: str = "deepseek_v3"
-    cache: str = "numbers"
-    dispatch: str = "numbers"
-    combine: str = "numbers"
-    gate: str = "numbers"
-    masked: str = "-inf"
+    cache: Any = _NONE
+    dispatch: Any = _NONE
+    combine: Any = _NONE
+    gate: str = NONE
+    group_mask_value: str = "-inf"
 
     CHOICES: ClassVar[tuple[str, ...]] = (
-        "numbers",
+        "compute",
         "activations",
         "weights",
         "accumulator",
@@ -108,16 +116,20 @@ class Recipe:
         "dispatch",
         "combine",
         "gate",
-        "masked",
+        "group_mask_value",
     )
     """The fields that `only` and `without` take; "accumulator" stands for `promote_every` too."""
 
     def __post_init__(self) -> None:
+        for name in ("compute", "gate"):
+            object.__setattr__(self, name, dtype_word(getattr(self, name)))
         for name, words in _WORDS.items():
             one_of(getattr(self, name), name, words)
+        for name in SCHEMES:
+            object.__setattr__(self, name, scheme_of(name, getattr(self, name)))
         if self.promote_every is not None:
             object.__setattr__(self, "promote_every", positive(self.promote_every, "promote_every"))
-        if self.accumulator == "none":
+        if self.accumulator == NONE:
             if self.promote_every is not None:
                 raise ValueError(
                     f"promote_every: found {self.promote_every} with accumulator 'none', expected None: "
@@ -132,22 +144,28 @@ class Recipe:
     def _check_accumulator(self, unit: AccumulatorInfo) -> None:
         sides = dict(self._sides())
         if "activations" not in sides:
-            coded = [form.spelling for form in ACTIVATIONS.values() if form.format in unit.inputs]
-            possible = [f"activations one of {', '.join(coded)}"] if coded else []
-            possible += ["numbers bfloat16"] if "bfloat16" in unit.inputs else []
+            common = [word for word in _COMMON if codes_of(Scheme.parse(word), self.compute) in unit.inputs]
+            possible = [f"activations one of {', '.join(common)}"] if common else []
+            possible += ["compute bf16"] if "bfloat16" in unit.inputs else []
             raise ValueError(
-                f"accumulator: found {unit.name!r}, which adds products of codes, with activations 'none' in "
-                f"{self.numbers}; expected {' or '.join([*possible, 'accumulator none'])}"
+                f"accumulator: found {unit.name!r}, which adds products of codes, with activations "
+                f"'{self.activations}' in {self.compute}; expected "
+                f"{' or '.join([*possible, 'accumulator none'])}"
             )
-        formats = {form.format for form in sides.values()}
+        if not self.weights.is_identity and "weights" not in sides:
+            raise ValueError(
+                f"accumulator: found {unit.name!r}, which adds products of codes, with weights "
+                f"'{self.weights}', which are none; expected accumulator none"
+            )
+        formats = {codes_of(scheme, self.compute) or "" for scheme in sides.values()}
         if not formats <= set(unit.inputs):
-            found = ", ".join(f"{name} in {form.format}" for name, form in sides.items())
+            found = ", ".join(f"{name} in {codes_of(held, self.compute)}" for name, held in sides.items())
             taking = [info.name for info in accumulators() if formats <= set(info.inputs)]
             raise ValueError(
                 f"accumulator: found {unit.name!r}, which takes {', '.join(unit.inputs)}, with {found}; "
-                f"expected one of {', '.join([*taking, 'none'])}"
+                f"expected one of {', '.join([*taking, NONE])}"
             )
-        groups = {name: form.along for name, form in sides.items() if form.along is not None}
+        groups = {name: held.group_k for name, held in sides.items() if held.group_k is not None}
         if not groups and (self.promote_every is None or self.promote_every % unit.products == 0):
             return
         every = self.promote_every
@@ -166,36 +184,39 @@ class Recipe:
                 f"{'; ' if tiles else ''}{tiles}; expected {possible[0]}"
             )
 
-    def _sides(self) -> Iterator[tuple[str, Form]]:
+    def _sides(self) -> Iterator[tuple[str, Scheme]]:
         """The operands of products on codes, as far as the recipe knows them."""
-        if ACTIVATIONS[self.activations].coded:
-            yield "activations", ACTIVATIONS[self.activations]
-        elif self.bfloat16:
-            yield "activations", WEIGHTS["bf16"]
-        if WEIGHTS[self.weights].format is not None:
-            yield "weights", WEIGHTS[self.weights]
-        if DISPATCHES[self.dispatch].coded:
-            yield "dispatch", DISPATCHES[self.dispatch]
+        if codes_of(self.activations, self.compute):
+            yield "activations", self.activations
+        if not self.weights.is_identity and codes_of(self.weights, self.compute):
+            yield "weights", self.weights
+        if self.dispatch.is_quantized:
+            yield "dispatch", self.dispatch
 
-    def left_of(self, *, sent: bool) -> Form:
-        """The form of a left operand, a row without codes where it is numbers; `sent` to experts, or not."""
-        wire = DISPATCHES[self.dispatch]
-        return wire if sent and wire.coded else ACTIVATIONS[self.activations]
+    def scheme(self, field: str) -> Scheme:
+        """The scheme of a field, its scales by the recipe's rule where it names none."""
+        found: Scheme = getattr(self, field)
+        return found.with_rule(self.rule)
+
+    def activation_scheme(self, *, dispatched: bool) -> Scheme:
+        """The scheme of a product's activations: for experts' first products, `dispatched`, as sent."""
+        arrived = dispatched and self.dispatch.is_quantized
+        return self.scheme("dispatch" if arrived else "activations")
 
     @property
-    def cache_name(self) -> str:
-        """The format of the cache."""
-        return self.numbers if self.cache == "numbers" else self.cache
+    def cache_scheme(self) -> Scheme:
+        """The scheme of the cache, which is the compute dtype where the recipe has none."""
+        return Scheme.parse(self.compute) if self.cache.is_identity else self.scheme("cache")
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The dtype of arrays in `numbers`."""
-        return NUMBERS[self.numbers]
+        """The dtype of arrays under the compute dtype."""
+        return COMPUTE[self.compute]
 
     @property
     def bfloat16(self) -> bool:
-        """Whether numbers are rounded to bfloat16."""
-        return self.numbers == "bfloat16"
+        """True: the compute dtype is bfloat16."""
+        return self.compute == "bf16"
 
     # --- One choice at a time -------------------------------------------------------------------------------
 
@@ -217,8 +238,8 @@ class Recipe:
         Examples
         --------
         >>> from dsv3_numerics import Recipe
-        >>> Recipe.preset("float32").replace(cache="fp8").choices()
-        ('numbers', 'cache')
+        >>> Recipe.preset("float32").replace(cache="flashmla").choices()
+        ('compute', 'cache')
         """
         return tuple(name for name in self.CHOICES if self._part(name) != FLOAT64._part(name))
 
@@ -226,7 +247,7 @@ class Recipe:
         """float64 with this choice alone, and what it cannot do without.
 
         An accumulator and a rule need the codes that they are about: activations and weights come with them
-        (and bfloat16 numbers, where those are the codes).
+        (and the compute dtype, where bfloat16 numbers are the codes).
 
         Examples
         --------
@@ -238,8 +259,8 @@ class Recipe:
         fields = self._part(choice)
         if choice in ("accumulator", "rule") and fields != FLOAT64._part(choice):
             fields |= {"activations": self.activations, "weights": self.weights}
-            if choice == "accumulator" and not ACTIVATIONS[self.activations].coded:
-                fields["numbers"] = self.numbers
+            if choice == "accumulator" and self.activations.is_identity:
+                fields["compute"] = self.compute
         return FLOAT64.replace(**fields)
 
     def without(self, choice: str) -> Recipe:
@@ -255,7 +276,7 @@ class Recipe:
         """
         one_of(choice, "choice", self.CHOICES)
         fields = FLOAT64._part(choice)
-        needed = ["activations", "weights"] if ACTIVATIONS[self.activations].coded else ["numbers", "weights"]
+        needed = ["compute" if self.activations.is_identity else "activations", "weights"]
         if choice in needed and fields != self._part(choice):
             fields |= FLOAT64._part("accumulator")
         return self.replace(**fields)
@@ -275,6 +296,7 @@ class Recipe:
         ValueError
             There is none of this name; those there are.
         """
+        name = dtype_word(name)
         one_of(name, "recipe", PRESETS)
         return PRESETS[name]
 
@@ -320,14 +342,29 @@ class Recipe:
         return closest + (f" with {', '.join(f'{f}={getattr(self, f)}' for f in fields)}" if fields else "")
 
     def to_json(self) -> str:
-        """The recipe as a JSON object, which `from_json` reads."""
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        """The recipe as a JSON object, which `from_json` reads.
+
+        Raises
+        ------
+        ValueError
+            A scheme of a user's own has no spelling.
+        """
+        fields = {name: getattr(self, name) for name in _FIELDS}
+        for name in SCHEMES:
+            if isinstance(fields[name], OwnScheme):
+                raise ValueError(
+                    f"{name}: found '{fields[name]}', a scheme of one's own, which JSON cannot spell; "
+                    "make the recipe in Python"
+                )
+            fields[name] = str(fields[name])
+        return json.dumps(fields, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str | Mapping[str, Any]) -> Self:
         """Read a recipe: a JSON object, or a mapping, of fields.
 
-        Fields that are missing are as in float64, or as in a preset that is named under "preset".
+        Fields that are missing are as in float64, or as in a preset that is named under "preset". Files of
+        earlier versions are understood: "numbers" and "masked" as fields, "stored" and "numbers" as words.
 
         Raises
         ------
@@ -338,7 +375,7 @@ class Recipe:
         --------
         >>> from dsv3_numerics import Recipe
         >>> Recipe.from_json('{"preset": "deepseek_v3", "combine": "logfmt8"}').name
-        'deepseek_v3 with combine=logfmt8'
+        'deepseek_v3 with combine=logfmt8:1x128'
         """
         found = text
         if isinstance(text, str):
@@ -350,9 +387,14 @@ class Recipe:
             raise ValueError(f"recipe: found {type(found).__name__}, expected an object of fields")
         fields = dict(found)
         start = PRESETS["float64"] if "preset" not in fields else cls.preset(fields.pop("preset"))
+        for old in OLD_FIELDS.keys() & fields.keys():
+            if OLD_FIELDS[old] in fields:
+                raise ValueError(f"field: found {old!r} and {OLD_FIELDS[old]!r}, expected one of them")
+            fields[OLD_FIELDS[old]] = fields.pop(old)
         for name in fields:
             one_of(name, "field", ("preset", *_FIELDS))
-        return cls(**(dataclasses.asdict(start) | fields))
+        fields = {name: modern(name, word) for name, word in fields.items()}
+        return cls(**({name: getattr(start, name) for name in _FIELDS} | fields))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -393,50 +435,60 @@ class Recipe:
         return "\n".join([self.name, *lines])
 
     def _rows(self) -> Iterator[tuple[str, str, str, str, str]]:
-        n, sums = self.numbers, "float32" if self.bfloat16 else self.numbers
-        right = WEIGHTS[self.weights]
-        adding = sums if self.accumulator == "none" else self.accumulator
+        n, sums = self.compute, "float32" if self.bfloat16 else self.compute
+        weights = _label(self.weights, "stored")
+        adding = sums if self.accumulator == NONE else self.accumulator
         if self.promote_every is not None:
             adding += f", promoted every {self.promote_every}"
-        sent, back = DISPATCHES[self.dispatch], COMBINES[self.combine]
-        for name, left in (
-            ("q, kv_a, kv_b, o, gate, up, down", ACTIVATIONS[self.activations]),
-            ("experts' gate, up", sent if sent.coded else ACTIVATIONS[self.activations]),
-        ):
-            forms = f"{left.short or n} x {right.short or right.spelling}"
-            scales = ", ".join(form.scales for form in (left, right) if form.scales)
-            rule = f" ({self.rule})" if left.ruled or right.ruled else ""
-            yield name, forms, scales + rule, adding, n
-        yield "kv_b, absorbed", f"{n} x {right.short or right.spelling}", right.scales, sums, n
+        for name, dispatched in (("q, kv_a, kv_b, o, gate, up, down", False), ("experts' gate, up", True)):
+            held = self.dispatch if dispatched and self.dispatch.is_quantized else self.activations
+            sides = f"{_label(held, n)} x {weights}"
+            scales = ", ".join(text for text in (_scales(held), _scales(self.weights)) if text)
+            rule = f" ({self.rule})" if held.uses_scale_rule or self.weights.uses_scale_rule else ""
+            yield name, sides, scales + rule, adding, n
+        yield "kv_b, absorbed", f"{n} x {weights}", _scales(self.weights), sums, n
         yield "embedding, norms, rotary, sums", n, "", sums, n
         yield "attention, SiLU, head", n, "", sums, n
-        gate = n if self.gate == "numbers" else self.gate
-        yield f"router, masked groups {self.masked}", gate, "", sums if gate == "bfloat16" else gate, gate
-        cache = CACHES[self.cache]
-        kept = n if cache.spelling == "numbers" else cache.spelling
-        yield "cache", kept, cache.scales, "", "bfloat16" if cache.bits or cache.coded else kept
-        yield "dispatch", sent.short or n, sent.scales, "", sent.short or n
-        plain = back.spelling == "numbers"
-        wire = back.short or (n if plain else back.spelling)
-        yield "combine", wire, back.scales, sums if plain else "float32", n
+        gate = n if self.gate == NONE else self.gate
+        yield (
+            f"router, masked groups {self.group_mask_value}",
+            gate,
+            "",
+            sums if gate == "bf16" else gate,
+            gate,
+        )
+        kept, plain = str(self.cache_scheme), self.cache.group is None
+        yield "cache", kept, _scales(self.cache), "", kept if plain else "bf16"
+        for name, held, added in (
+            ("dispatch", self.dispatch, ""),
+            ("combine", self.combine, sums if self.combine.is_identity else "float32"),
+        ):
+            yield name, _label(held, n), _scales(held), added, _label(held, n)
+
+
+def _label(scheme: Scheme, default: str) -> str:
+    """The format, for a table."""
+    if scheme.is_identity:
+        return default
+    return scheme.short_format if isinstance(scheme, Scaled) else str(scheme)
+
+
+def _scales(scheme: Scheme) -> str:
+    """The groups and their scales, for a table."""
+    return str(getattr(scheme, "scales", ""))
 
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
 _WORDS: Mapping[str, Any] = {
-    "numbers": NUMBERS,
-    "activations": ACTIVATIONS,
-    "weights": WEIGHTS,
+    "compute": COMPUTE,
     "accumulator": ACCUMULATORS,
     "rule": RULES,
-    "cache": CACHES,
-    "dispatch": DISPATCHES,
-    "combine": COMBINES,
     "gate": GATES,
-    "masked": MASKED,
+    "group_mask_value": MASK_VALUES,
 }
 
 FLOAT64 = Recipe()
-_BF16 = Recipe(numbers="bfloat16", weights="bf16", cache="bfloat16", gate="float32")
+_BF16 = Recipe(compute="bf16", weights="bf16", cache="bf16", gate="float32")
 _V3 = _BF16.replace(
     activations="e4m3:1x128:f32",
     weights="e4m3:128x128:f32",
@@ -449,7 +501,7 @@ _V31 = _V3.replace(activations="e4m3:1x128:ue8m0", weights="e4m3:128x128:ue8m0",
 
 PRESETS: Mapping[str, Recipe] = {
     "float64": FLOAT64,
-    "float32": Recipe(numbers="float32"),
+    "float32": Recipe(compute="float32"),
     "bf16": _BF16,
     "deepseek_v3": _V3,
     "deepseek_v31": _V31,

@@ -19,9 +19,9 @@ from .._arrays import SOURCES, Array, as_array, flat
 from ..checkpoint import Checkpoint
 from ..number_formats import encode, format_info
 from ..quantized import Quantized
+from ..schemes import Cast, Identity, Scaled, Scheme, quantize
 from .config import Config
-from .fitting import check_fit, fits_anything, is_quantized, powers_of_two, unlike
-from .forms import WEIGHTS, Form
+from .fitting import as_stored, check_fit, fits_anything, is_quantized, unlike
 from .recipe import Recipe
 
 Given: TypeAlias = Any
@@ -30,7 +30,8 @@ Given: TypeAlias = Any
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 Rows: TypeAlias = tuple[int, int] | None
 
-STORED, BF16, REQUANTIZED = (WEIGHTS[word] for word in ("stored", "bf16", "e4m3:128x128:ue8m0:requantized"))
+_STORED, _BF16 = Identity(), Cast("bfloat16")
+_WIDEST_CODE = 8  # bits of codes that the core widens in its products
 
 _LISTED = 12  # problems that a message lists in full
 
@@ -166,71 +167,81 @@ class Weights:
 
     def numbers_of(self, name: str, *, bfloat16: bool = False) -> _core.Weight:
         """The numbers that a tensor means, as it is stored or rounded to bfloat16."""
-        return self._matrix(name, STORED, "", bfloat16)
+        return self._matrix(name, _STORED, bfloat16)
 
     def matrix(self, name: str, recipe: Recipe, *, rows: Rows = None) -> _core.Weight:
-        """The numbers that a weight means in a recipe's form, for products of numbers."""
-        form = WEIGHTS[recipe.weights]
+        """The numbers that a weight means in a recipe's scheme, for products of numbers."""
+        scheme = recipe.scheme("weights")
         if rows is None:
-            return self._matrix(name, form, recipe.rule, recipe.bfloat16)
-        held = some_rows(self._numbers_in(name, form, recipe.rule, recipe.bfloat16), rows)
-        rounded = self._rounded or recipe.bfloat16 or form is BF16
+            return self._matrix(name, scheme, recipe.bfloat16)
+        held = some_rows(self._numbers_in(name, scheme, recipe.bfloat16), rows)
+        rounded = self._rounded or recipe.bfloat16 or scheme == _BF16
         return matrix(self._prefix + name, held, held.shape, rounded=rounded)
 
     def operand(self, name: str, recipe: Recipe, *, rows: Rows = None) -> Given:
-        """A weight in a recipe's form, for products of codes; some of its rows, from one block to another."""
-        held = self._held(name, WEIGHTS[recipe.weights], recipe.rule)
+        """A weight in a recipe's scheme, for products of codes; some of its rows, from a block to another."""
+        scheme = recipe.scheme("weights")
+        held = self._codes(name, scheme) if isinstance(scheme, Cast) else self._held(name, scheme)
         return held if rows is None else some_rows(held, rows)
 
     def block_rows(self, name: str, recipe: Recipe) -> int:
-        """Rows of a weight that share scales in a recipe's form."""
-        held = self._held(name, WEIGHTS[recipe.weights], recipe.rule)
+        """Rows of a weight that share scales in a recipe's scheme."""
+        held = self._held(name, recipe.scheme("weights"))
         return held.block[0] if isinstance(held, Quantized) and held.axis is None else 1
 
-    def _matrix(self, name: str, form: Form, rule: str, bfloat16: bool) -> _core.Weight:
+    def _matrix(self, name: str, scheme: Scheme, bfloat16: bool) -> _core.Weight:
         full = self._prefix + name
-        key = (full, form.spelling, rule if form.ruled else "", bfloat16)
+        key = (full, scheme, bfloat16)
         made = self._made.get(key)
         if made is None:
-            held = self._numbers_in(name, form, rule, bfloat16)
-            rounded = self._rounded or bfloat16 or form is BF16
+            held = self._numbers_in(name, scheme, bfloat16)
+            rounded = self._rounded or bfloat16 or scheme == _BF16
             self._made[key] = made = matrix(full, held, self._shapes[full], rounded=rounded)
         found: _core.Weight = made
         return found
 
-    def _numbers_in(self, name: str, form: Form, rule: str, bfloat16: bool) -> Given:
+    def _numbers_in(self, name: str, scheme: Scheme, bfloat16: bool) -> Given:
         """What `matrix` makes a weight of: codes that are to be bfloat16 stay codes, it rounds on the way."""
-        if form.format == BF16.format or (bfloat16 and not form.coded):
-            given = self.given(name)
-            return given if isinstance(given, Quantized) else self._bfloat16(self._prefix + name, given)
-        return self._held(name, form, rule)
+        plain = scheme == _BF16 or (bfloat16 and scheme.is_identity)
+        held = self.given(name) if plain else self._held(name, scheme)
+        if isinstance(held, Quantized) or not (plain or bfloat16):
+            return held
+        return self._bfloat16(self._prefix + name, held, scheme)
 
-    def _held(self, name: str, form: Form, rule: str) -> Given:
-        """A weight in a form, made once and kept: codes, or an array of numbers."""
-        key = (self._prefix + name, form.spelling, rule if form.ruled else "")
+    def _held(self, name: str, scheme: Scheme) -> Given:
+        """A weight in a scheme, made once and kept: codes that the core takes, or an array of numbers."""
+        key = (self._prefix + name, scheme)
         made = self._made.get(key)
         if made is None:
-            self._made[key] = made = self._in_form(self._prefix + name, self.given(name), form, rule)
+            self._made[key] = made = self._in_scheme(key[0], self.given(name), scheme)
         return made
 
-    def _in_form(self, full: str, given: Given, form: Form, rule: str) -> Given:
-        problem = unlike(given, form)
+    def _in_scheme(self, full: str, given: Given, scheme: Scheme) -> Given:
+        problem = unlike(given, scheme)
         if problem:
             raise ValueError(f"{full}: found {problem}")
-        coded = isinstance(given, Quantized)
-        if form.format is None or (coded and form.coded and not form.remade):
+        if scheme.is_identity or as_stored(given, scheme):
             return given
-        if not form.coded:
-            return self._bfloat16(full, given)
-        if coded and form is REQUANTIZED and powers_of_two(given.weight_scale_inv()):
-            return given
-        return form.codes(given.dequantize() if coded else as_array(given, full), rule)
+        if scheme == _BF16:
+            return self._bfloat16(full, given, scheme)
+        numbers = given.dequantize() if isinstance(given, Quantized) else as_array(given, full)
+        if not isinstance(scheme, Scaled):
+            return scheme.read_back(numbers)
+        made = quantize(numbers, scheme)
+        return made if format_info(scheme.format).bits <= _WIDEST_CODE else made.dequantize()
 
-    def _bfloat16(self, full: str, given: Given) -> Array:
+    def _codes(self, name: str, scheme: Scheme) -> Array:
+        """A weight cast to a format, as its codes."""
+        held = self._held(name, scheme)
+        array = held.dequantize() if isinstance(held, Quantized) else as_array(held, name)
+        codes: Array = array if array.dtype == _BFLOAT16 and scheme == _BF16 else quantize(array, scheme)
+        return codes
+
+    def _bfloat16(self, full: str, given: Given, scheme: Scheme) -> Array:
         """A weight as bfloat16 numbers, made once and kept unless they are that already."""
         if not isinstance(given, Quantized) and as_array(given, full).dtype == _BFLOAT16:
             return as_array(given, full)
-        key = (full, "bfloat16")
+        key = (full, "bfloat16", scheme if not scheme.is_identity and scheme != _BF16 else None)
         made = self._made.get(key)
         if made is None:
             if isinstance(given, Quantized):
@@ -250,7 +261,7 @@ class Weights:
 
     def check_fit(self, recipe: Recipe) -> None:
         """Raise ValueError unless the recipe fits every weight that it is about; remembered."""
-        seen = (recipe.weights, recipe.accumulator, recipe.promote_every, recipe.numbers)
+        seen = (recipe.weights, recipe.accumulator, recipe.promote_every, recipe.compute)
         if fits_anything(recipe) or any(
             (self._prefix[:n], seen) in self._fitted for n in range(len(self._prefix) + 1)
         ):
@@ -258,20 +269,19 @@ class Weights:
         check_fit(((self._prefix + name, self.given(name)) for name in self if is_quantized(name)), recipe)
         self._fitted.add((self._prefix, seen))
 
-    def ahead(self, names: Iterable[str], recipe: Recipe) -> None:
+    def prefetch(self, names: Iterable[str], recipe: Recipe) -> None:
         """Ask the system to read what a recipe will use as it is stored; see `Checkpoint.prefetch`."""
         if not isinstance(self._found, Stored):
             return
-        form = WEIGHTS[recipe.weights]
-        own = form.spelling, recipe.rule if form.ruled else ""
+        scheme = recipe.scheme("weights")
         fulls = (self._prefix + name for name in names)
-        self._found.ahead([full for full in fulls if not self._replaced(full, *own)])
+        self._found.prefetch([full for full in fulls if not self._replaced(full, scheme)])
 
-    def _replaced(self, full: str, spelling: str, rule: str) -> bool:
-        """Whether something else is kept in memory and used instead of a tensor."""
-        held = self._made.get((full, spelling, rule))
+    def _replaced(self, full: str, scheme: Scheme) -> bool:
+        """True: something else is kept in memory and used instead of a tensor."""
+        held = self._made.get((full, scheme))
         another = held is not None and held is not self._made.get((full, "given"))
-        return another or (full, "bfloat16") in self._made
+        return another or (full, "bfloat16", None) in self._made
 
     def raw(self, name: str) -> Given:
         """The tensor as it is found, nothing kept of it."""
@@ -336,7 +346,7 @@ class Stored(Mapping[str, Given]):
         """The shape, from the file's header."""
         return self._checkpoint.info(self._prefix + name).shape
 
-    def ahead(self, names: Iterable[str]) -> None:
+    def prefetch(self, names: Iterable[str]) -> None:
         """Ask the system to read tensors that will be used soon."""
         self._checkpoint.prefetch(self._prefix + name for name in names)
 

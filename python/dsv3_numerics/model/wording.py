@@ -6,47 +6,51 @@ it.
 
 from __future__ import annotations
 
-from .forms import COMBINES, DISPATCHES, WEIGHTS, Form
+from ..schemes import Scheme
+from .fields import NONE
 from .recipe import Recipe
 
 
 def numbers(recipe: Recipe) -> str:
-    return recipe.numbers
+    return recipe.compute
 
 
-def _ruled(recipe: Recipe, *forms: Form) -> str:
-    """The rule, where one of the forms needs it and it is not the usual one."""
-    needed = any(form.ruled for form in forms) and recipe.rule != "deepseek_v3"
+def _ruled(recipe: Recipe, *schemes: Scheme) -> str:
+    """The rule, where one of the schemes needs it and it is not the usual one."""
+    needed = any(scheme.uses_scale_rule for scheme in schemes) and recipe.rule != "deepseek_v3"
     return f", scales by {recipe.rule}" if needed else ""
 
 
-def product(recipe: Recipe, sent: bool) -> str:
-    left, right = recipe.left_of(sent=sent), WEIGHTS[recipe.weights]
-    adding = "" if recipe.accumulator == "none" else f", {recipe.accumulator}"
+def product(recipe: Recipe, dispatched: bool) -> str:
+    arrived = dispatched and recipe.dispatch.is_quantized
+    held = recipe.dispatch if arrived else recipe.activations
+    adding = "" if recipe.accumulator == NONE else f", {recipe.accumulator}"
     adding += "" if recipe.promote_every is None else f" every {recipe.promote_every}"
-    came = " as sent" if sent and DISPATCHES[recipe.dispatch].coded else ""
-    sides = f"{left.spelling if left.coded else recipe.numbers}{came} x {right.spelling}"
-    return f"{sides}{adding}{_ruled(recipe, left, right)} -> {recipe.numbers}"
+    came = " as sent" if arrived else ""
+    sides = f"{recipe.compute if held.is_identity else held}{came} x {_weights(recipe)}"
+    return f"{sides}{adding}{_ruled(recipe, held, recipe.weights)} -> {recipe.compute}"
 
 
 def attend(recipe: Recipe, absorbed: bool) -> str:
     if not absorbed:
-        return f"naive, {recipe.numbers}"
-    form = WEIGHTS[recipe.weights]
-    return f"absorbed, kv_b {form.spelling} read as {recipe.numbers}{_ruled(recipe, form)}"
+        return f"naive, {recipe.compute}"
+    rule = _ruled(recipe, recipe.weights)
+    return f"absorbed, kv_b {_weights(recipe)} read as {recipe.compute}{rule}"
 
 
 def gate(recipe: Recipe) -> str:
-    own = recipe.numbers if recipe.gate == "numbers" else recipe.gate
-    return f"{recipe.numbers} -> {own}, others {recipe.masked}"
+    own = recipe.compute if recipe.gate == NONE else recipe.gate
+    return f"{recipe.compute} -> {own}, others {recipe.group_mask_value}"
 
 
 def dispatch(recipe: Recipe) -> str:
-    form = DISPATCHES[recipe.dispatch]
-    return f"{form.spelling}{_ruled(recipe, form)} -> {recipe.numbers}"
+    return f"{recipe.dispatch}{_ruled(recipe, recipe.dispatch)} -> {recipe.compute}"
 
 
 def combine(recipe: Recipe) -> str:
-    form = COMBINES[recipe.combine]
-    sums = recipe.numbers if recipe.combine == "numbers" else "float32"
-    return f"{form.spelling}{_ruled(recipe, form)}, sums {sums} -> {recipe.numbers}"
+    sums = recipe.compute if recipe.combine.is_identity else "float32"
+    return f"{recipe.combine}{_ruled(recipe, recipe.combine)}, sums {sums} -> {recipe.compute}"
+
+
+def _weights(recipe: Recipe) -> str:
+    return "stored" if recipe.weights.is_identity else str(recipe.weights)

@@ -19,7 +19,18 @@ what a recipe's field, a cache or a checkpoint allows (theirs), and the arithmet
 from .logarithmic import DeepEPLog, LogTiles
 from .own import OwnScheme
 from .scaled import Cast, Identity, Scaled, short_names
-from .scheme import KINDS, NAMED, WHOLE, Approximation, Floats, Group, NotFiniteError, Scheme, quantize
+from .scheme import (
+    KINDS,
+    NAMED,
+    WHOLE,
+    Approximation,
+    Floats,
+    Group,
+    NotFiniteError,
+    Scheme,
+    quantize,
+    write_group,
+)
 
 KINDS += [Identity, DeepEPLog, LogTiles, Cast, Scaled, OwnScheme]
 
@@ -40,4 +51,5 @@ __all__ = [
     "Scheme",
     "quantize",
     "short_names",
+    "write_group",
 ]

@@ -17,7 +17,7 @@ from .scheme import Approximation, Floats, Group, Scheme, refuse_settings
 _METHODS = ("quantize", "dequantize")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OwnScheme(Scheme):
     """A scheme that a user wrote, wherever a named one may stand: `quantize`, studies, recipes.
 
@@ -50,6 +50,8 @@ class OwnScheme(Scheme):
     >>> x = np.eye(4, 64, dtype=np.float32)
     >>> d3.Scheme.parse(Hadamard()).read_back(x).shape
     (4, 64)
+    >>> d3.Recipe(activations=Hadamard(), weights="mxfp4").name
+    'float64 with activations=Hadamard, weights=mxfp4'
     """
 
     method: Any
@@ -121,6 +123,12 @@ class OwnScheme(Scheme):
         if isinstance(held, Quantized | LogFmt):
             return held.bits_per_element * math.prod(held.shape)
         return 8.0 * held.nbytes if hasattr(self.method, "quantize") and hasattr(held, "nbytes") else math.nan
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, OwnScheme) and other.method is self.method and other.name == self.name
+
+    def __hash__(self) -> int:
+        return hash((id(self.method), self.name))
 
     def __str__(self) -> str:
         return self.name

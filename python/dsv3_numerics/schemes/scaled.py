@@ -41,6 +41,7 @@ NATIVE: dict[str, int] = {"float32": 32, "float64": 64}
 
 _NATIVE_SHORT = {"f32": "float32", "f64": "float64"}
 _TORCH_LIKE = ("bfloat16", "float16")  # overflow is infinity there, as in NumPy and torch
+DEFAULT_RULE = "deepseek_v3"
 _ROUNDINGS: tuple[str, ...] = get_args(Rounding)
 _NEAREST = _ROUNDINGS[0]
 _FLASHMLA = "flashmla"
@@ -104,6 +105,11 @@ class Cast(Scheme):
     @property
     def group(self) -> Group | None:
         return None
+
+    @property
+    def is_native(self) -> bool:
+        """True: float32 or float64."""
+        return self.format in NATIVE
 
     @property
     def width(self) -> int:
@@ -235,7 +241,7 @@ class Scaled(Scheme):
         return f"{write_group(self.block)} {_short_scale(self.scale)}"
 
     def with_rule(self, rule: str) -> Scheme:
-        return replace(self, rule=rule) if self.uses_scale_rule else self
+        return replace(self, rule=rule) if self.uses_scale_rule and rule != DEFAULT_RULE else self
 
     def bits(self, rows: int, cols: int) -> int:
         br, bc = self.block

@@ -11,7 +11,7 @@ Examples
 --------
 >>> from dsv3_numerics import sensitivity
 >>> from dsv3_numerics.model import Recipe
->>> found = sensitivity.run(sensitivity.demo_model(), [3, 1, 4], Recipe(cache="bfloat16"), perturbations=0)
+>>> found = sensitivity.run(sensitivity.demo_model(), [3, 1, 4], Recipe(cache="bf16"), perturbations=0)
 >>> found.choices
 ['cache']
 """

@@ -92,7 +92,7 @@ def through(
     return out, trace.found.get("topk_idx")
 
 
-def perturbed(x: Array, seed: int, numbers: str, share: float) -> Array:
+def perturbed(x: Array, seed: int, compute: str, share: float) -> Array:
     """Embeddings with some channels moved by one last place, up or down: the least that can be changed.
 
     Parameters
@@ -100,8 +100,8 @@ def perturbed(x: Array, seed: int, numbers: str, share: float) -> Array:
     x : ndarray, shape (batch, tokens, hidden_size)
     seed : int
         Of the channels.
-    numbers : str
-        Whose last place: ``bfloat16`` or ``float32``. That of float64 counts as float32's, since its own is
+    compute : str
+        Whose last place: ``bf16`` or ``float32``. That of float64 counts as float32's, since its own is
         lost in any other format.
     share : float
         Of the channels, about; 0: one channel of each token.
@@ -110,14 +110,14 @@ def perturbed(x: Array, seed: int, numbers: str, share: float) -> Array:
     --------
     >>> import numpy as np
     >>> from dsv3_numerics.sensitivity.forward import perturbed
-    >>> perturbed(np.ones((1, 1)), 0, "bfloat16", 0)
+    >>> perturbed(np.ones((1, 1)), 0, "bf16", 0)
     array([[1.0078125]])
     """
     rng = np.random.default_rng([seed, x.shape[-1]])
     moved = rng.random(x.shape) < share
     if not share:
         np.put_along_axis(moved, rng.integers(x.shape[-1], size=x.shape[:-1])[..., None], True, axis=-1)
-    place = np.ldexp(1.0, np.frexp(x)[1] - (8 if numbers == "bfloat16" else 24))
+    place = np.ldexp(1.0, np.frexp(x)[1] - (8 if compute == "bf16" else 24))
     by = np.where(moved & (x != 0), place * rng.choice([-1, 1], x.shape), 0)
     return (x + by).astype(x.dtype)
 
@@ -149,10 +149,10 @@ class Subject:
         """The forward of a variant; that of the recipe itself, and of float64, are made once."""
         key, form = variant.recipe, variant.absorbed
         if variant.perturbation:
-            # float64 is perturbed as the recipe is, by the last place of the recipe's numbers
+            # float64 is perturbed as the recipe is, by the last place of the recipe's compute dtype
             share = SHARE if variant.role == "perturbed" else 0.0
             seed = variant.perturbation
-            perturbation = partial(perturbed, seed=seed, numbers=self.recipe.numbers, share=share)
+            perturbation = partial(perturbed, seed=seed, compute=self.recipe.compute, share=share)
             return free_running(self.model, self.ids, key, form, perturbation, step)
         if key not in (FLOAT64, self.recipe) or form != self.absorbed:
             return free_running(self.model, self.ids, key, form, None, step)

@@ -32,7 +32,7 @@ _LEAST_LAYER = 1e-5
 
 
 _STYLES = {
-    "numbers": Style("#555555", "X", LINES[1]),
+    "compute": Style("#555555", "X", LINES[1]),
     "activations": Style("#0072B2", "o", LINES[0]),
     "weights": Style("#56B4E9", "v", LINES[1]),
     "accumulator": Style("#D55E00", "^", LINES[0]),

@@ -21,7 +21,7 @@ of it at the end.
 **Alone, and without.** A choice *alone* is float64 everywhere but there: what that choice does by itself.
 *Without* is the whole recipe but for it: what one would gain by giving it up. The two differ. Where one
 choice spoils the digits that another would have spoiled as well, both look dear alone and neither is a gain
-when it goes; and some choices protect: a gate in float32 beside bfloat16 numbers makes things better, so
+when it goes; and some choices protect: a gate in float32 beside bf16 makes things better, so
 that going without it costs.
 
 **Distributions, not a number.** In FP8 a value is one of 256 codes. A change of relative size e moves a

@@ -203,7 +203,7 @@ def run(
     --------
     >>> from dsv3_numerics import sensitivity
     >>> from dsv3_numerics.model import Recipe
-    >>> model, recipe = sensitivity.demo_model(), Recipe(gate="bfloat16")
+    >>> model, recipe = sensitivity.demo_model(), Recipe(gate="bf16")
     >>> found = sensitivity.run(model, [3, 1, 4, 1, 5], recipe, perturbations=1)
     >>> [cost.choice for cost in found.costs()]
     ['gate']

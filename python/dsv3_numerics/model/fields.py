@@ -1,0 +1,156 @@
+"""What the fields of a recipe may be: schemes, by a predicate that gives its reason, and words out of a list.
+
+Lives here: the predicates, how a value given for a field is read, and the spellings of older files. Which
+fields go together is `recipe`'s.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from .. import _core
+from ..accumulator import accumulators
+from ..quant import Rule
+from ..schemes import WHOLE, Cast, DeepEPLog, OwnScheme, Scaled, Scheme, write_group
+
+COMPUTE: Mapping[str, np.dtype[Any]] = {
+    "float64": np.dtype(np.float64),
+    "float32": np.dtype(np.float32),
+    "bf16": np.dtype(np.float32),
+}
+"""Compute dtypes, and the dtype of the arrays that operations hand to each other."""
+
+NONE = "none"
+"""As it is: no scheme, no accumulator, and the compute dtype."""
+
+GATES = (NONE, *COMPUTE)
+MASK_VALUES: Mapping[str, float] = {"-inf": -np.inf, "0": 0.0}
+RULES: tuple[Rule, ...] = tuple(row["name"] for row in _core.scale_rules())
+ACCUMULATORS = (NONE, *(info.name for info in accumulators()))
+
+Predicate = Callable[[Scheme], str | None]
+
+
+def _of_rows(scheme: Scheme) -> str | None:
+    if scheme.group is None or scheme.group[0] == 1 or scheme.group == WHOLE:
+        return None
+    return (
+        f"groups of {write_group(scheme.group)} join tokens that have nothing to do with each other; "
+        "expected groups within a row (1x128, row), or tensor"
+    )
+
+
+def _not_requantized(scheme: Scheme) -> str | None:
+    asked = isinstance(scheme, Scaled) and scheme.requantize
+    return "only a weight may be quantized already; leave 'requantized' out" if asked else None
+
+
+def _not_sent(scheme: Scheme) -> str | None:
+    if not isinstance(scheme, DeepEPLog):
+        return None
+    return f"deepep is how a transfer sends tokens; expected {scheme.format}:1x128"
+
+
+def _token_by_token(scheme: Scheme) -> str | None:
+    if scheme.group == WHOLE or scheme.needs_tensor_amax:
+        return (
+            "one scale for all tokens, but a cache grows token by token; expected scales within a row (1x128)"
+        )
+    return None
+
+
+def _in_bytes(scheme: Scheme) -> str | None:
+    own = isinstance(scheme, OwnScheme)
+    return "a cache holds bytes, and nobody knows those of a scheme of one's own" if own else None
+
+
+_PREDICATES: Mapping[str, tuple[Predicate, ...]] = {
+    "activations": (_not_requantized, _not_sent, _of_rows),
+    "weights": (_not_sent,),
+    "cache": (_not_requantized, _not_sent, _in_bytes, _token_by_token, _of_rows),
+    "dispatch": (_not_requantized, _of_rows),
+    "combine": (_not_requantized, _of_rows),
+}
+
+SCHEMES = tuple(_PREDICATES)
+"""The fields that hold a scheme."""
+
+_NICKNAMES = {("cache", "fp8"): "flashmla"}
+
+OLD_FIELDS: Mapping[str, str] = {"numbers": "compute", "masked": "group_mask_value"}
+"""Fields of older files, and what they are called now."""
+
+_OLD_WORDS = {
+    ("weights", "stored"): NONE,
+    **{(field, "numbers"): NONE for field in ("cache", "dispatch", "combine", "gate")},
+}
+
+
+@lru_cache(maxsize=1024)
+def problem(field: str, scheme: Scheme) -> str | None:
+    """Why a field of a recipe cannot be this scheme; None where it can.
+
+    Examples
+    --------
+    >>> from dsv3_numerics import Scheme
+    >>> problem("cache", Scheme.parse("e4m3:1x64:ue8m0")) is None
+    True
+    >>> problem("cache", Scheme.parse("nvfp4"))[:28]
+    'one scale for all tokens, bu'
+    """
+    found = next((reason for check in _PREDICATES[field] if (reason := check(scheme))), None)
+    return found or scheme.problem()
+
+
+def scheme_of(field: str, value: Any) -> Scheme:
+    """The scheme that is given for a field.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is none, or one that makes no sense there: the message says why.
+    """
+    if isinstance(value, str):
+        value = _NICKNAMES.get((field, value), value)
+    try:
+        scheme = Scheme.parse(value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{field}: {str(error).removeprefix('scheme: ')}") from None
+    reason = problem(field, scheme)
+    if reason:
+        raise ValueError(f"{field}: found '{scheme}': {reason}")
+    return scheme
+
+
+def dtype_word(value: Any) -> Any:
+    """A compute dtype by its one name."""
+    return "bf16" if value == "bfloat16" else value
+
+
+def modern(field: str, word: Any) -> Any:
+    """What a word of an older file is called now."""
+    return _OLD_WORDS.get((field, word), word) if isinstance(word, str) else word
+
+
+def one_of(found: Any, name: str, possible: Iterable[str]) -> None:
+    """Refuse a word that is not in a table: the message lists what is."""
+    words = list(possible)
+    if isinstance(found, str) and found in words:
+        return
+    close = difflib.get_close_matches(str(found), words, 1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    raise ValueError(f"{name}: found {found!r}, expected one of {', '.join(words)}{hint}")
+
+
+def codes_of(scheme: Scheme, compute: str) -> str | None:
+    """The format of the codes that a product takes of numbers in a scheme; None where there are none."""
+    if scheme.is_identity:
+        return "bfloat16" if compute == "bf16" else None
+    if isinstance(scheme, Cast):
+        return None if scheme.is_native else scheme.format
+    return scheme.format if isinstance(scheme, Scaled) else None
