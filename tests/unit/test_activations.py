@@ -213,6 +213,11 @@ def test_interrupted_it_keeps_what_is_done(
             ["--activations", str(GOLDEN), "w.npz"],
             "give one of INPUT files or folders, --demo, or --activations",
         ),
+        (["--activations"], "--activations: give a MODEL, or --demo"),
+        (
+            ["--activations", "--demo", "w.npz"],
+            "give one of INPUT files or folders, --demo, or --activations",
+        ),
         (["--demo", "--tokens", "3"], "--ids, --text and --tokens are for --activations"),
         (["--activations", str(GOLDEN), "--ids", "1", "--text", "a"], "give --ids or --text, not both"),
         (["--activations", str(GOLDEN), "--ids", "1,x"], "expected whole numbers"),

@@ -24,9 +24,9 @@ from dsv3_numerics.sensitivity import (
     PARTS,
     Sensitivity,
     Spread,
-    demo_model,
     divergence,
     other_experts,
+    random_model,
     row_errors,
     same_top,
     variants,
@@ -45,7 +45,7 @@ FEW = ("activations", "gate")
 @pytest.fixture(scope="module")
 def model() -> Model:
     """The demo's model: 3 layers, two of them with experts."""
-    return demo_model()
+    return random_model()
 
 
 @pytest.fixture(scope="module")
@@ -346,7 +346,7 @@ def test_the_figures_are_the_same_at_every_simd_level(product_level: str) -> Non
 @cache
 def few(level: str) -> dict[tuple[str, str], dict[str, Any]]:
     """The released recipe and its activations alone."""
-    return sensitivity.run(demo_model(), IDS, V3, only=["activations"], perturbations=0).parts
+    return sensitivity.run(random_model(), IDS, V3, only=["activations"], perturbations=0).parts
 
 
 # --- what is told ---

@@ -18,20 +18,35 @@ if TYPE_CHECKING:
 
 _SUFFIXES = (".npz", ".safetensors")
 _LIKELIEST = 5
+_DEMO_TOKENS = 300
+_DEMO_TEMPERATURE = 0.7
 
 
 @click.command("run")
-@click.argument("path", metavar="PATH", type=click.Path(path_type=Path))
+@click.argument("path", metavar="PATH", required=False, type=click.Path(path_type=Path))
+@click.option("--demo", is_flag=True, help="Run tiny-austen, the trained model that comes with the package.")
 @click.option("--ids", metavar="IDS", help="Token ids, as 3,1,4, or @FILE with ids between spaces or commas.")
-@click.option("--text", help="Text instead, where PATH has a tokenizer.json (needs the package tokenizers).")
-@click.option("--max-new-tokens", type=click.IntRange(0), default=0, metavar="N", help="Tokens to generate.")
+@click.option(
+    "--text", help="Text instead, where PATH has a tokenizer.json (byte tokens, or needs tokenizers)."
+)
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(0),
+    metavar="N",
+    help=f"Tokens to generate  [default: 0; --demo: {_DEMO_TOKENS}]",
+)
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True)
 @click.option("--recipe", "spelled", metavar="NAME|FILE.json", help="What runs in which format, not --dtype.")
 @click.option("--rounded", is_flag=True, help="Take FP8 weights as a BF16 conversion would hold them.")
 @click.option(
     "--absorbed/--naive", default=None, help="How attention is computed  [default: what is cheaper]"
 )
-@click.option("--temperature", type=click.FloatRange(0), default=0.0, metavar="T", help="0 is greedy.")
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0),
+    metavar="T",
+    help=f"0 is greedy  [default: 0; --demo: {_DEMO_TEMPERATURE}, but for --speculative]",
+)
 @click.option("--top-k", type=click.IntRange(1), metavar="K", help="Sample among the K likeliest.")
 @click.option(
     "--top-p", type=click.FloatRange(0, 1, min_open=True), metavar="P", help="Sample in this nucleus."
@@ -42,15 +57,16 @@ _LIKELIEST = 5
 @click.option("--trace", "traces", multiple=True, metavar="NAME", help="An intermediate to keep, or a GLOB.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="F", help="Write logits and traces to F.")
 def run_command(
-    path: Path,
+    path: Path | None,
+    demo: bool,
     ids: str | None,
     text: str | None,
-    max_new_tokens: int,
+    max_new_tokens: int | None,
     dtype: str,
     spelled: str | None,
     rounded: bool,
     absorbed: bool | None,
-    temperature: float,
+    temperature: float | None,
     top_k: int | None,
     top_p: float | None,
     seed: int,
@@ -62,7 +78,8 @@ def run_command(
     """Run a DeepSeek-V3 checkpoint: one forward, or a continuation.
 
     PATH is a checkpoint folder with config.json: FP8, BF16 or float32, and any size that fits on the disk, as
-    weights stay in their files. Without --max-new-tokens the likeliest next tokens are printed.
+    weights stay in their files. Without --max-new-tokens the likeliest next tokens are printed. --demo takes
+    a small trained model instead, whose tokens are bytes, and writes on.
 
     \b
     --trace keeps intermediates of the prompt's forward, for --out or as a summary:
@@ -76,6 +93,7 @@ def run_command(
 
     \b
     Examples:
+      dsv3-numerics run --demo --text "It is a truth"
       dsv3-numerics run ./tiny-v3 --ids 3,1,4,1,5
       dsv3-numerics run ./tiny-v3 --ids 3,1,4 --max-new-tokens 32 --speculative
       dsv3-numerics run ./V3-fp8 --ids 3,1,4 --recipe deepseek_v3 --absorbed
@@ -84,8 +102,15 @@ def run_command(
     """
     import numpy as np
 
-    from ..model import Model
+    from ..model import Model, demo_checkpoint
 
+    if demo == (path is not None):
+        raise click.UsageError("give PATH or --demo, not both" if demo else "give a PATH, or --demo")
+    path = path or demo_checkpoint()
+    if max_new_tokens is None:
+        max_new_tokens = _DEMO_TOKENS if demo else 0
+    if temperature is None:
+        temperature = _DEMO_TEMPERATURE if demo and not speculative else 0.0
     if out is not None and out.suffix not in _SUFFIXES:
         raise click.BadParameter(f"found {out.name!r}, expected {' or '.join(_SUFFIXES)}", param_hint="--out")
     recipe = None if spelled is None else _recipe(spelled)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .console import BY_USER, INTERRUPTED, make_console, progress_bar
-from .prompt import Words, parse_ids
+from .prompt import Words, demo_prompt, parse_ids
 
 if TYPE_CHECKING:
     from ..model import Model, Recipe
@@ -19,11 +19,15 @@ if TYPE_CHECKING:
 
 @click.command("sensitivity")
 @click.argument("path", metavar="MODEL", required=False, type=click.Path(path_type=Path))
-@click.option("--demo", is_flag=True, help="A tiny random model; nothing is written without --out.")
+@click.option(
+    "--demo", is_flag=True, help="The trained model that comes along; nothing is written without --out."
+)
 @click.option("--recipe", "spelled", default="deepseek_v3", show_default=True, metavar="NAME|FILE.json")
 @click.option("--only", multiple=True, metavar="CHOICE", help="A choice to look at; may be repeated.")
 @click.option("--ids", metavar="IDS", help="Token ids, as 3,1,4, or @FILE with ids between spaces or commas.")
-@click.option("--text", help="Text instead, where MODEL has a tokenizer.json (needs the package tokenizers).")
+@click.option(
+    "--text", help="Text instead, where MODEL has a tokenizer.json (byte tokens, or needs tokenizers)."
+)
 @click.option("--tokens", type=click.IntRange(1), metavar="N", help="So many: random ones, or the first.")
 @click.option("--seed", type=click.IntRange(0), default=0, metavar="N", help="Of random ids  [default: 0]")
 @click.option("--absorbed/--naive", default=False, help="The form of attention  [default: naive]")
@@ -62,7 +66,8 @@ def sensitivity_command(
     same inputs, and on the logits. Written are results.csv, results.json, report.md and plots. What is done
     is kept in parts/ below the folder: after Ctrl-C the same command goes on.
 
-    Give a text or ids that the model was made for: by default the ids are random.
+    Give a text or ids that the model was made for: by default the ids are random. --demo takes tiny-austen on
+    a novel that it was not trained on.
 
     \b
     Examples:
@@ -119,11 +124,10 @@ def _recipe(spelled: str) -> Recipe:
 
 
 def _model(path: Path | None) -> tuple[Model, str]:
-    from ..model import Model
-    from ..sensitivity import demo_model
+    from ..model import Model, demo_checkpoint
 
     if path is None:
-        return demo_model(), "demo"
+        return Model.from_checkpoint(demo_checkpoint()), "tiny-austen"
     return Model.from_checkpoint(path), path.resolve().name
 
 
@@ -133,15 +137,15 @@ def _ids(
     """The ids, and what a reader must know of them."""
     import numpy as np
 
-    from ..sensitivity import RANDOM, RANDOM_MODEL, TOKENS, random_ids
+    from ..model import demo_checkpoint
+    from ..sensitivity import RANDOM, TOKENS, random_ids
 
-    notes = [RANDOM_MODEL] if path is None else []
+    if path is None and ids is None and text is None:
+        text, tokens = demo_prompt(), tokens or TOKENS
     if ids is None and text is None:
-        return random_ids(model, tokens or TOKENS, seed), [*notes, RANDOM]
-    if text is not None and path is None:
-        raise click.UsageError("--text: the demo has no tokenizer; give --ids")
-    found = parse_ids(ids) if ids is not None else Words(path or Path()).encode(text or "")
-    return np.array(found[:tokens], np.int64), notes
+        return random_ids(model, tokens or TOKENS, seed), [RANDOM]
+    found = parse_ids(ids) if ids is not None else Words(path or demo_checkpoint()).encode(text or "")
+    return np.array(found[:tokens], np.int64), []
 
 
 def _measure(prepared: Prepared, threads: int | None) -> None:

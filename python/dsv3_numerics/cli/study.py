@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import click
 
 from .console import BY_USER, INTERRUPTED, make_console, progress_bar, writable
-from .prompt import Words, parse_ids
+from .prompt import Words, demo_prompt, parse_ids
 
 _TOKENS = 64
+_DEMO = ""  # --activations without a folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,13 +32,17 @@ if TYPE_CHECKING:
     "--activations",
     "model_path",
     metavar="MODEL",
-    type=click.Path(path_type=Path),
-    help="Study what goes through a DeepSeek-V3 checkpoint instead: the inputs of its linear layers.",
+    is_flag=False,
+    flag_value=_DEMO,
+    help="Study what goes through a DeepSeek-V3 checkpoint instead (with --demo: tiny-austen, which comes "
+    "along): the inputs of its linear layers.",
 )
 @click.option(
     "--ids", metavar="IDS", help="Its tokens, as 3,1,4, or @FILE with ids between spaces or commas."
 )
-@click.option("--text", help="Text instead, where MODEL has a tokenizer.json (needs the package tokenizers).")
+@click.option(
+    "--text", help="Text instead, where MODEL has a tokenizer.json (byte tokens, or needs tokenizers)."
+)
 @click.option(
     "--tokens",
     type=click.IntRange(1),
@@ -64,7 +69,7 @@ if TYPE_CHECKING:
 def study_command(
     inputs: tuple[Path, ...],
     demo: bool,
-    model_path: Path | None,
+    model_path: str | None,
     ids: str | None,
     text: str | None,
     tokens: int | None,
@@ -99,10 +104,13 @@ def study_command(
       dsv3-numerics study --demo
       dsv3-numerics study model.safetensors -s mxfp4 -s nvfp4 --out fp4
       dsv3-numerics study ./DeepSeek-V3-bf16 --include '*mlp.experts*' --threads 8
+      dsv3-numerics study --activations --demo
       dsv3-numerics study --activations ./V3-fp8 --text "The capital of France is"
       dsv3-numerics study --activations ./tiny-v3 --tokens 256 --include '*.o_proj'
     """
-    given = demo + bool(inputs) + (model_path is not None)
+    if model_path == _DEMO and not demo:
+        raise click.UsageError("--activations: give a MODEL, or --demo")
+    given = (demo and model_path != _DEMO) + bool(inputs) + (model_path is not None)
     if given != 1:
         ways = "INPUT files or folders, --demo, or --activations"
         raise click.UsageError(
@@ -123,7 +131,8 @@ def study_command(
         study, title, work = _of_tensors(inputs, demo, chosen, include, exclude, threads)
     else:
         prompt = ids, text, tokens
-        study, title, work = _of_activations(model_path, prompt, chosen, include, exclude, threads)
+        path = Path(model_path) if model_path else None
+        study, title, work = _of_activations(path, prompt, chosen, include, exclude, threads)
     folder = writable(out or Path(f"study-{title}"))
     for note in study.notes:
         console.print(
@@ -161,7 +170,7 @@ def _of_tensors(
 
 
 def _of_activations(
-    path: Path,
+    path: Path | None,
     prompt: tuple[str | None, str | None, int | None],
     schemes: Sequence[Scheme],
     include: tuple[str, ...],
@@ -169,18 +178,23 @@ def _of_activations(
     threads: int | None,
 ) -> tuple[Study, str, Work]:
     """A study of a model's activations, its title, and what fills it."""
-    from ..model import Model
+    from ..model import Model, demo_checkpoint
     from ..study import execute_activations, prepare_activations
 
+    if path is None:
+        path = demo_checkpoint()
+        ids, text, tokens = prompt
+        if ids is None and text is None:
+            prompt = None, demo_prompt(), tokens or _TOKENS
     model = Model.from_checkpoint(path)
-    ids, notes = _prompt(model, path, *prompt)
-    study = prepare_activations(model, ids, schemes, include=include, exclude=exclude)
+    tokens_in, notes = _prompt(model, path, *prompt)
+    study = prepare_activations(model, tokens_in, schemes, include=include, exclude=exclude)
     study.settings["inputs"] = [f"activations of {path}"]
     study.notes += notes
 
     def work() -> None:
         with progress_bar() as progress:
-            execute_activations(study, model, ids, threads=threads, progress=progress)
+            execute_activations(study, model, tokens_in, threads=threads, progress=progress)
 
     return study, f"{path.resolve().name}-activations", work
 
