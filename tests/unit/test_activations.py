@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dsv3_numerics import cli, study
+from commands import call
+from dsv3_numerics import study
 from dsv3_numerics.model import Config, Model, random_weights
 from dsv3_numerics.study.activations import KINDS, kind_of, operations
 
@@ -142,14 +143,6 @@ def test_what_is_written(found: study.Study, tmp_path: Path) -> None:
 
 
 # --- The verb -------------------------------------------------------------------------------------------
-
-
-def call(*args: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    """Run the command in this process; exit code, standard output, standard error."""
-    with pytest.raises(SystemExit) as stop:
-        cli.main(list(args))
-    out, err = capsys.readouterr()
-    return int(stop.value.code or 0), out, err
 
 
 @pytest.fixture

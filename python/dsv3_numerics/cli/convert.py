@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .console import progress_bar, resumable
+
 if TYPE_CHECKING:
     from ..checkpoint import ConvertReport
 
@@ -61,7 +63,7 @@ def convert_command(
     """
     from ..checkpoint import convert
 
-    with _Bar() as bar:
+    with progress_bar(rate="GB", scale=1e9) as progress, resumable("--resume does the rest"):
         report = convert(
             src,
             dst,
@@ -71,54 +73,9 @@ def convert_command(
             jobs=jobs,
             verify=verify,
             resume=resume,
-            progress=bar.show,
+            progress=progress,
         )
     _print(report)
-
-
-class _Bar:
-    """A progress bar on standard error, where that is a terminal: part, rate in GB/s, time left."""
-
-    def __enter__(self) -> _Bar:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            Progress,
-            Task,
-            TaskProgressColumn,
-            TextColumn,
-            TimeRemainingColumn,
-        )
-
-        class Rate(TextColumn):
-            def render(self, task: Task) -> Any:
-                self.text_format = f"{(task.speed or 0) / 1e9:5.2f} GB/s"
-                return super().render(task)
-
-        console = Console(stderr=True)
-        self._bar = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TaskProgressColumn(),
-            Rate(""),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-            speed_estimate_period=10,
-        )
-        self._bar.__enter__()
-        self._task = self._bar.add_task("", total=None)
-        return self
-
-    def show(self, file: str, done: float, total: float) -> None:
-        """What `convert` reports."""
-        from ..report.text import plain
-
-        self._bar.update(self._task, description=plain(file)[-36:].rjust(36), completed=done, total=total)
-
-    def __exit__(self, *error: Any) -> None:
-        self._bar.__exit__(*error)
 
 
 def _print(report: ConvertReport) -> None:

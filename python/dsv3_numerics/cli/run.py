@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .console import make_console, progress_bar
+from .console import json_option, make_console, print_json, progress_bar
 from .prompt import Words, parse_ids
 
 if TYPE_CHECKING:
@@ -51,11 +51,13 @@ _DEMO_TEMPERATURE = 0.7
 @click.option(
     "--top-p", type=click.FloatRange(0, 1, min_open=True), metavar="P", help="Sample in this nucleus."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the samples.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed for the samples.")
 @click.option("--eos", type=int, metavar="ID", help="Token that ends  [default: the config's; -1: none]")
 @click.option("--speculative", is_flag=True, help="Let the MTP layer draft: greedy, same tokens.")
 @click.option("--trace", "traces", multiple=True, metavar="NAME", help="An intermediate to keep, or a GLOB.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="F", help="Write logits and traces to F.")
+@click.option("--overwrite", is_flag=True, help="Replace F if it is there.")
+@json_option
 def run_command(
     path: Path | None,
     demo: bool,
@@ -74,6 +76,8 @@ def run_command(
     speculative: bool,
     traces: tuple[str, ...],
     out: Path | None,
+    overwrite: bool,
+    as_json: bool,
 ) -> None:
     """Run a DeepSeek-V3 checkpoint: one forward, or a continuation.
 
@@ -113,10 +117,14 @@ def run_command(
         temperature = _DEMO_TEMPERATURE if demo and not speculative else 0.0
     if out is not None and out.suffix not in _SUFFIXES:
         raise click.BadParameter(f"found {out.name!r}, expected {' or '.join(_SUFFIXES)}", param_hint="--out")
+    if out is not None and out.exists() and not overwrite:
+        raise click.ClickException(f"--out: {out} is there already; give another name, or --overwrite")
     recipe = None if spelled is None else _recipe(spelled)
     model = Model.from_checkpoint(path, dtype=dtype, rounded=rounded)
     if traces == ("list",):
-        for name in model.trace_names():
+        if as_json:
+            print_json(model.trace_names())
+        for name in () if as_json else model.trace_names():
             click.echo(name)
         return
     if (ids is None) == (text is None):
@@ -125,10 +133,13 @@ def run_command(
     prompt = np.array(parse_ids(ids) if ids is not None else words.encode(text or ""), np.int64)  # type: ignore[union-attr]
     names = _matching(traces, model)
     found: dict[str, Any] = {}
+    likeliest: list[dict[str, Any]] = []
+    done: Generation | None = None
     how: dict[str, Any] = {"absorbed": absorbed, "recipe": recipe}
     if out is not None or names or not max_new_tokens:
-        logits = _forward(model, prompt, names, how, found)
-        _print_likeliest(logits, words)
+        likeliest = _likeliest(_forward(model, prompt, names, how, found), words)
+        if not as_json:
+            _print_likeliest(likeliest)
     if max_new_tokens:
         done = _generate(
             model,
@@ -141,14 +152,50 @@ def run_command(
             seed=seed,
             eos=eos,
             speculative=speculative,
+            quiet=as_json,
             **how,
         )
         found["tokens"] = done.tokens
     if out is not None:
         _write(out, found)
+    if as_json:
+        print_json(_told(prompt, likeliest, done, {name: found[name] for name in names}, out))
+    elif out is not None:
         click.echo(f"{out}: {', '.join(found)}")
     elif names:
         _print_traces({name: found[name] for name in names})
+
+
+def _told(
+    prompt: Any,
+    likeliest: list[dict[str, Any]],
+    done: Generation | None,
+    traces: dict[str, Any],
+    out: Path | None,
+) -> dict[str, Any]:
+    """What JSON says of a run."""
+    told: dict[str, Any] = {"ids": prompt.tolist()}
+    if likeliest:
+        told["next"] = likeliest
+    if done is not None:
+        told["tokens"] = done.tokens.tolist()
+        told["seconds"] = {"prompt": done.prompt_seconds, "tokens": done.seconds}
+        if done.speculation is not None:
+            told["mtp"] = {"drafted": done.speculation.drafted, "accepted": done.speculation.accepted}
+    if traces:
+        told["traces"] = {
+            name: {"dtype": str(x.dtype), "shape": list(x.shape), **_figures(x)} for name, x in traces.items()
+        }
+    return told | ({} if out is None else {"out": str(out)})
+
+
+def _figures(x: Any) -> dict[str, float]:
+    """Mean, root mean square and largest magnitude."""
+    return {
+        "mean": float(x.mean()),
+        "rms": float((x * 1.0 * x).mean()) ** 0.5,
+        "largest": float(abs(x).max()),
+    }
 
 
 def _recipe(spelled: str) -> Recipe:
@@ -187,8 +234,10 @@ def _forward(
     return found["logits"][-1]
 
 
-def _generate(model: Model, prompt: Any, words: Words | None, **settings: Any) -> Generation:
+def _generate(model: Model, prompt: Any, words: Words | None, *, quiet: bool, **settings: Any) -> Generation:
     """Print tokens as they come; what they took, at the end."""
+    if quiet:
+        return model.generate(prompt, **settings)
     so_far: list[int] = []
     shown = ""
 
@@ -220,36 +269,46 @@ def _generate(model: Model, prompt: Any, words: Words | None, **settings: Any) -
     return done
 
 
-def _print_likeliest(logits: Any, words: Words | None) -> None:
+def _likeliest(logits: Any, words: Words | None) -> list[dict[str, Any]]:
+    """The likeliest next tokens: id, logit, probability, and text where there is a tokenizer."""
     import numpy as np
-    from rich import box
-    from rich.table import Table
 
     p = np.exp(logits - logits.max(), dtype=np.float64)
     p /= p.sum()
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="Next token", title_justify="left")
-    for title in ("id", "logit", "probability"):
-        table.add_column(title, justify="right")
-    table.add_column("text")
-    for i in np.argsort(-logits, kind="stable")[:_LIKELIEST]:
-        text = words.decode([int(i)]) if words is not None else None
-        table.add_row(str(i), f"{logits[i]:.6g}", f"{p[i]:.4f}", "" if text is None else repr(text))
-    make_console().print(table)
+    return [
+        {
+            "id": int(i),
+            "logit": float(logits[i]),
+            "probability": float(p[i]),
+            "text": words.decode([int(i)]) if words is not None else None,
+        }
+        for i in np.argsort(-logits, kind="stable")[:_LIKELIEST]
+    ]
+
+
+def _print_likeliest(tokens: list[dict[str, Any]]) -> None:
+    from ..report.terminal import Column, rich_table
+
+    right = {"justify": "right"}
+    rows = []
+    for t in tokens:
+        text = "" if t["text"] is None else repr(t["text"])
+        rows.append((str(t["id"]), f"{t['logit']:.6g}", f"{t['probability']:.4f}", text))
+    columns: list[Column] = [("id", right), ("logit", right), ("probability", right), "text"]
+    make_console().print(rich_table(columns, rows, title="Next token"))
 
 
 def _print_traces(found: Mapping[str, Any]) -> None:
-    from rich import box
-    from rich.table import Table
+    from ..report.terminal import Column, rich_table
 
-    table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, title="Traces (--out keeps them)", title_justify="left"
+    right = {"justify": "right", "no_wrap": True}
+    titles = ("dtype", "shape", "mean", "rms", "largest")
+    columns: list[Column] = [("name", {"no_wrap": True}), *((title, right) for title in titles)]
+    rows = (
+        (name, str(x.dtype), "x".join(map(str, x.shape)), *(f"{v:.4g}" for v in _figures(x).values()))
+        for name, x in found.items()
     )
-    for title in ("name", "dtype", "shape", "mean", "rms", "largest"):
-        table.add_column(title, justify="left" if title == "name" else "right", no_wrap=True)
-    for name, x in found.items():
-        figures = (x.mean(), float((x * 1.0 * x).mean()) ** 0.5, abs(x).max())
-        table.add_row(name, str(x.dtype), "x".join(map(str, x.shape)), *(f"{f:.4g}" for f in figures))
-    make_console().print(table)
+    make_console().print(rich_table(columns, rows, title="Traces (--out keeps them)"))
 
 
 def _write(out: Path, found: Mapping[str, Any]) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .console import BY_USER, INTERRUPTED, make_console, progress_bar
+from .console import json_option, keeping, leave, make_console, print_json, progress_bar
 from .prompt import Words, demo_prompt, parse_ids
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ..model import Model, Recipe
     from ..sensitivity import Sensitivity
     from ..sensitivity.running import Prepared
@@ -28,8 +29,12 @@ if TYPE_CHECKING:
 @click.option(
     "--text", help="Text instead, where MODEL has a tokenizer.json (byte tokens, or needs tokenizers)."
 )
-@click.option("--tokens", type=click.IntRange(1), metavar="N", help="So many: random ones, or the first.")
-@click.option("--seed", type=click.IntRange(0), default=0, metavar="N", help="Of random ids  [default: 0]")
+@click.option(
+    "--tokens", type=click.IntRange(1), metavar="N", help="Number of tokens: random, or the first N."
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, metavar="N", help="Seed of random ids  [default: 0]"
+)
 @click.option("--absorbed/--naive", default=False, help="The form of attention  [default: naive]")
 @click.option(
     "--perturbations",
@@ -44,6 +49,7 @@ if TYPE_CHECKING:
 )
 @click.option("--restart", is_flag=True, help="Begin anew: remove the parts that the folder holds.")
 @click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads  [default: all CPUs]")
+@json_option
 def sensitivity_command(
     path: Path | None,
     demo: bool,
@@ -58,6 +64,7 @@ def sensitivity_command(
     out: Path | None,
     restart: bool,
     threads: int | None,
+    as_json: bool,
 ) -> None:
     """Find out which choice of a low-precision recipe costs how much, and where.
 
@@ -82,11 +89,13 @@ def sensitivity_command(
         raise click.UsageError("give --ids or --text, not both")
     from ..sensitivity import prepare
 
-    console = make_console()
+    console = make_console(quiet=as_json)
     recipe = _recipe(spelled)
     model, source = _model(path)
     chosen, notes = _ids(model, path, ids, text, tokens, seed)
     folder = None if demo and out is None else out or Path(f"sensitivity-{source}")
+    if folder is not None and not restart:
+        _refuse_others(folder)
     try:
         prepared = prepare(
             model,
@@ -109,9 +118,23 @@ def sensitivity_command(
         told = f"{len(result.parts)} parts are done already, {len(prepared.jobs)} to do"
         console.print(told, markup=False, highlight=False)
     _measure(prepared, threads)
-    _finish(result, folder)
-    if result.partial:
-        sys.exit(INTERRUPTED)
+    _finish(result, folder, console)
+    if as_json:
+        from ..sensitivity.files import content
+
+        print_json(content(result))
+    leave(result)
+
+
+def _refuse_others(folder: Path) -> None:
+    """Refuse a folder with results of another kind of run; `prepare` compares those of an analysis."""
+    from ..report.files import RESULT_FILES
+    from ..sensitivity.parts import ABOUT, FOLDER
+
+    if any((folder / name).exists() for name in RESULT_FILES) and not (folder / FOLDER / ABOUT).exists():
+        raise click.ClickException(
+            f"--out: {folder} holds results of another kind of run; give another folder, or --restart"
+        )
 
 
 def _recipe(spelled: str) -> Recipe:
@@ -152,17 +175,13 @@ def _measure(prepared: Prepared, threads: int | None) -> None:
     """Do what is left with a progress bar; interrupted, the result says so and keeps what is done."""
     from ..sensitivity import execute
 
-    with progress_bar() as progress:
-        try:
-            execute(prepared, threads=threads, progress=progress)
-        except KeyboardInterrupt:
-            prepared.result.partial = BY_USER
+    with progress_bar() as progress, keeping(prepared.result):
+        execute(prepared, threads=threads, progress=progress)
 
 
-def _finish(result: Sensitivity, folder: Path | None) -> None:
+def _finish(result: Sensitivity, folder: Path | None, console: Console) -> None:
     from ..sensitivity.findings import findings
 
-    console = make_console()
     table = result.table()
     if table.row_count:
         console.print(table)

@@ -7,8 +7,9 @@ whatever the model's size. The schemes, the sums and the result are those of a s
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -149,6 +150,7 @@ def prepare_activations(
         "include": list(include),
         "exclude": list(exclude),
         "tokens": tokens.size,
+        "ids_sha256": hashlib.sha256(tokens.astype("<i8").tobytes()).hexdigest()[:32],
     }
     return Study(chosen, histograms=np.zeros((len(chosen), 256, 3)), settings=settings)
 
@@ -161,8 +163,13 @@ def execute_activations(
     threads: int | None = None,
     progress: Progress | None = None,
     slab_elements: int = SLAB_ELEMENTS,
+    after: Callable[[Study], None] | None = None,
 ) -> None:
-    """Run the forward, and study inputs as they come; if interrupted, the study holds those finished."""
+    """Run the forward, and study inputs as they come; if interrupted, the study holds those finished.
+
+    Inputs that the study holds already are passed over; `after` is called after each of the others.
+    """
+    studied = study.names()
     include, exclude = study.settings["include"], study.settings["exclude"]
     last, layers = "", 0.0
 
@@ -175,11 +182,15 @@ def execute_activations(
         last = f"{operation} input"
         if progress is not None:
             progress(last, layers, len(model.layers))
+        if last in studied:
+            return
         tensor = array_tensor(last, done.inputs[0])
         if isinstance(tensor, Skipped):
             study.skipped.append(tensor)
         else:
             study_one(study, tensor, lambda name, elements: None, slab_elements, kind)
+        if after is not None:
+            after(study)
 
     def step(name: str, done: float, total: float) -> None:
         nonlocal layers

@@ -36,6 +36,7 @@ def _write_json(study: StudyData, file: IO[str]) -> None:
         "settings": study.settings,
         "seconds": study.seconds,
         "elements": study.elements,
+        "left_out": [group._asdict() for group in study.left_out()],
         "skipped": [vars(s) for s in study.skipped],
         "totals": _totals(study.totals()),
         **({"totals_by_kind": {k: _totals(study.totals(k)) for k in study.kinds}} if study.kinds else {}),
