@@ -124,7 +124,7 @@ def plain(x: jax.Array, w: jax.Array) -> jax.Array:
 
 
 class Forward(NamedTuple):
-    """What `forward` gives."""
+    """Outcome of `forward`."""
 
     logits: jax.Array
     "(batch, tokens, vocabulary): of the next token"

@@ -51,7 +51,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run does, from its first step to its last."""
+    """Settings of a run, from its first step to its last."""
 
     seed: int
     rates: tuple[tuple[int, float], ...]
@@ -79,7 +79,7 @@ class Plan:
         return self.phases[-1].until
 
     def phase(self, step: int) -> Phase:
-        """What feeds a step."""
+        """Source of a step's data."""
         return next(phase for phase in self.phases if step < phase.until)
 
     def rate(self, step: int) -> float:

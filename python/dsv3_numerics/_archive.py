@@ -64,7 +64,7 @@ def read_archive(
     names: tuple[str, ...],
     make: Callable[[Meta, dict[str, Array]], Container],
 ) -> Container:
-    """What `make` makes of the facts and of the arrays of these names, all of them unsigned integers.
+    """Return what `make` makes of the facts and the arrays of these names, all unsigned integers.
 
     Raises
     ------

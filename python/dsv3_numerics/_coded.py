@@ -40,7 +40,7 @@ class CodedArray(ABC):
 
     @abstractmethod
     def _facts(self) -> dict[str, str]:
-        """What a table says."""
+        """Row of a table."""
 
     @abstractmethod
     def _picked(self, index: Index, groups: Index) -> Any:
@@ -182,7 +182,7 @@ def axis_after(index: Index, axis: int) -> int:
 
 
 def repeated(groups: Array, sizes: tuple[int, ...], shape: tuple[int, ...]) -> Array:
-    """What groups share, once for each element."""
+    """Repeat each group's value for each of its elements."""
     for axis, size in enumerate(sizes):
         if size != 1:
             length = shape[axis]

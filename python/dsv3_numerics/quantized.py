@@ -197,7 +197,7 @@ class Quantized(CodedArray):
         return (self.ndim - 2, self.ndim - 1) if self.axis is None else (self.axis,)
 
     def expanded_scales(self) -> NDArray[np.float32]:
-        """What each code is multiplied by: float32, shape of the tensor.
+        """Return the factor of each code: float32, shape of the tensor.
 
         Examples
         --------
@@ -241,7 +241,7 @@ class Quantized(CodedArray):
         return f"Quantized({head}, {self.bits_per_element:.4g} bits per element)"
 
     def weight_scale_inv(self) -> NDArray[np.float32]:
-        """What codes are multiplied by: float32, shape of `scales`, as DeepSeek's ``weight_scale_inv``."""
+        """Factors of the codes: float32, shape of `scales`, as DeepSeek's ``weight_scale_inv``."""
         if self.scale_kind == "float32":
             return self.scales
         stored: NDArray[np.float32] = decode(self.scales)

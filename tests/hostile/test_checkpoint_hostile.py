@@ -72,7 +72,7 @@ BAD_FILES = {
 
 
 def refused(path: Path, message: str) -> str:
-    """What `open` says of a path; reading it in pieces is refused in the same words."""
+    """Return what `open` says of a path; reading it in pieces is refused in the same words."""
     with pytest.raises(CheckpointError, match=message) as error:
         checkpoint.open(path)
     text = str(error.value)

@@ -34,7 +34,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def wanted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What an undisturbed run writes."""
+    """Files of an undisturbed run."""
     folder = tmp_path_factory.mktemp("wanted") / "out"
     convert(FP8, folder, to="bf16")
     return contents(folder)

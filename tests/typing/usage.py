@@ -1,4 +1,4 @@
-"""What a typed user writes; mypy reads this file, and it also has to run.
+"""Code of a typed user; mypy reads this file, and it also has to run.
 
 `assert_type` fixes what a call gives; a `type: ignore` marks a mistake that mypy has to see (an unused one
 is an error under `--strict`).

@@ -21,7 +21,7 @@ GOLDEN = Path(__file__).parent.parent / "golden" / "tiny_v3_fp8"
 IDS = np.arange(24).reshape(2, 12)
 SCHEMES = ["e4m3:1x128:f32", "e4m3:tensor:f32", "mxfp4"]
 
-# What goes into an operation, by the name under which `Model.trace` has it.
+# Inputs of an operation, by the name under which `Model.trace` has it.
 TRACED = {
     "layer0.q_a_proj": "layer0.attn_norm",
     "layer1.o_proj": "layer1.heads",

@@ -1,4 +1,4 @@
-"""What can be inconsistent in a checkpoint, and how it is told.
+"""Inconsistencies of a checkpoint, and how they are told.
 
 Lives here: one function for each pair of things that must agree: weights and scales, index and files,
 configuration and tensors. All work on names, shapes and dtypes; values are `inspection`'s.
@@ -20,7 +20,7 @@ from .scan import SCALE_SUFFIX, Problem, Scan
 if TYPE_CHECKING:
     from .inspection import Inspection
 
-# What DeepSeek's configurations say of shapes: the end of a name, and the keys of its lengths.
+# Shapes by DeepSeek's configurations: the end of a name, and the keys of its lengths.
 _SHAPES = {
     "embed_tokens.weight": ("vocab_size", "hidden_size"),
     "lm_head.weight": ("vocab_size", "hidden_size"),

@@ -25,7 +25,7 @@ _REF_LIMIT = 4096
 
 @dataclass(frozen=True)
 class Index:
-    """What ``model.safetensors.index.json`` says.
+    """Content of ``model.safetensors.index.json``.
 
     Attributes
     ----------
@@ -173,7 +173,7 @@ def _read_index(path: Path) -> Index:
 
 
 def is_below(file: str) -> bool:
-    """Whether a name in an index stays in its folder on every system."""
+    """Tell whether a name in an index stays in its folder on every system."""
     parts = PurePosixPath(file).parts
     odd = not file.isprintable() or "\\" in file or ":" in file
     return not odd and not file.startswith("/") and ".." not in parts and file.endswith(SUFFIX)

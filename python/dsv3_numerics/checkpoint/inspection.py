@@ -1,4 +1,4 @@
-"""What a checkpoint is made of: tensors, dtypes, layers, what is quantized and how, and what is inconsistent.
+"""Inspection of a checkpoint: tensors, dtypes, layers, what is quantized and how, and what is inconsistent.
 
 Lives here: `inspect` and its result, as data. What can be inconsistent is in `consistency`; how the result
 looks on a terminal is the command line's affair.
@@ -122,7 +122,7 @@ class Scales:
 
 @dataclass
 class Inspection:
-    """What `inspect` found.
+    """Outcome of `inspect`.
 
     Attributes
     ----------
@@ -154,7 +154,7 @@ class Inspection:
 
     @property
     def consistent(self) -> bool:
-        """Whether nothing does harm."""
+        """Tell whether nothing does harm."""
         return all(problem.note for problem in self.problems)
 
     def to_dict(self) -> dict[str, Any]:

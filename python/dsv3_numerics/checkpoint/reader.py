@@ -154,7 +154,7 @@ class Checkpoint(Mapping[str, Array]):
 
     @cached_property
     def config(self) -> dict[str, Any] | None:
-        """What ``config.json`` beside the files says; None without one."""
+        """Content of ``config.json`` beside the files; None without one."""
         path = self.folder / CONFIG_NAME
         return read_json(path) if os.path.lexists(path) else None
 

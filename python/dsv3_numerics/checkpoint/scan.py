@@ -54,7 +54,7 @@ class TensorInfo(NamedTuple):
 
     @property
     def packed(self) -> bool:
-        """Whether elements share bytes (F4, F6): then the array is one of bytes."""
+        """True: elements share bytes (F4, F6): then the array is one of bytes."""
         return self.row.packed
 
     @property

@@ -1,4 +1,4 @@
-"""What a model is given: token ids from the command line or a file, or text through a tokenizer."""
+"""Input of a model: token ids from the command line or a file, or text through a tokenizer."""
 
 from __future__ import annotations
 

@@ -173,7 +173,7 @@ def _told(
     traces: dict[str, Any],
     out: Path | None,
 ) -> dict[str, Any]:
-    """What JSON says of a run."""
+    """Collect what JSON says of a run."""
     told: dict[str, Any] = {"ids": prompt.tolist()}
     if likeliest:
         told["next"] = likeliest

@@ -277,7 +277,7 @@ def _do(study: Study, work: Work, state: Unfinished) -> None:
 
 
 def _left_out(study: Study) -> str:
-    """What is left out, by reason, in one line."""
+    """Say what is left out, by reason, in one line."""
     from ..report.text import plain, share
 
     return "; ".join(

@@ -84,7 +84,7 @@ def combine(received: Floats, weights: npt.NDArray[np.float32]) -> Floats:
 
 
 def bytes_of_a_row(name: str) -> float:
-    """What one expert's output takes: codes and scales; LogFMT with two BF16 magnitudes a tile, as DeepEP."""
+    """Count the bits of one expert's output: codes and scales; LogFMT with two BF16 magnitudes a tile."""
     (wire,) = pick(name)
     if wire.scheme:
         return wire.bits(1, HIDDEN) / 8

@@ -1,4 +1,4 @@
-"""What an experiment is: jobs that measure, and what is told of their rows.
+"""Experiments as rows: jobs that measure, and what is told of their rows.
 
 An `Experiment` is a row of the table `EXPERIMENTS`. It makes a list of jobs, each of which returns rows of
 figures; everything told afterwards (tables, findings, plots, known figures beside the measured ones)

@@ -25,11 +25,11 @@ from .experiment import RunConfig
 Floats = NDArray[Any]
 
 EPSILON = 1e-6
-"""Of the norms."""
+"""Epsilon of the norms."""
 
 
 class Size(NamedTuple):
-    """Of a network and its training: `tokens` in each of `parts` micro-batches of a step."""
+    """Sizes of a network and its training: `tokens` in each of `parts` micro-batches of a step."""
 
     hidden: int
     inner: int
@@ -126,7 +126,7 @@ Parameters = dict[str, Floats]
 
 
 def layer(parameters: Parameters, index: int) -> Weights:
-    """Those of one expert."""
+    """Return those of one expert."""
     return Weights(*(parameters[f"{index}.{name}"] for name in Weights._fields))
 
 

@@ -111,7 +111,7 @@ MEASURES = {
     "frobenius": "Frobenius",
     "drift": "drift",
 }
-"""What tables call the columns of `errors`; magnitudes are meant, but of the drift."""
+"""Names of the columns of `errors` in tables; magnitudes are meant, but of the drift."""
 
 
 def number(row: Row, column: str) -> float:

@@ -26,7 +26,7 @@ WHOLE_ROW = 1 << 20
 
 
 class Shape(NamedTuple):
-    """Of a layer, and of an expert: about a quarter of DeepSeek-V3's 7168 and 2048."""
+    """Sizes of a layer, and of an expert: about a quarter of DeepSeek-V3's 7168 and 2048."""
 
     tokens: int
     inputs: int

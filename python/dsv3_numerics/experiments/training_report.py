@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BAR = 1e-3
-"""Of DeepGEMM's tests, for ``1 - 2<x, y> / (<x, x> + <y, y>)``."""
+"""Bar of DeepGEMM's tests, for ``1 - 2<x, y> / (<x, x> + <y, y>)``."""
 
 
 def _tables(result: ExperimentData) -> Iterator[ReportTable]:
@@ -283,7 +283,7 @@ def _plot_expert(result: ExperimentData, figure: Figure) -> None:
 
 
 def _plot_gradients(result: ExperimentData, figure: Figure) -> None:
-    """What gradients suffer: tokens of different size in one block, and the floor."""
+    """Draw what gradients suffer: tokens of different size in one block, and the floor."""
     figure.set_size_inches(13, 5)
     left, right = figure.subplots(1, 2)
     series, styles = {}, {}

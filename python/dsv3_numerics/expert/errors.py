@@ -1,4 +1,4 @@
-"""What each product of an expert loses against float64: by its own casts and sums, and on the whole way."""
+"""Errors of each product of an expert against float64: by its own casts and sums, and on the whole way."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _EXACT = PRESETS["float64"]
 
 @dataclass(frozen=True)
 class ExpertErrors:
-    """What `expert_errors` found; prints as a table.
+    """Outcome of `expert_errors`; prints as a table.
 
     Attributes
     ----------

@@ -27,7 +27,7 @@ class Weights(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """What forward leaves for backward: x, and SwiGLU's two inputs; `Quantized` in FP8."""
+    """Saved activations for backward: x, and SwiGLU's two inputs; `Quantized` in FP8."""
 
     x: Operand
     gate: Operand
@@ -40,7 +40,7 @@ class Saved(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """What backward gives: dx for the layer below, and the gradients of the weights."""
+    """Outcome of backward: dx for the layer below, and the gradients of the weights."""
 
     x: Array
     weights: Weights

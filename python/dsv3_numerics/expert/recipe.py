@@ -74,7 +74,7 @@ class ExpertRecipe:
         return quantize_tiles(a, dtype=self.cache, tile=down.tile, scale=self.cache_scale, rule=down.rule)
 
     def round(self, x: Float64s, last: bool = True) -> Array:
-        """What an operation's result becomes; `last`: of several that one kernel may do together."""
+        """Round an operation's result; `last`: of several that one kernel may do together."""
         if self.elementwise == "float64" or (self.elementwise == "float32" and not last):
             return x
         narrow: Array = x.astype(np.float32)

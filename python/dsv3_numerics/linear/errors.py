@@ -1,4 +1,4 @@
-"""What each product of a linear layer loses against float64, in one recipe or in several side by side."""
+"""Errors of each product of a linear layer against float64, in one recipe or in several side by side."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ COLUMNS: dict[str, Callable[[ProductError], str]] = {
 
 @dataclass(frozen=True)
 class LinearErrors:
-    """What `linear_errors` found; prints as a table.
+    """Outcome of `linear_errors`; prints as a table.
 
     Attributes
     ----------

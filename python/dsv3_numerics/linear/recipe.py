@@ -118,12 +118,12 @@ class LinearRecipe:
 
     @property
     def narrow(self) -> np.dtype[Any]:
-        """Of the results of fprop and dgrad."""
+        """Dtype of the results of fprop and dgrad."""
         return PLAIN["float64" if self.dtype == "float64" else "bfloat16"]
 
     @property
     def wide(self) -> np.dtype[Any]:
-        """Of the result of wgrad."""
+        """Dtype of the result of wgrad."""
         found: np.dtype[Any] = np.dtype(np.float64 if self.dtype == "float64" else np.float32)
         return found
 

@@ -1,4 +1,4 @@
-"""What the fields of a recipe may be: schemes, by a predicate that gives its reason, and words out of a list.
+"""Values of a recipe's fields: schemes, by a predicate that gives its reason, and words out of a list.
 
 Lives here: the predicates, how a value given for a field is read, and the spellings of older files. Which
 fields go together is `recipe`'s.
@@ -133,7 +133,7 @@ def dtype_word(value: Any) -> Any:
 
 
 def modern(field: str, word: Any) -> Any:
-    """What a word of an older file is called now."""
+    """Give the present name of a word in an older file."""
     return _OLD_WORDS.get((field, word), word) if isinstance(word, str) else word
 
 

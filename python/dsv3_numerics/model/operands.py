@@ -45,7 +45,7 @@ class Left:
         return left
 
     def arrays(self) -> tuple[Array, ...]:
-        """What came in: numbers, or codes and scales."""
+        """Operand as it came in: numbers, or codes and scales."""
         if self._arrived is not None:
             return self._arrived.codes, self._arrived.scales
         return (self._plain(),)

@@ -52,7 +52,7 @@ _COMMON = (
 
 @dataclass(frozen=True)
 class Recipe:
-    """What each operation of the forward is done in; by default everything in float64.
+    """Formats of all operations of the forward; by default everything in float64.
 
     Attributes
     ----------
@@ -233,7 +233,7 @@ class Recipe:
         return dataclasses.replace(self, **fields)
 
     def choices(self) -> tuple[str, ...]:
-        """Those that differ from float64, in the order of `CHOICES`.
+        """List the fields that differ from float64, in the order of `CHOICES`.
 
         Examples
         --------

@@ -43,7 +43,7 @@ _SCALES = ("float32", "ue8m0")
 
 
 class Made(NamedTuple):
-    """What `random_checkpoint` did.
+    """Outcome of `random_checkpoint`.
 
     Attributes
     ----------

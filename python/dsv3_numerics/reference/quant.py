@@ -137,7 +137,7 @@ class Quantized:
     global_scale: np.float32 | None
 
     def effective_scales(self) -> Float32s:
-        """What a code is multiplied by, one float32 per block."""
+        """Return the factor of the codes, one float32 per block."""
         stored = self.scales if self.scales.dtype == np.float32 else decode(self.scales)
         return stored if self.global_scale is None else stored * self.global_scale
 

@@ -33,7 +33,7 @@ Experts = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Run:
-    """What a forward leaves.
+    """States, experts and logits of a forward.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What a sensitivity analysis is of, as data: two runs whose `about` is the same may share a folder."""
+"""Identity of a sensitivity analysis, as data: two runs whose `about` is the same may share a folder."""
 
 from __future__ import annotations
 

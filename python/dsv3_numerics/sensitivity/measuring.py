@@ -1,4 +1,4 @@
-"""What is measured of a variant: one operation at a time, one layer at a time, the whole forward.
+"""Measures of a variant: one operation at a time, one layer at a time, the whole forward.
 
 Each function returns what is kept of its part: a mapping that JSON can hold. Errors are given token by token
 or as a spread over tokens, never as one number alone.

@@ -158,14 +158,14 @@ def divergence(reference: npt.ArrayLike, logits: npt.ArrayLike) -> Floats:
 
 
 def same_top(reference: npt.ArrayLike, logits: npt.ArrayLike) -> Bools:
-    """Whether the likeliest token of each row is the same; of equal ones the first counts."""
+    """Tell where the likeliest token of a row is the same; of equal ones the first counts."""
     a, b = (np.asarray(x) for x in (reference, logits))
     found: Bools = (a.argmax(axis=-1) == b.argmax(axis=-1)).ravel()
     return found
 
 
 def other_experts(reference: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64]) -> Bools:
-    """Whether the set of experts of each row is another one, whatever the order.
+    """Tell where the set of experts of a row is another one, whatever the order.
 
     Parameters
     ----------

@@ -19,11 +19,11 @@ from .variant import Variant
 FOLDER = "parts"
 ABOUT = "about.json"
 VERSION = 1
-"""Of what the parts hold."""
+"""Version of what the parts hold."""
 
 
 class Kept:
-    """What is done of a sensitivity analysis, in ``parts/`` below its folder.
+    """Finished parts of a sensitivity analysis, in ``parts/`` below its folder.
 
     Parameters
     ----------

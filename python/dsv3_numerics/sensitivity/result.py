@@ -19,7 +19,7 @@ COLUMNS = (
     "part", "variant", "role", "choice", "layer", "operation", "kind", "description", "metric",
     "n", "p5", "median", "p95", "worst", "value", "sqnr_db",
 )  # fmt: skip
-"""Of the CSV file. `value` is of all rows together: an error of all elements, a mean or a share."""
+"""Columns of the CSV file. `value` is of all rows together: an error of all elements, a mean or a share."""
 
 
 class NoiseFloor(NamedTuple):
@@ -58,7 +58,7 @@ class LogitDivergence(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What one choice costs, in the logits.
+    """Cost of one choice, in the logits.
 
     Attributes
     ----------
@@ -88,7 +88,7 @@ class Cost(NamedTuple):
 
     @property
     def effect(self) -> str:
-        """What the gain says, in a few words."""
+        """Effect of the choice, in a few words."""
         if self.without is None or not math.isfinite(self.prediction_interval):
             return "not known"
         if self.gain == 0:
@@ -145,7 +145,7 @@ class SensitivityData:
         raise LookupError(f"no variant {role!r} of {choice!r}")
 
     def part(self, part: str, variant: str | Variant) -> dict[str, Any]:
-        """What was measured.
+        """Return what was measured.
 
         Raises
         ------
@@ -196,7 +196,7 @@ class SensitivityData:
         return NoiseFloor(values, float(np.mean(values)), prediction_interval(values))
 
     def costs(self) -> list[Cost]:
-        """What each choice costs, the dearest to leave in first; empty before the recipe was measured."""
+        """List what each choice costs, the dearest first; empty before the recipe was measured."""
         try:
             floor = self.noise_floor()
         except LookupError:

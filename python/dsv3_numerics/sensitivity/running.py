@@ -78,7 +78,7 @@ def prepare(
     folder: str | os.PathLike[str] | None = None,
     restart: bool = False,
 ) -> Prepared:
-    """What there is to do, after looking at what a folder holds; see `run` for the arguments."""
+    """Prepare a run, after looking at what a folder holds; see `run` for the arguments."""
     chosen = Recipe.preset(recipe) if isinstance(recipe, str) else recipe
     array = as_array(ids, "ids")
     if array.dtype.kind not in "iu" or array.ndim not in (1, 2) or not array.size:

@@ -25,7 +25,7 @@ def dB(value: float) -> str:
 
 
 def from_to(spread: Spread) -> str:
-    """What 90 of 100 tokens have."""
+    """Write the range that 90 of 100 tokens are in."""
     return f"{figure(spread.p5)} to {figure(spread.p95)}"
 
 
@@ -73,7 +73,7 @@ COST_COLUMNS: tuple[tuple[str, Callable[[Cost], str]], ...] = (
 
 
 def costs_shown(result: SensitivityData) -> ReportTable:
-    """What each choice costs."""
+    """Make the table of what each choice costs."""
     rows = [[text(cost) for _, text in COST_COLUMNS] for cost in result.costs()]
     return ReportTable(
         "What each choice costs",
@@ -128,7 +128,7 @@ def _company(result: SensitivityData) -> Iterator[str]:
 
 
 def label(variant: Variant) -> str:
-    """What a variant is called."""
+    """Name a variant for people."""
     if variant.role == "all":
         return "the recipe"
     if variant.role == "form":

@@ -54,7 +54,7 @@ class Variant(NamedTuple):
 def variants(
     recipe: Recipe, only: Iterable[str] = (), *, absorbed: bool = False, perturbations: int = 6
 ) -> list[Variant]:
-    """What to measure of a recipe, the recipe itself first.
+    """List the variants of a recipe to measure, the recipe itself first.
 
     Parameters
     ----------

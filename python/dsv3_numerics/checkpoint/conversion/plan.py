@@ -1,4 +1,4 @@
-"""What a conversion does to each tensor, decided from names, shapes and dtypes alone.
+"""Plan of a conversion: the action for each tensor, decided from names, shapes and dtypes alone.
 
 Lives here: the table of targets, the recipe's list of quantized weights, and the plan: steps, layouts, index
 and configuration. No value is read. How a step is done is in `steps`, who does it in `pipeline`.
@@ -31,7 +31,7 @@ Kind = Literal["float32", "ue8m0"]
 
 
 class Target(NamedTuple):
-    """What ``to`` stands for.
+    """Meaning of ``to``.
 
     Attributes
     ----------
@@ -118,7 +118,7 @@ class Plan:
 
 
 def in_recipe(name: str) -> bool:
-    """Whether the release stores a weight of this name as FP8."""
+    """Tell whether the release stores a weight of this name as FP8."""
     return _RECIPE.fullmatch(name) is not None
 
 
@@ -275,7 +275,7 @@ def _config(ckpt: Checkpoint, plan: Plan, target: Target, *, filtered: bool) -> 
     elif target.scale or "quantization_config" in config:
         config["quantization_config"] = _quantization(ckpt, plan, target)
         if filtered and plain:
-            # What loaders must not look for scales of.
+            # Weights that loaders must not look for scales of.
             names = sorted(name.removesuffix(".weight") for name in plain)
             config["quantization_config"]["modules_to_not_convert"] = names
             plan.notes.append(

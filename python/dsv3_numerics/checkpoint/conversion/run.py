@@ -33,13 +33,13 @@ from .plan import TARGETS, Plan, Shard, To, make_plan, to_json
 _MOST_JOBS = 8  # by default; disks and memory have enough of it
 _CHUNK = 4 << 20
 _RESERVE = 16 << 20  # bytes left free for index, configuration and the folder itself
-# What tools keep beside a checkpoint: no part of it.
+# Files that tools keep beside a checkpoint: no part of it.
 _NOT_COPIED = (".git", ".cache", "__pycache__")
 
 
 @dataclass(frozen=True)
 class ConvertReport:
-    """What a conversion did.
+    """Outcome of a conversion.
 
     Attributes
     ----------
@@ -323,7 +323,7 @@ class _Run:
                 self._moved(file, 2 * len(data))
 
     def _finish(self) -> None:
-        """What says that all is there comes last: configuration, index, and the end of the journal."""
+        """Write last what says that all is there: configuration, index, and the end of the journal."""
         for name, content in ((CONFIG_NAME, self._plan.config), (INDEX_NAME, self._plan.index)):
             if content is not None:
                 data = to_json(content)

@@ -37,7 +37,7 @@ _SMALLEST_E8M0 = 0x00400000  # 2**-127, which is subnormal in float32
 
 @dataclass(frozen=True)
 class Step(ABC):
-    """What is done with one tensor.
+    """Action on one tensor.
 
     Attributes
     ----------
