@@ -101,7 +101,7 @@ def _formats_table() -> Table:
 
 
 def _values(info: FormatInfo) -> list[float]:
-    """The value of each code, in the order of the codes."""
+    """Return the value of each code, in the order of the codes."""
     import numpy as np
 
     from ..number_formats import decode
@@ -115,7 +115,7 @@ _PER_LINE = 8
 
 
 def _all_values(info: FormatInfo) -> list[str]:
-    """The values of all codes, 8 to a line; of signed formats the codes with a clear sign bit."""
+    """Return the values of all codes, 8 to a line; of signed formats the codes with a clear sign bit."""
     import math
 
     signed = info.min < 0
@@ -130,7 +130,7 @@ def _all_values(info: FormatInfo) -> list[str]:
 
 
 def _few_values(info: FormatInfo) -> list[str]:
-    """The octaves of a wide format: where each begins, and the step in it; the middle ones are left out."""
+    """Return the octaves of a wide format: where each begins, and its step, without the middle ones."""
     import math
 
     low, high = math.floor(math.log2(info.tiny)), math.floor(math.log2(info.max))

@@ -270,7 +270,7 @@ def _generate(model: Model, prompt: Any, words: Words | None, *, quiet: bool, **
 
 
 def _likeliest(logits: Any, words: Words | None) -> list[dict[str, Any]]:
-    """The likeliest next tokens: id, logit, probability, and text where there is a tokenizer."""
+    """Return the likeliest next tokens: id, logit, probability, and text where there is a tokenizer."""
     import numpy as np
 
     p = np.exp(logits - logits.max(), dtype=np.float64)
@@ -312,7 +312,7 @@ def _print_traces(found: Mapping[str, Any]) -> None:
 
 
 def _write(out: Path, found: Mapping[str, Any]) -> None:
-    """A file that appears under its name only when complete."""
+    """Write a file that appears under its name only when complete."""
     import numpy as np
 
     from .._archive import write_npz

@@ -157,7 +157,7 @@ def _model(path: Path | None) -> tuple[Model, str]:
 def _ids(
     model: Model, path: Path | None, ids: str | None, text: str | None, tokens: int | None, seed: int
 ) -> tuple[Any, list[str]]:
-    """The ids, and what a reader must know of them."""
+    """Return the ids, and what a reader must know of them."""
     import numpy as np
 
     from ..model import demo_checkpoint

@@ -168,7 +168,7 @@ _ABOUT = (
 
 
 def _taken_up(study: Study, folder: Path, resume: bool, overwrite: bool) -> tuple[Path, Unfinished, bool]:
-    """The folder, the state of a run that was stopped (taken up, if so asked), and whether all is done."""
+    """Return the folder, the state of a stopped run (taken up, if so asked), and whether all is done."""
     from ..report.files import read_results
     from ..study.state import Unfinished
 
@@ -197,7 +197,7 @@ def _of_tensors(
     exclude: tuple[str, ...],
     threads: int | None,
 ) -> tuple[Study, str, Work]:
-    """A study of files, its title, and what fills it."""
+    """Return a study of files, its title, and what fills it."""
     from ..study import demo_inputs, execute, prepare
 
     found: Demo | None = demo_inputs() if demo else None
@@ -222,7 +222,7 @@ def _of_activations(
     exclude: tuple[str, ...],
     threads: int | None,
 ) -> tuple[Study, str, Work]:
-    """A study of a model's activations, its title, and what fills it."""
+    """Return a study of a model's activations, its title, and what fills it."""
     from ..model import Model, demo_checkpoint
     from ..study import execute_activations, prepare_activations
 
@@ -247,7 +247,7 @@ def _of_activations(
 def _prompt(
     model: Model, path: Path, ids: str | None, text: str | None, tokens: int | None
 ) -> tuple[list[int], list[str]]:
-    """The tokens, and what a reader has to know of them."""
+    """Return the tokens, and what a reader has to know of them."""
     if ids is None and text is None:
         import numpy as np
 

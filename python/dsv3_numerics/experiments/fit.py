@@ -36,7 +36,7 @@ F64, BF16, FP8 = "float64", "BF16", "FP8 recipe"
 
 
 def _expert(**changes: Any) -> Training:
-    """The FP8 recipe with other fields in all linear layers of its experts."""
+    """Return the FP8 recipe with other fields in all linear layers of its experts."""
     expert = DEEPSEEK_V3.expert
     up, down = (replace(layer, **changes) for layer in (expert.up, expert.down))
     return replace(DEEPSEEK_V3, expert=replace(expert, up=up, down=down))
@@ -79,7 +79,7 @@ MAIN = (F64, BF16, FP8)
 
 
 def jobs(config: RunConfig) -> list[Job]:
-    """A run for each start and variant; a start's three main runs first."""
+    """Return a run for each start and variant; a start's three main runs first."""
     size = QUICK if config.quick else FULL
     seeds, some = (2, 1) if config.quick else (5, 2)
     runs = [("main", size, seed, name) for seed in range(seeds) for name in MAIN]
@@ -114,7 +114,7 @@ def _run(config: RunConfig, sizes: str, size: Size, seed: int, name: str) -> lis
 def curve(
     result: ExperimentData, name: str, start: Any, sizes: str = "main"
 ) -> tuple[list[float], list[float]]:
-    """The steps and the smoothed losses of one run; LookupError where it was not done."""
+    """Return the steps and the smoothed losses of one run; LookupError where it was not done."""
     rows = list(result.select("loss", sizes=sizes, start=start, recipe=name))
     if not rows:
         raise LookupError(f"no run of {name} from start {start}")
@@ -126,7 +126,7 @@ def curve(
 
 
 def gaps(result: ExperimentData, name: str, start: Any, to: str = BF16, sizes: str = "main") -> list[float]:
-    """The smoothed losses of one run over those of another from the same start, less 1."""
+    """Return the smoothed losses of one run over those of another from the same start, less 1."""
     (_, one), (_, other) = (curve(result, n, start, sizes) for n in (name, to))
     if len(one) != len(other):
         raise LookupError("an unfinished run")
@@ -139,7 +139,7 @@ def _held_out(result: ExperimentData, name: str, start: Any, to: str = BF16, siz
 
 
 def _starts(result: ExperimentData, name: str, to: str = BF16, sizes: str = "main") -> list[Any]:
-    """The starts from which both were run."""
+    """Return the starts from which both were run."""
     both = [{row["start"] for row in result.select("final", sizes=sizes, recipe=n)} for n in (name, to)]
     found = sorted(both[0] & both[1], key=str)
     if not found:
@@ -150,7 +150,7 @@ def _starts(result: ExperimentData, name: str, to: str = BF16, sizes: str = "mai
 def _finals(
     result: ExperimentData, name: str, to: str = BF16, sizes: str = "main"
 ) -> tuple[list[float], list[float]]:
-    """The last gaps of the smoothed training loss, and those of the held-out loss, of every start."""
+    """Return the last gaps of the smoothed training loss, and those of the held-out loss, of every start."""
     starts = _starts(result, name, to, sizes)
     return (
         [gaps(result, name, s, to, sizes)[-1] for s in starts],
@@ -306,7 +306,7 @@ def _plot(result: ExperimentData, figure: Figure) -> None:
 
 
 def _plot_variants(result: ExperimentData, figure: Figure) -> None:
-    """The final gap of every run, by variant."""
+    """Draw the final gap of every run, by variant."""
     figure.set_size_inches(10, 5.0)
     axes = figure.add_subplot()
     names = [name for name in VARIANTS if name != BF16]

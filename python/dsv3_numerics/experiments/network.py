@@ -80,7 +80,7 @@ class Optimizer(NamedTuple):
     """Last rate over the highest."""
 
     def rate_at(self, step: int, steps: int) -> float:
-        """The rate of a step, from 0."""
+        """Return the rate of a step, from 0."""
         rising = max(round(self.warm * steps), 1)
         if step < rising:
             return self.rate * (step + 1) / rising
@@ -113,7 +113,7 @@ class Task:
         )
 
     def batch(self, tokens: int, *key: str | int) -> tuple[Floats, NDArray[np.intp]]:
-        """Inputs, in bfloat16 precision, and labels; the same for the same key."""
+        """Draw inputs, in bfloat16 precision, and labels; the same for the same key."""
         rng = self.config.rng("fit", self.seed, *key)
         z = rng.standard_normal((tokens, self.size.hidden))
         logits = np.tanh(z @ self.teacher[0].T) @ self.teacher[1].T
@@ -151,13 +151,13 @@ class Network:
         self.head = how.head.weights(parameters["head"])
 
     def loss(self, x: Floats, labels: NDArray[np.intp]) -> float:
-        """The mean cross entropy, in nats."""
+        """Return the mean cross entropy, in nats."""
         return self._forward(x, labels)[0]
 
     def gradients(
         self, x: Floats, labels: NDArray[np.intp], so_far: Parameters | None, share: float
     ) -> tuple[float, Parameters]:
-        """The loss, and the gradients of `share` times it added to those so far."""
+        """Return the loss, and the gradients of `share` times it added to those so far."""
         how = self.how
         loss, probabilities, last, kept = self._forward(x, labels)
         probabilities[np.arange(len(labels)), labels] -= 1
@@ -249,7 +249,7 @@ class AdamW:
 
 
 def train(task: Task, how: Training, settings: Optimizer) -> Iterator[tuple[float, Parameters]]:
-    """The loss of each step, and the weights after it."""
+    """Yield the loss of each step, and the weights after it."""
     size = task.size
     optimizer = AdamW(start(task), how, settings, size.steps)
     for step in range(size.steps):
@@ -270,5 +270,5 @@ DEEPSEEK_V3 = Training()
 
 
 def held_out(task: Task, weights: Parameters, tokens: int) -> float:
-    """The loss on inputs that no batch had, in float64: what was learned, whatever it was learned in."""
+    """Return the loss on inputs that no batch had, in float64, whatever it was learned in."""
     return Network(weights, task.size.layers, FLOAT64).loss(*task.batch(tokens, "held out"))

@@ -38,7 +38,7 @@ QUICK = Shape(256, 384, 160)
 
 
 def _channels(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.floating]:
-    """Normal, in channels of lognormal size."""
+    """Draw normal values, in channels of lognormal size."""
     sizes: NDArray[np.float64] = np.exp(rng.standard_normal(shape[1]))
     return rng.standard_normal(shape) * sizes
 

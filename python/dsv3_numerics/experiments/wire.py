@@ -73,7 +73,7 @@ WIRES = FLOATS + LOGFMT
 
 
 def pick(*names: str) -> list[Wire]:
-    """Some of `WIRES`, by their names.
+    """Return some of `WIRES`, by their names.
 
     Examples
     --------

@@ -75,7 +75,7 @@ class Kept:
             )
 
     def load(self, variant: Variant, part: str) -> dict[str, Any] | None:
-        """A part that is done; None if it is not, or its file was damaged."""
+        """Return a part that is done; None if it is not, or its file was damaged."""
         found = read_json(self._path(variant, part))
         if not isinstance(found, dict) or found.get("variant") != _identity(variant):
             return None

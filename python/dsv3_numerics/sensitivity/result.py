@@ -132,7 +132,7 @@ class SensitivityData:
         return [v.choice for v in self.variants if v.role == "alone"]
 
     def variant(self, role: str, choice: str = "") -> Variant:
-        """The variant of a role.
+        """Return the variant of a role.
 
         Raises
         ------
@@ -158,11 +158,11 @@ class SensitivityData:
         return self.parts[part, name]
 
     def done(self, part: str) -> list[Variant]:
-        """The variants of which a part was measured."""
+        """Return the variants of which a part was measured."""
         return [v for v in self.variants if (part, v.name) in self.parts]
 
     def tokens(self, variant: str | Variant, metric: str = "kl_nats") -> Floats:
-        """A figure of the free-running forward, token by token: infinities are back.
+        """Return a figure of the free-running forward, token by token: infinities are back.
 
         Raises
         ------
@@ -172,15 +172,15 @@ class SensitivityData:
         return floats(self.part(LOGITS, variant)["tokens"][metric])
 
     def spread(self, variant: str | Variant, metric: str = "kl_nats") -> Spread:
-        """A figure of the free-running forward over tokens."""
+        """Return a figure of the free-running forward over tokens."""
         return Spread.of(self.tokens(variant, metric))
 
     def agreement(self, variant: str | Variant) -> float:
-        """The share of tokens whose likeliest next token is float64's."""
+        """Return the share of tokens whose likeliest next token is float64's."""
         return float(self.tokens(variant, "same_top").mean())
 
     def rerouted(self, variant: str | Variant) -> float:
-        """The share of tokens that go to another set of experts, in one layer or more."""
+        """Return the share of tokens that go to another set of experts, in one layer or more."""
         return float((self.tokens(variant, "layers_with_other_experts") > 0).mean())
 
     def noise_floor(self, metric: str = "kl_nats") -> NoiseFloor:
@@ -260,7 +260,7 @@ def floats(values: list[float | None]) -> Floats:
 
 
 def _told(content: dict[str, Any], metric: str, **about: Any) -> Record:
-    """A record of errors: their spread, that of all elements, and it in decibels."""
+    """Return a record of errors: their spread, that of all elements, and it in decibels."""
     value = content["pooled"]
     found = {name: content[name] for name in Spread._fields}
     sqnr = None if value is None else decibels(value)

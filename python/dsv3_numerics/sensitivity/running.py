@@ -49,7 +49,7 @@ class Prepared(NamedTuple):
 
 
 def random_model() -> Model:
-    """A small random model, to see a sensitivity analysis at once.
+    """Return a small random model, to see a sensitivity analysis at once.
 
     Examples
     --------

@@ -97,7 +97,7 @@ def variants(
 
 
 def chosen(recipe: Recipe, only: Iterable[str] = ()) -> list[str]:
-    """The recipe's choices, or some of them, in the recipe's order."""
+    """Return the recipe's choices, or some of them, in the recipe's order."""
     there, wanted = recipe.choices(), list(dict.fromkeys(only))
     unknown = [name for name in wanted if name not in there]
     if unknown:

@@ -46,7 +46,7 @@ KINDS = tuple(kind for _, kind in _KINDS)
 
 
 def kind_of(operation: str) -> str | None:
-    """The kind of an operation's input; None where another operation's input is the same, or it has none.
+    """Return the kind of an operation's input; None where another's input is the same, or it has none.
 
     Examples
     --------
@@ -59,7 +59,7 @@ def kind_of(operation: str) -> str | None:
 
 
 def operations(config: Config) -> list[str]:
-    """The operations whose inputs can be studied; experts that no token goes to will not come."""
+    """Return the operations whose inputs can be studied; experts that no token goes to will not come."""
     found = []
     for layer in range(config.num_hidden_layers):
         names = ["q_proj"] if config.q_lora_rank is None else ["q_a_proj", "q_b_proj"]
@@ -137,7 +137,7 @@ def prepare_activations(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
 ) -> Study:
-    """An empty study for `execute_activations`; raises as `run_activations` does."""
+    """Return an empty study for `execute_activations`; raises as `run_activations` does."""
     chosen = choose(schemes)
     tokens, _ = model._ids(ids)
     if not tokens.size:

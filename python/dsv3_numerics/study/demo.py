@@ -31,7 +31,7 @@ class Demo(NamedTuple):
 
 
 def demo_inputs() -> Demo:
-    """The trained network where it is installed, the synthetic set elsewhere.
+    """Return the trained network where it is installed, the synthetic set elsewhere.
 
     Returns
     -------
@@ -51,7 +51,7 @@ def demo_inputs() -> Demo:
 
 
 def model_file() -> Path | None:
-    """The safetensors file of the demo package; None if the package or the file is missing."""
+    """Return the safetensors file of the demo package; None if the package or the file is missing."""
     from importlib import metadata  # which loads the parsers of mail
 
     try:

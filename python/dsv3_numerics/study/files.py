@@ -61,7 +61,7 @@ def _totals(totals: list[Total]) -> list[dict[str, Any]]:
 
 
 def octaves(histogram: npt.NDArray[np.float64]) -> list[tuple[int, int, float]]:
-    """The octaves that hold elements: (exponent, elements, root mean square of e/x).
+    """Return the octaves that hold elements: (exponent, elements, root mean square of e/x).
 
     Octave k is 2^k <= abs(x) < 2^(k+1); the subnormals of float32, where no exponent is, are left out.
     """

@@ -131,7 +131,7 @@ class StudyData:
         return sorted(found, key=lambda group: (-group.elements, -group.tensors))
 
     def metrics(self, tensor: str, scheme: str | Scheme) -> Metrics:
-        """The figures of one tensor under one scheme.
+        """Return the figures of one tensor under one scheme.
 
         Raises
         ------
@@ -203,7 +203,7 @@ class StudyData:
 
 
 def _median(values: npt.NDArray[np.float64]) -> float:
-    """The median, also among infinities (the lower of the middle two, so that no inf - inf arises)."""
+    """Return the median, also among infinities (the lower of the middle two, so that no inf - inf arises)."""
     ordered = np.sort(values)
     low, high = float(ordered[(len(ordered) - 1) // 2]), float(ordered[len(ordered) // 2])
     return low if math.isinf(low) or math.isinf(high) else (low + high) / 2

@@ -111,7 +111,7 @@ def run(
 
 
 def measure(x: npt.ArrayLike, scheme: str | Scheme) -> Metrics:
-    """The error of one scheme on one array.
+    """Return the error of one scheme on one array.
 
     Parameters
     ----------
@@ -193,7 +193,7 @@ def execute(
 
 
 def choose(schemes: Iterable[str | Scheme]) -> tuple[Scheme, ...]:
-    """The schemes of a study, each once, tried before any work is done; raises as `run` does."""
+    """Return the schemes of a study, each once, tried before any work is done; raises as `run` does."""
     chosen = tuple(dict.fromkeys(Scheme.parse(s) for s in schemes))
     if not chosen:
         raise ValueError("schemes: found none; expected at least one")
