@@ -12,9 +12,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from commands import call
-from dsv3_numerics import checkpoint
-from dsv3_numerics.checkpoint.conversion.plan import in_recipe
+from dsv3_numerics import checkpoint, cli
+from dsv3_numerics.checkpoint.conversion.families import in_recipe
 from dsv3_numerics.model import Config, Model, random_checkpoint
 from dsv3_numerics.model.dealt import SIDE, Deck
 from dsv3_numerics.model.weights import expected
@@ -232,6 +231,14 @@ def test_two_at_once_are_refused(tmp_path: Path) -> None:
 
 
 # --- The verb -------------------------------------------------------------------------------------------
+
+
+def call(*args: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """Run the command in this process; exit code, standard output, standard error."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main(list(args))
+    out, err = capsys.readouterr()
+    return int(stop.value.code or 0), out, err
 
 
 def test_the_verb_makes_what_run_runs(

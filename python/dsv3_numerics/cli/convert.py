@@ -27,7 +27,12 @@ _TARGETS = ("bf16", "f16", "f32", "fp8", "fp8-ue8m0")
 )
 @click.option("--jobs", type=click.IntRange(1, 1024), metavar="N", help="Threads  [default: CPUs, at most 8]")
 @click.option("--verify", is_flag=True, help="Read every file again and compare before it gets its name.")
-@click.option("--resume", is_flag=True, help="Go on with a run that was stopped.")
+@click.option("--resume", is_flag=True, help="Go on with a run that was stopped; a finished one stays.")
+@click.option(
+    "--missing-scale",
+    type=click.Choice(["1"]),
+    help="1: FP8 codes without any scale are the numbers themselves.",
+)
 def convert_command(
     src: Path,
     dst: Path,
@@ -37,6 +42,7 @@ def convert_command(
     jobs: int | None,
     verify: bool,
     resume: bool,
+    missing_scale: str | None,
 ) -> None:
     """Convert a checkpoint between FP8 with block scales and plain numbers.
 
@@ -73,6 +79,7 @@ def convert_command(
             jobs=jobs,
             verify=verify,
             resume=resume,
+            missing_scale=1 if missing_scale else None,
             progress=progress,
         )
     _print(report)
