@@ -35,7 +35,7 @@ _OWN_RULE = ("mx", "nvfp4")
 def quantize_tiles(
     x: ArrayLike,
     *,
-    dtype: Any = None,
+    dtype: Any = "standard",
     tile: int | Literal["standard"] | None = "standard",
     axis: int = -1,
     scale: Scale = "float32",
@@ -53,8 +53,8 @@ def quantize_tiles(
     x : array_like of float32, float64, float16 or bfloat16
         At least one axis. float64 is rounded to float32 first, where the rules begin (what lies beyond is
         infinite). No copy is made of C-contiguous input in native byte order, one of any other.
-    dtype : str or dtype, optional
-        The codes' format, see `formats`: any of at most 12 bits with a sign. By default E4M3; E2M1 under
+    dtype : str or dtype
+        The codes' format, see `formats`: any of at most 12 bits with a sign. "standard": E4M3; E2M1 under
         NVFP4's scales.
     tile : int, None or "standard"
         Elements that share a scale; the last tile of an axis may be short. None: the whole axis (a scale
@@ -255,7 +255,7 @@ def _quantize(
     out: tuple[Array | None, Array | None] | None,
 ) -> Quantized:
     _check_names(scale, rule, nonfinite)
-    info = format_info(_STANDARD_FORMAT.get(scale, "float8_e4m3fn") if dtype is None else dtype)
+    info = format_info(_STANDARD_FORMAT.get(scale, "float8_e4m3fn") if dtype == "standard" else dtype)
     floor = _checked_floor(floor, scale)
     shape, layout = scales_shape(x.shape, block, axis), core_layout(x.shape, block, axis)
     largest = None if amax is None else _checked_amax(amax, shape)

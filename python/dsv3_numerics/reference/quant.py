@@ -206,7 +206,7 @@ def _standard(scale: str) -> tuple[str, int]:
 def quantize_tiles(
     x: ArrayLike,
     *,
-    dtype: Any = None,
+    dtype: Any = "standard",
     tile: Any = "standard",
     axis: int = -1,
     scale: str = "float32",
@@ -225,7 +225,7 @@ def quantize_tiles(
     >>> quantize_tiles(np.float32([448, 1, 2, 224]), tile=2).scales.tolist()
     [1.0, 0.5]
     """
-    array, name = _narrow(x), format_name(_standard(scale)[0] if dtype is None else dtype)
+    array, name = _narrow(x), format_name(_standard(scale)[0] if dtype == "standard" else dtype)
     tile = _standard(scale)[1] if tile == "standard" else tile
     axis = axis % array.ndim
     moved = np.moveaxis(array, axis, -1)
