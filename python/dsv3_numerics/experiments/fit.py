@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,6 +12,7 @@ import numpy as np
 
 from ..report import charts
 from ..report.page import ReportTable
+from ..schemes import Group
 from . import network
 from .experiment import Experiment, ExperimentData, Job, PublishedFigure, Row, RunConfig
 from .network import BFLOAT16, DEEPSEEK_V3, FLOAT64, Optimizer, Size, Task, Training, held_out, train
@@ -35,10 +36,18 @@ TOKENS_OF_A_BATCH = 15360 * 4096
 F64, BF16, FP8 = "float64", "BF16", "FP8 recipe"
 
 
-def _expert(**changes: Any) -> Training:
-    """Return the FP8 recipe with other fields in all linear layers of its experts."""
-    expert = DEEPSEEK_V3.expert
-    up, down = (replace(layer, **changes) for layer in (expert.up, expert.down))
+def _expert(
+    blocks: Mapping[str, Group] | None = None, formats: Mapping[str, str] | None = None, **changes: Any
+) -> Training:
+    """Return the FP8 recipe with other groups, formats or fields in all linear layers of its experts."""
+    expert, layers = DEEPSEEK_V3.expert, []
+    for layer in (expert.up, expert.down):
+        for name, block in (blocks or {}).items():
+            layer = layer.replace(**{name: replace(getattr(layer, name), block=block)})
+        for name, fmt in (formats or {}).items():
+            layer = layer.replace(**{name: replace(getattr(layer, name), format=fmt)})
+        layers.append(layer.replace(**changes))
+    up, down = layers
     return replace(DEEPSEEK_V3, expert=replace(expert, up=up, down=down))
 
 
@@ -48,8 +57,8 @@ def _far_below(how: Training, size: Size) -> Training:
     return replace(how, loss_scale=2.0 ** round(math.log2(share)))
 
 
-WHOLE_ROW = 1 << 20
-"""A tile longer than any row: without promotion, scales cannot change within a sum."""
+BY_ROW: dict[str, Group] = {"activations": (1, None), "weights": (None, None), "gradients": (1, None)}
+"""One scale for each row: without promotion, scales cannot change within a sum."""
 
 
 class Variant(NamedTuple):
@@ -65,10 +74,10 @@ VARIANTS: dict[str, Variant] = {
     BF16: Variant("#0072B2", BFLOAT16),
     FP8: Variant("#D55E00", DEEPSEEK_V3),
     "float32 sums": Variant("#009E73", _expert(accumulator="float32")),
-    "one scale per row": Variant("#56B4E9", _expert(tile=WHOLE_ROW)),
-    "one scale per row, never promoted": Variant("#332288", _expert(tile=WHOLE_ROW, promote_every=None)),
-    "dy in 128x128 blocks in Dgrad": Variant("#CC79A7", _expert(gradient_blocks=True)),
-    "E5M2 gradients": Variant("#E69F00", _expert(gradient_dtype="float8_e5m2")),
+    "one scale per row": Variant("#56B4E9", _expert(blocks=BY_ROW)),
+    "one scale per row, never promoted": Variant("#332288", _expert(blocks=BY_ROW, promote_every=None)),
+    "dy in 128x128 blocks in Dgrad": Variant("#CC79A7", _expert(blocks={"gradients": (128, 128)})),
+    "E5M2 gradients": Variant("#E69F00", _expert(formats={"gradients": "float8_e5m2"})),
     "float32 moments": Variant("#882255", replace(DEEPSEEK_V3, moments=np.float32)),
     "tiny gradients, no floor": Variant("#117733", _expert(gradient_floor=0.0), small=True),
     "tiny gradients, floor of 1e-4": Variant("#AA4499", DEEPSEEK_V3, small=True),

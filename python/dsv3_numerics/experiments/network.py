@@ -16,10 +16,18 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from ..expert import PRESETS as EXPERT
-from ..expert import ExpertRecipe, Saved, Weights, backward, cast, forward
-from ..linear import PRESETS as LINEAR
-from ..linear import LinearRecipe, dgrad, fprop, wgrad
+from ..training import (
+    ExpertRecipe,
+    ExpertWeights,
+    LinearRecipe,
+    SavedActivations,
+    dgrad,
+    expert_backward,
+    expert_forward,
+    fprop,
+    quantize_weights,
+    wgrad,
+)
 from .experiment import RunConfig
 
 Floats = NDArray[Any]
@@ -40,6 +48,9 @@ class Size(NamedTuple):
     steps: int
 
 
+EXPERT, HEAD = ExpertRecipe(), LinearRecipe.preset("bf16")
+
+
 @dataclass(frozen=True)
 class Training:
     """How a network is trained.
@@ -58,8 +69,8 @@ class Training:
         What gradients are multiplied by, from the loss to the weights, where it is divided out.
     """
 
-    expert: ExpertRecipe = EXPERT["deepseek_v3"]
-    head: LinearRecipe = LINEAR["bfloat16"]
+    expert: ExpertRecipe = EXPERT
+    head: LinearRecipe = HEAD
     numbers: Any = ml_dtypes.bfloat16
     master: Any = np.float32
     moments: Any = ml_dtypes.bfloat16
@@ -125,9 +136,9 @@ Parameters = dict[str, Floats]
 """Weights, or what belongs to them, by name: ``0.gate``, ``0.up``, ``0.down``, ..., ``head``."""
 
 
-def layer(parameters: Parameters, index: int) -> Weights:
+def layer(parameters: Parameters, index: int) -> ExpertWeights:
     """Return those of one expert."""
-    return Weights(*(parameters[f"{index}.{name}"] for name in Weights._fields))
+    return ExpertWeights(*(parameters[f"{index}.{name}"] for name in ExpertWeights._fields))
 
 
 def start(task: Task) -> Parameters:
@@ -147,8 +158,8 @@ class Network:
 
     def __init__(self, parameters: Parameters, layers: int, how: Training) -> None:
         self.how = how
-        self.layers = [cast(layer(parameters, i), recipe=how.expert) for i in range(layers)]
-        self.head = how.head.weights(parameters["head"])
+        self.layers = [quantize_weights(layer(parameters, i), recipe=how.expert) for i in range(layers)]
+        self.head = how.head.quantize_weights(parameters["head"])
 
     def loss(self, x: Floats, labels: NDArray[np.intp]) -> float:
         """Return the mean cross entropy, in nats."""
@@ -169,19 +180,19 @@ class Network:
         for i in reversed(range(len(self.layers))):
             norm, saved = kept[i]
             c_layer = None if so_far is None else layer(so_far, i)
-            got = backward(stream, saved, self.layers[i], c=c_layer, recipe=how.expert)
-            found |= {f"{i}.{name}": w for name, w in zip(Weights._fields, got.weights, strict=True)}
+            got = expert_backward(stream, saved, self.layers[i], c=c_layer, recipe=how.expert)
+            found |= {f"{i}.{name}": w for name, w in zip(ExpertWeights._fields, got.weights, strict=True)}
             through = self._round(norm.backward(got.x))
             stream = self._round(stream.astype(np.float64) + through.astype(np.float64))
         return loss, found
 
     def _forward(
         self, x: Floats, labels: NDArray[np.intp]
-    ) -> tuple[float, Floats, Norm, list[tuple[Norm, Saved]]]:
+    ) -> tuple[float, Floats, Norm, list[tuple[Norm, SavedActivations]]]:
         stream, kept = x.astype(self.how.numbers), []
         for weights in self.layers:
             norm = Norm.of(stream, self.how.numbers)
-            y, saved = forward(norm.normal, weights, recipe=self.how.expert)
+            y, saved = expert_forward(norm.normal, weights, recipe=self.how.expert)
             stream = self._round(stream.astype(np.float64) + y.astype(np.float64))
             kept.append((norm, saved))
         last = Norm.of(stream, self.how.numbers)
@@ -222,7 +233,7 @@ def narrow(x: Floats, dtype: Any) -> Floats:
 
 
 class AdamW:
-    """Weights in the master precision, and their moments."""
+    """ExpertWeights in the master precision, and their moments."""
 
     def __init__(self, parameters: Parameters, how: Training, settings: Optimizer, steps: int) -> None:
         self.how, self.settings, self.steps = how, settings, steps
@@ -264,8 +275,10 @@ def train(task: Task, how: Training, settings: Optimizer) -> Iterator[tuple[floa
         yield sum(losses) / size.parts, optimizer.weights
 
 
-FLOAT64 = Training(EXPERT["float64"], LINEAR["float64"], np.float64, np.float64, np.float64)
-BFLOAT16 = Training(EXPERT["bfloat16"], moments=np.float32)
+FLOAT64 = Training(
+    ExpertRecipe.preset("float64"), LinearRecipe.preset("float64"), np.float64, np.float64, np.float64
+)
+BFLOAT16 = Training(ExpertRecipe.preset("bf16"), moments=np.float32)
 DEEPSEEK_V3 = Training()
 
 

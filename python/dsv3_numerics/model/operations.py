@@ -38,7 +38,7 @@ class Operations:
 
     Parameters
     ----------
-    recipe : Recipe
+    recipe : Recipe or str
     watch : callable, optional
         Told of every operation.
     named : bool
@@ -49,9 +49,9 @@ class Operations:
     """
 
     def __init__(
-        self, recipe: Recipe, watch: Watch | None = None, *, named: bool = True, foreign: bool = False
+        self, recipe: Recipe | str, watch: Watch | None = None, *, named: bool = True, foreign: bool = False
     ) -> None:
-        self.recipe, self.watch, self.named, self._foreign = recipe, watch, named, foreign
+        self.recipe, self.watch, self.named, self._foreign = Recipe.of(recipe), watch, named, foreign
 
     @classmethod
     def of(
@@ -62,7 +62,7 @@ class Operations:
             return recipe
         if recipe is None:
             return cls(Recipe.preset(dtype.name), watch, named=False)
-        return cls(Recipe.of(recipe), watch)
+        return cls(recipe, watch)
 
     # --- Watching -------------------------------------------------------------------------------------------
 

@@ -52,13 +52,13 @@ class Variant(NamedTuple):
 
 
 def variants(
-    recipe: Recipe, only: Iterable[str] = (), *, absorbed: bool = False, perturbations: int = 6
+    recipe: Recipe | str, only: Iterable[str] = (), *, absorbed: bool = False, perturbations: int = 6
 ) -> list[Variant]:
     """List the variants of a recipe to measure, the recipe itself first.
 
     Parameters
     ----------
-    recipe : Recipe
+    recipe : Recipe or str
     only : iterable of str
         Choices to look at; all of the recipe's by default.
     absorbed : bool
@@ -78,6 +78,7 @@ def variants(
     >>> [v.name for v in variants(Recipe(gate="bf16"), perturbations=1)]
     ['all', 'only gate', 'without gate', 'absorbed', 'one channel', 'perturbed 1']
     """
+    recipe = Recipe.of(recipe)
     found = [Variant("all", "all", "", recipe, absorbed)]
     for choice in chosen(recipe, only):
         alone = recipe.only(choice)
