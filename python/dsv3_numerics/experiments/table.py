@@ -20,7 +20,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
 
 
 def find(name: str) -> Experiment:
-    """Return an experiment by its name.
+    """An experiment by its name.
 
     Raises
     ------

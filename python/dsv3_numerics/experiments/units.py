@@ -34,7 +34,7 @@ UNITS: dict[str, Unit] = {
 
 
 def title(accumulator: str) -> str:
-    """Name an accumulator for people."""
+    """What an accumulator is called."""
     return UNITS[accumulator].title
 
 
@@ -43,5 +43,5 @@ STYLES: dict[str, Style] = {unit.title: unit.style for unit in UNITS.values()}
 
 
 def how(promote_every: int | None) -> str:
-    """Name an interval for people."""
+    """What an interval is called."""
     return "never promoted" if promote_every is None else f"promoted every {promote_every}"

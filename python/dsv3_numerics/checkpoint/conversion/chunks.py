@@ -1,0 +1,168 @@
+"""Chunks: how a large tensor is split, and what a worker reads them with.
+
+Lives here: `Chunk` and `split`, a worker's context with its files and buffers, and the bytes of a chunk with
+their places. What is computed is in `steps`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..._arrays import Array
+from ..reader import Checkpoint
+from ..scan import TensorInfo
+from ..write import Entry
+
+# A chunk of this many elements, input and output, stays in a core's second-level cache on its way from the
+# file system's pages through the arithmetic back into pages.
+_CHUNK_SIZE = 3 << 17
+# Whole block rows may take more than that, but not more than this.
+LARGEST_CHUNK = 1 << 22
+_MOST_FILES = 8
+
+Bytes = NDArray[np.uint8]
+
+
+class Chunk(NamedTuple):
+    """Rows [r0, r1), columns [c0, c1) of one of a stack of matrices."""
+
+    place: int
+    r0: int
+    r1: int
+    c0: int
+    c1: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.r1 - self.r0, self.c1 - self.c0
+
+
+class WriteOp(NamedTuple):
+    """Bytes for the file: of which tensor, and where in it."""
+
+    name: str
+    offset: int
+    data: Bytes
+
+
+@dataclass
+class Stats:
+    """What a worker has noticed besides its work.
+
+    Attributes
+    ----------
+    requantized : int
+        Blocks that got new codes because their scale was no power of two.
+    squared_error, squared : float
+        Sums over their elements.
+    """
+
+    requantized: int = 0
+    squared_error: float = 0.0
+    squared: float = 0.0
+
+    def add(self, other: Stats) -> None:
+        """Add another worker's."""
+        self.requantized += other.requantized
+        self.squared_error += other.squared_error
+        self.squared += other.squared
+
+
+@dataclass
+class WorkerContext:
+    """What one worker has at hand: open files, and buffers that are used again for each chunk."""
+
+    ckpt: Checkpoint
+    stats: Stats = field(default_factory=Stats)
+    _files: dict[str, Any] = field(default_factory=dict)
+    _stack: ExitStack = field(default_factory=ExitStack)
+    _buffers: dict[str, Bytes] = field(default_factory=dict)
+
+    def buffer(self, slot: str, count: int, dtype: np.dtype[Any]) -> Array:
+        """`count` elements whose content is undefined, good until the slot is asked for again."""
+        size = count * dtype.itemsize
+        if slot not in self._buffers or self._buffers[slot].size < size:
+            self._buffers[slot] = np.empty(size, np.uint8)
+        return self._buffers[slot][:size].view(dtype)
+
+    def read(self, info: TensorInfo, offset: int, out: Array) -> None:
+        """Fill `out` from `offset` bytes into a tensor."""
+        if info.file not in self._files:
+            if len(self._files) == _MOST_FILES:
+                self.close()
+            self._files[info.file] = self._stack.enter_context(self.ckpt.reader(info.file))
+        self._files[info.file](info.begin + offset, out)
+
+    def matrix(self, slot: str, info: TensorInfo, chunk: Chunk) -> Array:
+        """The elements of a chunk, on one axis: one read, or one for each row that is not whole."""
+        rows, cols = info.shape[-2:]
+        item = info.row.element
+        out = self.buffer(slot, math.prod(chunk.shape), item)
+        start = (chunk.place * rows + chunk.r0) * cols + chunk.c0
+        for k, part in enumerate(_rows(out, chunk, cols)):
+            self.read(info, (start + k * cols) * item.itemsize, part)
+        return out
+
+    def close(self) -> None:
+        """Close the files."""
+        self._files.clear()
+        self._stack.close()
+
+
+def _rows(values: Array, chunk: Chunk, cols: int) -> Iterator[Array]:
+    """The parts of a chunk that lie side by side in a matrix of `cols` columns."""
+    if chunk.shape[1] == cols:
+        yield values
+    else:
+        yield from values.reshape(chunk.shape)
+
+
+def split(shape: tuple[int, ...], block: tuple[int, int], *, whole: bool) -> Iterator[Chunk]:
+    """Yield chunks that hold whole blocks, or lie inside one block.
+
+    Parameters
+    ----------
+    shape : tuple of int
+    block : tuple of two int
+    whole : bool
+        Whether blocks must not be chunk.
+    """
+    if not math.prod(shape):
+        return
+    rows, cols = shape[-2:]
+    high, wide = (min(side, max(length, 1)) for side, length in zip(block, (rows, cols), strict=True))
+    least = high if whole else 1
+    columns = (
+        [(0, cols)] if cols * least <= LARGEST_CHUNK else list(_bands(cols, wide, LARGEST_CHUNK // least))
+    )
+    for place in range(math.prod(shape[:-2])):
+        for r0, r1 in _bands(rows, high, max(least, _CHUNK_SIZE // max(min(cols, columns[0][1]), 1))):
+            for c0, c1 in columns:
+                yield Chunk(place, r0, r1, c0, c1)
+
+
+def _bands(length: int, block: int, most: int) -> Iterator[tuple[int, int]]:
+    """Lengths of at most `most`: whole blocks, or parts of one block."""
+    step = most // block * block
+    if step:
+        yield from ((start, min(start + step, length)) for start in range(0, length, step))
+        return
+    for begin in range(0, length, block):
+        end = min(begin + block, length)
+        yield from ((start, min(start + most, end)) for start in range(begin, end, most))
+
+
+def write_ops(entry: Entry, chunk: Chunk, values: Array) -> Iterator[WriteOp]:
+    """A chunk's values as bytes, with their places in the tensor."""
+    rows, cols = entry.shape[-2:]
+    start = (chunk.place * rows + chunk.r0) * cols + chunk.c0
+    for k, part in enumerate(_rows(values, chunk, cols)):
+        yield WriteOp(entry.name, (start + k * cols) * values.itemsize, part.view(np.uint8))

@@ -1,0 +1,157 @@
+"""What each product of an expert loses against float64: by its own casts and sums, and on the whole way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .._arrays import Array
+from ..linear.errors import Comparison, Float64s, ProductError, errors_of, meaning, summary, table
+from ..linear.recipe import LinearRecipe, matrix
+from ..quantized import Quantized
+from .passes import Pair, Weights, watched_backward, watched_forward
+from .recipe import DEEPSEEK_V3, PRESETS, ExpertRecipe
+
+_EXACT = PRESETS["float64"]
+
+
+@dataclass(frozen=True)
+class ExpertErrors:
+    """What `expert_errors` found; prints as a table.
+
+    Attributes
+    ----------
+    recipe : ExpertRecipe
+    products : tuple of ProductError
+        In the order in which they are computed: gate.fprop, up.fprop, down.fprop, down.dgrad, down.wgrad,
+        gate+up.dgrad (dx, the sum of two), gate.wgrad, up.wgrad. `relative`, `worst` and `difference` are
+        against float64 all the way from x and dy; `casts` and `sums` are this product's own, with the
+        numbers that reached it.
+    """
+
+    recipe: ExpertRecipe
+    products: tuple[ProductError, ...]
+
+    def __str__(self) -> str:
+        r = self.recipe
+        kept = f"SwiGLU in {r.elementwise}, its inputs kept in {r.cache or 'full'}"
+        return "\n".join([f"{summary(r.up)}; {kept}", *table(self.products)])
+
+
+def expert_errors(
+    x: ArrayLike, weights: Weights, dy: ArrayLike, *, recipe: ExpertRecipe = DEEPSEEK_V3
+) -> ExpertErrors:
+    """Run an expert forward and backward in the recipe, and hold each product against float64.
+
+    Parameters
+    ----------
+    x, dy : array_like of float32, float64, float16 or bfloat16
+        Shapes (tokens, hidden).
+    weights : Weights of the same
+        Shapes (inner, hidden), (inner, hidden) and (hidden, inner).
+    recipe : ExpertRecipe
+        See `ExpertRecipe`.
+
+    Returns
+    -------
+    ExpertErrors
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for `forward` and `backward`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> shapes = (128, 256), (128, 256), (256, 128)
+    >>> w = Weights(*(rng.standard_normal(s).astype(np.float32) / 16 for s in shapes))
+    >>> x, dy = (rng.standard_normal((130, 256)).astype(np.float32) for _ in range(2))
+    >>> for product in expert_errors(x, w, dy).products[3:6]:
+    ...     print(product.name, product.shape, round(product.relative, 2))
+    down.dgrad (130, 128, 256) 0.04
+    down.wgrad (256, 128, 130) 0.08
+    gate+up.dgrad (130, 256, 256) 0.07
+    """
+    x, dy = matrix(x, "x"), matrix(dy, "dy")
+    w = Weights(*(matrix(m, name) for name, m in zip(Weights._fields, weights, strict=True)))
+    exact: dict[str, Float64s] = {}
+    _run(x, w, dy, _EXACT, lambda name, layer, pairs, result: exact.update({name: result}))
+    found: list[ProductError] = []
+
+    def hold(name: str, layer: LinearRecipe, pairs: Sequence[Pair], result: Array) -> None:
+        found.append(_error(name, layer, pairs, result, exact[name]))
+
+    _run(x, w, dy, recipe, hold)
+    return ExpertErrors(recipe, tuple(found))
+
+
+def expert_comparison(
+    x: ArrayLike, weights: Weights, dy: ArrayLike, *, recipes: Mapping[str, ExpertRecipe] = PRESETS
+) -> Comparison:
+    """The errors of an expert's products in several recipes: by default float64, bfloat16 and FP8.
+
+    Parameters
+    ----------
+    x, weights, dy
+        As for `expert_errors`.
+    recipes : mapping of str to ExpertRecipe
+        By the names to print.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for `expert_errors`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> shapes = (128, 256), (128, 256), (256, 128)
+    >>> w = Weights(*(rng.standard_normal(s).astype(np.float32) / 16 for s in shapes))
+    >>> x, dy = (rng.standard_normal((130, 256)).astype(np.float32) for _ in range(2))
+    >>> print(expert_comparison(x, w, dy))
+    product        float64   bfloat16  deepseek_v3
+    gate.fprop     0.00e+00  2.90e-03  3.76e-02
+    up.fprop       0.00e+00  2.88e-03  3.72e-02
+    down.fprop     0.00e+00  5.37e-03  6.34e-02
+    down.dgrad     0.00e+00  2.84e-03  3.74e-02
+    down.wgrad     0.00e+00  5.14e-03  7.60e-02
+    gate+up.dgrad  0.00e+00  5.75e-03  7.14e-02
+    gate.wgrad     0.00e+00  5.26e-03  7.23e-02
+    up.wgrad       0.00e+00  5.03e-03  7.05e-02
+    """
+    return Comparison({name: expert_errors(x, weights, dy, recipe=r).products for name, r in recipes.items()})
+
+
+def _run(x: Array, w: Weights, dy: Array, recipe: ExpertRecipe, watch: Any) -> None:
+    _, saved = watched_forward(x, w, recipe, watch)
+    watched_backward(dy, saved, w, None, recipe, watch)
+
+
+def _error(
+    name: str, layer: LinearRecipe, pairs: Sequence[Pair], final: Array, exact: Float64s
+) -> ProductError:
+    sum_so_far: Array | None = None
+    for pair in pairs:
+        sum_so_far = layer.product(*pair.operands, layer.wide, c=sum_so_far)
+    assert sum_so_far is not None
+    arrived, of_codes = (
+        np.sum([_wide(a) @ _wide(b).T for a, b in sides], axis=0)
+        for sides in ([p.numbers for p in pairs], [p.operands for p in pairs])
+    )
+    k = sum(p.operands[0].shape[1] for p in pairs)
+    return errors_of(name, (*exact.shape, k), exact, arrived, of_codes, sum_so_far.astype(np.float64), final)
+
+
+def _wide(x: Any) -> Float64s:
+    return meaning(x) if isinstance(x, Quantized) else x.astype(np.float64)

@@ -1,0 +1,130 @@
+"""The three products of a linear layer in training: `fprop`, `dgrad`, `wgrad`."""
+
+from __future__ import annotations
+
+from numpy.typing import ArrayLike
+
+from .._arrays import Array
+from ..quantized import Quantized
+from .recipe import DEEPSEEK_V3, LinearRecipe, check_pair, turned
+
+
+def fprop(
+    x: ArrayLike | Quantized,
+    w: ArrayLike | Quantized,
+    *,
+    recipe: LinearRecipe = DEEPSEEK_V3,
+    out: Array | None = None,
+) -> Array:
+    """The forward product ``x @ w.T``.
+
+    Parameters
+    ----------
+    x : array_like of float32, float64, float16 or bfloat16, or Quantized
+        Shape (tokens, in); numbers are quantized by 1x128 tiles.
+    w : the same
+        Shape (out, in); numbers are quantized by 128x128 blocks.
+    recipe : LinearRecipe
+        Formats, scales, accumulator.
+    out : ndarray of bfloat16, optional
+        The result is written here; float64 if the recipe's operands are.
+
+    Returns
+    -------
+    ndarray of bfloat16, or float64, shape (tokens, out)
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for `quantize_tiles` and `matmul_nt`; anything but two axes; shapes that do not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> fprop(np.full((1, 256), 1.75, np.float32), np.full((2, 256), 3.5, np.float32)).astype(float)
+    array([[1568., 1568.]])
+    """
+    left, right = recipe.activations(x), recipe.weights(w)
+    check_pair("x", left, 1, "w", right, 1)
+    return recipe.product(left, right, recipe.narrow, out=out)
+
+
+def dgrad(
+    dy: ArrayLike | Quantized,
+    w: ArrayLike | Quantized,
+    *,
+    recipe: LinearRecipe = DEEPSEEK_V3,
+    out: Array | None = None,
+) -> Array:
+    """The gradient of the input, ``dy @ w``: the blocks of the forward product, turned.
+
+    Parameters
+    ----------
+    dy : array_like of float32, float64, float16 or bfloat16, or Quantized
+        Shape (tokens, out); numbers are quantized by 1x128 tiles.
+    w, recipe, out
+        As for `fprop`.
+
+    Returns
+    -------
+    ndarray of bfloat16, or float64, shape (tokens, in)
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for `fprop`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> dgrad(np.ones((1, 2), np.float32), np.ones((2, 3), np.float32)).astype(float)
+    array([[2., 2., 2.]])
+    """
+    left, right = recipe.gradients(dy), recipe.weights(w)
+    check_pair("dy", left, 1, "w", right, 0)
+    return recipe.product(left, turned(right), recipe.narrow, out=out)
+
+
+def wgrad(
+    dy: ArrayLike | Quantized,
+    x: ArrayLike | Quantized,
+    *,
+    c: ArrayLike | None = None,
+    recipe: LinearRecipe = DEEPSEEK_V3,
+    out: Array | None = None,
+) -> Array:
+    """The gradient of the weights, ``dy.T @ x``, in float32.
+
+    Both sides are summed over tokens and need tiles of 128 tokens in one channel. x was stored by the forward
+    product in 1x128 tiles and is regrouped from those (numbers are quantized twice, as in the recipe); dy is
+    quantized from its numbers, or regrouped if it is given in other tiles or `gradient_arrives` in them.
+
+    Parameters
+    ----------
+    dy : array_like of float32, float64, float16 or bfloat16, or Quantized
+        Shape (tokens, out).
+    x : the same
+        Shape (tokens, in).
+    c : array_like of float32, optional
+        The gradient so far, shape (out, in), which the new one is added to.
+    recipe, out
+        As for `fprop`, with float32 results.
+
+    Returns
+    -------
+    ndarray of float32, or float64, shape (out, in)
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for `fprop`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> wgrad(np.full((5, 1), 1.75, np.float32), np.full((5, 2), 3.5, np.float32))
+    array([[30.625, 30.625]], dtype=float32)
+    """
+    left, right = recipe.gradient_columns(dy), recipe.activation_columns(x)
+    check_pair("dy", left, 0, "x", right, 0)
+    return recipe.product(turned(left), turned(right), recipe.wide, c=c, out=out)

@@ -1,0 +1,67 @@
+"""Fills the pages under docs/codesign: what each command prints, and with --run the pictures too (a minute).
+
+A block of a page starts with ``$ dsv3-numerics codesign ...``; its other lines are what that prints. A
+picture's line ``<!-- picture: FILE of COMMAND -->`` says which plot of which command it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from dsv3_numerics import cli
+
+PAGES = Path(__file__).parents[2] / "docs" / "codesign"
+BLOCK = re.compile(r"(?m)^```console\n\$ dsv3-numerics ([^\n]*)\n(.*?)^```$", re.DOTALL)
+PICTURE = re.compile(r"<!-- picture: (\S+) of (.*?) -->")
+
+
+def pages() -> list[Path]:
+    """All pages of parts."""
+    return sorted(PAGES.glob("*.md"))
+
+
+def printed(command: str) -> str:
+    """What a command prints, without spaces at the ends of lines."""
+    out = io.StringIO()
+    code: object = 0
+    with contextlib.redirect_stdout(out):
+        try:
+            cli.main(shlex.split(command, comments=True))
+        except SystemExit as stop:
+            code = stop.code
+    assert not code, command
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n") + "\n"
+
+
+def filled(text: str) -> str:
+    """A page with the output of its commands."""
+    return BLOCK.sub(lambda m: f"```console\n$ dsv3-numerics {m[1]}\n{printed(m[1])}```", text)
+
+
+def _draw(page: Path) -> None:
+    for name, command in PICTURE.findall(page.read_text()):
+        with tempfile.TemporaryDirectory() as folder:
+            printed(f"{command} --out {folder}")
+            target = re.search(rf"{re.escape(name)} of .*? -->\n!\[[^]]*\]\((\S+)\)", page.read_text())
+            assert target, f"{page.name}: no picture below {name}"
+            shutil.copy(Path(folder) / name, page.parent / target[1])
+
+
+def main() -> None:
+    """Rewrite the pages."""
+    for page in pages():
+        page.write_text(filled(page.read_text()))
+        if "--run" in sys.argv:
+            _draw(page)
+        print(page)
+
+
+if __name__ == "__main__":
+    main()
