@@ -164,7 +164,7 @@ def copy(source: Path, target: Path, ratio: float) -> None:
 
 
 def cp(source: Path, target: Path) -> None:
-    """What the system's own copy takes for the finished result, synced too."""
+    """Time the system's own copy of the finished result, synced too."""
     shutil.copytree(source, target)
     for file in target.iterdir():
         handle = os.open(file, os.O_RDONLY)

@@ -70,7 +70,7 @@ class Case:
 
     @property
     def size(self) -> str:
-        """What goes through."""
+        """Input of the layer."""
         count = "1 token" if self.tokens == 1 else f"{self.tokens} tokens"
         return count + (f" at {self.cached}" if self.cached else "")
 
@@ -88,7 +88,7 @@ CASES = [
 
 @dataclass(frozen=True)
 class Found:
-    """What a process says of its case."""
+    """Outcome of a case, as its process says it."""
 
     first: float
     seconds: float

@@ -69,7 +69,7 @@ UNITS = (
     Unit("hopper_mma_fp8", vectors=False),
     Unit("exact", vectors=False),
 )
-# What float32 has to reach through AMX: a busy neighbour on the core halves it.
+# Bar of float32 through AMX: a busy neighbour on the core halves it.
 AMX = 2.5
 READ = Gate(0.7, 0.4)
 
@@ -142,7 +142,7 @@ def levels_of(unit: Unit) -> list[str]:
 
 
 def bar(unit: Unit, level: str) -> tuple[float | None, str]:
-    """What a unit has to reach at 1024^3 with one thread, and in what."""
+    """Bars of a unit at 1024^3 with one thread, and in what."""
     if unit.rate is not None:
         return unit.rate.at(level), "G MAC/s"
     return (AMX if level == "amx" else unit.numpy.at(level) if unit.numpy else None), "numpy"

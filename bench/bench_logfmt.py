@@ -22,7 +22,7 @@ TEXTBOOK_ROWS = 16
 
 
 def e4m3(x: Array) -> Any:
-    """What LogFMT is measured against: E4M3 with a float32 scale for each tile."""
+    """Yardstick of LogFMT: E4M3 with a float32 scale for each tile."""
     q = d3.quantize_tiles(x, dtype="float8_e4m3fn", tile=128)
     return partial(d3.quantize_tiles, x, dtype="float8_e4m3fn", tile=128, out=(q.codes, q.scales)), q
 

@@ -40,7 +40,7 @@ CACHED, PROMPT = 1024, 128
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is measured, or checked."""
+    """Case that is measured, or checked."""
 
     config: Config
     cached: int
@@ -73,7 +73,7 @@ class Attention:
         self.parameters = sum(w.size for w in self.weights.values())
 
     def calls(self, weights: Mapping[str, Any]) -> dict[str, Callable[[], Array]]:
-        """What is timed: name to call. Neither advances its cache."""
+        """Name the timed calls. Neither advances its cache."""
         layer = MLA(self.config, weights)
         return {
             "prefill": lambda: layer(self.prompt, self.empty, absorbed=False),

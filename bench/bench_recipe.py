@@ -37,7 +37,7 @@ RUNS = {"hopper_fp8": THREADS[-1:], "float32": THREADS}
 
 
 def calls(attention: Attention, weights: Mapping[str, Any], recipe: Recipe | None) -> dict[str, Call]:
-    """What is timed: name to call. None advances its cache."""
+    """Name the timed calls. None advances its cache."""
     layer = MLA(attention.config, weights)
     kept = "float32" if recipe is None else recipe.cache
     empty = Cache(attention.config, 1, attention.prompt.shape[1], layers=1, dtype=kept)

@@ -84,7 +84,7 @@ class Timed:
 
 @dataclass(frozen=True)
 class Measured:
-    """What the pairs of one row gave."""
+    """Outcome of the pairs of one row."""
 
     ratio: float
     "median of yardstick time / kernel time: above 1, the kernel is the faster one"
@@ -146,7 +146,7 @@ class Copy:
 
 @dataclass(frozen=True)
 class Gate:
-    """What a row has to reach at each SIMD level, in multiples of its yardstick."""
+    """Bars of a row at each SIMD level, in multiples of its yardstick."""
 
     avx512: float
     avx2: float | None = None

@@ -39,7 +39,7 @@ def _cpu() -> str:
 
 
 def machine() -> dict[str, object]:
-    """What a reader needs to compare figures; nothing that names the machine."""
+    """Collect what a reader needs to compare figures; nothing that names the machine."""
     return {
         "cpu": _cpu(),
         "cores": os.cpu_count(),

@@ -30,7 +30,7 @@ WHEN_NAMED = ("fullsize",)
 
 
 def overhead(bench: ModuleType) -> Row:
-    """What one call costs before any work is done; part of every in-cache figure."""
+    """Measure one call before any work is done; part of every in-cache figure."""
     set_state(suite.levels()[-1], 1)
     call = Timed(bench.empty_call)
     seconds = measure(call, call).seconds

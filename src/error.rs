@@ -9,7 +9,7 @@ pub enum Error {
     /// A name that is in none of the tables.
     #[error("{what}: found {found:?}, expected one of {expected}")]
     UnknownName {
-        /// What was named.
+        /// The kind of thing that was named.
         what: &'static str,
         /// The name given.
         found: String,
@@ -39,7 +39,7 @@ pub enum Error {
     Shape {
         /// Which argument.
         what: &'static str,
-        /// What is wrong with it.
+        /// The fault.
         why: &'static str,
     },
     /// NaN or infinity where none is accepted.

@@ -20,18 +20,14 @@ thread_local! {
     static ALONE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Says whether the operations of the calling thread stay on it: for callers that have threads of their own, with which
-/// the pool would only compete.
+/// Keeps the operations of the calling thread on it (or no longer): for callers with threads of their own, with which
+/// the pool would compete.
 pub fn set_alone(alone: bool) {
     ALONE.set(alone);
 }
 
 static WANTED: AtomicUsize = AtomicUsize::new(0);
 static POOL: Mutex<Option<(u32, usize, Arc<ThreadPool>)>> = Mutex::new(None);
-
-fn lock() -> MutexGuard<'static, Option<(u32, usize, Arc<ThreadPool>)>> {
-    POOL.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// The number of threads asked for by `DSV3_NUMERICS_THREADS`, else the cores this process may use.
 ///
@@ -81,7 +77,7 @@ fn pool() -> Option<Arc<ThreadPool>> {
     if n == 1 {
         return None;
     }
-    let mut slot = lock();
+    let mut slot = unlock(&POOL);
     if let Some((p, size, pool)) = slot.as_ref() {
         if *p == pid && *size == n {
             return Some(pool.clone());
@@ -105,10 +101,26 @@ fn pool() -> Option<Arc<ThreadPool>> {
 /// Runs `f` on every task, in parallel where `elements`, the size of the whole, makes it worth while. The results
 /// stand in the order of the tasks.
 pub fn run_tasks<T: Send, R: Send>(elements: usize, tasks: Vec<T>, f: impl Fn(T) -> R + Sync) -> Vec<R> {
-    if elements > SERIAL && tasks.len() > 1 && !ALONE.get() {
-        if let Some(pool) = pool() {
-            return pool.install(|| tasks.into_par_iter().with_max_len(1).map(&f).collect());
-        }
-    }
-    tasks.into_iter().map(f).collect()
+    let parallel = elements > SERIAL && tasks.len() > 1 && !ALONE.get();
+    let Some(pool) = parallel.then(pool).flatten() else { return tasks.into_iter().map(f).collect() };
+    let tasks: Vec<_> = tasks.into_iter().map(|task| Mutex::new(Some(task))).collect();
+    let results: Vec<_> = tasks.iter().map(|_| Mutex::new(None)).collect();
+    run_indexed(&pool, tasks.len(), &|i| {
+        let task = unlock(&tasks[i]).take();
+        *unlock(&results[i]) = task.map(&f);
+    });
+    results
+        .into_iter()
+        .filter_map(|result| result.into_inner().unwrap_or_else(PoisonError::into_inner))
+        .collect()
+}
+
+fn unlock<T>(slot: &Mutex<T>) -> MutexGuard<'_, T> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs `f` on the numbers below `count` in the pool. Not generic: rayon's machinery is compiled once, which is a fifth
+/// of the crate otherwise.
+fn run_indexed(pool: &ThreadPool, count: usize, f: &(dyn Fn(usize) + Sync)) {
+    pool.install(|| (0..count).into_par_iter().with_max_len(1).for_each(f));
 }

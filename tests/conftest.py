@@ -1,4 +1,4 @@
-"""What all tests share: every SIMD level of this machine in turn, and settings restored afterwards."""
+"""Common ground of all tests: every SIMD level of this machine in turn, and settings restored afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tests share: inputs (every code's value, every midpoint, the neighbours of both), and comparisons."""
+"""Common ground of tests: inputs (values of all codes, all midpoints, their neighbours), and comparisons."""
 
 from __future__ import annotations
 

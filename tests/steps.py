@@ -208,7 +208,7 @@ def codes(scheme: Any, x: Any, rule: str = "deepseek_v3") -> reference.Quantized
 
 
 def back(scheme: Any, x: Any) -> Any:
-    """What the textbook leaves of numbers that have been in a scheme."""
+    """Return what the textbook leaves of numbers that have been in a scheme."""
     if isinstance(scheme, LogTiles):
         return reference.logfmt_decode(reference.logfmt_encode(x, bits=scheme.width))
     return reference.dequantize(codes(scheme, x)) if scheme.is_quantized else x

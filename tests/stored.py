@@ -21,7 +21,7 @@ def raw(header: object, data: bytes = b"", length: int | None = None) -> bytes:
 
 
 def entry(shape: list[int], begin: int, end: int, dtype: str = "F32") -> dict[str, object]:
-    """What a header says of one tensor."""
+    """Header's entry of one tensor."""
     return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
 
 

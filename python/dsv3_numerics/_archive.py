@@ -64,7 +64,7 @@ def read_archive(
     names: tuple[str, ...],
     make: Callable[[Meta, dict[str, Array]], Container],
 ) -> Container:
-    """What `make` makes of the facts and of the arrays of these names, all of them unsigned integers.
+    """Return what `make` makes of the facts and the arrays of these names, all unsigned integers.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def read_archive(
 
 
 def as_dtype(integers: Array, dtype: Any) -> Array:
-    """Stored integers as what they stand for.
+    """View stored integers as what they stand for.
 
     Raises
     ------
@@ -101,7 +101,7 @@ def _magic(kind: str) -> str:
 
 
 def _integers(array: Array) -> Array:
-    """The array's bytes as unsigned integers: .npy knows no ml_dtypes."""
+    """Return the array's bytes as unsigned integers: .npy knows no ml_dtypes."""
     return np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}").reshape(array.shape)
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 Array: TypeAlias = NDArray[Any]
 
-# What can be encoded and decoded to, by the core's names.
+# Dtypes that can be encoded and decoded to, by the core's names.
 SOURCES = {
     np.dtype(np.float32): "float32",
     np.dtype(np.float64): "float64",

@@ -137,7 +137,7 @@ class Problem:
     def arrays(
         self, shape: tuple[int, ...], c: Any, dtype: Any, out: Any
     ) -> tuple[NDArray[np.float32] | None, Array, str]:
-        """What is added to, where the result goes, and the core's name of its dtype."""
+        """Check the addend and the output, and give the core's name of its dtype."""
         target = np.dtype(dtype)
         if target not in _OUTPUTS:
             raise TypeError(f"dtype: found {target}, expected one of {', '.join(_OUTPUTS.values())}")

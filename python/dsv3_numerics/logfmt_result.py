@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
-from typing import Any, Literal, Self, get_args
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import ml_dtypes
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import DTypeLike, NDArray
 from . import _core
 from ._archive import as_dtype, read_archive, write_archive
 from ._arrays import Array, deliver, destination, flat, positive, real_dtype, whole
+from ._coded import CodedArray, Index, axis_after, repeated
 from .logfmt_packing import Layout, code_dtype, logfmt_pack
 
 Mode = Literal["paper", "deepep"]
@@ -36,7 +37,7 @@ def one_of(value: Any, name: str, names: Any) -> None:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class LogFmt:
+class LogFmt(CodedArray):
     """Codes K with sign, and each tile's least and largest magnitude.
 
     K = 0 is zero, K = 1 the tile's `amin`, the last K its `amax`, and those between are evenly spaced in the
@@ -98,6 +99,18 @@ class LogFmt:
     escaped: NDArray[np.bool_] | None = None
     escaped_values: Array | None = None
 
+    _CONTENT: ClassVar[tuple[str, ...]] = (
+        "codes",
+        "amin",
+        "amax",
+        "bits",
+        "tile",
+        "axis",
+        "mode",
+        "escaped",
+        "escaped_values",
+    )
+
     def __post_init__(self) -> None:
         one_of(self.mode, "mode", Mode)
         one_of(self.rounding, "rounding", Rounding)
@@ -118,10 +131,45 @@ class LogFmt:
             width = tile_width(self.shape, self.tile, self.axis)
             _array("escaped_values", self.escaped_values, BFLOAT16, (int(self.escaped.sum()), width))
 
+    # --- As an array ----------------------------------------------------------------------------------------
+
     @property
-    def shape(self) -> tuple[int, ...]:
-        """The tensor's shape."""
-        return self.codes.shape
+    def _groups(self) -> tuple[int, ...]:
+        return tuple(self.tile if axis == self.axis else 1 for axis in range(self.ndim))
+
+    @property
+    def _group_axes(self) -> tuple[int, ...]:
+        return (self.axis,)
+
+    def _picked(self, index: Index, groups: Index) -> Self:
+        axis = axis_after(index, self.axis)
+        parts: dict[str, Any] = {name: getattr(self, name)[groups] for name in ("amin", "amax")}
+        codes = self.codes[index]
+        if self.escaped is not None and self.escaped_values is not None:
+            flags = self.escaped[groups]
+            places = (np.cumsum(self.escaped).reshape(self.escaped.shape) - 1)[groups][flags]
+            width = tile_width(codes.shape, self.tile, axis)
+            some = bool(flags.any())
+            parts["escaped"] = flags if some else None
+            parts["escaped_values"] = self.escaped_values[places, :width] if some else None
+        return replace(self, codes=codes, axis=axis, **parts)
+
+    def expanded_scales(self) -> NDArray[np.float32]:
+        """The `amin` of each code's tile, which its power is multiplied by: float32, shape of the tensor."""
+        return repeated(self.amin, self._groups, self.shape)
+
+    def _facts(self) -> dict[str, str]:
+        away = 0.0 if self.escaped is None else float(self.escaped.mean())
+        return {
+            "shape": str(self.shape),
+            "codes": f"{self.bits} bits",
+            "groups": f"{self.tile} along axis {self.axis}",
+            "mode": f"{self.mode}, {self.rounding}",
+            "tiles in bfloat16": f"{away:.3g}",
+            "bits per element": f"{self.bits_per_element:.4g}",
+        }
+
+    # --- What the paper speaks of ---------------------------------------------------------------------------
 
     @property
     def min(self) -> NDArray[np.float64]:

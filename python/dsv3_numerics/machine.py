@@ -1,4 +1,4 @@
-"""What the core uses of this machine: threads and vector instructions.
+"""The machine as the core uses it: threads and vector instructions.
 
 Neither changes a result, only the time it takes. The environment sets both at the start, by
 DSV3_NUMERICS_THREADS and by DSV3_NUMERICS_SIMD with the name of a level.

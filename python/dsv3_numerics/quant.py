@@ -24,6 +24,10 @@ NonFinite = Literal["raise", "propagate"]
 
 _DEFAULT_RULE: Rule = "deepseek_v3"
 _RULES = [row["name"] for row in _core.scale_rules()]
+_TILE = 128
+_STANDARD_TILE = {"mx": 32, "nvfp4": 16}
+"""Elements that share a scale in the standards that define their own kind of scale."""
+_STANDARD_FORMAT = {"nvfp4": "float4_e2m1fn"}
 # Kinds of scale that are a rule of their own.
 _OWN_RULE = ("mx", "nvfp4")
 
@@ -31,8 +35,8 @@ _OWN_RULE = ("mx", "nvfp4")
 def quantize_tiles(
     x: ArrayLike,
     *,
-    dtype: Any = "float8_e4m3fn",
-    tile: int | None = 128,
+    dtype: Any = "standard",
+    tile: int | Literal["standard"] | None = "standard",
     axis: int = -1,
     scale: Scale = "float32",
     rule: Rule = _DEFAULT_RULE,
@@ -50,16 +54,17 @@ def quantize_tiles(
         At least one axis. float64 is rounded to float32 first, where the rules begin (what lies beyond is
         infinite). No copy is made of C-contiguous input in native byte order, one of any other.
     dtype : str or dtype
-        The codes' format, see `formats`: any of at most 12 bits with a sign.
-    tile : int or None
+        The codes' format, see `formats`: any of at most 12 bits with a sign. "standard": E4M3; E2M1 under
+        NVFP4's scales.
+    tile : int, None or "standard"
         Elements that share a scale; the last tile of an axis may be short. None: the whole axis (a scale
-        per row, say).
+        per row, say). "standard": 128; 32 under MX's scales, 16 under NVFP4's.
     axis : int
         The axis that is cut into tiles.
     scale : {"float32", "ue8m0", "mx", "nvfp4"}
         float32: ``amax / max`` as it is. ue8m0: the power of two above it. mx: OCP Microscaling's power
-        of two, ``2**(floor(log2(amax)) - floor(log2(max)))``. nvfp4: E4M3 scales under one float32 scale
-        for the whole array.
+        of two, ``2**(floor(log2(amax)) - floor(log2(max)))``; alone it means MXFP8. nvfp4: E4M3 scales
+        under one float32 scale for the whole array; alone it means NVFP4.
     rule : {"deepseek_v3", "deepgemm", "deepep", "vllm"}
         Whose arithmetic float32 and ue8m0 follow, bit for bit (see Notes). "mx" and "nvfp4" have their own.
     floor : float, optional
@@ -123,7 +128,8 @@ def quantize_tiles(
     if array.ndim == 0:
         raise ValueError("x: found no axis, expected at least one")
     place = normalize_axis(axis, array.ndim)
-    block = (max(array.shape[place], 1) if tile is None else positive(tile, "tile"),)
+    size = _STANDARD_TILE.get(scale, _TILE) if tile == "standard" else tile
+    block = (max(array.shape[place], 1) if size is None else positive(size, "tile"),)
     return _quantize(array, kind, dtype, block, place, scale, rule, floor, amax, tensor_amax, nonfinite, out)
 
 
@@ -149,7 +155,8 @@ def quantize_blocks(
     block : tuple of two (int or None), or None
         Rows and columns that share a scale; blocks at the edges may be short. None stands for a whole
         axis: (1, None) is a scale per row, (None, 1) per column, and None alone, for (None, None), per
-        matrix.
+        matrix. The blocks and the format of a standard are not chosen by its `scale`: see `quantize` and
+        `quantize_tiles`.
     dtype, scale, rule, floor, amax, tensor_amax, nonfinite, out
         As for `quantize_tiles`.
 
@@ -247,8 +254,8 @@ def _quantize(
     nonfinite: str,
     out: tuple[Array | None, Array | None] | None,
 ) -> Quantized:
-    info = format_info(dtype)
     _check_names(scale, rule, nonfinite)
+    info = format_info(_STANDARD_FORMAT.get(scale, "float8_e4m3fn") if dtype == "standard" else dtype)
     floor = _checked_floor(floor, scale)
     shape, layout = scales_shape(x.shape, block, axis), core_layout(x.shape, block, axis)
     largest = None if amax is None else _checked_amax(amax, shape)

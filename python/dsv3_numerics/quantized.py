@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
-from typing import Any, Self
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import ml_dtypes
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from . import _core
 from ._archive import as_dtype, read_archive, write_archive
 from ._arrays import Array, as_array, deliver, destination, flat, positive, real_dtype, whole
+from ._coded import CodedArray, Index, axis_after, repeated
 from .number_formats import code_array, decode, format_info
 
 # The dtype in which each kind of scale is stored.
@@ -27,6 +28,17 @@ SCALE_DTYPES = {
     "mx": np.dtype(ml_dtypes.float8_e8m0fnu),
     "nvfp4": np.dtype(ml_dtypes.float8_e4m3fn),
 }
+
+
+def _checked_global(value: Any) -> np.float32:
+    """A scale of scales: one finite float32 of at least 0."""
+    if np.ndim(value) or isinstance(value, str | bool | np.bool_):
+        raise TypeError(f"global_scale: found {value!r} of shape {np.shape(value)}, expected one number")
+    with np.errstate(over="ignore"):
+        number = np.float32(value)
+    if not 0 <= number < np.inf:
+        raise ValueError(f"global_scale: found {value!r}, expected a finite number of at least 0")
+    return number
 
 
 def scales_shape(shape: tuple[int, ...], block: tuple[int, ...], axis: int | None) -> tuple[int, ...]:
@@ -54,7 +66,7 @@ def core_layout(
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Quantized:
+class Quantized(CodedArray):
     """Codes with one scale per tile or block: ``x[i] = float32(codes[i]) * scale of i's block``.
 
     Attributes
@@ -91,6 +103,8 @@ class Quantized:
     Quantized((2, 256) float8_e4m3fn, 128 along axis 1, float32 scales, 8.25 bits per element)
     >>> q.dequantize()[0, 0]
     np.float32(1.0)
+    >>> np.asarray(q).dtype, q[:, 128:].shape
+    (dtype('float32'), (2, 128))
     """
 
     codes: Array
@@ -101,6 +115,16 @@ class Quantized:
     scale_kind: str = "float32"
     rule: str | None = None
     global_scale: np.float32 | None = None
+
+    _CONTENT: ClassVar[tuple[str, ...]] = (
+        "codes",
+        "scales",
+        "format",
+        "block",
+        "axis",
+        "scale_kind",
+        "global_scale",
+    )
 
     def __post_init__(self) -> None:
         info = format_info(self.format)
@@ -129,11 +153,74 @@ class Quantized:
             raise ValueError(f"scales: found shape {self.scales.shape}, expected {expected}")
         if (self.global_scale is None) != (self.scale_kind != "nvfp4"):
             raise ValueError(f"global_scale: found {self.global_scale} with scale_kind {self.scale_kind!r}")
+        if self.global_scale is not None:
+            object.__setattr__(self, "global_scale", _checked_global(self.global_scale))
+
+    # --- As an array ----------------------------------------------------------------------------------------
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """The tensor's shape."""
-        return self.codes.shape
+    def T(self) -> Self:
+        """The transpose: the same codes and scales, with the axes the other way round.
+
+        Raises
+        ------
+        ValueError
+            Blocks of a stack of matrices, whose last two axes would come first.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dsv3_numerics import quantize_tiles
+        >>> quantize_tiles(np.ones((2, 256), np.float32)).T
+        Quantized((256, 2) float8_e4m3fn, 128 along axis 0, float32 scales, 8.25 bits per element)
+        """
+        if self.axis is None and self.ndim > 2:
+            raise ValueError(f"T: found blocks of shape {self.shape}, expected two axes")
+        axis = None if self.axis is None else self.ndim - 1 - self.axis
+        return replace(self, codes=self.codes.T, scales=self.scales.T, block=self.block[::-1], axis=axis)
+
+    @property
+    def _groups(self) -> tuple[int, ...]:
+        sizes = [1] * self.ndim
+        if self.axis is None:
+            sizes[-2:] = self.block
+        else:
+            sizes[self.axis] = self.block[0]
+        return tuple(sizes)
+
+    def _picked(self, index: Index, groups: Index) -> Self:
+        axis = None if self.axis is None else axis_after(index, self.axis)
+        return replace(self, codes=self.codes[index], scales=self.scales[groups], axis=axis)
+
+    @property
+    def _group_axes(self) -> tuple[int, ...]:
+        return (self.ndim - 2, self.ndim - 1) if self.axis is None else (self.axis,)
+
+    def expanded_scales(self) -> NDArray[np.float32]:
+        """Return the factor of each code: float32, shape of the tensor.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dsv3_numerics import quantize_tiles
+        >>> quantize_tiles(np.float32([[448, 1, 224]]), tile=2).expanded_scales()
+        array([[1. , 1. , 0.5]], dtype=float32)
+        """
+        return repeated(self.weight_scale_inv(), self._groups, self.shape)
+
+    def _facts(self) -> dict[str, str]:
+        groups = "x".join(map(str, self.block)) + ("" if self.axis is None else f" along axis {self.axis}")
+        rule = "" if self.rule is None else f" by {self.rule}"
+        facts = {
+            "shape": str(self.shape),
+            "codes": self.format,
+            "groups": groups,
+            "scales": f"{self.scale_kind}{rule}, {' x '.join(map(str, self.scales.shape))}",
+            "bits per element": f"{self.bits_per_element:.4g}",
+        }
+        return facts if self.global_scale is None else facts | {"global scale": str(self.global_scale)}
+
+    # --- Sizes, ways in and out -----------------------------------------------------------------------------
 
     @property
     def nbytes(self) -> int:
@@ -154,7 +241,7 @@ class Quantized:
         return f"Quantized({head}, {self.bits_per_element:.4g} bits per element)"
 
     def weight_scale_inv(self) -> NDArray[np.float32]:
-        """What codes are multiplied by: float32, shape of `scales`, as DeepSeek's ``weight_scale_inv``."""
+        """Factors of the codes: float32, shape of `scales`, as DeepSeek's ``weight_scale_inv``."""
         if self.scale_kind == "float32":
             return self.scales
         stored: NDArray[np.float32] = decode(self.scales)
@@ -189,7 +276,7 @@ class Quantized:
         native = array.astype(array.dtype.newbyteorder("="), copy=False).view(info.dtype)
         return cls(native, scales.astype(np.float32, copy=False), info.name, tuple(block))
 
-    def dequantize(self, dtype: DTypeLike = np.float32, out: Array | None = None) -> Array:
+    def dequantize(self, dtype: DTypeLike = np.float32, *, out: Array | None = None) -> Array:
         """The numbers: ``float32(code) * scale``, one float32 multiplication.
 
         Parameters

@@ -261,7 +261,7 @@ impl MlaSettings {
     }
 }
 
-/// What rounds to bfloat16, where asked.
+/// The rounding to bfloat16, where asked.
 fn rounding<T: Real>(bfloat16: bool) -> PyResult<Option<Round<T>>> {
     if bfloat16 && T::ROUND_BFLOAT16.is_none() {
         return Err(type_error("dtype: found float64, expected float32 for bfloat16".to_owned()));

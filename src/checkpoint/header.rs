@@ -134,7 +134,7 @@ fn unaddressable((name, info): &(String, TensorInfo)) -> Option<String> {
     (!fits).then(|| format!("tensor {name:?}: the shape {:?} overflows", info.shape))
 }
 
-/// What is wrong with the first bad tensor, in the order of the data.
+/// Explains the fault of the first bad tensor, in the order of the data.
 fn explain(tensors: &[(String, TensorInfo)]) -> Option<String> {
     let mut at = 0;
     for (name, TensorInfo { dtype, shape, data_offsets: (begin, end) }) in tensors {

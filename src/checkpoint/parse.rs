@@ -12,7 +12,7 @@ use std::fmt;
 /// The most axes of a tensor: as many as a NumPy array can have.
 const MAX_AXES: usize = 64;
 
-/// What a header says, in the order of the data.
+/// The content of a header, in the order of the data.
 pub(super) struct Text {
     pub tensors: Vec<(String, TensorInfo)>,
     pub metadata: HashMap<String, String>,

@@ -106,7 +106,7 @@ impl Job {
             return dispatch(Definition::<S, C> { job: self, at, src, out });
         }
         let near = Near::new(&self.rounder);
-        if near.plain() {
+        if near.plain() || !C::BYTE {
             dispatch(Nearest::<S, C, true> { near, src, out, walk });
         } else {
             dispatch(Nearest::<S, C, false> { near, src, out, walk });

@@ -26,15 +26,15 @@ pub const FEW: usize = 8;
 /// How scores are made and summed.
 #[derive(Clone, Copy)]
 pub struct How<T> {
-    /// What scores are multiplied by.
+    /// Softmax scale: the factor of every score.
     pub scale: T,
-    /// Whether dot products replace matrix products; the caller decides, so that it does not depend on how queries are
+    /// True: dot products replace matrix products. The caller decides, so that it does not depend on how queries are
     /// grouped.
     pub few: bool,
-    /// What every result that an eager program would write passes through: scores, those times the scale,
+    /// Rounding of every result that an eager program would write: scores, scaled scores,
     /// probabilities, weighted sums.
     pub round: Round<T>,
-    /// Whether the two parts of a score are results of their own.
+    /// True: the two parts of a score are results of their own.
     pub apart: bool,
 }
 

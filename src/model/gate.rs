@@ -15,11 +15,11 @@ pub struct GateRule {
     pub kept: usize,
     /// Experts that a token uses.
     pub top: usize,
-    /// Whether weights are divided by their sum.
+    /// True: weights are divided by their sum.
     pub normalised: bool,
-    /// What weights are multiplied by.
+    /// Factor of the weights.
     pub factor: f64,
-    /// What the biased scores of experts outside the kept groups count as: minus infinity, or 0 as in the first
+    /// Biased score of experts outside the kept groups: minus infinity, or 0 as in the first
     /// release.
     pub masked: f64,
 }

@@ -201,7 +201,7 @@ impl<T: Real> Kernel for Dots<'_, '_, T> {
 pub struct Rows<'a, T> {
     /// Rows as long as `x`.
     pub rows: &'a [T],
-    /// What they are multiplied with.
+    /// The vector that they are multiplied with.
     pub x: &'a [T],
     /// Where the products go.
     pub out: &'a mut [T],
@@ -223,7 +223,7 @@ pub struct Combine<'a, T> {
     pub factors: &'a [T],
     /// Rows as long as `out`, each contiguous.
     pub rows: ArrayView2<'a, T>,
-    /// What is added to.
+    /// The vector that is added to.
     pub out: &'a mut [T],
 }
 

@@ -24,7 +24,7 @@ pub struct MlaShape {
     pub rope: usize,
     /// Channels of a value.
     pub v: usize,
-    /// What scores are multiplied by.
+    /// Softmax scale: the factor of every score.
     pub scale: f64,
 }
 
@@ -151,7 +151,7 @@ struct Parts<'a, T> {
     seen: ArrayView2<'a, T>,
     scale: T,
     round: Round<T>,
-    /// Whether the program that rounds adds the two parts of an absorbed score, each rounded.
+    /// True: an absorbed score is the sum of two parts that are each rounded first.
     apart: bool,
 }
 

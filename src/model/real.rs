@@ -14,7 +14,7 @@ pub trait Real:
 {
     /// Minus infinity.
     const NEG_INF: Self;
-    /// What rounds to bfloat16 and leaves the type as it is: float32's alone.
+    /// Rounding to bfloat16 within the type; float32 only.
     const ROUND_BFLOAT16: Option<Round<Self>>;
     /// The nearest number to `x`.
     fn near(x: f64) -> Self;

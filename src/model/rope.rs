@@ -14,9 +14,9 @@ pub struct Yarn {
     pub beta_fast: f64,
     /// Turns below which it is slowed by the whole factor.
     pub beta_slow: f64,
-    /// Of the amplitude.
+    /// Coefficient of the amplitude.
     pub mscale: f64,
-    /// Of the amplitude, inverted, and of the softmax scale, squared.
+    /// Coefficient of the amplitude, inverted, and of the softmax scale, squared.
     pub mscale_all_dim: f64,
     /// The original context.
     pub original: f64,
@@ -37,11 +37,11 @@ impl Yarn {
 pub struct Rope {
     /// Radians for each position, a number for each pair of channels.
     pub frequencies: Vec<f64>,
-    /// What cosine and sine are multiplied by.
+    /// Factor of cosine and sine.
     pub amplitude: f64,
-    /// What the softmax scale is multiplied by.
+    /// Factor of the softmax scale.
     pub temperature: f64,
-    /// Whether channels `2j` and `2j + 1` are a pair, as in the released weights; otherwise `j` and `j + dim / 2`.
+    /// True: channels `2j` and `2j + 1` are a pair, as in the released weights; otherwise `j` and `j + dim / 2`.
     pub interleaved: bool,
 }
 

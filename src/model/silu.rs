@@ -1,4 +1,4 @@
-//! What stands between the matrices of a SwiGLU.
+//! The elementwise part of a SwiGLU.
 
 use super::attention::Round;
 use super::gate::sigmoid;

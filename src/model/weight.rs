@@ -26,11 +26,11 @@ pub enum Data<'a> {
         codes: &'a [u8],
         /// Their format.
         format: &'static Format,
-        /// What the codes of each block are multiplied by.
+        /// Factor of each block: a weight is `code * scale`.
         scales: &'a [f32],
         /// Rows and columns of a block.
         block: [usize; 2],
-        /// Whether products are rounded to bfloat16, as a converted checkpoint would hold them.
+        /// True: products are rounded to bfloat16, as a converted checkpoint would hold them.
         rounded: bool,
     },
 }
@@ -106,7 +106,7 @@ impl<'a> Weight<'a> {
         self.cols
     }
 
-    /// Whether [`Weight::panel`] has to copy.
+    /// True if [`Weight::panel`] has to copy.
     pub fn widens<T: Real>(&self) -> bool {
         T::stored(&self.data).is_none()
     }

@@ -3,6 +3,7 @@
 use super::place::{spread, Shifted};
 use super::scale::{Rule, ScaleKind, Scaler, RULES};
 use super::transform::RunScales;
+use crate::simd::{Kernel, Lanes};
 
 /// Divisors between these bounds keep the corrected reciprocal exact (`a * r` corrected by one residual):
 /// nothing in it is subnormal or overflows. Quotients below 2^-76, which only subnormal elements give, are
@@ -10,6 +11,25 @@ use super::transform::RunScales;
 const SAFE_DIVISORS: std::ops::RangeInclusive<f32> = 8.881_784e-16..=1.267_650_6e30; // 2^-50, 2^100
 /// And quotients of the largest element may not be beyond this: twice the largest format.
 const SAFE_QUOTIENT: f32 = 131_072.0;
+
+/// [`BlockScales::prepare`] as a kernel of its own: compiled once for all kinds of input and codes.
+pub(super) struct Prepare<'a> {
+    pub scales: &'a mut BlockScales,
+    pub scaler: &'a Scaler,
+    pub amax: &'a [u32],
+    pub trusted: bool,
+    pub stored: Option<&'a mut [f32]>,
+    pub fold: f32,
+}
+
+impl Kernel for Prepare<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, _l: L) {
+        let Prepare { scales, scaler, amax, trusted, stored, fold } = self;
+        scales.prepare(scaler, amax, trusted, stored, fold);
+    }
+}
 
 /// Scales of blocks, and of elements where blocks are narrow.
 pub(super) struct BlockScales {
@@ -35,7 +55,7 @@ impl BlockScales {
     /// Computes the scales of blocks from the bits of their largest magnitudes, and stores them. `trusted` says
     /// that these really are the largest magnitudes. Where `safe`, quotients come out multiplied by `fold`.
     #[inline(always)]
-    pub fn prepare(
+    fn prepare(
         &mut self,
         scaler: &Scaler,
         amax: &[u32],

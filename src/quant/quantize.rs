@@ -3,7 +3,7 @@
 use super::amax::{amax_bits, RUN};
 use super::layout::{Blocks, RowPart};
 use super::native::each_native;
-use super::panel::BlockScales;
+use super::panel::{BlockScales, Prepare};
 use super::scale::{Rule, ScaleKind, Scaler, RULES};
 use super::transform::{raise_each, run_amax, Encode, RunScales};
 use crate::error::{same_length, Error};
@@ -248,7 +248,14 @@ impl Job {
             }
             None => found,
         };
-        BlockScales::new().prepare(&self.scaler, &amax, false, Some(scales), 1.0);
+        dispatch(Prepare {
+            scales: &mut BlockScales::new(),
+            scaler: &self.scaler,
+            amax: &amax,
+            trusted: false,
+            stored: Some(scales),
+            fold: 1.0,
+        });
         let mut rest = codes;
         let tasks = flat.row_parts(RUN).map(|part| {
             let range = part.range(&flat);
@@ -313,7 +320,14 @@ impl<S: Source, C: Code, const PLAIN: bool> Kernel for Bands<'_, S, C, PLAIN> {
                 for row in src.chunks(cols) {
                     raise_blocks::<L, S>(l, &row[start..end], block_cols, amax);
                 }
-                ready.prepare(&job.scaler, amax, true, Some(&mut scales[first..last]), job.fold::<L>());
+                l.call(Prepare {
+                    scales: &mut ready,
+                    scaler: &job.scaler,
+                    amax,
+                    trusted: true,
+                    stored: Some(&mut scales[first..last]),
+                    fold: job.fold::<L>(),
+                });
                 spoiled |= amax.iter().any(|a| *a >= 0x7F80_0000);
                 let safe = ready.safe;
                 // A long row is read straight on; in a band, the panel's neighbour in the same row comes next.
@@ -402,7 +416,14 @@ impl<S: Source, C: Code, const PLAIN: bool> Kernel for Rows<'_, S, C, PLAIN> {
             if flat.band_of_row(part.row + k) != band {
                 band = flat.band_of_row(part.row + k);
                 let amax = &amax[band * flat.across()..][from..to];
-                ready.prepare(&job.scaler, amax, trusted, None, job.fold::<L>());
+                l.call(Prepare {
+                    scales: &mut ready,
+                    scaler: &job.scaler,
+                    amax,
+                    trusted,
+                    stored: None,
+                    fold: job.fold::<L>(),
+                });
                 fresh = true;
             }
             let safe = ready.safe;

@@ -1,9 +1,9 @@
 //! AMX: eight registers of 16 rows of 64 bytes, and products of bfloat16 in them.
 //!
-//! The compiler knows the registers' names and nothing else, so the instructions are written out. Linux hands the
-//! registers' state to a process that asks for it, once; threads and forks inherit the permission.
+//! The compiler knows only the names of the registers, so the instructions are inline assembly. Linux grants the
+//! registers' state to a process on request, once; threads and forks inherit the permission.
 //!
-//! What `TDPBF16PS` computes, bit for bit (measured; it is the definition that [`crate::gemm`] follows at every level):
+//! `TDPBF16PS`, bit for bit (measured; it is the definition that [`crate::gemm`] follows at every level):
 //! for each output one sum over the even and one over the odd of the 32 k, each from +0 in the order of k, then
 //! accumulator + (even + odd), all rounded to nearest even. Subnormal bfloat16 count as zero, and a subnormal
 //! accumulator does too: callers keep both away.
@@ -18,7 +18,7 @@ use std::sync::OnceLock;
 #[derive(Clone, Copy)]
 pub struct Amx(Avx512);
 
-/// Whether CPU and system have the tiles: AMX-TILE and AMX-BF16, and their state in XCR0.
+/// Tests if CPU and system have the tiles: AMX-TILE and AMX-BF16, and their state in XCR0.
 fn present() -> bool {
     if __cpuid(0).eax < 0xD {
         return false;
@@ -36,7 +36,7 @@ fn present() -> bool {
     state >> 17 & 3 == 3
 }
 
-/// Asks Linux for the tiles' state: `arch_prctl(ARCH_REQ_XCOMP_PERM, XTILEDATA)`.
+/// Requests the tiles' state from Linux: `arch_prctl(ARCH_REQ_XCOMP_PERM, XTILEDATA)`.
 #[cfg(target_os = "linux")]
 fn permitted() -> bool {
     let (call, request, feature) = (158_i64, 0x1023_i64, 18_i64);
@@ -67,15 +67,15 @@ impl Amx {
         self.0
     }
 
-    /// Sets the tile registers of this thread up, until the result is dropped: sums and right-hand tiles have `width`
+    /// Configures the tile registers of this thread until the result is dropped: sums and right-hand tiles have `width`
     /// columns, 1 to 16. One at a time.
     #[inline(always)]
     pub fn tiles(self, width: usize) -> Tiles {
         assert!((1..=16).contains(&width));
         let mut config = Config { palette: 1, rest: [0; 15], bytes: [0; 16], rows: [0; 16] };
         for tile in 0..8 {
-            let left = tile == 4 || tile == 5;
-            config.bytes[tile] = if left { 64 } else { 4 * width as u16 };
+            let lhs = tile == 4 || tile == 5;
+            config.bytes[tile] = if lhs { 64 } else { 4 * width as u16 };
             config.rows[tile] = 16;
         }
         // SAFETY: the token proves that the instruction exists and is permitted; `config` is 64 valid bytes.
@@ -84,7 +84,7 @@ impl Amx {
     }
 }
 
-/// What `LDTILECFG` reads.
+/// The operand of `LDTILECFG`.
 #[repr(C, align(64))]
 struct Config {
     palette: u8,
@@ -93,7 +93,7 @@ struct Config {
     rows: [u8; 16],
 }
 
-/// The tile registers of this thread, set up; released when dropped.
+/// The configured tile registers of this thread; released on drop.
 pub struct Tiles {
     width: usize,
     here: PhantomData<*const ()>, // the registers belong to the thread
@@ -111,20 +111,20 @@ pub type Sums = [[f32; 16]; 64];
 
 /// 32 rows of bfloat16, a left-hand operand. A distance that is no power of two spreads the rows over the cache.
 #[derive(Clone, Copy)]
-pub struct Left<'a> {
+pub struct Lhs<'a> {
     /// The rows, one after another.
     pub words: &'a [u16],
     /// Words from one row to the next.
     pub stride: usize,
 }
 
-/// Work that is done between the instructions of a product of tiles.
-pub trait Beside {
-    /// The part that belongs after instruction `slot`, counted from 0.
+/// Work that is interleaved with the instructions of a product of tiles.
+pub trait Interleave {
+    /// Runs the part after instruction `slot`, counted from 0.
     fn slot(&mut self, slot: usize);
 }
 
-impl Beside for () {
+impl Interleave for () {
     #[inline(always)]
     fn slot(&mut self, _: usize) {}
 }
@@ -137,30 +137,30 @@ macro_rules! tile_step {
 }
 
 impl Tiles {
-    /// Adds the products of `steps` times 32 k to `sums`, or writes them there if it is `fresh`: 32 rows of `left`
-    /// by `COLUMNS` (1 or 2) tiles of `right`.
+    /// Adds the products of `steps` times 32 k to `sums`, or overwrites `sums` if `fresh`: 32 rows of `lhs`
+    /// by `COLUMNS` (1 or 2) tiles of `rhs`.
     ///
-    /// `left` has 32 words for each step, `right` `COLUMNS` tiles of 16 pairs of k of `2 * width` words; both are read from
+    /// `lhs` has 32 words for each step, `rhs` `COLUMNS` tiles of 16 pairs of k of `2 * width` words; both are read from
     /// step `at_left` and `at_right` on. `beside` is called after
-    /// each of the `2 * COLUMNS * steps` instructions: they take long, and other units are free.
+    /// each of the `2 * COLUMNS * steps` instructions, to fill the units that they leave idle.
     #[inline(always)]
     #[allow(clippy::too_many_arguments)] // two operands, a place in each, and the sums
     pub fn product<const COLUMNS: usize>(
         &self,
-        left: Left<'_>,
+        lhs: Lhs<'_>,
         at_left: usize,
-        right: &[u16],
+        rhs: &[u16],
         at_right: usize,
         steps: usize,
         fresh: bool,
         sums: &mut Sums,
-        mut beside: impl Beside,
+        mut beside: impl Interleave,
     ) {
         const { assert!(COLUMNS == 1 || COLUMNS == 2) };
         let tile = 32 * self.width;
-        assert!(left.words.len() >= 31 * left.stride + (at_left + steps) * 32);
-        assert!(right.len() >= (at_right + steps) * COLUMNS * tile);
-        let (stride, row) = (4 * self.width, 2 * left.stride);
+        assert!(lhs.words.len() >= 31 * lhs.stride + (at_left + steps) * 32);
+        assert!(rhs.len() >= (at_right + steps) * COLUMNS * tile);
+        let (stride, row) = (4 * self.width, 2 * lhs.stride);
         let store = sums.as_mut_ptr();
         // SAFETY: `Tiles` proves that the registers are set up. A left-hand tile is 16 rows of 64 bytes,
         // a right-hand one 16 rows of `stride` bytes, both inside their slices as checked; a tile of sums is 16 rows
@@ -179,8 +179,8 @@ impl Tiles {
             }
             for i in 0..steps {
                 let from = at_left + i;
-                let a = left.words.as_ptr().add(from * 32);
-                let b = right.as_ptr().add((at_right + i) * COLUMNS * tile);
+                let a = lhs.words.as_ptr().add(from * 32);
+                let b = rhs.as_ptr().add((at_right + i) * COLUMNS * tile);
                 tile_step!("tileloadd tmm4, [{a} + {s}*1]", "tileloadd tmm6, [{b} + {t}*1]",
                            "tdpbf16ps tmm0, tmm4, tmm6";
                            a = a, b = b, s = row, t = stride; "tmm0", "tmm4", "tmm6");
@@ -191,7 +191,7 @@ impl Tiles {
                     beside.slot(4 * i + 1);
                 }
                 tile_step!("tileloadd tmm5, [{a} + {s}*1]", "tdpbf16ps tmm2, tmm5, tmm6";
-                           a = a.add(16 * left.stride), s = row; "tmm2", "tmm5");
+                           a = a.add(16 * lhs.stride), s = row; "tmm2", "tmm5");
                 beside.slot(2 * COLUMNS * i + COLUMNS);
                 if COLUMNS == 2 {
                     tile_step!("tdpbf16ps tmm3, tmm5, tmm7";; "tmm3");

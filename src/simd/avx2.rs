@@ -73,8 +73,6 @@ fn words(a: __m256i, b: __m256i) -> __m256i {
     unsafe { _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(a, b)) }
 }
 
-// SAFETY of every block below: the token proves AVX2, FMA and F16C; memory is only touched through slices
-// whose length is checked first.
 impl Lanes for Avx2 {
     const N: usize = N;
     type F = __m256;
@@ -88,39 +86,47 @@ impl Lanes for Avx2 {
     }
     #[inline(always)]
     fn f32(self, x: f32) -> __m256 {
+        // SAFETY: the token proves AVX2, FMA and F16C.
         unsafe { _mm256_set1_ps(x) }
     }
     #[inline(always)]
     fn u32(self, x: u32) -> __m256i {
+        // SAFETY: the token proves AVX2, FMA and F16C.
         unsafe { _mm256_set1_epi32(x as i32) }
     }
     #[inline(always)]
     fn bits(self, x: __m256) -> __m256i {
+        // SAFETY: the token proves AVX2, FMA and F16C.
         unsafe { _mm256_castps_si256(x) }
     }
     #[inline(always)]
     fn float(self, x: __m256i) -> __m256 {
+        // SAFETY: the token proves AVX2, FMA and F16C.
         unsafe { _mm256_castsi256_ps(x) }
     }
 
     #[inline(always)]
     fn load_f32(self, src: &[f32]) -> __m256 {
         let src = &src[..N];
+        // SAFETY: the slice lengths were checked; the token proves AVX2, FMA and F16C.
         unsafe { _mm256_loadu_ps(src.as_ptr()) }
     }
     #[inline(always)]
     fn load_u32(self, src: &[u32]) -> __m256i {
         let src = &src[..N];
+        // SAFETY: the slice lengths were checked; the token proves AVX2, FMA and F16C.
         unsafe { _mm256_loadu_si256(src.as_ptr().cast()) }
     }
     #[inline(always)]
     fn load_f16(self, src: &[u16]) -> __m256 {
         let src = &src[..N];
+        // SAFETY: the slice lengths were checked; the token proves AVX2, FMA and F16C.
         unsafe { _mm256_cvtph_ps(_mm_loadu_si128(src.as_ptr().cast())) }
     }
     #[inline(always)]
     fn load_bf16(self, src: &[u16]) -> __m256 {
         let src = &src[..N];
+        // SAFETY: the slice lengths were checked; the token proves AVX2, FMA and F16C.
         unsafe {
             let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(src.as_ptr().cast()));
             _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
@@ -143,6 +149,7 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn load_u8(self, src: &[u8]) -> __m256i {
         let src = &src[..N];
+        // SAFETY: the slice lengths were checked; the token proves AVX2, FMA and F16C.
         unsafe { _mm256_cvtepu8_epi32(_mm_loadl_epi64(src.as_ptr().cast())) }
     }
     #[inline(always)]
@@ -177,6 +184,7 @@ impl Lanes for Avx2 {
     }
     #[inline(always)]
     fn products(self, rows: &[f64], steps: &[f64; 16], near: u32, out: &mut [f32]) -> bool {
+        // SAFETY: the slice lengths were checked; the token proves AVX2, FMA and F16C.
         unsafe {
             let start = _mm256_set1_epi64x(i64::from(MIDPOINT - near));
             let (mask, width) =
@@ -197,6 +205,7 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn permute16(self, table: &[f32; 16], index: __m256i) -> __m256 {
         let (low, high) = (self.load_f32(table), self.load_f32(&table[8..]));
+        // SAFETY: the token proves AVX2, FMA and F16C.
         unsafe {
             // A permutation chooses among eight, by the low three bits; the fourth, as a sign, says which.
             let upper = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(index));
@@ -252,6 +261,7 @@ impl Lanes for Avx2 {
     }
     #[inline(always)]
     fn store_u8(self, x: [__m256i; 4], out: &mut [u8], stream: bool) {
+        // SAFETY: the token proves AVX2, FMA and F16C.
         let v = unsafe {
             let words01 = _mm256_packus_epi32(x[0], x[1]);
             let words23 = _mm256_packus_epi32(x[2], x[3]);
@@ -268,23 +278,28 @@ impl Lanes for Avx2 {
     }
     #[inline(always)]
     fn fence(self) {
+        // SAFETY: the token proves AVX2, FMA and F16C.
         unsafe { _mm_sfence() }
     }
     #[inline(always)]
     fn prefetch<T>(self, src: &[T], bytes: usize) {
+        // SAFETY: a prefetch never faults; the token proves SSE.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(src.as_ptr().cast::<i8>().wrapping_add(bytes)) }
     }
 
     #[inline(always)]
     fn fadd(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: the token proves AVX2, FMA and F16C.
         unsafe { _mm256_add_ps(a, b) }
     }
     #[inline(always)]
     fn fmul(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: the token proves AVX2, FMA and F16C.
         unsafe { _mm256_mul_ps(a, b) }
     }
     #[inline(always)]
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        // SAFETY: the token proves AVX2, FMA and F16C.
         unsafe { _mm256_fmadd_ps(a, b, c) }
     }
     #[inline(always)]
@@ -293,18 +308,22 @@ impl Lanes for Avx2 {
     }
     #[inline(always)]
     fn estimate(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+        // SAFETY: the token proves AVX2, FMA and F16C.
         unsafe { _mm256_fmadd_ps(a, b, c) }
     }
     #[inline(always)]
     fn fmax(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: the token proves AVX2, FMA and F16C.
         unsafe { _mm256_max_ps(a, b) }
     }
     #[inline(always)]
     fn fdiv(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: the token proves AVX2, FMA and F16C.
         unsafe { _mm256_div_ps(a, b) }
     }
     #[inline(always)]
     fn fdiv_by(self, a: __m256, b: __m256, r: __m256) -> __m256 {
+        // SAFETY: the token proves AVX2, FMA and F16C.
         unsafe {
             let q = _mm256_mul_ps(a, r);
             _mm256_fmadd_ps(_mm256_fnmadd_ps(q, b, a), r, q)
@@ -313,54 +332,67 @@ impl Lanes for Avx2 {
 
     #[inline(always)]
     fn and(self, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: the token proves AVX2, FMA and F16C.
         unsafe { _mm256_and_si256(a, b) }
     }
     #[inline(always)]
     fn or(self, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: the token proves AVX2, FMA and F16C.
         unsafe { _mm256_or_si256(a, b) }
     }
     #[inline(always)]
     fn xor(self, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: the token proves AVX2, FMA and F16C.
         unsafe { _mm256_xor_si256(a, b) }
     }
     #[inline(always)]
     fn add(self, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: the token proves AVX2, FMA and F16C.
         unsafe { _mm256_add_epi32(a, b) }
     }
     #[inline(always)]
     fn sub(self, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: the token proves AVX2, FMA and F16C.
         unsafe { _mm256_sub_epi32(a, b) }
     }
     #[inline(always)]
     fn min(self, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: the token proves AVX2, FMA and F16C.
         unsafe { _mm256_min_epi32(a, b) }
     }
     #[inline(always)]
     fn max(self, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: the token proves AVX2, FMA and F16C.
         unsafe { _mm256_max_epi32(a, b) }
     }
     #[inline(always)]
     fn shl(self, a: __m256i, n: u32) -> __m256i {
+        // SAFETY: the token proves AVX2, FMA and F16C.
         unsafe { _mm256_sllv_epi32(a, _mm256_set1_epi32(n as i32)) }
     }
     #[inline(always)]
     fn shr(self, a: __m256i, n: u32) -> __m256i {
+        // SAFETY: the token proves AVX2, FMA and F16C.
         unsafe { _mm256_srlv_epi32(a, _mm256_set1_epi32(n as i32)) }
     }
     #[inline(always)]
     fn gt(self, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: the token proves AVX2, FMA and F16C.
         unsafe { _mm256_cmpgt_epi32(a, b) }
     }
     #[inline(always)]
     fn select(self, m: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: the token proves AVX2, FMA and F16C.
         unsafe { _mm256_blendv_epi8(b, a, m) }
     }
     #[inline(always)]
     fn any(self, m: __m256i) -> bool {
+        // SAFETY: the token proves AVX2, FMA and F16C.
         unsafe { _mm256_movemask_epi8(m) != 0 }
     }
     #[inline(always)]
     fn hmax(self, a: __m256i) -> u32 {
+        // SAFETY: the token proves AVX2, FMA and F16C.
         unsafe {
             let v = _mm_max_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256::<1>(a));
             let v = _mm_max_epi32(v, _mm_shuffle_epi32::<0b01_00_11_10>(v));

@@ -146,8 +146,6 @@ fn join(lo: __m256i, hi: __m256i) -> __m512i {
     unsafe { _mm512_inserti64x4::<1>(_mm512_castsi256_si512(lo), hi) }
 }
 
-// SAFETY of every block below: the token proves the features; memory is only touched through slices whose
-// length is checked first.
 impl Lanes for Avx512 {
     const N: usize = N;
     type F = __m512;
@@ -161,39 +159,47 @@ impl Lanes for Avx512 {
     }
     #[inline(always)]
     fn f32(self, x: f32) -> __m512 {
+        // SAFETY: the token proves AVX-512.
         unsafe { _mm512_set1_ps(x) }
     }
     #[inline(always)]
     fn u32(self, x: u32) -> __m512i {
+        // SAFETY: the token proves AVX-512.
         unsafe { _mm512_set1_epi32(x as i32) }
     }
     #[inline(always)]
     fn bits(self, x: __m512) -> __m512i {
+        // SAFETY: the token proves AVX-512.
         unsafe { _mm512_castps_si512(x) }
     }
     #[inline(always)]
     fn float(self, x: __m512i) -> __m512 {
+        // SAFETY: the token proves AVX-512.
         unsafe { _mm512_castsi512_ps(x) }
     }
 
     #[inline(always)]
     fn load_f32(self, src: &[f32]) -> __m512 {
         let src = &src[..N];
+        // SAFETY: the slice lengths were checked; the token proves AVX-512.
         unsafe { _mm512_loadu_ps(src.as_ptr()) }
     }
     #[inline(always)]
     fn load_u32(self, src: &[u32]) -> __m512i {
         let src = &src[..N];
+        // SAFETY: the slice lengths were checked; the token proves AVX-512.
         unsafe { _mm512_loadu_si512(src.as_ptr().cast()) }
     }
     #[inline(always)]
     fn load_f16(self, src: &[u16]) -> __m512 {
         let src = &src[..N];
+        // SAFETY: the slice lengths were checked; the token proves AVX-512.
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(src.as_ptr().cast())) }
     }
     #[inline(always)]
     fn load_bf16(self, src: &[u16]) -> __m512 {
         let src = &src[..N];
+        // SAFETY: the slice lengths were checked; the token proves AVX-512.
         unsafe {
             let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(src.as_ptr().cast()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
@@ -202,6 +208,7 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn load_f64(self, src: &[f64]) -> __m512 {
         let (lo, hi) = (odd(src), odd(&src[8..]));
+        // SAFETY: the token proves AVX-512.
         unsafe { _mm512_castsi512_ps(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(lo), hi)) }
     }
     #[inline(always)]
@@ -215,6 +222,7 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn load_u8(self, src: &[u8]) -> __m512i {
         let src = &src[..N];
+        // SAFETY: the slice lengths were checked; the token proves AVX-512.
         unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(src.as_ptr().cast())) }
     }
     #[inline(always)]
@@ -284,6 +292,7 @@ impl Lanes for Avx512 {
     }
     #[inline(always)]
     fn products(self, rows: &[f64], steps: &[f64; 16], near: u32, out: &mut [f32]) -> bool {
+        // SAFETY: the slice lengths were checked; the token proves AVX-512.
         unsafe {
             let start = _mm512_set1_epi64(i64::from(MIDPOINT - near));
             let (mask, width) =
@@ -304,6 +313,7 @@ impl Lanes for Avx512 {
     }
     #[inline(always)]
     fn permute16(self, table: &[f32; 16], index: __m512i) -> __m512 {
+        // SAFETY: the slice lengths were checked; the token proves AVX-512.
         unsafe { _mm512_permutexvar_ps(index, self.load_f32(table)) }
     }
     const PERMUTES: bool = true;
@@ -318,6 +328,7 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn lookup(self, table: &Lookup, codes: &[u8]) -> [__m512; 4] {
         let codes = &codes[..4 * N];
+        // SAFETY: the slice lengths were checked; the token proves AVX-512.
         unsafe {
             // Transpose the 4x4 dwords first, so that the two unpacks below end in natural order.
             let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
@@ -345,6 +356,7 @@ impl Lanes for Avx512 {
     fn lookup_bf16(self, table: &Lookup, codes: &[u8], out: &mut [u16], stream: bool) {
         let codes = &codes[..4 * N];
         let (first, second) = out[..4 * N].split_at_mut(2 * N);
+        // SAFETY: the slice lengths were checked; the token proves AVX-512.
         unsafe {
             // Interleave the qwords first, so that the unpacks end in natural order.
             let order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
@@ -365,6 +377,7 @@ impl Lanes for Avx512 {
     }
     #[inline(always)]
     fn store_u8(self, x: [__m512i; 4], out: &mut [u8], stream: bool) {
+        // SAFETY: the token proves AVX-512.
         let v = unsafe {
             let words01 = _mm512_packus_epi32(x[0], x[1]);
             let words23 = _mm512_packus_epi32(x[2], x[3]);
@@ -385,6 +398,7 @@ impl Lanes for Avx512 {
     fn store_narrow(self, x: [__m512; 4], f: Narrow, out: &mut [u8], stream: bool) {
         let h0 = join(half(x[0], f.sticky), half(x[1], f.sticky));
         let h1 = join(half(x[2], f.sticky), half(x[3], f.sticky));
+        // SAFETY: the token proves AVX-512.
         let v = unsafe {
             let cut = _mm512_set1_epi16(f.cut as i16);
             let below_half = _mm512_set1_epi16((1i16 << (f.cut - 1)) - 1);
@@ -401,6 +415,7 @@ impl Lanes for Avx512 {
     }
     #[inline(always)]
     fn flush(self, x: __m512) -> __m512 {
+        // SAFETY: the token proves AVX-512.
         unsafe {
             let subnormal = _mm512_fpclass_ps_mask::<0x20>(x);
             let bits = _mm512_castps_si512(x);
@@ -410,23 +425,28 @@ impl Lanes for Avx512 {
     }
     #[inline(always)]
     fn fence(self) {
+        // SAFETY: the token proves AVX-512.
         unsafe { _mm_sfence() }
     }
     #[inline(always)]
     fn prefetch<T>(self, src: &[T], bytes: usize) {
+        // SAFETY: a prefetch never faults; the token proves SSE.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(src.as_ptr().cast::<i8>().wrapping_add(bytes)) }
     }
 
     #[inline(always)]
     fn fadd(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: the token proves AVX-512.
         unsafe { _mm512_add_ps(a, b) }
     }
     #[inline(always)]
     fn fmul(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: the token proves AVX-512.
         unsafe { _mm512_mul_ps(a, b) }
     }
     #[inline(always)]
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        // SAFETY: the token proves AVX-512.
         unsafe { _mm512_fmadd_ps(a, b, c) }
     }
     #[inline(always)]
@@ -435,18 +455,22 @@ impl Lanes for Avx512 {
     }
     #[inline(always)]
     fn estimate(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        // SAFETY: the token proves AVX-512.
         unsafe { _mm512_fmadd_ps(a, b, c) }
     }
     #[inline(always)]
     fn fmax(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: the token proves AVX-512.
         unsafe { _mm512_max_ps(a, b) }
     }
     #[inline(always)]
     fn fdiv(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: the token proves AVX-512.
         unsafe { _mm512_div_ps(a, b) }
     }
     #[inline(always)]
     fn fdiv_by(self, a: __m512, b: __m512, r: __m512) -> __m512 {
+        // SAFETY: the token proves AVX-512.
         unsafe {
             let q = _mm512_mul_ps(a, r);
             _mm512_fmadd_ps(_mm512_fnmadd_ps(q, b, a), r, q)
@@ -455,46 +479,57 @@ impl Lanes for Avx512 {
 
     #[inline(always)]
     fn and(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: the token proves AVX-512.
         unsafe { _mm512_and_si512(a, b) }
     }
     #[inline(always)]
     fn or(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: the token proves AVX-512.
         unsafe { _mm512_or_si512(a, b) }
     }
     #[inline(always)]
     fn xor(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: the token proves AVX-512.
         unsafe { _mm512_xor_si512(a, b) }
     }
     #[inline(always)]
     fn add(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: the token proves AVX-512.
         unsafe { _mm512_add_epi32(a, b) }
     }
     #[inline(always)]
     fn sub(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: the token proves AVX-512.
         unsafe { _mm512_sub_epi32(a, b) }
     }
     #[inline(always)]
     fn min(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: the token proves AVX-512.
         unsafe { _mm512_min_epu32(a, b) }
     }
     #[inline(always)]
     fn max(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: the token proves AVX-512.
         unsafe { _mm512_max_epu32(a, b) }
     }
     #[inline(always)]
     fn shl(self, a: __m512i, n: u32) -> __m512i {
+        // SAFETY: the token proves AVX-512.
         unsafe { _mm512_sllv_epi32(a, _mm512_set1_epi32(n as i32)) }
     }
     #[inline(always)]
     fn shr(self, a: __m512i, n: u32) -> __m512i {
+        // SAFETY: the token proves AVX-512.
         unsafe { _mm512_srlv_epi32(a, _mm512_set1_epi32(n as i32)) }
     }
     #[inline(always)]
     fn gt(self, a: __m512i, b: __m512i) -> __mmask16 {
+        // SAFETY: the token proves AVX-512.
         unsafe { _mm512_cmpgt_epu32_mask(a, b) }
     }
     #[inline(always)]
     fn select(self, m: __mmask16, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: the token proves AVX-512.
         unsafe { _mm512_mask_mov_epi32(b, m, a) }
     }
     #[inline(always)]
@@ -503,6 +538,7 @@ impl Lanes for Avx512 {
     }
     #[inline(always)]
     fn hmax(self, a: __m512i) -> u32 {
+        // SAFETY: the token proves AVX-512.
         unsafe {
             let v = _mm256_max_epu32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64::<1>(a));
             let v = _mm_max_epu32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));

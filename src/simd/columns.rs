@@ -1,9 +1,8 @@
-//! Steps of codes into columns of values: what products at the vector levels need, where a lane is a step, or a row, of
-//! its own.
+//! Transposed lookup: steps of codes to columns of values, one lane for each step (or row) of the operand.
 
 use super::lanes::{ColumnSink, Lanes, Lookup, STEP};
 
-/// The definition, for `W` steps, as many as lanes.
+/// Definition, for `W` steps, one for each lane.
 #[inline(always)]
 pub(super) fn portable<L: Lanes, const W: usize>(
     l: L,
@@ -32,7 +31,7 @@ mod x86 {
     use super::{portable, STEP};
     use std::arch::x86_64::*;
 
-    /// Sixteen bytes of four steps: `step`, and every fourth after it.
+    /// Loads sixteen bytes of each of four steps: `step`, `step + 4`, `step + 8`, `step + 12`.
     ///
     /// # Safety
     /// AVX-512; sixteen bytes can be read at the four steps.
@@ -48,7 +47,7 @@ mod x86 {
         }
     }
 
-    /// Two words of codes of each of sixteen steps, that is four values of each, from `k` on.
+    /// Looks up two words of codes of each of sixteen steps: values `k` to `k + 3` of each.
     ///
     /// # Safety
     /// AVX-512.
@@ -71,20 +70,21 @@ mod x86 {
         }
     }
 
-    /// Sixteen steps.
+    /// Looks up sixteen steps.
     #[inline(always)]
     pub fn avx512(_: Avx512, table: &Lookup, codes: &[u8], each: impl ColumnSink<Avx512>) {
         let codes: &[u8; 16 * STEP] = codes[..16 * STEP].try_into().expect("as many");
-        // SAFETY (both): the token proves AVX-512.
         if table.symmetric {
+            // SAFETY: the token proves AVX-512.
             unsafe { sixteen::<true>(table, codes, each) }
         } else {
+            // SAFETY: the token proves AVX-512.
             unsafe { sixteen::<false>(table, codes, each) }
         }
     }
 
-    /// Pairs of codes are 16-bit words until the end: words of four steps meet in 128 bits by two interleavings, and
-    /// the bytes of their bfloat16 by a third.
+    /// Transposes pairs of codes as 16-bit words: two unpacks bring the words of four steps into 128 bits, a third the
+    /// bytes of their bfloat16.
     ///
     /// # Safety
     /// AVX-512.
@@ -109,21 +109,26 @@ mod x86 {
         }
     }
 
-    /// Eight steps: through float16, where the format allows it and no special code stands among them.
+    /// Looks up eight steps: through float16 where the format allows it and no special code occurs.
     #[inline(always)]
     pub fn avx2(l: Avx2, table: &Lookup, codes: &[u8], mut each: impl ColumnSink<Avx2>) {
         let codes: &[u8; 8 * STEP] = codes[..8 * STEP].try_into().expect("as many");
         let mut halves = F16Columns([[0; 8]; STEP]);
-        // SAFETY (all): AVX2 and F16C are proved by the token.
-        let scale = match table.half {
-            Some(half @ F16Shift { shift: 0, .. }) => unsafe { f16_columns::<0>(half, codes, &mut halves) },
-            Some(half @ F16Shift { shift: 1, .. }) => unsafe { f16_columns::<1>(half, codes, &mut halves) },
-            Some(half @ F16Shift { shift: 2, .. }) => unsafe { f16_columns::<2>(half, codes, &mut halves) },
-            _ => None,
-        };
+        let scale = table.half.and_then(|half| {
+            // SAFETY: the token proves AVX2.
+            unsafe {
+                match half.shift {
+                    0 => f16_columns::<0>(half, codes, &mut halves),
+                    1 => f16_columns::<1>(half, codes, &mut halves),
+                    2 => f16_columns::<2>(half, codes, &mut halves),
+                    _ => None,
+                }
+            }
+        });
         let Some(scale) = scale else {
             return portable::<Avx2, 8>(l, table, codes, each);
         };
+        // SAFETY: a column is 16 bytes, and aligned to them; the token proves AVX2 and F16C.
         let value = |k: usize| unsafe {
             _mm256_mul_ps(_mm256_cvtph_ps(_mm_load_si128(halves.0[k].as_ptr().cast())), _mm256_set1_ps(scale))
         };
@@ -134,11 +139,11 @@ mod x86 {
         }
     }
 
-    /// float16 of eight steps, for each k.
+    /// The float16 of eight steps, for each k.
     #[repr(align(32))]
     struct F16Columns([[u16; 8]; STEP]);
 
-    /// The larger of a magnitude and that of a code, byte by byte.
+    /// Bytewise maximum of magnitudes and the magnitudes of codes.
     ///
     /// # Safety
     /// AVX2.
@@ -148,7 +153,7 @@ mod x86 {
         unsafe { _mm256_max_epu8(a, _mm256_and_si256(b, _mm256_set1_epi8(0x7F))) }
     }
 
-    /// A word of codes of each of eight steps in either half: two float16 of each, and two more sixteen further on.
+    /// Converts a word of codes of each of eight steps, in either half: float16 `k`, `k + 1`, and sixteen further on.
     ///
     /// # Safety
     /// AVX2; `k + 17` is inside.
@@ -166,7 +171,7 @@ mod x86 {
         }
     }
 
-    /// What the float16 are to be multiplied by, if it could be done: no special code.
+    /// Transposes eight steps to float16. Returns the factor to multiply them by, or `None` on a special code.
     ///
     /// # Safety
     /// AVX2.

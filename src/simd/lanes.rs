@@ -3,13 +3,13 @@
 /// The most elements that one group (four vectors) holds at any level.
 pub const MAX_GROUP: usize = 64;
 
-/// Codes of a step, as [`Lanes::columns`] takes them.
+/// Codes of a step of k, the unit of [`Lanes::columns`].
 pub const STEP: usize = 32;
 
 /// A computation that can run at any level. `run` must be `#[inline(always)]`, and so must everything
 /// it calls, or the compiler leaves it outside the function that has the CPU features switched on.
 pub trait Kernel {
-    /// What the computation returns.
+    /// The result of the computation.
     type Out;
     /// Runs at level `l`.
     fn run<L: Lanes>(self, l: L) -> Self::Out;
@@ -24,32 +24,32 @@ pub struct Lookup {
     pub low: [u8; 256],
     /// Bits 24..32 of each value.
     pub high: [u8; 256],
-    /// Whether the upper half is the lower half with the sign bit set.
+    /// True if the upper half is the lower half with the sign bit set.
     pub symmetric: bool,
-    /// How the codes become float16, where they are little else.
+    /// The shift that makes float16 of the codes, for formats that allow it.
     pub half: Option<F16Shift>,
 }
 
-/// A format whose codes, moved to the top of a 16-bit word and shifted down keeping the sign in place, are float16 of
-/// the same value but for a power of two.
+/// The shift that turns codes into float16: a code in the top byte of a 16-bit word, its magnitude shifted right below
+/// the sign, is a float16 of the same value up to a power of two.
 #[derive(Clone, Copy, Debug)]
 pub struct F16Shift {
-    /// By how many bits to shift: 5 less the bits of the exponent.
+    /// Bits to shift by: 5 minus the exponent bits of the format.
     pub shift: u32,
-    /// What to multiply by.
+    /// The power of two to multiply the float16 by.
     pub scale: f32,
-    /// The magnitudes from here on are special.
+    /// The first magnitude code that the shift does not decode (infinity, NaN).
     pub limit: u8,
 }
 
 impl F16Shift {
-    /// The float16 bits of a code.
+    /// Returns the float16 bits of a code.
     pub fn word(self, code: u8) -> u16 {
         let (sign, magnitude) = (u16::from(code & 0x80) << 8, u16::from(code & 0x7F) << 8);
         sign | magnitude >> self.shift
     }
 
-    /// The shift and the scale that fit a table, if any do.
+    /// Returns the shift that reproduces a table, if one does.
     fn of(values: &[f32; 256]) -> Option<F16Shift> {
         (0..3).find_map(|shift| {
             let half = F16Shift { shift, scale: 1.0, limit: 0 };
@@ -77,9 +77,9 @@ impl Lookup {
 /// A float format of at most three mantissa bits with a sign above its magnitude, as [`Lanes::store_narrow`] takes it.
 #[derive(Clone, Copy, Debug)]
 pub struct Narrow {
-    /// Float32 bits that can matter only by not being zero: those more than two places below the mantissa.
+    /// Mask of the float32 bits that only count as sticky: those more than two places below the mantissa.
     pub sticky: u32,
-    /// Bits of a float16 mantissa that are cut off.
+    /// Mantissa bits of a float16 that are rounded off.
     pub cut: u32,
     /// The largest magnitude code.
     pub limit: u8,
@@ -89,13 +89,13 @@ pub struct Narrow {
     pub sign: u8,
 }
 
-/// The middle between two float32, in the bits of a float64 that they do not have.
+/// The float32 rounding midpoint, in the 29 mantissa bits that float64 has beyond float32.
 pub(super) const MIDPOINT: u32 = 1 << 28;
 
-/// What is done with each column of [`Lanes::columns`]. `column` must be `#[inline(always)]`: its values come and go in
-/// registers, and a closure need not be inlined.
+/// The consumer of [`Lanes::columns`]. `column` must be `#[inline(always)]`, which a closure cannot promise: its values
+/// stay in registers.
 pub trait ColumnSink<L: Lanes> {
-    /// Takes the values of all steps at `k`.
+    /// Consumes the values of all steps at `k`.
     fn column(&mut self, k: usize, values: L::F);
 }
 
@@ -103,7 +103,7 @@ pub trait ColumnSink<L: Lanes> {
 /// elements. Integer comparisons, minima and maxima are for values below 2^31.
 ///
 /// Loads and stores panic on slices that are too short; they never read or write beyond them.
-/// `stream` asks for a store that bypasses the cache; it is ignored where the address is not aligned.
+/// `stream` requests a non-temporal store; unaligned addresses ignore it.
 pub trait Lanes: Copy {
     /// Lanes in a vector.
     const N: usize;
@@ -113,12 +113,12 @@ pub trait Lanes: Copy {
     type F: Copy;
     /// `N` uint32.
     type U: Copy;
-    /// `N` truth values.
+    /// A mask of `N` lanes.
     type M: Copy;
-    /// A table held in registers.
+    /// A table of 256 values in registers.
     type RegisterTable: Copy;
 
-    /// Runs a part of a kernel as a function of its own, compiled once however many kernels use it.
+    /// Runs part of a kernel as a function of its own, compiled once however many kernels use it.
     fn call<K: Kernel>(self, kernel: K) -> K::Out;
 
     /// All lanes `x`.
@@ -140,17 +140,18 @@ pub trait Lanes: Copy {
     fn load_bf16(self, src: &[u16]) -> Self::F;
     /// `N` float64, rounded to odd.
     fn load_f64(self, src: &[f64]) -> Self::F;
-    /// Table values of `N` steps of [`STEP`] codes, one after another: for each `k` of a step, in order, those of all.
+    /// Looks up `N` consecutive steps of [`STEP`] codes and passes the transpose on: for each `k` in order, a vector with
+    /// one value of each step.
     fn columns(self, table: &Lookup, codes: &[u8], each: impl ColumnSink<Self>);
-    /// `N` rows of `N` float32, turned into columns.
+    /// Transposes an `N x N` float32 tile.
     fn transpose(self, rows: &[f32], out: &mut [f32]);
     /// `N` bytes, widened.
     fn load_u8(self, src: &[u8]) -> Self::U;
-    /// The polynomial with coefficients `c`, lowest power first, at each of `x`: Horner's rule, a product and a sum rounded
-    /// at each step. Several vectors are under way side by side, as each waits for itself.
+    /// Evaluates the polynomial with coefficients `c`, lowest power first, at each of `x`: Horner's rule, product and sum
+    /// rounded at each step. Interleaves several vectors to hide latency.
     fn polynomial(self, c: &[f64], x: &[f64], out: &mut [f64]);
-    /// `q^7` to `q^0`, each to the power of `2^times` and then times `x`, and the negatives of these; and `q^15` to `q^0`. By
-    /// multiplication, in any order.
+    /// Returns `x * q^(j * 2^times)` for j = 7..0 followed by their negatives, and `q^j` for j = 15..0. Multiplication
+    /// order is unspecified.
     #[inline(always)]
     fn powers(self, q: f64, times: u32, x: f64) -> [[f64; 16]; 2] {
         let (q2, q3) = (q * q, q * q * q);
@@ -169,7 +170,7 @@ pub trait Lanes: Copy {
         };
         [join(power.map(|p| p * x), power.map(|p| p * -x)), join(far, near)]
     }
-    /// Each number as the sum of the nearest float32 and another float32, as far as that goes.
+    /// Splits each float64 into the nearest float32 and the float32 nearest to the rest.
     #[inline(always)]
     fn split(self, x: &[f64; 16], near: &mut [f32; 16], rest: &mut [f32; 16]) {
         for ((x, near), rest) in x.iter().zip(near).zip(rest) {
@@ -177,23 +178,23 @@ pub trait Lanes: Copy {
             *rest = (x - f64::from(*near)) as f32;
         }
     }
-    /// Products of `rows` and `steps`, none subnormal as float32, rounded to nearest float32: row by row, 16 to each. Whether
-    /// some product, as float64, is within `near` of its units in the last place of the middle between two float32.
+    /// Writes the outer product of `rows` and `steps` rounded to float32, row by row; no product may be subnormal. Returns
+    /// true if some float64 product is within `near` float64 ulps of a float32 rounding midpoint.
     fn products(self, rows: &[f64], steps: &[f64; 16], near: u32, out: &mut [f32]) -> bool;
-    /// Table values chosen by the low 4 bits of each lane.
+    /// Permutes 16 table values by the low 4 bits of each lane.
     fn permute16(self, table: &[f32; 16], index: Self::U) -> Self::F;
-    /// Whether [`Lanes::permute16`] takes one instruction.
+    /// True if [`Lanes::permute16`] is one instruction.
     const PERMUTES: bool = false;
-    /// Table values chosen by the low 8 bits of each lane.
+    /// Gathers from 256 table values by the low 8 bits of each lane.
     fn gather256(self, table: &[f32; 256], index: Self::U) -> Self::F;
-    /// A group of table values chosen by bytes.
+    /// Looks up a group of codes.
     fn lookup(self, table: &Lookup, codes: &[u8]) -> [Self::F; 4];
-    /// A table to look up in again and again, where that pays at this level.
+    /// Loads a table into registers, if the level can decode such a table from there.
     fn register_table(self, table: &'static Lookup) -> Option<Self::RegisterTable>;
-    /// As [`Lanes::lookup`], in a table that is held.
+    /// Looks up a group of codes in a register table.
     fn lookup_registers(self, table: Self::RegisterTable, codes: &[u8]) -> [Self::F; 4];
 
-    /// Writes a group of table values chosen by bytes, as bfloat16.
+    /// Looks up a group of codes and writes the values as bfloat16.
     fn lookup_bf16(self, table: &Lookup, codes: &[u8], out: &mut [u16], stream: bool);
 
     /// Stores `N` float32.
@@ -204,22 +205,22 @@ pub trait Lanes: Copy {
     fn store_u8(self, x: [Self::U; 4], out: &mut [u8], stream: bool);
     /// Stores a group as 16-bit words; lanes must be below 65536.
     fn store_u16(self, x: [Self::U; 4], out: &mut [u16], stream: bool);
-    /// Whether the level has [`Lanes::store_narrow`].
+    /// True if the level implements [`Lanes::store_narrow`].
     const NARROW: bool = false;
-    /// Rounds a group of float32 to nearest even and stores its codes. The numbers come multiplied by the power of two
-    /// that brings the format's smallest normal number to 2^-14, float16's; none may be subnormal.
+    /// Rounds a group of float32 to nearest even and stores its codes. The caller multiplies by the power of two that
+    /// moves the format's smallest normal number to 2^-14, float16's; no input may be subnormal.
     fn store_narrow(self, _x: [Self::F; 4], _format: Narrow, _out: &mut [u8], _stream: bool) {
         unreachable!("only where NARROW")
     }
-    /// Zero, with its sign, where a lane is subnormal.
+    /// Flushes subnormal lanes to zero of the same sign.
     fn flush(self, x: Self::F) -> Self::F {
         let bits = self.bits(x);
         let normal = self.gt(self.and(bits, self.u32(0x7FFF_FFFF)), self.u32(0x007F_FFFF));
         self.float(self.select(normal, bits, self.and(bits, self.u32(0x8000_0000))))
     }
-    /// Orders streamed stores before anything that follows.
+    /// Orders non-temporal stores before everything that follows.
     fn fence(self) {}
-    /// Asks for the cache line `bytes` beyond the start of `src` (which need not be inside it).
+    /// Prefetches the cache line `bytes` beyond the start of `src`; it may lie outside the slice.
     #[inline(always)]
     fn prefetch<T>(self, _src: &[T], _bytes: usize) {}
 
@@ -233,7 +234,7 @@ pub trait Lanes: Copy {
     fn add_product(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// `a * b + c`, rounded once where the level can and else twice: for estimates only, as levels differ.
     fn estimate(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
-    /// The larger; either where a lane is NaN.
+    /// The larger lane; unspecified which if one is NaN.
     fn fmax(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a / b`.
     fn fdiv(self, a: Self::F, b: Self::F) -> Self::F;
@@ -263,13 +264,13 @@ pub trait Lanes: Copy {
     fn gt(self, a: Self::U, b: Self::U) -> Self::M;
     /// `a` where true, else `b`.
     fn select(self, m: Self::M, a: Self::U, b: Self::U) -> Self::U;
-    /// Whether any lane is true.
+    /// True if any lane is.
     fn any(self, m: Self::M) -> bool;
     /// The largest lane.
     fn hmax(self, a: Self::U) -> u32;
 }
 
-/// One number's [`Lanes::polynomial`].
+/// [`Lanes::polynomial`] of one number.
 #[inline(always)]
 pub(super) fn horner(c: &[f64], x: f64) -> f64 {
     c.iter().rev().fold(0.0, |p, c| p * x + c)
@@ -291,8 +292,8 @@ pub fn f16_to_f32(h: u16) -> f32 {
     f32::from_bits(bits | sign)
 }
 
-/// `x` as float32, rounded to odd: truncated, with the last bit set if anything was cut off. Rounding the
-/// result to a format of at most 21 significant bits gives what rounding `x` itself would have given.
+/// Rounds `x` to odd: truncated to float32, with the last bit set if inexact. Rounding the result again to at most 21
+/// significant bits equals rounding `x` once.
 #[inline(always)]
 pub fn f64_to_f32_odd(x: f64) -> f32 {
     let near = x as f32;
@@ -306,7 +307,7 @@ pub fn f64_to_f32_odd(x: f64) -> f32 {
     f32::from_bits(truncated | 1)
 }
 
-/// `a * b + c`, rounded once, without a fused instruction.
+/// Computes `a * b + c` rounded once, without a fused instruction.
 #[inline(always)]
 pub fn fma(a: f32, b: f32, c: f32) -> f32 {
     // A product of two float32 is a float64. Their sum is rounded to odd there, which 53 bits are enough for.
@@ -315,7 +316,7 @@ pub fn fma(a: f32, b: f32, c: f32) -> f32 {
     let added = sum - product;
     let error = (product - (sum - added)) + (c - added);
     let bits = sum.to_bits();
-    // Inexact, and even: move by one towards what was lost. (Of an infinity or NaN the error is NaN, or no matter.)
+    // Inexact and even: move one ulp toward the lost part. (For infinity and NaN the error does not matter.)
     let odd = if error == 0.0 || bits & 1 == 1 || !sum.is_finite() {
         bits
     } else if (error > 0.0) == (sum > 0.0) {

@@ -1,24 +1,23 @@
-//! Walking an array in groups: the loop that every elementwise kernel shares.
+//! The loop over an array in groups that every elementwise kernel shares.
 
 use super::lanes::{Kernel, Lanes, MAX_GROUP};
 
-/// How [`map_groups`] treats the caches.
+/// Cache policy of [`map_groups`].
 #[derive(Clone, Copy, Debug)]
 pub struct Walk {
-    /// Stores bypass the cache, from the first 64-byte boundary of the output on.
+    /// True: non-temporal stores, from the first 64-byte boundary of the output on.
     pub stream: bool,
-    /// How far ahead of the loads the cache is asked for lines, in bytes; 0 leaves it to the hardware, whose own
-    /// prefetching stops at page boundaries.
+    /// Prefetch distance in bytes; 0 leaves it to the hardware prefetcher, which stops at page boundaries.
     pub ahead: usize,
 }
 
 impl Walk {
-    /// For arrays in cache.
+    /// The policy for arrays in cache.
     pub const CACHED: Walk = Walk { stream: false, ahead: 0 };
-    /// For arrays out of cache that are read once and written once.
+    /// The policy for arrays out of cache, read once and written once.
     pub const STREAM: Walk = Walk { stream: true, ahead: 1024 };
 
-    /// By the size of the output: about half of a second-level cache is where streaming begins to pay.
+    /// Chooses by the size of the output: streaming begins to pay at about half a second-level cache.
     pub fn over<T>(out: &[T]) -> Walk {
         if std::mem::size_of_val(out) >= 1 << 20 {
             Walk::STREAM
@@ -38,15 +37,15 @@ pub trait GroupMap {
     fn group<L: Lanes>(&self, l: L, at: usize, src: &[Self::In], out: &mut [Self::Out], stream: bool);
 }
 
-/// Sections that a streaming walk goes through side by side: the memory system serves several streams faster than one.
-/// Four, each prefetched 1 KiB ahead, measured best.
+/// Sections that a streaming loop interleaves: memory serves several streams faster than one. Four, each prefetched
+/// 1 KiB ahead, measured best.
 const SECTIONS: usize = 4;
 
-/// Elements from which sections pay.
+/// Length from which sections pay.
 const LONG: usize = 16 * 1024;
 
 /// Applies `map` to all of `src`, whose first element has index `at`. Every element passes through the same vector
-/// code: short ends go through a padded copy. After a streaming walk the caller owes a [`Lanes::fence`].
+/// code: short ends go through a padded copy. After a streaming loop the caller must [`Lanes::fence`].
 #[inline(always)]
 pub fn map_groups<L: Lanes, M: GroupMap>(
     l: L,
@@ -91,7 +90,7 @@ pub fn map_groups<L: Lanes, M: GroupMap>(
     }
 }
 
-/// A group or less, through padded copies.
+/// Maps at most one group, through padded copies.
 struct Partial<'a, M: GroupMap> {
     map: &'a M,
     at: usize,

@@ -61,7 +61,7 @@ impl Level {
         }
     }
 
-    /// Whether this CPU can run the level.
+    /// Tests if this CPU can run the level.
     pub fn available(self) -> bool {
         self <= detected()
     }
@@ -165,5 +165,5 @@ pub fn dispatch_at<K: Kernel>(level: Level, kernel: K) -> K::Out {
         }
     }
     let _ = level;
-    kernel.run(scalar::Scalar)
+    scalar::Scalar.enter(kernel)
 }

@@ -10,7 +10,7 @@ mod x86 {
     use super::super::lanes::{Lanes, Lookup};
     use std::arch::x86_64::*;
 
-    /// The lower and upper bytes of 128 values, whose negatives are the upper half of the table.
+    /// The low and high bytes of 128 bfloat16 values; their negatives are the upper half of the table.
     #[derive(Clone, Copy)]
     pub struct ByteTables {
         low: [__m512i; 2],
@@ -18,8 +18,7 @@ mod x86 {
         order: __m512i,
     }
 
-    /// Where each byte has to stand for two interleavings to leave four vectors in order: first those of even
-    /// words, then those of odd ones.
+    /// Byte permutation after which two unpacks leave four vectors in order: even words first, then odd ones.
     static ORDER: [u8; 64] = {
         let mut order = [0; 64];
         let mut i = 0;
@@ -32,7 +31,7 @@ mod x86 {
     };
 
     impl ByteTables {
-        /// Loads them.
+        /// Loads a symmetric table; `None` for any other.
         #[inline(always)]
         pub(in crate::simd) fn new(_: Avx512, table: &Lookup) -> Option<ByteTables> {
             // SAFETY: 64 bytes are read from arrays of 64; the token proves AVX-512.
@@ -48,7 +47,7 @@ mod x86 {
             })
         }
 
-        /// The values of 64 codes.
+        /// Looks up 64 codes.
         #[inline(always)]
         pub(in crate::simd) fn values(self, _: Avx512, codes: &[u8]) -> [__m512; 4] {
             let codes = &codes[..64];
@@ -72,7 +71,7 @@ mod x86 {
         }
     }
 
-    /// How codes become float16, and the table for those that do not.
+    /// Decoding by shift to float16, with the table as fallback for special codes.
     #[derive(Clone, Copy)]
     pub struct F16Table {
         table: &'static Lookup,
@@ -83,7 +82,7 @@ mod x86 {
     }
 
     impl F16Table {
-        /// For a format that is little else than float16.
+        /// Prepares a format that decodes by [`F16Shift`](super::super::lanes::F16Shift); `None` for any other.
         #[inline(always)]
         pub(in crate::simd) fn new(_: Avx2, table: &'static Lookup) -> Option<F16Table> {
             let half = table.half?;
@@ -99,7 +98,7 @@ mod x86 {
             }
         }
 
-        /// The values of 32 codes.
+        /// Looks up 32 codes.
         #[inline(always)]
         pub(in crate::simd) fn values(self, l: Avx2, codes: &[u8]) -> [__m256; 4] {
             let codes = &codes[..32];

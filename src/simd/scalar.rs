@@ -10,6 +10,15 @@ const W: usize = 4;
 #[derive(Clone, Copy)]
 pub struct Scalar;
 
+impl Scalar {
+    /// Runs a kernel as a function of its own, as the other levels do: inlined into its callers, it would be compiled
+    /// once for each of them.
+    #[inline(never)]
+    pub fn enter<K: Kernel>(self, kernel: K) -> K::Out {
+        kernel.run(self)
+    }
+}
+
 // Written out lane by lane: loops and closures over arrays cost the compiler minutes.
 #[inline(always)]
 fn map<T: Copy, R>(a: [T; W], f: impl Fn(T) -> R) -> [R; W] {
@@ -41,7 +50,7 @@ impl Lanes for Scalar {
 
     #[inline(always)]
     fn call<K: Kernel>(self, kernel: K) -> K::Out {
-        kernel.run(self)
+        self.enter(kernel)
     }
     #[inline(always)]
     fn f32(self, x: f32) -> Self::F {

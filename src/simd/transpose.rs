@@ -1,6 +1,6 @@
-//! A square of float32, as wide as a vector, turned.
+//! Transpose of an `N x N` float32 tile, N the lanes of a vector.
 
-/// The definition, `W` wide.
+/// Definition, for `W` lanes.
 #[inline(always)]
 pub(super) fn portable<const W: usize>(rows: &[f32], out: &mut [f32]) {
     let (rows, out) = (&rows[..W * W], &mut out[..W * W]);
@@ -20,7 +20,7 @@ mod x86 {
     use super::super::avx512::Avx512;
     use std::arch::x86_64::*;
 
-    /// Four rows of each 128 bits become four columns, in each 128 bits.
+    /// Transposes a 4 x 4 tile in each 128-bit lane.
     macro_rules! quarter {
         ($r:expr, $unpacklo:ident, $unpackhi:ident, $lo:ident, $hi:ident, $double:ident, $single:ident) => {{
             let [a, b, c, d] = $r;
@@ -30,7 +30,7 @@ mod x86 {
         }};
     }
 
-    /// Eight by eight.
+    /// Transposes an 8 x 8 tile.
     #[inline(always)]
     pub fn avx2(_: Avx2, rows: &[f32], out: &mut [f32]) {
         let (rows, out) = (&rows[..64], &mut out[..64]);
@@ -60,7 +60,7 @@ mod x86 {
         }
     }
 
-    /// Sixteen by sixteen.
+    /// Transposes a 16 x 16 tile.
     #[inline(always)]
     pub fn avx512(_: Avx512, rows: &[f32], out: &mut [f32]) {
         let (rows, out) = (&rows[..256], &mut out[..256]);

@@ -1,9 +1,9 @@
-//! A 16 by 16 matrix of 16-bit words, transposed.
+//! Transpose of a 16 x 16 tile of 16-bit words.
 
-/// Words of a row, and rows.
+/// Rows and columns of the tile.
 const SIDE: usize = 16;
 
-/// Word `j` of row `i`, whose bytes begin at `i * stride`, becomes word `i` of row `j` of `out`.
+/// Transposes: word `j` of row `i`, which begins at byte `i * stride`, becomes word `i` of row `j` of `out`.
 #[inline(always)]
 pub fn transpose(codes: &[u8], stride: usize, out: &mut [u8; 512]) {
     assert!(codes.len() >= (SIDE - 1) * stride + 2 * SIDE);
@@ -24,7 +24,7 @@ pub fn transpose(codes: &[u8], stride: usize, out: &mut [u8; 512]) {
     }
 }
 
-/// Eight by eight.
+/// Transposes an 8 x 8 tile.
 ///
 /// # Safety
 /// Sixteen bytes can be read at each of eight multiples of `stride`, and written at each of eight multiples of 32.

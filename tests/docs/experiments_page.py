@@ -32,7 +32,7 @@ def sections(name: str) -> dict[str, str]:
 
 
 def body(name: str) -> str:
-    """What the page says of an experiment: its findings, then pictures and tables, each under its title."""
+    """Make the page's text of an experiment: its findings, then pictures and tables, each under its title."""
     found = {title: text for title, text in sections(name).items() if title not in LEFT_OUT}
     findings = found.pop("What came out")
     return "\n\n".join([findings, *(f"**{title}**\n\n{text}" for title, text in found.items())])

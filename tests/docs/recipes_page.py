@@ -1,4 +1,4 @@
-"""What docs/recipes.md says of tables and a preset; ``python tests/docs/recipes_page.py`` fills it in."""
+"""Tables and a preset of docs/recipes.md; ``python tests/docs/recipes_page.py`` fills it in."""
 
 from __future__ import annotations
 

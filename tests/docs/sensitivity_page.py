@@ -50,7 +50,7 @@ def sections(name: str) -> dict[str, str]:
 
 
 def body(name: str) -> str:
-    """What the page says of a sensitivity analysis: its findings, its choices, and its pictures."""
+    """Make the page's text of a sensitivity analysis: its findings, its choices, and its pictures."""
     found = sections(name)
     first, *others = TOLD
     return "\n\n".join([found[first], *(f"**{title}**\n\n{found[title]}" for title in others)])

@@ -78,12 +78,12 @@ def _pattern(block: str) -> re.Pattern[str]:
 
 
 def render(block: str) -> str:
-    """What the table should be."""
+    """Make the table as it should be."""
     return BLOCKS[block]()
 
 
 def current(text: str, block: str) -> str:
-    """What the table is."""
+    """Find the table as it is."""
     found = _pattern(block).search(text)
     if found is None:
         raise LookupError(f"no block {block!r} in {README.name}")

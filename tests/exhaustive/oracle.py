@@ -1,4 +1,4 @@
-"""What a cast of float32 has to give, computed with NumPy and ml_dtypes alone.
+"""Oracle of casts of float32, computed with NumPy and ml_dtypes alone.
 
 `nonfinite` is the plain `astype` of ml_dtypes; `saturate` is clip, then cast. Formats without NaN are
 compared under `nan="zero"`, since there is no code to compare; integers are rounded by `np.rint`.

@@ -27,7 +27,7 @@ UNITS = {"hopper_fp8": (13, 13, 1), "ada_fp8": (13, 13, 2), "blackwell_fp8": (25
 
 
 def exponent(x: Float64s, smallest: int) -> NDArray[Any]:
-    """Of a number in a format whose normal exponents begin at `smallest`."""
+    """Exponent of a number in a format whose normal exponents begin at `smallest`."""
     return np.maximum(np.frexp(x)[1] - 1, smallest)
 
 

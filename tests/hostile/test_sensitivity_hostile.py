@@ -18,7 +18,7 @@ GATE = Recipe(gate="bf16")
 @pytest.fixture(scope="module")
 def model() -> Model:
     """The demo's model."""
-    return sensitivity.demo_model()
+    return sensitivity.random_model()
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def through(folder: Path, arrays: dict[str, np.ndarray], to: Any) -> dict[str, np.ndarray]:
-    """What a conversion makes of a file."""
+    """Convert a file."""
     save(folder / "in.safetensors", arrays)
     (folder / "out.safetensors").unlink(missing_ok=True)
     convert(folder / "in.safetensors", folder / "out.safetensors", to=to, jobs=2, verify=True)

@@ -1,4 +1,4 @@
-"""What holds for casts of any number, in every format, rounding mode and SIMD level."""
+"""Properties of casts of any number, in every format, rounding mode and SIMD level."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def recipes(roundings: list[str]) -> st.SearchStrategy[dict[str, Any]]:
 
 
 def _whole(ends: NDArray[Any], x: NDArray[Any], tile: int) -> NDArray[Any]:
-    """What each tile has, for each of its elements."""
+    """Repeat what each tile has for each of its elements."""
     return np.repeat(ends, tile, axis=1)[:, : x.shape[1]]
 
 

@@ -1,4 +1,4 @@
-"""What holds for quantization of any tensor, under every scale kind, rule and SIMD level."""
+"""Properties of quantization of any tensor, under every scale kind, rule and SIMD level."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class TestQuantizers:
 
     @given(tensors(), st.sampled_from(NAMES[:-1]), st.sampled_from(POWERS), st.integers(1, 50))
     def test_idempotent_with_powers_of_two(self, x: NDArray[Any], name: str, scale: Any, tile: int) -> None:
-        """What has been quantized once stays as it is: codes are exact multiples of their scale."""
+        """Quantizing twice changes nothing: codes are exact multiples of their scale."""
         y = dn.quantize_tiles(x, dtype=name, scale=scale, tile=tile).dequantize()
         if not np.isfinite(y).all():
             return  # rounding up beyond float32

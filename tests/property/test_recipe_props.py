@@ -59,7 +59,7 @@ recipes = anything.map(made).filter(lambda r: r.accumulator == "none" or not r.w
 
 
 def together(scheme: Any) -> bool:
-    """Whether tokens share a scale."""
+    """Tell whether tokens share a scale."""
     return scheme.needs_tensor_amax or scheme.group == (None, None)
 
 

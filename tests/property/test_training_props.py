@@ -9,47 +9,59 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsv3_numerics.expert import PRESETS, ExpertRecipe, Weights, backward, forward
-from dsv3_numerics.linear import LinearRecipe, linear_errors
+from dsv3_numerics.training import (
+    ExpertRecipe,
+    ExpertWeights,
+    LinearRecipe,
+    expert_backward,
+    expert_forward,
+    linear_errors,
+)
 from operands import bits
 
 f32 = np.float32
 LENGTHS = st.integers(1, 150)
 SHORT = st.integers(1, 80)
-SCALES = st.sampled_from(["float32", "ue8m0"])
-LAYERS = st.builds(
-    LinearRecipe,
-    tile=st.sampled_from([32, 64, 128]),
-    activation_scale=SCALES,
-    gradient_scale=SCALES,
-    weight_scale=SCALES,
-    rule=st.sampled_from(["deepseek_v3", "deepgemm", "deepep", "vllm"]),
-    accumulator=st.sampled_from(["hopper_fp8", "blackwell_fp8", "float32"]),
-    promote_every=st.just(32),
-    stored_dtype=st.sampled_from([None, "e5m6"]),
-    activation_recomputed=st.booleans(),
-    gradient_dtype=st.sampled_from([None, "float8_e5m2"]),
-    gradient_floor=st.sampled_from([None, 0.0]),
-    gradient_arrives=st.booleans(),
-    gradient_blocks=st.booleans(),
-)
+SCALES = st.sampled_from(["f32", "ue8m0"])
+
+
+@st.composite
+def layers(draw: st.DrawFn) -> LinearRecipe:
+    """Any layer on codes: tiles of one width, each operand with its own scales, gradients in their format."""
+    tile, wide = draw(st.sampled_from([32, 64, 128])), draw(st.sampled_from(["e4m3", "e5m2"]))
+    x, dy, w, saved = (draw(SCALES) for _ in range(4))
+    group = draw(st.sampled_from([f"1x{tile}", f"{tile}x{tile}"]))
+    return LinearRecipe(
+        activations=f"e4m3:1x{tile}:{x}",
+        weights=f"e4m3:{tile}x{tile}:{w}",
+        gradients=f"{wide}:{group}:{dy}",
+        saved_activations=draw(st.sampled_from([None, f"e5m6:1x{tile}:{saved}"])),
+        recompute_activations=draw(st.booleans()),
+        gradients_arrive=draw(st.booleans()),
+        gradient_floor=draw(st.sampled_from([None, 0.0])),
+        rule=draw(st.sampled_from(["deepseek_v3", "deepgemm", "deepep", "vllm"])),
+        accumulator=draw(st.sampled_from(["hopper_fp8", "blackwell_fp8", "float32"])),
+        promote_every=32,
+    )
+
+
+LAYERS = layers()
 EXPERTS = st.one_of(
     st.builds(
         ExpertRecipe,
         up=LAYERS,
         down=LAYERS,
-        cache=st.sampled_from([None, "float8_e4m3fn", "e5m6"]),
-        cache_scale=SCALES,
-        elementwise=st.sampled_from(["float32", "bfloat16", "float64"]),
+        saved=st.sampled_from(["none", "e4m3:1x128:f32", "e4m3:1x64:ue8m0", "e5m6:1x128:f32"]),
+        compute=st.sampled_from(["float32", "bf16", "float64"]),
     ),
-    st.sampled_from([PRESETS["float64"], PRESETS["bfloat16"]]),
+    st.sampled_from(["float64", "bf16"]).map(ExpertRecipe.preset),
 )
 
 
-def drawn(seed: int, tokens: int, hidden: int, inner: int) -> tuple[Any, Weights, Any]:
+def drawn(seed: int, tokens: int, hidden: int, inner: int) -> tuple[Any, ExpertWeights, Any]:
     rng = np.random.default_rng(seed)
     shapes = (inner, hidden), (inner, hidden), (hidden, inner)
-    w = Weights(*((rng.standard_normal(s) / np.sqrt(s[1])).astype(f32) for s in shapes))
+    w = ExpertWeights(*((rng.standard_normal(s) / np.sqrt(s[1])).astype(f32) for s in shapes))
     x, dy = (rng.standard_normal((tokens, hidden)).astype(f32) for _ in range(2))
     return x, w, dy
 
@@ -87,19 +99,19 @@ def test_a_token_is_alone_but_in_wgrad(
     """y and dx of a token are the same bits whatever the others are, where dy is in tiles of one token."""
     recipe = replace(
         recipe,
-        up=replace(recipe.up, gradient_blocks=False),
-        down=replace(recipe.down, gradient_blocks=False),
+        up=_by_token(recipe.up),
+        down=_by_token(recipe.down),
     )
-    if recipe.up.dtype == "float64":
+    if recipe.up.accumulator == "float64":
         return  # BLAS adds up in another order for other shapes
     x, w, dy = drawn(seed, tokens, hidden, inner)
     half = tokens // 2
-    y, saved = forward(x, w, recipe=recipe)
-    part, kept = forward(x[:half], w, recipe=recipe)
+    y, saved = expert_forward(x, w, recipe=recipe)
+    part, kept = expert_forward(x[:half], w, recipe=recipe)
     same(part, y[:half])
     same(
-        backward(dy[:half], kept, w, recipe=recipe).x,
-        backward(dy, saved, w, recipe=recipe).x[:half],
+        expert_backward(dy[:half], kept, w, recipe=recipe).x,
+        expert_backward(dy, saved, w, recipe=recipe).x[:half],
     )
 
 
@@ -111,12 +123,18 @@ def test_gradients_scale_with_dy(
     """By a power of two exactly, where no floor is: the loss may be scaled."""
     recipe = replace(recipe, up=_without_floor(recipe.up), down=_without_floor(recipe.down))
     x, w, dy = drawn(seed, tokens, hidden, inner)
-    _, saved = forward(x, w, recipe=recipe)
-    plain = backward(dy, saved, w, recipe=recipe)
-    scaled = backward(dy * f32(2.0**k), saved, w, recipe=recipe)
+    _, saved = expert_forward(x, w, recipe=recipe)
+    plain = expert_backward(dy, saved, w, recipe=recipe)
+    scaled = expert_backward(dy * f32(2.0**k), saved, w, recipe=recipe)
     for one, other in zip((plain.x, *plain.weights), (scaled.x, *scaled.weights), strict=True):
         np.testing.assert_array_equal(one.astype(np.float64) * 2.0**k, other.astype(np.float64))
 
 
 def _without_floor(layer: LinearRecipe) -> LinearRecipe:
-    return layer if layer.dtype in ("float64", "bfloat16") else replace(layer, gradient_floor=0.0)
+    return layer.replace(gradient_floor=0.0) if layer.gradients.is_quantized else layer
+
+
+def _by_token(layer: LinearRecipe) -> LinearRecipe:
+    scheme = layer.gradients
+    by_row = replace(scheme, block=(1, scheme.group_k)) if scheme.is_quantized else scheme
+    return layer.replace(gradients=by_row)

@@ -33,7 +33,7 @@ def test_package_is_strictly_typed(tmp_path: Path) -> None:
 
 
 def test_use_of_the_package_is_strictly_typed(tmp_path: Path) -> None:
-    """What a typed caller writes: the types it gets (`assert_type`), and the mistakes mypy must see."""
+    """Check code of a typed caller: the types it gets (`assert_type`), and the mistakes mypy must see."""
     config = ["--config-file", str(CONFIG), "--cache-dir", str(tmp_path)]
     run(
         [sys.executable, "-m", "mypy", "--strict", *config, str(Path(__file__).with_name("usage.py"))],

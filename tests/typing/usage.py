@@ -1,4 +1,4 @@
-"""What a typed user writes; mypy reads this file, and it also has to run.
+"""Code of a typed user; mypy reads this file, and it also has to run.
 
 `assert_type` fixes what a call gives; a `type: ignore` marks a mistake that mypy has to see (an unused one
 is an error under `--strict`).
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import dsv3_numerics as d3
-from dsv3_numerics import checkpoint, linear
+from dsv3_numerics import checkpoint, training
 from dsv3_numerics.model import Done, Model
 
 x = np.linspace(-4, 4, 256, dtype=np.float32).reshape(2, 128)
@@ -34,8 +34,8 @@ assert_type(log.pack("deepep"), NDArray[np.uint8])
 
 assert_type(d3.accumulators(), tuple[d3.AccumulatorInfo, ...])
 assert_type(d3.accumulator_info("hopper_fp8").keep, int | None)
-errors = linear.linear_errors(x, x, np.ones((2, 2), np.float32))
-assert_type(errors, linear.LinearErrors)
+errors = training.linear_errors(x, x, np.ones((2, 2), np.float32))
+assert_type(errors, training.LinearErrors)
 assert_type(errors.products[0].relative, float)
 y = d3.matmul_nt(q, d3.quantize_blocks(x), accumulator="exact", dtype="bfloat16")
 print(y.dtype, d3.matmul_grouped_nt(q.codes, q.codes[None], [0, 2], promote_every=None).shape)
@@ -89,5 +89,5 @@ def mistakes() -> None:
     d3.logfmt_encode(x, mode="DeepEP")  # type: ignore[arg-type]
     d3.logfmt_decode(q)  # type: ignore[arg-type]
     d3.matmul_nt(q, q, promote_every="never")  # type: ignore[arg-type]
-    linear.fprop(x, x, recipe="deepseek_v3")  # type: ignore[arg-type]
+    training.fprop(x, x, recipe=3)  # type: ignore[arg-type]
     q.codes = codes  # type: ignore[misc]

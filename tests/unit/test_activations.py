@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dsv3_numerics import cli, study
+from commands import call
+from dsv3_numerics import study
 from dsv3_numerics.model import Config, Model, random_weights
 from dsv3_numerics.study.activations import KINDS, kind_of, operations
 
@@ -20,7 +21,7 @@ GOLDEN = Path(__file__).parent.parent / "golden" / "tiny_v3_fp8"
 IDS = np.arange(24).reshape(2, 12)
 SCHEMES = ["e4m3:1x128:f32", "e4m3:tensor:f32", "mxfp4"]
 
-# What goes into an operation, by the name under which `Model.trace` has it.
+# Inputs of an operation, by the name under which `Model.trace` has it.
 TRACED = {
     "layer0.q_a_proj": "layer0.attn_norm",
     "layer1.o_proj": "layer1.heads",
@@ -144,14 +145,6 @@ def test_what_is_written(found: study.Study, tmp_path: Path) -> None:
 # --- The verb -------------------------------------------------------------------------------------------
 
 
-def call(*args: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    """Run the command in this process; exit code, standard output, standard error."""
-    with pytest.raises(SystemExit) as stop:
-        cli.main(list(args))
-    out, err = capsys.readouterr()
-    return int(stop.value.code or 0), out, err
-
-
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
@@ -211,6 +204,11 @@ def test_interrupted_it_keeps_what_is_done(
         ),
         (
             ["--activations", str(GOLDEN), "w.npz"],
+            "give one of INPUT files or folders, --demo, or --activations",
+        ),
+        (["--activations"], "--activations: give a MODEL, or --demo"),
+        (
+            ["--activations", "--demo", "w.npz"],
             "give one of INPUT files or folders, --demo, or --activations",
         ),
         (["--demo", "--tokens", "3"], "--ids, --text and --tokens are for --activations"),

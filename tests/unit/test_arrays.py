@@ -86,7 +86,7 @@ def test_lists_scalars_and_subclasses() -> None:
 
 
 class Exporter:
-    """What another array library shows: DLPack and nothing else."""
+    """Array of another library: DLPack and nothing else."""
 
     def __init__(self, x: NDArray[Any], device: tuple[int, int] = (1, 0)) -> None:
         self.x, self.device = x, device

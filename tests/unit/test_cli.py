@@ -7,24 +7,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from commands import STOPS, call, stopped
 from dsv3_numerics import cli
 from dsv3_numerics.number_formats import formats
 from dsv3_numerics.study import DEFAULT_SCHEMES, demo
-
-
-def call(*args: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    """Run the command in this process; exit code, standard output, standard error."""
-    with pytest.raises(SystemExit) as stop:
-        cli.main(list(args))
-    out, err = capsys.readouterr()
-    return int(stop.value.code or 0), out, err
 
 
 @pytest.fixture
@@ -159,10 +151,9 @@ def test_the_demo_model_is_read_without_importing_its_package() -> None:
 
 
 SLOW = """
-import signal, sys, time
+import sys, time
 from dsv3_numerics import cli
 from dsv3_numerics.study import sweep
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 one = sweep.study_one
 def slowly(study, tensor, *rest):
     one(study, tensor, *rest)
@@ -174,27 +165,94 @@ cli.main(sys.argv[1:])
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_an_interruption_leaves_what_is_done(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", STOPS)
+def test_a_stopped_study_is_resumed_to_the_same_figures(
+    tmp_path: Path, by: signal.Signals, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
-    np.savez(tmp_path / "w.npz", **{f"t{i}": rng.normal(size=(8, 64)) for i in range(60)})
-    command = [sys.executable, "-c", SLOW, "study", "w.npz", "-s", "mxfp4", "--out", "out"]
-    with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as job:
-        assert job.stderr is not None
-        for _ in range(2):
-            assert "done" in job.stderr.readline()
-        time.sleep(0.1)
-        job.send_signal(signal.SIGINT)
-        out, err = job.communicate(timeout=60)
-    assert job.returncode == 130, err
+    np.savez(tmp_path / "w.npz", **{f"t{i}": rng.normal(size=(8, 64)) for i in range(60)}, ids=np.arange(3))
+    args = ["study", "w.npz", "-s", "mxfp4", "--out", "out"]
+    code, out, err = stopped(SLOW, *args, after=2, by=by, folder=tmp_path)
+    assert code == STOPS[by][0], err
     assert "Traceback" not in err
-    assert "interrupted by the user" in out
+    assert STOPS[by][1] in out
+    assert "--resume goes on" in out
     content = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert content["partial"] == "interrupted by the user"
+    assert content["partial"] == STOPS[by][1]
     assert 2 <= len(content["tensors"]) < 60
     assert content["settings"]["tensors_selected"] == 60
-    assert "Partial: interrupted" in (tmp_path / "out" / "report.md").read_text()
+    assert f"Partial: {STOPS[by][1]}" in (tmp_path / "out" / "report.md").read_text()
+    code, _, err = call(*args, capsys=capsys)
+    assert code == 1
+    assert "--resume" in err
+    assert call(*args[:3], "mxfp8", *args[4:], "--resume", capsys=capsys)[0] == 1, "other schemes"
+    assert call(*args, "--resume", capsys=capsys)[0] == 0
+    resumed = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert call(*args[:-1], "straight", capsys=capsys)[0] == 0
+    straight = json.loads((tmp_path / "straight" / "results.json").read_text())
+    drop = ("seconds",)
+    assert {k: v for k, v in resumed.items() if k not in drop} == {
+        k: v for k, v in straight.items() if k not in drop
+    }
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(
+        p.name for p in (tmp_path / "straight").iterdir()
+    )
+    code, out, _ = call(*args, "--resume", capsys=capsys)
+    assert (code, out.startswith("All is done")) == (0, True)
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK", b"x" * 300])
+def test_a_damaged_state_is_refused(weights: Path, damage: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("o").mkdir()
+    Path("o/unfinished.npz").write_bytes(damage)
+    code, _, err = call("study", "w.npz", "-s", "mxfp4", "--out", "o", "--resume", capsys=capsys)
+    assert (code, len(err.splitlines())) == (1, 1)
+    assert "unfinished.npz" in err
+    assert call("study", "w.npz", "-s", "mxfp4", "--out", "o", "--overwrite", capsys=capsys)[0] == 0
+
+
+def test_other_results_are_not_overwritten(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["study", "w.npz", "--out", "o"]
+    assert call(*args, "-s", "mxfp4", capsys=capsys)[0] == 0
+    assert call(*args, "-s", "mxfp4", capsys=capsys)[0] == 0, "the same again"
+    before = Path("o/results.csv").read_bytes()
+    code, _, err = call(*args, "-s", "mxfp8", capsys=capsys)
+    assert code == 1
+    assert "schemes" in err
+    assert "--overwrite" in err
+    assert Path("o/results.csv").read_bytes() == before
+    assert call(*args, "-s", "mxfp8", "--overwrite", capsys=capsys)[0] == 0
+    code, _, err = call("experiment", "combine", "--quick", "--out", "o", capsys=capsys)
+    assert (code, "--overwrite" in err) == (1, True)
+    Path("o/results.json").write_text("[")
+    assert call(*args, "-s", "mxfp8", capsys=capsys)[0] == 1
+
+
+def test_what_is_left_out_is_counted_by_reason(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arrays = {"w": np.ones((4, 32)), "i": np.arange(64), "j": np.arange(32), "n": np.full((4, 8), np.nan)}
+    np.savez("m.npz", **arrays)
+    code, out, _ = call("study", "m.npz", "-s", "bf16", "--json", capsys=capsys)
+    assert code == 0
+    groups = {g["reason"]: (g["tensors"], g["elements"], g["share"]) for g in json.loads(out)["left_out"]}
+    assert groups == {
+        "int64: not a float64, float32, float16 or bfloat16 tensor": (2, 96, 96 / 256),
+        "not finite": (1, 32, 32 / 256),
+    }
+    report = Path("study-m/report.md").read_text()
+    assert report.index("| not finite | 1 | 32 | 12.5% |") < report.index("## Totals")
+
+
+def test_a_study_of_nothing_fails(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez("i.npz", i=np.arange(64))
+    code, out, err = call("study", "i.npz", capsys=capsys)
+    assert (code, out) == (1, "")
+    assert "nothing to study: i (int64" in err
+    assert not Path("study-i").exists()
+    np.savez("n.npz", n=np.full((4, 8), np.nan))
+    code, out, err = call("study", "n.npz", capsys=capsys)
+    assert code == 1
+    assert "nothing was studied" in err
 
 
 def test_a_file_that_breaks_half_way_leaves_what_is_done(

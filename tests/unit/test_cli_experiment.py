@@ -5,23 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from dsv3_numerics import cli
+import commands
 from dsv3_numerics.experiments import EXPERIMENTS
 
-
-def call(*args: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    """Run the command in this process; exit code, standard output, standard error."""
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["experiment", *args])
-    out, err = capsys.readouterr()
-    return int(stop.value.code or 0), out, err
+call = partial(commands.call, "experiment")
 
 
 def test_without_a_name_all_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,10 +78,9 @@ def test_a_run_is_written_where_it_says(
 
 
 SLOW = """
-import signal, sys, time
+import sys, time
 from dsv3_numerics import cli, experiments
 from dsv3_numerics.experiments import combine
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 measure = combine._measure
 def slowly(load, name, wire):
     rows = measure(load, name, wire)
@@ -102,21 +93,15 @@ cli.main(sys.argv[1:])
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_an_interruption_leaves_what_is_done(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", SLOW, "experiment", "combine", "--quick", "--out", "out"]
-    with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as job:
-        assert job.stderr is not None
-        for _ in range(3):
-            assert "done" in job.stderr.readline()
-        time.sleep(0.1)
-        job.send_signal(signal.SIGINT)
-        out, err = job.communicate(timeout=60)
-    assert job.returncode == 130, err
+@pytest.mark.parametrize("by", commands.STOPS)
+def test_an_interruption_leaves_what_is_done(tmp_path: Path, by: signal.Signals) -> None:
+    args = ["experiment", "combine", "--quick", "--out", "out"]
+    code, out, err = commands.stopped(SLOW, *args, after=3, by=by, folder=tmp_path)
+    wanted, words = commands.STOPS[by]
+    assert code == wanted, err
     assert "Traceback" not in err
-    assert "Partial: interrupted by the user" in out
+    assert f"Partial: {words}" in out
     content = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert content["partial"] == "interrupted by the user"
+    assert content["partial"] == words
     assert 2 <= len(content["rows"]) < 45
-    assert "Partial: interrupted" in (tmp_path / "out" / "report.md").read_text()
+    assert f"Partial: {words}" in (tmp_path / "out" / "report.md").read_text()

@@ -15,9 +15,9 @@ from safetensors import safe_open
 
 import stored
 from dsv3_numerics import cli, reference
-from dsv3_numerics.checkpoint import CheckpointError, convert, open, save
-from dsv3_numerics.checkpoint.conversion import chunks
-from dsv3_numerics.checkpoint.conversion.plan import TARGETS, in_recipe
+from dsv3_numerics.checkpoint import CheckpointError, chunks, convert, open, save
+from dsv3_numerics.checkpoint.conversion.families import in_recipe
+from dsv3_numerics.checkpoint.conversion.plan import TARGETS
 from dsv3_numerics.checkpoint.conversion.steps import powers_of_two
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -205,7 +205,7 @@ def test_random_numbers_hang_on_seed_and_purpose_only() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_any_part_of_the_rows_can_be_told(name: str) -> None:
-    """What an interruption leaves is a beginning of the rows, of any length."""
+    """An interruption leaves a beginning of the rows, of any length."""
     whole = quick(name)
     count = len(whole.rows)
     assert whole.findings()

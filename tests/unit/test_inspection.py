@@ -180,7 +180,7 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], Any, str, str, bool]] = {
     "another block": ({}, quantization(weight_block_size=[64, 64]), "scale does not fit", "of 64x64", False),
     "no block": ({}, quantization(weight_block_size=[0]), "config", "expected two positive", False),
     "ue8m0 declared": ({}, quantization(scale_fmt="ue8m0"), "config", "no powers of two", False),
-    "e5m2 declared": ({}, quantization(fmt="e5m2"), "config", "weights are F8_E4M3", False),
+    "e5m2 declared": ({}, quantization(fmt="e5m2"), "config", "codes are float8_e4m3fn", False),
     "e8m0 not declared": (
         {name: POWERS.astype(ml_dtypes.float8_e8m0fnu) for name in ARRAYS if name.endswith("_inv")},
         CONFIG,
@@ -224,7 +224,7 @@ def test_nothing_quantized_against_the_configuration(tmp_path: Path) -> None:
     (tmp_path / "m.safetensors").write_bytes(of_arrays({"w": np.ones(2)}))
     (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": "fp8"}}))
     (problem,) = checkpoint.inspect(tmp_path).problems
-    assert "no weight is FP8" in problem.text
+    assert "no weight is in low precision" in problem.text
 
 
 def test_one_shard_of_several_may_lack_what_is_in_others(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def small() -> Model:
 
 
 def watched(model: Model, recipe: Recipe | str, ids: Any = IDS, **settings: Any) -> list[Done]:
-    """What a watch is told of a forward."""
+    """Record of a forward."""
     seen: list[Done] = []
     model.forward(ids, recipe=recipe, watch=seen.append, **settings)
     return seen
@@ -278,7 +278,7 @@ def test_a_choice_changes_only_the_operations_that_it_names(
 
 
 def test_choices_change_bytes(tellings: dict[tuple[Recipe, bool], list[Done]]) -> None:
-    """What a choice names comes out otherwise, where anything can."""
+    """Operations that a choice names come out otherwise, where anything can."""
     for change, kind in [
         ({"activations": "mxfp4"}, "linear"),
         ({"weights": "mxfp4"}, "linear"),

@@ -18,7 +18,7 @@ IDS = np.array([[3, 1, 4, 1, 5]])
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
-    """What the system is asked for, as (file, begin, end); every tensor counts as large and as not there."""
+    """Prefetches of the system, as (file, begin, end); every tensor counts as large and as not there."""
     found: list[tuple[str, int, int]] = []
 
     def advise(handle: int, begin: int, length: int, advice: int) -> None:

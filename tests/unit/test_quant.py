@@ -97,7 +97,7 @@ def test_formats(name: str, scale: str, rule: str, simd_level: str) -> None:
 @pytest.mark.parametrize("scale", SCALES)
 def test_sources(scale: str, source: str, simd_level: str) -> None:
     for index, (what, shape, cut) in enumerate(LAYOUTS):
-        got = _call(dn, what, tensor(shape, source), scale=scale, **cut)
+        got = _call(dn, what, tensor(shape, source), dtype="float8_e4m3fn", scale=scale, **cut)
         _same(got, _expected(index, "float8_e4m3fn", scale, "deepseek_v3", source))
 
 
@@ -178,10 +178,10 @@ def test_given_amax(scale: str, simd_level: str) -> None:
     amax = np.abs(np.random.default_rng(0).standard_normal((4, 3))).astype(np.float32)
     amax[0, 0] = 0
     for rule in RULES if scale in ("float32", "ue8m0") else RULES[:1]:
-        options: Any = {"scale": scale, "rule": rule, "amax": amax}
+        options: Any = {"scale": scale, "rule": rule, "amax": amax, "tile": 128}
         _same(dn.quantize_tiles(x, **options), reference.quantize_tiles(x, **options))
-    turned = dn.quantize_tiles(x.T, axis=0, scale=scale, amax=amax.T)  # type: ignore[arg-type]
-    _same(turned, reference.quantize_tiles(x.T, axis=0, scale=scale, amax=amax.T))
+    options |= {"amax": amax.T, "rule": "deepseek_v3", "axis": 0}
+    _same(dn.quantize_tiles(x.T, **options), reference.quantize_tiles(x.T, **options))
     blocks: Any = {"scale": scale, "block": (2, 100), "amax": amax[:2]}
     _same(dn.quantize_blocks(x, **blocks), reference.quantize_blocks(x, **blocks))
 
@@ -351,3 +351,18 @@ def test_bfloat16_input_is_exact() -> None:
     np.testing.assert_array_equal(
         raw(dn.quantize_tiles(x).codes), raw(dn.quantize_tiles(x.astype(np.float32)).codes)
     )
+
+
+def test_names_of_standards_mean_the_standards() -> None:
+    """Alone: format, tile and scale of NVFP4 and MXFP8."""
+    x = tensor((4, 256))
+    for module in (dn, reference):
+        nv, mx, plain = (module.quantize_tiles(x, scale=scale) for scale in ("nvfp4", "mx", "float32"))
+        assert (nv.format, nv.block) == ("float4_e2m1fn", (16,))
+        assert (mx.format, mx.block) == ("float8_e4m3fn", (32,))
+        assert (plain.format, plain.block) == ("float8_e4m3fn", (128,))
+        assert module.quantize_tiles(x, dtype="float4_e2m1fn", scale="mx").block == (32,)
+    _same(dn.quantize_tiles(x, scale="nvfp4"), dn.quantize(x, "nvfp4"))
+    for word in ("mx", 0.5, "16"):
+        with pytest.raises(TypeError, match="tile: found"):
+            dn.quantize_tiles(x, tile=word)  # type: ignore[arg-type]

@@ -102,7 +102,7 @@ def test_packed_elements_are_bytes_that_unpack(tmp_path: Path) -> None:
         assert ckpt.info("x").packed
         assert same(dn.unpack(ckpt["x"], fmt="float4_e2m1fn"), x)
         assert ckpt["odd"].shape == (1,), "rows of half a byte"
-        with pytest.raises(CheckpointError, match="F4 has no cast"):
+        with pytest.raises(CheckpointError, match="looks like packed codes"):
             ckpt.dequantized("x")
 
 
@@ -310,14 +310,13 @@ def test_other_tensors_are_cast_and_rounded_once(tmp_path: Path, source: Any, ta
 
 
 BAD_SCALES: dict[str, tuple[dict[str, np.ndarray], str]] = {
-    "missing": ({}, "no scales, expected 'x_scale_inv'"),
+    "missing": ({}, "without scales, expected 'x_scale_inv'"),
     "transposed": (
         {"x_scale_inv": scales((3, 2))},
         r"found shape \[3, 2\], expected \[2, 3\] .* in blocks of",
     ),
     "of another block": ({"x_scale_inv": scales((4, 5))}, r"expected \[2, 3\]"),
-    "one for all": ({"x_scale_inv": np.float32(1).reshape(())}, r"found shape \[\]"),
-    "float64": ({"x_scale_inv": np.ones((2, 3))}, "found F64, expected F32 or BF16 or F8_E8M0"),
+    "float64": ({"x_scale_inv": np.ones((2, 3))}, "found F64, expected F32 or BF16 or F16 or F8_E8M0"),
     "nan": ({"x_scale_inv": np.float32([[1, 1, 1], [1, np.nan, 1]])}, r"found nan at \[1, 1\]"),
     "inf": ({"x_scale_inv": np.float32([[1, 1, np.inf], [1, 1, 1]])}, r"found inf at \[0, 2\]"),
     "negative": ({"x_scale_inv": np.float32([[-1, 1, 1], [1, 1, 1]])}, r"found -1.0 at \[0, 0\]"),

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from dsv3_numerics import Recipe, cli
+import commands
+from dsv3_numerics import Recipe
 from dsv3_numerics.model import Model
+
+call = partial(commands.call, "run")
 
 TINY = Path(__file__).parents[1] / "golden" / "tiny_v3"
 FP8 = Path(__file__).parents[1] / "golden" / "tiny_v3_fp8"
-
-
-def call(*args: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    """Run the command in this process; exit code, standard output, standard error."""
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["run", *args])
-    out, err = capsys.readouterr()
-    return int(stop.value.code or 0), out, err
 
 
 @pytest.mark.parametrize("folder", [TINY, FP8])

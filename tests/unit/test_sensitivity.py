@@ -24,9 +24,9 @@ from dsv3_numerics.sensitivity import (
     PARTS,
     Sensitivity,
     Spread,
-    demo_model,
     divergence,
     other_experts,
+    random_model,
     row_errors,
     same_top,
     variants,
@@ -45,7 +45,7 @@ FEW = ("activations", "gate")
 @pytest.fixture(scope="module")
 def model() -> Model:
     """The demo's model: 3 layers, two of them with experts."""
-    return demo_model()
+    return random_model()
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def test_top_and_experts_token_by_token() -> None:
 
 
 def test_it_is_a_prediction_interval() -> None:
-    """Of normal runs, one more falls within it 99 times in 100 (3 standard deviations of 4000 trials)."""
+    """One more of normal runs falls within it 99 times in 100 (3 standard deviations of 4000 trials)."""
     rng = np.random.default_rng(0)
     runs = rng.normal(size=(4000, 6))
     inside = [abs(row[5] - row[:5].mean()) <= prediction_interval(row[:5]) for row in runs]
@@ -302,7 +302,7 @@ def test_a_choice_errs_only_where_it_is_named(whole: Sensitivity) -> None:
 
 
 def test_an_accumulator_is_seen_beside_its_base(model: Model, whole: Sensitivity) -> None:
-    """What it adds to the error of the codes that it adds up is a small part of that error."""
+    """Its own error, beside that of the codes that it adds up, is a small part of that error."""
     part = whole.part("operators", "accumulator alone")
     assert [row["operation"] for row in part["over_base"]] == [row["operation"] for row in part["rows"]]
     for own, both in zip(part["over_base"], part["rows"], strict=True):
@@ -346,7 +346,7 @@ def test_the_figures_are_the_same_at_every_simd_level(product_level: str) -> Non
 @cache
 def few(level: str) -> dict[tuple[str, str], dict[str, Any]]:
     """The released recipe and its activations alone."""
-    return sensitivity.run(demo_model(), IDS, V3, only=["activations"], perturbations=0).parts
+    return sensitivity.run(random_model(), IDS, V3, only=["activations"], perturbations=0).parts
 
 
 # --- what is told ---
@@ -427,7 +427,7 @@ def test_without_perturbations_nothing_is_known_of_the_noise_floor() -> None:
 
 
 class Stopped(Exception):
-    """What an interruption raises here."""
+    """Interruption of these tests."""
 
 
 def files(folder: Path) -> dict[str, bytes]:

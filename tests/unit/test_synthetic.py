@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dsv3_numerics import checkpoint, cli
-from dsv3_numerics.checkpoint.conversion.plan import in_recipe
+from dsv3_numerics.checkpoint.conversion.families import in_recipe
 from dsv3_numerics.model import Config, Model, random_checkpoint
 from dsv3_numerics.model.dealt import SIDE, Deck
 from dsv3_numerics.model.weights import expected

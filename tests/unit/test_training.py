@@ -40,7 +40,7 @@ def losses(size: Size, how: str, seed: int = 0) -> tuple[float, ...]:
 
 
 def test_the_gradient_is_that_of_differences() -> None:
-    """Of the whole network in float64, along random directions; O(h**2) is 1e-10."""
+    """Gradients of the whole network in float64, along random directions; O(h**2) is 1e-10."""
     task = Task(RunConfig(), SMALL, 0)
     x, labels = task.batch(30, "test")
     start = network.start(task)

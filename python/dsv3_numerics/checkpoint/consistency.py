@@ -1,4 +1,4 @@
-"""What can be inconsistent in a checkpoint, and how it is told.
+"""Inconsistencies of a checkpoint, and how they are told.
 
 Lives here: one function for each pair of things that must agree: weights and scales, index and files,
 configuration and tensors. All work on names, shapes and dtypes; values are `inspection`'s.
@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from .dequantize import scale_problem
+from .declared import CONFIG_NAME
 from .dtypes import SCALED
-from .index import Place, shown, stored_files
-from .reader import CONFIG_NAME, Checkpoint
+from .index import CheckpointFiles, shown, stored_files
+from .reader import Checkpoint
 from .readers import CheckpointError
-from .scan import SCALE_SUFFIX, Problem, Scan
+from .scan import Problem, Scan
 
 if TYPE_CHECKING:
     from .inspection import Inspection
 
-# What DeepSeek's configurations say of shapes: the end of a name, and the keys of its lengths.
+# Shapes by DeepSeek's configurations: the end of a name, and the keys of its lengths.
 _SHAPES = {
     "embed_tokens.weight": ("vocab_size", "hidden_size"),
     "lm_head.weight": ("vocab_size", "hidden_size"),
@@ -39,18 +40,18 @@ _SHAPES = {
 _LAYER = re.compile(r"(?:^|\.)layers\.([0-9]{1,9})\.(?:mlp\.experts\.([0-9]{1,9})\.)?")
 _NUMBER = re.compile(r"(?<=\.)[0-9]{1,9}(?=\.)")
 _MOST = 1 << 20
-_FMT = {"e4m3": "F8_E4M3", "e5m2": "F8_E5M2"}
+_MAY_BE_ELSEWHERE = ("scale missing", "scale without weight")
 
 
 def check(
-    place: Place, found: Scan, ckpt: Checkpoint, result: Inspection, *, complete: bool
+    place: CheckpointFiles, found: Scan, ckpt: Checkpoint, result: Inspection, *, complete: bool
 ) -> Iterator[Problem]:
     """Everything that the headers, the index and the configuration say against each other.
 
     `complete` is whether all files of the checkpoint are looked at: in one shard of several, what is missing
     may be in another.
     """
-    yield from _scales(ckpt, result, complete)
+    yield from _dialects(ckpt, result, complete)
     yield from _index(place, found)
     try:
         config = ckpt.config
@@ -67,22 +68,20 @@ def check(
             yield from _layers(where, config, ckpt)
 
 
-def _scales(ckpt: Checkpoint, result: Inspection, complete: bool) -> Iterator[Problem]:
-    for info in result.tensors:
-        scale = ckpt.scale_name(info.name)
-        if scale is not None and result.scales.block is not None:
-            problem = scale_problem(info, ckpt.info(scale), result.scales.block)
-            if problem is not None:
-                yield Problem("scale does not fit", f"{ckpt.folder / ckpt.info(scale).file}: {problem}")
-        elif scale is None and info.dtype in SCALED:
-            text = f"{shown(info.name)}: no scales, expected {shown(info.name + SCALE_SUFFIX)}"
-            yield Problem("scale missing", f"{ckpt.folder / info.file}: {text}", note=not complete)
-        elif info.name.endswith(SCALE_SUFFIX) and info.name.removesuffix(SCALE_SUFFIX) not in ckpt:
-            text = f"{shown(info.name)}: the weight that it is for is not there"
-            yield Problem("scale without weight", f"{ckpt.folder / info.file}: {text}", note=not complete)
+def _dialects(ckpt: Checkpoint, result: Inspection, complete: bool) -> Iterator[Problem]:
+    """Problems of the selected tensors; in one shard of several, what is missing may be in another."""
+    chosen = {info.name for info in result.tensors}
+    for problem in ckpt.contents.problems:
+        if problem.tensors and chosen.isdisjoint(problem.tensors):
+            continue
+        elsewhere = problem.kind in _MAY_BE_ELSEWHERE and not complete
+        yield replace(problem, note=True) if elsewhere else problem
 
 
-def _index(place: Place, found: Scan) -> Iterator[Problem]:
+def _index(place: CheckpointFiles, found: Scan) -> Iterator[Problem]:
+    for name in place.left_out:
+        text = f"{place.folder / name}: another checkpoint in this folder, left out"
+        yield Problem("not in the index", text, note=True)
     if place.index is None:
         return
     for info in found.unlisted:
@@ -98,27 +97,20 @@ def _index(place: Place, found: Scan) -> Iterator[Problem]:
 
 
 def _quantization(where: str, ckpt: Checkpoint, result: Inspection, complete: bool) -> Iterator[Problem]:
-    try:
-        section = ckpt.quantization
-    except CheckpointError:  # told already, where the block was asked for
+    scales, weights, declaration = result.scales, ckpt.weights, ckpt.declaration
+    low = {info.dtype for info in ckpt.infos() if info.dtype in SCALED}
+    if not declaration.sections and not declaration.problems:
+        rows = ckpt.contents.dialects.values()
+        if low and (not rows or any(row.declared for row in rows)):
+            yield Problem("config", f"{where}: no quantization_config, but {', '.join(sorted(low))} weights")
         return
-    scales = result.scales
-    dtypes = {info.dtype for info in ckpt.infos() if info.dtype in SCALED}
-    if not section:
-        if dtypes:
-            yield Problem(
-                "config", f"{where}: no quantization_config, but {', '.join(sorted(dtypes))} weights"
-            )
-        return
-    if complete and not dtypes and section.get("quant_method") == "fp8":
-        yield Problem("config", f"{where}: quantization_config says fp8, but no weight is FP8")
-    expected = _FMT.get(str(section.get("fmt")))
-    if expected is not None and dtypes - {expected}:
-        text = f"{where}: fmt: found {shown(section['fmt'])}, but weights are {', '.join(sorted(dtypes))}"
-        yield Problem("config", text)
+    if complete and not weights and not low and declaration.method is not None:
+        text = f"quant_method says {declaration.method}, but no weight is in low precision"
+        yield Problem("config", f"{declaration.where}: {text}")
     if scales.declared == "ue8m0" and scales.format == "float32":
         yield Problem("config", f"{where}: scale_fmt says 'ue8m0', but scales are no powers of two")
-    if scales.declared is None and "F8_E8M0" in scales.dtypes:
+    deepseek = any(weight.dialect.name.startswith("deepseek_v3") for weight in weights.values())
+    if scales.declared is None and "F8_E8M0" in scales.dtypes and deepseek:
         yield Problem("config", f"{where}: no scale_fmt 'ue8m0', but scales are stored as F8_E8M0", note=True)
 
 

@@ -34,7 +34,7 @@ class Dtype:
 
     @property
     def packed(self) -> bool:
-        """Whether elements share bytes."""
+        """True: elements share bytes."""
         return self.bits % 8 != 0
 
     @property

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,14 +19,18 @@ from typing import Any
 from .readers import CheckpointError, readable
 
 INDEX_NAME = "model.safetensors.index.json"
+INDEX_END = ".safetensors.index.json"
 SUFFIX = ".safetensors"
+_PART = re.compile(r"(?P<stem>.*)-(?P<part>[0-9]{5,})-of-(?P<of>[0-9]{5,})\.safetensors")
+_HUB = re.compile(r"[\w.-]+/[\w.-]+")
+_MOST_PARTS = 1 << 16
 _JSON_LIMIT = 64 << 20  # bytes; the index of DeepSeek-V3, with 91 991 entries, has 9 MB
 _REF_LIMIT = 4096
 
 
 @dataclass(frozen=True)
 class Index:
-    """What ``model.safetensors.index.json`` says.
+    """Content of ``model.safetensors.index.json``.
 
     Attributes
     ----------
@@ -42,7 +47,7 @@ class Index:
 
 
 @dataclass(frozen=True)
-class Place:
+class CheckpointFiles:
     """A checkpoint's files, by name only: none has been opened.
 
     Attributes
@@ -52,21 +57,27 @@ class Place:
     files : tuple of str
         In order of their names.
     index : Index or None
+    missing : tuple of str
+        Files that the names of the others say there are.
+    left_out : tuple of str
+        Files of another checkpoint in the same folder.
     """
 
     folder: Path
     files: tuple[str, ...]
     index: Index | None = None
+    missing: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
-def locate(path: Path) -> Place:
+def locate(path: Path) -> CheckpointFiles:
     """Find the files of a checkpoint.
 
     Parameters
     ----------
     path : Path
-        A file; a folder with an index, or with ``*.safetensors``; a model cache's snapshot, or its folder
-        ``models--organization--name``. Links are followed.
+        A file; a folder with an index, or with ``*.safetensors``; an index; a model cache's snapshot, or its
+        folder ``models--organization--name``. Links are followed.
 
     Raises
     ------
@@ -76,16 +87,109 @@ def locate(path: Path) -> Place:
     with readable(path):
         if not path.is_dir():
             if not path.exists():
-                raise CheckpointError(f"{path}: no such file or folder")
-            return Place(path.parent, (path.name,))
+                raise CheckpointError(f"{path}: no such file or folder{_about_hub(path)}")
+            if path.name.endswith(INDEX_END):
+                return _by_index(path)
+            if path.suffix == ".json":
+                raise CheckpointError(
+                    f"{path}: a JSON file, not a checkpoint; give the folder that it is in, {path.parent}"
+                )
+            return CheckpointFiles(path.parent, (path.name,))
         folder = _snapshot(path)
-        if os.path.lexists(folder / INDEX_NAME):
-            index = _read_index(folder / INDEX_NAME)
-            return Place(folder, tuple(sorted(set(index.weight_map.values()))), index)
+        index = _index_in(folder)
+        if index is not None:
+            return _by_index(folder / index)
         files = stored_files(folder)
         if not files:
-            raise CheckpointError(f"{path}: no {SUFFIX} file in this folder")
-        return Place(folder, files)
+            raise CheckpointError(f"{path}: no {SUFFIX} file in this folder{_about_others(folder)}")
+        return _by_names(folder, files)
+
+
+def _by_index(path: Path) -> CheckpointFiles:
+    index = _read_index(path)
+    return CheckpointFiles(path.parent, tuple(sorted(set(index.weight_map.values()))), index)
+
+
+def _index_in(folder: Path) -> str | None:
+    """The name of a folder's index: the usual one, or the only one of another name (diffusers)."""
+    if os.path.lexists(folder / INDEX_NAME):
+        return INDEX_NAME
+    names = sorted(e.name for e in folder.iterdir() if e.name.endswith(INDEX_END) and e.name[0] != ".")
+    others = [name for name in names if not name.startswith("consolidated")]
+    names = others or names
+    if len(names) > 1:
+        raise CheckpointError(f"{folder}: several indexes ({', '.join(names[:4])}); give one of them")
+    return names[0] if names else None
+
+
+def _by_names(folder: Path, files: tuple[str, ...]) -> CheckpointFiles:
+    """Files without an index: those of one checkpoint, and what their names say is missing."""
+    own = tuple(name for name in files if not name.startswith("consolidated"))
+    left_out: tuple[str, ...] = ()
+    if len(own) < len(files) and any(re.match(r"model[.-]", name) for name in own):
+        left_out, files = tuple(sorted(set(files) - set(own))), own
+    missing = []
+    for stem, parts in _parts(files).items():
+        for of, found in parts.items():
+            if of <= _MOST_PARTS:
+                wanted = (f"{stem}-{part:05}-of-{of:05}{SUFFIX}" for part in range(1, of + 1))
+                zero = 0 in found  # some count from 0
+                gaps = [name for part, name in enumerate(wanted, 1) if part - zero not in found]
+                missing += gaps
+    return CheckpointFiles(folder, files, None, tuple(missing), left_out)
+
+
+def _parts(files: tuple[str, ...]) -> dict[str, dict[int, set[int]]]:
+    """Numbers in names like ``model-00001-of-00003.safetensors``, by stem and by count."""
+    found: dict[str, dict[int, set[int]]] = {}
+    for name in files:
+        match = _PART.fullmatch(name)
+        if match and len(match["of"]) < 10 and len(match["part"]) < 10:
+            found.setdefault(match["stem"], {}).setdefault(int(match["of"]), set()).add(int(match["part"]))
+    return found
+
+
+def _about_hub(path: Path) -> str:
+    if not _HUB.fullmatch(path.as_posix()):
+        return ""
+    return (
+        "; a name on a model hub is not opened from there: download it first "
+        f"(hf download {path.as_posix()} --local-dir DIR) and give DIR"
+    )
+
+
+def _about_others(folder: Path) -> str:
+    """Say what a folder without such files has instead."""
+    ends = {
+        ".bin": "PyTorch files (.bin), which run code when they are loaded: save them as .safetensors first",
+        ".gguf": "GGUF files, which are not read here",
+        ".incomplete": "unfinished downloads (.incomplete): finish the download",
+    }
+    names = [entry.name for entry in folder.iterdir()]
+    for end, text in ends.items():
+        if any(name.endswith(end) for name in names):
+            return f", but {text}"
+    return ""
+
+
+_KINDS = {
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself: run git lfs pull",
+    b"GGUF": "a GGUF file, which is not read here: give the .safetensors that it was made from",
+    b"<": "an HTML or XML page, probably an error message or a login page: download the file again",
+    b"PK\x03\x04": "a zip archive (PyTorch's .bin or .pt, or NumPy's .npz): save it as .safetensors first",
+    b"\x80": "a Python pickle, which runs code when it is loaded: save it as .safetensors first",
+    b"\x93NUMPY": "a NumPy file: give it the ending .npy",
+    b"{": "a JSON file, not a checkpoint: give the folder that it is in",
+}
+
+
+def kind_of(path: Path) -> str | None:
+    """Recognise files of other kinds by their first bytes; None for what may be safetensors."""
+    with path.open("rb") as file:
+        head = file.read(64).lstrip(b"\xef\xbb\xbf \r\n\t")
+    if not head:
+        return "empty: download the file again" if path.stat().st_size < 8 else None
+    return next((text for start, text in _KINDS.items() if head.startswith(start)), None)
 
 
 def stored_files(folder: Path) -> tuple[str, ...]:
@@ -96,7 +200,7 @@ def stored_files(folder: Path) -> tuple[str, ...]:
 
 def _snapshot(path: Path) -> Path:
     """The snapshot that a folder of a model cache (``snapshots``, ``refs``, ``blobs``) points to."""
-    if not (path / "snapshots").is_dir() or os.path.lexists(path / INDEX_NAME) or stored_files(path):
+    if not (path / "snapshots").is_dir() or _index_in(path) or stored_files(path):
         return path
     ref = path / "refs" / "main"
     if ref.is_file():
@@ -173,7 +277,7 @@ def _read_index(path: Path) -> Index:
 
 
 def is_below(file: str) -> bool:
-    """Whether a name in an index stays in its folder on every system."""
+    """Tell whether a name in an index stays in its folder on every system."""
     parts = PurePosixPath(file).parts
     odd = not file.isprintable() or "\\" in file or ":" in file
     return not odd and not file.startswith("/") and ".." not in parts and file.endswith(SUFFIX)

@@ -1,4 +1,4 @@
-"""What a checkpoint is made of: tensors, dtypes, layers, what is quantized and how, and what is inconsistent.
+"""Inspection of a checkpoint: tensors, dtypes, layers, what is quantized and how, and what is inconsistent.
 
 Lives here: `inspect` and its result, as data. What can be inconsistent is in `consistency`; how the result
 looks on a terminal is the command line's affair.
@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from . import consistency
-from .dequantize import SCALE_KINDS, scale_values
-from .dtypes import SCALED
+from .dequantize import scale_values
 from .index import locate, shown, stored_files
 from .reader import Checkpoint
 from .readers import CheckpointError
@@ -40,7 +39,7 @@ class Group:
     ----------
     tensors : int
     parameters : int
-        Elements; those of scales are not counted.
+        Numbers that codes and plain tensors stand for; scales and their kin are not counted.
     nbytes : int
         Bytes in the files, scales included.
     """
@@ -49,10 +48,10 @@ class Group:
     parameters: int = 0
     nbytes: int = 0
 
-    def add(self, info: TensorInfo, is_scale: bool) -> None:
-        """Count a tensor in."""
+    def add(self, info: TensorInfo, parameters: int) -> None:
+        """Count a tensor in that stands for so many numbers."""
         self.tensors += 1
-        self.parameters += 0 if is_scale else info.size
+        self.parameters += parameters
         self.nbytes += info.nbytes
 
 
@@ -68,12 +67,15 @@ class Pattern(Group):
     shape : tuple of int
     scales : str
         Dtype and shape of the scales beside each; empty for tensors that have none.
+    dialect : str
+        How codes are stored, see `dialects`; empty for plain tensors.
     """
 
     name: str = ""
     dtype: str = ""
     shape: tuple[int, ...] = ()
     scales: str = ""
+    dialect: str = ""
 
 
 @dataclass
@@ -122,7 +124,7 @@ class Scales:
 
 @dataclass
 class Inspection:
-    """What `inspect` found.
+    """Outcome of `inspect`.
 
     Attributes
     ----------
@@ -137,6 +139,8 @@ class Inspection:
     mtp : list of str
         The layers that are for predicting more than one token, by the configuration.
     patterns : list of Pattern
+    dialects : dict of str to Group
+        Low-precision weights by dialect; tensors are weights, bytes are of all that belongs to them.
     scales : Scales
     problems : list of Problem
     """
@@ -149,12 +153,13 @@ class Inspection:
     layers: dict[str, Group] = field(default_factory=dict)
     mtp: list[str] = field(default_factory=list)
     patterns: list[Pattern] = field(default_factory=list)
+    dialects: dict[str, Group] = field(default_factory=dict)
     scales: Scales = field(default_factory=Scales)
     problems: list[Problem] = field(default_factory=list)
 
     @property
     def consistent(self) -> bool:
-        """Whether nothing does harm."""
+        """Tell whether nothing does harm."""
         return all(problem.note for problem in self.problems)
 
     def to_dict(self) -> dict[str, Any]:
@@ -172,6 +177,7 @@ def inspect(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     scales: bool = False,
+    missing_scale: float | None = None,
 ) -> Inspection:
     """Look through a checkpoint without changing or converting anything.
 
@@ -184,6 +190,8 @@ def inspect(
     scales : bool
         Read all scales, and report NaN, infinity, zero and negative ones. By default a sample is read, to
         find out whether scales are powers of two.
+    missing_scale : float, optional
+        As for `open`.
 
     Returns
     -------
@@ -208,7 +216,7 @@ def inspect(
     found = scan(place)
     if not found.tensors:
         found.raise_first()
-    with Checkpoint(Path(path), place.folder, found) as ckpt:
+    with Checkpoint(Path(path), place, found, missing_scale) as ckpt:
         result = Inspection(
             str(path), {name: fingerprint.size for name, fingerprint in found.fingerprints.items()}
         )
@@ -226,9 +234,12 @@ def inspect(
 
 
 def _weight_name(name: str, ckpt: Checkpoint) -> str:
-    """The weight that a tensor is the scales of, or the tensor itself."""
-    weight = name.removesuffix(SCALE_SUFFIX)
-    return weight if weight in ckpt else name
+    """The weight that a tensor belongs to, or the tensor itself."""
+    owner = ckpt.contents.owner.get(name)
+    if owner is not None:
+        return owner
+    base = name.removesuffix(SCALE_SUFFIX)
+    return base if base in ckpt else name
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -239,17 +250,29 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 def _count(result: Inspection, info: TensorInfo, ckpt: Checkpoint) -> None:
     layer = _LAYER.search(info.name)
-    is_scale = info.name.endswith(SCALE_SUFFIX)
+    owner = ckpt.contents.owner.get(info.name)
+    weight = None if owner is None else ckpt.weights[owner]
+    is_codes = weight is not None and weight.codes is info
+    parameters = info.size if weight is None else weight.size if is_codes else 0
+    if weight is None and _weight_name(info.name, ckpt) != info.name:
+        parameters = 0
     for group in (
         result.total,
         result.dtypes.setdefault(info.dtype, Group()),
         result.layers.setdefault(layer[1] if layer else "", Group()),
     ):
-        group.add(info, is_scale)
-    if info.dtype in SCALED and ckpt.scale_name(info.name):
+        group.add(info, parameters)
+    if weight is None:
+        return
+    if is_codes:
+        dialect = result.dialects.setdefault(weight.dialect.name, Group())
+        dialect.tensors += 1
+        dialect.parameters += weight.size
+        dialect.nbytes += weight.nbytes
+    if is_codes and weight.scale is not None:
         result.scales.weights += 1
-        result.scales.parameters += info.size
-    if is_scale:
+        result.scales.parameters += weight.size
+    if info is weight.scale:
         result.scales.dtypes[info.dtype] = result.scales.dtypes.get(info.dtype, 0) + 1
 
 
@@ -265,16 +288,19 @@ def _patterns(tensors: Iterable[TensorInfo], ckpt: Checkpoint) -> list[Pattern]:
     found: dict[tuple[str, str, tuple[int, ...], str], Pattern] = {}
     numbers: dict[int, list[list[int]]] = {}
     for info in tensors:
-        if _weight_name(info.name, ckpt) != info.name:
+        name = _weight_name(info.name, ckpt)
+        weight = ckpt.weights.get(name)
+        if name != info.name if weight is None else weight.codes is not info:
             continue
-        scale = ckpt.scale_name(info.name)
-        beside = f"{ckpt.info(scale).dtype} {list(ckpt.info(scale).shape)}" if scale else ""
-        key = (_NUMBER.sub("0", info.name), info.dtype, info.shape, beside)
-        row = found.setdefault(key, Pattern(name=key[0], dtype=info.dtype, shape=info.shape, scales=beside))
-        row.add(info, False)
-        if scale:
-            row.nbytes += ckpt.info(scale).nbytes
-        numbers.setdefault(id(row), []).append([int(n) for n in _NUMBER.findall(info.name)])
+        scale = None if weight is None else weight.scale
+        beside = f"{scale.dtype} {list(scale.shape)}" if scale else ""
+        shape, dialect = (info.shape, "") if weight is None else (weight.shape, weight.dialect.name)
+        key = (_NUMBER.sub("0", name), info.dtype, shape, beside)
+        empty = Pattern(name=key[0], dtype=info.dtype, shape=shape, scales=beside, dialect=dialect)
+        row = found.setdefault(key, empty)
+        row.add(info, info.size if weight is None else weight.size)
+        row.nbytes += 0 if weight is None else weight.nbytes - info.nbytes
+        numbers.setdefault(id(row), []).append([int(n) for n in _NUMBER.findall(name)])
     for row in found.values():
         ranges = [(min(column), max(column)) for column in zip(*numbers[id(row)], strict=True)]
         texts = [f"{{{low}-{high}}}" if low < high else str(low) for low, high in ranges]
@@ -289,18 +315,23 @@ def _read_scales(result: Inspection, ckpt: Checkpoint, all_of_them: bool) -> Non
         scales.block, scales.declared = ckpt.block, ckpt.scale_fmt
     except CheckpointError as error:
         result.problems.append(Problem("config", str(error)))
-    names = [info.name for info in result.tensors if info.name.endswith(SCALE_SUFFIX)]
-    if not all_of_them and len(names) > _SAMPLE:
-        names = [names[i * len(names) // _SAMPLE] for i in range(_SAMPLE)]
-    for name in names:
-        info = ckpt.info(name)
-        if info.dtype not in SCALE_KINDS or not info.size:
+    weights = [
+        ckpt.weights[n]
+        for n in dict.fromkeys(_weight_name(i.name, ckpt) for i in result.tensors)
+        if n in ckpt.weights
+    ]
+    if not all_of_them and len(weights) > _SAMPLE:
+        weights = [weights[i * len(weights) // _SAMPLE] for i in range(_SAMPLE)]
+    for weight in weights:
+        info = weight.scale
+        if info is None or not info.size:
             continue
+        name = info.name
         if info.nbytes > _SCALES_LIMIT:
             text = f"{ckpt.folder / info.file}: {shown(name)}: {info.nbytes} bytes, too many for scales"
             result.problems.append(Problem("scale not read", text))
             continue
-        values = scale_values(ckpt, name)
+        values = scale_values(ckpt, weight)
         scales.read += 1
         good = values[(values > 0) & (values < np.inf)]
         if good.size:

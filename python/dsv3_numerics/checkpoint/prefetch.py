@@ -35,7 +35,7 @@ def ask(path: Path, ranges: Iterable[tuple[int, int]]) -> None:
 
 
 def is_there(handle: int, begin: int, end: int) -> bool:
-    """Whether a range is in memory, by its two ends and its middle; True where the system cannot tell."""
+    """Tell whether a range is in memory, by its two ends and its middle; True where nobody knows."""
     if not hasattr(os, "RWF_NOWAIT"):
         return False
     try:

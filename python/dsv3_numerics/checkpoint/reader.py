@@ -24,16 +24,17 @@ from numpy.typing import DTypeLike
 from .._arrays import Array
 from ..quantized import Quantized
 from . import dequantize as values
-from .index import locate, read_json, shown
+from .declared import CONFIG_NAME, HF_QUANT_NAME, Declaration, read_declaration
+from .index import CheckpointFiles, locate, read_json, shown
 from .prefetch import LEAST, ask
 from .readers import CheckpointError, fill, readable
-from .scan import SCALE_SUFFIX, FileFingerprint, Scan, TensorInfo, scan
+from .resolve import Contents, StoredWeight, resolve
+from .scan import FileFingerprint, Scan, TensorInfo, scan
 
-CONFIG_NAME = "config.json"
 _BLOCK = (128, 128)
 
 
-def open(path: str | os.PathLike[str]) -> Checkpoint:
+def open(path: str | os.PathLike[str], *, missing_scale: float | None = None) -> Checkpoint:
     """Open a checkpoint for reading.
 
     Parameters
@@ -42,6 +43,9 @@ def open(path: str | os.PathLike[str]) -> Checkpoint:
         A ``.safetensors`` file; a folder with ``model.safetensors.index.json``, or with ``*.safetensors``;
         a snapshot of a model cache, or its folder ``models--organization--name``. Links are followed, but an
         index may only name files below its folder.
+    missing_scale : float, optional
+        1: FP8 codes beside which there is no scale are the numbers themselves. By default they are refused
+        when they are asked for as numbers: a lost scale looks the same.
 
     Returns
     -------
@@ -62,10 +66,12 @@ def open(path: str | os.PathLike[str]) -> Checkpoint:
     ...     list(ckpt), ckpt["norm.weight"]
     (['norm.weight'], array([1., 1., 1.], dtype=float32))
     """
+    if missing_scale is not None and missing_scale != 1:
+        raise ValueError(f"missing_scale: found {missing_scale!r}, expected 1 or None")
     place = locate(Path(path))
     found = scan(place)
     found.raise_first()
-    return Checkpoint(Path(path), place.folder, found)
+    return Checkpoint(Path(path), place, found, missing_scale)
 
 
 class Checkpoint(Mapping[str, Array]):
@@ -83,11 +89,17 @@ class Checkpoint(Mapping[str, Array]):
         Where the files are.
     files : tuple of str
         Relative to the folder, in order of their names.
+    missing_scale : float or None
+        As given to `open`.
     """
 
-    def __init__(self, path: Path, folder: Path, found: Scan) -> None:
+    def __init__(
+        self, path: Path, place: CheckpointFiles, found: Scan, missing_scale: float | None = None
+    ) -> None:
+        self.missing_scale = missing_scale
         self.path = path
-        self.folder = folder
+        self.folder = place.folder
+        self._place = place
         self.files = tuple(found.fingerprints)
         self._found = found
         self._maps: dict[str, Array] = {}
@@ -141,6 +153,22 @@ class Checkpoint(Mapping[str, Array]):
         return iter(self._found.tensors.values())
 
     @property
+    def index_name(self) -> str | None:
+        """The name of the index; None without one."""
+        return None if self._place.index is None else self._place.index.path.name
+
+    @property
+    def is_single(self) -> bool:
+        """True where one file was given, False for a folder or an index."""
+        return self._place.index is None and not self.path.is_dir()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks about files in the folder that are no part of this checkpoint."""
+        names = self._place.left_out
+        return (f"{', '.join(names)} is another checkpoint in this folder, and left out",) if names else ()
+
+    @property
     def unlisted(self) -> tuple[TensorInfo, ...]:
         """Tensors in the files that the index does not list there: no part of the checkpoint."""
         return tuple(self._found.unlisted)
@@ -154,7 +182,7 @@ class Checkpoint(Mapping[str, Array]):
 
     @cached_property
     def config(self) -> dict[str, Any] | None:
-        """What ``config.json`` beside the files says; None without one."""
+        """Content of ``config.json`` beside the files; None without one."""
         path = self.folder / CONFIG_NAME
         return read_json(path) if os.path.lexists(path) else None
 
@@ -191,10 +219,37 @@ class Checkpoint(Mapping[str, Array]):
             f"{self.folder / CONFIG_NAME}: {key}: found {shown(found)}, expected {expected}"
         )
 
-    def scale_name(self, name: str) -> str | None:
-        """The tensor with the scales of a weight: ``X.weight_scale_inv`` for ``X.weight``, if it is there."""
-        scale = name + SCALE_SUFFIX
-        return scale if scale in self else None
+    @cached_property
+    def declaration(self) -> Declaration:
+        """Statements of the configuration on quantization, wherever they stand."""
+        path = self.folder / HF_QUANT_NAME
+        hf_quant = read_json(path) if os.path.lexists(path) else None
+        return read_declaration(self.config, hf_quant, str(self.folder))
+
+    @cached_property
+    def contents(self) -> Contents:
+        """Meaning of the tensors: low-precision weights by their dialects, and what is not understood."""
+        try:
+            declaration = self.declaration
+        except CheckpointError as error:
+            declaration = Declaration(problems=(str(error),))
+
+        def read(info: TensorInfo) -> bytes:
+            return bytes(self._mapped(info.file)[info.begin : info.end])
+
+        return resolve(
+            self._found.tensors,
+            declaration,
+            read,
+            folder=str(self.folder),
+            metadata=self._found.metadata,
+            missing_scale=self.missing_scale,
+        )
+
+    @property
+    def weights(self) -> Mapping[str, StoredWeight]:
+        """The low-precision weights, by their names as plain numbers."""
+        return self.contents.weights
 
     # --- Values ---------------------------------------------------------------------------------------------
 
@@ -217,20 +272,27 @@ class Checkpoint(Mapping[str, Array]):
         return values.read(self, name, out)
 
     def quantized(self, name: str) -> Quantized:
-        """A weight and its scales, which may lie in another file: codes mapped, scales read.
+        """A weight and its scales, which may lie in another file: codes mapped or unpacked, scales read.
+
+        Parameters
+        ----------
+        name : str
+            The weight's name as plain numbers: ``X.weight`` also where codes are in ``X.weight_packed``.
 
         Raises
         ------
         KeyError
-            No such tensor.
+            No such weight.
         CheckpointError
-            The weight is not FP8; its scales are missing, of the wrong shape or dtype, or not all finite and
-            at least zero.
+            The weight is plain; no dialect explains its tensors, or two do; scales that are not finite or
+            negative.
 
         Notes
         -----
-        The block is that of the configuration, never derived from the shapes, which do not tell it where
-        edges are ragged.
+        Blocks are those of the configuration or the dialect, never derived from the shapes, which do not
+        tell them where edges are ragged. Codes keep the orientation in which they are stored (gpt-oss:
+        that of `dequantized` is the transpose). Scales that are divided by a second scale
+        (compressed-tensors NVFP4) come as float32 quotients.
         """
         return values.quantized(self, name)
 
@@ -241,8 +303,9 @@ class Checkpoint(Mapping[str, Array]):
         ----------
         name : str
         dtype : {float32, float64, float16, bfloat16}
-            FP8 weights give ``float32(code) * scale``, rounded once more, to nearest even, where `dtype` is
-            narrower. Other tensors are cast, rounded once; what is too large becomes infinite.
+            Weights in low precision give ``float32(code) * scale`` (two-level scales are multiplied first, in
+            float32), rounded once more, to nearest even, where `dtype` is narrower. Other tensors are cast,
+            rounded once; what is too large becomes infinite.
         out : ndarray, optional
             Numbers are written here: the tensor's shape, `dtype`, writeable.
 
@@ -254,7 +317,7 @@ class Checkpoint(Mapping[str, Array]):
         Raises
         ------
         KeyError, CheckpointError
-            As for `quantized`. FP8 codes without scales are an error, and so are packed and complex tensors.
+            As for `quantized`. Codes that no dialect explains are an error, and so are complex tensors.
         TypeError, ValueError
             Another `dtype`; an `out` of another dtype or shape, or read-only.
         """

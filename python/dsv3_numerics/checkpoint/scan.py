@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from .. import _core
 from .dtypes import DTYPES, Dtype
-from .index import Place, ensure_regular, shown
+from .index import CheckpointFiles, ensure_regular, kind_of, shown
 from .readers import CheckpointError, readable
 
 SCALE_SUFFIX = "_scale_inv"
@@ -54,7 +54,7 @@ class TensorInfo(NamedTuple):
 
     @property
     def packed(self) -> bool:
-        """Whether elements share bytes (F4, F6): then the array is one of bytes."""
+        """True: elements share bytes (F4, F6): then the array is one of bytes."""
         return self.row.packed
 
     @property
@@ -88,12 +88,15 @@ class Problem:
     text : str
         The whole story, with the file's name in front.
     note : bool
-        Whether it does no harm to who reads the tensors.
+        True: it does no harm to who reads the tensors.
+    tensors : tuple of str
+        Names that cannot be read because of it.
     """
 
     kind: str
     text: str
     note: bool = False
+    tensors: tuple[str, ...] = ()
 
 
 @dataclass
@@ -125,18 +128,25 @@ class Scan:
             raise CheckpointError(problem.text)
 
 
-def scan(place: Place) -> Scan:
+def scan(place: CheckpointFiles) -> Scan:
     """Read the headers of all files and hold them against the index and against each other."""
     found = Scan()
     wanted: dict[str, set[str]] = {file: set() for file in place.files}
     if place.index is not None:
         for name, file in place.index.weight_map.items():
             wanted[file].add(name)
+    if place.missing:
+        text = f"{place.folder}: {place.missing[0]} is not there"
+        more = f" and {len(place.missing) - 1} more of its kind" if len(place.missing) > 1 else ""
+        found.problems.append(Problem("file missing", f"{text}{more}; finish the download, or give one file"))
+    absent = [file for file in place.files if place.index is not None and not (place.folder / file).is_file()]
     for file in place.files:
         path = place.folder / file
-        if place.index is not None and not path.is_file():
+        if file in absent:
+            assert place.index is not None
             text = f"{place.index.path}: names {file}, which is not there"
-            found.problems.append(Problem("file missing", text))
+            count = f"{len(absent)} of {len(place.files)} files are missing: finish the download"
+            found.problems.append(Problem("file missing", f"{text} ({count})"))
             continue
         try:
             entries = _read(path, file, found)
@@ -154,7 +164,13 @@ def _read(path: Path, file: str, found: Scan) -> list[TensorInfo]:
     with readable(path):
         ensure_regular(path)
         fingerprint = FileFingerprint.of(path.stat())
-        rows, metadata = _core.safetensors_header(str(path))
+        try:
+            rows, metadata = _core.safetensors_header(str(path))
+        except ValueError as error:
+            kind = kind_of(path)
+            if kind is None:
+                raise
+            raise CheckpointError(f"{path}: {kind}") from error
     found.fingerprints[file] = fingerprint
     found.metadata[file] = metadata
     return [
@@ -162,7 +178,7 @@ def _read(path: Path, file: str, found: Scan) -> list[TensorInfo]:
     ]
 
 
-def _take_all(place: Place, entries: list[TensorInfo], found: Scan) -> None:
+def _take_all(place: CheckpointFiles, entries: list[TensorInfo], found: Scan) -> None:
     for entry in entries:
         first = found.tensors.setdefault(entry.name, entry)
         if first is not entry:

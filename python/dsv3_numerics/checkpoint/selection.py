@@ -7,6 +7,6 @@ from fnmatch import fnmatchcase
 
 
 def selected(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
-    """Whether a name matches one of `include`, if there are any, and none of `exclude`."""
+    """Tell whether a name matches one of `include`, if there are any, and none of `exclude`."""
     wanted = not include or any(fnmatchcase(name, glob) for glob in include)
     return wanted and not any(fnmatchcase(name, glob) for glob in exclude)

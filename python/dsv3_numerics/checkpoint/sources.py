@@ -7,6 +7,7 @@ numbers of their own (integers, FP8 codes, scales) are listed as skipped, each w
 from __future__ import annotations
 
 import math
+import re
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -32,10 +33,20 @@ _SAFETENSORS = {
 
 @dataclass(frozen=True)
 class Skipped:
-    """A tensor that is left out, and why."""
+    """Tensor that is left out, and why.
+
+    Attributes
+    ----------
+    name, reason : str
+    elements : int
+    group : str
+        Reason without what is of this tensor alone, for counting; empty: `reason` is it.
+    """
 
     name: str
     reason: str
+    elements: int = 0
+    group: str = ""
 
 
 @dataclass
@@ -103,7 +114,9 @@ def array_tensor(name: str, array: npt.ArrayLike) -> Tensor | Skipped:
         raise TypeError(f"{name}: found an array of Python objects; expected floating-point numbers")
     kind = array.dtype.newbyteorder("=").name
     reason = _no_numbers(array.shape) or (None if kind in _FLOATS else _not_float(kind))
-    return Skipped(name, reason) if reason else ArrayTensor(name, array.shape, kind, "memory", array)
+    if reason:
+        return Skipped(name, reason, array.size)
+    return ArrayTensor(name, array.shape, kind, "memory", array)
 
 
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
@@ -130,7 +143,8 @@ def _checkpoint(path: Path) -> Source:
     for info in found.tensors.values():
         source.take(_entry(place.folder / info.file, info, found))
     for info in found.unlisted:
-        source.take(Skipped(info.name, f"in {info.file}, but the index does not list it there"))
+        reason, group = f"in {info.file}, but the index does not list it there", "not in the index"
+        source.take(Skipped(info.name, reason, math.prod(info.shape), group))
     return source
 
 
@@ -139,9 +153,14 @@ def _entry(path: Path, info: TensorInfo, found: Scan) -> Tensor | Skipped:
     if reason is None and info.dtype not in _SAFETENSORS:
         reason = _not_float(info.dtype)
     if reason is not None:
-        return Skipped(info.name, reason)
+        return Skipped(info.name, reason, math.prod(info.shape), _group(reason))
     dtype, item = _SAFETENSORS[info.dtype]
     return StoredTensor(info.name, info.shape, dtype, path.name, path, info.begin, item)
+
+
+def _group(reason: str) -> str:
+    """Cut the name of another tensor off a reason."""
+    return re.sub(r" (with scales) in .*: |^(the scales) of .*", lambda m: m[2] or f" {m[1]}: ", reason)
 
 
 def _quantized(info: TensorInfo, found: Scan) -> str | None:
@@ -184,7 +203,7 @@ def _npy_entry(name: str, path: Path, file: IO[bytes], length: int, member: str 
     if reason is None and columns_first and len(shape) > 2:
         reason = "in Fortran order with more than two axes: save np.ascontiguousarray of it"
     if reason is not None:
-        return Skipped(name, reason)
+        return Skipped(name, reason, math.prod(shape))
     if min(shape) < 0 or file.tell() + math.prod(shape) * dtype.itemsize > length:
         raise CheckpointError(
             f"{path}: {name!r} is said to have shape {shape}, for which {length} bytes are too few"

@@ -2,7 +2,8 @@
 
 Lives here: the group and how every verb ends. Each verb has a file of its own: it parses, calls the library
 and prints what the library makes. Wrong input ends in one line on standard error, not in a traceback. Exit
-codes: 0 well, 1 failed, 2 wrong usage, 130 interrupted. Not here: anything that a Python user could call.
+codes: 0 well, 1 failed, 2 wrong usage, 130 interrupted (SIGINT), 143 terminated (SIGTERM). Not here: anything
+that a Python user could call.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 import click
 
 from .codesign import codesign_command
-from .console import INTERRUPTED
+from .console import INTERRUPTED, TERMINATED, Terminated, terminations
 from .convert import convert_command
 from .experiment import experiment_command
 from .formats import formats_command
@@ -21,15 +22,19 @@ from .make import make_command
 from .run import run_command
 from .sensitivity import sensitivity_command
 from .study import study_command
+from .tables import accumulators_command, recipes_command, schemes_command
 
 VERBS = (
+    accumulators_command,
     codesign_command,
     convert_command,
     experiment_command,
     formats_command,
     inspect_command,
     make_command,
+    recipes_command,
     run_command,
+    schemes_command,
     sensitivity_command,
     study_command,
 )
@@ -45,6 +50,7 @@ Examples:
   dsv3-numerics make ./tiny-v3                      a checkpoint of random weights, of any size
   dsv3-numerics sensitivity --demo                  which choice of a recipe costs how much, where
   dsv3-numerics formats float8_e4m3fn               all values of a format
+  dsv3-numerics recipes                             what can be named: also schemes, accumulators
   dsv3-numerics experiment                          what the papers claim, measured again
   dsv3-numerics codesign                            the papers' arithmetic, for any model and machine
 """
@@ -66,14 +72,18 @@ for verb in VERBS:
 def main(args: list[str] | None = None) -> None:
     """Run the command line; every expected failure ends in one line and an exit code."""
     try:
-        code = cli.main(args, prog_name="dsv3-numerics", standalone_mode=False)
+        with terminations():
+            code = cli.main(args, prog_name="dsv3-numerics", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
-        sys.exit(INTERRUPTED)
+    except (KeyboardInterrupt, click.Abort) as error:
+        cause = error.__cause__ if isinstance(error, click.Abort) and error.__cause__ else error
+        terminated = isinstance(cause, Terminated)
+        notes = "".join(f"; {note}" for note in getattr(cause, "__notes__", ()))
+        click.echo(("terminated" if terminated else "interrupted") + notes, err=True)
+        sys.exit(TERMINATED if terminated else INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)

@@ -57,7 +57,7 @@ def routing_command(
 
 
 def _content(model: Any) -> Any:
-    """The config of a model, as a published one."""
+    """Tell the config of a model, as a published one."""
     return {"model_type": "deepseek_v3", **model.config.to_dict()}
 
 

@@ -23,7 +23,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def outputs(function: Command) -> Command:
-    """The options of every part."""
+    """Add the options of every part."""
     json_option = click.option("--json", "as_json", is_flag=True, help="JSON to standard output.")
     kind = click.Path(path_type=Path)
     out = click.option("--out", type=kind, metavar="DIR", help="Also write CSV, JSON, report.md and plots.")
@@ -31,7 +31,7 @@ def outputs(function: Command) -> Command:
 
 
 def on_machine(function: Command) -> Command:
-    """The options of a machine."""
+    """Add the options of a machine."""
     named = click.option(
         "--hardware",
         default="h800",
@@ -106,7 +106,7 @@ def finish(answer: Answer, as_json: bool, out: Path | None) -> None:
 
 
 def recipe_formats(name: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Formats of a recipe, under those that were given themselves; None is left out."""
+    """Take formats from a recipe, under those that were given themselves; None is left out."""
     from ..codesign.recipes import formats_of
 
     found = formats_of(name, tuple(given)) if name is not None else {}

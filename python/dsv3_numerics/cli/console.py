@@ -1,35 +1,111 @@
-"""What the verbs share: the console, the progress bar, and the exit code of an interruption."""
+"""Common ground of the verbs: the console, progress, interruptions and their exit codes, JSON."""
 
 from __future__ import annotations
 
+import json
+import signal
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from rich.console import Console
 
     from .._progress import Progress
 
-INTERRUPTED = 130
-BY_USER = "interrupted by the user"
+INTERRUPTED, TERMINATED = 130, 143
+BY_USER, BY_SYSTEM = "interrupted by the user", "terminated by the system"
+_CODES = {BY_USER: INTERRUPTED, BY_SYSTEM: TERMINATED}
 
 _NAME = 36  # columns for what is being done
 
 
-def make_console() -> Console:
-    """A console that fits its terminal; into a pipe or a file it writes lines of 120 columns."""
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: ends a run as Ctrl-C does, with a code of its own."""
+
+
+@contextmanager
+def terminations() -> Iterator[None]:
+    """Raise `Terminated` where SIGTERM arrives, within a block of the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def resumable(how: str) -> Iterator[None]:
+    """Say how to go on where a block is interrupted: `main` prints the note of the interruption."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        error.add_note(how)
+        raise
+
+
+class Partial(Protocol):
+    """A result that may be of an interrupted run."""
+
+    partial: str
+
+
+@contextmanager
+def keeping(result: Partial) -> Iterator[None]:
+    """Note an interruption of a block in its result, which keeps what is done."""
+    try:
+        yield
+    except Terminated:
+        result.partial = BY_SYSTEM
+    except KeyboardInterrupt:
+        result.partial = BY_USER
+
+
+def leave(result: Partial) -> None:
+    """End a verb whose result is partial: exit code 130, 143, or 1 for any other reason."""
+    if result.partial:
+        sys.exit(_CODES.get(result.partial, 1))
+
+
+def make_console(*, quiet: bool = False) -> Console:
+    """Make a console that fits its terminal; into a pipe or a file it writes lines of 120 columns."""
     from rich.console import Console
 
-    return Console() if sys.stdout.isatty() else Console(width=120)
+    return Console(quiet=quiet) if sys.stdout.isatty() else Console(width=120, quiet=quiet)
+
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def json_option(command: Command) -> Command:
+    """Add ``--json`` to a verb."""
+    return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
+
+
+def print_json(content: Any) -> None:
+    """Print JSON on standard output; null for figures that JSON does not have."""
+    from ..report.files import json_ready
+
+    click.echo(json.dumps(json_ready(content), indent=1))
 
 
 def writable(folder: Path) -> Path:
-    """A folder to write into, made if need be; checked before any work is done."""
+    """Check a folder to write into before any work is done; it is made if need be."""
     from .._atomic import ensure_writable
 
     try:
@@ -39,19 +115,44 @@ def writable(folder: Path) -> Path:
     return folder
 
 
+def results_folder(folder: Path, about: Mapping[str, Any], *, overwrite: bool) -> Path:
+    """Check a folder for results: it must be writable, and hold none of another run.
+
+    Parameters
+    ----------
+    folder : Path
+    about : mapping
+        What the results are of, as results.json says it.
+    overwrite : bool
+        Whether other results may be replaced.
+    """
+    from ..report.files import other_results
+
+    writable(folder)
+    other = "" if overwrite else other_results(folder, about)
+    if other:
+        raise click.ClickException(f"--out: {folder} holds {other}; give another folder, or --overwrite")
+    return folder
+
+
 @contextmanager
-def progress_bar(rate: str = "") -> Iterator[Progress]:
-    """A bar on standard error, if that is a terminal.
+def progress_bar(rate: str = "", scale: float = 1e6) -> Iterator[Progress]:
+    """Show progress on standard error: a bar where that is a terminal, else a line now and then.
 
     Parameters
     ----------
     rate : str
-        The unit of the speed to show, in millions a second; empty: none is shown.
+        Unit of the speed to show, as ``M elements``; empty: none is shown.
+    scale : float
+        Work in that unit.
 
     Yields
     ------
     Progress
     """
+    if not sys.stderr.isatty():
+        yield LogLines().progress
+        return
     from rich.console import Console
     from rich.progress import BarColumn, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
@@ -60,7 +161,7 @@ def progress_bar(rate: str = "") -> Iterator[Progress]:
 
     class Rate(TextColumn):
         def render(self, task: Task) -> Any:
-            self.text_format = f"{(task.speed or 0) / 1e6:6.1f} M {rate}/s" if rate else ""
+            self.text_format = f"{(task.speed or 0) / scale:6.2f} {rate}/s" if rate else ""
             return super().render(task)
 
     columns = (
@@ -70,12 +171,50 @@ def progress_bar(rate: str = "") -> Iterator[Progress]:
         Rate(""),
         TimeRemainingColumn(),
     )
-    console = Console(stderr=True)
-    hidden = not console.is_terminal
-    with Bar(*columns, console=console, transient=True, disable=hidden, speed_estimate_period=10) as bar:
+    with Bar(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=10) as bar:
         task = bar.add_task("", total=None)
 
         def progress(name: str, done: float, total: float) -> None:
             bar.update(task, completed=done, total=total, description=plain(name)[-_NAME:].rjust(_NAME))
 
         yield progress
+
+
+class LogLines:
+    """Progress in a log: a line every 30 seconds or 5 %, whichever is first; none of a run of a few seconds.
+
+    Parameters
+    ----------
+    clock : callable
+        Seconds.
+    """
+
+    SHORT = 10.0
+    SECONDS = 30.0
+    STEP = 0.05
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._start = self._last = clock()
+        self._share = 0.0
+
+    def progress(self, name: str, done: float, total: float) -> None:
+        """Write a line, if it is time for one."""
+        from ..report.text import plain
+
+        now, share = self._clock(), done / total if total else 0.0
+        due = now - self._last >= self.SECONDS or share - self._share >= self.STEP
+        if not due or now - self._start < self.SHORT:
+            return
+        self._last, self._share = now, share
+        took = now - self._start
+        left = f", {_duration(took / share - took)} left" if 0 < share < 1 else ""
+        click.echo(f"{share:4.0%}  {plain(name)}  ({_duration(took)}{left})", err=True)
+
+
+def _duration(seconds: float) -> str:
+    """Write a time in its two largest units."""
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .console import progress_bar, resumable
+
 if TYPE_CHECKING:
     from ..checkpoint import ConvertReport
 
@@ -25,7 +27,12 @@ _TARGETS = ("bf16", "f16", "f32", "fp8", "fp8-ue8m0")
 )
 @click.option("--jobs", type=click.IntRange(1, 1024), metavar="N", help="Threads  [default: CPUs, at most 8]")
 @click.option("--verify", is_flag=True, help="Read every file again and compare before it gets its name.")
-@click.option("--resume", is_flag=True, help="Go on with a run that was stopped.")
+@click.option("--resume", is_flag=True, help="Go on with a run that was stopped; a finished one stays.")
+@click.option(
+    "--missing-scale",
+    type=click.Choice(["1"]),
+    help="1: FP8 codes without any scale are the numbers themselves.",
+)
 def convert_command(
     src: Path,
     dst: Path,
@@ -35,6 +42,7 @@ def convert_command(
     jobs: int | None,
     verify: bool,
     resume: bool,
+    missing_scale: str | None,
 ) -> None:
     """Convert a checkpoint between FP8 with block scales and plain numbers.
 
@@ -61,7 +69,7 @@ def convert_command(
     """
     from ..checkpoint import convert
 
-    with _Bar() as bar:
+    with progress_bar(rate="GB", scale=1e9) as progress, resumable("--resume does the rest"):
         report = convert(
             src,
             dst,
@@ -71,54 +79,10 @@ def convert_command(
             jobs=jobs,
             verify=verify,
             resume=resume,
-            progress=bar.show,
+            missing_scale=1 if missing_scale else None,
+            progress=progress,
         )
     _print(report)
-
-
-class _Bar:
-    """A progress bar on standard error, where that is a terminal: part, rate in GB/s, time left."""
-
-    def __enter__(self) -> _Bar:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            Progress,
-            Task,
-            TaskProgressColumn,
-            TextColumn,
-            TimeRemainingColumn,
-        )
-
-        class Rate(TextColumn):
-            def render(self, task: Task) -> Any:
-                self.text_format = f"{(task.speed or 0) / 1e9:5.2f} GB/s"
-                return super().render(task)
-
-        console = Console(stderr=True)
-        self._bar = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TaskProgressColumn(),
-            Rate(""),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-            speed_estimate_period=10,
-        )
-        self._bar.__enter__()
-        self._task = self._bar.add_task("", total=None)
-        return self
-
-    def show(self, file: str, done: float, total: float) -> None:
-        """What `convert` reports."""
-        from ..report.text import plain
-
-        self._bar.update(self._task, description=plain(file)[-36:].rjust(36), completed=done, total=total)
-
-    def __exit__(self, *error: Any) -> None:
-        self._bar.__exit__(*error)
 
 
 def _print(report: ConvertReport) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from .console import BY_USER, INTERRUPTED, make_console, progress_bar, writable
+from .console import json_option, keeping, leave, make_console, print_json, progress_bar, results_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,12 +22,20 @@ if TYPE_CHECKING:
     "--out", type=click.Path(path_type=Path), metavar="DIR", help="Output folder  [default: experiment-NAME]"
 )
 @click.option(
-    "--seed", type=click.IntRange(0), default=0, metavar="N", help="Of all random numbers  [default: 0]"
+    "--seed", type=click.IntRange(0), default=0, metavar="N", help="Seed for all random numbers  [default: 0]"
 )
 @click.option("--quick", is_flag=True, help="Small sizes: seconds, to see that it works.")
+@click.option("--overwrite", is_flag=True, help="Replace other results in the output folder.")
 @click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads  [default: all CPUs]")
+@json_option
 def experiment_command(
-    name: str | None, out: Path | None, seed: int, quick: bool, threads: int | None
+    name: str | None,
+    out: Path | None,
+    seed: int,
+    quick: bool,
+    overwrite: bool,
+    threads: int | None,
+    as_json: bool,
 ) -> None:
     """Run an experiment, or list them all.
 
@@ -41,36 +48,37 @@ def experiment_command(
       dsv3-numerics experiment logfmt              one of them, into experiment-logfmt/
       dsv3-numerics experiment drift --quick --out /tmp/drift
     """
-    from ..experiments import find
+    from ..experiments import EXPERIMENTS, find
 
-    console = make_console()
+    console = make_console(quiet=as_json)
     if name is None:
+        if as_json:
+            print_json([{"name": e.name, "shows": e.shows, "source": e.source} for e in EXPERIMENTS])
         console.print(_table())
         return
     try:
         chosen = find(name)
     except ValueError as error:
         raise click.BadParameter(str(error).removeprefix("name: "), param_hint="NAME") from error
-    folder = writable(out or Path(f"experiment-{chosen.name}"))
+    about = {"experiment": chosen.name, "seed": seed, "quick": quick}
+    folder = results_folder(out or Path(f"experiment-{chosen.name}"), about, overwrite=overwrite)
     result = _run(chosen, seed, quick, threads)
     _finish(result, folder, console)
-    if result.partial:
-        sys.exit(INTERRUPTED)
+    if as_json:
+        click.echo((folder / "results.json").read_text())
+    leave(result)
 
 
 def _table() -> Table:
-    from rich import box
-    from rich.table import Table
-
     from ..experiments import EXPERIMENTS
+    from ..report.terminal import Column, rich_table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_lines=True)
-    table.add_column("name", no_wrap=True)
-    table.add_column("what it shows", ratio=3)
-    table.add_column("source", ratio=2)
-    for row in EXPERIMENTS:
-        table.add_row(row.name, row.shows, row.source)
-    return table
+    columns: list[Column] = [
+        ("name", {"no_wrap": True}),
+        ("what it shows", {"ratio": 3}),
+        ("source", {"ratio": 2}),
+    ]
+    return rich_table(columns, ((row.name, row.shows, row.source) for row in EXPERIMENTS), show_lines=True)
 
 
 def _run(chosen: Experiment, seed: int, quick: bool, threads: int | None) -> Result:
@@ -78,11 +86,8 @@ def _run(chosen: Experiment, seed: int, quick: bool, threads: int | None) -> Res
     from ..experiments import execute, prepare
 
     result, jobs = prepare(chosen, seed=seed, quick=quick)
-    with progress_bar() as progress:
-        try:
-            execute(result, jobs, threads=threads, progress=progress)
-        except KeyboardInterrupt:
-            result.partial = BY_USER
+    with progress_bar() as progress, keeping(result):
+        execute(result, jobs, threads=threads, progress=progress)
     return result
 
 
@@ -93,4 +98,5 @@ def _finish(result: Result, folder: Path, console: Console) -> None:
         console.print(f"• {finding}", markup=False, highlight=False)
     if result.partial:
         console.print(f"Partial: {result.partial}", style="bold red", markup=False, highlight=False)
+        console.print("The same command begins anew and replaces it.", markup=False, highlight=False)
     console.print(f"Report: {report}", markup=False, highlight=False, soft_wrap=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .console import make_console
+from .console import json_option, make_console, print_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 @click.command("formats")
 @click.argument("name", required=False)
-def formats_command(name: str | None) -> None:
+@json_option
+def formats_command(name: str | None, as_json: bool) -> None:
     """List the number formats, or print the values of one.
 
     \b
@@ -24,12 +25,22 @@ def formats_command(name: str | None) -> None:
       dsv3-numerics formats                the table of formats
       dsv3-numerics formats float8_e4m3fn  every value of one of them
       dsv3-numerics formats e4m3           the same, by its short name
+      dsv3-numerics formats --json         the table, for programs
     """
+    if name is not None:
+        info = _find_format(name)
+        if as_json:
+            print_json(_record(info) | ({"values": _values(info)} if info.bits <= 8 else {}))
+        else:
+            _print_values(info)
+    elif as_json:
+        print_json(_records())
+    else:
+        make_console().print(_formats_table())
+
+
+def _print_values(info: FormatInfo) -> None:
     console = make_console()
-    if name is None:
-        console.print(_formats_table())
-        return
-    info = _find_format(name)
     console.print(str(info), markup=False)
     console.print()
     for line in _few_values(info) if info.bits > 8 else _all_values(info):
@@ -47,49 +58,69 @@ def _find_format(name: str) -> FormatInfo:
         raise click.BadParameter(str(error).removeprefix("dtype: "), param_hint="NAME") from error
 
 
-def _formats_table() -> Table:
-    from rich import box
-    from rich.table import Table
+_FACTS = ("name", "bits", "exponent_bits", "mantissa_bits", "bias", "max", "tiny", "smallest_subnormal")
+_FLAGS = {"has_inf": "Inf", "has_nan": "NaN", "has_signed_zero": "-0"}
 
-    from ..number_formats import formats
+
+def _record(info: FormatInfo) -> dict[str, Any]:
+    """Facts of a format, by name."""
     from ..schemes import short_names
 
-    short = short_names()
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for i, title in enumerate(
-        ("name", "in schemes", "bits", "exp/man", "bias", "largest", "least normal", "least", "specials")
-    ):
-        table.add_column(title, justify="right" if 1 < i < 8 else "left", no_wrap=True)
-    for f in formats():
-        specials = [
-            what for what, has in (("Inf", f.has_inf), ("NaN", f.has_nan), ("-0", f.has_signed_zero)) if has
-        ]
-        figures = (f.max, f.tiny, f.smallest_subnormal)
-        table.add_row(
-            f.name,
-            short.get(f.name, "(scales)"),
-            str(f.bits),
-            f"{f.exponent_bits}/{f.mantissa_bits}",
-            str(f.bias),
-            *(f"{value:.5g}" for value in figures),
-            " ".join(specials) or "none",
+    return {name: getattr(info, name) for name in (*_FACTS, *_FLAGS)} | {
+        "in_schemes": short_names().get(info.name)
+    }
+
+
+def _records() -> list[dict[str, Any]]:
+    from ..number_formats import formats
+
+    return [_record(info) for info in formats()]
+
+
+def _formats_table() -> Table:
+    from ..report.terminal import Column, rich_table
+
+    titles = ("name", "in schemes", "bits", "exp/man", "bias", "largest", "least normal", "least", "specials")
+    columns: list[Column] = [
+        (title, {"justify": "right" if 1 < i < 8 else "left", "no_wrap": True})
+        for i, title in enumerate(titles)
+    ]
+    rows = (
+        (
+            f["name"],
+            f["in_schemes"] or "(scales)",
+            str(f["bits"]),
+            f"{f['exponent_bits']}/{f['mantissa_bits']}",
+            str(f["bias"]),
+            *(f"{f[name]:.5g}" for name in _FACTS[-3:]),
+            " ".join(text for flag, text in _FLAGS.items() if f[flag]) or "none",
         )
-    return table
+        for f in _records()
+    )
+    return rich_table(columns, rows)
+
+
+def _values(info: FormatInfo) -> list[float]:
+    """Return the value of each code, in the order of the codes."""
+    import numpy as np
+
+    from ..number_formats import decode
+
+    codes = np.arange(info.n_codes, dtype=np.uint8).view(info.dtype)
+    found: list[float] = decode(codes, dtype=np.float64).tolist()
+    return found
 
 
 _PER_LINE = 8
 
 
 def _all_values(info: FormatInfo) -> list[str]:
-    """The values of all codes, 8 to a line; of signed formats the codes with a clear sign bit."""
-    import numpy as np
-
-    from ..number_formats import decode
+    """Return the values of all codes, 8 to a line; of signed formats the codes with a clear sign bit."""
+    import math
 
     signed = info.min < 0
-    codes = np.arange(info.n_codes // 2 if signed else info.n_codes, dtype=np.uint8)
-    values = decode(codes.view(info.dtype), dtype=np.float64)
-    texts = [f"{v:.9g}" if np.isfinite(v) else str(v).replace("nan", "NaN") for v in values]
+    values = _values(info)[: info.n_codes // 2 if signed else None]
+    texts = [f"{v:.9g}" if math.isfinite(v) else str(v).replace("nan", "NaN") for v in values]
     width = max(map(len, texts)) + 2
     lines = ["code    " + "".join(f"+{i}".rjust(width) for i in range(min(_PER_LINE, len(texts))))]
     for start in range(0, len(texts), _PER_LINE):
@@ -99,7 +130,7 @@ def _all_values(info: FormatInfo) -> list[str]:
 
 
 def _few_values(info: FormatInfo) -> list[str]:
-    """The octaves of a wide format: where each begins, and the step in it; the middle ones are left out."""
+    """Return the octaves of a wide format: where each begins, and its step, without the middle ones."""
     import math
 
     low, high = math.floor(math.log2(info.tiny)), math.floor(math.log2(info.max))

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from .console import progress_bar
+from .console import json_option, print_json, progress_bar, resumable
 
 _KINDS: dict[str, dict[str, Any]] = {
     "fp8": {"fp8": True, "scale": "float32"},
@@ -32,9 +32,18 @@ _PART = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
 @click.option("--layers", metavar="N", help="Only these layers, as 3 or 0,3-5  [default: everything].")
 @click.option("--include", multiple=True, metavar="GLOB", help="Only tensors whose name matches; repeatable.")
 @click.option("--weights", type=click.Choice(list(_KINDS)), default="fp8", show_default=True)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of all random numbers.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of all random numbers."
+)
+@json_option
 def make_command(
-    folder: Path, config: str, layers: str | None, include: tuple[str, ...], weights: str, seed: int
+    folder: Path,
+    config: str,
+    layers: str | None,
+    include: tuple[str, ...],
+    weights: str,
+    seed: int,
+    as_json: bool,
 ) -> None:
     """Make a checkpoint of random weights in the release's format.
 
@@ -66,10 +75,13 @@ def make_command(
 
     chosen = None if layers is None else _parse(layers)
     found = _config(config)
-    with progress_bar() as progress:
+    with progress_bar() as progress, resumable("the same command goes on where it was"):
         made = random_checkpoint(
             folder, found, layers=chosen, include=include, seed=seed, progress=progress, **_KINDS[weights]
         )
+    if as_json:
+        print_json(made._asdict() | {"path": str(made.path)})
+        return
     files = f"{made.files} file{'' if made.files == 1 else 's'}"
     what = f"{files}, {made.tensors} tensors, {made.nbytes / 1e9:.3g} GB"
     if made.written:

@@ -1,4 +1,4 @@
-"""What a model is given: token ids from the command line or a file, or text through a tokenizer."""
+"""Input of a model: token ids from the command line or a file, or text through a tokenizer."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ import click
 
 
 class Words:
-    """Text to ids and back, by the folder's tokenizer."""
+    """Text to ids and back, by the folder's tokenizer; byte tokens need no package for it."""
 
     def __init__(self, path: Path) -> None:
-        self._tokenizer: Any = None
+        from ..model import ByteTokenizer
+
         file = path / "tokenizer.json"
+        self._bytes = ByteTokenizer.from_file(file) if file.is_file() else None
+        self._tokenizer: Any = None
+        if self._bytes is not None:
+            return
         try:
             from tokenizers import Tokenizer  # type: ignore[import-not-found, unused-ignore]
         except ImportError:
@@ -26,16 +31,26 @@ class Words:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text."""
-        if self._tokenizer is None:
+        if self._bytes is None and self._tokenizer is None:
             raise click.UsageError(f"--text: {self._why}; --ids needs no tokenizer")
-        found: list[int] = self._tokenizer.encode(text).ids
+        found: list[int] = self._bytes.encode(text) if self._bytes else self._tokenizer.encode(text).ids
         if not found:
             raise click.UsageError("--text: found no token in it")
         return found
 
     def decode(self, ids: list[int]) -> str | None:
         """Text of ids, where there is a tokenizer."""
+        if self._bytes is not None:
+            return self._bytes.decode(ids)
         return None if self._tokenizer is None else str(self._tokenizer.decode(ids))
+
+
+def demo_prompt() -> str:
+    """Text that the demo model was not trained on, from the first chapter's first sentence on."""
+    from ..model import demo_text
+
+    text = demo_text()
+    return text[text.index("Sir Walter Elliot") :]
 
 
 def parse_ids(ids: str) -> list[int]:

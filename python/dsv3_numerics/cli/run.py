@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .console import make_console, progress_bar
+from .console import json_option, make_console, print_json, progress_bar
 from .prompt import Words, parse_ids
 
 if TYPE_CHECKING:
@@ -18,39 +18,57 @@ if TYPE_CHECKING:
 
 _SUFFIXES = (".npz", ".safetensors")
 _LIKELIEST = 5
+_DEMO_TOKENS = 300
+_DEMO_TEMPERATURE = 0.7
 
 
 @click.command("run")
-@click.argument("path", metavar="PATH", type=click.Path(path_type=Path))
+@click.argument("path", metavar="PATH", required=False, type=click.Path(path_type=Path))
+@click.option("--demo", is_flag=True, help="Run tiny-austen, the trained model that comes with the package.")
 @click.option("--ids", metavar="IDS", help="Token ids, as 3,1,4, or @FILE with ids between spaces or commas.")
-@click.option("--text", help="Text instead, where PATH has a tokenizer.json (needs the package tokenizers).")
-@click.option("--max-new-tokens", type=click.IntRange(0), default=0, metavar="N", help="Tokens to generate.")
+@click.option(
+    "--text", help="Text instead, where PATH has a tokenizer.json (byte tokens, or needs tokenizers)."
+)
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(0),
+    metavar="N",
+    help=f"Tokens to generate  [default: 0; --demo: {_DEMO_TOKENS}]",
+)
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True)
 @click.option("--recipe", "spelled", metavar="NAME|FILE.json", help="What runs in which format, not --dtype.")
 @click.option("--rounded", is_flag=True, help="Take FP8 weights as a BF16 conversion would hold them.")
 @click.option(
     "--absorbed/--naive", default=None, help="How attention is computed  [default: what is cheaper]"
 )
-@click.option("--temperature", type=click.FloatRange(0), default=0.0, metavar="T", help="0 is greedy.")
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0),
+    metavar="T",
+    help=f"0 is greedy  [default: 0; --demo: {_DEMO_TEMPERATURE}, but for --speculative]",
+)
 @click.option("--top-k", type=click.IntRange(1), metavar="K", help="Sample among the K likeliest.")
 @click.option(
     "--top-p", type=click.FloatRange(0, 1, min_open=True), metavar="P", help="Sample in this nucleus."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the samples.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed for the samples.")
 @click.option("--eos", type=int, metavar="ID", help="Token that ends  [default: the config's; -1: none]")
 @click.option("--speculative", is_flag=True, help="Let the MTP layer draft: greedy, same tokens.")
 @click.option("--trace", "traces", multiple=True, metavar="NAME", help="An intermediate to keep, or a GLOB.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="F", help="Write logits and traces to F.")
+@click.option("--overwrite", is_flag=True, help="Replace F if it is there.")
+@json_option
 def run_command(
-    path: Path,
+    path: Path | None,
+    demo: bool,
     ids: str | None,
     text: str | None,
-    max_new_tokens: int,
+    max_new_tokens: int | None,
     dtype: str,
     spelled: str | None,
     rounded: bool,
     absorbed: bool | None,
-    temperature: float,
+    temperature: float | None,
     top_k: int | None,
     top_p: float | None,
     seed: int,
@@ -58,11 +76,14 @@ def run_command(
     speculative: bool,
     traces: tuple[str, ...],
     out: Path | None,
+    overwrite: bool,
+    as_json: bool,
 ) -> None:
     """Run a DeepSeek-V3 checkpoint: one forward, or a continuation.
 
     PATH is a checkpoint folder with config.json: FP8, BF16 or float32, and any size that fits on the disk, as
-    weights stay in their files. Without --max-new-tokens the likeliest next tokens are printed.
+    weights stay in their files. Without --max-new-tokens the likeliest next tokens are printed. --demo takes
+    a small trained model instead, whose tokens are bytes, and writes on.
 
     \b
     --trace keeps intermediates of the prompt's forward, for --out or as a summary:
@@ -76,6 +97,7 @@ def run_command(
 
     \b
     Examples:
+      dsv3-numerics run --demo --text "It is a truth"
       dsv3-numerics run ./tiny-v3 --ids 3,1,4,1,5
       dsv3-numerics run ./tiny-v3 --ids 3,1,4 --max-new-tokens 32 --speculative
       dsv3-numerics run ./V3-fp8 --ids 3,1,4 --recipe deepseek_v3 --absorbed
@@ -84,14 +106,25 @@ def run_command(
     """
     import numpy as np
 
-    from ..model import Model
+    from ..model import Model, demo_checkpoint
 
+    if demo == (path is not None):
+        raise click.UsageError("give PATH or --demo, not both" if demo else "give a PATH, or --demo")
+    path = path or demo_checkpoint()
+    if max_new_tokens is None:
+        max_new_tokens = _DEMO_TOKENS if demo else 0
+    if temperature is None:
+        temperature = _DEMO_TEMPERATURE if demo and not speculative else 0.0
     if out is not None and out.suffix not in _SUFFIXES:
         raise click.BadParameter(f"found {out.name!r}, expected {' or '.join(_SUFFIXES)}", param_hint="--out")
+    if out is not None and out.exists() and not overwrite:
+        raise click.ClickException(f"--out: {out} is there already; give another name, or --overwrite")
     recipe = None if spelled is None else _recipe(spelled)
     model = Model.from_checkpoint(path, dtype=dtype, rounded=rounded)
     if traces == ("list",):
-        for name in model.trace_names():
+        if as_json:
+            print_json(model.trace_names())
+        for name in () if as_json else model.trace_names():
             click.echo(name)
         return
     if (ids is None) == (text is None):
@@ -100,10 +133,13 @@ def run_command(
     prompt = np.array(parse_ids(ids) if ids is not None else words.encode(text or ""), np.int64)  # type: ignore[union-attr]
     names = _matching(traces, model)
     found: dict[str, Any] = {}
+    likeliest: list[dict[str, Any]] = []
+    done: Generation | None = None
     how: dict[str, Any] = {"absorbed": absorbed, "recipe": recipe}
     if out is not None or names or not max_new_tokens:
-        logits = _forward(model, prompt, names, how, found)
-        _print_likeliest(logits, words)
+        likeliest = _likeliest(_forward(model, prompt, names, how, found), words)
+        if not as_json:
+            _print_likeliest(likeliest)
     if max_new_tokens:
         done = _generate(
             model,
@@ -116,14 +152,50 @@ def run_command(
             seed=seed,
             eos=eos,
             speculative=speculative,
+            quiet=as_json,
             **how,
         )
         found["tokens"] = done.tokens
     if out is not None:
         _write(out, found)
+    if as_json:
+        print_json(_told(prompt, likeliest, done, {name: found[name] for name in names}, out))
+    elif out is not None:
         click.echo(f"{out}: {', '.join(found)}")
     elif names:
         _print_traces({name: found[name] for name in names})
+
+
+def _told(
+    prompt: Any,
+    likeliest: list[dict[str, Any]],
+    done: Generation | None,
+    traces: dict[str, Any],
+    out: Path | None,
+) -> dict[str, Any]:
+    """Collect what JSON says of a run."""
+    told: dict[str, Any] = {"ids": prompt.tolist()}
+    if likeliest:
+        told["next"] = likeliest
+    if done is not None:
+        told["tokens"] = done.tokens.tolist()
+        told["seconds"] = {"prompt": done.prompt_seconds, "tokens": done.seconds}
+        if done.speculation is not None:
+            told["mtp"] = {"drafted": done.speculation.drafted, "accepted": done.speculation.accepted}
+    if traces:
+        told["traces"] = {
+            name: {"dtype": str(x.dtype), "shape": list(x.shape), **_figures(x)} for name, x in traces.items()
+        }
+    return told | ({} if out is None else {"out": str(out)})
+
+
+def _figures(x: Any) -> dict[str, float]:
+    """Mean, root mean square and largest magnitude."""
+    return {
+        "mean": float(x.mean()),
+        "rms": float((x * 1.0 * x).mean()) ** 0.5,
+        "largest": float(abs(x).max()),
+    }
 
 
 def _recipe(spelled: str) -> Recipe:
@@ -162,8 +234,10 @@ def _forward(
     return found["logits"][-1]
 
 
-def _generate(model: Model, prompt: Any, words: Words | None, **settings: Any) -> Generation:
+def _generate(model: Model, prompt: Any, words: Words | None, *, quiet: bool, **settings: Any) -> Generation:
     """Print tokens as they come; what they took, at the end."""
+    if quiet:
+        return model.generate(prompt, **settings)
     so_far: list[int] = []
     shown = ""
 
@@ -195,40 +269,50 @@ def _generate(model: Model, prompt: Any, words: Words | None, **settings: Any) -
     return done
 
 
-def _print_likeliest(logits: Any, words: Words | None) -> None:
+def _likeliest(logits: Any, words: Words | None) -> list[dict[str, Any]]:
+    """Return the likeliest next tokens: id, logit, probability, and text where there is a tokenizer."""
     import numpy as np
-    from rich import box
-    from rich.table import Table
 
     p = np.exp(logits - logits.max(), dtype=np.float64)
     p /= p.sum()
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="Next token", title_justify="left")
-    for title in ("id", "logit", "probability"):
-        table.add_column(title, justify="right")
-    table.add_column("text")
-    for i in np.argsort(-logits, kind="stable")[:_LIKELIEST]:
-        text = words.decode([int(i)]) if words is not None else None
-        table.add_row(str(i), f"{logits[i]:.6g}", f"{p[i]:.4f}", "" if text is None else repr(text))
-    make_console().print(table)
+    return [
+        {
+            "id": int(i),
+            "logit": float(logits[i]),
+            "probability": float(p[i]),
+            "text": words.decode([int(i)]) if words is not None else None,
+        }
+        for i in np.argsort(-logits, kind="stable")[:_LIKELIEST]
+    ]
+
+
+def _print_likeliest(tokens: list[dict[str, Any]]) -> None:
+    from ..report.terminal import Column, rich_table
+
+    right = {"justify": "right"}
+    rows = []
+    for t in tokens:
+        text = "" if t["text"] is None else repr(t["text"])
+        rows.append((str(t["id"]), f"{t['logit']:.6g}", f"{t['probability']:.4f}", text))
+    columns: list[Column] = [("id", right), ("logit", right), ("probability", right), "text"]
+    make_console().print(rich_table(columns, rows, title="Next token"))
 
 
 def _print_traces(found: Mapping[str, Any]) -> None:
-    from rich import box
-    from rich.table import Table
+    from ..report.terminal import Column, rich_table
 
-    table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, title="Traces (--out keeps them)", title_justify="left"
+    right = {"justify": "right", "no_wrap": True}
+    titles = ("dtype", "shape", "mean", "rms", "largest")
+    columns: list[Column] = [("name", {"no_wrap": True}), *((title, right) for title in titles)]
+    rows = (
+        (name, str(x.dtype), "x".join(map(str, x.shape)), *(f"{v:.4g}" for v in _figures(x).values()))
+        for name, x in found.items()
     )
-    for title in ("name", "dtype", "shape", "mean", "rms", "largest"):
-        table.add_column(title, justify="left" if title == "name" else "right", no_wrap=True)
-    for name, x in found.items():
-        figures = (x.mean(), float((x * 1.0 * x).mean()) ** 0.5, abs(x).max())
-        table.add_row(name, str(x.dtype), "x".join(map(str, x.shape)), *(f"{f:.4g}" for f in figures))
-    make_console().print(table)
+    make_console().print(rich_table(columns, rows, title="Traces (--out keeps them)"))
 
 
 def _write(out: Path, found: Mapping[str, Any]) -> None:
-    """A file that appears under its name only when complete."""
+    """Write a file that appears under its name only when complete."""
     import numpy as np
 
     from .._archive import write_npz

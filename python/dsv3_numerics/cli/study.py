@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from .console import BY_USER, INTERRUPTED, make_console, progress_bar, writable
-from .prompt import Words, parse_ids
+from .console import json_option, keeping, leave, make_console, progress_bar, results_folder
+from .prompt import Words, demo_prompt, parse_ids
 
 _TOKENS = 64
+_DEMO = ""  # --activations without a folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..model import Model
     from ..study import Scheme, Study
     from ..study.demo import Demo
+    from ..study.state import Unfinished
 
 
 @click.command("study")
@@ -31,18 +32,22 @@ if TYPE_CHECKING:
     "--activations",
     "model_path",
     metavar="MODEL",
-    type=click.Path(path_type=Path),
-    help="Study what goes through a DeepSeek-V3 checkpoint instead: the inputs of its linear layers.",
+    is_flag=False,
+    flag_value=_DEMO,
+    help="Study what goes through a DeepSeek-V3 checkpoint instead (with --demo: tiny-austen, which comes "
+    "along): the inputs of its linear layers.",
 )
 @click.option(
     "--ids", metavar="IDS", help="Its tokens, as 3,1,4, or @FILE with ids between spaces or commas."
 )
-@click.option("--text", help="Text instead, where MODEL has a tokenizer.json (needs the package tokenizers).")
+@click.option(
+    "--text", help="Text instead, where MODEL has a tokenizer.json (byte tokens, or needs tokenizers)."
+)
 @click.option(
     "--tokens",
     type=click.IntRange(1),
     metavar="N",
-    help="So many random ids, or the first of --ids or --text.",
+    help="Number of tokens: random ones, or the first N of --ids or --text.",
 )
 @click.option("--scheme", "-s", "schemes", multiple=True, metavar="S", help="A scheme; repeat it for more.")
 @click.option(
@@ -60,11 +65,14 @@ if TYPE_CHECKING:
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="DIR", help="Output folder  [default: study-NAME]"
 )
+@click.option("--resume", is_flag=True, help="Go on with a study that was stopped; a finished one stays.")
+@click.option("--overwrite", is_flag=True, help="Replace other results in the output folder.")
 @click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads  [default: all CPUs]")
+@json_option
 def study_command(
     inputs: tuple[Path, ...],
     demo: bool,
-    model_path: Path | None,
+    model_path: str | None,
     ids: str | None,
     text: str | None,
     tokens: int | None,
@@ -72,13 +80,16 @@ def study_command(
     include: tuple[str, ...],
     exclude: tuple[str, ...],
     out: Path | None,
+    resume: bool,
+    overwrite: bool,
     threads: int | None,
+    as_json: bool,
 ) -> None:
     """Measure what quantization schemes do to the tensors of a file, or to a model's activations.
 
     INPUT is a .safetensors, .npy or .npz file, or a folder with a checkpoint. It is read in pieces: memory
     stays small whatever its size. Written are results.csv, results.json, report.md and three plots. Ctrl-C
-    keeps what is done.
+    and SIGTERM keep what is done, and --resume goes on from there.
 
     \b
     A scheme says how a tensor is quantized, format:group:scale[:rule]:
@@ -99,10 +110,13 @@ def study_command(
       dsv3-numerics study --demo
       dsv3-numerics study model.safetensors -s mxfp4 -s nvfp4 --out fp4
       dsv3-numerics study ./DeepSeek-V3-bf16 --include '*mlp.experts*' --threads 8
+      dsv3-numerics study --activations --demo
       dsv3-numerics study --activations ./V3-fp8 --text "The capital of France is"
       dsv3-numerics study --activations ./tiny-v3 --tokens 256 --include '*.o_proj'
     """
-    given = demo + bool(inputs) + (model_path is not None)
+    if model_path == _DEMO and not demo:
+        raise click.UsageError("--activations: give a MODEL, or --demo")
+    given = (demo and model_path != _DEMO) + bool(inputs) + (model_path is not None)
     if given != 1:
         ways = "INPUT files or folders, --demo, or --activations"
         raise click.UsageError(
@@ -114,7 +128,7 @@ def study_command(
         raise click.UsageError("give --ids or --text, not both")
     from ..study import DEFAULT_SCHEMES, Scheme
 
-    console = make_console()
+    console = make_console(quiet=as_json)
     try:
         chosen = [Scheme.parse(s) for s in schemes] or DEFAULT_SCHEMES
     except ValueError as error:
@@ -123,19 +137,56 @@ def study_command(
         study, title, work = _of_tensors(inputs, demo, chosen, include, exclude, threads)
     else:
         prompt = ids, text, tokens
-        study, title, work = _of_activations(model_path, prompt, chosen, include, exclude, threads)
-    folder = writable(out or Path(f"study-{title}"))
+        path = Path(model_path) if model_path else None
+        study, title, work = _of_activations(path, prompt, chosen, include, exclude, threads)
+    folder, state, done = _taken_up(study, out or Path(f"study-{title}"), resume, overwrite)
+    if done:
+        console.print(f"All is done: {folder / 'report.md'}", markup=False, highlight=False, soft_wrap=True)
+        if as_json:
+            click.echo((folder / "results.json").read_text())
+        return
     for note in study.notes:
         console.print(
             note, style="yellow" if note.startswith("SYNTHETIC") else "", markup=False, highlight=False
         )
-    _do(study, work)
+    _do(study, work, state)
     _finish(study, folder, console)
-    if study.partial:
-        sys.exit(INTERRUPTED if study.partial == BY_USER else 1)
+    if as_json:
+        click.echo((folder / "results.json").read_text())
+    if not study.tensors and not study.partial:
+        raise click.ClickException(f"nothing was studied; {folder / 'report.md'} says why")
+    leave(study)
 
 
-Work = Callable[[], None]
+Work = Callable[["Callable[[Study], None]"], None]
+"""Fills a study, and calls its argument after each tensor."""
+
+_ABOUT = (
+    *("inputs", "schemes", "include", "exclude", "tokens", "ids_sha256"),
+    *("tensors_selected", "elements_selected"),
+)
+
+
+def _taken_up(study: Study, folder: Path, resume: bool, overwrite: bool) -> tuple[Path, Unfinished, bool]:
+    """Return the folder, the state of a stopped run (taken up, if so asked), and whether all is done."""
+    from ..report.files import read_results
+    from ..study.state import Unfinished
+
+    about = {name: study.settings[name] for name in _ABOUT if name in study.settings}
+    results_folder(folder, about, overwrite=overwrite)
+    state = Unfinished(folder, about)
+    if overwrite:
+        state.remove()
+    if state.exists() and not resume:
+        raise click.ClickException(
+            f"--out: {folder} holds an unfinished study; --resume goes on with it, --overwrite begins anew"
+        )
+    if state.exists():
+        state.load(study)
+    elif resume:
+        found = read_results(folder)
+        return folder, state, found is not None and found.get("partial") is None
+    return folder, state, False
 
 
 def _of_tensors(
@@ -146,41 +197,49 @@ def _of_tensors(
     exclude: tuple[str, ...],
     threads: int | None,
 ) -> tuple[Study, str, Work]:
-    """A study of files, its title, and what fills it."""
+    """Return a study of files, its title, and what fills it."""
     from ..study import demo_inputs, execute, prepare
 
     found: Demo | None = demo_inputs() if demo else None
     study, tensors = prepare(found.inputs if found else inputs, schemes, include=include, exclude=exclude)
     study.notes += found.notes if found else []
 
-    def work() -> None:
-        with progress_bar(rate="elements") as progress:
-            execute(study, tensors, threads=threads, progress=progress)
+    if not tensors:
+        raise click.ClickException(f"nothing to study: {_left_out(study)}")
+
+    def work(after: Callable[[Study], None]) -> None:
+        with progress_bar(rate="M elements") as progress:
+            execute(study, tensors, threads=threads, progress=progress, after=after)
 
     return study, found.title if found else inputs[0].resolve().stem, work
 
 
 def _of_activations(
-    path: Path,
+    path: Path | None,
     prompt: tuple[str | None, str | None, int | None],
     schemes: Sequence[Scheme],
     include: tuple[str, ...],
     exclude: tuple[str, ...],
     threads: int | None,
 ) -> tuple[Study, str, Work]:
-    """A study of a model's activations, its title, and what fills it."""
-    from ..model import Model
+    """Return a study of a model's activations, its title, and what fills it."""
+    from ..model import Model, demo_checkpoint
     from ..study import execute_activations, prepare_activations
 
+    if path is None:
+        path = demo_checkpoint()
+        ids, text, tokens = prompt
+        if ids is None and text is None:
+            prompt = None, demo_prompt(), tokens or _TOKENS
     model = Model.from_checkpoint(path)
-    ids, notes = _prompt(model, path, *prompt)
-    study = prepare_activations(model, ids, schemes, include=include, exclude=exclude)
+    tokens_in, notes = _prompt(model, path, *prompt)
+    study = prepare_activations(model, tokens_in, schemes, include=include, exclude=exclude)
     study.settings["inputs"] = [f"activations of {path}"]
     study.notes += notes
 
-    def work() -> None:
+    def work(after: Callable[[Study], None]) -> None:
         with progress_bar() as progress:
-            execute_activations(study, model, ids, threads=threads, progress=progress)
+            execute_activations(study, model, tokens_in, threads=threads, progress=progress, after=after)
 
     return study, f"{path.resolve().name}-activations", work
 
@@ -188,7 +247,7 @@ def _of_activations(
 def _prompt(
     model: Model, path: Path, ids: str | None, text: str | None, tokens: int | None
 ) -> tuple[list[int], list[str]]:
-    """The tokens, and what a reader has to know of them."""
+    """Return the tokens, and what a reader has to know of them."""
     if ids is None and text is None:
         import numpy as np
 
@@ -202,23 +261,39 @@ def _prompt(
     return found[:tokens], []
 
 
-def _do(study: Study, work: Work) -> None:
-    """Fill the study; whatever stops it, the study says so and keeps what is done."""
+def _do(study: Study, work: Work, state: Unfinished) -> None:
+    """Fill the study; whatever stops it, the study says so, and what is done is kept."""
     from ..study import CheckpointError
 
-    try:
-        work()
-    except KeyboardInterrupt:
-        study.partial = BY_USER
-    except CheckpointError as error:
-        study.partial = str(error)
+    with keeping(study):
+        try:
+            work(state.save_if_due)
+        except CheckpointError as error:
+            study.partial = str(error)
+    if study.partial:
+        state.save(study)
+    else:
+        state.remove()
+
+
+def _left_out(study: Study) -> str:
+    """Say what is left out, by reason, in one line."""
+    from ..report.text import plain, share
+
+    return "; ".join(
+        f"{plain(g.example)} ({plain(g.reason)})"
+        if g.tensors == 1
+        else f"{g.tensors} tensors ({plain(g.reason)}), {g.elements:,} elements, {share(g.share)}"
+        for g in study.left_out()
+    )
 
 
 def _finish(study: Study, folder: Path, console: Console) -> None:
-    from ..report.text import plain
     from ..study.tables import kinds_table, worst_table
 
     report = study.save(folder)
+    if study.skipped:
+        console.print(f"Left out: {_left_out(study)}", markup=False, highlight=False)
     if study.tensors:
         console.print(study.table())
         if study.kinds:
@@ -226,12 +301,7 @@ def _finish(study: Study, folder: Path, console: Console) -> None:
         hardest = worst_table(study)
         if hardest.row_count:
             console.print(hardest)
-    if study.skipped:
-        first = study.skipped[0]
-        more = f" and {len(study.skipped) - 1} more" if len(study.skipped) > 1 else ""
-        console.print(
-            f"Left out: {plain(first.name)} ({plain(first.reason)}){more}", markup=False, highlight=False
-        )
     if study.partial:
         console.print(f"Partial: {study.partial}", style="bold red", markup=False, highlight=False)
+        console.print("The same command with --resume goes on from here.", markup=False, highlight=False)
     console.print(f"Report: {report}", markup=False, highlight=False, soft_wrap=True)

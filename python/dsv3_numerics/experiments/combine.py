@@ -76,7 +76,7 @@ def outputs(config: RunConfig, name: str, tokens: int) -> Outputs:
 
 
 def combine(received: Floats, weights: npt.NDArray[np.float32]) -> Floats:
-    """The receiver's sum, in float32, one expert after the other."""
+    """Return the receiver's sum, in float32, one expert after the other."""
     total = np.zeros((received.shape[0], received.shape[2]), np.float32)
     for expert in range(received.shape[1]):
         total += weights[:, expert, None] * received[:, expert]
@@ -84,7 +84,7 @@ def combine(received: Floats, weights: npt.NDArray[np.float32]) -> Floats:
 
 
 def bytes_of_a_row(name: str) -> float:
-    """What one expert's output takes: codes and scales; LogFMT with two BF16 magnitudes a tile, as DeepEP."""
+    """Count the bits of one expert's output: codes and scales; LogFMT with two BF16 magnitudes a tile."""
     (wire,) = pick(name)
     if wire.scheme:
         return wire.bits(1, HIDDEN) / 8
@@ -93,7 +93,7 @@ def bytes_of_a_row(name: str) -> float:
 
 
 def jobs(config: RunConfig) -> list[Job]:
-    """A job for each kind of data in each format."""
+    """Return a job for each kind of data in each format."""
     tokens = 4 if config.quick else 96
     load = lru_cache(maxsize=1)(partial(outputs, config, tokens=tokens))
     return [
@@ -244,7 +244,7 @@ _KINDS: dict[str, charts.Style] = {
 
 
 def _plot(result: ExperimentData, figure: Figure) -> None:
-    """A row for each format: the bytes it takes, and the SQNR of the sum for each kind of outputs."""
+    """Draw a row for each format: the bytes it takes, and the SQNR of the sum for each kind of outputs."""
     figure.set_size_inches(11, 5.2)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(2, 3))
     names = sorted(result.kinds("sent_as", "combine"), key=bytes_of_a_row, reverse=True)

@@ -41,7 +41,7 @@ def _lognormal(rng: np.random.Generator, shape: tuple[int, int]) -> npt.NDArray[
 
 
 def _outliers(rng: np.random.Generator, shape: tuple[int, int]) -> npt.NDArray[np.floating]:
-    """Normal, with one channel in 64, the same ones in all rows, 10 to 100 times as large."""
+    """Draw normal values, with one channel in 64, the same ones in all rows, 10 to 100 times as large."""
     x = rng.standard_normal(shape, dtype=np.float32)
     loud = rng.permutation(shape[1])[: max(shape[1] // 64, 1)]
     x[:, loud] *= rng.uniform(10, 100, loud.size).astype(np.float32)
@@ -49,7 +49,7 @@ def _outliers(rng: np.random.Generator, shape: tuple[int, int]) -> npt.NDArray[n
 
 
 def _one_zero(rng: np.random.Generator, shape: tuple[int, int]) -> npt.NDArray[np.floating]:
-    """Normal, with one exact zero at a random place of each 128 of a row."""
+    """Draw normal values, with one exact zero at a random place of each 128 of a row."""
     x = rng.standard_normal(shape, dtype=np.float32)
     tiles = x.reshape(-1, 128)
     tiles[np.arange(len(tiles)), rng.integers(0, 128, len(tiles))] = 0
@@ -84,7 +84,7 @@ def activations(data: Data, rng: np.random.Generator, shape: tuple[int, int]) ->
 
 
 def below_one(x: npt.NDArray[np.floating]) -> Floats:
-    """The values in bfloat16 precision, times the power of two that puts the largest just below 1."""
+    """Return the values in bfloat16 precision, times the power of two that puts the largest just below 1."""
     rounded: Floats = x.astype(ml_dtypes.bfloat16).astype(np.float32)
     largest = float(np.abs(rounded).max(initial=0))
     return np.ldexp(rounded, -math.frexp(largest)[1])

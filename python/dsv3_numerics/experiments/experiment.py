@@ -1,4 +1,4 @@
-"""What an experiment is: jobs that measure, and what is told of their rows.
+"""Experiments as rows: jobs that measure, and what is told of their rows.
 
 An `Experiment` is a row of the table `EXPERIMENTS`. It makes a list of jobs, each of which returns rows of
 figures; everything told afterwards (tables, findings, plots, known figures beside the measured ones)
@@ -67,7 +67,7 @@ class PublishedFigure(NamedTuple):
     text: Callable[[float], str]
 
     def spelled(self, value: Quantity) -> str:
-        """A value, or a range, as text; in short where both ends read alike."""
+        """Return a value, or a range, as text; in short where both ends read alike."""
         ends = value if isinstance(value, tuple) else (value,)
         return " to ".join(dict.fromkeys(map(self.text, ends)))
 
@@ -133,7 +133,7 @@ class ExperimentData:
     seconds: float = 0.0
 
     def select(self, part: str, **where: Value) -> Iterator[Row]:
-        """The rows of a part with these values in their columns."""
+        """Yield the rows of a part with these values in their columns."""
         for row in self.rows:
             if row["part"] == part and all(row[column] == value for column, value in where.items()):
                 yield row
@@ -152,7 +152,7 @@ class ExperimentData:
         return float(found[0])
 
     def kinds(self, column: str, part: str, **where: Value) -> list[Any]:
-        """The different values of a column, in the order in which they appear.
+        """Return the different values of a column, in the order in which they appear.
 
         Raises
         ------
@@ -165,7 +165,7 @@ class ExperimentData:
         return found
 
     def findings(self) -> list[str]:
-        """The sentences that the figures allow."""
+        """Return the sentences that the figures allow."""
         return possible(self.experiment.findings, self)
 
     def comparison(self) -> list[tuple[PublishedFigure, Quantity]]:
@@ -179,7 +179,7 @@ class ExperimentData:
         return found
 
     def tables(self) -> list[ReportTable]:
-        """The report's tables; those without rows are left out."""
+        """Return the report's tables; those without rows are left out."""
         return [table for table in self.experiment.tables(self) if table.rows]
 
 
@@ -191,7 +191,7 @@ def pivot(
     text: Callable[[Row], str],
     **where: Value,
 ) -> tuple[list[str], list[list[str]]]:
-    """A table with a row for each value of one column and a column for each value of another.
+    """Return a table with a row for each value of one column and a column for each value of another.
 
     Empty where no row is like `where`.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,6 +12,7 @@ import numpy as np
 
 from ..report import charts
 from ..report.page import ReportTable
+from ..schemes import Group
 from . import network
 from .experiment import Experiment, ExperimentData, Job, PublishedFigure, Row, RunConfig
 from .network import BFLOAT16, DEEPSEEK_V3, FLOAT64, Optimizer, Size, Task, Training, held_out, train
@@ -35,10 +36,18 @@ TOKENS_OF_A_BATCH = 15360 * 4096
 F64, BF16, FP8 = "float64", "BF16", "FP8 recipe"
 
 
-def _expert(**changes: Any) -> Training:
-    """The FP8 recipe with other fields in all linear layers of its experts."""
-    expert = DEEPSEEK_V3.expert
-    up, down = (replace(layer, **changes) for layer in (expert.up, expert.down))
+def _expert(
+    blocks: Mapping[str, Group] | None = None, formats: Mapping[str, str] | None = None, **changes: Any
+) -> Training:
+    """Return the FP8 recipe with other groups, formats or fields in all linear layers of its experts."""
+    expert, layers = DEEPSEEK_V3.expert, []
+    for layer in (expert.up, expert.down):
+        for name, block in (blocks or {}).items():
+            layer = layer.replace(**{name: replace(getattr(layer, name), block=block)})
+        for name, fmt in (formats or {}).items():
+            layer = layer.replace(**{name: replace(getattr(layer, name), format=fmt)})
+        layers.append(layer.replace(**changes))
+    up, down = layers
     return replace(DEEPSEEK_V3, expert=replace(expert, up=up, down=down))
 
 
@@ -48,8 +57,8 @@ def _far_below(how: Training, size: Size) -> Training:
     return replace(how, loss_scale=2.0 ** round(math.log2(share)))
 
 
-WHOLE_ROW = 1 << 20
-"""A tile longer than any row: without promotion, scales cannot change within a sum."""
+BY_ROW: dict[str, Group] = {"activations": (1, None), "weights": (None, None), "gradients": (1, None)}
+"""One scale for each row: without promotion, scales cannot change within a sum."""
 
 
 class Variant(NamedTuple):
@@ -65,10 +74,10 @@ VARIANTS: dict[str, Variant] = {
     BF16: Variant("#0072B2", BFLOAT16),
     FP8: Variant("#D55E00", DEEPSEEK_V3),
     "float32 sums": Variant("#009E73", _expert(accumulator="float32")),
-    "one scale per row": Variant("#56B4E9", _expert(tile=WHOLE_ROW)),
-    "one scale per row, never promoted": Variant("#332288", _expert(tile=WHOLE_ROW, promote_every=None)),
-    "dy in 128x128 blocks in Dgrad": Variant("#CC79A7", _expert(gradient_blocks=True)),
-    "E5M2 gradients": Variant("#E69F00", _expert(gradient_dtype="float8_e5m2")),
+    "one scale per row": Variant("#56B4E9", _expert(blocks=BY_ROW)),
+    "one scale per row, never promoted": Variant("#332288", _expert(blocks=BY_ROW, promote_every=None)),
+    "dy in 128x128 blocks in Dgrad": Variant("#CC79A7", _expert(blocks={"gradients": (128, 128)})),
+    "E5M2 gradients": Variant("#E69F00", _expert(formats={"gradients": "float8_e5m2"})),
     "float32 moments": Variant("#882255", replace(DEEPSEEK_V3, moments=np.float32)),
     "tiny gradients, no floor": Variant("#117733", _expert(gradient_floor=0.0), small=True),
     "tiny gradients, floor of 1e-4": Variant("#AA4499", DEEPSEEK_V3, small=True),
@@ -79,7 +88,7 @@ MAIN = (F64, BF16, FP8)
 
 
 def jobs(config: RunConfig) -> list[Job]:
-    """A run for each start and variant; a start's three main runs first."""
+    """Return a run for each start and variant; a start's three main runs first."""
     size = QUICK if config.quick else FULL
     seeds, some = (2, 1) if config.quick else (5, 2)
     runs = [("main", size, seed, name) for seed in range(seeds) for name in MAIN]
@@ -114,7 +123,7 @@ def _run(config: RunConfig, sizes: str, size: Size, seed: int, name: str) -> lis
 def curve(
     result: ExperimentData, name: str, start: Any, sizes: str = "main"
 ) -> tuple[list[float], list[float]]:
-    """The steps and the smoothed losses of one run; LookupError where it was not done."""
+    """Return the steps and the smoothed losses of one run; LookupError where it was not done."""
     rows = list(result.select("loss", sizes=sizes, start=start, recipe=name))
     if not rows:
         raise LookupError(f"no run of {name} from start {start}")
@@ -126,7 +135,7 @@ def curve(
 
 
 def gaps(result: ExperimentData, name: str, start: Any, to: str = BF16, sizes: str = "main") -> list[float]:
-    """The smoothed losses of one run over those of another from the same start, less 1."""
+    """Return the smoothed losses of one run over those of another from the same start, less 1."""
     (_, one), (_, other) = (curve(result, n, start, sizes) for n in (name, to))
     if len(one) != len(other):
         raise LookupError("an unfinished run")
@@ -139,7 +148,7 @@ def _held_out(result: ExperimentData, name: str, start: Any, to: str = BF16, siz
 
 
 def _starts(result: ExperimentData, name: str, to: str = BF16, sizes: str = "main") -> list[Any]:
-    """The starts from which both were run."""
+    """Return the starts from which both were run."""
     both = [{row["start"] for row in result.select("final", sizes=sizes, recipe=n)} for n in (name, to)]
     found = sorted(both[0] & both[1], key=str)
     if not found:
@@ -150,7 +159,7 @@ def _starts(result: ExperimentData, name: str, to: str = BF16, sizes: str = "mai
 def _finals(
     result: ExperimentData, name: str, to: str = BF16, sizes: str = "main"
 ) -> tuple[list[float], list[float]]:
-    """The last gaps of the smoothed training loss, and those of the held-out loss, of every start."""
+    """Return the last gaps of the smoothed training loss, and those of the held-out loss, of every start."""
     starts = _starts(result, name, to, sizes)
     return (
         [gaps(result, name, s, to, sizes)[-1] for s in starts],
@@ -306,7 +315,7 @@ def _plot(result: ExperimentData, figure: Figure) -> None:
 
 
 def _plot_variants(result: ExperimentData, figure: Figure) -> None:
-    """The final gap of every run, by variant."""
+    """Draw the final gap of every run, by variant."""
     figure.set_size_inches(10, 5.0)
     axes = figure.add_subplot()
     names = [name for name in VARIANTS if name != BF16]

@@ -34,7 +34,7 @@ Load = Callable[[str], Floats]
 
 
 def jobs(config: RunConfig) -> list[Job]:
-    """A job for each kind of data in each format, each span in each format, and each size under DeepEP."""
+    """Return a job for each kind of data and each span, in each format, and each size under DeepEP."""
     rows = 32 if config.quick else 585  # of 7168: 4.2 million values, as many as the published figures are of
 
     @lru_cache(maxsize=1)  # the jobs of one kind of data follow each other
@@ -69,7 +69,7 @@ def jobs(config: RunConfig) -> list[Job]:
 
 
 def weights(limit: int | None = None) -> Floats:
-    """The matrices of the study's demo, in rows of 1024.
+    """Return the matrices of the study's demo, in rows of 1024.
 
     Whole tiles of 128 of each row, one after the other: no tile has values of two rows.
     """
@@ -174,7 +174,7 @@ def _size(rng: Callable[[], np.random.Generator], rows: int, size: int) -> list[
 
 
 def _bias(rng: Callable[[], np.random.Generator], tiles: int, density: str, rounding: Rounding) -> list[Row]:
-    """The bias of magnitudes where nothing but the density matters: every tile has all 32 octaves.
+    """Return the bias of magnitudes where nothing but the density matters: every tile has all 32 octaves.
 
     Each tile is given both ends of its range, which are not counted. Stochastic rounding draws its bits from
     the seed 0.

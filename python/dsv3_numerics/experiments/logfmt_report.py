@@ -210,7 +210,7 @@ def _fallback(result: ExperimentData) -> str:
 
 
 def crossing(result: ExperimentData, column: str) -> float:
-    """The span at which LogFMT-8's error reaches E4M3's, interpolated between the spans that were tried.
+    """Return the span at which LogFMT-8's error reaches E4M3's, interpolated between those tried.
 
     Only where the tile is wide enough for E4M3's error to be that of all its phases (8 octaves and more).
     """

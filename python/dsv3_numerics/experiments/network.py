@@ -16,20 +16,28 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from ..expert import PRESETS as EXPERT
-from ..expert import ExpertRecipe, Saved, Weights, backward, cast, forward
-from ..linear import PRESETS as LINEAR
-from ..linear import LinearRecipe, dgrad, fprop, wgrad
+from ..training import (
+    ExpertRecipe,
+    ExpertWeights,
+    LinearRecipe,
+    SavedActivations,
+    dgrad,
+    expert_backward,
+    expert_forward,
+    fprop,
+    quantize_weights,
+    wgrad,
+)
 from .experiment import RunConfig
 
 Floats = NDArray[Any]
 
 EPSILON = 1e-6
-"""Of the norms."""
+"""Epsilon of the norms."""
 
 
 class Size(NamedTuple):
-    """Of a network and its training: `tokens` in each of `parts` micro-batches of a step."""
+    """Sizes of a network and its training: `tokens` in each of `parts` micro-batches of a step."""
 
     hidden: int
     inner: int
@@ -38,6 +46,9 @@ class Size(NamedTuple):
     tokens: int
     parts: int
     steps: int
+
+
+EXPERT, HEAD = ExpertRecipe(), LinearRecipe.preset("bf16")
 
 
 @dataclass(frozen=True)
@@ -58,8 +69,8 @@ class Training:
         What gradients are multiplied by, from the loss to the weights, where it is divided out.
     """
 
-    expert: ExpertRecipe = EXPERT["deepseek_v3"]
-    head: LinearRecipe = LINEAR["bfloat16"]
+    expert: ExpertRecipe = EXPERT
+    head: LinearRecipe = HEAD
     numbers: Any = ml_dtypes.bfloat16
     master: Any = np.float32
     moments: Any = ml_dtypes.bfloat16
@@ -80,7 +91,7 @@ class Optimizer(NamedTuple):
     """Last rate over the highest."""
 
     def rate_at(self, step: int, steps: int) -> float:
-        """The rate of a step, from 0."""
+        """Return the rate of a step, from 0."""
         rising = max(round(self.warm * steps), 1)
         if step < rising:
             return self.rate * (step + 1) / rising
@@ -113,7 +124,7 @@ class Task:
         )
 
     def batch(self, tokens: int, *key: str | int) -> tuple[Floats, NDArray[np.intp]]:
-        """Inputs, in bfloat16 precision, and labels; the same for the same key."""
+        """Draw inputs, in bfloat16 precision, and labels; the same for the same key."""
         rng = self.config.rng("fit", self.seed, *key)
         z = rng.standard_normal((tokens, self.size.hidden))
         logits = np.tanh(z @ self.teacher[0].T) @ self.teacher[1].T
@@ -125,9 +136,9 @@ Parameters = dict[str, Floats]
 """Weights, or what belongs to them, by name: ``0.gate``, ``0.up``, ``0.down``, ..., ``head``."""
 
 
-def layer(parameters: Parameters, index: int) -> Weights:
-    """Those of one expert."""
-    return Weights(*(parameters[f"{index}.{name}"] for name in Weights._fields))
+def layer(parameters: Parameters, index: int) -> ExpertWeights:
+    """Return those of one expert."""
+    return ExpertWeights(*(parameters[f"{index}.{name}"] for name in ExpertWeights._fields))
 
 
 def start(task: Task) -> Parameters:
@@ -147,17 +158,17 @@ class Network:
 
     def __init__(self, parameters: Parameters, layers: int, how: Training) -> None:
         self.how = how
-        self.layers = [cast(layer(parameters, i), recipe=how.expert) for i in range(layers)]
-        self.head = how.head.weights(parameters["head"])
+        self.layers = [quantize_weights(layer(parameters, i), recipe=how.expert) for i in range(layers)]
+        self.head = how.head.quantize_weights(parameters["head"])
 
     def loss(self, x: Floats, labels: NDArray[np.intp]) -> float:
-        """The mean cross entropy, in nats."""
+        """Return the mean cross entropy, in nats."""
         return self._forward(x, labels)[0]
 
     def gradients(
         self, x: Floats, labels: NDArray[np.intp], so_far: Parameters | None, share: float
     ) -> tuple[float, Parameters]:
-        """The loss, and the gradients of `share` times it added to those so far."""
+        """Return the loss, and the gradients of `share` times it added to those so far."""
         how = self.how
         loss, probabilities, last, kept = self._forward(x, labels)
         probabilities[np.arange(len(labels)), labels] -= 1
@@ -169,19 +180,19 @@ class Network:
         for i in reversed(range(len(self.layers))):
             norm, saved = kept[i]
             c_layer = None if so_far is None else layer(so_far, i)
-            got = backward(stream, saved, self.layers[i], c=c_layer, recipe=how.expert)
-            found |= {f"{i}.{name}": w for name, w in zip(Weights._fields, got.weights, strict=True)}
+            got = expert_backward(stream, saved, self.layers[i], c=c_layer, recipe=how.expert)
+            found |= {f"{i}.{name}": w for name, w in zip(ExpertWeights._fields, got.weights, strict=True)}
             through = self._round(norm.backward(got.x))
             stream = self._round(stream.astype(np.float64) + through.astype(np.float64))
         return loss, found
 
     def _forward(
         self, x: Floats, labels: NDArray[np.intp]
-    ) -> tuple[float, Floats, Norm, list[tuple[Norm, Saved]]]:
+    ) -> tuple[float, Floats, Norm, list[tuple[Norm, SavedActivations]]]:
         stream, kept = x.astype(self.how.numbers), []
         for weights in self.layers:
             norm = Norm.of(stream, self.how.numbers)
-            y, saved = forward(norm.normal, weights, recipe=self.how.expert)
+            y, saved = expert_forward(norm.normal, weights, recipe=self.how.expert)
             stream = self._round(stream.astype(np.float64) + y.astype(np.float64))
             kept.append((norm, saved))
         last = Norm.of(stream, self.how.numbers)
@@ -222,7 +233,7 @@ def narrow(x: Floats, dtype: Any) -> Floats:
 
 
 class AdamW:
-    """Weights in the master precision, and their moments."""
+    """ExpertWeights in the master precision, and their moments."""
 
     def __init__(self, parameters: Parameters, how: Training, settings: Optimizer, steps: int) -> None:
         self.how, self.settings, self.steps = how, settings, steps
@@ -249,7 +260,7 @@ class AdamW:
 
 
 def train(task: Task, how: Training, settings: Optimizer) -> Iterator[tuple[float, Parameters]]:
-    """The loss of each step, and the weights after it."""
+    """Yield the loss of each step, and the weights after it."""
     size = task.size
     optimizer = AdamW(start(task), how, settings, size.steps)
     for step in range(size.steps):
@@ -264,11 +275,13 @@ def train(task: Task, how: Training, settings: Optimizer) -> Iterator[tuple[floa
         yield sum(losses) / size.parts, optimizer.weights
 
 
-FLOAT64 = Training(EXPERT["float64"], LINEAR["float64"], np.float64, np.float64, np.float64)
-BFLOAT16 = Training(EXPERT["bfloat16"], moments=np.float32)
+FLOAT64 = Training(
+    ExpertRecipe.preset("float64"), LinearRecipe.preset("float64"), np.float64, np.float64, np.float64
+)
+BFLOAT16 = Training(ExpertRecipe.preset("bf16"), moments=np.float32)
 DEEPSEEK_V3 = Training()
 
 
 def held_out(task: Task, weights: Parameters, tokens: int) -> float:
-    """The loss on inputs that no batch had, in float64: what was learned, whatever it was learned in."""
+    """Return the loss on inputs that no batch had, in float64, whatever it was learned in."""
     return Network(weights, task.size.layers, FLOAT64).loss(*task.batch(tokens, "held out"))

@@ -42,7 +42,7 @@ class Operands(NamedTuple):
     exact: Float64s
 
     def corner(self, outputs: int) -> Operands:
-        """The operands of the first rows and columns of the product, for units that are slow to emulate."""
+        """Return the operands of a corner of the product, for units that are slow to emulate."""
         return Operands(self.a[:outputs], self.b[:outputs], self.exact[:outputs, :outputs])
 
 
@@ -60,12 +60,12 @@ def draw(
 
 
 def largest_for(accumulator: str) -> float:
-    """The magnitude to scale operands to."""
+    """Return the magnitude to scale operands to."""
     return LARGEST_F16 if accumulator_info(accumulator).result == "float16" else LARGEST
 
 
 def multiply(operands: Operands, accumulator: str, promote_every: int | None) -> npt.NDArray[np.float32]:
-    """The product as an accumulator makes it; its inputs in E4M3 if it takes that."""
+    """Return the product as an accumulator makes it; its inputs in E4M3 if it takes that."""
     inputs = accumulator_info(accumulator).inputs
     a, b = operands.a, operands.b
     if E4M3 not in inputs:
@@ -98,7 +98,7 @@ def errors(exact: Float64s, found: npt.NDArray[np.float32]) -> Row:
 
 
 def measure(operands: Operands, accumulator: str, promote_every: int | None) -> Row:
-    """The errors of one product."""
+    """Return the errors of one product."""
     return errors(operands.exact, multiply(operands, accumulator, promote_every))
 
 
@@ -111,11 +111,11 @@ MEASURES = {
     "frobenius": "Frobenius",
     "drift": "drift",
 }
-"""What tables call the columns of `errors`; magnitudes are meant, but of the drift."""
+"""Names of the columns of `errors` in tables; magnitudes are meant, but of the drift."""
 
 
 def number(row: Row, column: str) -> float:
-    """A figure of a row; NaN where there is none."""
+    """Return a figure of a row; NaN where there is none."""
     value = row[column]
     return float(value) if isinstance(value, int | float) else float("nan")
 
@@ -126,7 +126,7 @@ def cell(column: str) -> Callable[[Row], str]:
 
 
 def percent(value: float) -> str:
-    """A relative error as text, to three digits however small.
+    """Return a relative error as text, to three digits however small.
 
     Examples
     --------
@@ -138,7 +138,7 @@ def percent(value: float) -> str:
 
 
 def between(values: Iterable[float]) -> str:
-    """The lowest and the highest as text, once if they read alike.
+    """Return the lowest and the highest as text, once if they read alike.
 
     Examples
     --------

@@ -9,7 +9,7 @@ from .saved import Result
 
 
 def prepare(experiment: Experiment, *, seed: int = 0, quick: bool = False) -> tuple[Result, list[Job]]:
-    """An empty result and the jobs to execute it with."""
+    """Return an empty result and the jobs to execute it with."""
     if seed < 0:
         raise ValueError(f"seed: found {seed}, expected 0 or more")
     config = RunConfig(seed, quick)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -11,22 +10,28 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from ..expert import PRESETS as EXPERT
-from ..expert import ExpertRecipe, Weights, expert_errors
-from ..linear import PRESETS as LINEAR
-from ..linear import LinearRecipe, ProductError, dgrad, linear_errors
 from ..quant import Scale, quantize_tiles
+from ..training import (
+    ExpertRecipe,
+    ExpertWeights,
+    LinearRecipe,
+    ProductError,
+    dgrad,
+    expert_errors,
+    linear_errors,
+)
 from .draws import ACTIVATIONS, Data
 from .experiment import Job, Row, RunConfig
 
 Floats = NDArray[np.float32]
 
-V3 = LINEAR["deepseek_v3"]
-WHOLE_ROW = 1 << 20
+V3 = LinearRecipe()
+EXPERT_V3 = ExpertRecipe()
+E5M2 = "e5m2:1x128:f32"
 
 
 class Shape(NamedTuple):
-    """Of a layer, and of an expert: about a quarter of DeepSeek-V3's 7168 and 2048."""
+    """Sizes of a layer, and of an expert: about a quarter of DeepSeek-V3's 7168 and 2048."""
 
     tokens: int
     inputs: int
@@ -38,7 +43,7 @@ QUICK = Shape(256, 384, 160)
 
 
 def _channels(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.floating]:
-    """Normal, in channels of lognormal size."""
+    """Draw normal values, in channels of lognormal size."""
     sizes: NDArray[np.float64] = np.exp(rng.standard_normal(shape[1]))
     return rng.standard_normal(shape) * sizes
 
@@ -49,49 +54,50 @@ DATA: tuple[Data, ...] = (
 )
 
 LAYERS: dict[str, LinearRecipe] = {
-    "BF16": LINEAR["bfloat16"],
+    "BF16": LinearRecipe.preset("bf16"),
     "FP8, float32 scales": V3,
-    "FP8 after attention": LINEAR["after_attention"],
-    "FP8 up projection": LINEAR["up_projection"],
-    "FP8 down projection": LINEAR["down_projection"],
-    "FP8, all scales 2^k": replace(
-        V3, activation_scale="ue8m0", gradient_scale="ue8m0", weight_scale="ue8m0"
+    "FP8 after attention": LinearRecipe.preset("after_attention"),
+    "FP8 up projection": LinearRecipe.preset("up_projection"),
+    "FP8 down projection": LinearRecipe.preset("down_projection"),
+    "FP8, all scales 2^k": LinearRecipe("e4m3:1x128:ue8m0", "e4m3:128x128:ue8m0", "e4m3:1x128:ue8m0"),
+    "FP8, E5M2 gradients": V3.replace(gradients=E5M2),
+    "FP8, Blackwell's sums": V3.replace(accumulator="blackwell_fp8"),
+    "FP8, exact sums": V3.replace(accumulator="exact"),
+    "FP8, one scale per row": LinearRecipe("e4m3:row:f32", "e4m3:tensor:f32", "e4m3:row:f32"),
+    "FP8, one scale per row, never promoted": LinearRecipe(
+        "e4m3:row:f32", "e4m3:tensor:f32", "e4m3:row:f32", promote_every=None
     ),
-    "FP8, E5M2 gradients": replace(V3, gradient_dtype="float8_e5m2"),
-    "FP8, Blackwell's sums": replace(V3, accumulator="blackwell_fp8"),
-    "FP8, exact sums": replace(V3, accumulator="exact"),
-    "FP8, one scale per row": replace(V3, tile=WHOLE_ROW),
-    "FP8, one scale per row, never promoted": replace(V3, tile=WHOLE_ROW, promote_every=None),
 }
 """float64, which all are held against, loses nothing."""
 
 
 def _everywhere(recipe: ExpertRecipe, **changes: Any) -> ExpertRecipe:
-    return replace(recipe, up=replace(recipe.up, **changes), down=replace(recipe.down, **changes))
+    return recipe.replace(up=recipe.up.replace(**changes), down=recipe.down.replace(**changes))
 
 
 EXPERTS: dict[str, ExpertRecipe] = {
-    "BF16": EXPERT["bfloat16"],
-    "FP8": EXPERT["deepseek_v3"],
-    "FP8, float32 scales": _everywhere(
-        EXPERT["deepseek_v3"], activation_scale="float32", gradient_scale="float32"
+    "BF16": ExpertRecipe.preset("bf16"),
+    "FP8": EXPERT_V3,
+    "FP8, float32 scales": _everywhere(EXPERT_V3, activations="e4m3:1x128:f32", gradients="e4m3:1x128:f32"),
+    "FP8, SwiGLU's inputs kept in BF16": EXPERT_V3.replace(saved="none"),
+    "FP8, E5M2 gradients": EXPERT_V3.replace(
+        up=EXPERT_V3.up.replace(gradients=E5M2),
+        down=EXPERT_V3.down.replace(gradients="e5m2:1x128:ue8m0"),
     ),
-    "FP8, SwiGLU's inputs kept in BF16": replace(EXPERT["deepseek_v3"], cache=None),
-    "FP8, E5M2 gradients": _everywhere(EXPERT["deepseek_v3"], gradient_dtype="float8_e5m2"),
 }
 
 GROUPS: dict[str, LinearRecipe] = {
     "E4M3, 1x128": V3,
-    "E5M2, 1x128": replace(V3, gradient_dtype="float8_e5m2"),
-    "E4M3, 128x128": replace(V3, gradient_blocks=True),
-    "E5M2, 128x128": replace(V3, gradient_blocks=True, gradient_dtype="float8_e5m2"),
+    "E5M2, 1x128": V3.replace(gradients=E5M2),
+    "E4M3, 128x128": V3.replace(gradients="e4m3:128x128:f32"),
+    "E5M2, 128x128": V3.replace(gradients="e5m2:128x128:f32"),
 }
 """How Dgrad takes dy."""
 
 FLOORS: dict[str, LinearRecipe] = {
     "E4M3, floor of 1e-4": V3,
-    "E5M2, floor of 1e-4": replace(V3, gradient_dtype="float8_e5m2"),
-    "E4M3, no floor": replace(V3, gradient_floor=0.0),
+    "E5M2, floor of 1e-4": V3.replace(gradients=E5M2),
+    "E4M3, no floor": V3.replace(gradient_floor=0.0),
 }
 
 SPREADS = (0, 1, 2, 3, 4, 5, 6)
@@ -142,14 +148,14 @@ def _layer(config: RunConfig, shape: Shape, data: Data) -> tuple[Floats, Floats,
     return _bfloat16(x), _bfloat16(w), _bfloat16(dy)
 
 
-def _expert(config: RunConfig, shape: Shape) -> tuple[Floats, Weights, Floats]:
+def _expert(config: RunConfig, shape: Shape) -> tuple[Floats, ExpertWeights, Floats]:
     """x with loud channels; weights that keep sizes; dy like that of a layer."""
     rng = config.rng("training", "expert")
     outliers = next(data for data in DATA if data.name == "outliers")
     x = outliers.draw(rng, (shape.tokens, shape.inputs))
     x = x / np.sqrt(np.mean(x * x, axis=1, keepdims=True))
     sides = (shape.outputs, shape.inputs), (shape.outputs, shape.inputs), (shape.inputs, shape.outputs)
-    w = Weights(*(_bfloat16(rng.standard_normal(s) / np.sqrt(s[1])) for s in sides))
+    w = ExpertWeights(*(_bfloat16(rng.standard_normal(s) / np.sqrt(s[1])) for s in sides))
     dy = (
         0.01
         * rng.standard_normal((shape.tokens, shape.inputs))
@@ -169,8 +175,10 @@ def _regroup(config: RunConfig, shape: Shape, data: Data) -> Iterator[Row]:
         ("float8_e4m3fn", "float32"), ("float8_e4m3fn", "ue8m0"), ("e5m6", "float32"), ("e5m6", "ue8m0")
     )  # fmt: skip
     for stored, scale in kinds:
-        recipe = LinearRecipe(activation_scale=scale, stored_dtype=stored)
-        first = recipe.stored(x)
+        words = {name: f"{name}:1x128:{'f32' if scale == 'float32' else scale}" for name in ("e4m3", "e5m6")}
+        saved = words["e5m6" if stored == "e5m6" else "e4m3"]
+        recipe = LinearRecipe(words["e4m3"], saved_activations=saved)
+        first = recipe.save_activations(x)
         assert not isinstance(first, np.ndarray)
         again = recipe.activation_columns(first)
         assert not isinstance(again, np.ndarray)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BAR = 1e-3
-"""Of DeepGEMM's tests, for ``1 - 2<x, y> / (<x, x> + <y, y>)``."""
+"""Bar of DeepGEMM's tests, for ``1 - 2<x, y> / (<x, x> + <y, y>)``."""
 
 
 def _tables(result: ExperimentData) -> Iterator[ReportTable]:
@@ -88,7 +88,7 @@ _SCALES = {"float32": "float32", "ue8m0": "2^k"}
 def _regrouped(
     result: ExperimentData, column: str, scale: str, stored: str = "float8_e4m3fn"
 ) -> tuple[float, float]:
-    """The lowest and the highest over the data."""
+    """Return the lowest and the highest over the data."""
     found = [number(row, column) for row in result.select("regroup", stored=stored, scale=scale)]
     if not found:
         raise LookupError("nothing regrouped")
@@ -96,7 +96,7 @@ def _regrouped(
 
 
 def _channels_of(result: ExperimentData, column: str, scale: str) -> float:
-    """The figure for x in channels of different size."""
+    """Return the figure for x in channels of different size."""
     return result.value(column, "regroup", data="channels", scale=scale, stored="float8_e4m3fn")
 
 
@@ -239,7 +239,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 
 
 def _plot_regroup(result: ExperimentData, figure: Figure) -> None:
-    """The error of x: cast once, and regrouped with either kind of scale."""
+    """Draw the error of x: cast once, and regrouped with either kind of scale."""
     figure.set_size_inches(10, 4.2)
     axes = figure.add_subplot()
     looks: dict[str, tuple[str, str, str, charts.Style]] = {
@@ -283,7 +283,7 @@ def _plot_expert(result: ExperimentData, figure: Figure) -> None:
 
 
 def _plot_gradients(result: ExperimentData, figure: Figure) -> None:
-    """What gradients suffer: tokens of different size in one block, and the floor."""
+    """Draw what gradients suffer: tokens of different size in one block, and the floor."""
     figure.set_size_inches(13, 5)
     left, right = figure.subplots(1, 2)
     series, styles = {}, {}

@@ -34,7 +34,7 @@ UNITS: dict[str, Unit] = {
 
 
 def title(accumulator: str) -> str:
-    """What an accumulator is called."""
+    """Name an accumulator for people."""
     return UNITS[accumulator].title
 
 
@@ -43,5 +43,5 @@ STYLES: dict[str, Style] = {unit.title: unit.style for unit in UNITS.values()}
 
 
 def how(promote_every: int | None) -> str:
-    """What an interval is called."""
+    """Name an interval for people."""
     return "never promoted" if promote_every is None else f"promoted every {promote_every}"

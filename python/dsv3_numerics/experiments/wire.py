@@ -1,4 +1,4 @@
-"""What a tensor is sent as: formats with their scales, and LogFMT in its readings, as one table."""
+"""Formats that tensors are sent in: those with their scales, and LogFMT in its readings, as one table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Floats = npt.NDArray[np.float32]
 
 
 class Received(NamedTuple):
-    """What arrives: the values, the bits sent for each, and the share that LogFMT left in bfloat16."""
+    """Arrival of a tensor: the values, the bits sent for each, and the share that LogFMT left in bfloat16."""
 
     values: Floats
     bits_per_element: float
@@ -39,7 +39,7 @@ class Wire(NamedTuple):
         return Received(sent.dequantize(), sent.bits_per_element, escaped)
 
     def bits(self, rows: int, cols: int) -> int:
-        """What rows of values take, with scales; a scheme's size, known without the values."""
+        """Count the bits of rows of values, with scales; a scheme's size, known without the values."""
         found = Scheme.parse(self.scheme).bits(rows, cols)
         assert found is not None
         return found
@@ -73,7 +73,7 @@ WIRES = FLOATS + LOGFMT
 
 
 def pick(*names: str) -> list[Wire]:
-    """Some of `WIRES`, by their names.
+    """Return some of `WIRES`, by their names.
 
     Examples
     --------

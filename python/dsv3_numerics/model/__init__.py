@@ -3,13 +3,16 @@
 Lives here: the settings (`config`), which tensors there are (`weights`), what runs in which format (`recipe`,
 `fields`), the steps that it is about (`operations`), the layers made of them, each usable
 alone (`attention`, `experts`, `layers`), the latent cache (`cache`), the model with its traces (`model`),
-generation (`generation`), what routing asks of a cluster (`routing`), and random checkpoints to try things on
-(`synthetic`). The arithmetic is the core's; the same forward as a textbook is `reference.model`.
+generation (`generation`), what routing asks of a cluster (`routing`), random checkpoints to try things on
+(`synthetic`), and a trained one (`demo`, `byte_tokenizer`). The arithmetic is the core's;
+the same forward as a textbook is `reference.model`.
 """
 
 from .attention import MLA
+from .byte_tokenizer import ByteTokenizer
 from .cache import Cache
 from .config import Config, Yarn
+from .demo import demo_checkpoint, demo_text
 from .experts import MLP, Gate, MoE
 from .generation import Generation, Sampler, Speculation, generate, stream
 from .layers import MTP, Block
@@ -28,6 +31,7 @@ __all__ = [
     "MTP",
     "PRESETS",
     "Block",
+    "ByteTokenizer",
     "Cache",
     "Config",
     "Done",
@@ -47,6 +51,8 @@ __all__ = [
     "Watch",
     "Yarn",
     "attention_shapes",
+    "demo_checkpoint",
+    "demo_text",
     "expected",
     "generate",
     "random_checkpoint",

@@ -210,7 +210,7 @@ class MLA(Layer):
             yield start, min(start + size, heads)
 
     def _cheaper(self, new: int, positions: int) -> bool:
-        """Whether the absorbed form takes fewer multiplications."""
+        """Tell whether the absorbed form takes fewer multiplications."""
         c = self.config
         up, rope = c.qk_nope_head_dim + c.v_head_dim, c.qk_rope_head_dim
         naive = positions * c.kv_lora_rank * up + new * positions * (up + rope)

@@ -83,7 +83,7 @@ class Cache:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the array."""
+        """Bytes of the array."""
         return self.data.dtype
 
     @property
@@ -104,7 +104,7 @@ class Cache:
             row[past : past + new] = self.format.write(fresh)
 
     def seen(self, layer: int, new: int, dtype: np.dtype[Any]) -> list[NDArray[Any]]:
-        """What is held of each sequence and the `new` behind it, (tokens, channels); no copy of `dtype`."""
+        """Return each sequence's latents and the `new` behind them, (tokens, channels)."""
         held = zip(self.data[layer], self.lengths.tolist(), strict=True)
         return [self.format.read(row[: past + new], dtype) for row, past in held]
 

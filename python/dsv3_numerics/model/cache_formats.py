@@ -1,4 +1,4 @@
-"""What the cache keeps of a token: where the bytes of a latent and of its rotary key go.
+"""Layout of a token in the cache: where the bytes of a latent and of its rotary key go.
 
 Lives here: the layout of a scheme's codes and scales, there and back. Room and lengths are `cache`'s.
 """

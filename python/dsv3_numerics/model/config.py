@@ -177,7 +177,7 @@ class Config:
 
     @property
     def softmax_scale(self) -> float:
-        """What attention logits are multiplied by."""
+        """Return the factor of attention logits."""
         yarn = self.rope_scaling
         warm = 1.0
         if yarn is not None and yarn.factor > 1:
@@ -185,7 +185,7 @@ class Config:
         return float((self.qk_nope_head_dim + self.qk_rope_head_dim) ** -0.5 * warm**2)
 
     def is_moe(self, layer: int) -> bool:
-        """Whether a layer has experts; those of multi-token prediction, beyond the last, always have."""
+        """Tell whether a layer has experts; those of multi-token prediction, beyond the last, always have."""
         return layer >= self.first_k_dense_replace or layer >= self.num_hidden_layers
 
 

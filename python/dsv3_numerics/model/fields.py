@@ -1,4 +1,4 @@
-"""What the fields of a recipe may be: schemes, by a predicate that gives its reason, and words out of a list.
+"""Values of a recipe's fields: schemes, by a predicate that gives its reason, and words out of a list.
 
 Lives here: the predicates, how a value given for a field is read, and the spellings of older files. Which
 fields go together is `recipe`'s.
@@ -6,8 +6,7 @@ fields go together is `recipe`'s.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -127,24 +126,9 @@ def scheme_of(field: str, value: Any) -> Scheme:
     return scheme
 
 
-def dtype_word(value: Any) -> Any:
-    """A compute dtype by its one name."""
-    return "bf16" if value == "bfloat16" else value
-
-
 def modern(field: str, word: Any) -> Any:
-    """What a word of an older file is called now."""
+    """Give the present name of a word in an older file."""
     return _OLD_WORDS.get((field, word), word) if isinstance(word, str) else word
-
-
-def one_of(found: Any, name: str, possible: Iterable[str]) -> None:
-    """Refuse a word that is not in a table: the message lists what is."""
-    words = list(possible)
-    if isinstance(found, str) and found in words:
-        return
-    close = difflib.get_close_matches(str(found), words, 1)
-    hint = f" (did you mean {close[0]}?)" if close else ""
-    raise ValueError(f"{name}: found {found!r}, expected one of {', '.join(words)}{hint}")
 
 
 def codes_of(scheme: Scheme, compute: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Whether a recipe fits the weights that are there: found out before any work, all that is wrong at once.
+"""Check of a recipe against the weights that are there: made before any work, all that is wrong at once.
 
 Lives here: what a checkpoint may hold for each scheme of a recipe's `weights`, and the message that says
 what is possible instead.
@@ -42,13 +42,13 @@ _COMMON = (
 
 
 def is_quantized(name: str) -> bool:
-    """Whether a recipe's `weights` is about the tensor of this name."""
+    """Tell whether a recipe's `weights` is about the tensor of this name."""
     parts = name.split(".")
     return len(parts) > 1 and parts[-1] == "weight" and parts[-2] in QUANTIZED
 
 
 def powers_of_two(scales: Any) -> bool:
-    """Whether UE8M0 could hold these scales (zero is none, but what it multiplies is zero)."""
+    """Tell whether UE8M0 could hold these scales (zero is none, but what it multiplies is zero)."""
     return bool(((np.frexp(scales)[0] == 0.5) | (scales == 0)).all())
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Ids = NDArray[np.int64]
 Settings: TypeAlias = dict[str, Any]
-"""What every forward is given: absorbed and recipe."""
+"""Settings of every forward: absorbed and recipe."""
 
 
 @dataclass
@@ -65,7 +65,7 @@ class Speculation:
 
 @dataclass
 class Generation:
-    """What `generate` gives.
+    """Outcome of `generate`.
 
     Attributes
     ----------

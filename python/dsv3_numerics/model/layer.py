@@ -1,4 +1,4 @@
-"""What all layers share: their tensors, how arrays and recipes come in, and the collector of intermediates.
+"""Common ground of all layers: their tensors, how arrays and recipes come in, the collector of intermediates.
 
 Lives here: `Layer` and `Trace`. The layers are in `attention`, `experts` and `layers`.
 """
@@ -33,7 +33,7 @@ class Trace:
         self.found: dict[str, Array] = {}
 
     def wants(self, name: str) -> bool:
-        """Whether to keep what has this name."""
+        """Tell whether to keep what has this name."""
         return not name.endswith("probs") if self.wanted is None else name in self.wanted
 
     def put(self, name: str, value: Array) -> None:

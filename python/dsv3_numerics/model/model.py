@@ -158,7 +158,7 @@ class Model:
         return Cache(self.config, batch, capacity, dtype=self.dtype if dtype is None else dtype)
 
     def _operations(self, recipe: Choice, watch: Watch | None) -> Operations:
-        """Those of a recipe, which is held against all weights first."""
+        """Make the operations of a recipe, which is held against all weights first."""
         ops = Operations.of(recipe, self.dtype, watch)
         if ops.named and ops is not recipe:
             self.weights.check_fit(ops.recipe)
@@ -378,7 +378,7 @@ class Model:
         watch: Watch | None = None,
         trace: Trace = NO_TRACE,
     ) -> Array:
-        """What `mtp` puts through the head."""
+        """Return what `mtp` puts through the head."""
         if not 0 <= depth < len(self.mtp_layers):
             raise ValueError(f"depth: found {depth}, but the model has {len(self.mtp_layers)} layers of MTP")
         ids, _ = self._ids(next_ids)
@@ -437,7 +437,7 @@ class Model:
         return trace.found
 
     def trace_names(self) -> tuple[str, ...]:
-        """What `trace` can return."""
+        """List the names that `trace` can return."""
         names: list[str] = []
         for i in range(len(self.layers)):
             names += [f"layer{i}.{name}" for name in _layer_names(self.config.is_moe(i))]
@@ -449,7 +449,7 @@ class Model:
     def operations(
         self, recipe: Recipe | str | None = None, ids: ArrayLike = (0,), **settings: Any
     ) -> list[Operation]:
-        """What a forward of some ids consists of, in order, and what a recipe makes of each operation.
+        """List the operations of a forward of some ids, in order, and what a recipe makes of each operation.
 
         Which experts there are depends on the ids. For the settings see `forward`.
         """

@@ -45,7 +45,7 @@ class Left:
         return left
 
     def arrays(self) -> tuple[Array, ...]:
-        """What came in: numbers, or codes and scales."""
+        """Operand as it came in: numbers, or codes and scales."""
         if self._arrived is not None:
             return self._arrived.codes, self._arrived.scales
         return (self._plain(),)
@@ -109,9 +109,10 @@ class Left:
 
 def some_of(q: Quantized, index: NDArray[np.int64]) -> Quantized:
     """Rows of codes whose groups lie within a row, or hold all rows."""
-    together = q.axis is None and q.block[0] > 1
-    scales = q.scales if together else q.scales[index]
-    return replace(q, codes=q.codes[index], scales=scales[: len(index)])
+    if q.axis is not None or q.block[0] == 1:
+        picked: Quantized = q[index]
+        return picked
+    return replace(q, codes=q.codes[index], scales=q.scales[: len(index)])
 
 
 def to_bfloat16(x: Array) -> Array:

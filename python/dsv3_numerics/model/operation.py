@@ -1,4 +1,4 @@
-"""What is said of an operation: its name, what went in, what came out, and how to do it again.
+"""Record of an operation: its name, what went in, what came out, and how to do it again.
 
 Lives here: the records that `operations` hands to a watch, and `Routing`, which a gate gives.
 """
@@ -35,7 +35,7 @@ class Operation(NamedTuple):
 
 
 class Done(NamedTuple):
-    """What a watch is told.
+    """Record of an operation that was done.
 
     Attributes
     ----------

@@ -38,7 +38,7 @@ class Operations:
 
     Parameters
     ----------
-    recipe : Recipe
+    recipe : Recipe or str
     watch : callable, optional
         Told of every operation.
     named : bool
@@ -49,20 +49,20 @@ class Operations:
     """
 
     def __init__(
-        self, recipe: Recipe, watch: Watch | None = None, *, named: bool = True, foreign: bool = False
+        self, recipe: Recipe | str, watch: Watch | None = None, *, named: bool = True, foreign: bool = False
     ) -> None:
-        self.recipe, self.watch, self.named, self._foreign = recipe, watch, named, foreign
+        self.recipe, self.watch, self.named, self._foreign = Recipe.of(recipe), watch, named, foreign
 
     @classmethod
     def of(
         cls, recipe: Recipe | str | Operations | None, dtype: np.dtype[Any], watch: Watch | None = None
     ) -> Operations:
-        """Those of a recipe, of a preset's name, or of the reference in a dtype."""
+        """Make the operations of a recipe, of a preset's name, or of the reference in a dtype."""
         if isinstance(recipe, Operations):
             return recipe
         if recipe is None:
             return cls(Recipe.preset(dtype.name), watch, named=False)
-        return cls(Recipe.of(recipe), watch)
+        return cls(recipe, watch)
 
     # --- Watching -------------------------------------------------------------------------------------------
 
@@ -94,13 +94,13 @@ class Operations:
         return as_numbers(x, self.recipe) if self._foreign else x
 
     def _through(self, scheme: Scheme, x: Array) -> Array:
-        """What is left of numbers that have been in a scheme."""
+        """Return what is left of numbers that have been in a scheme."""
         lossless = scheme.is_identity or (self.recipe.bfloat16 and str(scheme) == "bf16")
         return x if lossless else scheme.read_back(x)
 
     @property
     def _alone(self) -> bool:
-        """Whether inputs may be written to."""
+        """Tell whether inputs may be written to."""
         return self.watch is None and not self._foreign
 
     # --- Linear layers --------------------------------------------------------------------------------------
@@ -254,7 +254,7 @@ class Operations:
 
     @property
     def splits(self) -> bool:
-        """Whether naive attention has its keys and values made by a linear layer of their own."""
+        """Tell whether naive attention has its keys and values made by a linear layer of their own."""
         return (
             self.watch is not None
             or not self.recipe.activations.is_identity

@@ -18,6 +18,7 @@ import numpy as np
 
 from .._arrays import positive
 from .._atomic import replacing
+from .._recipes import PresetFamily, dtype_word, one_of
 from ..accumulator import AccumulatorInfo, accumulator_info, accumulators
 from ..schemes import Identity, OwnScheme, Scaled, Scheme
 from .fields import (
@@ -30,9 +31,7 @@ from .fields import (
     RULES,
     SCHEMES,
     codes_of,
-    dtype_word,
     modern,
-    one_of,
     scheme_of,
 )
 
@@ -51,8 +50,8 @@ _COMMON = (
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What each operation of the forward is done in; by default everything in float64.
+class Recipe(PresetFamily):
+    """Formats of all operations of the forward; by default everything in float64.
 
     Attributes
     ----------
@@ -220,20 +219,8 @@ class Recipe:
 
     # --- One choice at a time -------------------------------------------------------------------------------
 
-    def replace(self, **fields: Any) -> Recipe:
-        """The recipe with other choices.
-
-        Raises
-        ------
-        ValueError, TypeError
-            As for the class.
-        """
-        for name in fields:
-            one_of(name, "field", _FIELDS)
-        return dataclasses.replace(self, **fields)
-
     def choices(self) -> tuple[str, ...]:
-        """Those that differ from float64, in the order of `CHOICES`.
+        """List the fields that differ from float64, in the order of `CHOICES`.
 
         Examples
         --------
@@ -288,32 +275,9 @@ class Recipe:
     # --- Names, tables, files -------------------------------------------------------------------------------
 
     @classmethod
-    def preset(cls, name: str) -> Recipe:
-        """A recipe of `PRESETS`.
-
-        Raises
-        ------
-        ValueError
-            There is none of this name; those there are.
-        """
-        name = dtype_word(name)
-        one_of(name, "recipe", PRESETS)
-        return PRESETS[name]
-
-    @classmethod
-    def of(cls, recipe: Recipe | str) -> Recipe:
-        """A recipe, or the preset of a name.
-
-        Raises
-        ------
-        TypeError, ValueError
-            Neither.
-        """
-        if isinstance(recipe, Recipe):
-            return recipe
-        if not isinstance(recipe, str):
-            raise TypeError(f"recipe: found {type(recipe).__name__}, expected a Recipe or a preset's name")
-        return cls.preset(recipe)
+    def presets(cls) -> Mapping[str, Self]:
+        """Every preset by its name; see `PRESETS`."""
+        return PRESETS  # type: ignore[return-value]
 
     @classmethod
     def read(cls, text: str) -> Recipe:
@@ -386,7 +350,7 @@ class Recipe:
         if not isinstance(found, Mapping):
             raise ValueError(f"recipe: found {type(found).__name__}, expected an object of fields")
         fields = dict(found)
-        start = PRESETS["float64"] if "preset" not in fields else cls.preset(fields.pop("preset"))
+        start = cls.preset(fields.pop("preset", "float64"))
         for old in OLD_FIELDS.keys() & fields.keys():
             if OLD_FIELDS[old] in fields:
                 raise ValueError(f"field: found {old!r} and {OLD_FIELDS[old]!r}, expected one of them")

@@ -1,4 +1,4 @@
-"""What routing means for a cluster: experts' load, nodes touched, and the bias that evens the load out."""
+"""Cost of routing in a cluster: experts' load, nodes touched, and the bias that evens the load out."""
 
 from __future__ import annotations
 

@@ -22,9 +22,10 @@ import numpy as np
 from .._arrays import Array, positive, seed_key, whole
 from .._atomic import PartialFile, is_temporary, replacing
 from .._progress import Progress
-from ..checkpoint.conversion.plan import in_recipe, to_json
+from ..checkpoint.conversion.families import in_recipe
+from ..checkpoint.conversion.plan import to_json
+from ..checkpoint.declared import CONFIG_NAME
 from ..checkpoint.index import INDEX_NAME
-from ..checkpoint.reader import CONFIG_NAME
 from ..checkpoint.scan import SCALE_SUFFIX
 from ..checkpoint.selection import selected
 from ..checkpoint.write import Entry, Layout, layout
@@ -43,7 +44,7 @@ _SCALES = ("float32", "ue8m0")
 
 
 class Made(NamedTuple):
-    """What `random_checkpoint` did.
+    """Outcome of `random_checkpoint`.
 
     Attributes
     ----------

@@ -91,7 +91,7 @@ def block_shapes(config: Config, layer: int) -> dict[str, tuple[int, ...]]:
 
 
 def mtp_shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    """What a layer of multi-token prediction has beside its block."""
+    """List the tensors of a layer of multi-token prediction beside its block."""
     d = config.hidden_size
     norms: dict[str, tuple[int, ...]] = {
         f"{name}.weight": (d,) for name in ("enorm", "hnorm", "shared_head.norm")
@@ -201,7 +201,7 @@ class Weights:
         return found
 
     def _numbers_in(self, name: str, scheme: Scheme, bfloat16: bool) -> Given:
-        """What `matrix` makes a weight of: codes that are to be bfloat16 stay codes, it rounds on the way."""
+        """Source of a weight for `matrix`: codes that are to be bfloat16 stay codes, it rounds on the way."""
         plain = scheme == _BF16 or (bfloat16 and scheme.is_identity)
         held = self.given(name) if plain else self._held(name, scheme)
         if isinstance(held, Quantized) or not (plain or bfloat16):
@@ -402,7 +402,7 @@ def _shape(given: Given) -> tuple[int, ...]:
 
 
 def mismatch(name: str, found: tuple[int, ...], shape: tuple[int, ...]) -> str | None:
-    """What is wrong with a tensor's shape."""
+    """Say what is wrong with a tensor's shape."""
     return None if found == shape else f"{name}: found shape {found}, the config says {shape}"
 
 

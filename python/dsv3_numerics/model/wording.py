@@ -1,4 +1,4 @@
-"""What a recipe makes of an operation, in words: the `how` of a watch.
+"""Descriptions of what a recipe makes of an operation: the `how` of a watch.
 
 Lives here: one function for each kind of operation. Two recipes that do an operation alike say the same of
 it.

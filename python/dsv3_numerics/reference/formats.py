@@ -89,7 +89,7 @@ def inf_code(f: Row) -> int | None:
 
 @cache
 def value_table(name: str) -> Float64s:
-    """What each code of a format means.
+    """Return the value of each code of a format.
 
     Parameters
     ----------

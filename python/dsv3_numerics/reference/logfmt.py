@@ -62,7 +62,7 @@ def _step(lo: Float64s, hi: Float64s, bits: int) -> Float64s:
 
 
 def values(amin: Float32s, amax: Float32s, bits: int) -> Float64s:
-    """What the codes of each tile stand for: v[0] to v[2**(bits - 1) - 1], on a new last axis.
+    """Return the values of each tile's codes: v[0] to v[2**(bits - 1) - 1], on a new last axis.
 
     v[1] is amin and the last is amax, exactly. v[0] is one step below v[1]: code 0 means zero, but its
     threshold is the one that the next code down would have (DeepEP's rule).

@@ -24,7 +24,7 @@ Config = Mapping[str, Any]
 
 
 class Cache(NamedTuple):
-    """What attention keeps of a token: the normalised latent, and the rotated key that all heads share."""
+    """Cache of a token in attention: the normalised latent, and the rotated key that all heads share."""
 
     latent: Array
     "(B, T, kv_lora_rank)"
@@ -46,7 +46,7 @@ class Routing(NamedTuple):
 
 
 class Attention(NamedTuple):
-    """What `mla` gives."""
+    """Outcome of `mla`."""
 
     out: Array
     "(B, T, D)"
@@ -117,7 +117,7 @@ def rope_frequencies(config: Config) -> Array:
 
 
 def rope_amplitude(config: Config) -> float:
-    """What cosine and sine are multiplied by: 1 for DeepSeek-V3, whose two mscales are equal."""
+    """Return the factor of cosine and sine: 1 for DeepSeek-V3, whose two mscales are equal."""
     yarn = config.get("rope_scaling")
     if yarn is None:
         return 1.0
@@ -125,7 +125,7 @@ def rope_amplitude(config: Config) -> float:
 
 
 def softmax_scale(config: Config) -> float:
-    """What attention logits are multiplied by: ``1 / sqrt(channels)``, times YaRN's mscale squared."""
+    """Return the factor of attention logits: ``1 / sqrt(channels)``, times YaRN's mscale squared."""
     yarn = config.get("rope_scaling")
     warm = mscale(yarn["factor"], yarn["mscale_all_dim"]) if yarn else 1.0
     return float((config["qk_nope_head_dim"] + config["qk_rope_head_dim"]) ** -0.5 * warm**2)
@@ -300,7 +300,7 @@ def block(
 
 
 class Forward(NamedTuple):
-    """What `forward` and `mtp` give."""
+    """Outcome of `forward` and `mtp`."""
 
     logits: Array
     "(B, T, vocabulary)"

@@ -137,7 +137,7 @@ class Quantized:
     global_scale: np.float32 | None
 
     def effective_scales(self) -> Float32s:
-        """What a code is multiplied by, one float32 per block."""
+        """Return the factor of the codes, one float32 per block."""
         stored = self.scales if self.scales.dtype == np.float32 else decode(self.scales)
         return stored if self.global_scale is None else stored * self.global_scale
 
@@ -196,11 +196,18 @@ def _quantize(
     return encode(quotient, name), stored, how.global_scale
 
 
+def _standard(scale: str) -> tuple[str, int]:
+    """The format and the tile that a kind of scale has by default."""
+    if scale == "nvfp4":
+        return "float4_e2m1fn", 16
+    return "float8_e4m3fn", 32 if scale == "mx" else 128
+
+
 def quantize_tiles(
     x: ArrayLike,
     *,
-    dtype: Any = "float8_e4m3fn",
-    tile: int | None = 128,
+    dtype: Any = "standard",
+    tile: Any = "standard",
     axis: int = -1,
     scale: str = "float32",
     rule: str = "deepseek_v3",
@@ -218,7 +225,8 @@ def quantize_tiles(
     >>> quantize_tiles(np.float32([448, 1, 2, 224]), tile=2).scales.tolist()
     [1.0, 0.5]
     """
-    array, name = _narrow(x), format_name(dtype)
+    array, name = _narrow(x), format_name(_standard(scale)[0] if dtype == "standard" else dtype)
+    tile = _standard(scale)[1] if tile == "standard" else tile
     axis = axis % array.ndim
     moved = np.moveaxis(array, axis, -1)
     block = (tile or max(moved.shape[-1], 1),)

@@ -21,7 +21,7 @@ RING = "ring"
 
 
 def draw_lines(axes: Axes, series: Mapping[str, Points], styles: Mapping[str, Style]) -> None:
-    """A line for each name, through its points."""
+    """Draw a line for each name, through its points."""
     for name, (xs, ys) in series.items():
         colour, marker, dashes = styles[name]
         axes.plot(
@@ -81,7 +81,7 @@ def spread_out(heights: Sequence[float], gap: float) -> list[float]:
 
 
 def _foot(group: list[float], gap: float) -> float:
-    """The lowest place of heights that stand `gap` apart around their own middle."""
+    """Return the lowest place of heights that stand `gap` apart around their own middle."""
     return sum(group) / len(group) - gap * (len(group) - 1) / 2
 
 
@@ -97,7 +97,7 @@ def percent_axis(axis: Any) -> None:
 
 
 def powers_of_two(axes: Axes, values: Sequence[float]) -> None:
-    """A logarithmic x axis with a tick at each of these values."""
+    """Set a logarithmic x axis with a tick at each of these values."""
     from matplotlib.ticker import NullLocator
 
     axes.set_xscale("log", base=2)
@@ -108,7 +108,7 @@ def powers_of_two(axes: Axes, values: Sequence[float]) -> None:
 def dots(
     axes: Axes, labels: Sequence[str], series: Mapping[str, Mapping[str, float]], styles: Mapping[str, Style]
 ) -> None:
-    """A row for each label, the first on top, and in it a dot for each name that has a value there."""
+    """Draw a row for each label, the first on top, and in it a dot for each name that has a value there."""
     for name, values in series.items():
         colour, marker, _ = styles[name]
         rows = [i for i, label in enumerate(labels) if label in values]
@@ -126,6 +126,6 @@ def dots(
 
 
 def legend(axes: Axes, title: str = "", **options: Any) -> None:
-    """The names to the right of the axes."""
+    """Put the names to the right of the axes."""
     place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)} | options
     axes.legend(frameon=False, handlelength=3.2, title=title, alignment="left", **place)

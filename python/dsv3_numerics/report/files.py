@@ -55,3 +55,47 @@ def json_ready(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [json_ready(v) for v in value]
     return value
+
+
+RESULT_FILES = ("results.json", "results.csv", "report.md")
+
+
+def other_results(folder: Path, about: Mapping[str, Any]) -> str:
+    """Say what a folder holds that a run would overwrite: results of something else; empty if nothing.
+
+    Parameters
+    ----------
+    folder : Path
+    about : mapping
+        What the run is of, by the names that results.json or its settings have for it.
+    """
+    if not any((folder / name).exists() for name in RESULT_FILES):
+        return ""
+    found = read_results(folder)
+    if found is None:
+        return "results whose settings cannot be read"
+    known = {**found, **found.get("settings", {})}
+    wanted = json.loads(json.dumps(json_ready(dict(about))))
+    differ = [name for name, value in wanted.items() if known.get(name) != value]
+    told = "; ".join(f"{name} ({short(known.get(name))}, now {short(wanted[name])})" for name in differ)
+    return f"results of another run: {told}" if differ else ""
+
+
+def read_results(folder: Path) -> dict[str, Any] | None:
+    """Read a folder's results.json; None if it is missing or none."""
+    found = read_json(folder / "results.json")
+    return found if isinstance(found, dict) and isinstance(found.get("settings", {}), dict) else None
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that anybody may have written; None if it is missing or none."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def short(value: Any) -> str:
+    """Write a value of a JSON file in at most 80 characters."""
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."

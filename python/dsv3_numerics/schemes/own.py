@@ -92,7 +92,7 @@ class OwnScheme(Scheme):
         return Approximation(values, 0, self._bits_of(held))
 
     def encode(self, x: Array, **settings: Any) -> Any:
-        """What the user's ``quantize`` gives, or the function."""
+        """Return what the user's ``quantize`` gives, or the function."""
         refuse_settings(self, settings)
         return self._held(x)
 

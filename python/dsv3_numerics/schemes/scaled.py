@@ -267,15 +267,22 @@ class Scaled(Scheme):
         scales = np.ascontiguousarray(q.weight_scale_inv(), np.float32).ravel()
         return Approximation(q.dequantize(), saturated_in(slab, q.codes, self.format, layout, scales))
 
-    def encode(self, x: Array, *, out: Any = None, **settings: Any) -> Quantized:
-        """Codes with scales: tiles along the last axis, or blocks of the last two."""
+    def encode(
+        self, x: Array, *, out: Any = None, axis: int = -1, floor: float | None = None, **settings: Any
+    ) -> Quantized:
+        """Codes with scales: tiles along the last axis, or another, or blocks of the last two.
+
+        `floor` is the least amax, if not the rule's.
+        """
         refuse_settings(self, settings)
         if out is not None and self.rule == _FLASHMLA:
             refuse_settings(self, {"out": out})
         chosen = {"dtype": self.format, "out": out, **self._settings()}
+        if floor is not None:
+            chosen["floor"] = floor
         rows, cols = self.block
         if rows == 1 or (self.block == WHOLE and x.ndim == 1):
-            return self._as_stored(quantize_tiles(x, tile=cols, **chosen))
+            return self._as_stored(quantize_tiles(x, tile=cols, axis=axis, **chosen))
         if self.block == WHOLE and x.ndim > 2:
             chosen["amax"] = _one_amax(x)
         return self._as_stored(quantize_blocks(x, block=self.block, **chosen))

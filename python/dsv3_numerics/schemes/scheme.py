@@ -41,7 +41,7 @@ class NotFiniteError(ValueError):
 
 
 class Approximation(NamedTuple):
-    """What a scheme makes of a slab: the values read back (its shape), and how many elements were clipped.
+    """Slab after a scheme: the values read back (its shape), and how many elements were clipped.
 
     `bits` are those that the slab takes, where they depend on its values: where `Scheme.bits` says None. NaN
     where nobody knows.
@@ -168,7 +168,7 @@ class Scheme(ABC):
         return array
 
     def read_back(self, x: npt.ArrayLike) -> Array:
-        """What is left of numbers that have been in this scheme; their shape and dtype.
+        """Return what is left of numbers that have been in this scheme; their shape and dtype.
 
         Raises
         ------
@@ -248,7 +248,7 @@ class Scheme(ABC):
 
     @classmethod
     def takes(cls, parts: list[str]) -> bool:
-        """Whether this kind of scheme reads a spelling of these parts."""
+        """Tell whether this kind of scheme reads a spelling of these parts."""
         return False
 
     @classmethod

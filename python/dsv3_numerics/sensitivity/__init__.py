@@ -11,7 +11,7 @@ Examples
 --------
 >>> from dsv3_numerics import sensitivity
 >>> from dsv3_numerics.model import Recipe
->>> found = sensitivity.run(sensitivity.demo_model(), [3, 1, 4], Recipe(cache="bf16"), perturbations=0)
+>>> found = sensitivity.run(sensitivity.random_model(), [3, 1, 4], Recipe(cache="bf16"), perturbations=0)
 >>> found.choices
 ['cache']
 """
@@ -19,11 +19,10 @@ Examples
 from .metrics import Errors, Spread, divergence, other_experts, row_errors, same_top
 from .result import COLUMNS, Cost, LogitDivergence, NoiseFloor, SensitivityData
 from .running import RANDOM as RANDOM
-from .running import RANDOM_MODEL as RANDOM_MODEL
 from .running import TOKENS as TOKENS
-from .running import demo_model, random_ids, run
 from .running import execute as execute
 from .running import prepare as prepare
+from .running import random_ids, random_model, run
 from .saved import Sensitivity
 from .variant import PARTS, Variant, variants
 
@@ -38,10 +37,10 @@ __all__ = [
     "SensitivityData",
     "Spread",
     "Variant",
-    "demo_model",
     "divergence",
     "other_experts",
     "random_ids",
+    "random_model",
     "row_errors",
     "run",
     "same_top",

@@ -33,7 +33,7 @@ Experts = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Run:
-    """What a forward leaves.
+    """States, experts and logits of a forward.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ def free_running(
     perturbation: Perturbation | None,
     step: Step,
 ) -> Run:
-    """A whole forward under a recipe: every layer on what the one before made."""
+    """Return a whole forward under a recipe: every layer on what the one before made."""
     x = model.embed(ids, recipe=recipe)
     if perturbation is not None:
         x = perturbation(x)
@@ -142,11 +142,11 @@ class Subject:
         self._kept: dict[Recipe, Run] = {}
 
     def reference(self) -> Run:
-        """The forward in float64; made once."""
+        """Return the forward in float64; made once."""
         return self.run(Variant("float64", "float64", "", FLOAT64, self.absorbed))
 
     def run(self, variant: Variant, step: Step = lambda: None) -> Run:
-        """The forward of a variant; that of the recipe itself, and of float64, are made once."""
+        """Return the forward of a variant; that of the recipe itself, and of float64, are made once."""
         key, form = variant.recipe, variant.absorbed
         if variant.perturbation:
             # float64 is perturbed as the recipe is, by the last place of the recipe's compute dtype

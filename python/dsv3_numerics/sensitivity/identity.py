@@ -1,4 +1,4 @@
-"""What a sensitivity analysis is of, as data: two runs whose `about` is the same may share a folder."""
+"""Identity of a sensitivity analysis, as data: two runs whose `about` is the same may share a folder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def about(model: Model, ids: npt.NDArray[np.int64], recipe: Recipe, absorbed: bo
 
 
 def fingerprint(model: Model) -> str:
-    """A digest of a model: its config, all norms and biases, and the first row of some matrices.
+    """Return a digest of a model: its config, all norms and biases, and the first row of some matrices.
 
     It reads a few megabytes of any model. Models that differ in other rows alone have the same.
     """

@@ -1,4 +1,4 @@
-"""What is measured of a variant: one operation at a time, one layer at a time, the whole forward.
+"""Measures of a variant: one operation at a time, one layer at a time, the whole forward.
 
 Each function returns what is kept of its part: a mapping that JSON can hold. Errors are given token by token
 or as a spread over tokens, never as one number alone.
@@ -39,7 +39,7 @@ class OpLocation(NamedTuple):
 
 
 def location_of(name: str, kind: str) -> OpLocation:
-    """The place of an operation, by its full name.
+    """Return the place of an operation, by its full name.
 
     Examples
     --------
@@ -109,7 +109,7 @@ def operators(subject: Subject, variant: Variant, step: Step) -> Part:
 
 
 def _told(errors: list[Errors]) -> Part:
-    """The spread of the errors of all rows, and of all elements together."""
+    """Return the spread of the errors of all rows, and of all elements together."""
     x2, e2 = (sum(getattr(e, name) for e in errors) for name in ("sum_x2", "sum_e2"))
     return {**spread_record(np.concatenate([e.relative for e in errors])), "pooled": pooled(x2, e2)}
 
@@ -140,7 +140,7 @@ def layers(subject: Subject, variant: Variant, step: Step) -> Part:
 
 
 def logits(subject: Subject, variant: Variant, step: Step) -> Part:
-    """The whole forward under the variant, every layer on what the one before made.
+    """Return the whole forward under the variant, every layer on what the one before made.
 
     Returns
     -------

@@ -39,7 +39,7 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, values: npt.ArrayLike) -> Spread:
-        """The spread of values of which the largest is the worst.
+        """Return the spread of values of which the largest is the worst.
 
         Raises
         ------
@@ -102,7 +102,7 @@ def row_errors(reference: npt.ArrayLike, values: npt.ArrayLike) -> Errors:
 
 
 def pooled(sum_x2: float, sum_e2: float) -> float:
-    """The relative error of all elements together, sqrt(sum e^2 / sum x^2)."""
+    """Return the relative error of all elements together, sqrt(sum e^2 / sum x^2)."""
     if sum_e2 == 0:
         return 0.0
     return math.sqrt(sum_e2 / sum_x2) if sum_x2 else math.inf
@@ -158,14 +158,14 @@ def divergence(reference: npt.ArrayLike, logits: npt.ArrayLike) -> Floats:
 
 
 def same_top(reference: npt.ArrayLike, logits: npt.ArrayLike) -> Bools:
-    """Whether the likeliest token of each row is the same; of equal ones the first counts."""
+    """Tell where the likeliest token of a row is the same; of equal ones the first counts."""
     a, b = (np.asarray(x) for x in (reference, logits))
     found: Bools = (a.argmax(axis=-1) == b.argmax(axis=-1)).ravel()
     return found
 
 
 def other_experts(reference: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64]) -> Bools:
-    """Whether the set of experts of each row is another one, whatever the order.
+    """Tell where the set of experts of a row is another one, whatever the order.
 
     Parameters
     ----------
@@ -177,7 +177,7 @@ def other_experts(reference: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64
 
 
 def spread_record(values: npt.ArrayLike) -> dict[str, Any]:
-    """A spread as part of a record."""
+    """Return a spread as part of a record."""
     return Spread.of(values)._asdict()
 
 

@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from .._atomic import ensure_writable
-from ..report.files import json_ready, write_text
+from ..report.files import json_ready, read_json, short, write_text
 from .variant import Variant
 
 FOLDER = "parts"
 ABOUT = "about.json"
 VERSION = 1
-"""Of what the parts hold."""
+"""Version of what the parts hold."""
 
 
 class Kept:
-    """What is done of a sensitivity analysis, in ``parts/`` below its folder.
+    """Finished parts of a sensitivity analysis, in ``parts/`` below its folder.
 
     Parameters
     ----------
@@ -61,22 +61,22 @@ class Kept:
             path.unlink()
 
     def _compare(self, path: Path) -> None:
-        found = _read(path)
+        found = read_json(path)
         if not isinstance(found, dict):
             raise ValueError(
                 f"{path}: not what a sensitivity analysis wrote; --restart (restart=True) removes it"
             )
         differ = [name for name, value in self.about.items() if found.get(name) != value]
         if differ:
-            told = "; ".join(f"{n} ({_short(found.get(n))}, now {_short(self.about[n])})" for n in differ)
+            told = "; ".join(f"{n} ({short(found.get(n))}, now {short(self.about[n])})" for n in differ)
             raise ValueError(
                 f"{path.parent.parent}: holds a sensitivity analysis with other settings: {told}. Give "
                 "another folder, or --restart (restart=True) to remove what it holds"
             )
 
     def load(self, variant: Variant, part: str) -> dict[str, Any] | None:
-        """A part that is done; None if it is not, or its file was damaged."""
-        found = _read(self._path(variant, part))
+        """Return a part that is done; None if it is not, or its file was damaged."""
+        found = read_json(self._path(variant, part))
         if not isinstance(found, dict) or found.get("variant") != _identity(variant):
             return None
         content = found.get("content")
@@ -102,16 +102,3 @@ def _identity(variant: Variant) -> dict[str, Any]:
 
 def _text(content: Mapping[str, Any]) -> str:
     return json.dumps(json_ready(dict(content)), sort_keys=True, allow_nan=False) + "\n"
-
-
-def _read(path: Path) -> Any:
-    """The content of a JSON file; None if it is missing or none."""
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "..."

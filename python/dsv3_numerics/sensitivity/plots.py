@@ -46,7 +46,7 @@ _STYLES = {
 
 
 def style(variant: Variant) -> Style:
-    """The style of a variant."""
+    """Return the style of a variant."""
     if variant.role == "all":
         return Style(BLACK, "o", LINES[0])
     return _STYLES.get(variant.choice, Style(GREY, "o", LINES[0]))
@@ -113,7 +113,7 @@ def _above(spread: Spread, least: float) -> list[float]:
 
 
 def _bar(axes: Axes, y: float, look: Style, values: list[float], nothing: str) -> None:
-    """A dot for the median and a bar between the percentiles, as far as there are any; else a word."""
+    """Draw a dot for the median and a bar between the percentiles, as far as there are any; else a word."""
     ends = [v for v in values if math.isfinite(v)]
     if math.isfinite(values[1]):
         axes.plot(
@@ -137,7 +137,7 @@ def _there(result: SensitivityData, role: str, choice: str) -> list[Variant]:
 
 
 def tokens(result: SensitivityData, figure: Figure) -> None:
-    """The share of tokens below each divergence: the recipe, perturbed, and each choice alone."""
+    """Draw the share of tokens below each divergence: the recipe, perturbed, and each choice alone."""
     chosen = _needed([v for v in result.done(LOGITS) if v.role in ("all", "alone", "perturbed")])
     figure.set_size_inches(9.5, 5.4)
     axes = figure.add_subplot()
@@ -167,7 +167,7 @@ def tokens(result: SensitivityData, figure: Figure) -> None:
 
 
 def layers(result: SensitivityData, figure: Figure) -> None:
-    """The error that each layer makes on float64's input, by choice alone."""
+    """Draw the error that each layer makes on float64's input, by choice alone."""
     chosen = _needed([v for v in result.done(LAYERS) if v.role in ("all", "alone")])
     figure.set_size_inches(9.5, 5.4)
     axes = figure.add_subplot()

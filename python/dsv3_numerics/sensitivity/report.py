@@ -48,7 +48,7 @@ logits do not depend on it.
 
 
 def lines(result: SensitivityData, plots: Mapping[str, str]) -> Iterator[str]:
-    """The report; `plots` are the pictures to show, file name by title."""
+    """Yield the report; `plots` are the pictures to show, file name by title."""
     yield f"# What {result.recipe.name} costs, and where"
     yield ""
     if result.partial:

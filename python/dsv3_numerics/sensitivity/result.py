@@ -19,7 +19,7 @@ COLUMNS = (
     "part", "variant", "role", "choice", "layer", "operation", "kind", "description", "metric",
     "n", "p5", "median", "p95", "worst", "value", "sqnr_db",
 )  # fmt: skip
-"""Of the CSV file. `value` is of all rows together: an error of all elements, a mean or a share."""
+"""Columns of the CSV file. `value` is of all rows together: an error of all elements, a mean or a share."""
 
 
 class NoiseFloor(NamedTuple):
@@ -58,7 +58,7 @@ class LogitDivergence(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What one choice costs, in the logits.
+    """Cost of one choice, in the logits.
 
     Attributes
     ----------
@@ -88,7 +88,7 @@ class Cost(NamedTuple):
 
     @property
     def effect(self) -> str:
-        """What the gain says, in a few words."""
+        """Effect of the choice, in a few words."""
         if self.without is None or not math.isfinite(self.prediction_interval):
             return "not known"
         if self.gain == 0:
@@ -132,7 +132,7 @@ class SensitivityData:
         return [v.choice for v in self.variants if v.role == "alone"]
 
     def variant(self, role: str, choice: str = "") -> Variant:
-        """The variant of a role.
+        """Return the variant of a role.
 
         Raises
         ------
@@ -145,7 +145,7 @@ class SensitivityData:
         raise LookupError(f"no variant {role!r} of {choice!r}")
 
     def part(self, part: str, variant: str | Variant) -> dict[str, Any]:
-        """What was measured.
+        """Return what was measured.
 
         Raises
         ------
@@ -158,11 +158,11 @@ class SensitivityData:
         return self.parts[part, name]
 
     def done(self, part: str) -> list[Variant]:
-        """The variants of which a part was measured."""
+        """Return the variants of which a part was measured."""
         return [v for v in self.variants if (part, v.name) in self.parts]
 
     def tokens(self, variant: str | Variant, metric: str = "kl_nats") -> Floats:
-        """A figure of the free-running forward, token by token: infinities are back.
+        """Return a figure of the free-running forward, token by token: infinities are back.
 
         Raises
         ------
@@ -172,15 +172,15 @@ class SensitivityData:
         return floats(self.part(LOGITS, variant)["tokens"][metric])
 
     def spread(self, variant: str | Variant, metric: str = "kl_nats") -> Spread:
-        """A figure of the free-running forward over tokens."""
+        """Return a figure of the free-running forward over tokens."""
         return Spread.of(self.tokens(variant, metric))
 
     def agreement(self, variant: str | Variant) -> float:
-        """The share of tokens whose likeliest next token is float64's."""
+        """Return the share of tokens whose likeliest next token is float64's."""
         return float(self.tokens(variant, "same_top").mean())
 
     def rerouted(self, variant: str | Variant) -> float:
-        """The share of tokens that go to another set of experts, in one layer or more."""
+        """Return the share of tokens that go to another set of experts, in one layer or more."""
         return float((self.tokens(variant, "layers_with_other_experts") > 0).mean())
 
     def noise_floor(self, metric: str = "kl_nats") -> NoiseFloor:
@@ -196,7 +196,7 @@ class SensitivityData:
         return NoiseFloor(values, float(np.mean(values)), prediction_interval(values))
 
     def costs(self) -> list[Cost]:
-        """What each choice costs, the dearest to leave in first; empty before the recipe was measured."""
+        """List what each choice costs, the dearest first; empty before the recipe was measured."""
         try:
             floor = self.noise_floor()
         except LookupError:
@@ -260,7 +260,7 @@ def floats(values: list[float | None]) -> Floats:
 
 
 def _told(content: dict[str, Any], metric: str, **about: Any) -> Record:
-    """A record of errors: their spread, that of all elements, and it in decibels."""
+    """Return a record of errors: their spread, that of all elements, and it in decibels."""
     value = content["pooled"]
     found = {name: content[name] for name in Spread._fields}
     sqnr = None if value is None else decibels(value)

@@ -48,13 +48,13 @@ class Prepared(NamedTuple):
     kept: Kept | None
 
 
-def demo_model() -> Model:
-    """A small random model, to see a sensitivity analysis at once.
+def random_model() -> Model:
+    """Return a small random model, to see a sensitivity analysis at once.
 
     Examples
     --------
-    >>> from dsv3_numerics.sensitivity import demo_model
-    >>> demo_model().config.num_hidden_layers
+    >>> from dsv3_numerics.sensitivity import random_model
+    >>> random_model().config.num_hidden_layers
     3
     """
     config = Config.preset("tiny")
@@ -78,7 +78,7 @@ def prepare(
     folder: str | os.PathLike[str] | None = None,
     restart: bool = False,
 ) -> Prepared:
-    """What there is to do, after looking at what a folder holds; see `run` for the arguments."""
+    """Prepare a run, after looking at what a folder holds; see `run` for the arguments."""
     chosen = Recipe.preset(recipe) if isinstance(recipe, str) else recipe
     array = as_array(ids, "ids")
     if array.dtype.kind not in "iu" or array.ndim not in (1, 2) or not array.size:
@@ -203,7 +203,7 @@ def run(
     --------
     >>> from dsv3_numerics import sensitivity
     >>> from dsv3_numerics.model import Recipe
-    >>> model, recipe = sensitivity.demo_model(), Recipe(gate="bf16")
+    >>> model, recipe = sensitivity.random_model(), Recipe(gate="bf16")
     >>> found = sensitivity.run(model, [3, 1, 4, 1, 5], recipe, perturbations=1)
     >>> [cost.choice for cost in found.costs()]
     ['gate']
@@ -233,8 +233,4 @@ RANDOM = (
     "RANDOM TOKENS: the ids were drawn at random, so that the model sees no text it was made for. Which "
     "choices matter where can be seen; how much a user of the model would notice cannot. Give a text or "
     "ids."
-)
-RANDOM_MODEL = (
-    "RANDOM WEIGHTS: the demo's model was drawn at random and trained on nothing. It shows what an "
-    "sensitivity is, and says nothing about DeepSeek-V3."
 )

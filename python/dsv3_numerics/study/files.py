@@ -36,6 +36,7 @@ def _write_json(study: StudyData, file: IO[str]) -> None:
         "settings": study.settings,
         "seconds": study.seconds,
         "elements": study.elements,
+        "left_out": [group._asdict() for group in study.left_out()],
         "skipped": [vars(s) for s in study.skipped],
         "totals": _totals(study.totals()),
         **({"totals_by_kind": {k: _totals(study.totals(k)) for k in study.kinds}} if study.kinds else {}),
@@ -60,7 +61,7 @@ def _totals(totals: list[Total]) -> list[dict[str, Any]]:
 
 
 def octaves(histogram: npt.NDArray[np.float64]) -> list[tuple[int, int, float]]:
-    """The octaves that hold elements: (exponent, elements, root mean square of e/x).
+    """Return the octaves that hold elements: (exponent, elements, root mean square of e/x).
 
     Octave k is 2^k <= abs(x) < 2^(k+1); the subnormals of float32, where no exponent is, are left out.
     """

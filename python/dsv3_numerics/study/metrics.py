@@ -35,7 +35,7 @@ _AT = {name: i for i, name in enumerate(FIELDS)}
 
 
 def empty_row() -> Row:
-    """The sums of no elements."""
+    """Return the sums of no elements."""
     return np.zeros(len(FIELDS))
 
 
@@ -49,7 +49,7 @@ def add_into(total: Row, row: Row) -> None:
 def sums_of(
     x: npt.NDArray[np.floating], y: npt.NDArray[np.float32], saturated: int, bits: float = 0
 ) -> tuple[Row, npt.NDArray[np.float64]]:
-    """The sums over one slab, and its errors by octave of |x|.
+    """Return the sums over one slab, and its errors by octave of |x|.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ class Metrics:
 
     @classmethod
     def of(cls, row: Row) -> Metrics:
-        """The figures of a row of sums."""
+        """Return the figures of a row of sums."""
         s = {name: float(row[i]) for name, i in _AT.items()}
         n = max(s["count"], 1.0)
         return cls(

@@ -63,7 +63,7 @@ def draw(study: StudyData, folder: Path) -> dict[str, Path]:
 
 
 def layer_pattern(name: str) -> str:
-    """The name with its layer numbers replaced, so that like tensors of all layers have one.
+    """Return the name with its layer numbers replaced, so that like tensors of all layers have one.
 
     Examples
     --------
@@ -123,7 +123,7 @@ class _Band(NamedTuple):
 
 
 def _bands(study: StudyData) -> tuple[list[_Band], str]:
-    """The heatmap's rows, hardest pattern first, and what a reader has to know about them."""
+    """Return the heatmap's rows, hardest pattern first, and what a reader has to know about them."""
     db = study.sqnr_db()
     medians = np.array([t.median_sqnr_db for t in study.totals()])
     with np.errstate(invalid="ignore"):
@@ -147,7 +147,7 @@ def _bands(study: StudyData) -> tuple[list[_Band], str]:
 
 
 def _text(name: str) -> str:
-    """A name as matplotlib draws it: a dollar sign would begin a formula."""
+    """Return a name as matplotlib draws it: a dollar sign would begin a formula."""
     return plain(name).replace("$", r"\$")
 
 
@@ -227,7 +227,7 @@ def bits_against_sqnr(study: StudyData, figure: Figure) -> None:
 
 
 def _staircase(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The Pareto front as a line: the points that no other beats in both, with the corners between them."""
+    """Return the Pareto front as a line: points that no other beats in both, with corners between them."""
     corners: list[tuple[float, float]] = []
     for bits, db in sorted(points, key=lambda p: (p[0], -p[1])):
         if not corners or db > corners[-1][1]:

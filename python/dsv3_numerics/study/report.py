@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..report import provenance
 from ..report.files import write_lines
 from ..report.page import made_section, markdown, picture_sections
-from ..report.text import code, decibels, plain
+from ..report.text import code, decibels, plain, share
 from .result import StudyData, Total
 from .tables import COLUMNS, kind_rows, total_rows, worst_rows
 
@@ -82,6 +81,7 @@ def _lines(study: StudyData, plots: Mapping[str, str]) -> Iterable[str]:
         yield ""
     yield f"{len(study.tensors)} tensors, {study.elements:,} elements, {len(study.schemes)} schemes."
     yield ""
+    yield from _left_out(study)
     if study.tensors:
         yield from _answers(study)
     yield from picture_sections(plots, _CAPTIONS)
@@ -142,17 +142,31 @@ def _best_for_bits(totals: list[Total]) -> list[Total]:
     return best
 
 
+def _left_out(study: StudyData) -> Iterable[str]:
+    """Tell what the totals say nothing of, by reason."""
+    groups = study.left_out()
+    if not groups:
+        return
+    yield "Left out:"
+    yield ""
+    yield from markdown(
+        ["reason", "tensors", "elements", "share", "such as"],
+        [
+            [plain(g.reason), str(g.tensors), f"{g.elements:,}", share(g.share), code(g.example)]
+            for g in groups
+        ],
+    )
+
+
 def _skipped(study: StudyData) -> Iterable[str]:
     if not study.skipped:
         return
-    reasons = Counter(s.reason for s in study.skipped)
     yield "## Left out"
     yield ""
     few = study.skipped[:40]
     yield from markdown(["tensor", "reason"], [[code(s.name), plain(s.reason)] for s in few])
     if len(study.skipped) > len(few):
-        common = "; ".join(f"{n} × {plain(reason)}" for reason, n in reasons.most_common(5))
-        yield f"{len(study.skipped) - len(few)} more are in `results.json`. Most often: {common}."
+        yield f"{len(study.skipped) - len(few)} more are in `results.json`."
         yield ""
 
 

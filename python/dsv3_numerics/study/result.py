@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -67,6 +67,16 @@ class Total:
     worst_tensor: str
 
 
+class LeftOut(NamedTuple):
+    """Tensors left out for one reason; `share` is of the elements of all tensors, studied or not."""
+
+    reason: str
+    tensors: int
+    elements: int
+    share: float
+    example: str
+
+
 @dataclass
 class StudyData:
     """Errors of tensors under schemes.
@@ -104,8 +114,24 @@ class StudyData:
         """Elements of all tensors studied."""
         return sum(t.size for t in self.tensors)
 
+    def names(self) -> set[str]:
+        """Collect the names of all tensors that are done or left out."""
+        return {t.name for t in self.tensors} | {s.name for s in self.skipped}
+
+    def left_out(self) -> list[LeftOut]:
+        """Count what is left out by reason, most elements first."""
+        groups: dict[str, list[Skipped]] = {}
+        for entry in self.skipped:
+            groups.setdefault(entry.group or entry.reason, []).append(entry)
+        whole = self.elements + sum(entry.elements for entry in self.skipped)
+        found = []
+        for reason, entries in groups.items():
+            elements = sum(entry.elements for entry in entries)
+            found.append(LeftOut(reason, len(entries), elements, elements / max(whole, 1), entries[0].name))
+        return sorted(found, key=lambda group: (-group.elements, -group.tensors))
+
     def metrics(self, tensor: str, scheme: str | Scheme) -> Metrics:
-        """The figures of one tensor under one scheme.
+        """Return the figures of one tensor under one scheme.
 
         Raises
         ------
@@ -177,7 +203,7 @@ class StudyData:
 
 
 def _median(values: npt.NDArray[np.float64]) -> float:
-    """The median, also among infinities (the lower of the middle two, so that no inf - inf arises)."""
+    """Return the median, also among infinities (the lower of the middle two, so that no inf - inf arises)."""
     ordered = np.sort(values)
     low, high = float(ordered[(len(ordered) - 1) // 2]), float(ordered[len(ordered) // 2])
     return low if math.isinf(low) or math.isinf(high) else (low + high) / 2

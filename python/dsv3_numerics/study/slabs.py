@@ -62,7 +62,7 @@ def plan(rows: int, cols: int, unit: tuple[int, int], budget: int = SLAB_ELEMENT
 
 
 def unit_of(groups: Iterable[Group | None]) -> tuple[int, int]:
-    """The smallest slab that cuts none of these groups (a group over a whole axis sets no border)."""
+    """Return the smallest slab that cuts none of these groups (a group over a whole axis sets no border)."""
     found = [g for g in groups if g is not None]
     return math.lcm(*(g[0] or 1 for g in found)), math.lcm(*(g[1] or 1 for g in found))
 
@@ -122,12 +122,12 @@ class Amax:
             np.maximum(part, amax.reshape(here), out=part)
 
     def of(self, slab: Slab, group: Group | None) -> Floats | None:
-        """The magnitudes of a slab's groups, in the shape of its scales; None where the slab needs none."""
+        """Return the magnitudes of a slab's groups, in the shape of its scales; None where it needs none."""
         total = self.found.get(group) if group is not None else None
         return None if total is None else np.ascontiguousarray(total[_region(slab, group or WHOLE)])
 
     def tensor(self) -> float | None:
-        """The largest magnitude of the tensor; None where it was not asked for."""
+        """Return the largest magnitude of the tensor; None where it was not asked for."""
         total = self.found.get(WHOLE)
         return None if total is None else float(total[0, 0])
 

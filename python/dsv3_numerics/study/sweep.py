@@ -111,7 +111,7 @@ def run(
 
 
 def measure(x: npt.ArrayLike, scheme: str | Scheme) -> Metrics:
-    """The error of one scheme on one array.
+    """Return the error of one scheme on one array.
 
     Parameters
     ----------
@@ -173,17 +173,27 @@ def execute(
     threads: int | None = None,
     progress: Progress | None = None,
     slab_elements: int = SLAB_ELEMENTS,
+    after: Callable[[Study], None] | None = None,
 ) -> None:
-    """Study tensors one after the other; if interrupted, the study holds the tensors that were finished."""
+    """Study tensors one after the other; if interrupted, the study holds the tensors that were finished.
+
+    Tensors that the study holds already are passed over; `after` is called after each of the others.
+    """
     study.settings["slab_elements"] = slab_elements
+    done = study.names()
     meter = Meter(progress, study.settings.get("elements_selected", 0))
     with recorded(study, threads):
         for tensor in tensors:
+            if tensor.name in done:
+                meter.advance(tensor.name, tensor.size)
+                continue
             study_one(study, tensor, meter.advance, slab_elements)
+            if after is not None:
+                after(study)
 
 
 def choose(schemes: Iterable[str | Scheme]) -> tuple[Scheme, ...]:
-    """The schemes of a study, each once, tried before any work is done; raises as `run` does."""
+    """Return the schemes of a study, each once, tried before any work is done; raises as `run` does."""
     chosen = tuple(dict.fromkeys(Scheme.parse(s) for s in schemes))
     if not chosen:
         raise ValueError("schemes: found none; expected at least one")
@@ -249,7 +259,8 @@ def study_one(study: Study, tensor: Tensor, advance: Advance, slab_elements: int
                         advance(tensor.name, slab.size / len(study.schemes))
         except _NotFinite:
             slabs = plan(*shape, (1, 1), slab_elements)
-            study.skipped.append(Skipped(tensor.name, _count_bad(_read(rows, slab) for slab in slabs)))
+            reason = _count_bad(_read(rows, slab) for slab in slabs)
+            study.skipped.append(Skipped(tensor.name, reason, tensor.size, "not finite"))
             return
     for scheme, total in zip(study.schemes, sums, strict=True):
         bits = scheme.bits(*shape)

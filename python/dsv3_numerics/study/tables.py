@@ -28,7 +28,7 @@ COLUMNS: tuple[tuple[str, Callable[[Total], str]], ...] = (
 
 
 def total_rows(study: StudyData) -> list[tuple[Total, list[str]]]:
-    """The totals with the texts of their columns, best SQNR first."""
+    """Return the totals with the texts of their columns, best SQNR first."""
     ordered = sorted(study.totals(), key=_rank)
     return [(total, [text(total) for _, text in COLUMNS]) for total in ordered]
 

@@ -3,7 +3,7 @@
 //! no difference; zeros after the last k make none either, because a sum from +0 is never -0.
 //!
 //! [`Float32Sum`] is the definition. [`tiles`] follows it with AMX, [`vectors`] at the vector levels; [`skinny_amx`] and
-//! [`skinny_simd`] where a has so few rows that reading b is all the work.
+//! [`skinny_simd`] if `a` has so few rows that reading `b` is all the work.
 
 mod output;
 mod runs;
@@ -45,24 +45,24 @@ impl Chain for Float32Sum {
     }
 }
 
-/// One side, as the kernels take it.
+/// An operand whose codes are bytes.
 #[derive(Clone, Copy)]
-struct Side<'a> {
+struct ByteOperand<'a> {
     codes: &'a [u8],
     table: &'static Lookup,
     of: &'a job::Side<'a>,
 }
 
-impl<'a> Side<'a> {
-    fn new(of: &'a job::Side<'a>) -> Side<'a> {
+impl<'a> ByteOperand<'a> {
+    fn new(of: &'a job::Side<'a>) -> ByteOperand<'a> {
         let codes = match of.codes {
             Codes::U8(codes) => codes,
             Codes::U16(_) => unreachable!("the accumulator takes no wide format"),
         };
-        Side { codes, table: of.format.lookup(), of }
+        ByteOperand { codes, table: of.format.lookup(), of }
     }
 
-    /// Where the scales of some rows begin.
+    /// Offsets of the scales of some rows.
     fn scales_at(&self, first: usize, count: usize) -> Vec<usize> {
         let blocks = self.of.blocks;
         let at =
@@ -70,7 +70,7 @@ impl<'a> Side<'a> {
         (first..first + count).map(|row| if self.of.scales.is_some() { at(row) } else { 0 }).collect()
     }
 
-    /// The scale at `k` of a row whose scales begin at `at`.
+    /// The scale at `k` of the row with scales from offset `at` on.
     #[inline(always)]
     fn scale(&self, at: usize, k: usize) -> f32 {
         match self.of.scales {
@@ -79,7 +79,7 @@ impl<'a> Side<'a> {
         }
     }
 
-    /// The scales at `k` of the rows whose scales begin at `at`.
+    /// The scales at `k` of rows with scales from the offsets `at` on.
     #[inline(always)]
     fn scales(&self, at: &[usize], k: usize, out: &mut [f32]) {
         let Some(scales) = self.of.scales else { return out.fill(1.0) };
@@ -90,35 +90,36 @@ impl<'a> Side<'a> {
     }
 }
 
-/// A product, as the kernels take it.
+/// A product of byte operands.
 #[derive(Clone, Copy)]
 struct Problem<'a> {
-    a: Side<'a>,
-    b: Side<'a>,
+    a: ByteOperand<'a>,
+    b: ByteOperand<'a>,
     k: usize,
     interval: usize,
     chained: bool,
 }
 
-/// Columns of the result that blocks are cut at multiples of.
+/// Multiple of columns at which blocks are cut.
 const CUT: usize = 64;
 
-/// Rows of the result that every kernel takes at a time, if there are as many.
+/// Rows of the result in a block, if there are as many.
 const TALL: usize = 512;
 
-/// Products that are as much work as one element of an elementwise operation.
+/// Products that cost as much as one element of an elementwise operation.
 const PER_ELEMENT: usize = 128;
 
 /// Computes tiles of any size.
 pub(super) fn run(job: &Job<'_>, whole: Vec<Tile<'_>>) {
-    let (a, b) = (Side::new(&job.a), Side::new(&job.b));
+    let (a, b) = (ByteOperand::new(&job.a), ByteOperand::new(&job.b));
     let p = Problem { a, b, k: job.k, interval: job.interval, chained: job.chained };
     let work = whole.iter().map(|t| t.rows() * t.cols()).sum::<usize>().saturating_mul(job.k) / PER_ELEMENT;
     if amx() {
         #[cfg(target_arch = "x86_64")]
         with_tiles(job, &p, whole, work);
     } else {
-        let (few, many): (Vec<_>, Vec<_>) = whole.into_iter().partition(|t| t.rows() <= skinny_simd::MOST);
+        let (few, many): (Vec<_>, Vec<_>) =
+            whole.into_iter().partition(|t| t.rows() <= skinny_simd::MAX_ROWS);
         skinny_simd::product(&p, few, work);
         run_tasks(work, blocks(many), |tile| vectors::product(&p, Region::new(tile)));
     }
@@ -126,8 +127,8 @@ pub(super) fn run(job: &Job<'_>, whole: Vec<Tile<'_>>) {
 
 #[cfg(target_arch = "x86_64")]
 fn with_tiles(job: &Job<'_>, p: &Problem<'_>, whole: Vec<Tile<'_>>, work: usize) {
-    let (few, many): (Vec<_>, Vec<_>) = whole.into_iter().partition(|t| t.rows() <= skinny_amx::MOST);
-    let (fewer, few): (Vec<_>, Vec<_>) = few.into_iter().partition(|t| t.rows() < skinny_amx::LEAST);
+    let (few, many): (Vec<_>, Vec<_>) = whole.into_iter().partition(|t| t.rows() <= skinny_amx::MAX_ROWS);
+    let (fewer, few): (Vec<_>, Vec<_>) = few.into_iter().partition(|t| t.rows() < skinny_amx::MIN_ROWS);
     skinny_simd::product(p, fewer, work);
     skinny_amx::product(job, p, few, work);
     run_tasks(work, blocks(many), |tile| {
@@ -162,8 +163,7 @@ fn amx() -> bool {
     false
 }
 
-/// Results of a tile that AMX would get wrong: it takes a subnormal accumulator for zero, which only a sum that begins
-/// with c can meet.
+/// Results that AMX would get wrong: it flushes subnormal accumulators, which only a sum that begins with c can meet.
 struct Restart(Vec<(usize, usize, f32)>);
 
 impl Restart {

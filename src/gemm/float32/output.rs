@@ -1,16 +1,16 @@
-//! The part of the result that one task writes, and the memory that kernels work in.
+//! The region of the result that one task writes, and aligned buffers.
 
-use super::runs::Segment;
+use super::runs::KSegment;
 use crate::gemm::job::{Row, Tile};
 
-/// A tile, and what goes from segment to segment of k.
+/// A tile of the result, and the sums that outlive a segment of k.
 pub(super) struct Region<'o> {
     tile: Tile<'o>,
     /// Rows and columns.
     pub size: (usize, usize),
-    /// Sums between segments, where the rows of the result cannot hold them.
+    /// Sums between segments, if the result cannot hold them.
     sums: Vec<f32>,
-    /// Partial sums between segments, where an interval is longer than a segment.
+    /// Partial sums between segments, if an interval is longer than a segment.
     partial: Vec<f32>,
 }
 
@@ -20,25 +20,25 @@ impl<'o> Region<'o> {
         Region { tile, size, sums: Vec::new(), partial: Vec::new() }
     }
 
-    /// The row of a that the tile's row `i` belongs to.
+    /// The row of `a` of the tile's row `i`.
     #[inline(always)]
     pub fn a_row(&self, i: usize) -> usize {
         self.tile.a_row + i
     }
 
-    /// The row of b that the tile's column `j` belongs to.
+    /// The row of `b` of the tile's column `j`.
     #[inline(always)]
     pub fn b_row(&self, j: usize) -> usize {
         self.tile.b_row + j
     }
 
-    /// Whether sums begin with something else than zeros.
+    /// Tests if there are initial sums.
     pub fn has_c(&self) -> bool {
         self.tile.c_from(0, 0).is_some()
     }
 
-    /// Makes room for what goes from segment to segment.
-    pub fn prepare(&mut self, segments: &[Segment]) {
+    /// Allocates the sums that outlive a segment.
+    pub fn prepare(&mut self, segments: &[KSegment]) {
         let size = self.size.0 * self.size.1;
         if segments.len() > 1 && matches!(self.tile.out.first(), Some(Row::Bf16(_))) {
             self.sums = vec![0.0; size];
@@ -48,7 +48,7 @@ impl<'o> Region<'o> {
         }
     }
 
-    /// How many columns from `j` on lie inside, if row `i` does.
+    /// The number of columns from `j` on inside the tile; 0 if row `i` is outside.
     #[inline(always)]
     fn inside(&self, i: usize, j: usize, most: usize) -> usize {
         if i < self.size.0 {
@@ -60,7 +60,7 @@ impl<'o> Region<'o> {
 
     /// Reads the final sums of row `i` from column `j` on; zeros beyond the tile.
     #[inline(always)]
-    pub fn load(&self, segment: &Segment, i: usize, j: usize, to: &mut [f32]) {
+    pub fn load(&self, segment: &KSegment, i: usize, j: usize, to: &mut [f32]) {
         let n = self.inside(i, j, to.len());
         let from = match self.tile.out.get(i) {
             _ if n == 0 => None,
@@ -74,9 +74,9 @@ impl<'o> Region<'o> {
         beyond.fill(0.0);
     }
 
-    /// Writes the final sums of row `i` from column `j` on; what lies beyond the tile is dropped.
+    /// Writes the final sums of row `i` from column `j` on; columns beyond the tile are dropped.
     #[inline(always)]
-    pub fn store(&mut self, segment: &Segment, i: usize, j: usize, from: &[f32]) {
+    pub fn store(&mut self, segment: &KSegment, i: usize, j: usize, from: &[f32]) {
         let n = self.inside(i, j, from.len());
         if n == 0 {
             return;
@@ -108,7 +108,7 @@ impl<'o> Region<'o> {
         }
     }
 
-    /// Reads partial sums that were kept.
+    /// Loads the kept partial sums.
     #[inline(always)]
     pub fn load_partial(&self, i: usize, j: usize, to: &mut [f32]) {
         let n = self.inside(i, j, to.len());

@@ -1,31 +1,31 @@
-//! Products where a has few rows (a few tokens decoded together, an expert with its share of them), through AMX.
+//! Skinny products through AMX: `a` has few rows (tokens decoded together, an expert's share of them).
 //!
-//! All the work is to read b, the weights. So they are the left-hand operand of the tiles, which needs no turning, 32
-//! rows of them at a time, and the few rows are the right-hand one, prepared once for all tasks. Weights are widened
-//! one segment ahead of the products: a tile must not load what was only just stored.
+//! Reading `b`, the weights, is all the work. They are the left-hand operand of the tiles, 32 rows at a time, which needs
+//! no transpose; the few rows are the right-hand operand, packed once for all tasks. Weights are widened one segment ahead
+//! of the products: a tile load must not follow the stores that it reads.
 
 use super::output::{Region, Scratch};
-use super::runs::{segments, Segment};
-use super::tiles::{Promotion, Rows, Spread, Widen, WidenColumns, APART, SIDE};
+use super::runs::{segments, KSegment};
+use super::tiles::{OperandRows, Promotion, SpreadPromotion, WidenLhs, WidenRhs, ROW_GAP, SIDE};
 use super::{Problem, Restart, STEP};
 use crate::gemm::job::{Job, Tile};
-use crate::simd::amx::{Amx, Left, Sums, Tiles};
+use crate::simd::amx::{Amx, Lhs, Sums, Tiles};
 use crate::simd::{Kernel, Lanes};
 use crate::threads::{num_threads, run_tasks};
 use std::ops::Range;
 
-/// The most rows that count as few: widening b twice costs less than turning it once.
-pub(super) const MOST: usize = 64;
-/// The fewest: for one or two, vectors are as fast as b can be read.
-pub(super) const LEAST: usize = 3;
-/// k that are widened at a time: 32 rows of it stay in the first-level cache, twice.
+/// The most rows: up to here, widening `b` twice costs less than transposing it once.
+pub(super) const MAX_ROWS: usize = 64;
+/// The fewest rows: for one or two, vectors are as fast as memory.
+pub(super) const MIN_ROWS: usize = 3;
+/// k widened at a time: 32 rows of it fit the first-level cache, twice.
 const DEEP: usize = 256;
-/// Words between the rows of a segment, and words of one.
-const STRIDE: usize = DEEP + APART;
-const LEFT: usize = SIDE * STRIDE;
-/// Columns of the result that a task takes at least.
+/// Words from one row of a segment to the next, and words of a segment.
+const STRIDE: usize = DEEP + ROW_GAP;
+const WEIGHTS: usize = SIDE * STRIDE;
+/// The fewest columns of the result in a task.
 const NARROWEST: usize = 128;
-/// Tasks for each thread, that they may end together.
+/// Tasks for each thread, so that threads finish together.
 const TASKS: usize = 4;
 
 /// Computes tiles of few rows.
@@ -37,68 +37,69 @@ pub(super) fn product(job: &Job<'_>, p: &Problem<'_>, whole: Vec<Tile<'_>>, work
         tile.cut(rows, columns, &mut bands);
     }
     let rows: Vec<_> = bands.iter().map(|tile| (tile.a_row, tile.rows())).collect();
-    let right = run_tasks(work, rows, |(row, count)| amx.vectors().enter(Prepare { p, row, count }));
+    let activations =
+        run_tasks(work, rows, |(row, count)| amx.vectors().enter(PackActivations { p, row, count }));
     let mut tasks = Vec::new();
-    for (tile, right) in bands.into_iter().zip(&right) {
+    for (tile, activations) in bands.into_iter().zip(&activations) {
         let columns = tile.cols().div_ceil(num_threads() * TASKS).max(NARROWEST).next_multiple_of(SIDE);
         let mut parts = Vec::new();
         tile.cut(SIDE, columns, &mut parts);
-        tasks.extend(parts.into_iter().map(|part| (part, right.get())));
+        tasks.extend(parts.into_iter().map(|part| (part, activations.get())));
     }
-    run_tasks(work, tasks, |(tile, right)| {
+    run_tasks(work, tasks, |(tile, activations)| {
         let restart = Restart::of(job, &tile);
         let mut region = Region::new(tile);
         if region.size.0 <= 16 {
-            amx.vectors().enter(Task::<1> { amx, p, right, region: &mut region });
+            amx.vectors().enter(SkinnyAmxTask::<1> { amx, p, activations, region: &mut region });
         } else {
-            amx.vectors().enter(Task::<2> { amx, p, right, region: &mut region });
+            amx.vectors().enter(SkinnyAmxTask::<2> { amx, p, activations, region: &mut region });
         }
         restart.finish(region);
     });
 }
 
-/// The few rows as right-hand operand: tiles of 16 columns, of which only as many are kept as there are rows.
-struct Prepare<'a> {
+/// Packs the few rows as the right-hand operand: tiles of 16 columns, of which as many are kept as there are rows.
+struct PackActivations<'a> {
     p: &'a Problem<'a>,
     row: usize,
     count: usize,
 }
 
-impl Kernel for Prepare<'_> {
+impl Kernel for PackActivations<'_> {
     type Out = Scratch<u16>;
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) -> Scratch<u16> {
-        let Prepare { p, row, count } = self;
+        let PackActivations { p, row, count } = self;
         let (width, tiles) = (count.min(16), count.div_ceil(16));
         let mut wide = [0u16; STEP * SIDE];
-        let mut right = Scratch::new(p.k.div_ceil(STEP) * tiles * STEP * width);
-        for (step, out) in right.get_mut().chunks_exact_mut(tiles * STEP * width).enumerate() {
+        let mut activations = Scratch::new(p.k.div_ceil(STEP) * tiles * STEP * width);
+        for (step, out) in activations.get_mut().chunks_exact_mut(tiles * STEP * width).enumerate() {
             let (begin, end) = (step * STEP, p.k.min(step * STEP + STEP));
-            let rows = Rows { side: &p.a, row, count, stride: p.k };
-            l.call(WidenColumns { rows, begin, end, out: &mut wide[..tiles * STEP * 16] });
+            let rows = OperandRows { side: &p.a, row, count, stride: p.k };
+            l.call(WidenRhs { rows, begin, end, out: &mut wide[..tiles * STEP * 16] });
             for (out, wide) in out.chunks_exact_mut(2 * width).zip(wide.chunks_exact(32)) {
                 out.copy_from_slice(&wide[..2 * width]);
             }
         }
-        right
+        activations
     }
 }
 
-struct Task<'a, 'o, const COLUMNS: usize> {
+struct SkinnyAmxTask<'a, 'o, const COLUMNS: usize> {
     amx: Amx,
     p: &'a Problem<'a>,
-    right: &'a [u16],
+    activations: &'a [u16],
     region: &'a mut Region<'o>,
 }
 
-impl<const COLUMNS: usize> Kernel for Task<'_, '_, COLUMNS> {
+impl<const COLUMNS: usize> Kernel for SkinnyAmxTask<'_, '_, COLUMNS> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        let Task { amx, p, right, region } = self;
-        let mut work = Work {
-            left: Scratch::new(2 * LEFT),
-            sums: Box::new(Block([[[0.0; 16]; 64]; 3])),
+        let SkinnyAmxTask { amx, p, activations, region } = self;
+        let mut work = SkinnyAmxWorkspace {
+            weights: Scratch::new(2 * WEIGHTS),
+            sums: Box::new(SumBlocks([[[0.0; 16]; 64]; 3])),
             rows_at: p.a.scales_at(region.a_row(0), region.size.0),
             columns_at: p.b.scales_at(region.b_row(0), region.size.1),
             of_rows: [0.0; SIDE],
@@ -107,21 +108,21 @@ impl<const COLUMNS: usize> Kernel for Task<'_, '_, COLUMNS> {
         let tiles = amx.tiles(region.size.0.min(16));
         let segments = segments(p, DEEP, DEEP);
         for column in (0..region.size.1).step_by(SIDE) {
-            work.columns::<L, COLUMNS>(l, p, &tiles, &segments, region, right, column);
+            work.columns::<L, COLUMNS>(l, p, &tiles, &segments, region, activations, column);
         }
     }
 }
 
 #[repr(align(64))]
-struct Block([Sums; 3]);
+struct SumBlocks([Sums; 3]);
 
-/// What a task works in.
-struct Work {
+/// The buffers of a task.
+struct SkinnyAmxWorkspace {
     /// Two segments of 32 rows of weights.
-    left: Scratch<u16>,
-    /// Final sums, and the partial ones of two intervals.
-    sums: Box<Block>,
-    /// Where the scales of the few rows, and of the weights' begin.
+    weights: Scratch<u16>,
+    /// Final sums, and the partial sums of two intervals.
+    sums: Box<SumBlocks>,
+    /// Offsets of the scales of each row of the activations and of the weights.
     rows_at: Vec<usize>,
     columns_at: Vec<usize>,
     /// Scales of an interval.
@@ -129,7 +130,7 @@ struct Work {
     of_columns: [f32; SIDE],
 }
 
-impl Work {
+impl SkinnyAmxWorkspace {
     /// Up to 32 columns of the result.
     #[inline(always)]
     #[allow(clippy::too_many_arguments)] // two operands and a place
@@ -138,17 +139,17 @@ impl Work {
         l: L,
         p: &Problem<'_>,
         tiles: &Tiles,
-        segments: &[Segment],
+        segments: &[KSegment],
         region: &mut Region<'_>,
-        right: &[u16],
+        activations: &[u16],
         column: usize,
     ) {
         let count = (region.size.1 - column).min(SIDE);
-        let rows = Rows { side: &p.b, row: region.b_row(column), count, stride: p.k };
+        let rows = OperandRows { side: &p.b, row: region.b_row(column), count, stride: p.k };
         let columns_at = &self.columns_at[column..column + count];
         let one_group = columns_at.iter().all(|at| *at == columns_at[0]);
-        let (mut now, mut next) = self.left.get_mut().split_at_mut(LEFT);
-        let Block([done, partial, waiting]) = &mut *self.sums;
+        let (mut now, mut next) = self.weights.get_mut().split_at_mut(WEIGHTS);
+        let SumBlocks([done, partial, waiting]) = &mut *self.sums;
         let (mut partial, mut waiting) = (partial, waiting);
         begin(&WHOLE, region, column, done);
         if p.chained {
@@ -161,7 +162,7 @@ impl Work {
             if let Some(later) = later {
                 widen(l, rows, later.range(), next);
             }
-            let left = Left { words: &*now, stride: STRIDE };
+            let weights = Lhs { words: &*now, stride: STRIDE };
             for run in &segment.runs {
                 let steps = (run.end - run.begin).div_ceil(STEP);
                 let (at_left, at_right) = ((run.begin - k.start) / STEP, run.begin / STEP);
@@ -173,8 +174,17 @@ impl Work {
                     columns: &self.of_rows,
                 };
                 let pieces = if promote { 32 * COLUMNS } else { 0 };
-                let beside = Spread { promotion, pieces, each: 16_usize.div_ceil(steps) };
-                tiles.product::<COLUMNS>(left, at_left, right, at_right, steps, run.opens, partial, beside);
+                let beside = SpreadPromotion { promotion, pieces, each: 16_usize.div_ceil(steps) };
+                tiles.product::<COLUMNS>(
+                    weights,
+                    at_left,
+                    activations,
+                    at_right,
+                    steps,
+                    run.opens,
+                    partial,
+                    beside,
+                );
                 promote = run.closes;
                 if run.closes {
                     std::mem::swap(&mut partial, &mut waiting);
@@ -211,11 +221,11 @@ impl Work {
 }
 
 /// Sums are read and written once.
-const WHOLE: Segment = Segment { runs: Vec::new(), first: true, last: true };
+const WHOLE: KSegment = KSegment { runs: Vec::new(), first: true, last: true };
 
-/// What the sums begin with, turned: the result's columns are rows here.
+/// Loads the initial sums, transposed: columns of the result are rows here.
 #[inline(always)]
-fn begin(segment: &Segment, region: &Region<'_>, column: usize, sums: &mut Sums) {
+fn begin(segment: &KSegment, region: &Region<'_>, column: usize, sums: &mut Sums) {
     *sums = [[0.0; 16]; 64];
     if !region.has_c() {
         return;
@@ -229,9 +239,9 @@ fn begin(segment: &Segment, region: &Region<'_>, column: usize, sums: &mut Sums)
     }
 }
 
-/// Up to 32 rows of weights. Asks for what follows in time: the same rows' next segment, or the next rows' first.
+/// Widens up to 32 rows of weights. Prefetches the next segment of the same rows, or the first of the next rows.
 #[inline(always)]
-fn widen<L: Lanes>(l: L, rows: Rows<'_>, k: Range<usize>, out: &mut [u16]) {
+fn widen<L: Lanes>(l: L, rows: OperandRows<'_>, k: Range<usize>, out: &mut [u16]) {
     let ahead = if k.end < rows.stride { k.len() } else { SIDE * rows.stride - k.start };
-    l.call(Widen { rows, begin: k.start, end: k.end, ahead, stride: STRIDE, out });
+    l.call(WidenLhs { rows, begin: k.start, end: k.end, ahead, stride: STRIDE, out });
 }

@@ -1,48 +1,48 @@
-//! Blocks of the result through AMX: 32 by 64, operands widened to bfloat16 in the order of the tiles.
+//! Products through AMX: 32 x 64 blocks of the result, operands widened to bfloat16 in tile order.
 //!
-//! Of a, 512 rows by 1024 k stay in the second-level cache; of b, a panel of 64 columns; the sums of a block in the
-//! first. Promoting the sums of one block costs little, because it happens between the tile instructions of the next.
+//! 512 rows by 1024 k of `a` and a panel of 64 columns of `b` stay in the second-level cache, the sums of a block in the
+//! first. The promotion of a block is interleaved with the tile instructions of the next.
 
 use super::output::{Region, Scratch};
-use super::runs::{segments, Run, Segment};
-use super::{Problem, Side, STEP};
-use crate::simd::amx::{Amx, Beside, Left, Sums, Tiles};
+use super::runs::{segments, KRun, KSegment};
+use super::{ByteOperand, Problem, STEP};
+use crate::simd::amx::{Amx, Interleave, Lhs, Sums, Tiles};
 use crate::simd::{words, Kernel, Lanes, Lookup};
 
 /// k of a segment.
 const DEEP: usize = 1024;
-/// Rows of a block of a.
+/// Rows of a block of `a`.
 const TALL: usize = 512;
-/// Rows, and columns, of a product of tiles.
+/// Rows and columns of a product of tiles.
 pub(super) const SIDE: usize = 32;
-/// Columns of a panel, in products of tiles.
+/// Products of tiles in a panel.
 const PANELS: usize = 2;
-/// Codes that are widened at a time.
+/// Codes widened at a time.
 const GROUP: usize = 64;
-/// Words between the rows of a left-hand operand beyond their own: a cache line.
-pub(super) const APART: usize = 32;
+/// Padding between the rows of a left-hand operand, in words: a cache line.
+pub(super) const ROW_GAP: usize = 32;
 
 /// Computes a part of the result.
 pub(super) fn product(p: &Problem<'_>, region: &mut Region<'_>) {
     if let Some(amx) = Amx::detect() {
-        amx.vectors().enter(Task { amx, p, region });
+        amx.vectors().enter(AmxTask { amx, p, region });
     }
 }
 
-struct Task<'a, 'o> {
+struct AmxTask<'a, 'o> {
     amx: Amx,
     p: &'a Problem<'a>,
     region: &'a mut Region<'o>,
 }
 
-impl Kernel for Task<'_, '_> {
+impl Kernel for AmxTask<'_, '_> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        let Task { amx, p, region } = self;
+        let AmxTask { amx, p, region } = self;
         let segments = segments(p, DEEP, DEEP);
         region.prepare(&segments);
-        let mut work = Work::new(p, region);
+        let mut work = AmxWorkspace::new(p, region);
         let tiles = amx.tiles(16);
         for segment in &segments {
             for row in (0..region.size.0).step_by(TALL) {
@@ -52,15 +52,15 @@ impl Kernel for Task<'_, '_> {
     }
 }
 
-/// What a task works in.
-struct Work {
-    left: Scratch<u16>,
-    right: Scratch<u16>,
-    sums: Box<[Block; PANELS]>,
+/// The buffers of a task.
+struct AmxWorkspace {
+    lhs: Scratch<u16>,
+    rhs: Scratch<u16>,
+    sums: Box<[BlockSums; PANELS]>,
     /// Scales of each run, for the rows of a block and for the columns of a panel.
     row_scales: Vec<[f32; SIDE]>,
     column_scales: Vec<[f32; SIDE]>,
-    /// Where the scales of each row and column of the region begin.
+    /// Offsets of the scales of each row and column of the region.
     rows_at: Vec<usize>,
     columns_at: Vec<usize>,
 }
@@ -68,29 +68,29 @@ struct Work {
 /// Sums of 32 rows and 32 columns.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-struct Block {
+struct BlockSums {
     done: Sums,
     partial: Sums,
 }
 
-/// Where a block stands: its first row in the region, in the block of a, and its first column.
+/// The position of a block: its first row in the region, its panel in the block of `a`, its first column.
 #[derive(Clone, Copy)]
-struct Place {
+struct BlockPlace {
     row: usize,
     panel: usize,
     column: usize,
-    /// How many products of tiles it is wide.
+    /// Its width in products of tiles.
     wide: usize,
 }
 
-impl Work {
-    fn new(p: &Problem<'_>, region: &Region<'_>) -> Work {
+impl AmxWorkspace {
+    fn new(p: &Problem<'_>, region: &Region<'_>) -> AmxWorkspace {
         let deep = p.k.min(DEEP).div_ceil(GROUP);
         let zero = [[0.0; 16]; 64];
-        Work {
-            left: Scratch::new(region.size.0.min(TALL).div_ceil(SIDE) * SIDE * (deep * GROUP + APART)),
-            right: Scratch::new(PANELS * deep * SIDE * GROUP),
-            sums: Box::new([Block { done: zero, partial: zero }; PANELS]),
+        AmxWorkspace {
+            lhs: Scratch::new(region.size.0.min(TALL).div_ceil(SIDE) * SIDE * (deep * GROUP + ROW_GAP)),
+            rhs: Scratch::new(PANELS * deep * SIDE * GROUP),
+            sums: Box::new([BlockSums { done: zero, partial: zero }; PANELS]),
             row_scales: Vec::new(),
             column_scales: Vec::new(),
             rows_at: p.a.scales_at(region.a_row(0), region.size.0),
@@ -98,25 +98,25 @@ impl Work {
         }
     }
 
-    /// The rows from `row` on, as many as a block of a has.
+    /// Computes the rows from `row` on, as many as a block of `a` has.
     #[inline(always)]
     fn rows<L: Lanes>(
         &mut self,
         l: L,
         p: &Problem<'_>,
         tiles: &Tiles,
-        segment: &Segment,
+        segment: &KSegment,
         region: &mut Region<'_>,
         row: usize,
     ) {
         let (rows, columns) = ((region.size.0 - row).min(TALL), region.size.1);
         let k = segment.range();
-        let (stride, steps) = (k.len().next_multiple_of(GROUP) + APART, k.len().div_ceil(STEP));
+        let (stride, steps) = (k.len().next_multiple_of(GROUP) + ROW_GAP, k.len().div_ceil(STEP));
         for first in (0..rows).step_by(SIDE) {
-            let left = &mut self.left.get_mut()[first * stride..][..SIDE * stride];
+            let lhs = &mut self.lhs.get_mut()[first * stride..][..SIDE * stride];
             let (count, row) = ((rows - first).min(SIDE), region.a_row(row + first));
-            let rows = Rows { side: &p.a, row, count, stride: p.k };
-            l.call(Widen { rows, begin: k.start, end: k.end, ahead: 0, stride, out: left });
+            let rows = OperandRows { side: &p.a, row, count, stride: p.k };
+            l.call(WidenLhs { rows, begin: k.start, end: k.end, ahead: 0, stride, out: lhs });
         }
         scales(&p.a, &self.rows_at[row..row + rows], segment, &mut self.row_scales);
         for column in (0..columns).step_by(PANELS * SIDE) {
@@ -126,44 +126,45 @@ impl Work {
             for panel in 0..wide {
                 let first = panel * SIDE;
                 let (count, row) = ((count - first).min(SIDE), region.b_row(column + first));
-                let rows = Rows { side: &p.b, row, count, stride: p.k };
-                let right = &mut self.right.get_mut()[panel * size..][..size];
-                l.call(WidenColumns { rows, begin: k.start, end: k.end, out: right });
+                let rows = OperandRows { side: &p.b, row, count, stride: p.k };
+                let rhs = &mut self.rhs.get_mut()[panel * size..][..size];
+                l.call(WidenRhs { rows, begin: k.start, end: k.end, out: rhs });
             }
             scales(&p.b, &self.columns_at[column..column + count], segment, &mut self.column_scales);
             for panel in 0..rows.div_ceil(SIDE) {
-                let place = Place { row: row + panel * SIDE, panel, column, wide };
+                let place = BlockPlace { row: row + panel * SIDE, panel, column, wide };
                 self.block(l, p, tiles, segment, region, place);
             }
         }
     }
 
-    /// A block of 32 rows and up to 64 columns.
+    /// Computes a block of 32 rows and up to 64 columns.
     #[inline(always)]
     fn block<L: Lanes>(
         &mut self,
         l: L,
         p: &Problem<'_>,
         tiles: &Tiles,
-        segment: &Segment,
+        segment: &KSegment,
         region: &mut Region<'_>,
-        place: Place,
+        place: BlockPlace,
     ) {
         self.begin(p, segment, region, place);
         let k = segment.range();
-        let (stride, size) = (k.len().next_multiple_of(GROUP) + APART, k.len().div_ceil(STEP) * STEP * SIDE);
-        let left = Left { words: &self.left.get()[place.panel * SIDE * stride..][..SIDE * stride], stride };
+        let (stride, size) =
+            (k.len().next_multiple_of(GROUP) + ROW_GAP, k.len().div_ceil(STEP) * STEP * SIDE);
+        let lhs = Lhs { words: &self.lhs.get()[place.panel * SIDE * stride..][..SIDE * stride], stride };
         let (runs, tall) = (&segment.runs, self.row_scales.len() / segment.runs.len().max(1));
         let wide = self.column_scales.len() / segment.runs.len().max(1);
         let (row_scales, column_scales) = (&self.row_scales, &self.column_scales);
         let scales = |t: usize, j: usize| (&row_scales[t * tall + place.panel], &column_scales[t * wide + j]);
         let [first, second] = &mut *self.sums;
-        // The interval whose sums are complete but not yet promoted, of either product.
+        // The interval whose sums wait for promotion, of either product.
         let mut waiting: [Option<usize>; PANELS] = [None; PANELS];
         for (t, run) in runs.iter().enumerate() {
             let at = (run.begin - k.start) / STEP;
             for j in 0..place.wide {
-                let right = &self.right.get()[j * size..][..size];
+                let rhs = &self.rhs.get()[j * size..][..size];
                 let (this, other) =
                     if j == 0 { (&mut *first, &mut *second) } else { (&mut *second, &mut *first) };
                 if let Some(t) = waiting[j].take() {
@@ -171,12 +172,12 @@ impl Work {
                 }
                 if let Some(t) = waiting[1 - j].take() {
                     let (rows, columns) = scales(t, 1 - j);
-                    let Block { done, partial } = other;
+                    let BlockSums { done, partial } = other;
                     let promotion = Promotion { l, partial, done, rows, columns };
-                    beside(tiles, left, right, at, run, &mut this.partial, promotion);
+                    beside(tiles, lhs, rhs, at, run, &mut this.partial, promotion);
                 } else {
                     let steps = (run.end - run.begin).div_ceil(STEP);
-                    tiles.product::<2>(left, at, right, at, steps, run.opens, &mut this.partial, ());
+                    tiles.product::<2>(lhs, at, rhs, at, steps, run.opens, &mut this.partial, ());
                 }
                 waiting[j] = run.closes.then_some(t);
             }
@@ -190,9 +191,9 @@ impl Work {
         self.end(p, segment, region, place);
     }
 
-    /// Reads what the sums begin with.
+    /// Loads the initial sums.
     #[inline(always)]
-    fn begin(&mut self, p: &Problem<'_>, segment: &Segment, region: &Region<'_>, place: Place) {
+    fn begin(&mut self, p: &Problem<'_>, segment: &KSegment, region: &Region<'_>, place: BlockPlace) {
         let kept = !p.chained && segment.runs.first().is_some_and(|r| !r.opens);
         let mut sums = [0.0; PANELS * SIDE];
         for i in 0..SIDE {
@@ -209,12 +210,12 @@ impl Work {
         }
     }
 
-    /// Writes what they have become.
+    /// Stores the sums.
     #[inline(always)]
-    fn end(&mut self, p: &Problem<'_>, segment: &Segment, region: &mut Region<'_>, place: Place) {
+    fn end(&mut self, p: &Problem<'_>, segment: &KSegment, region: &mut Region<'_>, place: BlockPlace) {
         let keep = !p.chained && segment.runs.last().is_some_and(|r| !r.closes);
         let [x, y] = &*self.sums;
-        let row = |sums: fn(&Block) -> &Sums, i: usize| {
+        let row = |sums: fn(&BlockSums) -> &Sums, i: usize| {
             let (x, y, i) = (sums(x), sums(y), i / 16 * 32 + i % 16);
             [x[i], x[i + 16], y[i], y[i + 16]]
         };
@@ -228,7 +229,7 @@ impl Work {
     }
 }
 
-/// Row `i` of the sums of a product of tiles.
+/// Sets row `i` of the sums of a product of tiles.
 #[inline(always)]
 fn set_row(sums: &mut Sums, i: usize, row: &[[f32; 16]]) {
     let i = i / 16 * 32 + i % 16;
@@ -236,32 +237,32 @@ fn set_row(sums: &mut Sums, i: usize, row: &[[f32; 16]]) {
 }
 
 #[inline(always)]
-fn promote<L: Lanes>(l: L, block: &mut Block, (rows, columns): (&[f32; SIDE], &[f32; SIDE])) {
-    let Block { done, partial } = block;
+fn promote<L: Lanes>(l: L, block: &mut BlockSums, (rows, columns): (&[f32; SIDE], &[f32; SIDE])) {
+    let BlockSums { done, partial } = block;
     let mut promotion = Promotion { l, partial, done, rows, columns };
     for i in 0..64 {
         promotion.piece(i);
     }
 }
 
-/// A run of one block, with a promotion spread between its instructions.
+/// Computes a run of one block, interleaved with a promotion.
 #[inline(always)]
 fn beside<L: Lanes>(
     tiles: &Tiles,
-    left: Left<'_>,
-    right: &[u16],
+    lhs: Lhs<'_>,
+    rhs: &[u16],
     at: usize,
-    run: &Run,
+    run: &KRun,
     sums: &mut Sums,
     promotion: Promotion<'_, L>,
 ) {
     let steps = (run.end - run.begin).div_ceil(STEP);
     if steps == 4 {
-        // The usual interval has code of its own.
-        tiles.product::<2>(left, at, right, at, 4, run.opens, sums, Quarters(promotion));
+        // The usual interval, 128 k, is unrolled.
+        tiles.product::<2>(lhs, at, rhs, at, 4, run.opens, sums, QuarterPromotion(promotion));
     } else {
-        let spread = Spread { promotion, pieces: 64, each: 16_usize.div_ceil(steps) };
-        tiles.product::<2>(left, at, right, at, steps, run.opens, sums, spread);
+        let spread = SpreadPromotion { promotion, pieces: 64, each: 16_usize.div_ceil(steps) };
+        tiles.product::<2>(lhs, at, rhs, at, steps, run.opens, sums, spread);
     }
 }
 
@@ -275,7 +276,7 @@ pub(super) struct Promotion<'a, L> {
 }
 
 impl<L: Lanes> Promotion<'_, L> {
-    /// Row `i % 16` of tile `i / 16`.
+    /// Promotes row `i % 16` of tile `i / 16`.
     #[inline(always)]
     pub fn piece(&mut self, i: usize) {
         let (l, i) = (self.l, i % 64);
@@ -286,15 +287,15 @@ impl<L: Lanes> Promotion<'_, L> {
     }
 }
 
-/// A promotion in as many parts as there are slots.
-pub(super) struct Spread<'a, L> {
+/// A promotion in parts, one for each slot.
+pub(super) struct SpreadPromotion<'a, L> {
     pub promotion: Promotion<'a, L>,
-    /// 64 pieces, or 32: those of the left tiles.
+    /// 64 rows, or the 32 of the left tiles.
     pub pieces: usize,
     pub each: usize,
 }
 
-impl<L: Lanes> Beside for Spread<'_, L> {
+impl<L: Lanes> Interleave for SpreadPromotion<'_, L> {
     #[inline(always)]
     fn slot(&mut self, slot: usize) {
         for i in slot * self.each..(slot * self.each + self.each).min(self.pieces) {
@@ -304,9 +305,9 @@ impl<L: Lanes> Beside for Spread<'_, L> {
 }
 
 /// A promotion in sixteen parts.
-struct Quarters<'a, L>(Promotion<'a, L>);
+struct QuarterPromotion<'a, L>(Promotion<'a, L>);
 
-impl<L: Lanes> Beside for Quarters<'_, L> {
+impl<L: Lanes> Interleave for QuarterPromotion<'_, L> {
     #[inline(always)]
     fn slot(&mut self, slot: usize) {
         self.0.piece(4 * slot);
@@ -316,8 +317,8 @@ impl<L: Lanes> Beside for Quarters<'_, L> {
     }
 }
 
-/// The scales of some rows at each run of a segment, in parts of 32.
-fn scales(side: &Side<'_>, at: &[usize], segment: &Segment, out: &mut Vec<[f32; SIDE]>) {
+/// Collects the scales of some rows at each run of a segment, in parts of 32.
+fn scales(side: &ByteOperand<'_>, at: &[usize], segment: &KSegment, out: &mut Vec<[f32; SIDE]>) {
     out.clear();
     for run in &segment.runs {
         for at in at.chunks(SIDE) {
@@ -332,38 +333,38 @@ fn scales(side: &Side<'_>, at: &[usize], segment: &Segment, out: &mut Vec<[f32; 
 
 /// Some rows of a side.
 #[derive(Clone, Copy)]
-pub(super) struct Rows<'a> {
-    pub side: &'a Side<'a>,
+pub(super) struct OperandRows<'a> {
+    pub side: &'a ByteOperand<'a>,
     pub row: usize,
     pub count: usize,
     pub stride: usize,
 }
 
-impl Rows<'_> {
-    /// The codes of row `i` from `begin` to `end`.
+impl OperandRows<'_> {
+    /// The codes of row `i` from k `begin` to `end`.
     #[inline(always)]
     pub fn codes(&self, i: usize, begin: usize, end: usize) -> &[u8] {
         &self.side.codes[(self.row + i) * self.stride..][begin..end]
     }
 }
 
-/// Up to 32 rows as a left-hand operand; what is missing to 32 rows and to 64 k is zero.
-pub(super) struct Widen<'a> {
-    pub rows: Rows<'a>,
+/// Widens up to 32 rows to a left-hand operand, padded with zeros to 32 rows and a multiple of 64 k.
+pub(super) struct WidenLhs<'a> {
+    pub rows: OperandRows<'a>,
     pub begin: usize,
     pub end: usize,
-    /// How far ahead of its reads each row is asked for, in bytes; 0 leaves it to the hardware.
+    /// Prefetch distance of each row in bytes; 0 leaves it to the hardware.
     pub ahead: usize,
     /// Words between the rows.
     pub stride: usize,
     pub out: &'a mut [u16],
 }
 
-impl Kernel for Widen<'_> {
+impl Kernel for WidenLhs<'_> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        let Widen { rows, begin, end, ahead, stride, out } = self;
+        let WidenLhs { rows, begin, end, ahead, stride, out } = self;
         let table = rows.side.table;
         let length = (end - begin).next_multiple_of(GROUP);
         for (i, out) in out.chunks_exact_mut(stride).enumerate() {
@@ -383,7 +384,7 @@ impl Kernel for Widen<'_> {
     }
 }
 
-/// Fewer than 64 codes, and zeros.
+/// Widens fewer than 64 codes, padded with zeros.
 #[inline(always)]
 fn widen_part<L: Lanes>(l: L, table: &Lookup, codes: &[u8], out: &mut [u16]) {
     let mut padded = [0u8; GROUP];
@@ -391,15 +392,15 @@ fn widen_part<L: Lanes>(l: L, table: &Lookup, codes: &[u8], out: &mut [u16]) {
     l.lookup_bf16(table, &padded, out, false);
 }
 
-/// Up to 32 rows as a right-hand operand: for each step two tiles, each of 16 pairs of k of 16 rows.
-pub(super) struct WidenColumns<'a> {
-    pub rows: Rows<'a>,
+/// Widens up to 32 rows to a right-hand operand: for each step two tiles, each of 16 pairs of k of 16 rows.
+pub(super) struct WidenRhs<'a> {
+    pub rows: OperandRows<'a>,
     pub begin: usize,
     pub end: usize,
     pub out: &'a mut [u16],
 }
 
-impl Kernel for WidenColumns<'_> {
+impl Kernel for WidenRhs<'_> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {

@@ -1,19 +1,19 @@
-//! Blocks of the result at the vector levels: a few rows by two vectors of columns.
+//! Products at the vector levels: blocks of a few rows by two vectors of columns.
 //!
-//! Of a, 504 rows by 512 k stay in the second-level cache as float32; of b, the columns of one run in the first.
+//! 504 rows by 512 k of `a` stay in the second-level cache as float32, the columns of one run of `b` in the first.
 
 use super::output::{Region, Scratch};
-use super::runs::{segments, Run, Segment};
-use super::{Problem, Side, STEP};
+use super::runs::{segments, KRun, KSegment};
+use super::{ByteOperand, Problem, STEP};
 use crate::simd::{dispatch, ColumnSink, Kernel, Lanes};
 use std::ops::Range;
 
 /// k of a segment, and of the longest run.
 const DEEP: usize = 512;
 const RUN: usize = 256;
-/// Distance of the rows of a block of a: a power of two apart they would fall into the same sets of the cache.
+/// Distance of the rows of a block of `a`: a power of two would map them to the same cache sets.
 const STRIDE: usize = DEEP + 16;
-/// Rows of a block of a: a multiple of every kernel's.
+/// Rows of a block of `a`: a multiple of every kernel's rows.
 const TALL: usize = 504;
 /// Vectors of columns.
 const VECTORS: usize = 2;
@@ -22,15 +22,15 @@ const WIDE: usize = VECTORS * 16;
 
 /// Computes a part of the result.
 pub(super) fn product(p: &Problem<'_>, region: Region<'_>) {
-    dispatch(Task { p, region });
+    dispatch(SimdTask { p, region });
 }
 
-struct Task<'a, 'o> {
+struct SimdTask<'a, 'o> {
     p: &'a Problem<'a>,
     region: Region<'o>,
 }
 
-impl Kernel for Task<'_, '_> {
+impl Kernel for SimdTask<'_, '_> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(mut self, l: L) {
@@ -38,10 +38,10 @@ impl Kernel for Task<'_, '_> {
         let segments = segments(p, RUN, DEEP);
         self.region.prepare(&segments);
         let tall = rows.min(TALL).next_multiple_of(kernel_rows::<L>());
-        let mut work = Work {
-            left: Scratch::new(tall * STRIDE),
+        let mut work = SimdWorkspace {
+            lhs: Scratch::new(tall * STRIDE),
             near: Scratch::new(RUN * VECTORS * L::N),
-            right: Scratch::new(RUN * VECTORS * L::N),
+            rhs: Scratch::new(RUN * VECTORS * L::N),
             done: Scratch::new(tall * VECTORS * L::N),
             partial: Scratch::new(tall * VECTORS * L::N),
             row_scales: Vec::new(),
@@ -56,7 +56,7 @@ impl Kernel for Task<'_, '_> {
     }
 }
 
-/// Rows that the kernel takes at a time.
+/// Rows of the kernel.
 #[inline(always)]
 fn kernel_rows<L: Lanes>() -> usize {
     match L::N {
@@ -66,36 +66,36 @@ fn kernel_rows<L: Lanes>() -> usize {
     }
 }
 
-/// What a task works in.
-struct Work {
-    left: Scratch<f32>,
+/// The buffers of a task.
+struct SimdWorkspace {
+    lhs: Scratch<f32>,
     near: Scratch<u8>,
-    right: Scratch<f32>,
+    rhs: Scratch<f32>,
     done: Scratch<f32>,
     partial: Scratch<f32>,
     /// Scales of each run, for the rows of a block.
     row_scales: Vec<f32>,
-    /// Where the scales of each row and column of the region begin.
+    /// Offsets of the scales of each row and column of the region.
     rows_at: Vec<usize>,
     columns_at: Vec<usize>,
 }
 
-impl Work {
-    /// The rows from `row` on, as many as a block of a has.
+impl SimdWorkspace {
+    /// Computes the rows from `row` on, as many as a block of `a` has.
     #[inline(always)]
     fn rows<L: Lanes>(
         &mut self,
         l: L,
         p: &Problem<'_>,
-        segment: &Segment,
+        segment: &KSegment,
         region: &mut Region<'_>,
         row: usize,
     ) {
         let (rows, width) = ((region.size.0 - row).min(TALL), VECTORS * L::N);
         let k = segment.range();
-        for (i, left) in self.left.get_mut().chunks_mut(STRIDE).enumerate().take(rows) {
+        for (i, lhs) in self.lhs.get_mut().chunks_mut(STRIDE).enumerate().take(rows) {
             let codes = &p.a.codes[region.a_row(row + i) * p.k..][k.clone()];
-            l.call(Decode { side: &p.a, codes, out: left });
+            l.call(DecodeRow { side: &p.a, codes, out: lhs });
         }
         let tall = rows.next_multiple_of(kernel_rows::<L>());
         self.row_scales.clear();
@@ -108,16 +108,16 @@ impl Work {
         for column in (0..region.size.1).step_by(width) {
             self.begin(p, segment, region, row, rows, column, width);
             for (t, run) in segment.runs.iter().enumerate() {
-                let turn = Turn {
+                let transpose = TransposeRun {
                     side: &p.b,
                     stride: p.k,
                     row: region.b_row(column),
                     count: (region.size.1 - column).min(width),
                     run: *run,
                     near: self.near.get_mut(),
-                    out: self.right.get_mut(),
+                    out: self.rhs.get_mut(),
                 };
-                l.call(turn);
+                l.call(transpose);
                 let mut scales = [0f32; WIDE];
                 for (to, at) in scales.iter_mut().zip(&self.columns_at[column..]).take(width) {
                     *to = p.b.scale(*at, run.begin);
@@ -128,13 +128,13 @@ impl Work {
         }
     }
 
-    /// Reads what the sums begin with.
+    /// Loads the initial sums.
     #[inline(always)]
     #[allow(clippy::too_many_arguments)] // a rectangle
     fn begin(
         &mut self,
         p: &Problem<'_>,
-        segment: &Segment,
+        segment: &KSegment,
         region: &Region<'_>,
         row: usize,
         rows: usize,
@@ -153,13 +153,13 @@ impl Work {
         }
     }
 
-    /// Writes what they have become.
+    /// Stores the sums.
     #[inline(always)]
     #[allow(clippy::too_many_arguments)] // a rectangle
     fn end(
         &mut self,
         p: &Problem<'_>,
-        segment: &Segment,
+        segment: &KSegment,
         region: &mut Region<'_>,
         row: usize,
         rows: usize,
@@ -177,24 +177,31 @@ impl Work {
         }
     }
 
-    /// One run of a panel of columns, for all rows of the block.
+    /// Computes one run of a panel of columns, for all rows of the block.
     #[inline(always)]
-    fn run<L: Lanes>(&mut self, l: L, run: &Run, at: usize, of_rows: Range<usize>, of_columns: &[f32; WIDE]) {
+    fn run<L: Lanes>(
+        &mut self,
+        l: L,
+        run: &KRun,
+        at: usize,
+        of_rows: Range<usize>,
+        of_columns: &[f32; WIDE],
+    ) {
         let width = VECTORS * L::N;
         let steps = (run.end - run.begin).div_ceil(STEP);
-        let right = &self.right.get()[..steps * STEP * width];
-        let (kernel, left) = (kernel_rows::<L>(), self.left.get());
+        let rhs = &self.rhs.get()[..steps * STEP * width];
+        let (kernel, lhs) = (kernel_rows::<L>(), self.lhs.get());
         let (partial, done) = (self.partial.get_mut(), self.done.get_mut());
         let of_rows = &self.row_scales[of_rows];
         for first in (0..of_rows.len()).step_by(kernel) {
             let block = first * width..(first + kernel) * width;
             let (partial, done) = (&mut partial[block.clone()], &mut done[block]);
-            let left = &left[first * STRIDE + at..];
+            let lhs = &lhs[first * STRIDE + at..];
             let scales = (&of_rows[first..first + kernel], of_columns);
             let (opens, closes) = (run.opens, run.closes);
             macro_rules! add {
                 ($rows:literal) => {
-                    l.call(Add::<$rows> { left, right, opens, closes, scales, partial, done })
+                    l.call(AddRun::<$rows> { lhs, rhs, opens, closes, scales, partial, done })
                 };
             }
             match const { L::N } {
@@ -206,14 +213,14 @@ impl Work {
     }
 }
 
-/// A row of codes as float32; zeros after the last.
-struct Decode<'a> {
-    side: &'a Side<'a>,
+/// Decodes a row of codes to float32, padded with zeros.
+struct DecodeRow<'a> {
+    side: &'a ByteOperand<'a>,
     codes: &'a [u8],
     out: &'a mut [f32],
 }
 
-impl Kernel for Decode<'_> {
+impl Kernel for DecodeRow<'_> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
@@ -234,25 +241,25 @@ impl Kernel for Decode<'_> {
     }
 }
 
-/// The columns of a run: for each k two vectors of values.
-struct Turn<'a> {
-    side: &'a Side<'a>,
+/// Transposes the columns of a run: for each k two vectors of values.
+struct TransposeRun<'a> {
+    side: &'a ByteOperand<'a>,
     stride: usize,
     row: usize,
-    /// Rows of b there are; the others count as zeros.
+    /// Rows of `b`; the others are zeros.
     count: usize,
-    run: Run,
+    run: KRun,
     near: &'a mut [u8],
     out: &'a mut [f32],
 }
 
-impl Kernel for Turn<'_> {
+impl Kernel for TransposeRun<'_> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        let Turn { side, stride, run, .. } = self;
+        let TransposeRun { side, stride, run, .. } = self;
         let (width, length) = (VECTORS * L::N, run.end - run.begin);
-        // Side by side first: each cache line is read once, also where rows fall into the same sets of the cache.
+        // Copy rows next to each other first: each cache line is read once, even if rows share cache sets.
         let (near, step) = (&mut *self.near, STEP * width);
         for i in 0..width {
             let codes: &[u8] =
@@ -273,30 +280,30 @@ impl Kernel for Turn<'_> {
             for v in 0..VECTORS {
                 let near = &self.near[from * width + v * L::N * STEP..];
                 let out = &mut self.out[from * width + v * L::N..][..(STEP - 1) * width + L::N];
-                l.columns(side.table, near, Store { l, out, width });
+                l.columns(side.table, near, StoreColumns { l, out, width });
             }
         }
     }
 }
 
 /// Writes columns, one every `width` values.
-pub(super) struct Store<'a, L> {
+pub(super) struct StoreColumns<'a, L> {
     pub l: L,
     pub out: &'a mut [f32],
     pub width: usize,
 }
 
-impl<L: Lanes> ColumnSink<L> for Store<'_, L> {
+impl<L: Lanes> ColumnSink<L> for StoreColumns<'_, L> {
     #[inline(always)]
     fn column(&mut self, k: usize, values: L::F) {
         self.l.store_f32(values, &mut self.out[k * self.width..], false);
     }
 }
 
-/// A run of `R` rows and two vectors of columns.
-struct Add<'a, const R: usize> {
-    left: &'a [f32],
-    right: &'a [f32],
+/// Adds a run of `R` rows and two vectors of columns.
+struct AddRun<'a, const R: usize> {
+    lhs: &'a [f32],
+    rhs: &'a [f32],
     opens: bool,
     closes: bool,
     scales: (&'a [f32], &'a [f32; WIDE]),
@@ -304,7 +311,7 @@ struct Add<'a, const R: usize> {
     done: &'a mut [f32],
 }
 
-impl<const R: usize> Kernel for Add<'_, R> {
+impl<const R: usize> Kernel for AddRun<'_, R> {
     type Out = ();
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // plain counting: these arrays are registers
@@ -318,14 +325,14 @@ impl<const R: usize> Kernel for Add<'_, R> {
                 }
             }
         }
-        for (step, right) in self.right.chunks_exact(STEP * width).enumerate() {
-            let mut left = [&[0f32; STEP]; R];
+        for (step, rhs) in self.rhs.chunks_exact(STEP * width).enumerate() {
+            let mut lhs = [&[0f32; STEP]; R];
             for r in 0..R {
-                let row = self.left[r * STRIDE + step * STEP..].first_chunk();
-                left[r] = row.expect("a row holds whole steps");
+                let row = self.lhs[r * STRIDE + step * STEP..].first_chunk();
+                lhs[r] = row.expect("a row holds whole steps");
             }
-            let even = chain::<L, R>(l, &left, right, 0);
-            let odd = chain::<L, R>(l, &left, right, 1);
+            let even = chain::<L, R>(l, &lhs, rhs, 0);
+            let odd = chain::<L, R>(l, &lhs, rhs, 1);
             for r in 0..R {
                 for v in 0..VECTORS {
                     sums[r][v] = l.fadd(sums[r][v], l.fadd(even[r][v], odd[r][v]));
@@ -347,26 +354,26 @@ impl<const R: usize> Kernel for Add<'_, R> {
     }
 }
 
-/// The products of every second k of a step, from `k` on, in order from +0.
+/// Sums the products of every second k of a step, from `k` on, in order from +0.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // as above
 fn chain<L: Lanes, const R: usize>(
     l: L,
-    left: &[&[f32; STEP]; R],
-    right: &[f32],
+    lhs: &[&[f32; STEP]; R],
+    rhs: &[f32],
     k: usize,
 ) -> [[L::F; VECTORS]; R] {
     let width = VECTORS * L::N;
-    let right = &right[..STEP * width];
+    let rhs = &rhs[..STEP * width];
     let mut sums = [[l.f32(0.0); VECTORS]; R];
     for i in 0..STEP / 2 {
         let k = 2 * i + k;
         let mut columns = [l.f32(0.0); VECTORS];
         for v in 0..VECTORS {
-            columns[v] = l.load_f32(&right[k * width + v * L::N..][..L::N]);
+            columns[v] = l.load_f32(&rhs[k * width + v * L::N..][..L::N]);
         }
         for r in 0..R {
-            let x = l.f32(left[r][k]);
+            let x = l.f32(lhs[r][k]);
             for v in 0..VECTORS {
                 sums[r][v] = l.add_product(x, columns[v], sums[r][v]);
             }

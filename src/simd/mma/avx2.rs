@@ -223,8 +223,9 @@ unsafe fn narrow_step<const PAIRS: usize, const HALF: bool>(
             if $q < PAIRS {
                 let column = &columns[$q];
                 // SAFETY: pair q of the step.
-                let (row, exps, sign) =
-                    unsafe { (pair(sig.add(2 * $q)), pair(exp.add(2 * $q)), usize::from(*signs.add($q) >> 6)) };
+                let (row, sign) = unsafe { (pair(sig.add(2 * $q)), usize::from(*signs.add($q) >> 6)) };
+                // SAFETY: pair q of the step.
+                let exps = unsafe { pair(exp.add(2 * $q)) };
                 let exps = _mm256_add_epi8(line(&column.exp, half), exps);
                 let weight = _mm256_min_epu8(_mm256_sub_epi8(top8, exps), limit);
                 let weight = _mm256_shuffle_epi8(table, weight);
@@ -332,11 +333,11 @@ unsafe fn wide_step<const PAIRS: usize, const HALF: bool>(
         )*};
     }
     each_pair!(terms);
-    let carried = doubles(_mm256_cvttps_epi32(_mm256_mul_ps(c, there)));
-    let sum = doubles(_mm256_add_epi32(sums[0], sums[1]));
+    let carried = to_f64(_mm256_cvttps_epi32(_mm256_mul_ps(c, there)));
+    let sum = to_f64(_mm256_add_epi32(sums[0], sums[1]));
     let (mut lo, mut hi) = (_mm256_add_pd(sum.0, carried.0), _mm256_add_pd(sum.1, carried.1));
     if PAIRS > 8 {
-        let sum = doubles(_mm256_add_epi32(sums[2], sums[3]));
+        let sum = to_f64(_mm256_add_epi32(sums[2], sums[3]));
         (lo, hi) = (_mm256_add_pd(lo, sum.0), _mm256_add_pd(hi, sum.1));
     }
     let sum = _mm256_set_m128(cut::<HALF>(hi), cut::<HALF>(lo));
@@ -351,7 +352,7 @@ unsafe fn wide_step<const PAIRS: usize, const HALF: bool>(
 /// Eight integers as two times four float64.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn doubles(x: __m256i) -> (__m256d, __m256d) {
+fn to_f64(x: __m256i) -> (__m256d, __m256d) {
     let (lo, hi) = (_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x));
     (_mm256_cvtepi32_pd(lo), _mm256_cvtepi32_pd(hi))
 }

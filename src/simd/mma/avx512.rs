@@ -51,10 +51,10 @@ impl Mma for Avx512 {
 #[target_feature(enable = "avx512f")]
 fn promote(totals: &mut [Floats], partial: &[Floats], scales: Option<(&[f32], &Floats)>) {
     let rows = totals.iter_mut().zip(partial);
-    // SAFETY of every block: a line is 64 bytes, and aligned to them.
     match scales {
         None => {
             for (total, partial) in rows {
+                // SAFETY: a line is 64 bytes, and aligned to them.
                 unsafe {
                     let p = total.0.as_mut_ptr();
                     _mm512_store_ps(p, _mm512_add_ps(_mm512_load_ps(p), _mm512_load_ps(partial.0.as_ptr())));
@@ -62,9 +62,11 @@ fn promote(totals: &mut [Floats], partial: &[Floats], scales: Option<(&[f32], &F
             }
         }
         Some((row_scales, column_scales)) => {
+            // SAFETY: a line is 64 bytes, and aligned to them.
             let column = unsafe { _mm512_load_ps(column_scales.0.as_ptr()) };
             for ((total, partial), row) in rows.zip(row_scales) {
                 let scale = _mm512_mul_ps(_mm512_set1_ps(*row), column);
+                // SAFETY: a line is 64 bytes, and aligned to them.
                 unsafe {
                     let p = total.0.as_mut_ptr();
                     let sum = _mm512_fmadd_ps(scale, _mm512_load_ps(partial.0.as_ptr()), _mm512_load_ps(p));
@@ -321,11 +323,11 @@ unsafe fn wide_step<const PAIRS: usize, const HALF: bool>(
         let sum = _mm512_cvt_roundepi32_ps::<CUT>(_mm512_add_epi32(sum, carried));
         return _mm512_mul_ps(sum, back);
     }
-    let (sum_lo, sum_hi) = doubles(sum);
-    let (carried_lo, carried_hi) = doubles(carried);
+    let (sum_lo, sum_hi) = to_f64(sum);
+    let (carried_lo, carried_hi) = to_f64(carried);
     let (mut lo, mut hi) = (_mm512_add_pd(sum_lo, carried_lo), _mm512_add_pd(sum_hi, carried_hi));
     if PAIRS > 8 {
-        let (sum_lo, sum_hi) = doubles(_mm512_add_epi32(sums[2], sums[3]));
+        let (sum_lo, sum_hi) = to_f64(_mm512_add_epi32(sums[2], sums[3]));
         (lo, hi) = (_mm512_add_pd(lo, sum_lo), _mm512_add_pd(hi, sum_hi));
     }
     let cut = |x: __m512d| {
@@ -350,7 +352,7 @@ unsafe fn wide_step<const PAIRS: usize, const HALF: bool>(
 /// Sixteen integers as two times eight float64.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn doubles(x: __m512i) -> (__m512d, __m512d) {
+fn to_f64(x: __m512i) -> (__m512d, __m512d) {
     let (lo, hi) = (_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64::<1>(x));
     (_mm512_cvtepi32_pd(lo), _mm512_cvtepi32_pd(hi))
 }

@@ -91,7 +91,7 @@ pub struct At {
 }
 
 impl At {
-    /// Whether `rows` rows of `k` elements lie within `len`, on even places.
+    /// Tests if `rows` rows of `k` elements lie within `len`, on even places.
     fn fits(self, rows: usize, k: usize, len: usize) -> bool {
         let last = rows.saturating_sub(1).checked_mul(self.stride);
         let end = last.and_then(|x| x.checked_add(self.first)).and_then(|x| x.checked_add(k));
@@ -99,16 +99,16 @@ impl At {
     }
 }
 
-/// What a unit does, as far as the vectors go.
+/// A matrix unit, as the vectors implement it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unit {
     /// Products of a step: 32 or 16, wide also 8.
     pub products: usize,
     /// Bits kept below the point of the largest term: 13 for narrow, at most 25 for wide.
     pub fraction: i32,
-    /// Whether results are rounded to float16, not cut to 13 (narrow) or 23 (wide) bits.
+    /// True: results are rounded to float16. False: they are cut to 13 (narrow) or 23 (wide) bits.
     pub half: bool,
-    /// Whether two steps at a time start from zero and their result is added to the accumulator; wide only.
+    /// True: two steps at a time start from zero and their result is added to the accumulator; wide only.
     pub software: bool,
 }
 
@@ -125,7 +125,7 @@ impl Unit {
 
 /// A level that has the vectors.
 pub trait Mma: Copy {
-    /// Whether narrow exponents stand in both bytes of their 16 bits.
+    /// True: narrow exponents stand in both bytes of their 16 bits.
     const DOUBLED: bool;
     /// How much further to the left narrow rows are shifted.
     const EXTRA: u32;
@@ -147,7 +147,7 @@ pub trait Mma: Copy {
     fn promote(self, totals: &mut [Floats], partial: &[Floats], scales: Option<(&[f32], &Floats)>);
 }
 
-/// What can be run at whatever level has the vectors.
+/// A computation that runs at any level with vectors.
 pub trait MmaTask {
     /// Runs at level `l`.
     fn run<L: Mma>(self, l: L);

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from ... import _core
 from ..._atomic import PartialFile, begin, discard, publish
+from ..chunks import Chunk, Stats, WorkerContext
 from ..reader import Checkpoint
 from ..readers import CheckpointError
-from .chunks import Chunk, Stats, WorkerContext
 from .plan import Shard
 from .steps import Step
 

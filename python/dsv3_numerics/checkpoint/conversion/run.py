@@ -21,11 +21,13 @@ from ..._atomic import is_temporary, replacing, sync_folder
 from ..._progress import Progress
 from ...machine import get_num_threads
 from .. import reader
-from ..index import INDEX_NAME, SUFFIX
-from ..reader import CONFIG_NAME, Checkpoint
+from ..chunks import Stats
+from ..declared import CONFIG_NAME, HF_QUANT_NAME
+from ..index import SUFFIX
+from ..reader import Checkpoint
 from ..readers import CheckpointError, readable
 from ..scan import FileFingerprint
-from .chunks import Stats
+from ..write import Layout
 from .journal import JOURNAL_NAME, Journal, open_journal
 from .pipeline import Pipeline, place_below
 from .plan import TARGETS, Plan, Shard, To, make_plan, to_json
@@ -33,13 +35,13 @@ from .plan import TARGETS, Plan, Shard, To, make_plan, to_json
 _MOST_JOBS = 8  # by default; disks and memory have enough of it
 _CHUNK = 4 << 20
 _RESERVE = 16 << 20  # bytes left free for index, configuration and the folder itself
-# What tools keep beside a checkpoint: no part of it.
+# Files that tools keep beside a checkpoint: no part of it.
 _NOT_COPIED = (".git", ".cache", "__pycache__")
 
 
 @dataclass(frozen=True)
 class ConvertReport:
-    """What a conversion did.
+    """Outcome of a conversion.
 
     Attributes
     ----------
@@ -82,6 +84,7 @@ def convert(
     jobs: int | None = None,
     verify: bool = False,
     resume: bool = False,
+    missing_scale: float | None = None,
     progress: Progress | None = None,
 ) -> ConvertReport:
     """Convert a checkpoint between FP8 with block scales and plain numbers.
@@ -114,7 +117,10 @@ def convert(
     verify : bool
         Read each file again before it gets its name, and compare it with what was computed.
     resume : bool
-        Go on with a run of the same source and options that was stopped; files that are whole stay.
+        Go on with a run of the same source and options that was stopped; files that are whole stay. One
+        that is finished is left as it is.
+    missing_scale : float, optional
+        1: FP8 codes without scales are the numbers themselves; see `open`.
     progress : callable, optional
         Called as ``progress(file, done, total)`` with bytes read and written, from one thread at a time.
 
@@ -157,16 +163,25 @@ def convert(
         raise ValueError(f"to: found {to!r}, expected one of {', '.join(TARGETS)}")
     workers = min(get_num_threads(), _MOST_JOBS) if jobs is None else positive(jobs, "jobs")
     start = time.perf_counter()
-    with reader.open(src) as ckpt:
+    if os.path.lexists(Path(src) / JOURNAL_NAME):
+        raise CheckpointError(f"{src}: an unfinished conversion; finish it with resume first")
+    with reader.open(src, missing_scale=missing_scale) as ckpt:
         source, target = ckpt.folder.resolve(), Path(dst).resolve()
-        single = not ckpt.path.is_dir()
+        single = ckpt.is_single
         _ensure_apart(ckpt.path.resolve(), source, target)
         plan = make_plan(ckpt, to, include, exclude)
         run = _Run(ckpt, plan, target, workers, verify, progress)
         if single:
             run.one_file(resume)
         else:
-            options = {"to": to, "include": list(include), "exclude": list(exclude), "verify": verify}
+            options: dict[str, object] = {
+                "to": to,
+                "include": list(include),
+                "exclude": list(exclude),
+                "verify": verify,
+            }
+            if missing_scale is not None:
+                options["missing_scale"] = 1
             run.folder(options, resume)
     return ConvertReport(
         target,
@@ -195,7 +210,8 @@ def _measured(stats: Stats, plan: Plan) -> list[str]:
         return []
     if not stats.requantized:
         return ["all scales were powers of two: codes and scales are as they were"]
-    error = (stats.squared_error / stats.squared) ** 0.5 if stats.squared else 0.0
+    lost, held = (sum(column) for column in zip(*stats.errors.values(), strict=True))
+    error = (lost / held) ** 0.5 if held else 0.0
     return [
         f"{stats.requantized} blocks were rounded a second time, an error of {error:.2%} (root mean square)"
     ]
@@ -221,15 +237,19 @@ class _Run:
         self.stats = Stats()
 
     def one_file(self, resume: bool) -> None:
-        """File to file: whole or not there, so there is nothing to resume."""
-        if resume:
-            raise ValueError("resume: found one file, which is whole or not there; expected a folder")
+        """File to file: whole or not there, so a run to be resumed begins again or is done."""
         if self._target.suffix != SUFFIX:
             raise ValueError(f"dst: found {self._target}, expected a {SUFFIX} file, as the source is one")
-        if os.path.lexists(self._target):
-            raise FileExistsError(f"dst: {self._target} is there already")
         (shard,) = self._plan.shards
         self.todo = [Shard(self._target.name, shard.steps, shard.layout)]
+        if os.path.lexists(self._target):
+            if resume and _begins_with(self._target, shard.layout):
+                self.todo = []
+                return
+            what = ", and is no result of this conversion" if resume else ""
+            raise FileExistsError(
+                f"dst: {self._target} is there already{what}; remove it, or give another name"
+            )
         self._ensure_space(0)
         self._target.parent.mkdir(parents=True, exist_ok=True)
         self._write(self._target.parent, lambda shard: None)
@@ -237,9 +257,10 @@ class _Run:
     def folder(self, options: Mapping[str, object], resume: bool) -> None:
         """Folder to folder, with a journal."""
         source = self._ckpt.folder
-        if os.path.lexists(source / JOURNAL_NAME):
-            raise CheckpointError(f"{source}: an unfinished conversion; finish it with resume first")
-        others = list(_others(source))
+        others = list(_others(source, self._ckpt.index_name))
+        if resume and self._is_finished(others):
+            self.todo = []
+            return
         self._ensure_fresh(resume)
         if not resume:
             self._ensure_space(sum(size for _, size in others))
@@ -261,9 +282,32 @@ class _Run:
 
     def _sources(self) -> Iterator[str]:
         yield from self._ckpt.files
-        for name in (INDEX_NAME, CONFIG_NAME):
-            if (self._ckpt.folder / name).exists():
+        for name in (self._ckpt.index_name, CONFIG_NAME, HF_QUANT_NAME):
+            if name is not None and (self._ckpt.folder / name).exists():
                 yield name
+
+    def _texts(self) -> Iterator[tuple[str, bytes]]:
+        """Names and contents of the files that say what the others are."""
+        plan = self._plan
+        texts = (
+            (HF_QUANT_NAME, plan.hf_quant),
+            (CONFIG_NAME, plan.config),
+            (self._ckpt.index_name, plan.index),
+        )
+        for name, content in texts:
+            if name is not None and content is not None:
+                yield name, to_json(content)
+
+    def _is_finished(self, others: list[tuple[str, int]]) -> bool:
+        """Tell if the destination is what this conversion makes, as far as sizes and headers tell."""
+        target = self._target
+        if not target.is_dir() or os.path.lexists(target / JOURNAL_NAME):
+            return False
+        return (
+            all(_begins_with(target / shard.file, shard.layout) for shard in self._plan.shards)
+            and all(_size(target / file) == size for file, size in others)
+            and all(_size(target / n) == len(t) and (target / n).read_bytes() == t for n, t in self._texts())
+        )
 
     def _ensure_fresh(self, resume: bool) -> None:
         """Refuse a destination with anything in it that is not ours."""
@@ -323,33 +367,63 @@ class _Run:
                 self._moved(file, 2 * len(data))
 
     def _finish(self) -> None:
-        """What says that all is there comes last: configuration, index, and the end of the journal."""
-        for name, content in ((CONFIG_NAME, self._plan.config), (INDEX_NAME, self._plan.index)):
-            if content is not None:
-                data = to_json(content)
-                with replacing(self._target / name, len(data)) as file:
-                    file.write(0, data)
+        """Write configuration and index, and end the journal: they mark the result complete."""
+        for name, data in self._texts():
+            with replacing(self._target / name, len(data)) as file:
+                file.write(0, data)
         (self._target / JOURNAL_NAME).unlink()
         sync_folder(self._target)
 
 
-def _others(folder: Path) -> Iterator[tuple[str, int]]:
+def _others(folder: Path, index: str | None) -> Iterator[tuple[str, int]]:
     """Files of a folder that hold no tensors and are copied, with their sizes.
 
-    Links to files are followed, as model caches are made of them; links to folders are not, and neither are
-    pipes and devices.
+    Links to files are followed where they stay in the folder or lead to a model cache's ``blobs``; links to
+    folders are not, and neither are pipes and devices.
+
+    Raises
+    ------
+    CheckpointError
+        A file or folder that cannot be read, or a link that leads out.
     """
-    for where, folders, files in os.walk(folder):
+
+    def unreadable(error: OSError) -> None:
+        raise CheckpointError(f"{error.filename}: {error.strerror}; convert what can be read") from error
+
+    for where, folders, files in os.walk(folder, onerror=unreadable):
         folders[:] = sorted(name for name in folders if name not in _NOT_COPIED)
         for name in sorted(files):
             path = Path(where, name)
-            ours = Path(where) == folder and name in (INDEX_NAME, CONFIG_NAME)
+            ours = Path(where) == folder and name in (index, CONFIG_NAME, HF_QUANT_NAME)
             if ours or is_temporary(name) or name.endswith((SUFFIX, SUFFIX + ".index.json")):
                 continue
             with readable(path):
                 status = path.stat()
+                _ensure_inside(path, folder)
+                if stat.S_ISREG(status.st_mode) and not os.access(path, os.R_OK):
+                    raise CheckpointError(f"{path}: Permission denied; a copy would lack it")
             if stat.S_ISREG(status.st_mode):
                 yield path.relative_to(folder).as_posix(), status.st_size
+
+
+def _ensure_inside(path: Path, folder: Path) -> None:
+    """Refuse a link that leads out of the source, unless into the blobs of its model cache."""
+    if not path.is_symlink():
+        return
+    target, home = path.resolve(), folder.resolve()
+    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
+    if not (target.is_relative_to(home) or target.is_relative_to(blobs)):
+        raise CheckpointError(
+            f"{path}: a link to {target}, outside of the checkpoint; put a file in its place, or remove it"
+        )
+
+
+def _begins_with(path: Path, layout: Layout) -> bool:
+    """Tell if a file has the size and the header of a layout."""
+    if _size(path) != layout.size:
+        return False
+    with open(path, "rb", buffering=0) as file:
+        return file.read(len(layout.header)) == layout.header
 
 
 def _size(path: Path) -> int | None:
@@ -362,7 +436,7 @@ def _size(path: Path) -> int | None:
 
 
 def _remove_temporaries(folder: Path) -> None:
-    """Remove what a killed run has left half-written."""
+    """Remove files that a killed run has left half-written."""
     for where, _, files in os.walk(folder):
         for name in files:
             if is_temporary(name):

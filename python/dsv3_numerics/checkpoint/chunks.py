@@ -1,7 +1,7 @@
 """Chunks: how a large tensor is split, and what a worker reads them with.
 
 Lives here: `Chunk` and `split`, a worker's context with its files and buffers, and the bytes of a chunk with
-their places. What is computed is in `steps`.
+their places. What the bytes mean is known in `dequantize`.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ import math
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..._arrays import Array
-from ..reader import Checkpoint
-from ..scan import TensorInfo
-from ..write import Entry
+from .._arrays import Array
+from .scan import TensorInfo
+from .write import Entry
+
+if TYPE_CHECKING:
+    from .reader import Checkpoint
 
 # A chunk of this many elements, input and output, stays in a core's second-level cache on its way from the
 # file system's pages through the arithmetic back into pages.
@@ -55,33 +57,39 @@ class WriteOp(NamedTuple):
 
 @dataclass
 class Stats:
-    """What a worker has noticed besides its work.
+    """Sums over what a worker has done.
 
     Attributes
     ----------
     requantized : int
         Blocks that got new codes because their scale was no power of two.
-    squared_error, squared : float
-        Sums over their elements.
+    errors : dict of str to list of float
+        For each tensor that lost something: sums of squared errors and of squares.
     """
 
     requantized: int = 0
-    squared_error: float = 0.0
-    squared: float = 0.0
+    errors: dict[str, list[float]] = field(default_factory=dict)
+
+    def note(self, name: str, squared_error: float, squared: float) -> None:
+        """Add sums over a part of a tensor."""
+        sums = self.errors.setdefault(name, [0.0, 0.0])
+        sums[0] += squared_error
+        sums[1] += squared
 
     def add(self, other: Stats) -> None:
         """Add another worker's."""
         self.requantized += other.requantized
-        self.squared_error += other.squared_error
-        self.squared += other.squared
+        for name, (squared_error, squared) in other.errors.items():
+            self.note(name, squared_error, squared)
 
 
 @dataclass
 class WorkerContext:
-    """What one worker has at hand: open files, and buffers that are used again for each chunk."""
+    """Open files of one worker, and buffers that are used again for each chunk."""
 
     ckpt: Checkpoint
     stats: Stats = field(default_factory=Stats)
+    numbers: dict[str, np.float32] = field(default_factory=dict)
     _files: dict[str, Any] = field(default_factory=dict)
     _stack: ExitStack = field(default_factory=ExitStack)
     _buffers: dict[str, Bytes] = field(default_factory=dict)
@@ -101,14 +109,26 @@ class WorkerContext:
             self._files[info.file] = self._stack.enter_context(self.ckpt.reader(info.file))
         self._files[info.file](info.begin + offset, out)
 
-    def matrix(self, slot: str, info: TensorInfo, chunk: Chunk) -> Array:
-        """The elements of a chunk, on one axis: one read, or one for each row that is not whole."""
-        rows, cols = info.shape[-2:]
-        item = info.row.element
-        out = self.buffer(slot, math.prod(chunk.shape), item)
+    def matrix(
+        self, slot: str, info: TensorInfo, chunk: Chunk, sides: tuple[int, int], dtype: np.dtype[Any]
+    ) -> Array:
+        """Read the elements of a chunk on one axis: one read, or one for each row that is not whole.
+
+        Parameters
+        ----------
+        slot : str
+            Buffer.
+        info : TensorInfo
+        chunk : Chunk
+        sides : tuple of two int
+            Rows and columns of each matrix in the file, in units of `dtype`.
+        dtype : numpy.dtype
+        """
+        rows, cols = sides
+        out = self.buffer(slot, math.prod(chunk.shape), dtype)
         start = (chunk.place * rows + chunk.r0) * cols + chunk.c0
         for k, part in enumerate(_rows(out, chunk, cols)):
-            self.read(info, (start + k * cols) * item.itemsize, part)
+            self.read(info, (start + k * cols) * dtype.itemsize, part)
         return out
 
     def close(self) -> None:
@@ -118,22 +138,27 @@ class WorkerContext:
 
 
 def _rows(values: Array, chunk: Chunk, cols: int) -> Iterator[Array]:
-    """The parts of a chunk that lie side by side in a matrix of `cols` columns."""
+    """Yield the parts of a chunk that lie side by side in a matrix of `cols` columns."""
     if chunk.shape[1] == cols:
         yield values
     else:
         yield from values.reshape(chunk.shape)
 
 
-def split(shape: tuple[int, ...], block: tuple[int, int], *, whole: bool) -> Iterator[Chunk]:
+def split(
+    shape: tuple[int, ...], block: tuple[int, int], *, whole: bool, size: int | None = None
+) -> Iterator[Chunk]:
     """Yield chunks that hold whole blocks, or lie inside one block.
 
     Parameters
     ----------
     shape : tuple of int
+        The last two axes are rows and columns.
     block : tuple of two int
     whole : bool
-        Whether blocks must not be chunk.
+        True: blocks must not be split.
+    size : int, optional
+        Elements of a chunk, unless a block row has more.
     """
     if not math.prod(shape):
         return
@@ -143,8 +168,9 @@ def split(shape: tuple[int, ...], block: tuple[int, int], *, whole: bool) -> Ite
     columns = (
         [(0, cols)] if cols * least <= LARGEST_CHUNK else list(_bands(cols, wide, LARGEST_CHUNK // least))
     )
+    most = max(least, (size or _CHUNK_SIZE) // max(min(cols, columns[0][1]), 1))
     for place in range(math.prod(shape[:-2])):
-        for r0, r1 in _bands(rows, high, max(least, _CHUNK_SIZE // max(min(cols, columns[0][1]), 1))):
+        for r0, r1 in _bands(rows, high, most):
             for c0, c1 in columns:
                 yield Chunk(place, r0, r1, c0, c1)
 
@@ -160,9 +186,14 @@ def _bands(length: int, block: int, most: int) -> Iterator[tuple[int, int]]:
         yield from ((start, min(start + most, end)) for start in range(begin, end, most))
 
 
-def write_ops(entry: Entry, chunk: Chunk, values: Array) -> Iterator[WriteOp]:
-    """A chunk's values as bytes, with their places in the tensor."""
-    rows, cols = entry.shape[-2:]
+def write_ops(name: str, chunk: Chunk, sides: tuple[int, int], values: Array) -> Iterator[WriteOp]:
+    """Yield a chunk's values as bytes, with their places in a tensor of matrices of these sides."""
+    rows, cols = sides
     start = (chunk.place * rows + chunk.r0) * cols + chunk.c0
     for k, part in enumerate(_rows(values, chunk, cols)):
-        yield WriteOp(entry.name, (start + k * cols) * values.itemsize, part.view(np.uint8))
+        yield WriteOp(name, (start + k * cols) * values.itemsize, part.view(np.uint8))
+
+
+def sides_of(entry: Entry | TensorInfo) -> tuple[int, int]:
+    """Rows and columns of the matrices in a tensor."""
+    return (entry.shape[-2], entry.shape[-1]) if len(entry.shape) > 1 else (1, math.prod(entry.shape))

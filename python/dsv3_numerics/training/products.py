@@ -6,17 +6,17 @@ from numpy.typing import ArrayLike
 
 from .._arrays import Array
 from ..quantized import Quantized
-from .recipe import DEEPSEEK_V3, LinearRecipe, check_pair, turned
+from .recipe import LinearRecipe, check_pair
 
 
 def fprop(
     x: ArrayLike | Quantized,
     w: ArrayLike | Quantized,
     *,
-    recipe: LinearRecipe = DEEPSEEK_V3,
+    recipe: LinearRecipe | str = "deepseek_v3",
     out: Array | None = None,
 ) -> Array:
-    """The forward product ``x @ w.T``.
+    """Multiply forward: ``x @ w.T``.
 
     Parameters
     ----------
@@ -24,8 +24,8 @@ def fprop(
         Shape (tokens, in); numbers are quantized by 1x128 tiles.
     w : the same
         Shape (out, in); numbers are quantized by 128x128 blocks.
-    recipe : LinearRecipe
-        Formats, scales, accumulator.
+    recipe : LinearRecipe or str
+        Formats, scales, accumulator; a name is a preset's.
     out : ndarray of bfloat16, optional
         The result is written here; float64 if the recipe's operands are.
 
@@ -44,19 +44,20 @@ def fprop(
     >>> fprop(np.full((1, 256), 1.75, np.float32), np.full((2, 256), 3.5, np.float32)).astype(float)
     array([[1568., 1568.]])
     """
-    left, right = recipe.activations(x), recipe.weights(w)
+    recipe = LinearRecipe.of(recipe)
+    left, right = recipe.quantize_activations(x), recipe.quantize_weights(w)
     check_pair("x", left, 1, "w", right, 1)
-    return recipe.product(left, right, recipe.narrow, out=out)
+    return recipe.product(left, right, recipe.output_dtype, out=out)
 
 
 def dgrad(
     dy: ArrayLike | Quantized,
     w: ArrayLike | Quantized,
     *,
-    recipe: LinearRecipe = DEEPSEEK_V3,
+    recipe: LinearRecipe | str = "deepseek_v3",
     out: Array | None = None,
 ) -> Array:
-    """The gradient of the input, ``dy @ w``: the blocks of the forward product, turned.
+    """Compute the gradient of the input, ``dy @ w``: the blocks of the forward product, transposed.
 
     Parameters
     ----------
@@ -80,9 +81,10 @@ def dgrad(
     >>> dgrad(np.ones((1, 2), np.float32), np.ones((2, 3), np.float32)).astype(float)
     array([[2., 2., 2.]])
     """
-    left, right = recipe.gradients(dy), recipe.weights(w)
+    recipe = LinearRecipe.of(recipe)
+    left, right = recipe.quantize_gradients(dy), recipe.weight_columns(w)
     check_pair("dy", left, 1, "w", right, 0)
-    return recipe.product(left, turned(right), recipe.narrow, out=out)
+    return recipe.product(left, right.T, recipe.output_dtype, out=out)
 
 
 def wgrad(
@@ -90,14 +92,14 @@ def wgrad(
     x: ArrayLike | Quantized,
     *,
     c: ArrayLike | None = None,
-    recipe: LinearRecipe = DEEPSEEK_V3,
+    recipe: LinearRecipe | str = "deepseek_v3",
     out: Array | None = None,
 ) -> Array:
-    """The gradient of the weights, ``dy.T @ x``, in float32.
+    """Compute the gradient of the weights, ``dy.T @ x``, in float32.
 
     Both sides are summed over tokens and need tiles of 128 tokens in one channel. x was stored by the forward
     product in 1x128 tiles and is regrouped from those (numbers are quantized twice, as in the recipe); dy is
-    quantized from its numbers, or regrouped if it is given in other tiles or `gradient_arrives` in them.
+    quantized from its numbers, or regrouped if it is given in other tiles or `gradients_arrive` in them.
 
     Parameters
     ----------
@@ -125,6 +127,7 @@ def wgrad(
     >>> wgrad(np.full((5, 1), 1.75, np.float32), np.full((5, 2), 3.5, np.float32))
     array([[30.625, 30.625]], dtype=float32)
     """
+    recipe = LinearRecipe.of(recipe)
     left, right = recipe.gradient_columns(dy), recipe.activation_columns(x)
     check_pair("dy", left, 0, "x", right, 0)
-    return recipe.product(turned(left), turned(right), recipe.wide, c=c, out=out)
+    return recipe.product(left.T, right.T, recipe.gradient_dtype, c=c, out=out)

@@ -1,4 +1,4 @@
-"""What each product of a linear layer loses against float64, in one recipe or in several side by side."""
+"""Errors of each product of a linear layer against float64, in one recipe or in several side by side."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..number_formats import decode
 from ..quantized import Quantized
-from .recipe import DEEPSEEK_V3, PRESETS, LinearRecipe, Operand, check_pair, matrix, turned
+from .recipe import LINEAR_PRESETS, LinearRecipe, Operand, check_pair, matrix
 
 Float64s = NDArray[np.float64]
 
@@ -67,7 +67,7 @@ COLUMNS: dict[str, Callable[[ProductError], str]] = {
 
 @dataclass(frozen=True)
 class LinearErrors:
-    """What `linear_errors` found; prints as a table.
+    """Outcome of `linear_errors`; prints as a table.
 
     Attributes
     ----------
@@ -85,7 +85,7 @@ class LinearErrors:
 
 def summary(recipe: LinearRecipe) -> str:
     """The sums and the format of a recipe in a line."""
-    return f"{recipe.accumulator}, promoted every {recipe.promote_every}, {recipe.dtype}"
+    return f"{recipe.accumulator}, promoted every {recipe.promote_every}, {recipe.activations}"
 
 
 def table(products: Sequence[ProductError]) -> list[str]:
@@ -114,7 +114,7 @@ class Comparison:
     >>> rng = np.random.default_rng(0)
     >>> x, w, dy = (rng.standard_normal(s).astype(np.float32) for s in [(64, 256), (96, 256), (64, 96)])
     >>> print(linear_comparison(x, w, dy))
-    product  float64   bfloat16  deepseek_v3  after_attention  up_projection  down_projection
+    product  float64   bf16      deepseek_v3  after_attention  up_projection  down_projection
     fprop    0.00e+00  2.88e-03  3.63e-02     3.72e-02         3.72e-02       3.63e-02
     dgrad    0.00e+00  2.90e-03  3.64e-02     3.64e-02         3.64e-02       3.71e-02
     wgrad    0.00e+00  2.35e-03  4.49e-02     3.74e-02         3.70e-02       3.64e-02
@@ -130,7 +130,7 @@ class Comparison:
 
 
 def linear_errors(
-    x: ArrayLike, w: ArrayLike, dy: ArrayLike, *, recipe: LinearRecipe = DEEPSEEK_V3
+    x: ArrayLike, w: ArrayLike, dy: ArrayLike, *, recipe: LinearRecipe | str = "deepseek_v3"
 ) -> LinearErrors:
     """Run a linear layer forward and backward in the recipe, and hold each product against float64.
 
@@ -138,8 +138,8 @@ def linear_errors(
     ----------
     x, w, dy : array_like of float32, float64, float16 or bfloat16
         Shapes (tokens, in), (out, in) and (tokens, out).
-    recipe : LinearRecipe
-        See `LinearRecipe`.
+    recipe : LinearRecipe or str
+        See `LinearRecipe`; a name is a preset's.
 
     Returns
     -------
@@ -159,24 +159,25 @@ def linear_errors(
     >>> [p.name for p in errors.products if 0.02 < p.relative < 0.06]
     ['fprop', 'dgrad', 'wgrad']
     """
+    recipe = LinearRecipe.of(recipe)
     x, w, dy = matrix(x, "x"), matrix(w, "w"), matrix(dy, "dy")
     check_pair("x", x, 1, "w", w, 1)
     check_pair("dy", dy, 1, "w", w, 0)
     check_pair("dy", dy, 0, "x", x, 0)
-    blocks = recipe.weights(w)
+    blocks, columns = recipe.quantize_weights(w), recipe.weight_columns(w)
     dy_columns, x_columns = recipe.gradient_columns(dy), recipe.activation_columns(x)
     wide_x, wide_w, wide_dy = (a.astype(np.float64) for a in (x, w, dy))
-    narrow, wide = recipe.narrow, recipe.wide
+    narrow, wide = recipe.output_dtype, recipe.gradient_dtype
     found = (
-        ("fprop", recipe.activations(x), blocks, wide_x @ wide_w.T, narrow),
-        ("dgrad", recipe.gradients(dy), turned(blocks), wide_dy @ wide_w, narrow),
-        ("wgrad", turned(dy_columns), turned(x_columns), wide_dy.T @ wide_x, wide),
+        ("fprop", recipe.quantize_activations(x), blocks, wide_x @ wide_w.T, narrow),
+        ("dgrad", recipe.quantize_gradients(dy), columns.T, wide_dy @ wide_w, narrow),
+        ("wgrad", dy_columns.T, x_columns.T, wide_dy.T @ wide_x, wide),
     )
     return LinearErrors(recipe, tuple(_product_error(*product, recipe) for product in found))
 
 
 def linear_comparison(
-    x: ArrayLike, w: ArrayLike, dy: ArrayLike, *, recipes: Mapping[str, LinearRecipe] = PRESETS
+    x: ArrayLike, w: ArrayLike, dy: ArrayLike, *, recipes: Mapping[str, LinearRecipe | str] = LINEAR_PRESETS
 ) -> Comparison:
     """The errors of one layer's products in several recipes: by default FP8 at each place, bfloat16, float64.
 
@@ -184,7 +185,7 @@ def linear_comparison(
     ----------
     x, w, dy
         As for `linear_errors`.
-    recipes : mapping of str to LinearRecipe
+    recipes : mapping of str to LinearRecipe or str
         By the names to print.
 
     Returns
@@ -206,7 +207,7 @@ def linear_comparison(
 def _product_error(
     name: str, a: Operand, b: Operand, exact: Float64s, dtype: Any, recipe: LinearRecipe
 ) -> ProductError:
-    result = recipe.product(a, b, recipe.wide).astype(np.float64)
+    result = recipe.product(a, b, recipe.gradient_dtype).astype(np.float64)
     of_codes = meaning(a) @ meaning(b).T
     shape = (*exact.shape, a.shape[-1])
     return errors_of(name, shape, exact, exact, of_codes, result, result.astype(dtype))
@@ -247,10 +248,5 @@ def meaning(q: Operand) -> Float64s:
     """Codes times scales in float64, which holds the product exactly."""
     if not isinstance(q, Quantized):
         return q.astype(np.float64)
-    scales = q.weight_scale_inv().astype(np.float64)
-    block = q.block if q.axis is None else (q.block[0], 1) if q.axis == 0 else (1, q.block[0])
-    for axis, length in enumerate(block):
-        extent = q.shape[axis]
-        scales = np.repeat(scales, min(length, max(extent, 1)), axis=axis).take(np.arange(extent), axis=axis)
     values: Float64s = decode(q.codes, fmt=q.format, dtype=np.float64)
-    return values * scales
+    return values * q.expanded_scales()

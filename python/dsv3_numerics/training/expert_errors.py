@@ -1,8 +1,8 @@
-"""What each product of an expert loses against float64: by its own casts and sums, and on the whole way."""
+"""Errors of each product of an expert against float64: by its own casts and sums, and on the whole way."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,18 +10,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .._arrays import Array
-from ..linear.errors import Comparison, Float64s, ProductError, errors_of, meaning, summary, table
-from ..linear.recipe import LinearRecipe, matrix
 from ..quantized import Quantized
-from .passes import Pair, Weights, watched_backward, watched_forward
-from .recipe import DEEPSEEK_V3, PRESETS, ExpertRecipe
-
-_EXACT = PRESETS["float64"]
+from .errors import Comparison, Float64s, ProductError, errors_of, meaning, summary, table
+from .expert import ExpertWeights, Hook, ProductRecord, hooked_backward, hooked_forward
+from .recipe import EXPERT_PRESETS, ExpertRecipe, matrix
 
 
 @dataclass(frozen=True)
 class ExpertErrors:
-    """What `expert_errors` found; prints as a table.
+    """Outcome of `expert_errors`; prints as a table.
 
     Attributes
     ----------
@@ -38,12 +35,12 @@ class ExpertErrors:
 
     def __str__(self) -> str:
         r = self.recipe
-        kept = f"SwiGLU in {r.elementwise}, its inputs kept in {r.cache or 'full'}"
+        kept = f"SwiGLU in {r.compute}, its inputs kept as {'they are' if r.saved.is_identity else r.saved}"
         return "\n".join([f"{summary(r.up)}; {kept}", *table(self.products)])
 
 
 def expert_errors(
-    x: ArrayLike, weights: Weights, dy: ArrayLike, *, recipe: ExpertRecipe = DEEPSEEK_V3
+    x: ArrayLike, weights: ExpertWeights, dy: ArrayLike, *, recipe: ExpertRecipe | str = "deepseek_v3"
 ) -> ExpertErrors:
     """Run an expert forward and backward in the recipe, and hold each product against float64.
 
@@ -51,10 +48,10 @@ def expert_errors(
     ----------
     x, dy : array_like of float32, float64, float16 or bfloat16
         Shapes (tokens, hidden).
-    weights : Weights of the same
+    weights : ExpertWeights of the same
         Shapes (inner, hidden), (inner, hidden) and (hidden, inner).
-    recipe : ExpertRecipe
-        See `ExpertRecipe`.
+    recipe : ExpertRecipe or str
+        See `ExpertRecipe`; a name is a preset's.
 
     Returns
     -------
@@ -70,7 +67,7 @@ def expert_errors(
     >>> import numpy as np
     >>> rng = np.random.default_rng(0)
     >>> shapes = (128, 256), (128, 256), (256, 128)
-    >>> w = Weights(*(rng.standard_normal(s).astype(np.float32) / 16 for s in shapes))
+    >>> w = ExpertWeights(*(rng.standard_normal(s).astype(np.float32) / 16 for s in shapes))
     >>> x, dy = (rng.standard_normal((130, 256)).astype(np.float32) for _ in range(2))
     >>> for product in expert_errors(x, w, dy).products[3:6]:
     ...     print(product.name, product.shape, round(product.relative, 2))
@@ -78,21 +75,27 @@ def expert_errors(
     down.wgrad (256, 128, 130) 0.08
     gate+up.dgrad (130, 256, 256) 0.07
     """
+    recipe = ExpertRecipe.of(recipe)
     x, dy = matrix(x, "x"), matrix(dy, "dy")
-    w = Weights(*(matrix(m, name) for name, m in zip(Weights._fields, weights, strict=True)))
+    w = ExpertWeights(*(matrix(m, name) for name, m in zip(ExpertWeights._fields, weights, strict=True)))
     exact: dict[str, Float64s] = {}
-    _run(x, w, dy, _EXACT, lambda name, layer, pairs, result: exact.update({name: result}))
+    exact_recipe = ExpertRecipe.preset("float64")
+    _run(x, w, dy, exact_recipe, lambda record: exact.update({record.name: record.output}))
     found: list[ProductError] = []
 
-    def hold(name: str, layer: LinearRecipe, pairs: Sequence[Pair], result: Array) -> None:
-        found.append(_error(name, layer, pairs, result, exact[name]))
+    def hold(record: ProductRecord) -> None:
+        found.append(_error(record, exact[record.name]))
 
     _run(x, w, dy, recipe, hold)
     return ExpertErrors(recipe, tuple(found))
 
 
 def expert_comparison(
-    x: ArrayLike, weights: Weights, dy: ArrayLike, *, recipes: Mapping[str, ExpertRecipe] = PRESETS
+    x: ArrayLike,
+    weights: ExpertWeights,
+    dy: ArrayLike,
+    *,
+    recipes: Mapping[str, ExpertRecipe | str] = EXPERT_PRESETS,
 ) -> Comparison:
     """The errors of an expert's products in several recipes: by default float64, bfloat16 and FP8.
 
@@ -100,7 +103,7 @@ def expert_comparison(
     ----------
     x, weights, dy
         As for `expert_errors`.
-    recipes : mapping of str to ExpertRecipe
+    recipes : mapping of str to ExpertRecipe or str
         By the names to print.
 
     Returns
@@ -117,10 +120,10 @@ def expert_comparison(
     >>> import numpy as np
     >>> rng = np.random.default_rng(0)
     >>> shapes = (128, 256), (128, 256), (256, 128)
-    >>> w = Weights(*(rng.standard_normal(s).astype(np.float32) / 16 for s in shapes))
+    >>> w = ExpertWeights(*(rng.standard_normal(s).astype(np.float32) / 16 for s in shapes))
     >>> x, dy = (rng.standard_normal((130, 256)).astype(np.float32) for _ in range(2))
     >>> print(expert_comparison(x, w, dy))
-    product        float64   bfloat16  deepseek_v3
+    product        float64   bf16      deepseek_v3
     gate.fprop     0.00e+00  2.90e-03  3.76e-02
     up.fprop       0.00e+00  2.88e-03  3.72e-02
     down.fprop     0.00e+00  5.37e-03  6.34e-02
@@ -133,24 +136,25 @@ def expert_comparison(
     return Comparison({name: expert_errors(x, weights, dy, recipe=r).products for name, r in recipes.items()})
 
 
-def _run(x: Array, w: Weights, dy: Array, recipe: ExpertRecipe, watch: Any) -> None:
-    _, saved = watched_forward(x, w, recipe, watch)
-    watched_backward(dy, saved, w, None, recipe, watch)
+def _run(x: Array, w: ExpertWeights, dy: Array, recipe: ExpertRecipe, hook: Hook) -> None:
+    _, saved = hooked_forward(x, w, recipe, hook)
+    hooked_backward(dy, saved, w, None, recipe, hook)
 
 
-def _error(
-    name: str, layer: LinearRecipe, pairs: Sequence[Pair], final: Array, exact: Float64s
-) -> ProductError:
+def _error(record: ProductRecord, exact: Float64s) -> ProductError:
+    layer, pairs, final = record.recipe, record.pairs, record.output
     sum_so_far: Array | None = None
     for pair in pairs:
-        sum_so_far = layer.product(*pair.operands, layer.wide, c=sum_so_far)
+        sum_so_far = layer.product(*pair.operands, layer.gradient_dtype, c=sum_so_far)
     assert sum_so_far is not None
     arrived, of_codes = (
         np.sum([_wide(a) @ _wide(b).T for a, b in sides], axis=0)
         for sides in ([p.numbers for p in pairs], [p.operands for p in pairs])
     )
     k = sum(p.operands[0].shape[1] for p in pairs)
-    return errors_of(name, (*exact.shape, k), exact, arrived, of_codes, sum_so_far.astype(np.float64), final)
+    return errors_of(
+        record.name, (*exact.shape, k), exact, arrived, of_codes, sum_so_far.astype(np.float64), final
+    )
 
 
 def _wide(x: Any) -> Float64s:

@@ -1,0 +1,168 @@
+"""Measure ``tiny-austen`` through dsv3_numerics: bits per byte by recipe, speculative decoding, expert load.
+
+    python measure.py [results.json]
+
+Every figure is on the held-out text that comes with the package. Recipes are compared window by window: an
+interval is the 95 % bootstrap interval of the mean difference over windows.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsv3_numerics import Recipe
+from dsv3_numerics.model import Model, demo_checkpoint, demo_text
+
+TOKENS, FRESH = (
+    512,
+    256,
+)  # of a window, and those at its end that count: each with at least 256 bytes before it
+BATCH = 8
+Bits = NDArray[np.float64]
+
+
+def recipes() -> dict[str, Recipe]:
+    """The recipes of the table."""
+    fp8 = Recipe.preset("deepseek_v3")
+    requantized = "e4m3:128x128:ue8m0:requantized"
+    return {
+        "float64": Recipe.preset("float64"),
+        "float32": Recipe.preset("float32"),
+        "bf16": Recipe.preset("bf16"),
+        "deepseek_v3": fp8,
+        "deepseek_v3, UE8M0 scales": Recipe.preset("deepseek_v31").replace(weights=requantized),
+        "deepseek_v3, no promotion": fp8.replace(promote_every=None),
+        "deepseek_v3, FP8 cache": fp8.replace(cache="fp8"),
+        "deepseek_v3, LogFMT-8 cache": fp8.replace(cache="logfmt8"),
+        "deepseek_v3, LogFMT-8 combine": fp8.replace(combine="logfmt8"),
+        "deepseek_v3, LogFMT-10 combine": fp8.replace(combine="logfmt10"),
+        "deepseek_v3, E5M6 combine": fp8.replace(combine="e5m6:1x128:ue8m0"),
+        "mxfp8": Recipe.preset("bf16").replace(activations="mxfp8", weights="mxfp8"),
+        "mxfp6": Recipe.preset("bf16").replace(activations="mxfp6", weights="mxfp6"),
+        "mxfp4": Recipe.preset("bf16").replace(activations="mxfp4", weights="mxfp4"),
+        "nvfp4": Recipe.preset("bf16").replace(activations="nvfp4", weights="nvfp4"),
+        "mxfp4 weights": Recipe.preset("bf16").replace(weights="mxfp4"),
+        "nvfp4 weights": Recipe.preset("bf16").replace(weights="nvfp4"),
+    }
+
+
+def windows(ids: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], int]]:
+    """Windows with one more id to predict, and how many ids at their end count; every byte counts once."""
+    yield ids[: TOKENS + 1], TOKENS
+    for start in range(FRESH, len(ids) - TOKENS, FRESH):
+        yield ids[start : start + TOKENS + 1], FRESH
+
+
+def bits(model: Model, text: str, recipe: Recipe | None = None) -> Bits:
+    """Bits per byte of a text, for each window of `FRESH` bytes."""
+    ids = np.frombuffer(text.encode(), np.uint8).astype(np.int64)
+    found: list[Bits] = []
+    parts = list(windows(ids))
+    for at in range(0, len(parts), BATCH):
+        rows = np.stack([part for part, _ in parts[at : at + BATCH]])
+        logits = model.forward(rows[:, :-1], recipe=recipe).astype(np.float64)
+        top = logits.max(axis=-1, keepdims=True)
+        log_sum = top[..., 0] + np.log(np.exp(logits - top).sum(axis=-1))
+        right = np.take_along_axis(logits, rows[:, 1:, None], axis=-1)[..., 0]
+        for row, (_, count) in zip((log_sum - right) / np.log(2), parts[at : at + BATCH], strict=True):
+            found += list(row[-count:].reshape(-1, FRESH))
+    return np.array([part.mean() for part in found])
+
+
+def interval(differences: Bits, draws: int = 10_000) -> tuple[float, float]:
+    """The 95 % bootstrap interval of a mean."""
+    rng = np.random.default_rng(0)
+    means = differences[rng.integers(0, len(differences), (draws, len(differences)))].mean(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def by_recipe(model: Model, text: str) -> dict[str, dict[str, Any]]:
+    """Bits per byte under each recipe, and how far they are from float64's, in percent of them."""
+    found: dict[str, dict[str, Any]] = {}
+    exact = bits(model, text)
+    for name, recipe in recipes().items():
+        own = bits(model, text, recipe)
+        more = 100 * (own - exact) / exact.mean()
+        found[name] = {"bits": own.mean(), "percent": more.mean(), "interval": interval(more)}
+        low, high = found[name]["interval"]
+        print(f"{name:32} {own.mean():.5f}  {more.mean():+.3f} %  [{low:+.3f}, {high:+.3f}]", flush=True)
+    return found
+
+
+def speculation(model: Model, text: str, recipe: Recipe | None) -> dict[str, Any]:
+    """How many of MTP's drafts the model would have written itself, over several prompts of the text."""
+    drafted, accepted, costs = [], [], []
+    for start in range(0, len(text) - 256, len(text) // 12):
+        prompt = list(text[start : start + 128].encode())
+        done = model.generate(prompt, max_new_tokens=96, speculative=True, recipe=recipe, absorbed=True)
+        log = done.speculation
+        assert log is not None
+        drafted.append(log.drafted)
+        accepted.append(log.accepted)
+        costs.append(log.cost)
+    rates = np.array(accepted) / np.array(drafted)
+    p, c = sum(accepted) / sum(drafted), float(np.median(costs))
+    low, high = interval(rates)
+    print(
+        f"MTP: {p:.3f} [{low:.3f}, {high:.3f}] of {sum(drafted)} drafts; "
+        f"(1 + p) / (1 + c) {(1 + p) / (1 + c):.2f}"
+    )
+    return {"accepted": p, "interval": (low, high), "drafted": sum(drafted), "cost": c}
+
+
+def expert_load(model: Model, text: str) -> dict[str, Any]:
+    """Share of the tokens that each expert gets, beside an even one, with the bias and without it."""
+    ids = np.frombuffer(text.encode(), np.uint8).astype(np.int64)
+    rows = ids[: len(ids) // TOKENS * TOKENS].reshape(-1, TOKENS)
+    config = model.config
+    layers = range(config.first_k_dense_replace, config.num_hidden_layers)
+    found: dict[str, Any] = {}
+    for name, chosen in (("with bias", model), ("without bias", without_bias(model))):
+        seen = chosen.trace(rows, [f"layer{i}.topk_idx" for i in layers])
+        loads = np.stack(
+            [np.bincount(x.reshape(-1), minlength=config.n_routed_experts) for x in seen.values()]
+        )
+        share = loads / loads.mean(axis=-1, keepdims=True)
+        found[name] = {"least": share.min(), "most": share.max(), "load": share.round(4).tolist()}
+        print(f"load {name}: {share.min():.3f} to {share.max():.3f} of an even share")
+    return found
+
+
+def without_bias(model: Model) -> Model:
+    """The same model with all balancing biases zero."""
+    from dsv3_numerics import checkpoint
+    from dsv3_numerics.model import Stored
+
+    held = Stored(checkpoint.open(demo_checkpoint()))
+    weights = {name: held[name] for name in model.weights}
+    for name in weights:
+        if name.endswith("e_score_correction_bias"):
+            weights[name] = np.zeros(model.config.n_routed_experts, np.float32)
+    return Model(model.config, weights, dtype=model.dtype)
+
+
+def main() -> None:
+    """Measure everything, print it, and write it where a file is named."""
+    model = Model.from_checkpoint(demo_checkpoint(), dtype=np.float64)
+    text = demo_text()
+    found = {
+        "bytes": len(text.encode()),
+        "bits per byte": by_recipe(model, text),
+        "speculation": speculation(model, text, None),
+        "speculation, deepseek_v3": speculation(model, text, Recipe.preset("deepseek_v3")),
+        "expert load": expert_load(model, text),
+    }
+    if len(sys.argv) > 1:
+        Path(sys.argv[1]).write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

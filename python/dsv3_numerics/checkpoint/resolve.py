@@ -1,0 +1,606 @@
+"""Resolution: which dialect holds each weight of a checkpoint, decided from headers and configuration.
+
+Lives here: `resolve` and its result. Each tensor of codes is held against every row of the table; one row
+must fit, in names, dtypes and shapes, and agree with what is declared. Where none fits the closest is named
+with the reason; where two fit and mean different numbers both are. What is known by its name or declared and
+belongs to nothing is a problem. No weight is read; only tiny companions are (``weight_shape``).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+from .declared import Declaration, form_text
+from .dialects import DIALECTS, MODIFIERS, RAW, SCALE_ENDS, UNSUPPORTED, Dialect, expand, weight_of
+from .dtypes import SCALED
+from .forms import FORMS, Ask, Grid, Shape, matrices
+from .index import shown
+from .scan import Problem, TensorInfo
+
+# Small dtypes: tensors of them hold codes, or nothing that is a weight.
+_CODES = (*SCALED, "U8", "I8", "F4", "F6_E2M3", "F6_E3M2")
+_WORDS = {"int4": 8, "int8": 4}
+_SMALL = 1 << 16  # bytes of a companion that is read
+_COMFY = {"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"}
+_COMFY_METADATA = "_quantization_metadata"
+_MODIFIERS = [(template[:3], template[3:]) for template in MODIFIERS]
+
+
+@dataclass(frozen=True, eq=False)
+class StoredWeight:
+    """A weight and how it is stored.
+
+    Attributes
+    ----------
+    name : str
+        Of the weight as plain numbers.
+    dialect : Dialect
+    codes : TensorInfo
+    scale, second : TensorInfo or None
+        Scales, and the scale of scales.
+    others : tuple of TensorInfo
+        Companions that belong to the quantized form only.
+    format : str
+        Of a code.
+    shape : tuple of int
+        Of the weight as it is stored, in elements.
+    grid : Grid
+    form : str
+        Which of `FORMS` the scales have.
+    scale_meaning : {"number", "e8m0"}
+    """
+
+    name: str
+    dialect: Dialect
+    codes: TensorInfo
+    scale: TensorInfo | None
+    second: TensorInfo | None
+    others: tuple[TensorInfo, ...]
+    format: str
+    shape: Shape
+    grid: Grid
+    form: str
+    scale_meaning: str = "number"
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the files, of all that belongs to it."""
+        return sum(info.nbytes for info in self.parts)
+
+    @property
+    def parts(self) -> tuple[TensorInfo, ...]:
+        """Everything that is stored for it."""
+        some = (self.codes, self.scale, self.second, *self.others)
+        return tuple(info for info in some if info is not None)
+
+    @property
+    def plain_shape(self) -> Shape:
+        """The shape as plain numbers."""
+        if not self.dialect.transposed:
+            return self.shape
+        return (*self.shape[:-2], self.shape[-1], self.shape[-2])
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row of codes."""
+        cols = self.grid.cols
+        if self.dialect.packing == "nibbles":
+            return -(-cols // 2)
+        if self.dialect.packing == "words":
+            return -(-cols // _WORDS[self.format]) * 4
+        return cols
+
+    @property
+    def module(self) -> str:
+        """The weight's name without ``.weight``."""
+        return self.name.removesuffix(".weight")
+
+    def __str__(self) -> str:
+        if self.scale is None:
+            return f"{self.dialect.name}: {self.format}, no scales"
+        high, wide = self.grid.block
+        shared = "one number" if self.form == "one" else f"{high}x{wide}"
+        return f"{self.dialect.name}: {self.format}, {shared}, {self.scale.dtype} scales"
+
+
+@dataclass
+class Contents:
+    """Meaning of the tensors of a checkpoint.
+
+    Attributes
+    ----------
+    weights : dict of str to StoredWeight
+        Low-precision weights by their names as plain numbers.
+    owner : dict of str to str
+        The weight that each stored tensor belongs to.
+    problems : list of Problem
+        What is declared or known by its name, and not understood.
+    declaration : Declaration
+    markers : set of str
+        Tensors that say that a file is quantized, and hold nothing.
+    """
+
+    declaration: Declaration
+    weights: dict[str, StoredWeight] = field(default_factory=dict)
+    owner: dict[str, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    markers: set[str] = field(default_factory=set)
+
+    @cached_property
+    def problem_of(self) -> dict[str, Problem]:
+        """The first problem of each tensor."""
+        found: dict[str, Problem] = {}
+        for problem in self.problems:
+            for name in problem.tensors:
+                found.setdefault(name, problem)
+        return found
+
+    @property
+    def dialects(self) -> dict[str, Dialect]:
+        """The rows in use, by name."""
+        return {weight.dialect.name: weight.dialect for weight in self.weights.values()}
+
+
+class _Miss(NamedTuple):
+    """A row that does not fit: how far it came, and why it went no further."""
+
+    dialect: Dialect
+    depth: int
+    reason: str
+    tensor: TensorInfo
+
+
+def resolve(
+    infos: Mapping[str, TensorInfo],
+    declaration: Declaration,
+    read: Callable[[TensorInfo], bytes],
+    *,
+    folder: str,
+    metadata: Mapping[str, Mapping[str, str]],
+    missing_scale: float | None = None,
+) -> Contents:
+    """Find the dialect of every low-precision weight.
+
+    Parameters
+    ----------
+    infos : mapping of str to TensorInfo
+    declaration : Declaration
+    read : callable
+        Gives the bytes of a tiny tensor.
+    folder : str
+        For messages.
+    metadata : mapping of str to mapping
+        Metadata of each file.
+    missing_scale : float, optional
+        1: FP8 codes without scales are numbers.
+    """
+    return _Resolver(infos, declaration, read, folder, metadata, missing_scale).run()
+
+
+class _Resolver:
+    def __init__(
+        self,
+        infos: Mapping[str, TensorInfo],
+        declaration: Declaration,
+        read: Callable[[TensorInfo], bytes],
+        folder: str,
+        metadata: Mapping[str, Mapping[str, str]],
+        missing_scale: float | None,
+    ) -> None:
+        self._infos, self._declared, self._read = infos, declaration, read
+        self._folder, self._metadata, self._missing = folder, metadata, missing_scale
+        self._contents = Contents(declaration)
+        self._misses: dict[str, list[_Miss]] = defaultdict(list)
+        self._beside: dict[str, tuple[str, ...]] = {}
+        self._told: set[str] = set()
+
+    def run(self) -> Contents:
+        contents = self._contents
+        for text in self._declared.problems:
+            self._tell(Problem("config", text))
+        rows = self._rows_by_dtype()
+        for info in self._infos.values():
+            fits = [fit for row in rows.get(info.dtype, ()) if (fit := self._fit(row, info))]
+            if fits:
+                self._choose(info, fits)
+        self._raw()
+        self._unexplained()
+        self._comfy_metadata()
+        return contents
+
+    def _tell(self, problem: Problem) -> None:
+        self._contents.problems.append(problem)
+        self._told.update(problem.tensors)
+
+    # --- One tensor against one row -------------------------------------------------------------------------
+
+    @staticmethod
+    def _rows_by_dtype() -> dict[str, list[Dialect]]:
+        rows: dict[str, list[Dialect]] = defaultdict(list)
+        for row in DIALECTS:
+            for dtype in row.code_dtypes:
+                rows[dtype].append(row)
+        return rows
+
+    def _fit(self, row: Dialect, codes: TensorInfo) -> StoredWeight | None:
+        name = weight_of(row.codes, codes.name)
+        if name is None:
+            return None
+        scale = self._infos.get(expand(row.scale, name))
+        if scale is None:
+            return None
+
+        def miss(depth: int, reason: str, tensor: TensorInfo = scale) -> StoredWeight | None:
+            self._misses[codes.name].append(_Miss(row, depth, reason, tensor))
+            return None
+
+        if scale.dtype not in row.scale_dtypes:
+            expected = " or ".join(row.scale_dtypes)
+            return miss(1, f"{shown(scale.name)}: found {scale.dtype}, expected {expected}")
+        second = self._infos.get(expand(row.second, name)) if row.second else None
+        if row.second and second is None:
+            return miss(2, f"no {shown(expand(row.second, name))}, the scale of scales", codes)
+        for need in row.needs:
+            if expand(need, name) not in self._infos:
+                return miss(2, f"no {shown(expand(need, name))}", codes)
+        known = {
+            expand(t, name) for t in (row.codes, row.scale, row.second, *row.needs, *row.companions) if t
+        }
+        stranger = next((n for n in self._modifiers(name) if n not in known), None)
+        if stranger is not None:
+            return miss(3, f"{shown(stranger)} stands beside it, of which this dialect knows nothing", codes)
+        if second is not None and (math.prod(second.shape) != 1 or second.dtype != "F32"):
+            what = f"{second.dtype} {list(second.shape)}"
+            return miss(3, f"{shown(second.name)}: found {what}, expected one F32 number", second)
+        if name != codes.name and name in self._infos:
+            return miss(3, f"{shown(name)}, the name of the weight as numbers, is there too", codes)
+        shape = self._logical(row, name, codes)
+        if isinstance(shape, str):
+            return miss(3, shape, codes)
+        if self._declared.method not in row.methods and self._declared.method is not None:
+            text = f"{self._declared.where}: quant_method: found {self._declared.method!r}"
+            expected = " or ".join(repr(m) for m in row.methods if m) or "no quantization_config"
+            return miss(4, f"{text}, expected {expected}", codes)
+        return self._with_form(row, name, codes, scale, second, shape, miss)
+
+    def _with_form(
+        self,
+        row: Dialect,
+        name: str,
+        codes: TensorInfo,
+        scale: TensorInfo,
+        second: TensorInfo | None,
+        shape: Shape,
+        miss: Callable[..., StoredWeight | None],
+    ) -> StoredWeight | None:
+        fmt, meaning = row.code_dtypes[codes.dtype], row.scale_dtypes[scale.dtype]
+        asks = [Ask(shape, scale.shape, block, group) for block, group in self._sizes(row, fmt)]
+        disagreement, fits = None, list[tuple[str, Grid]]()
+        for form in row.forms:
+            for ask in asks:
+                grid = FORMS[form][1](ask)
+                if grid is None:
+                    continue
+                problem = self._disagreement(row, fmt, form, grid, scale)
+                if problem is None:
+                    fits.append((form, grid))
+                else:
+                    disagreement = disagreement or problem
+        if not fits and disagreement is not None:
+            return miss(6, f"{self._declared.where}: {disagreement}", codes)
+        if not fits:
+            size = f" in blocks of {asks[0].block[0]}x{asks[0].block[1]}" if "block" in row.forms else ""
+            declared = f" ({self._declared.where})" if size and self._declared.block is not None else ""
+            return miss(
+                5,
+                f"{shown(scale.name)}: found shape {list(scale.shape)}, expected {self._expected(row, asks)} "
+                f"for a weight of {list(shape)}{size}{declared}",
+            )
+        if len({grid.canonical() for _, grid in fits}) > 1:
+            texts = " and ".join(f"{form_text(form)} of {g.high}x{g.wide}" for form, g in fits)
+            return miss(3, f"{shown(scale.name)}: {list(scale.shape)} fits {texts}", codes)
+        problem = self._comfy_problem(row, name, codes)
+        if problem is not None:
+            return miss(6, problem, codes)
+        names = (expand(template, name) for template in (*row.needs, *row.companions))
+        others = tuple(self._infos[other] for other in names if other in self._infos)
+        form, grid = fits[0]
+        return StoredWeight(name, row, codes, scale, second, others, fmt, shape, grid, form, meaning)
+
+    def _disagreement(self, row: Dialect, fmt: str, form: str, grid: Grid, scale: TensorInfo) -> str | None:
+        """Tell why what is declared, or known of the row, does not agree with scales of such a shape."""
+        declared = self._declared
+        if row.name == "deepseek_v4_experts":
+            if declared.expert_dtype not in (None, "fp4"):
+                return f"expert_dtype: found {declared.expert_dtype!r}, but codes are I8, two E2M1 a byte"
+            if form == "block" and declared.block != (32, 32):
+                return f"weight_block_size: found {declared.block}, expected [32, 32] for such scales"
+        powers = declared.scale_fmt == "ue8m0" or declared.method == "mxfp8" or form == "group"
+        if scale.dtype == "U8" and not powers:
+            return "no scale_fmt 'ue8m0', without which bytes are no exponents"
+        return declared.disagreement(fmt, form, grid.block)
+
+    def _sizes(self, row: Dialect, fmt: str) -> list[tuple[tuple[int, int], int]]:
+        """Blocks and lengths of groups that scales may be for, as declared or as the row has it."""
+        kind = "int" if fmt.startswith("int") else "float"
+        schemes = [scheme for scheme in self._declared.groups if scheme.kind == kind]
+        declared = self._declared.block
+        blocks = [declared] if isinstance(declared, tuple) else []
+        blocks = blocks or [s.block for s in schemes if s.block is not None] or [row.block]
+        groups = [row.group] if row.group else [s.group for s in schemes if s.group is not None] or [0]
+        return [(block, group) for block in dict.fromkeys(blocks) for group in dict.fromkeys(groups)]
+
+    @staticmethod
+    def _expected(row: Dialect, asks: list[Ask]) -> str:
+        ask = asks[0]
+        grid = Grid(*matrices(ask.shape), *ask.block)
+        texts = []
+        for form in row.forms:
+            if form == "block":
+                shape = [*ask.shape[:-2], grid.down, grid.across] if len(ask.shape) > 1 else None
+                texts.append("none" if shape is None else str(shape))
+            elif form == "group" and ask.group and ask.shape and ask.shape[-1] % ask.group == 0:
+                texts.append(str([*ask.shape[:-1], ask.shape[-1] // ask.group]))
+            else:
+                texts.append(FORMS[form][0])
+        return " or ".join(texts)
+
+    def _modifiers(self, name: str) -> tuple[str, ...]:
+        """Names beside a weight that change its meaning."""
+        if name not in self._beside:
+            module = name.removesuffix(".weight")
+            names = [(name if stem == "{x}" else module) + end for stem, end in _MODIFIERS]
+            if module != name:
+                names.append(module + ".scale")
+            self._beside[name] = tuple(n for n in dict.fromkeys(names) if n in self._infos and n != name)
+        return self._beside[name]
+
+    def _logical(self, row: Dialect, name: str, codes: TensorInfo) -> Shape | str:
+        """The weight's shape; a reason where codes have none."""
+        shape = codes.shape
+        if row.packing == "nibbles" and codes.dtype != "F4":
+            if len(shape) < 2:
+                return f"{shown(codes.name)}: found shape {list(shape)}, expected at least two axes"
+            if row.codes.endswith("_blocks"):
+                if len(shape) < 3 or shape[-1] != row.group // 2:
+                    return f"{shown(codes.name)}: found shape {list(shape)}, expected [..., {row.group // 2}]"
+                return (*shape[:-2], shape[-2] * row.group)
+            return (*shape[:-1], shape[-1] * 2)
+        if row.packing == "words":
+            return self._of_words(row, name, codes)
+        if codes.dtype == "F4" and (not shape or shape[-1] % 2):
+            return f"{shown(codes.name)}: found shape {list(shape)}, expected an even number of columns"
+        return shape
+
+    def _of_words(self, row: Dialect, name: str, codes: TensorInfo) -> Shape | str:
+        (fmt,) = row.code_dtypes.values()
+        each = _WORDS[fmt]
+        info = self._infos[expand(row.needs[0], name)]
+        values = self._integers(info)
+        if values is None or len(values) < 2:
+            what = f"{info.dtype} {list(info.shape)}"
+            return f"{shown(info.name)}: found {what}, expected the integers of a shape"
+        expected = (*values[:-1], -(-values[-1] // each)) if min(values) >= 0 else None
+        if expected != codes.shape:
+            return (
+                f"{shown(info.name)} says {list(values)}, in words of {each} codes {list(expected or ())}, "
+                f"but {shown(codes.name)} is {list(codes.shape)}"
+            )
+        return values
+
+    def _integers(self, info: TensorInfo) -> Shape | None:
+        width = {"I32": 4, "I64": 8}.get(info.dtype)
+        if width is None or len(info.shape) != 1 or info.nbytes > _SMALL:
+            return None
+        data = self._read(info)
+        return tuple(
+            int.from_bytes(data[at : at + width], "little", signed=True) for at in range(0, len(data), width)
+        )
+
+    # --- Several rows ---------------------------------------------------------------------------------------
+
+    def _choose(self, info: TensorInfo, fits: list[StoredWeight]) -> None:
+        # Where several rows say the same, the one that is named after what is declared.
+        fits.sort(key=lambda fit: fit.dialect.methods[0] != self._declared.method)
+        first = fits[0]
+        for other in fits[1:]:
+            same = (
+                (other.name, other.format, other.shape, other.scale_meaning, other.dialect.divides)
+                == (first.name, first.format, first.shape, first.scale_meaning, first.dialect.divides)
+                and (other.second is None) == (first.second is None)
+                and other.grid.canonical() == first.grid.canonical()
+                and other.scale is first.scale
+            )
+            if not same:
+                text = f"fits both {first} and {other}; leave it out with exclude, or declare which it is"
+                self._problem("ambiguous", info, text, first)
+                return
+        if first.name in self._contents.weights:
+            before = self._contents.weights[first.name]
+            text = f"{shown(first.name)} is stored twice, as {before} and as {first}"
+            self._problem("ambiguous", info, text, first)
+            return
+        self._contents.weights[first.name] = first
+        for part in first.parts:
+            self._contents.owner[part.name] = first.name
+
+    def _raw(self) -> None:
+        """FP8 codes beside which there is no scale at all."""
+        for info in self._infos.values():
+            if info.dtype not in SCALED or info.name in self._contents.owner or info.name in self._misses:
+                continue
+            if info.name == "scaled_fp8":
+                self._contents.markers.add(info.name)
+                continue
+            if self._modifiers(info.name):
+                continue
+            if self._missing is None or self._is_scale(info.name):
+                continue
+            grid = Grid(*matrices(info.shape), 1, 1)
+            grid = grid._replace(high=max(grid.rows, 1), wide=max(grid.cols, 1))
+            fmt = RAW.code_dtypes[info.dtype]
+            weight = StoredWeight(info.name, RAW, info, None, None, (), fmt, info.shape, grid, "one")
+            self._contents.weights[info.name] = weight
+            self._contents.owner[info.name] = info.name
+
+    def _is_scale(self, name: str) -> bool:
+        return name.endswith(SCALE_ENDS)
+
+    # --- What is left over ----------------------------------------------------------------------------------
+
+    def _unexplained(self) -> None:
+        """Codes that no row fits, scales without weights, and kinds of files that no row describes."""
+        known = self._contents.owner.keys() | self._contents.markers
+        left = [info for info in self._infos.values() if info.name not in known]
+        for info in left:
+            if info.name in self._misses and info.name not in self._told:
+                self._closest(info)
+        for info in left:
+            if info.name in self._told:
+                continue
+            if any(info.name.endswith(end) for end in UNSUPPORTED):
+                what = next(text for end, text in UNSUPPORTED.items() if info.name.endswith(end))
+                self._problem("not supported", info, f"{what}; no dialect here reads it")
+            else:
+                self._leftover(info)
+
+    def _closest(self, info: TensorInfo) -> None:
+        misses = self._misses[info.name]
+        best = max(misses, key=lambda miss: miss.depth)
+        equal = [miss.dialect.name for miss in misses if miss.depth == best.depth]
+        rows = " and ".join(dict.fromkeys(equal))
+        known = [best.tensor.name, info.name]
+        kind = "ambiguous" if best.depth == 3 and len(equal) > 1 else "scale does not fit"
+        if best.depth == 6 or best.depth == 4:
+            kind = "config"
+        text = f"{self._folder}/{best.tensor.file}: {best.reason}"
+        if best.reason.startswith(self._folder):
+            text = f"{best.reason}, {shown(info.name)}"
+        text += f" (closest dialect{'s' * (len(set(equal)) > 1)}: {rows})"
+        weight = weight_of(best.dialect.codes, info.name)
+        names = dict.fromkeys([info.name, weight or info.name, *known])
+        for template in MODIFIERS:  # what stands beside it is told with it
+            other = expand(template, weight or info.name)
+            if other in self._infos:
+                names[other] = None
+        self._tell(Problem(kind, text, tensors=tuple(names)))
+
+    def _leftover(self, info: TensorInfo) -> None:
+        name = info.name
+        if info.dtype in SCALED and not self._is_scale(name):
+            beside = self._modifiers(name)
+            if beside:
+                text = f"{info.dtype} beside {shown(beside[0])}, which fits no dialect"
+                self._problem("scale does not fit", info, text)
+                return
+            expected = shown(name + "_scale_inv")
+            text = (
+                f"{info.dtype} without scales, expected {expected}; if codes are the numbers, say so with "
+                "missing_scale=1 (--missing-scale 1), or exclude it to copy it as it is"
+            )
+            self._problem("scale missing", info, text)
+            return
+        owner = self._base_of(name)
+        if owner is not None:
+            self._orphan(info, owner)
+        elif self._is_suspicious(info):
+            text = f"{info.dtype} {list(info.shape)} looks like packed codes, which no dialect explains"
+            self._problem("not understood", info, text)
+
+    def _orphan(self, info: TensorInfo, owner: str) -> None:
+        weight = self._infos.get(owner)
+        if weight is None:
+            self._problem(
+                "scale without weight", info, f"the weight that it is for, {shown(owner)}, is not there"
+            )
+            return
+        text = f"{shown(owner)} has scales, but is {weight.dtype}; expected {' or '.join(SCALED)}"
+        file = f"{self._folder}/{info.file}"
+        names = (info.name, owner)
+        self._tell(Problem("scale does not fit", f"{file}: {text}", tensors=names))
+
+    def _base_of(self, name: str) -> str | None:
+        """The weight that a tensor is a scale of, by its name; None where the name says nothing."""
+        for end in ("_scale_inv", "_scale_2", "_global_scale", "_scale"):
+            base = name.removesuffix(end)
+            if base == name:
+                continue
+            if base in self._infos and (end == "_scale_inv" or base.endswith(".weight")):
+                return base
+            if name.endswith(SCALE_ENDS) or end == "_scale_inv":
+                return base
+        for end in (".scale_weight", ".qscale_weight"):
+            if name.endswith(end):
+                return name.removesuffix(end) + ".weight"
+        if name.endswith("_scales") and name.removesuffix("_scales") + "_blocks" not in self._infos:
+            return name.removesuffix("_scales") + "_blocks" if self._infos[name].dtype == "U8" else None
+        return None
+
+    def _is_suspicious(self, info: TensorInfo) -> bool:
+        """Tell if a tensor of small integers is likely to be codes."""
+        if info.name.endswith((".weight_packed", "_blocks")) and info.dtype in ("I32", "U8", "I8"):
+            return True
+        if info.dtype in ("F4", "F6_E2M3", "F6_E3M2"):
+            return True
+        wide = len(info.shape) > 1 and info.dtype in _CODES
+        return wide and (info.name.endswith((".weight", "_proj")) or bool(self._declared.sections))
+
+    def _comfy_problem(self, row: Dialect, name: str, codes: TensorInfo) -> str | None:
+        """Tell why a ``comfy_quant`` marker means something else; None if it means this."""
+        if "{m}.comfy_quant" not in row.needs:
+            return None
+        info = self._infos[expand("{m}.comfy_quant", name)]
+        try:
+            content = json.loads(self._read(info)) if info.nbytes <= _SMALL else None
+        except (ValueError, RecursionError):
+            content = None
+        content = content if isinstance(content, dict) else {}
+        found = content.get("format")
+        if not isinstance(found, str) or _COMFY.get(found) != codes.dtype:
+            return f"{shown(info.name)}: found format {shown(found)}, but codes are {codes.dtype}"
+        strange = set(content) - {"format", "full_precision_matrix_mult"}
+        return (
+            f"{shown(info.name)}: found {shown(sorted(strange)[0])}, which is not known" if strange else None
+        )
+
+    def _comfy_metadata(self) -> None:
+        """Check that formats in a file's metadata (ComfyUI) are those of the weights."""
+        for file, content in self._metadata.items():
+            text = content.get(_COMFY_METADATA)
+            if text is None:
+                continue
+            where = f"{self._folder}/{file}: metadata {_COMFY_METADATA}"
+            try:
+                layers = json.loads(text)["layers"]
+                formats = {name: layer["format"] for name, layer in layers.items()}
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                self._tell(Problem("config", f"{where}: not understood"))
+                continue
+            for name, fmt in formats.items():
+                weight = self._contents.weights.get(f"{name}.weight")
+                if not isinstance(fmt, str) or weight is None or _COMFY.get(fmt) != weight.codes.dtype:
+                    said = f"{where}: {shown(name)} is said to be {shown(fmt)}"
+                    names = (f"{name}.weight",)
+                    self._tell(Problem("config", f"{said}, which no dialect here reads so", tensors=names))
+                    break
+
+    def _problem(self, kind: str, info: TensorInfo, text: str, weight: StoredWeight | None = None) -> None:
+        names = [info.name] + ([weight.name, *(part.name for part in weight.parts)] if weight else [])
+        what = f"{self._folder}/{info.file}: {shown(info.name)}: {text}"
+        self._tell(Problem(kind, what, tensors=tuple(dict.fromkeys(names))))
+
+
+def describe(weight: StoredWeight) -> str:
+    """Scales of a weight in words, for tables."""
+    return f"{weight.dialect.name}, {form_text(weight.form)}"

@@ -1,0 +1,383 @@
+"""How a linear layer and an expert compute in training: schemes of the operands, sums, and the presets.
+
+Lives here: `LinearRecipe`, `ExpertRecipe`, and how an operand is brought into its scheme. The products are in
+`products` and `expert`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .._arrays import Array, as_array, deliver, destination, source
+from .._recipes import BF16, PresetFamily, dtype_word, one_of
+from ..accumulator import accumulator_info
+from ..gemm import matmul_nt
+from ..quant import Rule, requantize_tiles
+from ..quantized import Quantized
+from ..schemes import Cast, Identity, Scaled, Scheme, quantize
+from .swiglu import COMPUTE
+
+Operand = Quantized | Array
+"""One side of a product: codes with scales, or numbers without."""
+
+_PLAIN: dict[str, np.dtype[Any]] = {
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float64": np.dtype(np.float64),
+}
+
+
+@dataclass(frozen=True)
+class LinearRecipe(PresetFamily):
+    """How a linear layer computes in training; by default as DeepSeek-V3 does on Hopper.
+
+    Attributes
+    ----------
+    activations, weights, gradients : str or Scheme
+        How x, w and dy are held: codes that share scales, "bf16", or "float64" for all three. Groups of x run
+        along a row; those of dy too, or are blocks for Dgrad, which the report tried and gave up (appendix
+        B.2). Wgrad takes groups of as many tokens. DeepSeek-V3 has powers of two ("e4m3:1x128:ue8m0") for x
+        after attention and before the experts, and for dy before the experts' last projection.
+    saved_activations : str or Scheme, optional
+        How x waits for wgrad; as `activations` if None. "e5m6:1x128:ue8m0" after attention.
+    recompute_activations : bool
+        wgrad's x is not saved but made again (V3 does so with SwiGLU's output), so that its numbers are
+        quantized along tokens at once; otherwise it is regrouped from the saved tiles.
+    gradients_arrive : bool
+        dy arrives in tiles of a row, as it does from another GPU, so that wgrad regroups it; otherwise wgrad
+        quantizes the numbers once more, along tokens.
+    gradient_floor : float, optional
+        Least amax of a tile of dy; the rule's if None.
+    rule : {"deepseek_v3", "deepgemm", "deepep", "vllm"}
+        Whose arithmetic makes the scales of schemes that name none.
+    accumulator : str
+        See `accumulators`; "float64" for operands of float64.
+    promote_every : int or None
+        See `matmul_nt`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A scheme that makes no sense for an operand, an accumulator that does not take the formats, options of
+        scales for operands that have none.
+
+    Examples
+    --------
+    >>> from dsv3_numerics.training import LinearRecipe
+    >>> str(LinearRecipe(accumulator="exact", activations="e4m3:1x128:ue8m0").weights)
+    'e4m3:128x128:f32'
+    >>> LinearRecipe.preset("after_attention").replace(gradients="e5m2:1x128:f32").accumulator
+    'hopper_fp8'
+    """
+
+    activations: Any = "e4m3:1x128:f32"
+    weights: Any = "e4m3:128x128:f32"
+    gradients: Any = "e4m3:1x128:f32"
+    saved_activations: Any = None
+    recompute_activations: bool = False
+    gradients_arrive: bool = False
+    gradient_floor: float | None = None
+    rule: Rule = "deepseek_v3"
+    accumulator: str = "hopper_fp8"
+    promote_every: int | None = 128
+
+    @classmethod
+    def presets(cls) -> Mapping[str, Self]:
+        """Every preset by its name; see `LINEAR_PRESETS`."""
+        return LINEAR_PRESETS  # type: ignore[return-value]
+
+    def __post_init__(self) -> None:
+        for name in ("activations", "weights", "gradients", "saved_activations"):
+            if name != "saved_activations" or self.saved_activations is not None:
+                object.__setattr__(self, name, _operand_scheme(name, getattr(self, name)))
+        operands = {name: getattr(self, name) for name in ("activations", "weights", "gradients")}
+        wide = [name for name, scheme in operands.items() if scheme.format == "float64"]
+        if wide and len(wide) < len(operands):
+            raise ValueError(f"{wide[0]}: found float64, expected it for activations, weights and gradients")
+        if bool(wide) != (self.accumulator == "float64"):
+            raise ValueError(
+                f"accumulator: found {self.accumulator!r} for operands of {self.activations.format}, "
+                "expected 'float64' for float64 and one of accumulators() otherwise"
+            )
+        if not wide:
+            takes = accumulator_info(self.accumulator).inputs
+            for scheme in operands.values():
+                if scheme.format not in takes:
+                    raise ValueError(
+                        f"accumulator: found {self.accumulator!r} for operands of {scheme.format}, but it "
+                        f"takes {', '.join(takes)}"
+                    )
+        self._check_unused(operands)
+
+    def _check_unused(self, operands: Mapping[str, Scheme]) -> None:
+        """Refuse options of scales where there are none."""
+        needs = {
+            "saved_activations": ("activations", self.saved_activations is not None),
+            "recompute_activations": ("activations", self.recompute_activations),
+            "gradients_arrive": ("gradients", self.gradients_arrive),
+            "gradient_floor": ("gradients", self.gradient_floor is not None),
+        }
+        for name, (operand, given) in needs.items():
+            if given and isinstance(operands[operand], Cast):
+                value = getattr(self, name)
+                found = str(value) if isinstance(value, Scheme) else value
+                raise ValueError(
+                    f"{name}: found {found!r}, but {operand} in {operands[operand]} have no scales"
+                )
+
+    @property
+    def output_dtype(self) -> np.dtype[Any]:
+        """The dtype of what fprop and dgrad give."""
+        return _PLAIN["float64" if self.accumulator == "float64" else "bfloat16"]
+
+    @property
+    def gradient_dtype(self) -> np.dtype[Any]:
+        """The dtype of what wgrad gives, and of sums that are added to."""
+        found: np.dtype[Any] = np.dtype(np.float64 if self.accumulator == "float64" else np.float32)
+        return found
+
+    def quantize_activations(self, x: ArrayLike | Quantized, name: str = "x") -> Operand:
+        """x for fprop: tiles of a row."""
+        return self._tiles(x, name, 1, self.activations)
+
+    def save_activations(self, x: ArrayLike | Quantized, name: str = "x") -> Operand:
+        """x as it waits for wgrad."""
+        return self._tiles(x, name, 1, self.saved_activations or self.activations)
+
+    def activation_columns(self, x: ArrayLike | Quantized, name: str = "x") -> Operand:
+        """x for wgrad: tiles of tokens, regrouped from those saved unless it is made again."""
+        if not isinstance(x, Quantized) and not self.recompute_activations:
+            x = self.save_activations(x, name)
+        return self._tiles(x, name, 0, self.activations)
+
+    def quantize_gradients(self, dy: ArrayLike | Quantized, name: str = "dy") -> Operand:
+        """dy for dgrad: tiles of a row, or blocks."""
+        if self.gradients.group is not None and self.gradients.group[0] != 1:
+            return self._blocks(dy, name, self.gradients, self.gradient_floor)
+        return self._tiles(dy, name, 1, self.gradients, self.gradient_floor)
+
+    def gradient_columns(self, dy: ArrayLike | Quantized, name: str = "dy") -> Operand:
+        """dy for wgrad: tiles of tokens, from the numbers, or from tiles of a row if those arrived."""
+        if self.gradients_arrive:
+            dy = self._tiles(dy, name, 1, self.gradients, self.gradient_floor)
+        return self._tiles(dy, name, 0, self.gradients, self.gradient_floor)
+
+    def quantize_weights(self, w: ArrayLike | Quantized, name: str = "w") -> Operand:
+        """w for fprop: blocks, or tiles of a row; for dgrad too, where it is blocks."""
+        return self._blocks(w, name, self.weights)
+
+    def weight_columns(self, w: ArrayLike | Quantized, name: str = "w") -> Operand:
+        """w for dgrad: the same blocks, or tiles along the other axis, over which it is summed."""
+        blocks = isinstance(w, Quantized) and w.axis is None
+        if blocks or isinstance(self.weights, Cast) or self.weights.group[0] != 1:
+            return self.quantize_weights(w, name)
+        return self._tiles(w, name, 0, self.weights)
+
+    def product(self, a: Operand, b: Operand, dtype: Any, c: Any = None, out: Any = None) -> Array:
+        """``a @ b.T``, added to `c`."""
+        if self.accumulator != "float64":
+            every, unit = self.promote_every, self.accumulator
+            return matmul_nt(a, b, c=c, accumulator=unit, promote_every=every, dtype=dtype, out=out)
+        assert not isinstance(a, Quantized)
+        assert not isinstance(b, Quantized)
+        result = np.asarray(a @ b.T)
+        if c is not None:
+            start, _ = source(as_array(c, "c"), "c")
+            if start.shape != result.shape:
+                raise ValueError(f"c: found shape {start.shape}, expected {result.shape}, that of the result")
+            result = start + result
+        destination(out, result.shape, _PLAIN["float64"])  # for its checks
+        return deliver(result, out)
+
+    def _tiles(
+        self,
+        x: ArrayLike | Quantized,
+        name: str,
+        axis: int,
+        scheme: Scheme,
+        floor: float | None = None,
+    ) -> Operand:
+        if isinstance(scheme, Cast):
+            return _plain(x, name, scheme)
+        assert isinstance(scheme, Scaled)
+        tile = scheme.group_k
+        if isinstance(x, Quantized):
+            check_matrix(x.shape, name)
+            if x.axis == axis and x.block == (tile or max(x.shape[axis], 1),):
+                return x
+            if x.format == scheme.format:
+                return requantize_tiles(x, axis=axis, tile=tile, floor=floor)
+            x = x.dequantize()
+        found: Quantized = scheme.with_rule(self.rule).encode(matrix(x, name), axis=axis, floor=floor)
+        return found
+
+    def _blocks(
+        self, w: ArrayLike | Quantized, name: str, scheme: Scheme, floor: float | None = None
+    ) -> Operand:
+        if isinstance(scheme, Cast):
+            return _plain(w, name, scheme)
+        if isinstance(w, Quantized):
+            check_matrix(w.shape, name)
+            return w
+        found: Quantized = scheme.with_rule(self.rule).encode(matrix(w, name), floor=floor)
+        return found
+
+
+@dataclass(frozen=True)
+class ExpertRecipe(PresetFamily):
+    """How an expert computes in training; by default as DeepSeek-V3 does on Hopper.
+
+    Attributes
+    ----------
+    up, down : LinearRecipe or str
+        Of gate and up, and of down; names are presets. The dy of gate and up are those that SwiGLU's backward
+        makes.
+    saved : str or Scheme
+        How SwiGLU's inputs wait for backward; "none": as they are. The report does not say which scales; open
+        code for Hopper has float32.
+    compute : {"float32", "bf16", "float64"}
+        What SwiGLU and its backward round. bf16: every operation, as torch does, and gate's and up's Dgrads
+        before they are added. float32: their results only, as one kernel does that hands them to the
+        quantizer, and the sum of both Dgrads is one float32 sum. float64: nothing.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An unknown name; a scheme that cannot be saved.
+
+    Examples
+    --------
+    >>> from dsv3_numerics.training import ExpertRecipe
+    >>> str(ExpertRecipe().up.activations), str(ExpertRecipe().down.gradients)
+    ('e4m3:1x128:ue8m0', 'e4m3:1x128:ue8m0')
+    """
+
+    up: Any = "up_projection"
+    down: Any = "down_projection"
+    saved: Any = "e4m3:1x128:f32"
+    compute: str = "float32"
+
+    @classmethod
+    def presets(cls) -> Mapping[str, Self]:
+        """Every preset by its name; see `EXPERT_PRESETS`."""
+        return EXPERT_PRESETS  # type: ignore[return-value]
+
+    def __post_init__(self) -> None:
+        for name in ("up", "down"):
+            object.__setattr__(self, name, LinearRecipe.of(getattr(self, name), name))
+        object.__setattr__(self, "compute", dtype_word(self.compute))
+        one_of(self.compute, "compute", COMPUTE)
+        scheme = _parsed("saved", self.saved)
+        if not isinstance(scheme, Identity):
+            _check_rows("saved", scheme)
+        object.__setattr__(self, "saved", scheme)
+
+    def save(self, a: Array) -> Operand:
+        """An input of SwiGLU as it waits for backward."""
+        found: Operand = a if self.saved.is_identity else quantize(a, self.saved.with_rule(self.down.rule))
+        return found
+
+
+def _parsed(name: str, value: Any) -> Scheme:
+    try:
+        return Scheme.parse(value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {str(error).removeprefix('scheme: ')}") from None
+
+
+def _operand_scheme(name: str, value: Any) -> Scheme:
+    """The scheme of an operand of a product.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is none, or one that products cannot take: the message says why.
+    """
+    scheme = _parsed(name, value)
+    if isinstance(scheme, Cast):
+        if scheme.format not in _PLAIN or str(scheme) not in (BF16, "float64"):
+            raise ValueError(f"{name}: found '{scheme}', expected bf16, float64, or codes with scales")
+        return scheme
+    _check_rows(name, scheme, blocks=name in ("weights", "gradients"))
+    return scheme
+
+
+def _check_rows(name: str, scheme: Scheme, *, blocks: bool = False) -> None:
+    """Refuse what has no scales, groups that do not fit, and formats that no quantizer takes."""
+    if not isinstance(scheme, Scaled):
+        raise ValueError(f"{name}: found '{scheme}', expected codes with scales, such as e4m3:1x128:f32")
+    if scheme.requantize:
+        raise ValueError(
+            f"{name}: found '{scheme}', but nothing is quantized already; leave 'requantized' out"
+        )
+    if scheme.block[0] != 1 and not blocks:
+        raise ValueError(f"{name}: found '{scheme}', expected groups within a row, such as 1x128")
+    reason = scheme.problem()
+    if reason:
+        raise ValueError(f"{name}: found '{scheme}': {reason}")
+
+
+def _plain(x: ArrayLike | Quantized, name: str, scheme: Cast) -> Array:
+    if isinstance(x, Quantized):
+        check_matrix(x.shape, name)
+        return x.dequantize(_PLAIN[scheme.format])
+    found: Array = quantize(matrix(x, name), scheme)
+    return found
+
+
+def matrix(x: Any, name: str) -> Array:
+    """Numbers with two axes."""
+    array, _ = source(as_array(x, name), name)
+    check_matrix(array.shape, name)
+    return array
+
+
+def check_matrix(shape: tuple[int, ...], name: str) -> None:
+    """Two axes."""
+    if len(shape) != 2:
+        raise ValueError(f"{name}: found shape {shape}, expected two axes")
+
+
+def check_pair(a: str, left: Any, i: int, b: str, right: Any, j: int) -> None:
+    """Axis i of one as long as axis j of the other."""
+    if left.shape[i] != right.shape[j]:
+        raise ValueError(
+            f"{a} and {b}: found shapes {left.shape} and {right.shape}, expected axis {i} of {a} as long as "
+            f"axis {j} of {b}, because the sum runs over them"
+        )
+
+
+def _unscaled(name: str, accumulator: str) -> LinearRecipe:
+    """All operands in one format without scales."""
+    return LinearRecipe(name, name, name, accumulator=accumulator, promote_every=None)
+
+
+LINEAR_PRESETS: Mapping[str, LinearRecipe] = {
+    "float64": _unscaled("float64", "float64"),
+    "bf16": _unscaled("bf16", "hopper_bf16"),
+    "deepseek_v3": LinearRecipe(),
+    "after_attention": LinearRecipe("e4m3:1x128:ue8m0", saved_activations="e5m6:1x128:ue8m0"),
+    "up_projection": LinearRecipe("e4m3:1x128:ue8m0"),
+    "down_projection": LinearRecipe(
+        gradients="e4m3:1x128:ue8m0", gradients_arrive=True, recompute_activations=True
+    ),
+}
+"""Recipes of a layer by name: what FP8 is compared with, V3's for any layer, and the three places that the
+report treats specially (3.3.3 and 3.5.2): the layer after attention, whose x waits for wgrad in E5M6; the
+experts' gate and up projections, whose x arrives in FP8; and their down projection, whose dy does, and whose
+x is made again. Scales that wgrad regroups are powers of two there, so that nothing is rounded a second time.
+
+Assumed, because the report does not say it: fprop after attention takes E4M3 with the same kind of scales,
+and E5M6 becomes E4M3 when it is regrouped, since no tensor core takes E5M6."""
+
+EXPERT_PRESETS: Mapping[str, ExpertRecipe] = {
+    "float64": ExpertRecipe("float64", "float64", "none", "float64"),
+    "bf16": ExpertRecipe("bf16", "bf16", "none", "bf16"),
+    "deepseek_v3": ExpertRecipe(),
+}
+"""Recipes of an expert by name."""
