@@ -28,7 +28,7 @@ from bench_gemm import Read
 from bench_model import numbers
 from bench_recipe import RECIPES, near
 from dsv3_numerics import checkpoint
-from dsv3_numerics.model import MLA, Cache, Config, MoE, Stored, random_checkpoint
+from dsv3_numerics.model import MLA, Cache, CheckpointWeights, Config, MoE, random_checkpoint
 from dsv3_numerics.reference import model as textbook
 from harness import Row, set_state
 from suite import product_levels
@@ -145,7 +145,7 @@ def run(case: Case, folder: Path, repeats: int) -> Found:
     with checkpoint.open(folder) as ckpt:
         config = Config.from_json(ckpt.config or {})
         prefix = f"model.layers.{config.first_k_dense_replace}.{case.part}."
-        weights, rng = Stored(ckpt, prefix), np.random.default_rng(0)
+        weights, rng = CheckpointWeights(ckpt, prefix), np.random.default_rng(0)
         # As bfloat16 holds them: what the recipe's gate sees is then what float64's sees.
         x = round_bfloat16(rng.standard_normal((1, case.tokens, config.hidden_size), np.float32))
         layer = MoE(config, weights) if case.part == "mlp" else MLA(config, weights)
@@ -174,7 +174,7 @@ def round_bfloat16(x: Array) -> Array:
     return x.astype(ml_dtypes.bfloat16).astype(np.float32)
 
 
-def touched(layer: MoE | MLA, x: Array, weights: Stored) -> list[str]:
+def touched(layer: MoE | MLA, x: Array, weights: CheckpointWeights) -> list[str]:
     """The tensors that a call reads."""
     if isinstance(layer, MLA):
         return list(weights)
@@ -203,7 +203,7 @@ def reading(size: int) -> float:
 class Wide(Mapping[str, Array]):
     """Weights in float64, dequantized each time they are asked for: a layer of them would take 84 GiB."""
 
-    def __init__(self, weights: Stored) -> None:
+    def __init__(self, weights: CheckpointWeights) -> None:
         self._weights = weights
         self._names = [name for name in weights if not name.endswith("_scale_inv")]
 
@@ -217,7 +217,9 @@ class Wide(Mapping[str, Array]):
         return len(self._names)
 
 
-def difference(weights: Stored, config: Config, x: Array, out: Array, cache: Cache | None) -> float:
+def difference(
+    weights: CheckpointWeights, config: Config, x: Array, out: Array, cache: Cache | None
+) -> float:
     """Relative error of a call's output against the textbook in float64; of experts, that of two tokens."""
     wide, settings = Wide(weights), config.to_dict()
     if "gate.weight" in wide:

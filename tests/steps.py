@@ -93,11 +93,11 @@ class Steps:
     def linear(self, recipe: Recipe, tensor: str, channels: int) -> Step:
         ops, x = Operations(recipe), self.x(channels)
         sent = ".experts." in tensor and not tensor.endswith("down_proj.weight")
-        left = ops.dispatch("", x) if sent else ops.left(x)
+        left = ops.dispatch("", x) if sent else ops.activations(x)
         scheme = recipe.activation_scheme(dispatched=sent)
 
         def run() -> Any:
-            return ops.linear("", left, self.model.weights, tensor, sent=sent)
+            return ops.linear("", left, self.model.weights, tensor, dispatched=sent)
 
         def textbook() -> Any:
             w = as_reference(self.opened.quantized(tensor))

@@ -139,9 +139,9 @@ def expert_load(model: Model, text: str) -> dict[str, Any]:
 def without_bias(model: Model) -> Model:
     """The same model with all balancing biases zero."""
     from dsv3_numerics import checkpoint
-    from dsv3_numerics.model import Stored
+    from dsv3_numerics.model import CheckpointWeights
 
-    held = Stored(checkpoint.open(demo_checkpoint()))
+    held = CheckpointWeights(checkpoint.open(demo_checkpoint()))
     weights = {name: held[name] for name in model.weights}
     for name in weights:
         if name.endswith("e_score_correction_bias"):

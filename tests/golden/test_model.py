@@ -36,7 +36,7 @@ class Case:
         }
 
     def model(self, dtype: Any) -> Model:
-        return Model.from_checkpoint(self.path, dtype=dtype, rounded=self.rounded)
+        return Model.from_checkpoint(self.path, dtype=dtype, weights_as_bf16=self.rounded)
 
 
 @pytest.fixture(scope="module", params=CASES.values(), ids=CASES)

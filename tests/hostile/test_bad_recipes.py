@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dsv3_numerics import Recipe
-from dsv3_numerics.model import MLA, Cache, Config, Done, Model, random_weights
+from dsv3_numerics.model import MLA, Cache, Config, Model, OpRecord, random_weights
 
 FP8 = Path(__file__).parents[1] / "golden" / "tiny_v3_fp8"
 TINY = Config.preset("tiny")
@@ -195,11 +195,11 @@ def test_recipes_that_do_not_fit_a_checkpoint(
 
 def test_an_operation_done_again_refuses_likewise(fp8: Model) -> None:
     """Nobody has held the other recipe against the weights before."""
-    seen: list[Done] = []
-    fp8.forward([1], recipe="deepseek_v3", watch=seen.append)
+    seen: list[OpRecord] = []
+    fp8.forward([1], recipe="deepseek_v3", hook=seen.append)
     linear = next(done for done in seen if done.operation.kind == "linear")
     with pytest.raises(ValueError, match=r"q_a_proj\.weight: found float32 scales that are no powers of two"):
-        linear.redo(Recipe.preset("deepseek_v31"))
+        linear.replay(Recipe.preset("deepseek_v31"))
 
 
 def test_layers_alone_refuse_likewise() -> None:

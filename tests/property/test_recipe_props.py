@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dsv3_numerics import Recipe
 from dsv3_numerics.accumulator import accumulators
-from dsv3_numerics.model import PRESETS, Config, Done, Model, random_weights
+from dsv3_numerics.model import PRESETS, Config, Model, OpRecord, random_weights
 from scheme_words import ACTIVATIONS, CACHES, COMBINES, DISPATCHES, GATES, MASKS, RULES, WEIGHTS
 
 CONFIG = Config.preset("tiny").replace(
@@ -99,13 +99,13 @@ def test_single_choices(recipe: Recipe) -> None:
 @settings(max_examples=40)
 def test_every_recipe_runs(recipe: Recipe, ids: list[int], absorbed: bool) -> None:
     """Finite numbers of the recipe's kind; a watch sees them and each operation repeats itself."""
-    seen: list[Done] = []
+    seen: list[OpRecord] = []
     logits = MODEL.forward(ids, recipe=recipe, absorbed=absorbed)
     assert logits.dtype == recipe.dtype
     assert np.isfinite(logits).all()
-    assert np.array_equal(MODEL.forward(ids, recipe=recipe, absorbed=absorbed, watch=seen.append), logits)
+    assert np.array_equal(MODEL.forward(ids, recipe=recipe, absorbed=absorbed, hook=seen.append), logits)
     for done in seen:
-        assert np.array_equal(done.redo(recipe), done.output), done.operation
+        assert np.array_equal(done.replay(recipe), done.output), done.operation
 
 
 @given(tokenwise, tokens, st.booleans(), st.data())

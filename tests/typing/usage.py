@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import dsv3_numerics as d3
 from dsv3_numerics import checkpoint, training
-from dsv3_numerics.model import Done, Model
+from dsv3_numerics.model import Model, OpRecord
 
 x = np.linspace(-4, 4, 256, dtype=np.float32).reshape(2, 128)
 
@@ -62,10 +62,10 @@ def checkpoints() -> None:
     checkpoint.convert("DeepSeek-V3", "int4", to="int4")  # type: ignore[arg-type]
 
 
-def watched(done: Done) -> None:
+def watched(done: OpRecord) -> None:
     """Never called."""
     assert_type(done.operation.name, str)
-    assert_type(done.redo(d3.Recipe()), NDArray[Any])
+    assert_type(done.replay(d3.Recipe()), NDArray[Any])
 
 
 def recipes() -> None:
@@ -74,7 +74,7 @@ def recipes() -> None:
     assert_type(recipe.replace(cache="flashmla", promote_every=64), d3.Recipe)
     assert_type(recipe.choices(), tuple[str, ...])
     model = Model.from_checkpoint("DeepSeek-V3")
-    assert_type(model.forward([1], recipe=recipe, watch=watched), NDArray[Any])
+    assert_type(model.forward([1], recipe=recipe, hook=watched), NDArray[Any])
     model.decode([1], model.new_cache(recipe="deepseek_v3"), recipe="deepseek_v3")
     model.forward([1], recipe=3)  # type: ignore[arg-type]
     recipe.cache = "fp8"  # type: ignore[misc]

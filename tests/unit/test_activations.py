@@ -63,7 +63,7 @@ def test_what_is_left_out_is_the_input_of_another(model: Model) -> None:
         elif done.operation.kind == "linear":
             other.append((name, done.inputs[0]))
 
-    model.forward(IDS, absorbed=False, watch=watch)
+    model.forward(IDS, absorbed=False, hook=watch)
     for name, x in other:
         layer, _, rest = name.partition(".")
         source = "q_a_proj" if rest.startswith("kv_a") else "gate_proj" if "." not in rest else "dispatch"
@@ -186,7 +186,7 @@ def test_interrupted_it_keeps_what_is_done(
                 raise KeyboardInterrupt
             watch(done)
 
-        return forward(self, ids, watch=look, **settings)
+        return forward(self, ids, hook=look, **settings)
 
     monkeypatch.setattr(Model, "forward", stopped)
     code, out, err = call("study", "--activations", str(GOLDEN), "-s", "bf16", "--out", "o", capsys=capsys)

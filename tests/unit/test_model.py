@@ -106,7 +106,7 @@ def test_negative_scores_do_not_let_masked_groups_in() -> None:
     assert gate_of(logits, bias, **settings)[0].tolist() == [[0, 1]]
     config = TINY.replace(n_routed_experts=4, hidden_size=4, **settings)
     weights = {"weight": np.eye(4), "e_score_correction_bias": np.array(bias)}
-    first_release = Gate(config, weights, masked=0.0)(np.array(logits))
+    first_release = Gate(config, weights, group_mask_value=0.0)(np.array(logits))
     assert first_release.indices.tolist() == [[2, 3]]
 
 

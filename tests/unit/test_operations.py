@@ -25,7 +25,7 @@ from dsv3_numerics import (
     set_num_threads,
     simd_level,
 )
-from dsv3_numerics.model import MLA, MLP, Block, Cache, Config, Done, Gate, Model, MoE, random_weights
+from dsv3_numerics.model import MLA, MLP, Block, Cache, Config, Gate, Model, MoE, OpRecord, random_weights
 from dsv3_numerics.model import attention as attention_module
 from scheme_words import ACTIVATIONS, CACHES, COMBINES, DISPATCHES, GATES, RULES, WEIGHTS
 from steps import bfloat16, nearly
@@ -49,10 +49,10 @@ def small() -> Model:
     return Model(SMALL, random_weights(SMALL))
 
 
-def watched(model: Model, recipe: Recipe | str, ids: Any = IDS, **settings: Any) -> list[Done]:
+def watched(model: Model, recipe: Recipe | str, ids: Any = IDS, **settings: Any) -> list[OpRecord]:
     """Record of a forward."""
-    seen: list[Done] = []
-    model.forward(ids, recipe=recipe, watch=seen.append, **settings)
+    seen: list[OpRecord] = []
+    model.forward(ids, recipe=recipe, hook=seen.append, **settings)
     return seen
 
 
@@ -85,7 +85,7 @@ PRODUCTS = {
 }
 
 
-def by_hand(done: Done, stored: Quantized, recipe: Recipe) -> Any:
+def by_hand(done: OpRecord, stored: Quantized, recipe: Recipe) -> Any:
     """quantize_tiles and matmul_nt, from the recipe's rows."""
     left: Any
     if len(done.inputs) == 2:
@@ -173,12 +173,12 @@ def test_recipes_of_one_float_type_are_the_reference(small: Model, dtype: str, a
 @pytest.mark.parametrize("absorbed", [False, True])
 @pytest.mark.parametrize("recipe", ["float32", "bf16", "deepseek_v3", "deepseek_v31", "blackwell"])
 def test_a_watch_changes_nothing_and_redo_repeats(small: Model, recipe: str, absorbed: bool) -> None:
-    seen: list[Done] = []
+    seen: list[OpRecord] = []
     alone = small.forward(IDS, recipe=recipe, absorbed=absorbed)
-    assert np.array_equal(small.forward(IDS, recipe=recipe, absorbed=absorbed, watch=seen.append), alone)
+    assert np.array_equal(small.forward(IDS, recipe=recipe, absorbed=absorbed, hook=seen.append), alone)
     for done in seen:
         assert not any(x.flags.writeable for x in (*done.inputs, done.output))
-        again = done.redo(Recipe.preset(recipe))
+        again = done.replay(Recipe.preset(recipe))
         assert again.dtype == done.output.dtype
         assert np.array_equal(again, done.output), done.operation
 
@@ -250,7 +250,7 @@ def variants() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def tellings(small: Model) -> dict[tuple[Recipe, bool], list[Done]]:
+def tellings(small: Model) -> dict[tuple[Recipe, bool], list[OpRecord]]:
     bases = (SIMULATED, V3)
     return {(r, a): watched(small, r, absorbed=a) for r in bases for a in (False, True)}
 
@@ -258,7 +258,7 @@ def tellings(small: Model) -> dict[tuple[Recipe, bool], list[Done]]:
 @pytest.mark.parametrize(("field", "base", "other"), list(variants()))
 def test_a_choice_changes_only_the_operations_that_it_names(
     small: Model,
-    tellings: dict[tuple[Recipe, bool], list[Done]],
+    tellings: dict[tuple[Recipe, bool], list[OpRecord]],
     field: str,
     base: Recipe,
     other: Recipe,
@@ -266,7 +266,10 @@ def test_a_choice_changes_only_the_operations_that_it_names(
     """`how` of exactly those; and on the same inputs, done again, the bytes of none of the others."""
     named = CHANGES[field][1]
     for absorbed in (False, True):
-        how = {done.operation.name: done.operation.how for done in watched(small, other, absorbed=absorbed)}
+        how = {
+            done.operation.name: done.operation.description
+            for done in watched(small, other, absorbed=absorbed)
+        }
         for done in tellings[base, absorbed]:
             name, kind, before = done.operation
             word = f"{kind} absorbed" if kind == "attend" and absorbed else kind
@@ -274,10 +277,10 @@ def test_a_choice_changes_only_the_operations_that_it_names(
             if name in how:  # the other recipe may choose other experts
                 assert (how[name] != before) == expected, (name, before, how[name])
             if not expected:
-                assert np.array_equal(done.redo(other), done.output), name
+                assert np.array_equal(done.replay(other), done.output), name
 
 
-def test_choices_change_bytes(tellings: dict[tuple[Recipe, bool], list[Done]]) -> None:
+def test_choices_change_bytes(tellings: dict[tuple[Recipe, bool], list[OpRecord]]) -> None:
     """Operations that a choice names come out otherwise, where anything can."""
     for change, kind in [
         ({"activations": "mxfp4"}, "linear"),
@@ -291,11 +294,11 @@ def test_choices_change_bytes(tellings: dict[tuple[Recipe, bool], list[Done]]) -
         done = [d for d in tellings[SIMULATED, False] if d.operation.kind == kind]
         if "activations" in change:
             done = [d for d in done if not first_products(d.operation.name)]
-        changed = [not np.array_equal(d.redo(other), d.output) for d in done]
+        changed = [not np.array_equal(d.replay(other), d.output) for d in done]
         assert all(changed), change
     wide = SIMULATED.replace(compute="float64")  # bfloat16 would hide scales that differ in their last bit
     sent = next(d for d in tellings[SIMULATED, False] if d.operation.kind == "dispatch")
-    assert not np.array_equal(sent.redo(wide.replace(rule="deepep")), sent.redo(wide))
+    assert not np.array_equal(sent.replay(wide.replace(rule="deepep")), sent.replay(wide))
 
 
 # --- Where bfloat16 rounds --------------------------------------------------------------------------------
@@ -500,7 +503,7 @@ def test_the_mask_of_a_recipe_is_its_own() -> None:
     weights = {"weight": np.eye(4), "e_score_correction_bias": np.full(4, -2.0)}
     x = np.array([[1.0, 1, 0, 0]])
     for masked in (-np.inf, 0.0):
-        gate = Gate(config, weights, masked=masked)
+        gate = Gate(config, weights, group_mask_value=masked)
         assert gate(x, recipe="float64").indices.tolist() == [[0, 1]]
         assert gate(x, recipe=Recipe(group_mask_value="0")).indices.tolist() == [[2, 3]]
 
@@ -519,7 +522,7 @@ def test_attention_and_gate_in_bfloat16_are_near_float64(small: Model) -> None:
     for absorbed in (False, True):
         for done in watched(small, "bf16", absorbed=absorbed):
             if done.operation.kind in ("attend", "gate"):
-                exact = done.redo(Recipe())
+                exact = done.replay(Recipe())
                 assert np.linalg.norm(done.output - exact) < 0.02 * np.linalg.norm(exact), done.operation
 
 
@@ -537,15 +540,17 @@ def test_weights_are_made_once_and_codes_stay_where_they_are(fp8: Model) -> None
 def test_rounded_numbers_are_bfloat16_for_every_input() -> None:
     """float64 input is rounded once, not by way of float32."""
     x = np.full((1, 1, SMALL.hidden_size), 1 + 2.0**-8 + 2.0**-40)  # above the tie that float32 makes of it
-    seen: list[Done] = []
-    Block(SMALL, random_weights(SMALL, "model.layers.0."), layer=0)(x, recipe="bf16", watch=seen.append)
+    seen: list[OpRecord] = []
+    Block(SMALL, random_weights(SMALL, "model.layers.0."), layer=0)(x, recipe="bf16", hook=seen.append)
     assert np.array_equal(seen[0].inputs[0], decode(encode(x, "bfloat16")))
     assert float(seen[0].inputs[0].max()) == 1 + 2.0**-7
 
 
 def test_cache_of_numbers_is_not_copied(small: Model) -> None:
     cache = Cache(SMALL, 1, 4, dtype="float32")
-    assert all(np.shares_memory(tokens, cache.data) for tokens in cache.seen(0, 2, np.dtype(np.float32)))
+    assert all(
+        np.shares_memory(tokens, cache.data) for tokens in cache.cached_latents(0, 2, np.dtype(np.float32))
+    )
     assert replace(cache.format, rank=512, rope=64).width == 576
 
 

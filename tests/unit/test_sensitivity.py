@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from dsv3_numerics import sensitivity
-from dsv3_numerics.model import Done, Model, Recipe
+from dsv3_numerics.model import Model, OpRecord, Recipe
 from dsv3_numerics.report import Progress
 from dsv3_numerics.sensitivity import (
     COLUMNS,
@@ -278,11 +278,11 @@ def test_layers_are_fed_what_they_have_in_float64(model: Model, whole: Sensitivi
 def test_operations_are_done_again_on_the_same_inputs(model: Model, whole: Sensitivity) -> None:
     seen = {}
 
-    def watch(done: Done) -> None:
-        if done.operation.name == "layer1.o_proj":
-            seen["o_proj"] = (np.asarray(done.output), np.asarray(done.redo(V3)))
+    def hook(record: OpRecord) -> None:
+        if record.operation.name == "layer1.o_proj":
+            seen["o_proj"] = (np.asarray(record.output), np.asarray(record.replay(V3)))
 
-    model.forward(IDS, recipe=Recipe(), absorbed=False, watch=watch)
+    model.forward(IDS, recipe=Recipe(), absorbed=False, hook=hook)
     relative = np.linalg.norm(seen["o_proj"][1] - seen["o_proj"][0], axis=-1)
     relative /= np.linalg.norm(seen["o_proj"][0], axis=-1)
     rows = whole.part("operators", "all")["rows"]
@@ -310,12 +310,14 @@ def test_an_accumulator_is_seen_beside_its_base(model: Model, whole: Sensitivity
     assert max(row["worst"] for row in part["over_base"]) > 0
     seen = []
 
-    def watch(done: Done) -> None:
-        if done.operation.name == "layer0.down_proj":
+    def hook(record: OpRecord) -> None:
+        if record.operation.name == "layer0.down_proj":
             alone = V3.only("accumulator")
-            seen.append(row_errors(done.redo(alone.without("accumulator")), done.redo(alone)).relative.max())
+            seen.append(
+                row_errors(record.replay(alone.without("accumulator")), record.replay(alone)).relative.max()
+            )
 
-    model.forward(IDS, recipe=Recipe(), absorbed=False, watch=watch)
+    model.forward(IDS, recipe=Recipe(), absorbed=False, hook=hook)
     (row,) = (r for r in part["over_base"] if (r["layer"], r["operation"]) == (0, "down_proj"))
     assert [row["worst"]] == seen
 

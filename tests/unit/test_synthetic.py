@@ -14,9 +14,8 @@ import pytest
 
 from dsv3_numerics import checkpoint, cli
 from dsv3_numerics.checkpoint.conversion.families import in_recipe
-from dsv3_numerics.model import Config, Model, random_checkpoint
-from dsv3_numerics.model.dealt import SIDE, Deck
-from dsv3_numerics.model.weights import expected
+from dsv3_numerics.model import Config, Model, expected_shapes, random_checkpoint
+from dsv3_numerics.model.block_pool import SIDE, BlockPool
 
 # Full and ragged blocks on both axes, and two layers of experts, in half a megabyte.
 CONFIG = Config.preset("tiny").replace(
@@ -44,7 +43,7 @@ def test_it_is_a_release(made: Path) -> None:
     assert report.problems == []
     with checkpoint.open(made) as ckpt:
         dtypes = {name: ckpt.info(name).dtype for name in ckpt if not name.endswith("_scale_inv")}
-        assert {n: ckpt.info(n).shape for n in dtypes} == expected(CONFIG)
+        assert {n: ckpt.info(n).shape for n in dtypes} == expected_shapes(CONFIG)
         assert {n for n, d in dtypes.items() if d == "F8_E4M3"} == {n for n in dtypes if in_recipe(n)}
         assert {n.rpartition(".")[2] for n, d in dtypes.items() if d == "F32"} == {"e_score_correction_bias"}
         assert Config.from_json(ckpt.config or {}) == CONFIG
@@ -62,7 +61,7 @@ def test_the_forward_keeps_the_size_of_activations(made: Path) -> None:
 @pytest.mark.parametrize("scale", ["float32", "ue8m0"])
 def test_blocks_are_what_the_quantizer_makes(scale: Any) -> None:
     rows, cols = 2 * SIDE, 3 * SIDE + 40
-    deck, rng = Deck(cols**-0.5, scale, [7]), np.random.default_rng(1)
+    deck, rng = BlockPool(cols**-0.5, scale, [7]), np.random.default_rng(1)
     parts = [deck.band(SIDE, cols, rng) for _ in range(2)]
     codes = np.concatenate([values for values, _ in parts])
     scales = np.stack([scales for _, scales in parts])
@@ -86,7 +85,7 @@ def test_blocks_are_what_the_quantizer_makes(scale: Any) -> None:
 
 
 def test_dealt_rows_are_not_repeated() -> None:
-    deck, rng = Deck(1.0, "float32", [0]), np.random.default_rng(2)
+    deck, rng = BlockPool(1.0, "float32", [0]), np.random.default_rng(2)
     codes = np.concatenate([deck.band(SIDE, 4 * SIDE, rng)[0] for _ in range(16)])
     assert len(np.unique(codes, axis=0)) == len(codes)
 
@@ -166,7 +165,7 @@ def test_progress_ends_at_its_total(tmp_path: Path) -> None:
     assert list(done) == sorted(done)
     assert done[-1] == made.written
     assert set(totals) == {made.written}
-    assert set(names) == {name for name in expected(CONFIG) if ".layers.0." in name}
+    assert set(names) == {name for name in expected_shapes(CONFIG) if ".layers.0." in name}
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def run_command(
     if out is not None and out.exists() and not overwrite:
         raise click.ClickException(f"--out: {out} is there already; give another name, or --overwrite")
     recipe = None if spelled is None else _recipe(spelled)
-    model = Model.from_checkpoint(path, dtype=dtype, rounded=rounded)
+    model = Model.from_checkpoint(path, dtype=dtype, weights_as_bf16=rounded)
     if traces == ("list",):
         if as_json:
             print_json(model.trace_names())

@@ -9,21 +9,21 @@ the same forward as a textbook is `reference.model`.
 """
 
 from .attention import MLA
+from .block import MTP, Block
 from .byte_tokenizer import ByteTokenizer
 from .cache import Cache
 from .config import Config, Yarn
 from .demo import demo_checkpoint, demo_text
 from .experts import MLP, Gate, MoE
 from .generation import Generation, Sampler, Speculation, generate, stream
-from .layers import MTP, Block
 from .model import Model
-from .operation import Done, Operation, Routing, Watch
 from .operations import Operations
 from .random import random_weights
 from .recipe import PRESETS, Recipe
+from .records import Hook, Operation, OpRecord, Routing
 from .routing import Traffic, traffic, update_bias
-from .synthetic import Made, random_checkpoint
-from .weights import Stored, attention_shapes, expected
+from .synthetic import RandomCheckpoint, random_checkpoint
+from .weights import CheckpointWeights, attention_shapes, expected_shapes
 
 __all__ = [
     "MLA",
@@ -33,27 +33,27 @@ __all__ = [
     "Block",
     "ByteTokenizer",
     "Cache",
+    "CheckpointWeights",
     "Config",
-    "Done",
     "Gate",
     "Generation",
-    "Made",
+    "Hook",
     "MoE",
     "Model",
+    "OpRecord",
     "Operation",
     "Operations",
+    "RandomCheckpoint",
     "Recipe",
     "Routing",
     "Sampler",
     "Speculation",
-    "Stored",
     "Traffic",
-    "Watch",
     "Yarn",
     "attention_shapes",
     "demo_checkpoint",
     "demo_text",
-    "expected",
+    "expected_shapes",
     "generate",
     "random_checkpoint",
     "random_weights",

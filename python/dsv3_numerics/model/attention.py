@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .._arrays import Array
+from .activations import Activations
 from .cache import Cache
 from .config import Config
 from .layer import NO_TRACE, Choice, Layer, Source, Trace, check_cache
-from .operands import Left
-from .operation import Watch
 from .operations import Operations
+from .records import Hook
 from .weights import attention_shapes
 
 _EXPANDED = 64 << 20  # bytes of keys and values that are made of codes at a time
@@ -84,7 +84,7 @@ class MLA(Layer):
         layer: int = 0,
         absorbed: bool | None = None,
         recipe: Choice = None,
-        watch: Watch | None = None,
+        hook: Hook | None = None,
         trace: Trace = NO_TRACE,
         at: str = "",
     ) -> Array:
@@ -106,8 +106,8 @@ class MLA(Layer):
         recipe : Recipe or str, optional
             What runs in which format: a recipe, or a preset's name. By default everything in the dtype of
             `x`.
-        watch : callable, optional
-            Told of each operation, see `Done`.
+        hook : callable, optional
+            Told of each operation, see `OpRecord`.
 
         Returns
         -------
@@ -119,7 +119,7 @@ class MLA(Layer):
             Another dtype or shape; no room in the cache; a recipe that does not fit weights or cache.
         """
         config = self.config
-        ops, array = self._enter(x, recipe, watch)
+        ops, array = self._enter(x, recipe, hook)
         if array.ndim not in (2, 3):
             raise ValueError(f"x: found shape {array.shape}, expected (batch, tokens, {config.hidden_size})")
         batch, new = (1, *array.shape[:-1])[-2:]
@@ -130,10 +130,10 @@ class MLA(Layer):
             layer = 0
         if array.size == 0:
             return np.empty_like(array)
-        cache.room(new, batch)
+        cache.reserve(new, batch)
         positions = (cache.lengths[:, None] + np.arange(new)).reshape(-1)
         longest = int(cache.lengths.max()) + new
-        left, rank, heads = ops.left(array), config.kv_lora_rank, config.num_attention_heads
+        left, rank, heads = ops.activations(array), config.kv_lora_rank, config.num_attention_heads
         rope = self._settings["rope"]
         q = self._queries(ops, left, at).reshape(batch, new, -1)
         q = ops.rotate(f"{at}rotate_q", q, rope, positions, heads)
@@ -142,54 +142,58 @@ class MLA(Layer):
         latent = np.ascontiguousarray(joint[..., :rank])
         latent = self._norm(ops, f"{at}kv_a_layernorm", latent, "kv_a_layernorm.weight")
         key = ops.rotate(f"{at}rotate_k", np.ascontiguousarray(joint[..., rank:]), rope, positions, 1)
-        seen = ops.cache(f"{at}cache", np.concatenate([latent, key], axis=-1), cache, layer)
+        cached = ops.cache(f"{at}cache", np.concatenate([latent, key], axis=-1), cache, layer)
         probs = None
         if trace.wants(f"{at}probs"):
             probs = np.zeros((batch, new, heads, longest), array.dtype)
         if self._cheaper(new, longest) if absorbed is None else absorbed:
-            out = ops.attend(f"{at}attend", q, seen, self._settings, self.weights, absorbed=True, probs=probs)
+            out = ops.attend(
+                f"{at}attend", q, cached, self._settings, self.weights, absorbed=True, probs=probs
+            )
         else:
-            out = self._naive(ops, q, seen, probs, at)
+            out = self._naive(ops, q, cached, probs, at)
         if trace is not NO_TRACE:
-            fresh = np.stack([tokens[-new:] for tokens in seen])
+            fresh = np.stack([tokens[-new:] for tokens in cached])
             trace.put(f"{at}heads", out)
             trace.put(f"{at}c_kv", fresh[..., :rank])
             trace.put(f"{at}k_pe", fresh[..., rank:])
             if probs is not None:
                 trace.put(f"{at}probs", probs.swapaxes(1, 2))
-        heads_out = ops.left(out.reshape(*array.shape[:-1], -1))
+        heads_out = ops.activations(out.reshape(*array.shape[:-1], -1))
         return ops.linear(f"{at}o_proj", heads_out, self.weights, "o_proj.weight")
 
     def _norm(self, ops: Operations, name: str, x: Array, key: str) -> Array:
         return ops.norm(name, x, self.weights, key, self.config.rms_norm_eps)
 
-    def _queries(self, ops: Operations, x: Left, at: str) -> Array:
+    def _queries(self, ops: Operations, x: Activations, at: str) -> Array:
         """Queries of all heads, not yet rotated."""
         if "q_proj.weight" in self.weights:
             return ops.linear(f"{at}q_proj", x, self.weights, "q_proj.weight")
         narrow = ops.linear(f"{at}q_a_proj", x, self.weights, "q_a_proj.weight")
         normed = self._norm(ops, f"{at}q_a_layernorm", narrow, "q_a_layernorm.weight")
-        return ops.linear(f"{at}q_b_proj", ops.left(normed), self.weights, "q_b_proj.weight")
+        return ops.linear(f"{at}q_b_proj", ops.activations(normed), self.weights, "q_b_proj.weight")
 
-    def _naive(self, ops: Operations, q: Array, seen: Sequence[Array], probs: Array | None, at: str) -> Array:
+    def _naive(
+        self, ops: Operations, q: Array, cached: Sequence[Array], probs: Array | None, at: str
+    ) -> Array:
         """Attention over keys and values: by the core, or made of codes, some heads at a time."""
         name, key = f"{at}attend", "kv_b_proj.weight"
         if not ops.splits:
-            return ops.attend(name, q, seen, self._settings, self.weights, absorbed=False, probs=probs)
+            return ops.attend(name, q, cached, self._settings, self.weights, absorbed=False, probs=probs)
         c, (batch, new, _) = self.config, q.shape
-        latents = ops.left(np.concatenate([tokens[:, : c.kv_lora_rank] for tokens in seen]))
-        ends = np.cumsum([len(tokens) for tokens in seen])[:-1]
+        latents = ops.activations(np.concatenate([tokens[:, : c.kv_lora_rank] for tokens in cached]))
+        ends = np.cumsum([len(tokens) for tokens in cached])[:-1]
         up, v = c.qk_nope_head_dim + c.v_head_dim, c.v_head_dim
         out = np.empty((batch, new, c.num_attention_heads * v), q.dtype)
         queries = q.reshape(batch, new, c.num_attention_heads, -1)
         for start, stop in self._groups(ops, latents.shape[0] * up * q.itemsize):
             whole = stop - start == c.num_attention_heads
             rows = None if whole else (start * up, stop * up)
-            expanded = ops.linear(f"{at}kv_b_proj", latents, self.weights, key, rows=rows, tall=True)
+            expanded = ops.linear(f"{at}kv_b_proj", latents, self.weights, key, rows=rows, as_many_rows=True)
             out[..., start * v : stop * v] = ops.attend(
                 name,
                 np.ascontiguousarray(queries[:, :, start:stop]).reshape(batch, new, -1),
-                seen,
+                cached,
                 {**self._settings, "heads": stop - start},
                 self.weights,
                 absorbed=False,
@@ -199,9 +203,9 @@ class MLA(Layer):
         return out
 
     def _groups(self, ops: Operations, nbytes: int) -> Iterator[tuple[int, int]]:
-        """Heads from and to, whose keys and values take little memory; all of them for a watch to see."""
+        """Heads from and to, whose keys and values take little memory; all of them for a hook to see."""
         heads, size = self.config.num_attention_heads, self.config.num_attention_heads
-        if ops.watch is None:
+        if ops.hook is None:
             up = self.config.qk_nope_head_dim + self.config.v_head_dim
             block = self.weights.block_rows("kv_b_proj.weight", ops.recipe)
             least = block // math.gcd(block, up)  # heads whose rows end where a block does

@@ -97,18 +97,18 @@ class Cache:
         layers, _, _, width = self.data.shape
         return int(layers * width * self.data.itemsize)
 
-    def put(self, layer: int, tokens: NDArray[Any]) -> None:
+    def append(self, layer: int, tokens: NDArray[Any]) -> None:
         """Write new tokens (batch, new, channels) behind those that are held, which stay as many."""
         new = tokens.shape[1]
         for row, past, fresh in zip(self.data[layer], self.lengths.tolist(), tokens, strict=True):
             row[past : past + new] = self.format.write(fresh)
 
-    def seen(self, layer: int, new: int, dtype: np.dtype[Any]) -> list[NDArray[Any]]:
+    def cached_latents(self, layer: int, new: int, dtype: np.dtype[Any]) -> list[NDArray[Any]]:
         """Return each sequence's latents and the `new` behind them, (tokens, channels)."""
         held = zip(self.data[layer], self.lengths.tolist(), strict=True)
         return [self.format.read(row[: past + new], dtype) for row, past in held]
 
-    def room(self, new: int, batch: int) -> None:
+    def reserve(self, new: int, batch: int) -> None:
         """Raise ValueError unless `new` more tokens of `batch` sequences fit."""
         if batch != self.batch:
             raise ValueError(f"cache: found one for {self.batch} sequences, expected {batch}, as ids has")

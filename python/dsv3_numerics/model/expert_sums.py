@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._arrays import Array
-from .operands import rounded
+from .activations import rounded
 from .recipe import Recipe
 
 

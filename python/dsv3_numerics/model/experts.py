@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .._arrays import Array
+from .activations import Activations
 from .config import Config
 from .expert_sums import by_expert
 from .layer import NO_TRACE, Choice, Layer, Source, Trace
-from .operands import Left
-from .operation import Routing, Watch
 from .operations import Operations
+from .records import Hook, Routing
 from .weights import Weights, gate_shapes, mlp_shapes, moe_shapes
 
 _AHEAD = 2  # experts that the disk is asked for before they are computed: 90 MB of DeepSeek-V3's
@@ -44,7 +44,7 @@ class Gate(Layer):
     ((1, 5), 2.5)
     """
 
-    def __init__(self, config: Config, weights: Source, *, masked: float = -np.inf) -> None:
+    def __init__(self, config: Config, weights: Source, *, group_mask_value: float = -np.inf) -> None:
         super().__init__(config, weights, gate_shapes(config), "Gate")
         self._settings = {
             "experts": config.n_routed_experts,
@@ -53,11 +53,11 @@ class Gate(Layer):
             "top": config.num_experts_per_tok,
             "normalised": config.norm_topk_prob,
             "factor": config.routed_scaling_factor,
-            "masked": float(masked),
+            "masked": float(group_mask_value),
         }
 
     def __call__(
-        self, x: ArrayLike, *, recipe: Choice = None, watch: Watch | None = None, at: str = ""
+        self, x: ArrayLike, *, recipe: Choice = None, hook: Hook | None = None, at: str = ""
     ) -> Routing:
         """Route tokens: `x` of shape (..., hidden_size), float32 or float64.
 
@@ -66,7 +66,7 @@ class Gate(Layer):
         TypeError, ValueError
             Another dtype or shape; NaN among the scores.
         """
-        ops, array = self._enter(x, recipe, watch)
+        ops, array = self._enter(x, recipe, hook)
         return ops.gate(f"{at}gate", array, self.weights, self._settings)
 
 
@@ -90,23 +90,25 @@ class MLP(Layer):
         x: ArrayLike,
         *,
         recipe: Choice = None,
-        watch: Watch | None = None,
+        hook: Hook | None = None,
         trace: Trace = NO_TRACE,
         at: str = "",
     ) -> Array:
-        """Apply it to (..., hidden_size), float32 or float64; for recipe and watch see `MLA`."""
-        ops, array = self._enter(x, recipe, watch)
+        """Apply it to (..., hidden_size), float32 or float64; for recipe and hook see `MLA`."""
+        ops, array = self._enter(x, recipe, hook)
         self.weights.prefetch(self.weights, ops.recipe)
-        return swiglu(ops, ops.left(array), self.weights, "", at)
+        return swiglu(ops, ops.activations(array), self.weights, "", at)
 
 
-def swiglu(ops: Operations, x: Left, weights: Weights, under: str, at: str, *, sent: bool = False) -> Array:
+def swiglu(
+    ops: Operations, x: Activations, weights: Weights, under: str, at: str, *, dispatched: bool = False
+) -> Array:
     """``down(silu(gate(x)) * up(x))`` with the matrices under a prefix."""
     a, b = (
-        ops.linear(f"{at}{under}{name}", x, weights, f"{under}{name}.weight", sent=sent)
+        ops.linear(f"{at}{under}{name}", x, weights, f"{under}{name}.weight", dispatched=dispatched)
         for name in ("gate_proj", "up_proj")
     )
-    inner = ops.left(ops.silu(f"{at}{under}silu", a, b))
+    inner = ops.activations(ops.silu(f"{at}{under}silu", a, b))
     return ops.linear(f"{at}{under}down_proj", inner, weights, f"{under}down_proj.weight")
 
 
@@ -121,37 +123,37 @@ class MoE(Layer):
         go to are looked at.
     """
 
-    def __init__(self, config: Config, weights: Source, *, masked: float = -np.inf) -> None:
+    def __init__(self, config: Config, weights: Source, *, group_mask_value: float = -np.inf) -> None:
         super().__init__(config, weights, moe_shapes(config), "MoE")
-        self.gate = Gate(config, self.weights.under("gate."), masked=masked)
+        self.gate = Gate(config, self.weights.under("gate."), group_mask_value=group_mask_value)
 
     def __call__(
         self,
         x: ArrayLike,
         *,
         recipe: Choice = None,
-        watch: Watch | None = None,
+        hook: Hook | None = None,
         trace: Trace = NO_TRACE,
         at: str = "",
     ) -> Array:
-        """Apply it to (..., hidden_size), float32 or float64; for recipe and watch see `MLA`."""
-        ops, array = self._enter(x, recipe, watch)
+        """Apply it to (..., hidden_size), float32 or float64; for recipe and hook see `MLA`."""
+        ops, array = self._enter(x, recipe, hook)
         routing = self.gate(array, recipe=ops, at=at)
         tokens = array.reshape(-1, self.config.hidden_size)
         shared = None
         if self.config.n_shared_experts:
             self.weights.prefetch(matrices("shared_experts."), ops.recipe)
-            shared = swiglu(ops, ops.left(tokens), self.weights, "shared_experts.", at)
+            shared = swiglu(ops, ops.activations(tokens), self.weights, "shared_experts.", at)
             trace.put(f"{at}shared", shared.reshape(array.shape))
         top = self.config.num_experts_per_tok
         indices, shares = routing.indices.reshape(-1, top), routing.weights.reshape(-1, top)
-        sent = ops.dispatch(f"{at}dispatch", tokens)
+        dispatched = ops.dispatch(f"{at}dispatch", tokens)
         scheme = ops.recipe.activation_scheme(dispatched=True)
         order, runs = by_expert(indices)
         parts = np.empty((len(order), tokens.shape[1]), tokens.dtype)
         for expert, run in self._prefetched(runs, ops):
-            share = sent.rows(order[run] // top, scheme, ops.recipe)
-            parts[run] = swiglu(ops, share, self.weights, f"experts.{expert}.", at, sent=True)
+            share = dispatched.rows(order[run] // top, scheme, ops.recipe)
+            parts[run] = swiglu(ops, share, self.weights, f"experts.{expert}.", at, dispatched=True)
         for name, value in zip(
             ("topk_idx", "topk_weight", "routing_gap", "router_logits"), routing, strict=True
         ):

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .._arrays import Array, as_array
+from .activations import as_numbers
 from .cache import Cache
 from .config import Config
-from .operands import as_numbers
-from .operation import Watch
 from .operations import Operations
 from .recipe import Recipe
+from .records import Hook
 from .weights import Given, Weights, gathered
 
 Source: TypeAlias = Mapping[str, Given] | Weights
@@ -60,13 +60,13 @@ class Layer:
         self.weights = weights if isinstance(weights, Weights) else gathered(weights, shapes, what)
 
     def _enter(
-        self, x: ArrayLike, recipe: Choice, watch: Watch | None, name: str = "x"
+        self, x: ArrayLike, recipe: Choice, hook: Hook | None, name: str = "x"
     ) -> tuple[Operations, Array]:
         """The operations of a recipe that fits the weights, and an input in its numbers."""
         array = floats(x, self.config.hidden_size, name)
         if isinstance(recipe, Operations):
             return recipe, array
-        ops = Operations.of(recipe, array.dtype, watch)
+        ops = Operations.of(recipe, array.dtype, hook)
         if ops.named:
             self.weights.check_fit(ops.recipe)
             array = as_numbers(array, ops.recipe)

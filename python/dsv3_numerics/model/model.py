@@ -1,6 +1,6 @@
 """The model: layers put together, with a cache, traces and generation on top.
 
-Lives here: `Model`. It is a loop over `Block`, in Python, so that it can be interrupted, watched and traced
+Lives here: `Model`. It is a loop over `Block`, in Python, so that it can be interrupted, hooked and traced
 after every layer; what a layer does is in `layers`, how tokens are chosen in `generate`.
 """
 
@@ -17,16 +17,16 @@ from .. import checkpoint as checkpoints
 from .._arrays import Array, as_array, positive
 from .._progress import Progress
 from ..schemes import NotFiniteError
+from .activations import as_numbers
+from .block import MTP, Block
 from .cache import Cache
 from .config import Config
 from .generation import Generation, generate
 from .layer import NO_TRACE, Choice, Trace, check_cache, floats
-from .layers import MTP, Block
-from .operands import as_numbers
-from .operation import Operation, Watch
 from .operations import Operations
 from .recipe import Recipe
-from .weights import Given, Stored, expected, gathered
+from .records import Hook, Operation
+from .weights import CheckpointWeights, Given, expected_shapes, gathered
 
 _CHUNK = 512
 
@@ -41,7 +41,7 @@ class Model:
         Under the checkpoint's names. They stay as they are and are widened when they are used.
     dtype : {float32, float64}
         What everything is computed in where no recipe is given.
-    rounded : bool
+    weights_as_bf16 : bool
         Whether FP8 weights count as their bfloat16 roundings, which is what a converted checkpoint holds;
         otherwise they are the exact float32 products of code and scale. Products on codes are the same.
     interleaved : bool
@@ -75,18 +75,19 @@ class Model:
         weights: Mapping[str, Given],
         *,
         dtype: DTypeLike = np.float32,
-        rounded: bool = False,
+        weights_as_bf16: bool = False,
         interleaved: bool = True,
-        masked: float = -np.inf,
+        group_mask_value: float = -np.inf,
     ) -> None:
         self.config = config
         self.dtype = np.dtype(dtype)
         if self.dtype not in (np.float32, np.float64):
             raise TypeError(f"dtype: found {self.dtype}, expected float32 or float64")
-        self.weights = gathered(weights, expected(config), "weights", rounded=rounded)
+        self.weights = gathered(weights, expected_shapes(config), "weights", weights_as_bf16=weights_as_bf16)
         layers = range(config.num_hidden_layers)
         self.layers = tuple(
-            Block(config, self._layer(i), layer=i, interleaved=interleaved, masked=masked) for i in layers
+            Block(config, self._layer(i), layer=i, interleaved=interleaved, group_mask_value=group_mask_value)
+            for i in layers
         )
         depths = range(config.num_nextn_predict_layers)
         self.mtp_layers = tuple(
@@ -105,7 +106,7 @@ class Model:
         *,
         dtype: DTypeLike = np.float32,
         config: Config | None = None,
-        rounded: bool = False,
+        weights_as_bf16: bool = False,
         **settings: Any,
     ) -> Self:
         """Open a checkpoint folder: FP8, bfloat16, float16 or float32, mapped and never copied whole.
@@ -114,7 +115,7 @@ class Model:
         ----------
         path : path
             With ``config.json`` and safetensors files; see `dsv3_numerics.checkpoint.open`.
-        dtype, rounded, **settings
+        dtype, weights_as_bf16, **settings
             As for the class.
         config : Config, optional
             Instead of the folder's.
@@ -132,7 +133,9 @@ class Model:
                 if opened.config is None:
                     raise ValueError(f"{opened.folder}: no config.json, expected one (or config=)")
                 config = Config.from_json(opened.config)
-            model = cls(config, Stored(opened), dtype=dtype, rounded=rounded, **settings)
+            model = cls(
+                config, CheckpointWeights(opened), dtype=dtype, weights_as_bf16=weights_as_bf16, **settings
+            )
         except BaseException:
             opened.close()
             raise
@@ -157,9 +160,9 @@ class Model:
             dtype = Recipe.of(recipe).cache_scheme
         return Cache(self.config, batch, capacity, dtype=self.dtype if dtype is None else dtype)
 
-    def _operations(self, recipe: Choice, watch: Watch | None) -> Operations:
+    def _operations(self, recipe: Choice, hook: Hook | None) -> Operations:
         """Make the operations of a recipe, which is held against all weights first."""
-        ops = Operations.of(recipe, self.dtype, watch)
+        ops = Operations.of(recipe, self.dtype, hook)
         if ops.named and ops is not recipe:
             self.weights.check_fit(ops.recipe)
         return ops
@@ -172,7 +175,7 @@ class Model:
         lengths: ArrayLike | None = None,
         absorbed: bool | None = None,
         recipe: Choice = None,
-        watch: Watch | None = None,
+        hook: Hook | None = None,
         chunk: int = _CHUNK,
         last: bool = False,
         progress: Progress | None = None,
@@ -191,8 +194,8 @@ class Model:
         recipe : Recipe or str, optional
             What runs in which format: a recipe, or a preset's name. By default everything in the model's
             dtype.
-        watch : callable, optional
-            Told of each operation, with a way to do it again under another recipe: see `Done`.
+        hook : callable, optional
+            Told of each operation, with a way to do it again under another recipe: see `OpRecord`.
         chunk : int
             Tokens that go through the layers at a time: bounds memory on long prompts, changes nothing else.
         last : bool
@@ -213,7 +216,7 @@ class Model:
             weights, with all that is wrong and what is possible, or not the cache.
         """
         array, batched = self._ids(ids)
-        ops = self._operations(recipe, watch)
+        ops = self._operations(recipe, hook)
         hidden = self.hidden(
             array,
             cache=cache,
@@ -237,14 +240,14 @@ class Model:
         lengths: ArrayLike | None = None,
         absorbed: bool | None = None,
         recipe: Choice = None,
-        watch: Watch | None = None,
+        hook: Hook | None = None,
         chunk: int = _CHUNK,
         progress: Progress | None = None,
         trace: Trace = NO_TRACE,
     ) -> Array:
         """Hidden states after the final norm, (batch, tokens, hidden_size): what `head` and MTP take."""
         array, _ = self._ids(ids)
-        ops = self._operations(recipe, watch)
+        ops = self._operations(recipe, hook)
         check_cache(cache, ops)
         batch, tokens = array.shape
         counts = self._lengths(lengths, batch, tokens)
@@ -255,7 +258,7 @@ class Model:
             return out
         before = None if cache is None else cache.lengths.copy()
         if cache is not None:
-            cache.room(tokens, batch)
+            cache.reserve(tokens, batch)
         parts = (
             [(i, min(i + chunk, tokens)) for i in range(0, tokens, chunk)]
             if cache is not None
@@ -281,29 +284,29 @@ class Model:
         trace.put("final_norm", out)
         return out
 
-    def embed(self, ids: NDArray[np.int64], *, recipe: Choice = None, watch: Watch | None = None) -> Array:
+    def embed(self, ids: NDArray[np.int64], *, recipe: Choice = None, hook: Hook | None = None) -> Array:
         """Embeddings of ids."""
         table = as_array(self.weights.raw("model.embed_tokens.weight"), "model.embed_tokens.weight")
-        return self._operations(recipe, watch).embed("embed_tokens", ids, table)
+        return self._operations(recipe, hook).embed("embed_tokens", ids, table)
 
-    def norm(self, x: Array, *, recipe: Choice = None, watch: Watch | None = None) -> Array:
+    def norm(self, x: Array, *, recipe: Choice = None, hook: Hook | None = None) -> Array:
         """The final norm of what comes out of the last layer."""
         eps = self.config.rms_norm_eps
-        ops, x = self._entered(x, recipe, watch)
+        ops, x = self._entered(x, recipe, hook)
         return ops.norm("norm", x, self.weights, "model.norm.weight", eps)
 
-    def head(self, hidden: Array, *, recipe: Choice = None, watch: Watch | None = None) -> Array:
+    def head(self, hidden: Array, *, recipe: Choice = None, hook: Hook | None = None) -> Array:
         """Logits of hidden states."""
-        ops, hidden = self._entered(hidden, recipe, watch)
+        ops, hidden = self._entered(hidden, recipe, hook)
         self.weights.prefetch(["lm_head.weight"], ops.recipe)
         return ops.plain_linear("lm_head", hidden, self.weights, "lm_head.weight", "head")
 
-    def _entered(self, x: Array, recipe: Choice, watch: Watch | None) -> tuple[Operations, Array]:
+    def _entered(self, x: Array, recipe: Choice, hook: Hook | None) -> tuple[Operations, Array]:
         x = floats(x, self.config.hidden_size)
-        ops = self._operations(recipe, watch)
+        ops = self._operations(recipe, hook)
         if isinstance(recipe, Operations):
             return ops, x
-        return (ops, as_numbers(x, ops.recipe)) if ops.named else (Operations.of(None, x.dtype, watch), x)
+        return (ops, as_numbers(x, ops.recipe)) if ops.named else (Operations.of(None, x.dtype, hook), x)
 
     def decode(
         self,
@@ -312,7 +315,7 @@ class Model:
         *,
         absorbed: bool | None = None,
         recipe: Choice = None,
-        watch: Watch | None = None,
+        hook: Hook | None = None,
     ) -> Array:
         """Logits after one more token of each sequence.
 
@@ -320,7 +323,7 @@ class Model:
         ----------
         ids : array_like of int, shape (batch,)
         cache : Cache
-        absorbed, recipe, watch
+        absorbed, recipe, hook
             As for `forward`.
 
         Returns
@@ -330,7 +333,7 @@ class Model:
         array = as_array(ids, "ids")
         if array.ndim != 1:
             raise ValueError(f"ids: found shape {array.shape}, expected (batch,)")
-        settings: Any = {"absorbed": absorbed, "recipe": recipe, "watch": watch}
+        settings: Any = {"absorbed": absorbed, "recipe": recipe, "hook": hook}
         return self.forward(array[:, None], cache=cache, **settings)[:, 0]
 
     def mtp(
@@ -342,7 +345,7 @@ class Model:
         depth: int = 0,
         absorbed: bool | None = None,
         recipe: Choice = None,
-        watch: Watch | None = None,
+        hook: Hook | None = None,
     ) -> Array:
         """Logits of the token after the next, by multi-token prediction.
 
@@ -354,7 +357,7 @@ class Model:
             The tokens at i + 1.
         cache : Cache of one layer, optional
             MTP's own, which it advances.
-        absorbed, recipe, watch
+        absorbed, recipe, hook
             As for `forward`.
 
         Returns
@@ -362,7 +365,7 @@ class Model:
         ndarray of the model's dtype, or of the recipe's numbers, shape (batch, tokens, vocab_size): for the
         tokens at i + 2
         """
-        ops = self._operations(recipe, watch)
+        ops = self._operations(recipe, hook)
         out = self.mtp_hidden(hidden, next_ids, cache=cache, depth=depth, absorbed=absorbed, recipe=ops)
         return self.head(out, recipe=ops)
 
@@ -375,14 +378,14 @@ class Model:
         depth: int = 0,
         absorbed: bool | None = None,
         recipe: Choice = None,
-        watch: Watch | None = None,
+        hook: Hook | None = None,
         trace: Trace = NO_TRACE,
     ) -> Array:
         """Return what `mtp` puts through the head."""
         if not 0 <= depth < len(self.mtp_layers):
             raise ValueError(f"depth: found {depth}, but the model has {len(self.mtp_layers)} layers of MTP")
         ids, _ = self._ids(next_ids)
-        ops = self._operations(recipe, watch)
+        ops = self._operations(recipe, hook)
         embedded = self.embed(ids, recipe=ops)
         if ops is not recipe and ops.named:
             hidden = as_numbers(floats(hidden, self.config.hidden_size, "hidden"), ops.recipe)
@@ -402,7 +405,7 @@ class Model:
         names : iterable of str, optional
             Which; all but the attention probabilities by default. `trace_names` lists what there is.
         **settings
-            As for `forward` (cache, absorbed, recipe, watch).
+            As for `forward` (cache, absorbed, recipe, hook).
 
         Returns
         -------
@@ -421,7 +424,7 @@ class Model:
         if unknown:
             raise ValueError(f"names: found {', '.join(unknown)}; expected some of {', '.join(known)}")
         trace, (array, _) = Trace(wanted), self._ids(ids)
-        ops = self._operations(settings.pop("recipe", None), settings.pop("watch", None))
+        ops = self._operations(settings.pop("recipe", None), settings.pop("hook", None))
         hidden = self.hidden(array, chunk=max(array.shape[1], 1), trace=trace, recipe=ops, **settings)
         if trace.wants("logits"):
             trace.put("logits", self.head(hidden, recipe=ops))
@@ -454,7 +457,7 @@ class Model:
         Which experts there are depends on the ids. For the settings see `forward`.
         """
         found: list[Operation] = []
-        self.forward(ids, recipe=recipe, watch=lambda done: found.append(done.operation), **settings)
+        self.forward(ids, recipe=recipe, hook=lambda done: found.append(done.operation), **settings)
         return found
 
     # --- Generation -----------------------------------------------------------------------------------------

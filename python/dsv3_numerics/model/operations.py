@@ -1,7 +1,7 @@
 """Operations: the steps of the forward, each done as a recipe says, one at a time.
 
 Lives here: `Operations`, which layers are compositions of. The reference forward is the recipe that leaves
-everything in float32 or float64. Arithmetic is the core's, what a watch is told is in `operation`.
+everything in float32 or float64. Arithmetic is the core's, what a hook is told is in `records`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from .. import _core
 from .._arrays import Array, as_array
 from ..gemm import matmul_nt
 from ..schemes import Scheme, quantize
-from . import wording
+from . import descriptions
+from .activations import Activations, as_numbers, rounded, to_bfloat16
 from .cache import Cache
 from .cache_formats import CacheFormat
 from .expert_sums import summed_by_expert, summed_by_token
 from .fields import COMPUTE, MASK_VALUES, NONE
-from .operands import Left, as_numbers, rounded, to_bfloat16
-from .operation import Done, Operation, Routing, Watch
 from .recipe import Recipe
+from .records import Hook, Operation, OpRecord, Routing
 from .weights import Weights
 
 Result = TypeVar("Result")
@@ -39,7 +39,7 @@ class Operations:
     Parameters
     ----------
     recipe : Recipe or str
-    watch : callable, optional
+    hook : callable, optional
         Told of every operation.
     named : bool
         Whether a user named the recipe, so that it also decides what a cache has to be and how groups are
@@ -49,20 +49,20 @@ class Operations:
     """
 
     def __init__(
-        self, recipe: Recipe | str, watch: Watch | None = None, *, named: bool = True, foreign: bool = False
+        self, recipe: Recipe | str, hook: Hook | None = None, *, named: bool = True, foreign: bool = False
     ) -> None:
-        self.recipe, self.watch, self.named, self._foreign = Recipe.of(recipe), watch, named, foreign
+        self.recipe, self.hook, self.named, self._foreign = Recipe.of(recipe), hook, named, foreign
 
     @classmethod
     def of(
-        cls, recipe: Recipe | str | Operations | None, dtype: np.dtype[Any], watch: Watch | None = None
+        cls, recipe: Recipe | str | Operations | None, dtype: np.dtype[Any], hook: Hook | None = None
     ) -> Operations:
         """Make the operations of a recipe, of a preset's name, or of the reference in a dtype."""
         if isinstance(recipe, Operations):
             return recipe
         if recipe is None:
-            return cls(Recipe.preset(dtype.name), watch, named=False)
-        return cls(recipe, watch)
+            return cls(Recipe.preset(dtype.name), hook, named=False)
+        return cls(recipe, hook)
 
     # --- Watching -------------------------------------------------------------------------------------------
 
@@ -72,21 +72,21 @@ class Operations:
         kind: str,
         inputs: Callable[[], Sequence[Array]],
         run: Callable[[Operations], Result],
-        how: Callable[[Recipe], str],
+        describe: Callable[[Recipe], str],
         shown: Callable[[Result, Recipe], Array] = lambda out, _: out,  # type: ignore[assignment, return-value]
     ) -> Result:
-        """Run an operation; if someone watches, tell them, with a way to run it again."""
-        if self.watch is None:
+        """Run an operation; if there is a hook, call it with a record and a way to run it again."""
+        if self.hook is None:
             return run(self)
         before = tuple(map(_locked, inputs()))
         out = run(self)
 
-        def redo(recipe: Recipe | str) -> Array:
+        def replay(recipe: Recipe | str) -> Array:
             other = Recipe.of(recipe)
             return shown(run(Operations(other, foreign=True)), other)
 
-        operation = Operation(name, kind, how(self.recipe))
-        self.watch(Done(operation, before, _locked(shown(out, self.recipe)), redo))
+        operation = Operation(name, kind, describe(self.recipe))
+        self.hook(OpRecord(operation, before, _locked(shown(out, self.recipe)), replay))
         return out
 
     def _take(self, x: Array) -> Array:
@@ -101,46 +101,53 @@ class Operations:
     @property
     def _alone(self) -> bool:
         """Tell whether inputs may be written to."""
-        return self.watch is None and not self._foreign
+        return self.hook is None and not self._foreign
 
     # --- Linear layers --------------------------------------------------------------------------------------
 
-    def left(self, x: Array) -> Left:
+    def activations(self, x: Array) -> Activations:
         """Numbers as the left operand of the linear layers that take them."""
-        return Left(x, self.recipe.compute)
+        return Activations(x, self.recipe.compute)
 
     def linear(
         self,
         name: str,
-        x: Left,
+        x: Activations,
         weights: Weights,
         key: str,
         *,
-        sent: bool = False,
+        dispatched: bool = False,
         rows: tuple[int, int] | None = None,
-        tall: bool = False,
+        as_many_rows: bool = False,
     ) -> Array:
         """``x @ w.T`` of a layer that the release quantizes, or of some rows of its weight.
 
-        `sent` are experts' first products, whose left operand is what dispatch made of it. `tall` adds
-        numbers in the order of many rows however few there are, as the core does for keys and values.
+        `dispatched` are experts' first products, whose activations are what dispatch made of them.
+        `as_many_rows` adds numbers in the order of many rows however few there are, as the core does for keys
+        and values.
         """
         return self._do(
             name,
             "linear",
             x.arrays,
-            lambda ops: ops._product(x.of(ops.recipe), weights, key, sent, rows, tall),
-            lambda recipe: wording.product(recipe, sent),
+            lambda ops: ops._product(x.of(ops.recipe), weights, key, dispatched, rows, as_many_rows),
+            lambda recipe: descriptions.product(recipe, dispatched),
         )
 
     def _product(
-        self, x: Left, weights: Weights, key: str, sent: bool, rows: tuple[int, int] | None, tall: bool
+        self,
+        x: Activations,
+        weights: Weights,
+        key: str,
+        dispatched: bool,
+        rows: tuple[int, int] | None,
+        as_many_rows: bool,
     ) -> Array:
         recipe = self.recipe
-        scheme = recipe.activation_scheme(dispatched=sent)
+        scheme = recipe.activation_scheme(dispatched=dispatched)
         if recipe.accumulator == NONE:
             numbers, matrix = x.numbers(recipe, scheme), weights.matrix(key, recipe, rows=rows)
-            missing = _FEW + 1 - len(numbers) if tall else 0
+            missing = _FEW + 1 - len(numbers) if as_many_rows else 0
             if missing <= 0:
                 return self._plain_product(numbers, matrix)
             return self._plain_product(np.pad(numbers, ((0, missing), (0, 0))), matrix)[: len(numbers)]
@@ -168,7 +175,7 @@ class Operations:
         def run(ops: Operations) -> Array:
             return ops._plain_product(ops._take(x), weights.numbers_of(key, bfloat16=ops.recipe.bfloat16))
 
-        return self._do(name, kind, lambda: (x,), run, wording.numbers)
+        return self._do(name, kind, lambda: (x,), run, descriptions.numbers)
 
     # --- Single numbers -------------------------------------------------------------------------------------
 
@@ -178,7 +185,7 @@ class Operations:
         def run(ops: Operations) -> Array:
             return as_numbers(table[ids], ops.recipe)
 
-        return self._do(name, "embed", lambda: (ids,), run, wording.numbers)
+        return self._do(name, "embed", lambda: (ids,), run, descriptions.numbers)
 
     def norm(self, name: str, x: Array, weights: Weights, key: str, eps: float) -> Array:
         """RMSNorm over the last axis; under bfloat16 rounded once, after the weight."""
@@ -190,7 +197,7 @@ class Operations:
             _core.rms_norm(given.reshape(-1), _name(given), w, eps, out.reshape(-1))
             return rounded(out, ops.recipe)
 
-        return self._do(name, "norm", lambda: (x,), run, wording.numbers)
+        return self._do(name, "norm", lambda: (x,), run, descriptions.numbers)
 
     def silu(self, name: str, a: Array, b: Array) -> Array:
         """``silu(a) * b``; under bfloat16 rounded after each."""
@@ -204,7 +211,7 @@ class Operations:
             )
             return out
 
-        return self._do(name, "silu", lambda: (a, b), run, wording.numbers)
+        return self._do(name, "silu", lambda: (a, b), run, descriptions.numbers)
 
     def add(self, name: str, a: Array, b: Array) -> Array:
         """A residual connection."""
@@ -212,14 +219,14 @@ class Operations:
         def run(ops: Operations) -> Array:
             return rounded(ops._take(a) + ops._take(b), ops.recipe)
 
-        return self._do(name, "add", lambda: (a, b), run, wording.numbers)
+        return self._do(name, "add", lambda: (a, b), run, descriptions.numbers)
 
     # --- Attention ------------------------------------------------------------------------------------------
 
     def rotate(
         self, name: str, x: Array, settings: dict[str, Any], positions: NDArray[np.int64], heads: int
     ) -> Array:
-        """The last channels of every head turned by its token's position; `x` itself, if nobody watches."""
+        """The last channels of every head turned by its token's position; `x` itself without a hook."""
 
         def run(ops: Operations) -> Array:
             turned = ops._take(x)
@@ -229,18 +236,18 @@ class Operations:
             _core.rotate(turned.reshape(-1), _name(turned), settings, positions, heads, width)
             return rounded(turned, ops.recipe)
 
-        return self._do(name, "rotate", lambda: (x,), run, wording.numbers)
+        return self._do(name, "rotate", lambda: (x,), run, descriptions.numbers)
 
     def cache(self, name: str, x: Array, cache: Cache, layer: int) -> list[Array]:
         """Put new tokens (batch, new, channels) into a cache; what is then read of each sequence."""
         recipe, new = self.recipe, x.shape[1]
-        cache.put(layer, x)
-        seen = cache.seen(layer, new, recipe.dtype)
+        cache.append(layer, x)
+        cached = cache.cached_latents(layer, new, recipe.dtype)
         if recipe.bfloat16 and not cache.format.keeps_bfloat16:
-            seen = [to_bfloat16(tokens) for tokens in seen]
-        if self.watch is not None:
+            cached = [to_bfloat16(tokens) for tokens in cached]
+        if self.hook is not None:
 
-            def redo(other: Recipe | str) -> Array:
+            def replay(other: Recipe | str) -> Array:
                 ops = Operations(Recipe.of(other), foreign=True)
                 kept = CacheFormat.of(ops.recipe.cache_scheme, cache.format.rank, cache.format.rope)
                 flat_x = ops._take(x).reshape(-1, x.shape[-1])
@@ -248,15 +255,15 @@ class Operations:
                 return read if kept.keeps_bfloat16 else as_numbers(read, ops.recipe)
 
             operation = Operation(name, "cache", f"{cache.format.name} -> {recipe.compute}")
-            fresh = np.stack([tokens[-new:] for tokens in seen])
-            self.watch(Done(operation, (_locked(x),), _locked(fresh), redo))
-        return seen
+            fresh = np.stack([tokens[-new:] for tokens in cached])
+            self.hook(OpRecord(operation, (_locked(x),), _locked(fresh), replay))
+        return cached
 
     @property
     def splits(self) -> bool:
         """Tell whether naive attention has its keys and values made by a linear layer of their own."""
         return (
-            self.watch is not None
+            self.hook is not None
             or not self.recipe.activations.is_identity
             or self.recipe.accumulator != NONE
         )
@@ -265,7 +272,7 @@ class Operations:
         self,
         name: str,
         q: Array,
-        seen: Sequence[Array],
+        cached: Sequence[Array],
         settings: dict[str, Any],
         weights: Weights,
         *,
@@ -278,7 +285,7 @@ class Operations:
         Parameters
         ----------
         q : ndarray, shape (batch, new, heads * (nope + rope))
-        seen : arrays of shape (past + new, rank + rope)
+        cached : arrays of shape (past + new, rank + rope)
         expanded : arrays of shape (past + new, heads * (nope + v)), optional
             Keys and values, where `kv_b_proj` has been applied. Otherwise its numbers are: to the latents, or
             `absorbed` to queries and results.
@@ -292,7 +299,7 @@ class Operations:
             recipe, queries = ops.recipe, ops._take(q)
             matrix = None if expanded is not None else weights.matrix("kv_b_proj.weight", recipe)
             out = np.empty((batch, new, heads * settings["v"]), queries.dtype)
-            for b, tokens in enumerate(map(ops._take, seen)):
+            for b, tokens in enumerate(map(ops._take, cached)):
                 shares = None
                 if probs is not None and not ops._foreign:
                     shares = np.empty((new, heads, len(tokens)), queries.dtype)
@@ -316,9 +323,9 @@ class Operations:
         return self._do(
             name,
             "attend",
-            lambda: (q, *seen, *(expanded or ())),
+            lambda: (q, *cached, *(expanded or ())),
             run,
-            lambda recipe: wording.attend(recipe, absorbed),
+            lambda recipe: descriptions.attend(recipe, absorbed),
         )
 
     # --- Experts --------------------------------------------------------------------------------------------
@@ -348,23 +355,23 @@ class Operations:
             )
             return Routing(indices, found, gap, logits)
 
-        return self._do(name, "gate", lambda: (x,), run, wording.gate, _dense)
+        return self._do(name, "gate", lambda: (x,), run, descriptions.gate, _dense)
 
-    def dispatch(self, name: str, x: Array) -> Left:
+    def dispatch(self, name: str, x: Array) -> Activations:
         """Tokens (tokens, channels) as experts get them."""
 
-        def run(ops: Operations) -> Left:
+        def run(ops: Operations) -> Activations:
             recipe, given = ops.recipe, ops._take(x)
             scheme = recipe.scheme("dispatch")
             if scheme.is_quantized:
-                return Left.arrived(quantize(given, scheme), scheme, recipe.compute)
+                return Activations.arrived(quantize(given, scheme), scheme, recipe.compute)
             read = ops._through(scheme, given)
-            return Left(read if read is given else as_numbers(read, recipe), recipe.compute)
+            return Activations(read if read is given else as_numbers(read, recipe), recipe.compute)
 
-        def shown(out: Left, recipe: Recipe) -> Array:
+        def shown(out: Activations, recipe: Recipe) -> Array:
             return out.numbers(recipe)
 
-        return self._do(name, "dispatch", lambda: (x,), run, wording.dispatch, shown)
+        return self._do(name, "dispatch", lambda: (x,), run, descriptions.dispatch, shown)
 
     def combine(
         self, name: str, parts: Array, indices: NDArray[np.int64], shares: Array, shared: Array | None
@@ -390,7 +397,7 @@ class Operations:
             return out if extra is None else rounded(out + extra, recipe)
 
         inputs = (parts, indices, shares) if shared is None else (parts, indices, shares, shared)
-        return self._do(name, "combine", lambda: inputs, run, wording.combine)
+        return self._do(name, "combine", lambda: inputs, run, descriptions.combine)
 
 
 def _name(x: Array) -> str:

@@ -7,7 +7,7 @@ from numpy.typing import DTypeLike
 
 from .._arrays import Array
 from .config import Config
-from .weights import expected
+from .weights import expected_shapes
 
 
 def random_weights(
@@ -32,7 +32,7 @@ def random_weights(
     """
     return {
         name.removeprefix(prefix): draw(name, shape, seed).astype(dtype)
-        for name, shape in expected(config).items()
+        for name, shape in expected_shapes(config).items()
         if name.startswith(prefix)
     }
 

@@ -198,7 +198,7 @@ class Recipe(PresetFamily):
         return found.with_rule(self.rule)
 
     def activation_scheme(self, *, dispatched: bool) -> Scheme:
-        """The scheme of a product's activations: for experts' first products, `dispatched`, as sent."""
+        """The scheme of a product's activations: for experts' first products, `dispatched`, as dispatched."""
         arrived = dispatched and self.dispatch.is_quantized
         return self.scheme("dispatch" if arrived else "activations")
 

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .._arrays import Array, as_array
 from .config import Config
-from .operation import Routing
+from .records import Routing
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Traffic:
         Tokens of each expert.
     nodes : ndarray of int64, shape (tokens,)
         Nodes that each token's experts are on.
-    sent : int
+    dispatched : int
         Copies of tokens that cross between nodes if each goes to each node once, all tokens counted.
     sent_to_experts : int
         The same if each goes to each of its experts on its own.
@@ -30,7 +30,7 @@ class Traffic:
 
     load: NDArray[np.int64]
     nodes: NDArray[np.int64]
-    sent: int
+    dispatched: int
     sent_to_experts: int
 
     @property
@@ -41,12 +41,12 @@ class Traffic:
     @property
     def saved(self) -> float:
         """The share of copies that sending to nodes instead of experts saves."""
-        return 1 - self.sent / self.sent_to_experts if self.sent_to_experts else float("nan")
+        return 1 - self.dispatched / self.sent_to_experts if self.sent_to_experts else float("nan")
 
     def __str__(self) -> str:
         return (
             f"{self.nodes.mean():.2f} nodes for a token (at most {self.nodes.max()}), "
-            f"{self.sent} copies sent instead of {self.sent_to_experts}, "
+            f"{self.dispatched} copies dispatched instead of {self.sent_to_experts}, "
             f"heaviest expert {self.imbalance:.2f} times the mean"
         )
 
@@ -75,7 +75,7 @@ def traffic(routing: Routing | ArrayLike, config: Config, *, nodes: int | None =
     --------
     >>> from dsv3_numerics.model import Config, traffic
     >>> t = traffic([[0, 1, 2, 3, 32, 64, 96, 33]], Config.preset("deepseek_v3"))
-    >>> t.nodes.tolist(), t.sent, t.sent_to_experts
+    >>> t.nodes.tolist(), t.dispatched, t.sent_to_experts
     ([4], 4, 8)
     """
     indices = as_array(routing.indices if isinstance(routing, Routing) else routing, "routing")

@@ -1,7 +1,7 @@
 """Random checkpoints in the release's format, of any size: made on the spot, streamed to disk.
 
 Lives here: `random_checkpoint`: which files, what is in them, and that they are whole or not there. Numbers
-come from `dealt` and are like those of `random`; which tensors there are is `weights`'.
+come from `block_pool` and are like those of `random`; which tensors there are is `weights`'.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from ..checkpoint.index import INDEX_NAME
 from ..checkpoint.scan import SCALE_SUFFIX
 from ..checkpoint.selection import selected
 from ..checkpoint.write import Entry, Layout, layout
+from .block_pool import SIDE, BlockPool, Kind
 from .config import Config
-from .dealt import SIDE, Deck, Kind
 from .random import deviation, draw
-from .weights import expected
+from .weights import expected_shapes
 
 if sys.platform != "win32":
     import fcntl
@@ -43,7 +43,7 @@ _RESERVE = 16 << 20  # bytes left free for index, configuration and the folder i
 _SCALES = ("float32", "ue8m0")
 
 
-class Made(NamedTuple):
+class RandomCheckpoint(NamedTuple):
     """Outcome of `random_checkpoint`.
 
     Attributes
@@ -78,7 +78,7 @@ def random_checkpoint(
     seed: int = 0,
     shard_bytes: int = _SHARD,
     progress: Progress | None = None,
-) -> Made:
+) -> RandomCheckpoint:
     """Make a checkpoint of random weights, as a release of this config would have it.
 
     ``config.json``, an index, and shards: E4M3 weights with a scale for each block of 128x128 in
@@ -110,7 +110,7 @@ def random_checkpoint(
 
     Returns
     -------
-    Made
+    RandomCheckpoint
 
     Raises
     ------
@@ -174,7 +174,7 @@ def random_checkpoint(
                     stream.write(0, text)
     count = sum(len(shard.begins) for shard in shards.values())
     size = sum(shard.size - len(shard.header) for shard in shards.values())
-    return Made(target, len(shards), count, size, written, time.perf_counter() - start)
+    return RandomCheckpoint(target, len(shards), count, size, written, time.perf_counter() - start)
 
 
 # --- What there is --------------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ def _chosen(
     config: Config, layers: Iterable[int] | None, include: Sequence[str]
 ) -> dict[str, tuple[int, ...]]:
     """The tensors to be made and their shapes."""
-    tensors = expected(config)
+    tensors = expected_shapes(config)
     if layers is not None:
         wanted = sorted({whole(layer, "layers") for layer in layers})
         last = config.num_hidden_layers + config.num_nextn_predict_layers - 1
@@ -322,7 +322,7 @@ class _Numbers:
 
     def __init__(self, kind: Kind, seed: int) -> None:
         self._kind, self._seed = kind, seed
-        self._decks: dict[tuple[float, Kind], Deck] = {}
+        self._pools: dict[tuple[float, Kind], BlockPool] = {}
 
     def bands(self, name: str, shape: tuple[int, ...]) -> Iterator[tuple[Array, Array]]:
         """A few rows at a time: what is stored, and the scales of their blocks, if there are any."""
@@ -330,16 +330,16 @@ class _Numbers:
             dtype = np.float32 if name.endswith("bias") else ml_dtypes.bfloat16
             yield draw(name, shape, self._seed).astype(dtype), np.empty(0, np.float32)
             return
-        deck, rng = self._deck(name, shape), np.random.default_rng([self._seed, *name.encode()])
+        deck, rng = self._pool(name, shape), np.random.default_rng([self._seed, *name.encode()])
         for row in range(0, shape[0], SIDE):
             yield deck.band(min(SIDE, shape[0] - row), shape[1], rng)
 
-    def _deck(self, name: str, shape: tuple[int, ...]) -> Deck:
+    def _pool(self, name: str, shape: tuple[int, ...]) -> BlockPool:
         std = deviation(name, shape)
         key = std, self._kind if in_recipe(name) else "bf16"
-        if key not in self._decks:
-            self._decks[key] = Deck(*key, [self._seed, round(1e9 * std)])
-        return self._decks[key]
+        if key not in self._pools:
+            self._pools[key] = BlockPool(*key, [self._seed, round(1e9 * std)])
+        return self._pools[key]
 
 
 def _write(

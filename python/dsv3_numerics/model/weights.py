@@ -1,8 +1,8 @@
 """Weights: which tensors a model has, and how an array, mapped or not, becomes a matrix of the core.
 
-Lives here: `expected`, the table of names and shapes that a config implies, `check`, which lists everything
-that is missing or of another shape at once, and `Weights`, which hands out matrices when they are used. FP8
-weights stay FP8 in the mapped file; the core widens them panel by panel.
+Lives here: `expected_shapes`, the table of names and shapes that a config implies, `check`, which lists
+everything that is missing or of another shape at once, and `Weights`, which hands out matrices when they are
+used. FP8 weights stay FP8 in the mapped file; the core widens them panel by panel.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def mtp_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     return norms | {"eh_proj.weight": (d, 2 * d)}
 
 
-def expected(config: Config) -> dict[str, tuple[int, ...]]:
+def expected_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     """Every tensor of a model and its shape, by the checkpoint's names."""
     d, vocab = config.hidden_size, config.vocab_size
     found: dict[str, tuple[int, ...]] = {
@@ -139,19 +139,21 @@ class Weights:
         found: Mapping[str, Given],
         shapes: Mapping[str, tuple[int, ...]],
         *,
-        rounded: bool = False,
+        weights_as_bf16: bool = False,
         prefix: str = "",
     ) -> None:
         self._found = found
         self._shapes = shapes
-        self._rounded = rounded
+        self._weights_as_bf16 = weights_as_bf16
         self._prefix = prefix
         self._made: dict[tuple[Any, ...], Any] = {}
         self._fitted: set[tuple[Any, ...]] = set()
 
     def under(self, prefix: str) -> Weights:
         """The tensors whose names begin with `prefix`."""
-        part = Weights(self._found, self._shapes, rounded=self._rounded, prefix=self._prefix + prefix)
+        part = Weights(
+            self._found, self._shapes, weights_as_bf16=self._weights_as_bf16, prefix=self._prefix + prefix
+        )
         part._made, part._fitted = self._made, self._fitted
         return part
 
@@ -175,8 +177,8 @@ class Weights:
         if rows is None:
             return self._matrix(name, scheme, recipe.bfloat16)
         held = some_rows(self._numbers_in(name, scheme, recipe.bfloat16), rows)
-        rounded = self._rounded or recipe.bfloat16 or scheme == _BF16
-        return matrix(self._prefix + name, held, held.shape, rounded=rounded)
+        weights_as_bf16 = self._weights_as_bf16 or recipe.bfloat16 or scheme == _BF16
+        return matrix(self._prefix + name, held, held.shape, weights_as_bf16=weights_as_bf16)
 
     def operand(self, name: str, recipe: Recipe, *, rows: Rows = None) -> Given:
         """A weight in a recipe's scheme, for products of codes; some of its rows, from a block to another."""
@@ -195,8 +197,8 @@ class Weights:
         made = self._made.get(key)
         if made is None:
             held = self._numbers_in(name, scheme, bfloat16)
-            rounded = self._rounded or bfloat16 or scheme == _BF16
-            self._made[key] = made = matrix(full, held, self._shapes[full], rounded=rounded)
+            weights_as_bf16 = self._weights_as_bf16 or bfloat16 or scheme == _BF16
+            self._made[key] = made = matrix(full, held, self._shapes[full], weights_as_bf16=weights_as_bf16)
         found: _core.Weight = made
         return found
 
@@ -271,7 +273,7 @@ class Weights:
 
     def prefetch(self, names: Iterable[str], recipe: Recipe) -> None:
         """Ask the system to read what a recipe will use as it is stored; see `Checkpoint.prefetch`."""
-        if not isinstance(self._found, Stored):
+        if not isinstance(self._found, CheckpointWeights):
             return
         scheme = recipe.scheme("weights")
         fulls = (self._prefix + name for name in names)
@@ -303,7 +305,7 @@ class Weights:
         return names
 
 
-class Stored(Mapping[str, Given]):
+class CheckpointWeights(Mapping[str, Given]):
     """The tensors of an open checkpoint; FP8 weights come joined with their scales, nothing is read early.
 
     Parameters
@@ -316,10 +318,10 @@ class Stored(Mapping[str, Given]):
     --------
     >>> import numpy as np
     >>> from dsv3_numerics import checkpoint
-    >>> from dsv3_numerics.model import Config, MoE, Stored, random_checkpoint
+    >>> from dsv3_numerics.model import Config, MoE, CheckpointWeights, random_checkpoint
     >>> config = Config.preset("tiny")
     >>> made = random_checkpoint("layer1", config, layers=[1])
-    >>> experts = MoE(config, Stored(checkpoint.open("layer1"), "model.layers.1.mlp."))
+    >>> experts = MoE(config, CheckpointWeights(checkpoint.open("layer1"), "model.layers.1.mlp."))
     >>> experts(np.ones((3, 128), np.float32)).shape
     (3, 128)
     """
@@ -364,7 +366,7 @@ def some_rows(given: Given, rows: tuple[int, int]) -> Given:
     return replace(given, codes=given.codes[start:stop], scales=scales)
 
 
-def matrix(name: str, given: Given, shape: tuple[int, ...], *, rounded: bool = False) -> _core.Weight:
+def matrix(name: str, given: Given, shape: tuple[int, ...], *, weights_as_bf16: bool = False) -> _core.Weight:
     """A tensor as the core takes it; no copy of C-contiguous arrays.
 
     Raises
@@ -387,7 +389,7 @@ def matrix(name: str, given: Given, shape: tuple[int, ...], *, rounded: bool = F
             raise TypeError(f"{name}: found {given.format} codes, expected a format of at most 8 bits")
         block = (1, given.block[0]) if given.axis is not None else (given.block[0], given.block[1])
         scales = flat(given.weight_scale_inv())
-        return _core.Weight(flat(given.codes), given.format, rows, cols, scales, block, rounded)
+        return _core.Weight(flat(given.codes), given.format, rows, cols, scales, block, weights_as_bf16)
     array = as_array(given, name)
     kind = SOURCES.get(array.dtype.newbyteorder("="))
     if kind is None:
@@ -416,15 +418,21 @@ def check(problems: list[str], what: str) -> None:
 
 
 def gathered(
-    found: Mapping[str, Given], shapes: Mapping[str, tuple[int, ...]], what: str, *, rounded: bool = False
+    found: Mapping[str, Given],
+    shapes: Mapping[str, tuple[int, ...]],
+    what: str,
+    *,
+    weights_as_bf16: bool = False,
 ) -> Weights:
     """`Weights` whose names and shapes have been looked at, all of them, before the first is used."""
     problems = [
         f"{name}: missing, expected shape {shape}" for name, shape in shapes.items() if name not in found
     ]
     if not problems:
-        shape_of = found.shape_of if isinstance(found, Stored) else lambda name: _shape(found[name])
+        shape_of = (
+            found.shape_of if isinstance(found, CheckpointWeights) else lambda name: _shape(found[name])
+        )
         wrong = (mismatch(name, shape_of(name), shape) for name, shape in shapes.items())
         problems = [problem for problem in wrong if problem]
     check(problems, what)
-    return Weights(found, shapes, rounded=rounded)
+    return Weights(found, shapes, weights_as_bf16=weights_as_bf16)

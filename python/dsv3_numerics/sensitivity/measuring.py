@@ -18,7 +18,7 @@ from .metrics import Errors, divergence, other_experts, pooled, row_errors, same
 from .variant import LAYERS, LOGITS, OPERATORS, Variant
 
 if TYPE_CHECKING:
-    from ..model import Done
+    from ..model import OpRecord
 
 Part = dict[str, Any]
 
@@ -64,28 +64,28 @@ def operators(subject: Subject, variant: Variant, step: Step) -> Part:
         accumulator's own error is seen, which that of the codes that it adds hides.
     """
     planned = subject.model.operations(variant.recipe, absorbed=subject.absorbed)
-    otherwise = {location_of(o.name, o.kind): o.how for o in planned}
+    otherwise = {location_of(o.name, o.kind): o.description for o in planned}
     found: dict[OpLocation, list[Errors]] = defaultdict(list)
     own: dict[OpLocation, list[Errors]] = defaultdict(list)
     descriptions: dict[OpLocation, str] = {}
     layers: set[int | None] = set()
 
-    def watch(done: Done) -> None:
-        operation = done.operation
+    def hook(record: OpRecord) -> None:
+        operation = record.operation
         place = location_of(operation.name, operation.kind)
         if place.layer not in layers:
             layers.add(place.layer)
             if len(layers) > 1:
                 step()
-        how = otherwise.get(place, operation.how)
-        if how != operation.how and done.output.size:
+        how = otherwise.get(place, operation.description)
+        if how != operation.description and record.output.size:
             descriptions[place] = how
-            output = done.redo(variant.recipe)
-            found[place].append(row_errors(done.output, output))
+            output = record.replay(variant.recipe)
+            found[place].append(row_errors(record.output, output))
             if variant.base is not None:
-                own[place].append(row_errors(done.redo(variant.base), output))
+                own[place].append(row_errors(record.replay(variant.base), output))
 
-    subject.model.forward(subject.ids, recipe=FLOAT64, absorbed=subject.absorbed, watch=watch)
+    subject.model.forward(subject.ids, recipe=FLOAT64, absorbed=subject.absorbed, hook=hook)
     rows, over_base = (
         [
             {**at._asdict(), "description": descriptions[at], "operations": len(errors), **_told(errors)}

@@ -26,7 +26,7 @@ from .sweep import DEFAULT_SCHEMES, choose, study_one
 
 if TYPE_CHECKING:
     from ..model import Config, Model
-    from ..model.operation import Done
+    from ..model.records import OpRecord
 
 # An operation's name, and the kind of its input. Inputs that several operations share stand under one of
 # them: q_a_proj's is kv_a_proj_with_mqa's too, gate_proj's is up_proj's, and dispatch's is the router's and
@@ -173,9 +173,9 @@ def execute_activations(
     include, exclude = study.settings["include"], study.settings["exclude"]
     last, layers = "", 0.0
 
-    def watch(done: Done) -> None:
+    def hook(record: OpRecord) -> None:
         nonlocal last
-        operation = done.operation.name
+        operation = record.operation.name
         kind = kind_of(operation)
         if kind is None or not selected(operation, include, exclude):
             return
@@ -184,7 +184,7 @@ def execute_activations(
             progress(last, layers, len(model.layers))
         if last in studied:
             return
-        tensor = array_tensor(last, done.inputs[0])
+        tensor = array_tensor(last, record.inputs[0])
         if isinstance(tensor, Skipped):
             study.skipped.append(tensor)
         else:
@@ -201,4 +201,4 @@ def execute_activations(
     study.settings["slab_elements"] = slab_elements
     with recorded(study, threads):
         # In one chunk, so that each operation comes once.
-        model.forward(ids, absorbed=False, chunk=max(np.size(ids), 1), watch=watch, progress=step)
+        model.forward(ids, absorbed=False, chunk=max(np.size(ids), 1), hook=hook, progress=step)

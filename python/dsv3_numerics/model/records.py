@@ -1,6 +1,6 @@
-"""Record of an operation: its name, what went in, what came out, and how to do it again.
+"""Record of an operation: its name, what went in, what came out, and how to run it again.
 
-Lives here: the records that `operations` hands to a watch, and `Routing`, which a gate gives.
+Lives here: the records that `operations` hands to a hook, and `Routing`, which a gate gives.
 """
 
 from __future__ import annotations
@@ -25,38 +25,38 @@ class Operation(NamedTuple):
         follow the checkpoint's.
     kind : str
         linear, norm, rotate, cache, attend, gate, dispatch, silu, combine, add, embed or head.
-    how : str
+    description : str
         What the recipe makes of it.
     """
 
     name: str
     kind: str
-    how: str
+    description: str
 
 
-class Done(NamedTuple):
+class OpRecord(NamedTuple):
     """Record of an operation that was done.
 
     Attributes
     ----------
     operation : Operation
     inputs : tuple of ndarray
-        As they came in, read only: numbers; codes and scales for an expert's first products where it was sent
-        codes.
+        As they came in, read only: numbers; codes and scales for an expert's first products where it was
+        sent codes.
     output : ndarray
         Numbers, read only. Of the gate (tokens, experts): the weights of those that were chosen, else zero.
         Of dispatch and cache: what is read back.
-    redo : callable
+    replay : callable
         The same operation on the same inputs under another recipe.
     """
 
     operation: Operation
     inputs: tuple[Array, ...]
     output: Array
-    redo: Callable[[Recipe], Array]
+    replay: Callable[[Recipe], Array]
 
 
-Watch = Callable[[Done], None]
+Hook = Callable[[OpRecord], None]
 """Called after each operation."""
 
 

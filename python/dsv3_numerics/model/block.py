@@ -16,8 +16,8 @@ from .cache import Cache
 from .config import Config
 from .experts import MLP, MoE
 from .layer import NO_TRACE, Choice, Layer, Source, Trace
-from .operation import Watch
 from .operations import Operations
+from .records import Hook
 from .weights import block_shapes, mtp_shapes
 
 
@@ -40,13 +40,15 @@ class Block(Layer):
         *,
         layer: int,
         interleaved: bool = True,
-        masked: float = -np.inf,
+        group_mask_value: float = -np.inf,
     ) -> None:
         super().__init__(config, weights, block_shapes(config, layer), f"layer {layer}")
         self.layer = layer
         self.attention = MLA(config, self.weights.under("self_attn."), interleaved=interleaved)
         mlp = self.weights.under("mlp.")
-        self.ffn: MoE | MLP = MoE(config, mlp, masked=masked) if config.is_moe(layer) else MLP(config, mlp)
+        self.ffn: MoE | MLP = (
+            MoE(config, mlp, group_mask_value=group_mask_value) if config.is_moe(layer) else MLP(config, mlp)
+        )
 
     def __call__(
         self,
@@ -56,12 +58,12 @@ class Block(Layer):
         cache_layer: int | None = None,
         absorbed: bool | None = None,
         recipe: Choice = None,
-        watch: Watch | None = None,
+        hook: Hook | None = None,
         trace: Trace = NO_TRACE,
         at: str = "",
     ) -> Array:
         """Apply it to (batch, tokens, hidden_size) or (tokens, hidden_size); see `MLA` for the arguments."""
-        ops, array = self._enter(x, recipe, watch)
+        ops, array = self._enter(x, recipe, hook)
         if array.size == 0:
             return array.copy()
         trace.put(f"{at}input", array)
@@ -109,7 +111,7 @@ class MTP(Layer):
         *,
         absorbed: bool | None = None,
         recipe: Choice = None,
-        watch: Watch | None = None,
+        hook: Hook | None = None,
         trace: Trace = NO_TRACE,
     ) -> Array:
         """The hidden state from which the model's head predicts token i + 2.
@@ -122,7 +124,7 @@ class MTP(Layer):
             Embeddings of the tokens at i + 1.
         cache : Cache of one layer, optional
             MTP's own.
-        absorbed, recipe, watch
+        absorbed, recipe, hook
             See `MLA`.
 
         Returns
@@ -130,7 +132,7 @@ class MTP(Layer):
         ndarray, shape of `hidden`
             After ``shared_head.norm``.
         """
-        ops, h = self._enter(hidden, recipe, watch, "hidden")
+        ops, h = self._enter(hidden, recipe, hook, "hidden")
         _, e = self._enter(embedded, recipe, None, "embedded")
         if h.shape != e.shape or h.dtype != e.dtype:
             raise ValueError(f"embedded: found {e.dtype} {e.shape}, expected {h.dtype} {h.shape}, as hidden")

@@ -1,6 +1,6 @@
 """The left operand of linear layers: numbers, and the codes made of them once for all layers that take them.
 
-Lives here: `Left`. Right operands are `weights`'.
+Lives here: `Activations`. Right operands are `weights`'.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..schemes import Scheme, quantize
 from .recipe import Recipe
 
 
-class Left:
+class Activations:
     """Rows that are multiplied: numbers of a recipe, or codes that arrived in their place.
 
     Parameters
@@ -37,7 +37,7 @@ class Left:
         self.shape: tuple[int, ...] = () if numbers is None else numbers.shape
 
     @classmethod
-    def arrived(cls, codes: Quantized, scheme: Scheme, kind: str) -> Left:
+    def arrived(cls, codes: Quantized, scheme: Scheme, kind: str) -> Activations:
         """Rows (rows, channels) that came as codes."""
         left = cls(None, kind)
         left._arrived, left.shape = codes, codes.shape
@@ -50,13 +50,13 @@ class Left:
             return self._arrived.codes, self._arrived.scales
         return (self._plain(),)
 
-    def of(self, recipe: Recipe) -> Left:
+    def of(self, recipe: Recipe) -> Activations:
         """The same rows for another recipe: its own codes, and its own numbers where they differ."""
         if recipe.compute == self.kind:
             return self
         if self._arrived is None:
-            return Left(as_numbers(self._plain(), recipe), recipe.compute)
-        left = Left(None, recipe.compute)
+            return Activations(as_numbers(self._plain(), recipe), recipe.compute)
+        left = Activations(None, recipe.compute)
         left._arrived, left.shape, left._made = self._arrived, self.shape, self._made
         return left
 
@@ -82,15 +82,15 @@ class Left:
             self._read[key] = as_numbers(numbers, recipe).reshape(self.shape)
         return self._read[key]
 
-    def rows(self, index: NDArray[np.int64], scheme: Scheme, recipe: Recipe) -> Left:
+    def rows(self, index: NDArray[np.int64], scheme: Scheme, recipe: Recipe) -> Activations:
         """Some of the rows, with their share of the codes that all of them have in a scheme."""
         if scheme.is_identity and self._arrived is None:
-            return Left(self._plain()[index], self.kind)
+            return Activations(self._plain()[index], self.kind)
         q = None if scheme.is_identity else self.codes(scheme)
         picked = some_of(q, index) if isinstance(q, Quantized) else None
         if self._arrived is not None and picked is not None:
-            return Left.arrived(picked, scheme, self.kind)
-        part = Left(self._plain()[index], self.kind)
+            return Activations.arrived(picked, scheme, self.kind)
+        part = Activations(self._plain()[index], self.kind)
         if picked is not None:
             part._made[scheme] = picked
             return part

@@ -1,4 +1,4 @@
-"""Descriptions of what a recipe makes of an operation: the `how` of a watch.
+"""Descriptions of what a recipe makes of an operation, for hooks and lists.
 
 Lives here: one function for each kind of operation. Two recipes that do an operation alike say the same of
 it.
@@ -26,7 +26,7 @@ def product(recipe: Recipe, dispatched: bool) -> str:
     held = recipe.dispatch if arrived else recipe.activations
     adding = "" if recipe.accumulator == NONE else f", {recipe.accumulator}"
     adding += "" if recipe.promote_every is None else f" every {recipe.promote_every}"
-    came = " as sent" if arrived else ""
+    came = " as dispatched" if arrived else ""
     sides = f"{recipe.compute if held.is_identity else held}{came} x {_weights(recipe)}"
     return f"{sides}{adding}{_ruled(recipe, held, recipe.weights)} -> {recipe.compute}"
 

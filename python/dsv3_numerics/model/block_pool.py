@@ -1,6 +1,6 @@
 """Random weights as a file holds them, a hundred times faster than drawing each number.
 
-Lives here: `Deck`. A few hundred blocks of 128x128 normal numbers are drawn and quantized once, and then
+Lives here: `BlockPool`. A few hundred blocks of 128x128 normal numbers are drawn and quantized once, and then
 dealt as often as wanted, each with its rows rotated at random. So every block of a weight is one that the
 quantizer made, with the scale it made.
 """
@@ -25,7 +25,7 @@ Kind = Literal["float32", "ue8m0", "bf16"]
 _BLOCKS = 256  # of 16 KiB: twice that stays in cache
 
 
-class Deck:
+class BlockPool:
     """Blocks of normal numbers to make weights of.
 
     Parameters
@@ -39,7 +39,7 @@ class Deck:
     --------
     >>> import numpy as np
     >>> rng = np.random.default_rng(0)
-    >>> codes, scales = Deck(0.02, "float32", [0]).band(128, 300, rng)
+    >>> codes, scales = BlockPool(0.02, "float32", [0]).band(128, 300, rng)
     >>> codes.shape, codes.dtype, scales.shape
     ((128, 300), dtype('uint8'), (3,))
     >>> hex((codes[:, :128] & 0x7F).max())                           # 448, E4M3's largest
@@ -68,10 +68,10 @@ class Deck:
         count = cols // SIDE
         if rows < SIDE or not count:
             return self._stored(rng, rows, cols)
-        dealt, known = self._blocks
+        block_pool, known = self._blocks
         which = rng.integers(_BLOCKS, size=count)
         first = which * (2 * SIDE) + rng.integers(SIDE, size=count)
-        values = dealt.take(first + np.arange(SIDE)[:, None], axis=0).reshape(SIDE, -1)
+        values = block_pool.take(first + np.arange(SIDE)[:, None], axis=0).reshape(SIDE, -1)
         scales = known[which] if known.size else known
         if cols % SIDE:
             edge, last = self._stored(rng, rows, cols % SIDE)
