@@ -27,12 +27,17 @@ class AccumulatorInfo:
         What one step adds.
     fraction : int
         Bits of each term that are kept below the largest exponent; 0 where nothing is cut.
+    floor : int or None
+        Least exponent that terms are aligned to, however small all of them are.
     keep : int or None
         Fraction bits of a result that is truncated toward zero; None where it is rounded to nearest even.
     result : {"float32", "float16"}
         What a step gives to the next.
     inputs : tuple of str
         Formats, see `formats`; the two sides may differ.
+    evidence : {"hardware", "two models", "one model", "definition"}
+        Ground of the row: published results of the hardware that agree bit for bit, public models of the
+        hardware, or no hardware at all.
 
     Examples
     --------
@@ -45,9 +50,11 @@ class AccumulatorInfo:
     unit: str
     products: int
     fraction: int
+    floor: int | None
     keep: int | None
     result: str
     inputs: tuple[str, ...]
+    evidence: str
 
 
 def _info(row: dict[str, Any]) -> AccumulatorInfo:

@@ -50,10 +50,10 @@ def mma_step(
     Notes
     -----
     With e the sum of both exponents (of fields, so that a subnormal has the smallest), E the largest e among
-    nonzero products and c, and F the accumulator's `fraction`: every term is truncated toward zero to a
-    multiple of ``2**(E - F)``, the sum of all is exact, and it is rounded once. Source: measurements on
-    hardware by Khattak and Mikaitis, "Accurate Models of NVIDIA Tensor Cores" (arXiv 2512.07004), and by the
-    authors of MMA-Sim (arXiv 2511.10909).
+    nonzero products and c, but at least the accumulator's `floor`, and F its `fraction`: every term is
+    truncated toward zero to a multiple of ``2**(E - F)``, the sum of all is exact, and it is rounded once.
+    Source: measurements on hardware by Khattak and Mikaitis, "Accurate Models of NVIDIA Tensor Cores" (arXiv
+    2512.07004), and by the authors of MMA-Sim (arXiv 2511.10909).
 
     Examples
     --------

@@ -15,10 +15,12 @@ fn accumulators(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyDict>>> {
         row.set_item("name", a.name)?;
         row.set_item("products", a.products)?;
         row.set_item("fraction", a.fraction)?;
+        row.set_item("floor", a.floor)?;
         row.set_item("keep", a.keep)?;
         row.set_item("result", a.result.name())?;
         row.set_item("inputs", a.inputs.iter().map(|f| f.name).collect::<Vec<_>>())?;
         row.set_item("unit", a.unit.name())?;
+        row.set_item("evidence", a.evidence.name())?;
         Ok(row)
     };
     ACCUMULATORS.iter().map(row).collect()

@@ -47,6 +47,31 @@ impl ResultType {
     }
 }
 
+/// Evidence that a row of the table is how the hardware adds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Evidence {
+    /// Published results of the hardware agree bit for bit.
+    Hardware,
+    /// Two independent public models agree.
+    TwoModels,
+    /// One public model says so.
+    OneModel,
+    /// No hardware: the row is its own definition.
+    Definition,
+}
+
+impl Evidence {
+    /// The name that Python sees.
+    pub fn name(self) -> &'static str {
+        match self {
+            Evidence::Hardware => "hardware",
+            Evidence::TwoModels => "two models",
+            Evidence::OneModel => "one model",
+            Evidence::Definition => "definition",
+        }
+    }
+}
+
 /// A matrix unit, as far as its sums go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Accumulator {
@@ -58,12 +83,16 @@ pub struct Accumulator {
     pub products: usize,
     /// Bits of a term below the binary point of the largest one that are kept; 0 where nothing is aligned.
     pub fraction: u32,
+    /// The least exponent that terms are aligned to, however small all of them are; `None` where there is no such.
+    pub floor: Option<i32>,
     /// Mantissa bits of a float32 result, the rest being cut off; `None` where the result is rounded to nearest even.
     pub keep: Option<u32>,
     /// The accumulator between two steps.
     pub result: ResultType,
     /// Formats that either side may have.
     pub inputs: &'static [Format],
+    /// Evidence for the row.
+    pub evidence: Evidence,
 }
 
 impl Accumulator {
@@ -122,42 +151,45 @@ const ANY: &[Format] = &[
 ];
 
 macro_rules! accumulators {
-    ($($name:literal $unit:ident $products:literal $fraction:literal $keep:expr, $result:ident $inputs:ident;)*) => {
+    ($($name:literal $unit:ident $products:literal $fraction:literal $floor:expr, $keep:expr, $result:ident
+       $inputs:ident $evidence:ident;)*) => {
         /// Every accumulator, in the order of the table.
         pub const ACCUMULATORS: &[Accumulator] = &[$(Accumulator {
             name: $name,
             unit: Unit::$unit,
             products: $products,
             fraction: $fraction,
+            floor: $floor,
             keep: $keep,
             result: ResultType::$result,
             inputs: $inputs,
+            evidence: Evidence::$evidence,
         }),*];
     };
 }
 
 accumulators! {
-//  name                  unit       L  F   keep      result  inputs
-    "hopper_fp8"          TensorCore 32 13  Some(13), Float32 FP8;
-    "hopper_fp8_f16"      TensorCore 32 13  None,     Float16 FP8;
-    "ada_fp8"             TensorCore 16 13  Some(13), Float32 FP8;
-    "ada_fp8_f16"         TensorCore 16 13  None,     Float16 FP8;
-    "blackwell_fp8"       TensorCore 32 25  Some(23), Float32 SMALL;
-    "blackwell_fp8_f16"   TensorCore 32 25  None,     Float16 SMALL;
-    "hopper_f16"          TensorCore 16 25  Some(23), Float32 HALF;
-    "hopper_f16_f16"      TensorCore 16 25  None,     Float16 HALF;
-    "hopper_bf16"         TensorCore 16 25  Some(23), Float32 BRAIN;
-    "blackwell_f16"       TensorCore 16 25  Some(23), Float32 HALF;
-    "blackwell_f16_f16"   TensorCore 16 25  None,     Float16 HALF;
-    "blackwell_bf16"      TensorCore 16 25  Some(23), Float32 BRAIN;
-    "ada_f16"             TensorCore  8 24  Some(23), Float32 HALF;
-    "ada_f16_f16"         TensorCore  8 24  None,     Float16 HALF;
-    "ada_bf16"            TensorCore  8 24  Some(23), Float32 BRAIN;
-    "ampere_f16"          TensorCore  8 24  Some(23), Float32 HALF;
-    "ampere_f16_f16"      TensorCore  8 24  None,     Float16 HALF;
-    "ampere_bf16"         TensorCore  8 24  Some(23), Float32 BRAIN;
-    "hopper_mma_fp8"      Software   32 25  Some(23), Float32 FP8;
-    "hopper_mma_fp8_f16"  Software   32 25  None,     Float16 FP8;
-    "exact"               Exact      32  0  None,     Float32 ANY;
-    "float32"             Float32    32  0  None,     Float32 NARROW;
+//  name                  unit       L  F   floor       keep      result  inputs evidence
+    "hopper_fp8"          TensorCore 32 13 Some(-133), Some(13), Float32 FP8    Hardware;
+    "hopper_fp8_f16"      TensorCore 32 13 Some(-21),  None,     Float16 FP8    OneModel;
+    "ada_fp8"             TensorCore 16 13 Some(-132), Some(13), Float32 FP8    Hardware;
+    "ada_fp8_f16"         TensorCore 16 13 Some(-20),  None,     Float16 FP8    Hardware;
+    "blackwell_fp8"       TensorCore 32 25 Some(-133), Some(23), Float32 SMALL  TwoModels;
+    "blackwell_fp8_f16"   TensorCore 32 25 Some(-21),  None,     Float16 SMALL  OneModel;
+    "hopper_f16"          TensorCore 16 25 Some(-133), Some(23), Float32 HALF   Hardware;
+    "hopper_f16_f16"      TensorCore 16 25 Some(-21),  None,     Float16 HALF   Hardware;
+    "hopper_bf16"         TensorCore 16 25 Some(-133), Some(23), Float32 BRAIN  Hardware;
+    "blackwell_f16"       TensorCore 16 25 Some(-133), Some(23), Float32 HALF   Hardware;
+    "blackwell_f16_f16"   TensorCore 16 25 Some(-21),  None,     Float16 HALF   Hardware;
+    "blackwell_bf16"      TensorCore 16 25 Some(-133), Some(23), Float32 BRAIN  Hardware;
+    "ada_f16"             TensorCore  8 24 Some(-132), Some(23), Float32 HALF   Hardware;
+    "ada_f16_f16"         TensorCore  8 24 Some(-20),  None,     Float16 HALF   Hardware;
+    "ada_bf16"            TensorCore  8 24 Some(-132), Some(23), Float32 BRAIN  Hardware;
+    "ampere_f16"          TensorCore  8 24 Some(-132), Some(23), Float32 HALF   Hardware;
+    "ampere_f16_f16"      TensorCore  8 24 Some(-20),  None,     Float16 HALF   Hardware;
+    "ampere_bf16"         TensorCore  8 24 Some(-132), Some(23), Float32 BRAIN  Hardware;
+    "hopper_mma_fp8"      Software   32 25 Some(-133), Some(23), Float32 FP8    Hardware;
+    "hopper_mma_fp8_f16"  Software   32 25 Some(-21),  None,     Float16 FP8    Hardware;
+    "exact"               Exact      32  0 None,       None,     Float32 ANY    Definition;
+    "float32"             Float32    32  0 None,       None,     Float32 NARROW Definition;
 }

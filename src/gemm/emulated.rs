@@ -89,6 +89,7 @@ fn unit(accumulator: &Accumulator) -> mma::Unit {
     mma::Unit {
         products: if software { accumulator.products / 2 } else { accumulator.products },
         fraction: accumulator.fraction as i32,
+        floor: accumulator.floor.unwrap_or(i32::MIN),
         half: accumulator.result == ResultType::Float16,
         software,
     }

@@ -91,14 +91,15 @@ fn accumulator_parts(c: f32, result: ResultType) -> (i64, i32) {
     (if bits >> 31 != 0 { -sig } else { sig }, exp)
 }
 
-/// The exponent of no term at all.
-const NO_EXPONENT: i32 = -1000;
+/// A floor below any term's exponent, for units without one.
+pub(super) const NO_FLOOR: i32 = -1000;
 
 /// A tensor core.
 #[derive(Clone, Copy)]
 pub(super) struct Core {
     products: usize,
     fraction: i32,
+    floor: i32,
     keep: Option<u32>,
     result: ResultType,
     /// Mantissa bits of a product.
@@ -113,10 +114,7 @@ impl Core {
         let (c_sig, c_exp) = accumulator_parts(c, self.result);
         // A product with a zero has an exponent far below any other: zeros take no part.
         let exponents = a.iter().zip(b).map(|(x, y)| i32::from(x.exp) + i32::from(y.exp));
-        let top = exponents.fold(if c_sig != 0 { c_exp } else { NO_EXPONENT }, i32::max);
-        if top == NO_EXPONENT {
-            return 0.0;
-        }
+        let top = exponents.fold(if c_sig != 0 { c_exp.max(self.floor) } else { self.floor }, i32::max);
         let left = self.fraction - self.man;
         let mut sum = 0i64;
         for (x, y) in a.iter().zip(b) {
@@ -181,6 +179,7 @@ impl TensorCore {
         TensorCore(Core {
             products: accumulator.products,
             fraction: accumulator.fraction as i32,
+            floor: accumulator.floor.unwrap_or(NO_FLOOR),
             keep: accumulator.keep,
             result: accumulator.result,
             man: (a.man + b.man) as i32,

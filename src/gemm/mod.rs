@@ -18,6 +18,6 @@ mod number;
 mod pack;
 pub mod product;
 
-pub use accumulator::{Accumulator, ResultType, Unit, ACCUMULATORS};
+pub use accumulator::{Accumulator, Evidence, ResultType, Unit, ACCUMULATORS};
 pub use mma::mma_step;
 pub use product::{matmul_grouped_nt, matmul_nt, Operand, Options, Shape};

@@ -41,6 +41,12 @@ WORKED: list[tuple[str, Any, list[int], list[int], int, int]] = [
     # float16 results round once: 65504 + 16 is halfway and becomes infinite.
     ("hopper_fp8_f16", E4M3, [0x78, 0x38], [0x78, 0xD8], 0, 0x7F800000),
     ("hopper_fp8_f16", E4M3, [0x78, 0x38], [0x78, 0xDC], 0, 0x477FE000),
+    # 2**-149 - 2**-160: the second term is cut, as terms are aligned to 2**-133 at least, with 25 bits below.
+    ("hopper_bf16", ml_dtypes.bfloat16, [0x1A00, 0x1780], [0x1A80, 0x9780], 0, 0x00000001),
+    ("ampere_bf16", ml_dtypes.bfloat16, [0x1A00, 0x1780], [0x1A80, 0x9780], 0, 0x00000001),
+    # 1.5 * 2**-24 - 2**-48 in float16: aligned to 2**-21 it is a tie, and even is above.
+    ("hopper_f16_f16", np.float16, [0x0C00, 0x0001], [0x0E00, 0x8001], 0, 0x34000000),
+    ("ampere_f16_f16", np.float16, [0x0C00, 0x0001], [0x0E00, 0x8001], 0, 0x34000000),
     # The four-bit format's largest number, squared.
     ("blackwell_fp8", ml_dtypes.float4_e2m1fn, [0x07], [0x07], 0, 0x42100000),
 ]
@@ -50,7 +56,7 @@ WORKED: list[tuple[str, Any, list[int], list[int], int, int]] = [
 def test_worked_results(row: tuple[Any, ...], product_level: str) -> None:
     unit, dtype, left, right, start, want = row
     length = dn.accumulator_info(unit).products
-    a, b = np.zeros((2, 1, length), np.uint8)
+    a, b = np.zeros((2, 1, length), np.uint8 if np.dtype(dtype).itemsize == 1 else np.uint16)
     a[0, : len(left)], b[0, : len(right)] = left, right
     c = np.uint32([[start]]).view(f32)
     got = dn.mma_step(a[0].view(dtype), b[0].view(dtype), c[0, 0], accumulator=unit)

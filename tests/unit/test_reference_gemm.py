@@ -25,30 +25,30 @@ from operands import KINDS, TENSOR_CORES, bits, codes, pairs, starts
 E4M3, E5M2 = "float8_e4m3fn", "float8_e5m2"
 f32 = np.float32
 
-# unit, products of a step, fraction bits kept, fraction bits of the result, result
+# unit, products of a step, fraction bits kept, exponent floor, fraction bits of the result, result
 SPECIFICATION = {
-    "hopper_fp8": ("tensor_core", 32, 13, 13, "float32"),
-    "hopper_fp8_f16": ("tensor_core", 32, 13, None, "float16"),
-    "ada_fp8": ("tensor_core", 16, 13, 13, "float32"),
-    "ada_fp8_f16": ("tensor_core", 16, 13, None, "float16"),
-    "blackwell_fp8": ("tensor_core", 32, 25, 23, "float32"),
-    "blackwell_fp8_f16": ("tensor_core", 32, 25, None, "float16"),
-    "hopper_f16": ("tensor_core", 16, 25, 23, "float32"),
-    "hopper_f16_f16": ("tensor_core", 16, 25, None, "float16"),
-    "hopper_bf16": ("tensor_core", 16, 25, 23, "float32"),
-    "blackwell_f16": ("tensor_core", 16, 25, 23, "float32"),
-    "blackwell_f16_f16": ("tensor_core", 16, 25, None, "float16"),
-    "blackwell_bf16": ("tensor_core", 16, 25, 23, "float32"),
-    "ada_f16": ("tensor_core", 8, 24, 23, "float32"),
-    "ada_f16_f16": ("tensor_core", 8, 24, None, "float16"),
-    "ada_bf16": ("tensor_core", 8, 24, 23, "float32"),
-    "ampere_f16": ("tensor_core", 8, 24, 23, "float32"),
-    "ampere_f16_f16": ("tensor_core", 8, 24, None, "float16"),
-    "ampere_bf16": ("tensor_core", 8, 24, 23, "float32"),
-    "hopper_mma_fp8": ("software", 32, 25, 23, "float32"),
-    "hopper_mma_fp8_f16": ("software", 32, 25, None, "float16"),
-    "exact": ("exact", 32, 0, None, "float32"),
-    "float32": ("float32", 32, 0, None, "float32"),
+    "hopper_fp8": ("tensor_core", 32, 13, -133, 13, "float32"),
+    "hopper_fp8_f16": ("tensor_core", 32, 13, -21, None, "float16"),
+    "ada_fp8": ("tensor_core", 16, 13, -132, 13, "float32"),
+    "ada_fp8_f16": ("tensor_core", 16, 13, -20, None, "float16"),
+    "blackwell_fp8": ("tensor_core", 32, 25, -133, 23, "float32"),
+    "blackwell_fp8_f16": ("tensor_core", 32, 25, -21, None, "float16"),
+    "hopper_f16": ("tensor_core", 16, 25, -133, 23, "float32"),
+    "hopper_f16_f16": ("tensor_core", 16, 25, -21, None, "float16"),
+    "hopper_bf16": ("tensor_core", 16, 25, -133, 23, "float32"),
+    "blackwell_f16": ("tensor_core", 16, 25, -133, 23, "float32"),
+    "blackwell_f16_f16": ("tensor_core", 16, 25, -21, None, "float16"),
+    "blackwell_bf16": ("tensor_core", 16, 25, -133, 23, "float32"),
+    "ada_f16": ("tensor_core", 8, 24, -132, 23, "float32"),
+    "ada_f16_f16": ("tensor_core", 8, 24, -20, None, "float16"),
+    "ada_bf16": ("tensor_core", 8, 24, -132, 23, "float32"),
+    "ampere_f16": ("tensor_core", 8, 24, -132, 23, "float32"),
+    "ampere_f16_f16": ("tensor_core", 8, 24, -20, None, "float16"),
+    "ampere_bf16": ("tensor_core", 8, 24, -132, 23, "float32"),
+    "hopper_mma_fp8": ("software", 32, 25, -133, 23, "float32"),
+    "hopper_mma_fp8_f16": ("software", 32, 25, -21, None, "float16"),
+    "exact": ("exact", 32, 0, None, None, "float32"),
+    "float32": ("float32", 32, 0, None, None, "float32"),
 }
 
 
@@ -61,7 +61,7 @@ def dot(a: list[float], b: list[float], c: float = 0.0, acc: str = "hopper_fp8",
 
 
 def test_the_table_is_the_specification() -> None:
-    assert {name: row[:5] for name, row in ACCUMULATORS.items()} == SPECIFICATION
+    assert {name: row[:6] for name, row in ACCUMULATORS.items()} == SPECIFICATION
 
 
 @pytest.mark.parametrize("accumulator", ACCUMULATORS)

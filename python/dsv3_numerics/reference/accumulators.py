@@ -25,13 +25,15 @@ FLOAT32 = Row(8, 23, 127, "ieee")
 class Accumulator(NamedTuple):
     """How one unit adds `products` products and what it had.
 
-    `fraction` bits of each term are kept below the largest exponent. The sum becomes a number of `result`:
+    `fraction` bits of each term are kept below the largest exponent, or below `floor`, where all terms are
+    smaller. The sum becomes a number of `result`:
     of `keep` fraction bits, toward zero, or, without `keep`, the nearest one, ties to even.
     """
 
     unit: str
     products: int
     fraction: int
+    floor: int | None
     keep: int | None
     result: str
     inputs: tuple[str, ...]
@@ -47,27 +49,30 @@ class Accumulator(NamedTuple):
         return 0x7FC00000 if self.unit == "float32" else 0x7FFFFFFF
 
 
-def _rows(name: str, like: Accumulator) -> dict[str, Accumulator]:
-    """A unit's row, and the one of its float16 results."""
-    return {name: like, f"{name}_f16": like._replace(keep=None, result="float16")}
+def _rows(name: str, like: Accumulator, half_floor: int) -> dict[str, Accumulator]:
+    """Return the row of a unit, and that of its float16 results, whose floor is another."""
+    return {name: like, f"{name}_f16": like._replace(floor=half_floor, keep=None, result="float16")}
 
 
 HALF, BFLOAT = ("float16",), ("bfloat16",)
+_HOPPER_FP8 = Accumulator("tensor_core", 32, 13, -133, 13, "float32", FP8)
+_HOPPER = Accumulator("tensor_core", 16, 25, -133, 23, "float32", HALF)
+_AMPERE = Accumulator("tensor_core", 8, 24, -132, 23, "float32", HALF)
 ACCUMULATORS: dict[str, Accumulator] = {
-    **_rows("hopper_fp8", Accumulator("tensor_core", 32, 13, 13, "float32", FP8)),
-    **_rows("ada_fp8", Accumulator("tensor_core", 16, 13, 13, "float32", FP8)),
-    **_rows("blackwell_fp8", Accumulator("tensor_core", 32, 25, 23, "float32", FP8_FP6_FP4)),
-    **_rows("hopper_f16", Accumulator("tensor_core", 16, 25, 23, "float32", HALF)),
-    "hopper_bf16": Accumulator("tensor_core", 16, 25, 23, "float32", BFLOAT),
-    **_rows("blackwell_f16", Accumulator("tensor_core", 16, 25, 23, "float32", HALF)),
-    "blackwell_bf16": Accumulator("tensor_core", 16, 25, 23, "float32", BFLOAT),
-    **_rows("ada_f16", Accumulator("tensor_core", 8, 24, 23, "float32", HALF)),
-    "ada_bf16": Accumulator("tensor_core", 8, 24, 23, "float32", BFLOAT),
-    **_rows("ampere_f16", Accumulator("tensor_core", 8, 24, 23, "float32", HALF)),
-    "ampere_bf16": Accumulator("tensor_core", 8, 24, 23, "float32", BFLOAT),
-    **_rows("hopper_mma_fp8", Accumulator("software", 32, 25, 23, "float32", FP8)),
-    "exact": Accumulator("exact", 32, 0, None, "float32", SIGNED),
-    "float32": Accumulator("float32", 32, 0, None, "float32", NARROW),
+    **_rows("hopper_fp8", _HOPPER_FP8, -21),
+    **_rows("ada_fp8", _HOPPER_FP8._replace(products=16, floor=-132), -20),
+    **_rows("blackwell_fp8", _HOPPER_FP8._replace(fraction=25, keep=23, inputs=FP8_FP6_FP4), -21),
+    **_rows("hopper_f16", _HOPPER, -21),
+    "hopper_bf16": _HOPPER._replace(inputs=BFLOAT),
+    **_rows("blackwell_f16", _HOPPER, -21),
+    "blackwell_bf16": _HOPPER._replace(inputs=BFLOAT),
+    **_rows("ada_f16", _AMPERE, -20),
+    "ada_bf16": _AMPERE._replace(inputs=BFLOAT),
+    **_rows("ampere_f16", _AMPERE, -20),
+    "ampere_bf16": _AMPERE._replace(inputs=BFLOAT),
+    **_rows("hopper_mma_fp8", Accumulator("software", 32, 25, -133, 23, "float32", FP8), -21),
+    "exact": Accumulator("exact", 32, 0, None, None, "float32", SIGNED),
+    "float32": Accumulator("float32", 32, 0, None, None, "float32", NARROW),
 }
 
 
@@ -141,7 +146,8 @@ def tensor_core(a: Sequence[Number], b: Sequence[Number], c: Number, row: Accumu
         for x, y in zip(a, b, strict=True)
     ]
     terms = [term for term in [*terms, (c.significand, c.exponent, c.man)] if term[0]]
-    largest = max((exponent for _, exponent, _ in terms), default=0)
+    exponents = [exponent for _, exponent, _ in terms]
+    largest = max(exponents if row.floor is None else [row.floor, *exponents])
     quantum = largest - row.fraction
     total = sum(shifted(s, exponent - man - quantum) for s, exponent, man in terms)
     if row.keep is not None:

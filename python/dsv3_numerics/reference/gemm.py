@@ -94,7 +94,8 @@ def _tensor_core(a: Operand, b: Operand, c: Float32s, row: Accumulator) -> Float
     product, c_sig_exp = sa * sb, _fields_of_result(c, row)
     exponent = np.where(product == 0, NOWHERE, ea + eb)
     c_exponent = np.where(c_sig_exp[0] == 0, NOWHERE, c_sig_exp[1])
-    quantum = np.maximum(exponent.max(axis=-1, initial=NOWHERE), c_exponent) - row.fraction
+    floor = NOWHERE if row.floor is None else row.floor
+    quantum = np.maximum(exponent.max(axis=-1, initial=floor), c_exponent) - row.fraction
     man = FORMATS[a.format].man + FORMATS[b.format].man
     total = _aligned(product, exponent, man, quantum[..., None]).sum(axis=-1)
     total += _aligned(c_sig_exp[0], c_exponent, row.format.man, quantum)

@@ -27,18 +27,17 @@ impl Mma for Avx2 {
 
     fn wide(self, unit: Unit, rows: &WideRows, at: At, columns: &[WideColumns], state: &mut [Floats]) {
         check_wide(unit, rows, at, columns.len(), state.len());
-        let f = unit.fraction;
         // SAFETY: the token proves the features; the rows were just found to fit.
         unsafe {
             match (unit.products, unit.half, unit.software) {
-                (32, false, false) => wide::<16, false, false>(f, rows, at, columns, state),
-                (32, true, false) => wide::<16, true, false>(f, rows, at, columns, state),
-                (16, false, false) => wide::<8, false, false>(f, rows, at, columns, state),
-                (16, true, false) => wide::<8, true, false>(f, rows, at, columns, state),
-                (8, false, false) => wide::<4, false, false>(f, rows, at, columns, state),
-                (8, true, false) => wide::<4, true, false>(f, rows, at, columns, state),
-                (16, false, true) => wide::<8, false, true>(f, rows, at, columns, state),
-                (16, true, true) => wide::<8, true, true>(f, rows, at, columns, state),
+                (32, false, false) => wide::<16, false, false>(unit, rows, at, columns, state),
+                (32, true, false) => wide::<16, true, false>(unit, rows, at, columns, state),
+                (16, false, false) => wide::<8, false, false>(unit, rows, at, columns, state),
+                (16, true, false) => wide::<8, true, false>(unit, rows, at, columns, state),
+                (8, false, false) => wide::<4, false, false>(unit, rows, at, columns, state),
+                (8, true, false) => wide::<4, true, false>(unit, rows, at, columns, state),
+                (16, false, true) => wide::<8, false, true>(unit, rows, at, columns, state),
+                (16, true, true) => wide::<8, true, true>(unit, rows, at, columns, state),
                 _ => panic!("a wide step has 8, 16 or 32 products"),
             }
         }
@@ -252,7 +251,7 @@ unsafe fn narrow_step<const PAIRS: usize, const HALF: bool>(
 /// The rows must fit.
 #[target_feature(enable = "avx2,f16c")]
 unsafe fn wide<const PAIRS: usize, const HALF: bool, const SOFTWARE: bool>(
-    fraction: i32,
+    unit: Unit,
     rows: &WideRows,
     at: At,
     columns: &[WideColumns],
@@ -269,13 +268,12 @@ unsafe fn wide<const PAIRS: usize, const HALF: bool, const SOFTWARE: bool>(
                     let (values, exp) = (rows.values.as_ptr().add(k), rows.exp.as_ptr().add(k));
                     if SOFTWARE {
                         let zero = _mm256_setzero_ps();
-                        let sum = wide_step::<PAIRS, HALF>(fraction, values, exp, columns, half, zero);
+                        let sum = wide_step::<PAIRS, HALF>(unit, values, exp, columns, half, zero);
                         let (values, exp) = (values.add(2 * PAIRS), exp.add(2 * PAIRS));
-                        let sum =
-                            wide_step::<PAIRS, HALF>(fraction, values, exp, &columns[PAIRS..], half, sum);
+                        let sum = wide_step::<PAIRS, HALF>(unit, values, exp, &columns[PAIRS..], half, sum);
                         _mm256_add_ps(c, sum)
                     } else {
-                        wide_step::<PAIRS, HALF>(fraction, values, exp, columns, half, c)
+                        wide_step::<PAIRS, HALF>(unit, values, exp, columns, half, c)
                     }
                 };
                 store(state, half, if SOFTWARE && HALF { rounded(sum) } else { sum });
@@ -289,7 +287,7 @@ unsafe fn wide<const PAIRS: usize, const HALF: bool, const SOFTWARE: bool>(
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 unsafe fn wide_step<const PAIRS: usize, const HALF: bool>(
-    fraction: i32,
+    unit: Unit,
     values: *const f32,
     exp: *const i16,
     columns: &[WideColumns],
@@ -297,7 +295,7 @@ unsafe fn wide_step<const PAIRS: usize, const HALF: bool>(
     c: __m256,
 ) -> __m256 {
     let columns = &columns[..PAIRS];
-    let mut most = [_mm256_set1_epi16(27); 2]; // exponents down to -100 are enough
+    let mut most = [_mm256_set1_epi16(unit.least()); 2];
     macro_rules! exponents {
         ($($q:literal)*) => {$(
             if $q < PAIRS {
@@ -315,7 +313,7 @@ unsafe fn wide_step<const PAIRS: usize, const HALF: bool>(
     let most = _mm256_max_epi16(most, exchange(most));
     let field = _mm256_slli_epi32::<1>(_mm256_castps_si256(c));
     let field = _mm256_shuffle_epi8(field, order(0x8003_8003, 0x8007_8007, 0x800B_800B, 0x800F_800F));
-    let (there, back) = factors(_mm256_max_epi16(most, field), fraction);
+    let (there, back) = factors(_mm256_max_epi16(most, field), unit.fraction);
     // Two sums of at most 16 terms below 2^27, each in two halves.
     let mut sums = [_mm256_setzero_si256(); 4];
     macro_rules! terms {

@@ -24,18 +24,17 @@ impl Mma for Avx512 {
 
     fn wide(self, unit: Unit, rows: &WideRows, at: At, columns: &[WideColumns], state: &mut [Floats]) {
         check_wide(unit, rows, at, columns.len(), state.len());
-        let f = unit.fraction;
         // SAFETY: the token proves the features; the rows were just found to fit.
         unsafe {
             match (unit.products, unit.half, unit.software) {
-                (32, false, false) => wide::<16, false, false>(f, rows, at, columns, state),
-                (32, true, false) => wide::<16, true, false>(f, rows, at, columns, state),
-                (16, false, false) => wide::<8, false, false>(f, rows, at, columns, state),
-                (16, true, false) => wide::<8, true, false>(f, rows, at, columns, state),
-                (8, false, false) => wide::<4, false, false>(f, rows, at, columns, state),
-                (8, true, false) => wide::<4, true, false>(f, rows, at, columns, state),
-                (16, false, true) => wide::<8, false, true>(f, rows, at, columns, state),
-                (16, true, true) => wide::<8, true, true>(f, rows, at, columns, state),
+                (32, false, false) => wide::<16, false, false>(unit, rows, at, columns, state),
+                (32, true, false) => wide::<16, true, false>(unit, rows, at, columns, state),
+                (16, false, false) => wide::<8, false, false>(unit, rows, at, columns, state),
+                (16, true, false) => wide::<8, true, false>(unit, rows, at, columns, state),
+                (8, false, false) => wide::<4, false, false>(unit, rows, at, columns, state),
+                (8, true, false) => wide::<4, true, false>(unit, rows, at, columns, state),
+                (16, false, true) => wide::<8, false, true>(unit, rows, at, columns, state),
+                (16, true, true) => wide::<8, true, true>(unit, rows, at, columns, state),
                 _ => panic!("a wide step has 8, 16 or 32 products"),
             }
         }
@@ -237,7 +236,7 @@ unsafe fn narrow_step<const PAIRS: usize, const HALF: bool>(
 /// The rows must fit.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 unsafe fn wide<const PAIRS: usize, const HALF: bool, const SOFTWARE: bool>(
-    fraction: i32,
+    unit: Unit,
     rows: &WideRows,
     at: At,
     columns: &[WideColumns],
@@ -253,9 +252,9 @@ unsafe fn wide<const PAIRS: usize, const HALF: bool, const SOFTWARE: bool>(
                 let c = _mm512_load_ps(state.0.as_ptr());
                 let c = if SOFTWARE {
                     let zero = _mm512_setzero_ps();
-                    let sum = wide_step::<PAIRS, HALF>(fraction, values, exp, columns, zero);
+                    let sum = wide_step::<PAIRS, HALF>(unit, values, exp, columns, zero);
                     let (values, exp) = (values.add(2 * PAIRS), exp.add(2 * PAIRS));
-                    let sum = wide_step::<PAIRS, HALF>(fraction, values, exp, &columns[PAIRS..], sum);
+                    let sum = wide_step::<PAIRS, HALF>(unit, values, exp, &columns[PAIRS..], sum);
                     let sum = _mm512_add_ps(c, sum);
                     if HALF {
                         rounded(sum)
@@ -263,7 +262,7 @@ unsafe fn wide<const PAIRS: usize, const HALF: bool, const SOFTWARE: bool>(
                         sum
                     }
                 } else {
-                    wide_step::<PAIRS, HALF>(fraction, values, exp, columns, c)
+                    wide_step::<PAIRS, HALF>(unit, values, exp, columns, c)
                 };
                 _mm512_store_ps(state.0.as_mut_ptr(), c);
             }
@@ -276,14 +275,14 @@ unsafe fn wide<const PAIRS: usize, const HALF: bool, const SOFTWARE: bool>(
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 unsafe fn wide_step<const PAIRS: usize, const HALF: bool>(
-    fraction: i32,
+    unit: Unit,
     values: *const f32,
     exp: *const i16,
     columns: &[WideColumns],
     c: __m512,
 ) -> __m512 {
     let columns = &columns[..PAIRS];
-    let mut most = [_mm512_set1_epi16(27); 2]; // exponents down to -100 are enough
+    let mut most = [_mm512_set1_epi16(unit.least()); 2];
     macro_rules! exponents {
         ($($q:literal)*) => {$(
             if $q < PAIRS {
@@ -296,7 +295,7 @@ unsafe fn wide_step<const PAIRS: usize, const HALF: bool>(
     each_pair!(exponents);
     let most = _mm512_max_epi16(most[0], most[1]);
     let top = if HALF { top_half(most, c) } else { top(most, c) };
-    let (there, back) = factors(top, fraction);
+    let (there, back) = factors(top, unit.fraction);
     // Two sums of at most 16 terms below 2^27, each in two halves.
     let mut sums = [_mm512_setzero_si512(); 4];
     macro_rules! terms {

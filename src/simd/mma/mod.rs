@@ -106,6 +106,8 @@ pub struct Unit {
     pub products: usize,
     /// Bits kept below the point of the largest term: 13 for narrow, at most 25 for wide.
     pub fraction: i32,
+    /// The least exponent that terms are aligned to.
+    pub floor: i32,
     /// True: results are rounded to float16. False: they are cut to 13 (narrow) or 23 (wide) bits.
     pub half: bool,
     /// True: two steps at a time start from zero and their result is added to the accumulator; wide only.
@@ -113,6 +115,11 @@ pub struct Unit {
 }
 
 impl Unit {
+    /// The least exponent of wide steps, biased by 127: the vectors need none below -100, as smaller terms go elsewhere.
+    fn least(&self) -> i16 {
+        (self.floor.max(-100) + 127) as i16
+    }
+
     /// The exponent of the smallest accumulator, apart from 0, that a chain may begin with.
     pub fn least_exponent(&self, wide: bool) -> i32 {
         if wide {
