@@ -36,7 +36,8 @@ threads read the FP8 weights over ours; `x 1T` our time with one thread over tha
 over alternating pairs; `(-n)`: n pairs were dropped as disturbed. Verdict `c`: a compute-bound gate, missed,
 which only a quiet machine decides."""
 
-FP8, HALF, BRAIN = "float8_e4m3fn", "float16", "bfloat16"
+FP8, FP4, HALF, BRAIN = "float8_e4m3fn", "float4_e2m1fn", "float16", "bfloat16"
+TILES = {"mx": 32, "nvfp4": 16}
 SQUARE, SMALL = (1024, 1024, 1024), (256, 256, 256)
 TOKENS, FEW_ROWS = 128, (1, 4, 8, 16)
 TWO_THREADS = 1.8
@@ -54,6 +55,10 @@ class Unit:
     "multiples of NumPy's float32, one thread"
     vectors: bool = True
     "there is more than the definition, output by output"
+    scale: str = "float32"
+    "kind of scales; those of `mx` and `nvfp4` go into the unit"
+    beside: tuple[str, float | None] | None = None
+    "another unit that it is timed beside, and what part of its rate it has to reach at avx512"
 
 
 THIRD = Gate(4, 5 / 3, 0.08 / 3)
@@ -62,6 +67,9 @@ UNITS = (
     Unit("hopper_fp8_f16"),
     Unit("ada_fp8"),
     Unit("blackwell_fp8", rate=THIRD),
+    Unit("blackwell_mxf8", scale="mx", beside=("blackwell_fp8", 0.5)),
+    Unit("blackwell_mxf4", FP4, scale="mx", beside=("blackwell_fp8", None)),
+    Unit("blackwell_nvfp4", FP4, scale="nvfp4", beside=("blackwell_fp8", 0.4)),
     Unit("hopper_f16", HALF, THIRD),
     Unit("hopper_bf16", BRAIN, THIRD),
     Unit("ada_f16", HALF, THIRD),
@@ -95,7 +103,12 @@ def prepare(unit: Unit, sizes: tuple[int, int, int]) -> Product:
     x, w = (rng.standard_normal((rows, k), np.float32) for rows in (m, n))
     out = np.zeros((m, n), np.float32)
     options: dict[str, Any] = {"accumulator": unit.accumulator, "promote_every": 128}
-    if unit.codes == FP8:
+    if unit.scale in TILES:
+        tile: dict[str, Any] = {"dtype": unit.codes, "scale": unit.scale, "tile": TILES[unit.scale]}
+        a, b = d3.quantize_tiles(x, **tile), d3.quantize_tiles(w, **tile)
+        ours = [reference.Quantized(**vars(q)) for q in (a, b)]
+        weights, wide = b.codes, (a.dequantize(), b.dequantize())
+    elif unit.codes == FP8:
         a, b = d3.quantize_tiles(x), d3.quantize_blocks(w)
         ours = [reference.Quantized(**vars(q)) for q in (a, b)]
         weights, wide = b.codes, (a.dequantize(), b.dequantize())
@@ -189,6 +202,8 @@ def square(unit: Unit) -> Iterator[Row]:
         yield row(unit, f"{sizes[0]}^3", level, 1, work, gate, yardstick)
         if level != "scalar":
             yield two_threads(unit, f"{sizes[0]}^3", level, work)
+        if unit.beside is not None and level != "scalar":
+            yield beside_unit(unit, f"{sizes[0]}^3", level, work, sizes)
         if work.torch is not None and unit.accumulator == "float32":
             yield beside(unit, f"{sizes[0]}^3", level, work, work.torch)
 
@@ -226,6 +241,21 @@ def two_threads(unit: Unit, size: str, level: str, work: Product) -> Row:
     pairs = {"pairs": m.pairs, "dropped": m.dropped}
     return Row(
         unit.accumulator, size, level, 2, "out", "x 1T", rate, m.ratio, gate, compute_bound=True, **pairs
+    )
+
+
+def beside_unit(unit: Unit, size: str, level: str, work: Product, sizes: tuple[int, int, int]) -> Row:
+    """One thread of a unit beside one of another."""
+    other, part = unit.beside or ("", None)
+    peer = prepare(next(u for u in UNITS if u.accumulator == other), sizes)
+    one = Timed(work.run, lambda: set_state(level, 1))
+    m = measure(one, Timed(peer.run, lambda: set_state(level, 1)), compute_bound=True)
+    rate = work.macs / m.seconds / 1e9
+    gate = part if level == "avx512" else None
+    pairs = {"pairs": m.pairs, "dropped": m.dropped}
+    name = f"x {other}"
+    return Row(
+        unit.accumulator, size, level, 1, "out", name, rate, m.ratio, gate, compute_bound=True, **pairs
     )
 
 

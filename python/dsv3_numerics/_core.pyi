@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 _Array: TypeAlias = NDArray[Any]
 _Float32s: TypeAlias = NDArray[np.float32]
 _Layout: TypeAlias = tuple[int, int, int, int, int]
+# Codes, their format, scales and the block of each, scales that go into the unit and the block of each.
+_Operand: TypeAlias = tuple[Any, ...]
 
 __all__ = [
     "Weight",
@@ -95,18 +97,10 @@ def count_saturated(
     src: _Array, src_dtype: str, codes: _Array, fmt: str, layout: _Layout, scales: _Float32s
 ) -> int: ...
 def accumulators() -> list[dict[str, Any]]: ...
-def mma_step(
-    a: _Array, a_fmt: str, b: _Array, b_fmt: str, c: _Float32s, accumulator: str, out: _Float32s
-) -> None: ...
+def mma_step(a: _Operand, b: _Operand, c: _Float32s, accumulator: str, out: _Float32s) -> None: ...
 def matmul_nt(
-    a: _Array,
-    a_fmt: str,
-    a_scales: _Float32s | None,
-    a_group: tuple[int, int],
-    b: _Array,
-    b_fmt: str,
-    b_scales: _Float32s | None,
-    b_group: tuple[int, int],
+    a: _Operand,
+    b: _Operand,
     shape: tuple[int, int, int, int],
     b_stacked: bool,
     c: _Float32s | None,
@@ -116,14 +110,8 @@ def matmul_nt(
     out_dtype: str,
 ) -> None: ...
 def matmul_grouped_nt(
-    a: _Array,
-    a_fmt: str,
-    a_scales: _Float32s | None,
-    a_group: tuple[int, int],
-    b: _Array,
-    b_fmt: str,
-    b_scales: _Float32s | None,
-    b_group: tuple[int, int],
+    a: _Operand,
+    b: _Operand,
     shape: tuple[int, int, int, int],
     offsets: NDArray[np.int64],
     c: _Float32s | None,

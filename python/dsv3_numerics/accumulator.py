@@ -19,12 +19,17 @@ class AccumulatorInfo:
     ----------
     name : str
         Generation, input and, where it is not float32, result.
-    unit : {"tensor_core", "software", "exact", "float32"}
-        tensor_core: products and accumulator are aligned to the largest exponent, cut, and added exactly.
-        software: FP8 on units that have float16 only, as the driver's compiler writes it. exact: nothing is
-        lost before one last rounding. float32: float32 sums in the order of AMX.
+    unit : str
+        "tensor_core": products and accumulator are aligned to the largest exponent, cut, and added exactly.
+        "software": FP8 on units that have float16 only, as the driver's compiler writes it. "scaled_groups":
+        sums of sixteen products, each multiplied by its scales, take the place of products, and scales alone
+        say how they are aligned. "matrix_core_fp8", "matrix_core": AMD's, which align products among
+        themselves first. "exact": nothing is lost before one last rounding. "float32": float32 sums in the
+        order of AMX.
     products : int
         What one step adds.
+    interval : int
+        `promote_every` is a multiple of this: whole steps, but half ones for "exact" and "float32".
     fraction : int
         Bits of each term that are kept below the largest exponent; 0 where nothing is cut.
     floor : int or None
@@ -34,7 +39,13 @@ class AccumulatorInfo:
     result : {"float32", "float16"}
         What a step gives to the next.
     inputs : tuple of str
-        Formats, see `formats`; the two sides may differ.
+        Formats, see `formats`; the two sides may differ. "tf32" stands for float32 arrays, whose mantissas
+        are cut to ten bits.
+    scale : str or None
+        Format of the scales that the unit takes with the codes: "float8_e8m0fnu", or "float8_e4m3fn" without
+        its sign.
+    blocks : tuple of int
+        How many codes along k may share such a scale.
     evidence : {"hardware", "two models", "one model", "definition"}
         Ground of the row: published results of the hardware that agree bit for bit, public models of the
         hardware, or no hardware at all.
@@ -49,16 +60,30 @@ class AccumulatorInfo:
     name: str
     unit: str
     products: int
+    interval: int
     fraction: int
     floor: int | None
     keep: int | None
     result: str
     inputs: tuple[str, ...]
+    scale: str | None
+    blocks: tuple[int, ...]
     evidence: str
+
+    def takes_scales(self, dtype: Any, group_k: int | None) -> bool:
+        """Return True if the unit takes scales of a dtype, each for so many codes along k (None: for all).
+
+        Examples
+        --------
+        >>> accumulator_info("blackwell_mxf8").takes_scales("float8_e8m0fnu", 128)
+        True
+        """
+        fits = group_k is None or any(group_k % block == 0 for block in self.blocks)
+        return self.scale is not None and str(dtype) == self.scale and fits
 
 
 def _info(row: dict[str, Any]) -> AccumulatorInfo:
-    return AccumulatorInfo(**{**row, "inputs": tuple(row["inputs"])})
+    return AccumulatorInfo(**{**row, "inputs": tuple(row["inputs"]), "blocks": tuple(row["blocks"])})
 
 
 _ACCUMULATORS = {info.name: info for info in map(_info, _core.accumulators())}

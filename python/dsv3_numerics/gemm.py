@@ -7,19 +7,36 @@ Lives here: names, policies and documentation; the arithmetic is the core's, its
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from . import _core
 from ._arrays import Array, deliver, flat
-from ._operands import Problem, check_formats, checked_offsets, exactly_float32, misfit, plain_side, side_of
+from ._operands import (
+    Problem,
+    Side,
+    check_formats,
+    checked_offsets,
+    exactly_float32,
+    misfit,
+    plain_side,
+    step_scales,
+)
 from .accumulator import accumulator_info
 from .quantized import Quantized
 
 
 def mma_step(
-    a: ArrayLike, b: ArrayLike, c: ArrayLike = 0.0, *, accumulator: str
+    a: ArrayLike,
+    b: ArrayLike,
+    c: ArrayLike = 0.0,
+    *,
+    accumulator: str,
+    a_scales: ArrayLike | None = None,
+    b_scales: ArrayLike | None = None,
 ) -> NDArray[np.float32] | np.float32:
     """One step of a matrix unit, the smallest thing to compare with hardware.
 
@@ -32,6 +49,9 @@ def mma_step(
         `result`.
     accumulator : str
         See `accumulators`. For "exact" and "float32" a step has 32 products.
+    a_scales, b_scales : array_like of the unit's `scale`, or of uint8, optional
+        Shape (..., L / block): what block-scaled units take with the codes, and only they. Any code is taken,
+        as the hardware takes it: NaN spoils the result, and the sign of UE4M3 is ignored.
 
     Returns
     -------
@@ -43,7 +63,7 @@ def mma_step(
     ------
     ValueError
         An unknown accumulator; another last axis than L; shapes that do not broadcast; a `c` that `result`
-        does not hold.
+        does not hold; scales that are missing, or that the accumulator does not take.
     TypeError
         Codes of a format that the accumulator does not take, or of a dtype that names no format.
 
@@ -64,29 +84,41 @@ def mma_step(
     (np.float32(0.005859375), np.float32(0.0073242188))
     """
     unit = accumulator_info(accumulator)
-    left, right = plain_side(a, "a"), plain_side(b, "b")
+    left, right = plain_side(a, "a", unit), plain_side(b, "b", unit)
     check_formats(left, right, unit)
+    scales = step_scales(a_scales, left, unit, "a_scales"), step_scales(b_scales, right, unit, "b_scales")
     start, length = exactly_float32(c), unit.products
     a_shape, b_shape = left.codes.shape, right.codes.shape
     if a_shape[-1:] != (length,) or b_shape[-1:] != (length,):
         raise misfit(left, right, f"expected a last axis of {length}, the products in a step of {unit.name}")
     try:
-        shape = np.broadcast_shapes(a_shape[:-1], b_shape[:-1], start.shape)
+        leading = [x.shape[:-1] for x in scales if x is not None]
+        shape = np.broadcast_shapes(a_shape[:-1], b_shape[:-1], start.shape, *leading)
     except ValueError:
         raise misfit(
             left, right, f"expected leading axes that broadcast with each other and with c of {start.shape}"
         ) from None
     out = np.empty(shape, np.float32)
     _core.mma_step(
-        flat(np.broadcast_to(left.codes, (*shape, length))),
-        left.info.name,
-        flat(np.broadcast_to(right.codes, (*shape, length))),
-        right.info.name,
+        _step_argument(left, scales[0], shape, length),
+        _step_argument(right, scales[1], shape, length),
         flat(np.broadcast_to(start, shape)),
         unit.name,
         out.reshape(-1),
     )
     return out if shape else np.float32(out[()])
+
+
+def _step_argument(
+    side: Side, scales: NDArray[np.uint8] | None, shape: tuple[int, ...], length: int
+) -> tuple[Any, ...]:
+    """One operand of steps, broadcast, as the core takes it."""
+    codes = np.broadcast_to(side.codes, (*shape, length))
+    if scales is None:
+        return replace(side, codes=codes).argument()
+    inside = np.broadcast_to(scales, (*shape, scales.shape[-1]))
+    block = (1, length // scales.shape[-1])
+    return replace(side, codes=codes, unit_scales=inside, unit_block=block).argument()
 
 
 def matmul_nt(
@@ -159,8 +191,8 @@ def matmul_nt(
     array([[-1568., -1568., -1568.],
            [-1568., -1568., -1568.]], dtype=float32)
     """
-    left, right = side_of(a, "a"), side_of(b, "b")
-    problem = Problem.of(left, right, accumulator, promote_every)
+    problem = Problem.of(a, b, accumulator, promote_every)
+    left, right = problem.left, problem.right
     leading = left.codes.shape[:-2]
     if right.codes.ndim > 2 and right.codes.shape[:-2] != leading:
         raise misfit(left, right, f"expected b with two axes, or with leading axes {leading}")
@@ -168,8 +200,8 @@ def matmul_nt(
     stack = (math.prod(leading), *shape[-2:], left.codes.shape[-1])
     start, result, kind = problem.arrays(shape, c, dtype, out)
     _core.matmul_nt(
-        *left.arguments(),
-        *right.arguments(),
+        left.argument(),
+        right.argument(),
         stack,
         right.codes.ndim > 2,
         start,
@@ -225,16 +257,16 @@ def matmul_grouped_nt(
            [128.],
            [128.]], dtype=float32)
     """
-    left, right = side_of(a, "a"), side_of(b, "b")
-    problem = Problem.of(left, right, accumulator, promote_every)
+    problem = Problem.of(a, b, accumulator, promote_every)
+    left, right = problem.left, problem.right
     if left.codes.ndim != 2 or right.codes.ndim != 3:
         raise misfit(left, right, "expected (m, k) and (experts, n, k)")
     (rows, k), (experts, n, _) = left.codes.shape, right.codes.shape
     ends = checked_offsets(offsets, experts, rows)
     start, result, kind = problem.arrays((rows, n), c, dtype, out)
     _core.matmul_grouped_nt(
-        *left.arguments(),
-        *right.arguments(),
+        left.argument(),
+        right.argument(),
         (experts, rows, n, k),
         ends,
         start,

@@ -94,12 +94,14 @@ impl HeldOutput<'_> {
     }
 }
 
-/// Codes to read: bytes, or 16-bit words.
+/// Codes to read: bytes, or words.
 pub enum HeldCodes<'py> {
     /// Bytes.
     U8(PyReadonlyArray1<'py, u8>),
     /// 16-bit words.
     U16(PyReadonlyArray1<'py, u16>),
+    /// 32-bit words.
+    U32(PyReadonlyArray1<'py, u32>),
 }
 
 impl<'py> HeldCodes<'py> {
@@ -107,6 +109,9 @@ impl<'py> HeldCodes<'py> {
     pub fn new(array: &Bound<'py, PyAny>) -> PyResult<Self> {
         if array.cast::<PyArray1<u8>>().is_ok() {
             return Ok(HeldCodes::U8(readonly("codes", array, "uint8")?));
+        }
+        if array.cast::<PyArray1<u32>>().is_ok() {
+            return Ok(HeldCodes::U32(readonly("codes", array, "uint32")?));
         }
         Ok(HeldCodes::U16(readonly("codes", array, "uint8 or uint16")?))
     }
@@ -116,6 +121,7 @@ impl<'py> HeldCodes<'py> {
         Ok(match self {
             HeldCodes::U8(a) => Codes::U8(a.as_slice()?),
             HeldCodes::U16(a) => Codes::U16(a.as_slice()?),
+            HeldCodes::U32(a) => Codes::U32(a.as_slice()?),
         })
     }
 }

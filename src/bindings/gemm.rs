@@ -1,8 +1,9 @@
 //! Sums of products as matrix units form them.
 
 use super::array::{readonly, readwrite, HeldCodes, HeldOutput};
+use crate::formats::table::TF32;
 use crate::formats::Format;
-use crate::gemm::{self, Accumulator, Operand, Options, Shape, ACCUMULATORS};
+use crate::gemm::{self, Accumulator, Operand, Options, Shape, UnitScales, ACCUMULATORS};
 use numpy::PyReadonlyArray1;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -20,31 +21,13 @@ fn accumulators(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyDict>>> {
         row.set_item("result", a.result.name())?;
         row.set_item("inputs", a.inputs.iter().map(|f| f.name).collect::<Vec<_>>())?;
         row.set_item("unit", a.unit.name())?;
+        row.set_item("interval", a.interval())?;
+        row.set_item("scale", a.scale.map(|s| s.format.name))?;
+        row.set_item("blocks", a.scale.map_or(Vec::new(), |s| s.blocks.to_vec()))?;
         row.set_item("evidence", a.evidence.name())?;
         Ok(row)
     };
     ACCUMULATORS.iter().map(row).collect()
-}
-
-/// One step on each row of a and b.
-#[pyfunction]
-#[allow(clippy::too_many_arguments)] // the arguments of one Python function
-fn mma_step(
-    py: Python<'_>,
-    a: &Bound<'_, PyAny>,
-    a_fmt: &str,
-    b: &Bound<'_, PyAny>,
-    b_fmt: &str,
-    c: &Bound<'_, PyAny>,
-    accumulator: &str,
-    out: &Bound<'_, PyAny>,
-) -> PyResult<()> {
-    let (a_fmt, b_fmt) = (Format::by_name(a_fmt)?, Format::by_name(b_fmt)?);
-    let accumulator = Accumulator::by_name(accumulator)?;
-    let (a, b, c) = (HeldCodes::new(a)?, HeldCodes::new(b)?, readonly::<f32>("c", c, "float32")?);
-    let mut out = readwrite::<f32>("out", out, "float32")?;
-    let (a, b, c, out) = (a.view()?, b.view()?, c.as_slice()?, out.as_slice_mut()?);
-    Ok(py.detach(|| gemm::mma_step(accumulator, (a, a_fmt), (b, b_fmt), c, out))?)
 }
 
 /// One side of a product.
@@ -53,23 +36,55 @@ struct Held<'py> {
     format: &'static Format,
     scales: Option<PyReadonlyArray1<'py, f32>>,
     group: (usize, usize),
+    unit_scales: Option<PyReadonlyArray1<'py, u8>>,
+    unit_group: (usize, usize),
 }
 
+/// One side of a product, as Python gives it: codes, format, scales and their blocks, the unit's scales and theirs.
+type Given<'py> = (
+    Bound<'py, PyAny>,
+    String,
+    Option<Bound<'py, PyAny>>,
+    (usize, usize),
+    Option<Bound<'py, PyAny>>,
+    (usize, usize),
+);
+
 impl<'py> Held<'py> {
-    fn new(
-        codes: &Bound<'py, PyAny>,
-        fmt: &str,
-        scales: Option<&Bound<'py, PyAny>>,
-        group: (usize, usize),
-    ) -> PyResult<Self> {
-        let scales = scales.map(|s| readonly::<f32>("scales", s, "float32")).transpose()?;
-        Ok(Held { codes: HeldCodes::new(codes)?, format: Format::by_name(fmt)?, scales, group })
+    fn new((codes, fmt, scales, group, unit_scales, unit_group): &Given<'py>) -> PyResult<Self> {
+        let scales = scales.as_ref().map(|s| readonly::<f32>("scales", s, "float32")).transpose()?;
+        let unit = unit_scales.as_ref().map(|s| readonly::<u8>("unit scales", s, "uint8")).transpose()?;
+        let format = if fmt == TF32.name { &TF32 } else { Format::by_name(fmt)? };
+        let codes = HeldCodes::new(codes)?;
+        Ok(Held { codes, format, scales, group: *group, unit_scales: unit, unit_group: *unit_group })
     }
 
     fn view(&self) -> PyResult<Operand<'_>> {
         let scales = self.scales.as_ref().map(|s| s.as_slice()).transpose()?;
-        Ok(Operand { codes: self.codes.view()?, format: self.format, scales, group: self.group })
+        let unit_scales = match &self.unit_scales {
+            Some(codes) => Some(UnitScales { codes: codes.as_slice()?, group: self.unit_group }),
+            None => None,
+        };
+        let (codes, format, group) = (self.codes.view()?, self.format, self.group);
+        Ok(Operand { codes, format, scales, group, unit_scales })
     }
+}
+
+/// One step on each row of a and b.
+#[pyfunction]
+fn mma_step(
+    py: Python<'_>,
+    a: Given<'_>,
+    b: Given<'_>,
+    c: &Bound<'_, PyAny>,
+    accumulator: &str,
+    out: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let accumulator = Accumulator::by_name(accumulator)?;
+    let (a, b, c) = (Held::new(&a)?, Held::new(&b)?, readonly::<f32>("c", c, "float32")?);
+    let mut out = readwrite::<f32>("out", out, "float32")?;
+    let (a, b, c, out) = (a.view()?, b.view()?, c.as_slice()?, out.as_slice_mut()?);
+    Ok(py.detach(|| gemm::mma_step(accumulator, &a, &b, c, out))?)
 }
 
 fn options(accumulator: &str, promote_every: usize) -> PyResult<Options> {
@@ -82,14 +97,8 @@ fn options(accumulator: &str, promote_every: usize) -> PyResult<Options> {
 #[allow(clippy::too_many_arguments)] // the arguments of one Python function
 fn matmul_nt(
     py: Python<'_>,
-    a: &Bound<'_, PyAny>,
-    a_fmt: &str,
-    a_scales: Option<&Bound<'_, PyAny>>,
-    a_group: (usize, usize),
-    b: &Bound<'_, PyAny>,
-    b_fmt: &str,
-    b_scales: Option<&Bound<'_, PyAny>>,
-    b_group: (usize, usize),
+    a: Given<'_>,
+    b: Given<'_>,
     shape: (usize, usize, usize, usize),
     b_stacked: bool,
     c: Option<&Bound<'_, PyAny>>,
@@ -98,7 +107,7 @@ fn matmul_nt(
     out: &Bound<'_, PyAny>,
     out_dtype: &str,
 ) -> PyResult<()> {
-    let (a, b) = (Held::new(a, a_fmt, a_scales, a_group)?, Held::new(b, b_fmt, b_scales, b_group)?);
+    let (a, b) = (Held::new(&a)?, Held::new(&b)?);
     let c = c.map(|c| readonly::<f32>("c", c, "float32")).transpose()?;
     let mut out = HeldOutput::new("out", out, out_dtype)?;
     let options = options(accumulator, promote_every)?;
@@ -113,14 +122,8 @@ fn matmul_nt(
 #[allow(clippy::too_many_arguments)] // the arguments of one Python function
 fn matmul_grouped_nt(
     py: Python<'_>,
-    a: &Bound<'_, PyAny>,
-    a_fmt: &str,
-    a_scales: Option<&Bound<'_, PyAny>>,
-    a_group: (usize, usize),
-    b: &Bound<'_, PyAny>,
-    b_fmt: &str,
-    b_scales: Option<&Bound<'_, PyAny>>,
-    b_group: (usize, usize),
+    a: Given<'_>,
+    b: Given<'_>,
     shape: (usize, usize, usize, usize),
     offsets: &Bound<'_, PyAny>,
     c: Option<&Bound<'_, PyAny>>,
@@ -129,7 +132,7 @@ fn matmul_grouped_nt(
     out: &Bound<'_, PyAny>,
     out_dtype: &str,
 ) -> PyResult<()> {
-    let (a, b) = (Held::new(a, a_fmt, a_scales, a_group)?, Held::new(b, b_fmt, b_scales, b_group)?);
+    let (a, b) = (Held::new(&a)?, Held::new(&b)?);
     let c = c.map(|c| readonly::<f32>("c", c, "float32")).transpose()?;
     let offsets = readonly::<i64>("offsets", offsets, "int64")?;
     let mut out = HeldOutput::new("out", out, out_dtype)?;

@@ -90,13 +90,15 @@ impl Input<'_> {
     }
 }
 
-/// Codes to read, one in each byte or 16-bit word.
+/// Codes to read, one in each byte or word.
 #[derive(Clone, Copy, Debug)]
 pub enum Codes<'a> {
     /// Formats of at most 8 bits.
     U8(&'a [u8]),
     /// Wider formats.
     U16(&'a [u16]),
+    /// Bits of float32, which matrix units read as [`table::TF32`](super::table::TF32).
+    U32(&'a [u32]),
 }
 
 /// Codes to write.
@@ -114,6 +116,7 @@ impl Codes<'_> {
         match self {
             Codes::U8(c) => c.len(),
             Codes::U16(c) => c.len(),
+            Codes::U32(c) => c.len(),
         }
     }
 

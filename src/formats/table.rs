@@ -84,6 +84,9 @@ formats! {
     INT4         = "int4",                 0,  3,  -2,  Integer;
 }
 
+/// `tf32`, float32 cut to 10 mantissa bits: an operand of matrix units, wider than the formats of the table.
+pub const TF32: Format = Format { name: "tf32", exp: 8, man: 10, bias: 127, top: Top::Ieee };
+
 impl Format {
     /// Looks a format up by name.
     ///

@@ -1,16 +1,15 @@
 //! The definition of a product, output by output: what runs at the scalar level, and where a vector path gives up.
 
 use super::accumulator::{Accumulator, Unit};
-use super::job::{Job, Tile};
-use crate::formats::{Codes, Format};
+use super::job::{Job, Side, Tile};
 use crate::simd::fma;
 
 /// One accumulator for two formats, as chains of steps.
 pub(super) trait Chain: Copy + Sync {
     /// A code, made ready.
     type Item: Copy;
-    /// Makes codes `at..at + len` ready.
-    fn items(&self, codes: Codes<'_>, at: usize, len: usize, format: &Format) -> Vec<Self::Item>;
+    /// Makes a row ready.
+    fn items(&self, side: &Side<'_>, row: usize) -> Vec<Self::Item>;
     /// Adds all products to `c`, in as many steps as they need.
     fn run(&self, a: &[Self::Item], b: &[Self::Item], c: f32) -> f32;
 }
@@ -25,6 +24,14 @@ macro_rules! each_chain {
             }
             $crate::gemm::accumulator::Unit::Software => {
                 let $chain = $crate::gemm::mma::Software::new($accumulator, $a, $b);
+                $body
+            }
+            $crate::gemm::accumulator::Unit::ScaledGroups => {
+                let $chain = $crate::gemm::scaled_groups::ScaledGroups::new($accumulator);
+                $body
+            }
+            $crate::gemm::accumulator::Unit::MatrixCoreFp8 | $crate::gemm::accumulator::Unit::MatrixCore => {
+                let $chain = $crate::gemm::matrix_core::MatrixCore::new($accumulator, $a, $b);
                 $body
             }
             $crate::gemm::accumulator::Unit::Exact => {
@@ -78,17 +85,15 @@ fn each_output<C: Chain>(
     wanted: impl Fn(usize, usize) -> bool,
     results: &mut [f32],
 ) {
-    let (rows, cols, k) = (tile.rows(), tile.cols(), job.k);
+    let (rows, cols) = (tile.rows(), tile.cols());
     for col0 in (0..cols).step_by(SIDE) {
         let block = col0..cols.min(col0 + SIDE);
         let mut b: Vec<Option<Vec<C::Item>>> = block.clone().map(|_| None).collect();
         for row in 0..rows {
             let mut a = None;
             for col in block.clone().filter(|col| wanted(row, *col)) {
-                let a = a
-                    .get_or_insert_with(|| chain.items(job.a.codes, (tile.a_row + row) * k, k, job.a.format));
-                let b = b[col - col0]
-                    .get_or_insert_with(|| chain.items(job.b.codes, (tile.b_row + col) * k, k, job.b.format));
+                let a = a.get_or_insert_with(|| chain.items(&job.a, tile.a_row + row));
+                let b = b[col - col0].get_or_insert_with(|| chain.items(&job.b, tile.b_row + col));
                 results[row * cols + col] =
                     output(job, chain, (tile.a_row + row, a), (tile.b_row + col, b), tile.c(row, col));
             }

@@ -134,8 +134,8 @@ fn work<L: Mma, F: Form>(l: L, job: &Job<'_>, unit: mma::Unit, tile: Tile<'_>, f
     let mut carried = vec![Floats([0.0; COLUMNS]); if through { totals.len() } else { 0 }];
     let (mut a_reach, mut b_reach) = (vec![ExponentRange::NONE; rows], vec![ExponentRange::NONE; cols]);
     let (mut a, mut b) = (F::rows(), vec![F::blank(); BLOCK / 2]);
-    let a_src = Source::new(job.a.codes, job.a.format, unit, job.k);
-    let b_src = Source::new(job.b.codes, job.b.format, unit, job.k);
+    let a_src = Source::new(&job.a, unit);
+    let b_src = Source::new(&job.b, unit);
     let interval = if job.chained { job.k.max(1) } else { job.interval };
     for block in blocks(job.k, interval) {
         let padded = block.len().next_multiple_of(step);

@@ -3,9 +3,10 @@
 //! Here is the definition; [`super::doubles`] has the fast form.
 
 use super::definition::Chain;
+use super::job::Side;
 use super::mma::{nearest, special};
-use super::number::{numbers, Class, Number};
-use crate::formats::{Codes, Format};
+use super::number::{Class, Number};
+use crate::formats::Format;
 
 /// The last place: below the smallest product of two bfloat16, 2^-266.
 const LOW: i32 = -280;
@@ -94,8 +95,8 @@ impl ExactSum {
 
 impl Chain for ExactSum {
     type Item = Number;
-    fn items(&self, codes: Codes<'_>, at: usize, len: usize, format: &Format) -> Vec<Number> {
-        numbers(codes, at, len, format)
+    fn items(&self, side: &Side<'_>, row: usize) -> Vec<Number> {
+        side.numbers(row)
     }
     fn run(&self, a: &[Number], b: &[Number], c: f32) -> f32 {
         if !c.is_finite() || a.iter().chain(b).any(|x| x.class != Class::Finite) {

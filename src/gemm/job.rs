@@ -3,6 +3,7 @@
 use super::accumulator::{Accumulator, ResultType};
 use super::definition::canonical;
 use super::mma::is_half;
+use super::number::{numbers, Number};
 use crate::error::Error;
 use crate::formats::{Codes, Format, Output};
 
@@ -13,6 +14,8 @@ pub(crate) struct Side<'a> {
     pub codes: Codes<'a>,
     /// What they are codes of.
     pub format: &'static Format,
+    /// Codes of a row.
+    pub k: usize,
     /// The scales of the blocks of each matrix.
     pub scales: Option<&'a [f32]>,
     /// Rows of a block, and how much of k it spans.
@@ -21,9 +24,38 @@ pub(crate) struct Side<'a> {
     pub rows: usize,
     /// Blocks of a matrix along its rows, and along k.
     pub blocks: (usize, usize),
+    /// The scales that go into the unit with the codes.
+    pub unit_scales: Option<Blocks<'a, u8>>,
+}
+
+/// Values that blocks of each matrix of a side share.
+#[derive(Clone, Copy)]
+pub(crate) struct Blocks<'a, T> {
+    /// One for each block, in C order.
+    pub values: &'a [T],
+    /// Rows of a block, and how much of k it spans.
+    pub group: (usize, usize),
+    /// Rows of one matrix.
+    pub rows: usize,
+    /// Blocks of a matrix along its rows, and along k.
+    pub count: (usize, usize),
+}
+
+impl<T: Copy> Blocks<'_, T> {
+    /// The value of a row, counted through all matrices, at `k`.
+    #[inline(always)]
+    pub fn at(&self, row: usize, k: usize) -> T {
+        let (matrix, row) = (row / self.rows, row % self.rows);
+        self.values[(matrix * self.count.0 + row / self.group.0) * self.count.1 + k / self.group.1]
+    }
 }
 
 impl Side<'_> {
+    /// A row, taken apart.
+    pub fn numbers(&self, row: usize) -> Vec<Number> {
+        numbers(self.codes, row * self.k, self.k, self.format)
+    }
+
     /// The scale of a row, counted through all matrices, at `k`; 1 where there are no scales.
     pub fn scale(&self, row: usize, k: usize) -> f32 {
         let Some(scales) = self.scales else { return 1.0 };
@@ -190,11 +222,12 @@ impl<'a> Tile<'a> {
     }
 }
 
-/// Codes of at most 8 bits come in bytes, the others in words.
+/// Codes of at most 8 bits come in bytes, the others in words, those of tf32 as float32.
 pub(super) fn check_width(side: &'static str, codes: Codes<'_>, format: &Format) -> Result<(), Error> {
     match codes {
         Codes::U8(_) if format.bits() <= 8 => Ok(()),
-        Codes::U16(_) if format.bits() > 8 => Ok(()),
+        Codes::U16(_) if (9..=16).contains(&format.bits()) => Ok(()),
+        Codes::U32(_) if format.bits() > 16 => Ok(()),
         _ => Err(Error::Unsupported(format!(
             "{side}: codes of {} bits are in the wrong integers",
             format.bits()

@@ -2,16 +2,25 @@
 
 use super::accumulator::{Accumulator, ResultType};
 use super::definition::{canonical, each_chain, Chain};
-use super::job::{check_c, check_width};
-use super::number::{numbers, Class, Number, ZERO};
+use super::job::{check_c, Side};
+use super::number::{Class, Number, ZERO};
+use super::product::{side, Operand, Options};
 use crate::error::{same_length, Error};
-use crate::formats::{Codes, Format};
+use crate::formats::Format;
 
 /// The NaN that tensor cores give.
 pub(crate) const NAN: f32 = f32::from_bits(0x7FFF_FFFF);
 
+/// A float32 of the bits of a magnitude.
+pub(super) fn with_sign(magnitude: u32, negative: bool) -> f32 {
+    f32::from_bits(magnitude | u32::from(negative) << 31)
+}
+
 /// A finite magnitude in units of `2^exp`, cut to `keep` mantissa bits of a float32.
-fn cut(magnitude: u64, exp: i32, keep: i32) -> u32 {
+pub(super) fn cut(magnitude: u64, exp: i32, keep: i32) -> u32 {
+    if magnitude == 0 {
+        return 0;
+    }
     let e = (63 - magnitude.leading_zeros() as i32 + exp).max(-126);
     if e > 127 {
         return 0x7F80_0000;
@@ -77,7 +86,7 @@ pub(super) fn is_half(x: f32) -> bool {
 }
 
 /// Significand (with sign) and exponent of a finite accumulator, in units of `2^(exp - 23)`.
-fn accumulator_parts(c: f32, result: ResultType) -> (i64, i32) {
+pub(super) fn accumulator_parts(c: f32, result: ResultType) -> (i64, i32) {
     let bits = c.to_bits();
     let field = (bits >> 23 & 255) as i32;
     let (mut sig, mut exp) = (i64::from(bits & 0x007F_FFFF), field.max(1) - 127);
@@ -134,8 +143,8 @@ impl Core {
             (_, ResultType::Float32, None) => nearest(magnitude, exp, 23, 127),
             (_, ResultType::Float16, _) => nearest(magnitude, exp, 10, 15),
         };
-        let sign = if sum < 0 && rounded != 0 { 1 << 31 } else { 0 }; // no zero has a sign
-        f32::from_bits(rounded | sign)
+        // no zero has a sign
+        with_sign(rounded, sum < 0 && rounded != 0)
     }
 
     /// Steps one after another.
@@ -189,8 +198,14 @@ impl TensorCore {
 
 impl Chain for TensorCore {
     type Item = Number;
-    fn items(&self, codes: Codes<'_>, at: usize, len: usize, format: &Format) -> Vec<Number> {
-        numbers(codes, at, len, format)
+    fn items(&self, side: &Side<'_>, row: usize) -> Vec<Number> {
+        let mut items = side.numbers(row);
+        if let Some(scales) = side.unit_scales {
+            for (k, x) in items.iter_mut().enumerate() {
+                *x = x.scaled(scales.at(row, k));
+            }
+        }
+        items
     }
     fn run(&self, a: &[Number], b: &[Number], c: f32) -> f32 {
         self.0.chain(a, b, c)
@@ -232,10 +247,10 @@ impl Software {
 
 impl Chain for Software {
     type Item = Number;
-    fn items(&self, codes: Codes<'_>, at: usize, len: usize, format: &Format) -> Vec<Number> {
-        let mut items = numbers(codes, at, len, format);
+    fn items(&self, side: &Side<'_>, row: usize) -> Vec<Number> {
+        let mut items = side.numbers(row);
         for x in &mut items {
-            *x = x.widened(format);
+            *x = x.widened(side.format);
         }
         items
     }
@@ -245,34 +260,27 @@ impl Chain for Software {
 }
 
 /// One step of an accumulator on each of `c.len()` rows of `a` and `b`, which hold as many codes as a step adds
-/// products.
+/// products, and as many scales as the unit takes for them. Scales of partial sums are not looked at.
 ///
 /// # Errors
 /// [`Error::Length`] if the lengths do not fit; [`Error::Unsupported`] for a format that the accumulator does not take,
-/// and for a `c` that is no float16 where the accumulator is one.
+/// for scales that it does not take or lacks, and for a `c` that is no float16 where the accumulator is one.
 pub fn mma_step(
     accumulator: &'static Accumulator,
-    (a, a_format): (Codes<'_>, &'static Format),
-    (b, b_format): (Codes<'_>, &'static Format),
+    a: &Operand<'_>,
+    b: &Operand<'_>,
     c: &[f32],
     out: &mut [f32],
 ) -> Result<(), Error> {
-    accumulator.accept("a", a_format)?;
-    accumulator.accept("b", b_format)?;
-    let len = c.len().checked_mul(accumulator.products);
-    let len = len.ok_or(Error::Shape { what: "c", why: "the element count overflows" })?;
-    same_length("a", a.len(), len)?;
-    same_length("b", b.len(), len)?;
+    let shape = [1, c.len(), accumulator.products];
+    let options = Options { accumulator, promote_every: None };
+    let (a, b) = (Operand { scales: None, ..*a }, Operand { scales: None, ..*b });
+    let (a, b) = (side("a", &a, shape, &options)?, side("b", &b, shape, &options)?);
     same_length("out", out.len(), c.len())?;
-    check_width("a", a, a_format)?;
-    check_width("b", b, b_format)?;
     check_c(accumulator, c)?;
-    each_chain!(accumulator, a_format, b_format, chain => {
-        let l = accumulator.products;
+    each_chain!(accumulator, a.format, b.format, chain => {
         for (i, (out, c)) in out.iter_mut().zip(c).enumerate() {
-            let x = chain.items(a, i * l, l, a_format);
-            let y = chain.items(b, i * l, l, b_format);
-            *out = canonical(accumulator, chain.run(&x, &y, *c));
+            *out = canonical(accumulator, chain.run(&chain.items(&a, i), &chain.items(&b, i), *c));
         }
     });
     Ok(())

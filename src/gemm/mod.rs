@@ -13,11 +13,13 @@ mod exact;
 mod exact_f64;
 mod float32;
 mod job;
+mod matrix_core;
 mod mma;
 mod number;
 mod pack;
 pub mod product;
+mod scaled_groups;
 
-pub use accumulator::{Accumulator, Evidence, ResultType, Unit, ACCUMULATORS};
+pub use accumulator::{Accumulator, Evidence, ResultType, Unit, UnitScale, ACCUMULATORS};
 pub use mma::mma_step;
-pub use product::{matmul_grouped_nt, matmul_nt, Operand, Options, Shape};
+pub use product::{matmul_grouped_nt, matmul_nt, Operand, Options, Shape, UnitScales};

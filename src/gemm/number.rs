@@ -55,6 +55,14 @@ impl Number {
         Number { sig: sign * sig, exp: (field.max(1) - format.bias) as i16, class }
     }
 
+    /// The number times a UE8M0 scale: its exponent moves, NaN spoils it, and what is infinite stays so.
+    pub fn scaled(self, scale: u8) -> Number {
+        if scale == u8::MAX {
+            return Number { class: Class::Nan, ..self };
+        }
+        Number { exp: self.exp + i16::from(scale) - 127, ..self }
+    }
+
     /// The same number in float16, whose subnormals begin at 2^-15: a subnormal of a narrower range is normalized.
     pub fn widened(self, format: &Format) -> Number {
         let (mut sig, mut exp) = (self.sig, self.exp);
@@ -65,10 +73,17 @@ impl Number {
     }
 }
 
+/// The tf32 code of float32 bits: the low mantissa bits are cut off, and NaN stays NaN.
+pub(crate) fn tf32(bits: u32) -> u32 {
+    let nan = bits & 0x7FFF_FFFF > 0x7F80_0000;
+    bits >> 13 | u32::from(nan)
+}
+
 /// Codes `at..at + len`, taken apart.
 pub(crate) fn numbers(codes: Codes<'_>, at: usize, len: usize, format: &Format) -> Vec<Number> {
     match codes {
         Codes::U8(codes) => codes[at..at + len].iter().map(|c| Number::new(format, u32::from(*c))).collect(),
         Codes::U16(codes) => codes[at..at + len].iter().map(|c| Number::new(format, u32::from(*c))).collect(),
+        Codes::U32(codes) => codes[at..at + len].iter().map(|c| Number::new(format, tf32(*c))).collect(),
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! The loops are plain: they run inside kernels, where the compiler turns them into vectors.
 
+use super::job::{Blocks, Side};
 use super::mma::software_order;
 use crate::formats::{Codes, Format};
 use crate::simd::mma::{
@@ -13,6 +14,9 @@ use std::ops::Range;
 
 /// The most of k that is laid out at once: a panel of it fits the first-level cache.
 pub(super) const BLOCK: usize = 128;
+
+/// Codes that share a scale at least.
+const SCALED: usize = 32;
 
 /// The exponents found in a row or column, as far as they matter.
 #[derive(Clone, Copy, Debug)]
@@ -137,6 +141,7 @@ impl Fields {
                     *out = code & self.all;
                 }
             }
+            Codes::U32(_) => unreachable!("tf32 is laid out on its own"),
         }
         if self.software {
             let plain = out;
@@ -154,11 +159,40 @@ pub(super) struct Source<'a> {
     codes: Codes<'a>,
     fields: Fields,
     k: usize,
+    /// Scales that move exponents, one for a multiple of [`SCALED`] codes.
+    scales: Option<Blocks<'a, u8>>,
 }
 
 impl<'a> Source<'a> {
-    pub fn new(codes: Codes<'a>, format: &Format, unit: Unit, k: usize) -> Source<'a> {
-        Source { codes, fields: Fields::new(format, unit), k }
+    pub fn new(side: &Side<'a>, unit: Unit) -> Source<'a> {
+        let fields = Fields::new(side.format, unit);
+        Source { codes: side.codes, fields, k: side.k, scales: side.unit_scales }
+    }
+
+    /// The scale of some codes of a row at `k`: a factor, and how far it moves exponents; 1 where it does not matter or
+    /// is too far for vectors, which `reach` learns.
+    #[inline(always)]
+    fn power(
+        &self,
+        scales: Blocks<'_, u8>,
+        row: usize,
+        k: usize,
+        codes: &[u16],
+        reach: &mut ExponentRange,
+    ) -> (f32, i16) {
+        let scale = scales.at(row, k);
+        let (fields, moved) = (self.fields, i16::from(scale) - 127);
+        if scale == u8::MAX {
+            reach.widen(-ExponentRange::FAR, ExponentRange::FAR);
+        } else if codes.iter().any(|code| code & fields.magnitude != 0) {
+            if moved.abs() <= 60 {
+                let (low, high) = (1 - fields.bias, (fields.max >> fields.man) as i16 - fields.bias);
+                reach.widen(i32::from(low + moved), i32::from(high + moved));
+                return (f32::from_bits((u32::from(scale)) << 23), moved);
+            }
+            reach.widen(-ExponentRange::FAR, ExponentRange::FAR);
+        }
+        (1.0, 0)
     }
 
     #[inline(always)]
@@ -172,6 +206,7 @@ impl<'a> Source<'a> {
         match self.codes {
             Codes::U8(codes) => (0..len).step_by(64).for_each(|i| l.prefetch(codes, at + i)),
             Codes::U16(codes) => (0..2 * len).step_by(64).for_each(|i| l.prefetch(codes, 2 * at + i)),
+            Codes::U32(_) => {}
         }
     }
 
@@ -429,10 +464,18 @@ impl<const BRAIN: bool, const SOFTWARE: bool> Kernel for PackWideRows<'_, BRAIN,
         for (row, ((values, exp), reach)) in rows.zip(self.reach).enumerate() {
             let codes = self.src.load(self.first + row, &self.block);
             fields.reach(&codes, reach);
-            for ((value, exp), code) in values.iter_mut().zip(exp).zip(&codes) {
+            for ((value, exp), code) in values.iter_mut().zip(exp.iter_mut()).zip(&codes) {
                 let (v, e) = fields.wide::<BRAIN, SOFTWARE>(*code);
                 *value = v;
                 *exp = e + 127;
+            }
+            let Some(scales) = self.src.scales else { continue };
+            let parts = values.chunks_mut(SCALED).zip(exp.chunks_mut(SCALED)).zip(codes.chunks(SCALED));
+            for (i, ((values, exp), codes)) in parts.enumerate() {
+                let k = self.block.start + SCALED * i;
+                let (factor, moved) = self.src.power(scales, self.first + row, k, codes, reach);
+                values.iter_mut().for_each(|x| *x *= factor);
+                exp.iter_mut().for_each(|x| *x += moved);
             }
         }
     }
@@ -449,11 +492,12 @@ struct PackWideColumns<'a, const BRAIN: bool, const SOFTWARE: bool> {
 impl<const BRAIN: bool, const SOFTWARE: bool> Kernel for PackWideColumns<'_, BRAIN, SOFTWARE> {
     type Out = ();
     #[inline(always)]
-    fn run<L: Lanes>(self, l: L) {
+    fn run<L: Lanes>(mut self, l: L) {
         let fields = self.src.fields;
         let columns = self.src.columns(l, self.first, self.reach.len(), &self.block, self.reach);
         let lines = lines(l, &columns, self.out.len());
-        for (out, line) in self.out.iter_mut().zip(lines) {
+        let powers = self.src.scales.map(|scales| self.powers(scales, &columns));
+        for (q, (out, line)) in self.out.iter_mut().zip(lines).enumerate() {
             // The first k of all columns, then the second: loops that become vectors, which pairs do not.
             for (half, values) in out.values.iter_mut().enumerate() {
                 for (value, pair) in values.0.iter_mut().zip(&line) {
@@ -463,6 +507,58 @@ impl<const BRAIN: bool, const SOFTWARE: bool> Kernel for PackWideColumns<'_, BRA
             for (code, exp) in codes(line).into_iter().zip(&mut out.exp.0) {
                 *exp = fields.wide::<BRAIN, SOFTWARE>(code).1;
             }
+            let Some(powers) = &powers else { continue };
+            let (factors, moved) = &powers[2 * q / SCALED];
+            for values in &mut out.values {
+                values.0.iter_mut().zip(factors).for_each(|(x, factor)| *x *= factor);
+            }
+            out.exp.0.iter_mut().zip(moved).for_each(|(x, moved)| *x += moved);
+        }
+    }
+}
+
+/// Factors of sixteen columns, and how far they move exponents, for each two k.
+type Powers = ([f32; COLUMNS], [i16; LANES]);
+
+impl<const BRAIN: bool, const SOFTWARE: bool> PackWideColumns<'_, BRAIN, SOFTWARE> {
+    /// The scales of the columns, for every [`SCALED`] k of the block.
+    #[inline(always)]
+    fn powers(
+        &mut self,
+        scales: Blocks<'_, u8>,
+        columns: &[[u16; BLOCK]; COLUMNS],
+    ) -> [Powers; BLOCK / SCALED] {
+        let mut powers = [([1.0; COLUMNS], [0; LANES]); BLOCK / SCALED];
+        for (c, (reach, column)) in self.reach.iter_mut().zip(columns).enumerate() {
+            for (i, codes) in column[..self.block.len()].chunks(SCALED).enumerate() {
+                let k = self.block.start + SCALED * i;
+                let (factor, moved) = self.src.power(scales, self.first + c, k, codes, reach);
+                powers[i].0[c] = factor;
+                (powers[i].1[2 * c], powers[i].1[2 * c + 1]) = (moved, moved);
+            }
+        }
+        powers
+    }
+}
+
+/// The float32 of tf32 bits, and its exponent biased by 127; zero has [`WIDE_ZERO`] + 127.
+#[inline(always)]
+fn cut(bits: u32) -> (f32, i16) {
+    let bits = bits & !0x1FFF;
+    let exp = if bits << 1 == 0 { WIDE_ZERO + 127 } else { ((bits >> 23 & 255) as i16).max(1) };
+    (f32::from_bits(bits), exp)
+}
+
+/// Lays out `len` float32 from `at` on, cut to tf32.
+fn pack_tf32(bits: &[u32], reach: &mut ExponentRange, mut each: impl FnMut(usize, f32, i16)) {
+    for (k, bits) in bits.iter().enumerate() {
+        let (value, exp) = cut(*bits);
+        each(k, value, exp);
+        let field = (bits >> 23 & 255) as i32;
+        match field {
+            0 if value == 0.0 => {}
+            0 | 255 => reach.widen(-ExponentRange::FAR, ExponentRange::FAR),
+            _ => reach.widen(field - 127, field - 127),
         }
     }
 }
@@ -489,6 +585,18 @@ impl Form for Wide {
         let len = reach.len() * padded;
         out.values.resize(len, 0.0);
         out.exp.resize(len, 0);
+        if let Codes::U32(bits) = src.codes {
+            let rows = out.values.chunks_exact_mut(padded).zip(out.exp.chunks_exact_mut(padded));
+            for (row, ((values, exp), reach)) in rows.zip(reach).enumerate() {
+                let at = (first + row) * src.k;
+                values[block.len()..].fill(0.0);
+                exp[block.len()..].fill(WIDE_ZERO + 127);
+                pack_tf32(&bits[at + block.start..at + block.end], reach, |k, value, biased| {
+                    (values[k], exp[k]) = (value, biased);
+                });
+            }
+            return;
+        }
         match (src.fields.brain, src.fields.software) {
             (false, false) => {
                 dispatch(PackWideRows::<false, false> { src, first, block, padded, out, reach })
@@ -505,6 +613,17 @@ impl Form for Wide {
         out: &mut [WideColumns],
         reach: &mut [ExponentRange],
     ) {
+        if let Codes::U32(bits) = src.codes {
+            out.fill(Wide::blank());
+            for (c, reach) in reach.iter_mut().enumerate() {
+                let at = (first + c) * src.k;
+                pack_tf32(&bits[at + block.start..at + block.end], reach, |k, value, biased| {
+                    out[k / 2].values[k % 2].0[c] = value;
+                    out[k / 2].exp.0[2 * c + k % 2] = biased - 127;
+                });
+            }
+            return;
+        }
         match (src.fields.brain, src.fields.software) {
             (false, false) => dispatch(PackWideColumns::<false, false> { src, first, block, out, reach }),
             (false, true) => dispatch(PackWideColumns::<false, true> { src, first, block, out, reach }),

@@ -5,7 +5,8 @@ use super::definition;
 use super::emulated;
 use super::exact_f64;
 use super::float32;
-use super::job::{check_c, check_width, Job, Row, Side, Tile};
+use super::job::{check_c, check_width, Blocks, Job, Row, Side, Tile};
+use super::scaled_groups;
 use crate::error::{same_length, Error};
 use crate::formats::{Codes, Format, Output};
 use crate::simd::{level, Level};
@@ -20,6 +21,17 @@ pub struct Operand<'a> {
     pub format: &'static Format,
     /// A factor for each block of each matrix, in C order; `None` for none.
     pub scales: Option<&'a [f32]>,
+    /// Rows of a block, and how much of k it spans; the last ones may be short.
+    pub group: (usize, usize),
+    /// The scales that the unit takes with the codes, where it takes any.
+    pub unit_scales: Option<UnitScales<'a>>,
+}
+
+/// Scales that go into a unit, as codes of its scales' format.
+#[derive(Clone, Copy, Debug)]
+pub struct UnitScales<'a> {
+    /// One for each block of each matrix, in C order.
+    pub codes: &'a [u8],
     /// Rows of a block, and how much of k it spans; the last ones may be short.
     pub group: (usize, usize),
 }
@@ -54,7 +66,7 @@ fn elements(what: &'static str, sizes: &[usize]) -> Result<usize, Error> {
 }
 
 /// Checks one side, which has `matrices` of `rows x k`.
-fn side<'a>(
+pub(super) fn side<'a>(
     name: &'static str,
     x: &Operand<'a>,
     [matrices, rows, k]: [usize; 3],
@@ -84,7 +96,45 @@ fn side<'a>(
             }));
         }
     }
-    Ok(Side { codes: x.codes, format: x.format, scales: x.scales, group: x.group, rows: rows.max(1), blocks })
+    let unit_scales = unit_scales(name, x, [matrices, rows, k], options.accumulator)?;
+    let (codes, format, rows) = (x.codes, x.format, rows.max(1));
+    Ok(Side { codes, format, k, scales: x.scales, group: x.group, rows, blocks, unit_scales })
+}
+
+/// Checks the scales that go into the unit.
+fn unit_scales<'a>(
+    name: &'static str,
+    x: &Operand<'a>,
+    [matrices, rows, k]: [usize; 3],
+    accumulator: &Accumulator,
+) -> Result<Option<Blocks<'a, u8>>, Error> {
+    let refused = |found: String, expected: String| {
+        let unit = accumulator.name;
+        Err(Error::Unsupported(format!("{name}: found {found}, but accumulator {unit:?} takes {expected}")))
+    };
+    match (accumulator.scale, x.unit_scales) {
+        (None, None) => Ok(None),
+        (None, Some(_)) => refused("scales for the unit".to_owned(), "none".to_owned()),
+        (Some(scale), None) => {
+            refused("no scales for the unit".to_owned(), format!("scales in {}", scale.format.name))
+        }
+        (Some(scale), Some(UnitScales { codes, group })) => {
+            if group.0 == 0 || group.1 == 0 {
+                return Err(Error::Shape { what: name, why: "found a block of size 0, expected at least 1" });
+            }
+            let count = (rows.div_ceil(group.0), k.div_ceil(group.1));
+            if count.1 > 1 && !scale.blocks.iter().any(|block| group.1 % block == 0) {
+                let blocks: Vec<String> = scale.blocks.iter().map(usize::to_string).collect();
+                return refused(
+                    format!("a scale for {} of k", group.1),
+                    format!("one for a multiple of {}", blocks.join(" or ")),
+                );
+            }
+            let what = if name == "a" { "a_unit_scales" } else { "b_unit_scales" };
+            same_length(what, codes.len(), elements(what, &[matrices, count.0, count.1])?)?;
+            Ok(Some(Blocks { values: codes, group, rows: rows.max(1), count }))
+        }
+    }
 }
 
 /// Checks both sides.
@@ -95,10 +145,10 @@ fn job<'a>(
     b_shape: [usize; 3],
     options: &Options,
 ) -> Result<Job<'a>, Error> {
-    let step = options.accumulator.products;
+    let step = options.accumulator.interval();
     if options.promote_every.is_some_and(|p| p == 0 || p % step != 0) {
         return Err(Error::Unsupported(format!(
-            "promote_every: found {}, expected None or a multiple of {step}, the products of one step of {:?}",
+            "promote_every: found {}, expected None or a multiple of {step}, as {:?} adds",
             options.promote_every.unwrap_or(0),
             options.accumulator.name
         )));
@@ -216,6 +266,8 @@ fn run(job: &Job<'_>, pieces: impl Iterator<Item = Piece>, n: usize, c: Option<&
     }
     match job.accumulator.unit {
         Unit::TensorCore | Unit::Software => emulated::run(job, tiles),
+        Unit::ScaledGroups if level() > Level::Scalar => scaled_groups::run(job, tiles),
+        Unit::ScaledGroups | Unit::MatrixCoreFp8 | Unit::MatrixCore => by_definition(job, tiles),
         Unit::Exact if level() > Level::Scalar => exact_f64::run(job, tiles),
         Unit::Exact => by_definition(job, tiles),
         Unit::Float32 => float32::run(job, tiles),

@@ -18,7 +18,9 @@ def fences(file: Path, language: str) -> list[str]:
     return [code for kind, code in FENCE.findall(file.read_text()) if kind == language]
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/schemes.md", "docs/training.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "CONTRIBUTING.md", "docs/schemes.md", "docs/training.md", "docs/units.md"]
+)
 def test_python_blocks_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All python blocks of a file, in order and in one namespace, as doctests."""
     monkeypatch.chdir(tmp_path)
@@ -73,7 +75,14 @@ def test_ci_script_names_no_missing_file() -> None:
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
 
 
-LINKED = ["README.md", "CONTRIBUTING.md", "tests/README.md", "bench/README.md", "docs/training.md"]
+LINKED = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "tests/README.md",
+    "bench/README.md",
+    "docs/training.md",
+    "docs/units.md",
+]
 
 
 @pytest.mark.parametrize("name", LINKED)

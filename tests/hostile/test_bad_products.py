@@ -78,11 +78,11 @@ def test_units_there_are_none_of() -> None:
             dn.matmul_nt(A, B, accumulator=name)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("every", [1, 16, 31, 33, 100, 129])
+@pytest.mark.parametrize("every", [1, 8, 31, 33, 100, 129])
 def test_promotion_between_steps(every: int) -> None:
-    for accumulator in ("hopper_fp8", "exact", "float32"):
+    for accumulator, whole in [("hopper_fp8", 32), ("exact", 16), ("float32", 16), ("blackwell_fp8", 32)]:
         with pytest.raises(
-            ValueError, match=rf"promote_every: found {every}, expected None or a multiple of 32"
+            ValueError, match=rf"promote_every: found {every}, expected None or a multiple of {whole}"
         ):
             dn.matmul_nt(A, B, accumulator=accumulator, promote_every=every)
 

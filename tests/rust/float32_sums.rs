@@ -99,6 +99,7 @@ impl Case {
             format: self.formats[side],
             scales: self.scales[side].as_deref(),
             group: self.groups[side],
+            unit_scales: None,
         }
     }
 
@@ -264,8 +265,20 @@ fn stacks_and_groups_are_products_side_by_side() {
         let b = codes(r, &table::E5M2, experts * n * k, true);
         let (a_scales, b_scales) = (floats(r, m * 3, false), floats(r, experts * 3, false));
         let whole = [
-            Operand { codes: Codes::U8(&a), format: &table::E4M3FN, scales: Some(&a_scales), group: a_group },
-            Operand { codes: Codes::U8(&b), format: &table::E5M2, scales: Some(&b_scales), group: b_group },
+            Operand {
+                codes: Codes::U8(&a),
+                format: &table::E4M3FN,
+                scales: Some(&a_scales),
+                group: a_group,
+                unit_scales: None,
+            },
+            Operand {
+                codes: Codes::U8(&b),
+                format: &table::E5M2,
+                scales: Some(&b_scales),
+                group: b_group,
+                unit_scales: None,
+            },
         ];
         let shape = Shape { stack: experts, m, n, k };
         let mut want = Vec::new();

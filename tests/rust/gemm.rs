@@ -4,7 +4,7 @@
 use dsv3_numerics::formats::{table, Codes, Format, Output};
 use dsv3_numerics::gemm::{
     matmul_grouped_nt, matmul_nt, mma_step, Accumulator, Operand, Options, ResultType, Shape, Unit,
-    ACCUMULATORS,
+    UnitScales, ACCUMULATORS,
 };
 use dsv3_numerics::simd::{set_level, Level};
 use dsv3_numerics::threads::set_num_threads;
@@ -35,12 +35,17 @@ impl Rng {
 enum Held {
     Bytes(Vec<u8>),
     Words(Vec<u16>),
+    Floats(Vec<u32>),
 }
 
 impl Held {
     fn new(format: &Format, codes: impl Iterator<Item = u32>) -> Held {
         if format.bits() <= 8 {
             Held::Bytes(codes.map(|c| c as u8).collect())
+        } else if format.bits() > 16 {
+            // bits of float32, the low ones of which are cut off
+            let low = |c: u32| if c >> 10 & 255 == 255 { 0 } else { c.wrapping_mul(0x9E37_79B9) >> 19 };
+            Held::Floats(codes.map(|c| c << 13 | low(c)).collect())
         } else {
             Held::Words(codes.map(|c| c as u16).collect())
         }
@@ -49,6 +54,7 @@ impl Held {
         match self {
             Held::Bytes(x) => Codes::U8(x),
             Held::Words(x) => Codes::U16(x),
+            Held::Floats(x) => Codes::U32(x),
         }
     }
 }
@@ -120,15 +126,24 @@ struct Case {
     promote_every: Option<usize>,
     c: Option<Vec<f32>>,
     b_stacked: bool,
+    /// Codes of the unit's scales, and how much of k each spans.
+    unit: [Vec<u8>; 2],
+    block: usize,
 }
 
 impl Case {
+    fn unit_scales(&self, side: usize) -> Option<UnitScales<'_>> {
+        let codes = &self.unit[side][..];
+        self.accumulator.scale.map(|_| UnitScales { codes, group: (1, self.block) })
+    }
+
     fn operand(&self, side: usize) -> Operand<'_> {
         Operand {
             codes: self.held[side].codes(),
             format: self.formats[side],
             scales: self.scales[side].as_deref(),
             group: self.groups[side],
+            unit_scales: self.unit_scales(side),
         }
     }
 
@@ -174,8 +189,14 @@ fn plain(
     shape: Shape,
     held: [Held; 2],
 ) -> Case {
+    // scales of 1 for the unit
+    let block = accumulator.scale.map_or(1, |scale| scale.blocks[0]);
+    let one = accumulator.scale.map_or(0, |scale| if scale.format == table::E8M0FNU { 127 } else { 0x38 });
+    let unit = [shape.m, shape.n].map(|rows| vec![one; shape.stack * rows * shape.k.div_ceil(block)]);
     Case {
         accumulator,
+        unit,
+        block,
         formats,
         shape,
         held,
@@ -187,8 +208,20 @@ fn plain(
     }
 }
 
-fn static_format(format: &Format) -> &'static Format {
-    Format::by_name(format.name).unwrap()
+/// Codes of scales: any, or (where the data are near each other) such as trained tensors have.
+fn draw_scales(rng: &mut Rng, accumulator: &Accumulator, n: usize, data: Data) -> Vec<u8> {
+    let wide = accumulator.scale.is_some_and(|scale| scale.format == table::E8M0FNU);
+    let one = |rng: &mut Rng| {
+        let x = rng.next() as u8;
+        match (data, wide) {
+            (Data::Any, _) if rng.below(20) == 0 => x,
+            (Data::Spread, true) => 127 - 70 + x % 140,
+            (Data::Spread | Data::Finite, false) => x % 0x7F,
+            (_, true) => 122 + x % 10,
+            (_, false) => 0x28 + x % 0x20,
+        }
+    };
+    (0..n).map(|_| one(rng)).collect()
 }
 
 /// All accumulators, all pairs of a few formats, all kinds of data, random shapes, intervals, scales and C.
@@ -199,8 +232,7 @@ fn random_products_agree() {
     for accumulator in ACCUMULATORS {
         for round in 0..24 {
             let data = DATA[round % 4];
-            let formats =
-                [0, 1].map(|_| static_format(&accumulator.inputs[rng.below(accumulator.inputs.len())]));
+            let formats = [0, 1].map(|_| &accumulator.inputs[rng.below(accumulator.inputs.len())]);
             let shape = Shape {
                 stack: 1 + rng.below(2),
                 m: 1 + rng.below(40),
@@ -213,7 +245,17 @@ fn random_products_agree() {
                 draw(&mut rng, formats[1], if b_stacked { shape.stack } else { 1 } * shape.n * shape.k, data),
             ];
             let mut case = Case { b_stacked, ..plain(accumulator, formats, shape, held) };
-            case.promote_every = [None, Some(32), Some(96), Some(128), Some(160), Some(256)][rng.below(6)];
+            let every = [None, Some(16), Some(48), Some(96), Some(128), Some(160), Some(256)][rng.below(7)];
+            case.promote_every = every.map(|p: usize| p.next_multiple_of(accumulator.interval()));
+            if let Some(scale) = accumulator.scale {
+                // one scale may last for several blocks
+                case.block = scale.blocks[rng.below(scale.blocks.len())] << rng.below(2);
+                for (side, rows) in [shape.m, if b_stacked { shape.n } else { 0 }].into_iter().enumerate() {
+                    let rows = if rows == 0 { shape.n } else { rows * shape.stack };
+                    let count = rows * shape.k.div_ceil(case.block);
+                    case.unit[side] = draw_scales(&mut rng, accumulator, count, data);
+                }
+            }
             if round % 3 > 0 {
                 case.c = Some(draw_c(&mut rng, accumulator, shape.stack * shape.m * shape.n));
             }
@@ -266,6 +308,74 @@ fn pairs_of_codes_agree() {
     }
 }
 
+/// Every pair of codes of every pair of formats that scaled units take, with scales at both ends of their range and in
+/// the middle, beside no accumulator and beside accumulators of many exponents.
+#[test]
+fn scaled_pairs_of_codes_agree() {
+    let _settings = settings();
+    let mut rng = Rng(0x5CA1_ED00_5CA1_ED01);
+    for accumulator in ACCUMULATORS.iter().filter(|a| a.scale.is_some() && !a.name.starts_with("rtx")) {
+        let wide = accumulator.scale.unwrap().format == table::E8M0FNU;
+        let scales: &[u8] = if wide {
+            &[0, 1, 66, 67, 100, 127, 150, 187, 188, 253, 254, 255]
+        } else {
+            &[0, 1, 7, 8, 0x38, 0x3F, 0x77, 0x7D, 0x7E, 0x7F, 0x80, 0x88, 0xFE, 0xFF]
+        };
+        for [a, b] in accumulator.inputs.iter().flat_map(|a| accumulator.inputs.iter().map(move |b| [a, b])) {
+            // wide formats: some scales at a time; four-bit ones: all in one product
+            let rows = |f: &Format| f.n_codes() * if f.bits() == 4 { scales.len() } else { 1 };
+            let shape = Shape { stack: 1, m: rows(a), n: rows(b), k: 1 };
+            let held = [a, b].map(|f| Held::new(f, (0..rows(f)).map(|i| (i % f.n_codes()) as u32)));
+            let mut case = plain(accumulator, [a, b], shape, held);
+            let turns = if a.bits() == 4 && b.bits() == 4 { 1 } else { scales.len() };
+            for turn in 0..turns {
+                for (side, format) in [a, b].into_iter().enumerate() {
+                    let at = |i: usize| (i / format.n_codes() + turn * (1 + 4 * side)) % scales.len();
+                    case.unit[side] = (0..rows(format)).map(|i| scales[at(i)]).collect();
+                }
+                case.c = None;
+                case.check();
+                case.c = Some(draw_c(&mut rng, accumulator, shape.m * shape.n));
+                case.check();
+            }
+        }
+    }
+}
+
+/// Scales for the unit that do not fit, or that it does not take: errors that name the side.
+#[test]
+fn bad_unit_scales_are_errors() {
+    let _settings = settings();
+    let codes = [0u8; 128];
+    let run = |name: &str, scales: Option<UnitScales<'_>>, format: &'static Format| {
+        let side = |unit_scales| Operand {
+            codes: Codes::U8(&codes),
+            format,
+            scales: None,
+            group: (1, 1),
+            unit_scales,
+        };
+        let good = UnitScales { codes: &codes[..2 * 4], group: (1, 16) };
+        let good = Accumulator::by_name(name).unwrap().scale.map(|_| good);
+        let shape = Shape { stack: 1, m: 2, n: 2, k: 64 };
+        let options = Options { accumulator: Accumulator::by_name(name).unwrap(), promote_every: None };
+        let out = Output::F32(&mut [0.0; 4]);
+        matmul_nt(&side(scales), &side(good), shape, true, None, &options, out).map_err(|e| e.to_string())
+    };
+    let scales = |n: usize, group| Some(UnitScales { codes: &codes[..n], group });
+    let four = &table::E2M1FN;
+    assert!(run("blackwell_nvfp4", scales(8, (1, 16)), four).is_ok());
+    assert!(run("blackwell_nvfp4", scales(2, (1, 64)), four).is_ok());
+    assert!(run("blackwell_nvfp4", scales(1, (9, usize::MAX)), four).is_ok());
+    for bad in [None, scales(7, (1, 16)), scales(8, (1, 0)), scales(8, (0, 16)), scales(14, (1, 10))] {
+        assert!(run("blackwell_nvfp4", bad, four).unwrap_err().contains('a'), "{bad:?}");
+    }
+    assert!(run("blackwell_fp8", scales(4, (1, 32)), four).unwrap_err().contains("takes none"));
+    assert!(run("blackwell_nvfp4", scales(8, (1, 16)), &table::E4M3FN)
+        .unwrap_err()
+        .contains("float4_e2m1fn"));
+}
+
 /// bfloat16 of any exponents: in reach of the vectors, at the edge, beyond.
 #[test]
 fn bfloat16_of_any_exponent_agrees() {
@@ -304,7 +414,7 @@ fn long_chains_agree() {
     let mut rng = Rng(0xC0FF_EE00_C0FF_EE01);
     for accumulator in ACCUMULATORS.iter().filter(|a| a.unit != Unit::Float32) {
         for data in [Data::Near, Data::Spread, Data::Finite] {
-            let format = static_format(&accumulator.inputs[0]);
+            let format = &accumulator.inputs[0];
             let shape = Shape { stack: 1, m: 3, n: 19, k: 20_000 };
             let held = [shape.m, shape.n].map(|rows| draw(&mut rng, format, rows * shape.k, data));
             plain(accumulator, [format; 2], shape, held).check();
@@ -320,15 +430,17 @@ fn step_is_a_short_product() {
     for accumulator in ACCUMULATORS {
         for data in DATA {
             let (l, count) = (accumulator.products, 50);
-            let formats =
-                [0, 1].map(|_| static_format(&accumulator.inputs[rng.below(accumulator.inputs.len())]));
+            let formats = [0, 1].map(|_| &accumulator.inputs[rng.below(accumulator.inputs.len())]);
             let held = formats.map(|f| draw(&mut rng, f, count * l, data));
             let c = draw_c(&mut rng, accumulator, count);
             let mut steps = vec![0f32; count];
-            let [a, b] = [0, 1].map(|side: usize| (held[side].codes(), formats[side]));
-            mma_step(accumulator, a, b, &c, &mut steps).unwrap();
             let shape = Shape { stack: count, m: 1, n: 1, k: l };
-            let case = Case { c: Some(c), ..plain(accumulator, formats, shape, held) };
+            let mut case = Case { c: Some(c), ..plain(accumulator, formats, shape, held) };
+            for unit in &mut case.unit {
+                *unit = draw_scales(&mut rng, accumulator, unit.len(), data);
+            }
+            let c = case.c.as_deref().unwrap();
+            mma_step(accumulator, &case.operand(0), &case.operand(1), c, &mut steps).unwrap();
             let found =
                 case.run(Level::Avx512.min(*Level::all_available().collect::<Vec<_>>().last().unwrap()), 1);
             let steps: Vec<u32> = steps.into_iter().map(f32::to_bits).collect();
@@ -352,8 +464,15 @@ fn experts_take_their_rows() {
         );
         let scales: Vec<f32> = (0..m * 2).map(|i| 0.25 + i as f32).collect();
         let options = Options { accumulator, promote_every: Some(128) };
-        let left = |codes, scales| Operand { codes, format: &table::E4M3FN, scales: Some(scales), group };
-        let right = |codes| Operand { codes, format: &table::E5M2, scales: None, group: (1, 1) };
+        let left = |codes, scales| Operand {
+            codes,
+            format: &table::E4M3FN,
+            scales: Some(scales),
+            group,
+            unit_scales: None,
+        };
+        let right =
+            |codes| Operand { codes, format: &table::E5M2, scales: None, group: (1, 1), unit_scales: None };
         let (Held::Bytes(a), Held::Bytes(b)) = (&a, &b) else { unreachable!() };
         for level in Level::all_available() {
             set_level(level).unwrap();
@@ -385,8 +504,9 @@ fn known_steps() {
             out
         };
         let (a, b, mut out) = (pad(a), pad(b), [0f32]);
-        let sides = [(Codes::U8(&a), &table::E4M3FN), (Codes::U8(&b), &table::E4M3FN)];
-        mma_step(accumulator, sides[0], sides[1], &[c], &mut out).unwrap();
+        let format = &table::E4M3FN;
+        let side = |codes| Operand { codes, format, scales: None, group: (1, 1), unit_scales: None };
+        mma_step(accumulator, &side(Codes::U8(&a)), &side(Codes::U8(&b)), &[c], &mut out).unwrap();
         out[0].to_bits()
     };
     assert_eq!(step("hopper_fp8", [0x00, 0x39], [0x7E, 0x09], 0.0), 0x3CA2_0000);
@@ -404,7 +524,13 @@ fn known_steps() {
 fn bad_arguments_are_errors() {
     let _settings = settings();
     let codes = [0u8; 64];
-    let side = |scales, group| Operand { codes: Codes::U8(&codes), format: &table::E4M3FN, scales, group };
+    let side = |scales, group| Operand {
+        codes: Codes::U8(&codes),
+        format: &table::E4M3FN,
+        scales,
+        group,
+        unit_scales: None,
+    };
     let run = |a: &Operand<'_>, shape: [usize; 4], promote_every, name: &str, out: &mut [f32]| {
         let [stack, m, n, k] = shape;
         let options = Options { accumulator: Accumulator::by_name(name).unwrap(), promote_every };

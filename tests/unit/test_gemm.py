@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 import dsv3_numerics as dn
 from dsv3_numerics import reference
 from dsv3_numerics.reference import ACCUMULATORS
-from operands import FP8_UNITS, KINDS, TENSOR_CORES, bits, codes, pairs, starts
+from operands import FP8_UNITS, KINDS, TENSOR_CORES, bits, codes, pairs, side, starts, step_scales, twin
 
 E4M3, E5M2 = "float8_e4m3fn", "float8_e5m2"
 f32 = np.float32
@@ -23,9 +23,16 @@ Array = NDArray[Any]
 LENGTHS = [0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 96, 127, 128, 129, 160, 257]
 # Generations that share a unit with another one; their rows in the table are compared instead.
 TWINS = {
+    "rtx_blackwell_mxf8": "blackwell_mxf8",
+    "rtx_blackwell_mxf4": "blackwell_mxf4",
+    "rtx_blackwell_nvfp4": "blackwell_nvfp4",
     "blackwell_f16": "hopper_f16",
     "blackwell_f16_f16": "hopper_f16_f16",
     "blackwell_bf16": "hopper_bf16",
+    "blackwell_tf32": "hopper_tf32",
+    "ampere_tf32": "ada_tf32",
+    "turing_f16": "ada_f16",
+    "turing_f16_f16": "ada_f16_f16",
     "ampere_f16": "ada_f16",
     "ampere_f16_f16": "ada_f16_f16",
     "ampere_bf16": "ada_bf16",
@@ -75,8 +82,9 @@ def test_fused_step(accumulator: str) -> None:
     for left, right in pairs(accumulator):
         a, b = (np.stack([codes(rng, x, (50, row.products), kind) for kind in KINDS]) for x in (left, right))
         c = starts(rng, a.shape[:-1], row.result)
-        want = reference.mma_step(a, b, c, accumulator=accumulator)
-        same(dn.mma_step(a, b, c, accumulator=accumulator), want)
+        scales = step_scales(rng, accumulator, a.shape[:-1])
+        want = reference.mma_step(a, b, c, accumulator=accumulator, **scales)
+        same(dn.mma_step(a, b, c, accumulator=accumulator, **scales), want)
 
 
 def test_fused_step_of_one_and_of_many() -> None:
@@ -97,11 +105,11 @@ def case(accumulator: str, k: int, kind: str) -> tuple[Any, ...]:
     rng, row = seeded(accumulator, k, kind), ACCUMULATORS[accumulator]
     choices = pairs(accumulator)
     left, right = choices[k % len(choices)]
-    a, b = codes(rng, left, (7, k), kind), codes(rng, right, (19, k), kind)
+    a, b = side(rng, accumulator, left, (7, k), kind), side(rng, accumulator, right, (19, k), kind)
     c = starts(rng, (7, 19), row.result) if k % 3 else None
-    every = row.products * (1 + k % 4)
+    every = dn.accumulator_info(accumulator).interval * (1 + k % 4)
     options = [{"accumulator": accumulator, "promote_every": e, "c": c} for e in (None, every)]
-    return a, b, [(o, reference.matmul_nt(a, b, **o)) for o in options]
+    return a, b, [(o, reference.matmul_nt(twin(a), twin(b), **o)) for o in options]
 
 
 @pytest.mark.parametrize("kind", ["bits", "special"])
@@ -193,8 +201,8 @@ def textbook(q: dn.Quantized) -> reference.Quantized:
 def test_every_kind_of_scale(scale: Any, product_level: str) -> None:
     rng = seeded(scale)
     x, y = (rng.standard_normal((5, 300)).astype(f32) for _ in "xy")
-    a, b = (dn.quantize_tiles(v, scale=scale, tile=64) for v in (x, y))
-    w = dn.quantize_blocks(y, scale=scale, block=(2, 96))
+    a, b = (dn.quantize_tiles(v, dtype=E4M3, scale=scale, tile=64) for v in (x, y))
+    w = dn.quantize_blocks(y, dtype=E4M3, scale=scale, block=(2, 96))
     for right in (b, w):
         same(dn.matmul_nt(a, right, promote_every=32), product(a, right, promote_every=32))
 

@@ -12,6 +12,7 @@ import pytest
 from dsv3_numerics import Recipe, Scheme
 from dsv3_numerics.accumulator import accumulators
 from dsv3_numerics.model import PRESETS
+from dsv3_numerics.quantized import SCALE_DTYPES
 from scheme_words import ACTIVATIONS, CACHES, COMBINES, DISPATCHES, GATES, MASKS, RULES, WEIGHTS
 
 FLOAT64 = Recipe()
@@ -68,9 +69,12 @@ def test_an_accumulator_is_allowed_exactly_where_matmul_nt_takes_the_operands(un
     for (a, w), every in itertools.product(PAIRS, (None, 16, 32, 64, 128, 256)):
         sides = Scheme.parse(a), Scheme.parse(w)
         allowed = all(side.format in unit.inputs for side in sides)
-        allowed &= every is None or every % unit.products == 0
+        allowed &= every is None or every % unit.interval == 0
         for side in sides:
-            allowed &= side.group_k is None or (every is not None and side.group_k % every == 0)
+            if unit.scale is not None:
+                allowed &= unit.takes_scales(SCALE_DTYPES[side.scale], side.group_k)
+            else:
+                allowed &= side.group_k is None or (every is not None and side.group_k % every == 0)
         fields = {"activations": a, "weights": w, "accumulator": unit.name, "promote_every": every}
         assert accepted(**fields) == allowed, fields
 

@@ -20,7 +20,7 @@ from dsv3_numerics.reference import (
 )
 from dsv3_numerics.reference.accumulators import step
 from dsv3_numerics.reference.gemm import as_result, fma
-from operands import KINDS, TENSOR_CORES, bits, codes, pairs, starts
+from operands import KINDS, TENSOR_CORES, bits, codes, pairs, starts, step_scales
 
 E4M3, E5M2 = "float8_e4m3fn", "float8_e5m2"
 f32 = np.float32
@@ -33,6 +33,23 @@ SPECIFICATION = {
     "ada_fp8_f16": ("tensor_core", 16, 13, -20, None, "float16"),
     "blackwell_fp8": ("tensor_core", 32, 25, -133, 23, "float32"),
     "blackwell_fp8_f16": ("tensor_core", 32, 25, -21, None, "float16"),
+    "blackwell_mxf8": ("tensor_core", 32, 25, -133, 23, "float32"),
+    "blackwell_mxf4": ("scaled_groups", 64, 35, -139, 23, "float32"),
+    "blackwell_nvfp4": ("scaled_groups", 64, 35, -139, 23, "float32"),
+    "rtx_blackwell_mxf8": ("tensor_core", 32, 25, -133, 23, "float32"),
+    "rtx_blackwell_mxf4": ("scaled_groups", 64, 35, -139, 23, "float32"),
+    "rtx_blackwell_nvfp4": ("scaled_groups", 64, 35, -139, 23, "float32"),
+    "hopper_tf32": ("tensor_core", 8, 25, -133, 23, "float32"),
+    "blackwell_tf32": ("tensor_core", 8, 25, -133, 23, "float32"),
+    "ada_tf32": ("tensor_core", 4, 24, -132, 23, "float32"),
+    "ampere_tf32": ("tensor_core", 4, 24, -132, 23, "float32"),
+    "turing_f16": ("tensor_core", 8, 24, -132, 23, "float32"),
+    "turing_f16_f16": ("tensor_core", 8, 24, -20, None, "float16"),
+    "volta_f16": ("tensor_core", 4, 23, -131, 23, "float32"),
+    "volta_f16_f16": ("tensor_core", 4, 23, -19, None, "float16"),
+    "cdna3_fp8": ("matrix_core_fp8", 16, 24, None, None, "float32"),
+    "cdna3_f16": ("matrix_core", 8, 24, None, None, "float32"),
+    "cdna3_bf16": ("matrix_core", 8, 24, None, None, "float32"),
     "hopper_f16": ("tensor_core", 16, 25, -133, 23, "float32"),
     "hopper_f16_f16": ("tensor_core", 16, 25, -21, None, "float16"),
     "hopper_bf16": ("tensor_core", 16, 25, -133, 23, "float32"),
@@ -71,10 +88,12 @@ def test_numpy_agrees_with_integers(accumulator: str) -> None:
         shape = (len(KINDS), 6, row.products)
         a, b = (np.stack([codes(rng, x, shape[1:], kind) for kind in KINDS]) for x in (left, right))
         c = starts(rng, shape[:-1], row.result)
-        got = mma_step(a, b, c, accumulator=accumulator)
+        scales = step_scales(rng, accumulator, shape[:-1])
+        got = mma_step(a, b, c, accumulator=accumulator, **scales)
         for place in np.ndindex(*shape[:-1]):
             x, y = bits(a[place]).tolist(), bits(b[place]).tolist()
-            want = as_result(np.array(step(x, left, y, right, float(c[place]), accumulator)), row)
+            inside = [bits(v[place]).tolist() for v in scales.values()]
+            want = as_result(np.array(step(x, left, y, right, float(c[place]), accumulator, *inside)), row)
             assert bits(got)[place] == bits(want), (left, right, place, c[place])
 
 

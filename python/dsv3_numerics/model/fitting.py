@@ -107,6 +107,12 @@ def misfit(given: Any, recipe: Recipe) -> str | None:
     if kind not in unit.inputs:
         return f"{kind}, but {unit.name} adds products of {', '.join(unit.inputs)}"
     along = given.block[-1] if isinstance(given, Quantized) else columns
+    if unit.scale is not None:
+        scales = given.scales.dtype if isinstance(given, Quantized) else None
+        if unit.takes_scales(scales, along if along < columns else None):
+            return None
+        blocks = " or ".join(map(str, unit.blocks))
+        return f"{given!r}, but {unit.name} takes scales in {unit.scale} for each {blocks} products"
     if along < columns and (every is None or along % every):
         return f"a scale for {along} products, but sums are promoted every {every}"
     return None

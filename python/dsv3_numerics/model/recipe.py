@@ -20,6 +20,7 @@ from .._arrays import positive
 from .._atomic import replacing
 from .._recipes import PresetFamily, dtype_word, one_of
 from ..accumulator import AccumulatorInfo, accumulator_info, accumulators
+from ..quantized import SCALE_DTYPES
 from ..schemes import Identity, OwnScheme, Scaled, Scheme
 from .fields import (
     ACCUMULATORS,
@@ -159,20 +160,28 @@ class Recipe(PresetFamily):
         formats = {codes_of(scheme, self.compute) or "" for scheme in sides.values()}
         if not formats <= set(unit.inputs):
             found = ", ".join(f"{name} in {codes_of(held, self.compute)}" for name, held in sides.items())
-            taking = [info.name for info in accumulators() if formats <= set(info.inputs)]
+            taking = [
+                info.name
+                for info in accumulators()
+                if formats <= set(info.inputs)
+                and (info.scale is None or all(_unit_takes(info, held) for held in sides.values()))
+            ]
             raise ValueError(
                 f"accumulator: found {unit.name!r}, which takes {', '.join(unit.inputs)}, with {found}; "
                 f"expected one of {', '.join([*taking, NONE])}"
             )
-        groups = {name: held.group_k for name, held in sides.items() if held.group_k is not None}
-        if not groups and (self.promote_every is None or self.promote_every % unit.products == 0):
+        if unit.scale is not None:
+            self._check_unit_scales(unit, sides)
+        outside = unit.scale is None
+        groups = {name: held.group_k for name, held in sides.items() if outside and held.group_k is not None}
+        if not groups and (self.promote_every is None or self.promote_every % unit.interval == 0):
             return
         every = self.promote_every
-        if every is None or every % unit.products or any(group % every for group in groups.values()):
-            least = min(groups.values(), default=4 * unit.products)
+        if every is None or every % unit.interval or any(group % every for group in groups.values()):
+            least = min(groups.values(), default=4 * unit.interval)
             fits = [
                 str(n)
-                for n in range(unit.products, least + 1, unit.products)
+                for n in range(unit.interval, least + 1, unit.interval)
                 if not any(group % n for group in groups.values())
             ]
             fits += [] if groups else ["None"]
@@ -182,6 +191,18 @@ class Recipe(PresetFamily):
                 f"promote_every: found {every} with {unit.name!r}, whose steps have {unit.products} products"
                 f"{'; ' if tiles else ''}{tiles}; expected {possible[0]}"
             )
+
+    @staticmethod
+    def _check_unit_scales(unit: AccumulatorInfo, sides: Mapping[str, Scheme]) -> None:
+        """Refuse operands whose scales the unit does not take with the codes."""
+        fits = [word for word in _COMMON if _unit_takes(unit, Scheme.parse(word))]
+        for name, held in sides.items():
+            if not _unit_takes(unit, held):
+                blocks = " or ".join(map(str, unit.blocks))
+                raise ValueError(
+                    f"accumulator: found {unit.name!r}, which takes scales in {unit.scale} for each {blocks} "
+                    f"products, with {name} '{held}'; expected {name} one of {', '.join(fits)}"
+                )
 
     def _sides(self) -> Iterator[tuple[str, Scheme]]:
         """The operands of products on codes, as far as the recipe knows them."""
@@ -442,6 +463,13 @@ def _scales(scheme: Scheme) -> str:
     return str(getattr(scheme, "scales", ""))
 
 
+def _unit_takes(unit: AccumulatorInfo, scheme: Scheme) -> bool:
+    """Return True if a unit with scales takes what a scheme makes."""
+    if not isinstance(scheme, Scaled) or scheme.format not in unit.inputs:
+        return False
+    return unit.takes_scales(SCALE_DTYPES[scheme.scale], scheme.group_k)
+
+
 _FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
 _WORDS: Mapping[str, Any] = {
     "compute": COMPUTE,
@@ -463,6 +491,14 @@ _V3 = _BF16.replace(
 )
 _V31 = _V3.replace(activations="e4m3:1x128:ue8m0", weights="e4m3:128x128:ue8m0", dispatch="e4m3:1x128:ue8m0")
 
+
+def _scaled_units(scheme: str, accumulator: str) -> Recipe:
+    """Return the recipe of a block-scaled unit: both operands in its format, one chain over all of k."""
+    return _V3.replace(
+        activations=scheme, weights=scheme, dispatch=scheme, accumulator=accumulator, promote_every=None
+    )
+
+
 PRESETS: Mapping[str, Recipe] = {
     "float64": FLOAT64,
     "float32": Recipe(compute="float32"),
@@ -470,6 +506,9 @@ PRESETS: Mapping[str, Recipe] = {
     "deepseek_v3": _V3,
     "deepseek_v31": _V31,
     "blackwell": _V31.replace(accumulator="blackwell_fp8"),
+    "blackwell_mxfp8": _scaled_units("mxfp8", "blackwell_mxf8"),
+    "blackwell_nvfp4": _scaled_units("nvfp4", "blackwell_nvfp4"),
 }
 """float64 and float32 in everything; bf16 as torch runs a converted model; deepseek_v3 and deepseek_v31 as
-released for Hopper, with float32 and power-of-two scales; blackwell the same products on its accumulator."""
+released for Hopper, with float32 and power-of-two scales; blackwell the same products on its accumulator;
+blackwell_mxfp8 and blackwell_nvfp4 on its block-scaled units, weights and dispatch in their formats too."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,7 @@ FP8_FP6_FP4 = (*FP8, "float6_e2m3fn", "float6_e3m2fn", "float4_e2m1fn")
 SIGNED = tuple(name for name, row in FORMATS.items() if row.top != "scale")
 NARROW = tuple(name for name in SIGNED if FORMATS[name].bits <= 8)
 FLOAT32 = Row(8, 23, 127, "ieee")
+TF32 = Row(8, 10, 127, "ieee")
 
 
 class Accumulator(NamedTuple):
@@ -37,6 +38,8 @@ class Accumulator(NamedTuple):
     keep: int | None
     result: str
     inputs: tuple[str, ...]
+    scale: str | None = None
+    blocks: tuple[int, ...] = ()
 
     @property
     def format(self) -> Row:
@@ -54,23 +57,45 @@ def _rows(name: str, like: Accumulator, half_floor: int) -> dict[str, Accumulato
     return {name: like, f"{name}_f16": like._replace(floor=half_floor, keep=None, result="float16")}
 
 
-HALF, BFLOAT = ("float16",), ("bfloat16",)
+HALF, BFLOAT, FLOAT = ("float16",), ("bfloat16",), ("tf32",)
+FOUR, FNUZ = ("float4_e2m1fn",), ("float8_e4m3fnuz", "float8_e5m2fnuz")
 _HOPPER_FP8 = Accumulator("tensor_core", 32, 13, -133, 13, "float32", FP8)
 _HOPPER = Accumulator("tensor_core", 16, 25, -133, 23, "float32", HALF)
 _AMPERE = Accumulator("tensor_core", 8, 24, -132, 23, "float32", HALF)
+_BLACKWELL_FP8 = _HOPPER_FP8._replace(fraction=25, keep=23, inputs=FP8_FP6_FP4)
+_MXF8 = _BLACKWELL_FP8._replace(scale="float8_e8m0fnu", blocks=(32,))
+_MXF4 = Accumulator("scaled_groups", 64, 35, -139, 23, "float32", FOUR, "float8_e8m0fnu", (32, 16))
+_NVFP4 = _MXF4._replace(scale="float8_e4m3fn", blocks=(16,))
+_VOLTA = Accumulator("tensor_core", 4, 23, -131, 23, "float32", HALF)
+_CDNA3 = Accumulator("matrix_core", 8, 24, None, None, "float32", HALF)
 ACCUMULATORS: dict[str, Accumulator] = {
     **_rows("hopper_fp8", _HOPPER_FP8, -21),
     **_rows("ada_fp8", _HOPPER_FP8._replace(products=16, floor=-132), -20),
-    **_rows("blackwell_fp8", _HOPPER_FP8._replace(fraction=25, keep=23, inputs=FP8_FP6_FP4), -21),
+    **_rows("blackwell_fp8", _BLACKWELL_FP8, -21),
+    "blackwell_mxf8": _MXF8,
+    "blackwell_mxf4": _MXF4,
+    "blackwell_nvfp4": _NVFP4,
+    "rtx_blackwell_mxf8": _MXF8,
+    "rtx_blackwell_mxf4": _MXF4,
+    "rtx_blackwell_nvfp4": _NVFP4,
     **_rows("hopper_f16", _HOPPER, -21),
     "hopper_bf16": _HOPPER._replace(inputs=BFLOAT),
+    "hopper_tf32": _HOPPER._replace(products=8, inputs=FLOAT),
     **_rows("blackwell_f16", _HOPPER, -21),
     "blackwell_bf16": _HOPPER._replace(inputs=BFLOAT),
+    "blackwell_tf32": _HOPPER._replace(products=8, inputs=FLOAT),
     **_rows("ada_f16", _AMPERE, -20),
     "ada_bf16": _AMPERE._replace(inputs=BFLOAT),
+    "ada_tf32": _AMPERE._replace(products=4, inputs=FLOAT),
     **_rows("ampere_f16", _AMPERE, -20),
     "ampere_bf16": _AMPERE._replace(inputs=BFLOAT),
+    "ampere_tf32": _AMPERE._replace(products=4, inputs=FLOAT),
+    **_rows("turing_f16", _AMPERE, -20),
+    **_rows("volta_f16", _VOLTA, -19),
     **_rows("hopper_mma_fp8", Accumulator("software", 32, 25, -133, 23, "float32", FP8), -21),
+    "cdna3_fp8": _CDNA3._replace(unit="matrix_core_fp8", products=16, inputs=FNUZ),
+    "cdna3_f16": _CDNA3,
+    "cdna3_bf16": _CDNA3._replace(inputs=BFLOAT),
     "exact": Accumulator("exact", 32, 0, None, None, "float32", SIGNED),
     "float32": Accumulator("float32", 32, 0, None, None, "float32", NARROW),
 }
@@ -95,6 +120,8 @@ def number(code: int, f: Row) -> Number:
     full = (1 << f.exp) - 1
     if f.top == "ieee" and field == full:
         return Number(math.nan if mantissa else math.copysign(math.inf, significand), 0, exponent, f.man)
+    if f.top == "fnuz" and code == f.sign:
+        return Number(math.nan, 0, exponent, f.man)
     if f.top == "nan_only" and field == full and mantissa == (1 << f.man) - 1:
         return Number(math.nan, 0, exponent, f.man)
     return Number(value, significand, exponent, f.man)
@@ -146,6 +173,11 @@ def tensor_core(a: Sequence[Number], b: Sequence[Number], c: Number, row: Accumu
         for x, y in zip(a, b, strict=True)
     ]
     terms = [term for term in [*terms, (c.significand, c.exponent, c.man)] if term[0]]
+    return aligned_sum(terms, row)
+
+
+def aligned_sum(terms: Sequence[tuple[int, int, int]], row: Accumulator) -> float:
+    """Terms ``significand * 2**(exponent - man)``, aligned and truncated, added exactly, rounded once."""
     exponents = [exponent for _, exponent, _ in terms]
     largest = max(exponents if row.floor is None else [row.floor, *exponents])
     quantum = largest - row.fraction
@@ -153,6 +185,85 @@ def tensor_core(a: Sequence[Number], b: Sequence[Number], c: Number, row: Accumu
     if row.keep is not None:
         return round_toward_zero(total, quantum, row.keep)
     return round_nearest_even(Fraction(total) * Fraction(2) ** quantum, row.format) + 0.0
+
+
+class Scaled(NamedTuple):
+    """An operand's number, and the scale that stands beside it."""
+
+    number: Number
+    scale: Number
+
+
+def scale_number(code: int, name: str) -> Number:
+    """The parts of a scale. UE8M0 has no zero; UE4M3 is E4M3 without its sign, which is ignored."""
+    if name == "float8_e8m0fnu":
+        return Number(math.nan if code == 255 else math.ldexp(1, code - 127), 1, code - 127, 0)
+    return number(code & 0x7F, FORMATS[name])
+
+
+def moved(x: Scaled) -> Number:
+    """A number times a power of two: the exponent moves, and zero and infinity stay what they are."""
+    value = x.number.value * x.scale.value if math.isnan(x.scale.value) else x.number.value
+    return x.number._replace(value=value, exponent=x.number.exponent + x.scale.exponent)
+
+
+def scaled_groups(a: Sequence[Scaled], b: Sequence[Scaled], c: Number, row: Accumulator) -> float:
+    """One step: sixteen products at a time are added exactly; only the scales' exponents align the groups."""
+    if any(math.isnan(x.scale.value) for x in (*a, *b)) or math.isnan(c.value):
+        return math.nan
+    if math.isinf(c.value):
+        return c.value
+    terms = [(c.significand, c.exponent, c.man)] if c.significand else []
+    for first in range(0, len(a), 16):
+        pairs = list(zip(a[first : first + 16], b[first : first + 16], strict=True))
+        products = [Fraction(x.number.value) * Fraction(y.number.value) for x, y in pairs]
+        x, y = pairs[0][0].scale, pairs[0][1].scale
+        if x.significand * y.significand and any(products):
+            quarters = int(sum(products) * 4)
+            terms.append(
+                (quarters * x.significand * y.significand, x.exponent + y.exponent, 2 + x.man + y.man)
+            )
+    return aligned_sum(terms, row)
+
+
+def matrix_core(a: Sequence[Number], b: Sequence[Number], c: Number, row: Accumulator) -> float:
+    """One step of CDNA3: groups of products, then their sums, then the accumulator, each aligned and cut.
+
+    FP8 has two groups, even and odd k, and drops an accumulator more than 25 places below the largest
+    exponent. 16-bit formats have one.
+    """
+    fp8 = row.unit == "matrix_core_fp8"
+    values = [x.value * y.value for x, y in zip(a, b, strict=True)]
+    found = special([math.copysign(math.inf, v) if abs(v) >= 2.0**128 else v for v in values] + [c.value])
+    if found is not None:
+        return found
+    groups = []
+    for first in range(2 if fp8 else 1):
+        pairs = list(zip(a, b, strict=True))[first :: 2 if fp8 else 1]
+        terms = [(x.significand * y.significand, x.exponent + y.exponent, x.man + y.man) for x, y in pairs]
+        terms = [term for term in terms if term[0]]
+        if terms:
+            largest = max(exponent for _, exponent, _ in terms)
+            total = sum(shifted(s, exponent - man - largest + 24) for s, exponent, man in terms)
+            groups.append((total, largest))
+    products = max((exponent for _, exponent in groups), default=None)
+    largest = c.exponent if products is None else max(products, c.exponent)
+    total = 0
+    if products is not None:
+        total = floored(sum(floored(s, e - products) for s, e in groups), products - 24 + 32 - largest)
+    if not fp8 or c.exponent >= largest - 25:
+        total += 256 * floored(c.significand, c.exponent - c.man + 24 - largest)
+    if total == 0:
+        return 0.0
+    own = max(abs(total).bit_length() - 1 + largest - 32, -126)
+    quantum = max(largest - 32, own - 31)
+    total = floored(total, largest - 32 - quantum)
+    return round_nearest_even(Fraction(total) * Fraction(2) ** quantum, row.format)
+
+
+def floored(significand: int, places: int) -> int:
+    """``significand * 2**places``, truncated toward minus infinity."""
+    return significand << places if places >= 0 else significand >> -places
 
 
 def software(a: Sequence[Number], b: Sequence[Number], c: Number, row: Accumulator) -> float:
@@ -189,9 +300,12 @@ def float32(a: Sequence[Number], b: Sequence[Number], c: Number, row: Accumulato
         return float(np.float32(c.value) + (chains[0] + chains[1]))
 
 
-UNITS: dict[str, Callable[[Sequence[Number], Sequence[Number], Number, Accumulator], float]] = {
+UNITS: dict[str, Callable[[Sequence[Any], Sequence[Any], Number, Accumulator], float]] = {
     "tensor_core": tensor_core,
     "software": software,
+    "scaled_groups": scaled_groups,
+    "matrix_core_fp8": matrix_core,
+    "matrix_core": matrix_core,
     "exact": exact,
     "float32": float32,
 }
@@ -205,14 +319,28 @@ def _bits(value: float, dtype: str, f: Row) -> Number:
 
 def _operand(code: int, name: str) -> Number:
     """Any format: its fields where a unit needs them, else its value."""
+    if name == "tf32":
+        return number(tf32(code), TF32)
     f = FORMATS[name]
-    if f.top in ("ieee", "nan_only", "finite"):
+    if f.top in ("ieee", "nan_only", "finite", "fnuz"):
         return number(code, f)
     return Number(float(value_table(name)[code]), 0, 0, 0)
 
 
+def tf32(bits: int) -> int:
+    """The code that is left of float32 bits: ten bits of mantissa; NaN stays NaN."""
+    return bits >> 13 | (bits & 0x7FFFFFFF > 0x7F800000)
+
+
 def step(
-    a: Sequence[int], a_format: str, b: Sequence[int], b_format: str, c: float, accumulator: str
+    a: Sequence[int],
+    a_format: str,
+    b: Sequence[int],
+    b_format: str,
+    c: float,
+    accumulator: str,
+    a_scales: Sequence[int] = (),
+    b_scales: Sequence[int] = (),
 ) -> float:
     """One step on codes.
 
@@ -226,6 +354,8 @@ def step(
         What is added to, a number of the accumulator's result.
     accumulator : str
         A key of `ACCUMULATORS`.
+    a_scales, b_scales : sequences of int
+        Codes of scales, each for as many products as they divide a step into, where the unit takes any.
 
     Returns
     -------
@@ -239,5 +369,15 @@ def step(
     """
     row = ACCUMULATORS[accumulator]
     start = _bits(c, row.result, row.format)
-    left, right = [_operand(x, a_format) for x in a], [_operand(x, b_format) for x in b]
+    left: list[Any] = [_operand(x, a_format) for x in a]
+    right: list[Any] = [_operand(x, b_format) for x in b]
+    if row.scale is not None:
+        left, right = _scaled(left, a_scales, row.scale), _scaled(right, b_scales, row.scale)
+        if row.unit == "tensor_core":
+            left, right = list(map(moved, left)), list(map(moved, right))
     return UNITS[row.unit](left, right, start, row)
+
+
+def _scaled(numbers: Sequence[Number], scales: Sequence[int], name: str) -> list[Scaled]:
+    parts = [scale_number(code, name) for code in scales]
+    return [Scaled(x, parts[k * len(parts) // len(numbers)]) for k, x in enumerate(numbers)]

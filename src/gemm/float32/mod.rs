@@ -5,6 +5,7 @@
 //! [`Float32Sum`] is the definition. [`tiles`] follows it with AMX, [`vectors`] at the vector levels; [`skinny_amx`] and
 //! [`skinny_simd`] if `a` has so few rows that reading `b` is all the work.
 
+mod intervals;
 mod output;
 mod runs;
 #[cfg(target_arch = "x86_64")]
@@ -16,7 +17,7 @@ mod vectors;
 
 use super::definition::Chain;
 use super::job::{self, Job, Tile};
-use crate::formats::{Codes, Format};
+use crate::formats::Codes;
 use crate::simd::{level, Level, Lookup};
 use crate::threads::{num_threads, run_tasks};
 use output::Region;
@@ -30,11 +31,9 @@ pub(in crate::gemm) struct Float32Sum;
 
 impl Chain for Float32Sum {
     type Item = f32;
-    fn items(&self, codes: Codes<'_>, at: usize, len: usize, format: &Format) -> Vec<f32> {
-        match codes {
-            Codes::U8(codes) => codes[at..at + len].iter().map(|c| format.value(u32::from(*c))).collect(),
-            Codes::U16(codes) => codes[at..at + len].iter().map(|c| format.value(u32::from(*c))).collect(),
-        }
+    fn items(&self, side: &job::Side<'_>, row: usize) -> Vec<f32> {
+        let codes = &bytes(side.codes)[row * side.k..(row + 1) * side.k];
+        codes.iter().map(|c| side.format.value(u32::from(*c))).collect()
     }
     fn run(&self, a: &[f32], b: &[f32], c: f32) -> f32 {
         let chain = |a: &[f32], b: &[f32], odd: usize| -> f32 {
@@ -42,6 +41,14 @@ impl Chain for Float32Sum {
             products.fold(0.0, |sum, (x, y)| sum + x * y)
         };
         a.chunks(STEP).zip(b.chunks(STEP)).fold(c, |c, (a, b)| c + (chain(a, b, 0) + chain(a, b, 1)))
+    }
+}
+
+/// The bytes that codes come in.
+fn bytes(codes: Codes<'_>) -> &[u8] {
+    match codes {
+        Codes::U8(codes) => codes,
+        _ => unreachable!("the accumulator takes no wide format"),
     }
 }
 
@@ -55,11 +62,7 @@ struct ByteOperand<'a> {
 
 impl<'a> ByteOperand<'a> {
     fn new(of: &'a job::Side<'a>) -> ByteOperand<'a> {
-        let codes = match of.codes {
-            Codes::U8(codes) => codes,
-            Codes::U16(_) => unreachable!("the accumulator takes no wide format"),
-        };
-        ByteOperand { codes, table: of.format.lookup(), of }
+        ByteOperand { codes: bytes(of.codes), table: of.format.lookup(), of }
     }
 
     /// Offsets of the scales of some rows.
@@ -109,8 +112,16 @@ const TALL: usize = 512;
 /// Products that cost as much as one element of an elementwise operation.
 const PER_ELEMENT: usize = 128;
 
-/// Computes tiles of any size.
+/// Computes tiles of any size, with intervals of any length.
 pub(super) fn run(job: &Job<'_>, whole: Vec<Tile<'_>>) {
+    match intervals::Filled::new(job) {
+        None => in_steps(job, whole),
+        Some(filled) => in_steps(&filled.job(job), whole),
+    }
+}
+
+/// Computes tiles of any size; intervals are whole steps, or all of k.
+fn in_steps(job: &Job<'_>, whole: Vec<Tile<'_>>) {
     let (a, b) = (ByteOperand::new(&job.a), ByteOperand::new(&job.b));
     let p = Problem { a, b, k: job.k, interval: job.interval, chained: job.chained };
     let work = whole.iter().map(|t| t.rows() * t.cols()).sum::<usize>().saturating_mul(job.k) / PER_ELEMENT;
@@ -172,9 +183,8 @@ impl Restart {
         for row in (0..tile.rows()).filter(|_| job.chained && job.k > 0) {
             let Some(c) = tile.c_from(row, 0) else { break };
             for (col, c) in c.iter().enumerate().take(tile.cols()).filter(|(_, c)| c.is_subnormal()) {
-                let items =
-                    |side: &job::Side, row| Float32Sum.items(side.codes, row * job.k, job.k, side.format);
-                let (a, b) = (items(&job.a, tile.a_row + row), items(&job.b, tile.b_row + col));
+                let a = Float32Sum.items(&job.a, tile.a_row + row);
+                let b = Float32Sum.items(&job.b, tile.b_row + col);
                 results.push((row, col, Float32Sum.run(&a, &b, *c)));
             }
         }

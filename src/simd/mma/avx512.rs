@@ -33,9 +33,11 @@ impl Mma for Avx512 {
                 (16, true, false) => wide::<8, true, false>(unit, rows, at, columns, state),
                 (8, false, false) => wide::<4, false, false>(unit, rows, at, columns, state),
                 (8, true, false) => wide::<4, true, false>(unit, rows, at, columns, state),
+                (4, false, false) => wide::<2, false, false>(unit, rows, at, columns, state),
+                (4, true, false) => wide::<2, true, false>(unit, rows, at, columns, state),
                 (16, false, true) => wide::<8, false, true>(unit, rows, at, columns, state),
                 (16, true, true) => wide::<8, true, true>(unit, rows, at, columns, state),
-                _ => panic!("a wide step has 8, 16 or 32 products"),
+                _ => panic!("a wide step has 4, 8, 16 or 32 products"),
             }
         }
     }

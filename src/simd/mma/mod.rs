@@ -102,7 +102,7 @@ impl At {
 /// A matrix unit, as the vectors implement it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unit {
-    /// Products of a step: 32 or 16, wide also 8.
+    /// Products of a step: 32 or 16, wide also 8 or 4.
     pub products: usize,
     /// Bits kept below the point of the largest term: 13 for narrow, at most 25 for wide.
     pub fraction: i32,
