@@ -28,7 +28,7 @@ def pages() -> list[Path]:
 
 
 def printed(command: str) -> str:
-    """What a command prints, without spaces at the ends of lines."""
+    """Output of a command, without spaces at the ends of lines."""
     out = io.StringIO()
     code: object = 0
     with contextlib.redirect_stdout(out):

@@ -117,7 +117,7 @@ def test_balanced_replicas(data: st.DataObject, groups: int, nodes: int, per_nod
 
 @given(st.lists(st.integers(1, 1000), min_size=2, max_size=12), st.integers(0, 10))
 def test_more_replicas_never_raise_the_largest_share(load: list[int], more: int) -> None:
-    """Of one expert's load over its replicas."""
+    """Shares are an expert's load over its replicas."""
     shares = []
     for extra in (more, more + 1):
         found = cd.balance(load, replicas=len(load) + extra)

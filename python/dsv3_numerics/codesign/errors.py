@@ -53,12 +53,15 @@ class ErrorTable:
         Error by the formats of `covers`, in its order.
     left_out : tuple of str
         Formats of the file that no recipe has.
+    remark : str
+        Sentence that a reader has to know.
     """
 
     covers: tuple[str, ...]
     of: str
     values: Mapping[tuple[str, ...], float]
     left_out: tuple[str, ...] = ()
+    remark: str = ""
 
     def find(self, choice: Mapping[str, str]) -> float | None:
         """The error of a choice of formats, or None."""
@@ -194,14 +197,16 @@ def measured_errors(
     *,
     source: str = "a model",
 ) -> ErrorTable:
-    """Errors of a model's logits under a recipe with each of some formats, against float64.
+    """Errors of a model's logits against float64, of formats alone and of the whole recipe.
+
+    All else is in float64: under the whole recipe the error of its products would hide that of the formats.
 
     Parameters
     ----------
     model : Model
     ids : array_like of int
     recipe : Recipe
-        Every other choice is its own.
+        Formats of the choices that `options` does not name are its own.
     options : mapping
         Formats to try for some of `CHOICES`, as `tradeoff` spells them.
 
@@ -210,12 +215,21 @@ def measured_errors(
     ValueError
         Formats that do not go together, in the recipe's own words.
     """
+    from ..model import Recipe as Recipes
+
     exact = np.asarray(model.forward(ids, recipe="float64"), np.float64)
+
+    def error(under: Recipe) -> float:
+        found = np.asarray(model.forward(ids, recipe=under), np.float64)
+        return float(np.median(np.linalg.norm(found - exact, axis=-1) / np.linalg.norm(exact, axis=-1)))
+
     names = [name for name in CHOICES if name in options]
+    own = {name: getattr(recipe, name) for name in CHOICES}
+    alone = Recipes.preset("float64").replace(**own)
     values = {}
     for formats in product(*(options[name] for name in names)):
         fields = dict(zip(names, formats, strict=True))
-        found = np.asarray(model.forward(ids, recipe=recipe.replace(**fields)), np.float64)
-        error = np.linalg.norm(found - exact, axis=-1) / np.linalg.norm(exact, axis=-1)
-        values[tuple(map(canonical, names, formats))] = float(np.median(error))
-    return ErrorTable(tuple(names), f"logits of {source}, median token, forward under the recipe", values)
+        values[tuple(map(canonical, names, formats))] = error(alone.replace(**fields))
+    whole = f"the whole recipe ({recipe.name}) has {error(recipe):.4g} on the same logits"
+    of = f"logits of {source}, median token, formats alone"
+    return ErrorTable(tuple(names), of, values, remark=f"{whole}: formats that stay far below it hide in it")

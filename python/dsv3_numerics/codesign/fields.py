@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 LARGEST_SIZE = 100_000_000
-"""Of a width or a count; published ones have at most a few hundred thousand."""
+"""Largest width or count; published ones have at most a few hundred thousand."""
 
 
 class Fields:

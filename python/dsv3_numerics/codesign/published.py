@@ -124,7 +124,7 @@ FUNCTIONS: dict[str, Callable[..., float]] = {
     "least": min,
     "most": max,
 }
-"""What a row may call."""
+"""Functions that a row may call."""
 
 _OPERATORS: dict[type[ast.AST], Callable[..., float]] = {
     ast.Add: operator.add,

@@ -43,7 +43,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Shape:
-    """What can be counted of a model.
+    """Sizes of a model from which everything here is counted.
 
     Attributes
     ----------

@@ -11,7 +11,7 @@ from .checks import integer
 
 @dataclass(frozen=True)
 class Topology:
-    """What a topology is made of; links are those between switches."""
+    """Counts of a topology; links are those between switches."""
 
     name: str
     endpoints: int

@@ -203,7 +203,7 @@ def _figures(
         how = f"{tokens} x {destinations:g} x ({sizes[0]:g} + {sizes[1]:g}) B / {speed}"
         source = f"{ISCA}, section 2.3.2; {machine.name}"
         found.append(Figure(f"{name}: dispatch and combine", row["us"] * 1e-6, "s", "bound", source, how))
-        how = "relative error, root of summed squares"
+        how = "relative error: norm of the difference over the norm"
         found.append(Figure(f"{name}: error", row["error"], "", "measured", row["error_of"], how))
     return found
 
@@ -217,6 +217,8 @@ def _notes(
         notes.append(
             f"the error does not cover {', '.join(apart)}: rows compare only where these formats are equal"
         )
+    if table.remark:
+        notes.append(table.remark)
     without = sum(row["error"] is None for row in rows)
     if without:
         notes.append(f"{without} rows have no error there and are on no front")
