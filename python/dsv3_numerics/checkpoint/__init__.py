@@ -8,25 +8,31 @@ one is a `CheckpointError` that names the file. What is done with the values bel
 """
 
 from .conversion import ConvertReport, convert
+from .dialects import DIALECTS, Dialect
 from .inspection import Inspection, inspect
 from .reader import Checkpoint, open
 from .readers import ArrayTensor, CheckpointError, Rows, Tensor
+from .resolve import StoredWeight
 from .scan import TensorInfo
-from .sources import Skipped, Source, array_tensor, open_source
+from .sources import Skipped, Source, array_tensor, checkpoint_source, open_source
 from .write import save
 
 __all__ = [
+    "DIALECTS",
     "ArrayTensor",
     "Checkpoint",
     "CheckpointError",
     "ConvertReport",
+    "Dialect",
     "Inspection",
     "Rows",
     "Skipped",
     "Source",
+    "StoredWeight",
     "Tensor",
     "TensorInfo",
     "array_tensor",
+    "checkpoint_source",
     "convert",
     "inspect",
     "open",

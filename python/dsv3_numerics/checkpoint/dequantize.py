@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -102,7 +103,8 @@ def read_scales(context: WorkerContext, weight: StoredWeight, chunk: Chunk) -> N
         A scale that is negative, infinite or not a number.
     """
     if weight.scale is None:
-        return np.ones(1, np.float32)
+        part = scale_chunk(weight, chunk)
+        return np.ones(math.prod(part.shape), np.float32)
     sides = weight.grid.down, weight.grid.across
     info = weight.scale
     stored = context.matrix("scales", info, scale_chunk(weight, chunk), sides, info.row.element)
@@ -182,6 +184,30 @@ def decode_chunk(context: WorkerContext, weight: StoredWeight, chunk: Chunk, out
     layout = layout_of(weight, chunk)
     _core.dequantize(flat(codes), weight.format, layout, flat(scales), flat(out), SOURCES[out.dtype])
     return out
+
+
+def decode_region(context: WorkerContext, weight: StoredWeight, region: Chunk, out: Array) -> None:
+    """Write numbers of any rectangle of a weight's grid into an array of its shape, which may be strided."""
+    place, r0, r1, c0, c1 = region
+    grid = weight.grid
+    unit = _unit(weight) if weight.dialect.packing else 1
+    for top, bottom in _segments(r0, r1, grid.high):
+        for left, right in _segments(c0, c1, grid.wide):
+            begin, end = left // unit * unit, min(-(-right // unit) * unit, grid.cols)
+            chunk = Chunk(place, top, bottom, begin, end)
+            part = context.buffer("region", math.prod(chunk.shape), out.dtype)
+            numbers = decode_chunk(context, weight, chunk, part).reshape(chunk.shape)
+            out[top - r0 : bottom - r0, left - c0 : right - c0] = numbers[:, left - begin : right - begin]
+
+
+def _segments(start: int, stop: int, block: int) -> Iterator[tuple[int, int]]:
+    """Yield parts of a range that lie inside a block or hold whole ones: at most three."""
+    first, last = -(-start // block) * block, stop // block * block
+    if first >= last:
+        edges = [start, min(first, stop), stop] if start < first < stop else [start, stop]
+    else:
+        edges = sorted({start, first, last, stop})
+    yield from ((a, b) for a, b in pairwise(edges) if a < b)
 
 
 # --- Whole tensors ------------------------------------------------------------------------------------------

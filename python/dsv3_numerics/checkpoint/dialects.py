@@ -403,6 +403,38 @@ UNSUPPORTED = {
 }
 
 
+def summary(row: Dialect) -> dict[str, str]:
+    """One row in a few words, for tables.
+
+    Examples
+    --------
+    >>> summary(BY_NAME["modelopt_nvfp4"])["scales"]
+    '{x}_scale F8_E4M3, 16 in a row; {x}_scale_2 multiplies'
+    """
+    codes = " / ".join(row.code_dtypes)
+    fmt = ", ".join(dict.fromkeys(row.code_dtypes.values())) if len(row.code_dtypes) == 1 else ""
+    packing = {"": "", "nibbles": ", two a byte", "words": ", in words"}[row.packing]
+    scales = f"{row.scale} {' / '.join(row.scale_dtypes)}"
+    shapes = {
+        "one": "one number",
+        "row": "rows",
+        "column": "columns",
+        "expert": "experts",
+        "block": "blocks",
+        "split_block": "blocks [R, 1, C, 1]",
+        "group": f"{row.group} in a row" if row.group else "groups of a row",
+        "group_column": "groups [N, G, 1]",
+    }
+    second = f"; {row.second} {'divides' if row.divides else 'multiplies'}" if row.second else ""
+    return {
+        "dialect": row.name,
+        "written by": row.published,
+        "quant_method": ", ".join(method or "none" for method in row.methods),
+        "codes": f"{row.codes} {codes}{packing}" + (f" ({fmt})" if row.packing else ""),
+        "scales": f"{scales}, {' or '.join(shapes[form] for form in row.forms)}{second}",
+    }
+
+
 def expand(template: str, weight: str) -> str:
     """The name that a template stands for beside a weight.
 

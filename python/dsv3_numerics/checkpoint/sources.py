@@ -1,15 +1,16 @@
 """Sources: which tensors a file, a folder or an array holds, found without reading their values.
 
-All headers and indexes are checked (see `scan`) before the first value is read. Tensors that hold no real
-numbers of their own (integers, FP8 codes, scales) are listed as skipped, each with its reason.
+All headers and indexes are checked (see `scan`) before the first value is read. Low-precision weights are
+the numbers that their codes mean; tensors that hold no numbers of their own (integers, scales, codes that no
+dialect explains) are listed as skipped, each with its reason.
 """
 
 from __future__ import annotations
 
 import math
-import re
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -17,10 +18,14 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
-from .dtypes import SCALED
-from .index import SUFFIX, locate
-from .readers import ArrayTensor, CheckpointError, StoredTensor, Tensor, readable
-from .scan import SCALE_SUFFIX, Scan, TensorInfo, scan
+from .chunks import Chunk, WorkerContext
+from .dequantize import decode_region
+from .index import SUFFIX
+from .reader import Checkpoint
+from .reader import open as open_checkpoint
+from .readers import ArrayTensor, CheckpointError, Floating, Rows, StoredTensor, Tensor, readable
+from .resolve import StoredWeight
+from .scan import TensorInfo
 
 # safetensors' name: ours, the item in the file
 _SAFETENSORS = {
@@ -136,40 +141,90 @@ def _no_numbers(shape: tuple[int, ...]) -> str | None:
 
 def _checkpoint(path: Path) -> Source:
     """A file or a folder, all headers checked before the first tensor is listed."""
-    place = locate(path)
-    found = scan(place)
-    found.raise_first()
-    source = Source()
-    for info in found.tensors.values():
-        source.take(_entry(place.folder / info.file, info, found))
-    for info in found.unlisted:
+    return checkpoint_source(open_checkpoint(path))
+
+
+def checkpoint_source(ckpt: Checkpoint) -> Source:
+    """List the tensors of an open checkpoint, low-precision weights as the numbers that they mean.
+
+    Parameters
+    ----------
+    ckpt : Checkpoint
+        Must stay open while tensors are read.
+    """
+    source, contents = Source(), ckpt.contents
+    for info in ckpt.infos():
+        owner = contents.owner.get(info.name)
+        if owner is None:
+            source.take(_entry(ckpt, info))
+            continue
+        weight = contents.weights[owner]
+        if weight.codes is not info:
+            source.take(Skipped(info.name, f"the scales of {owner}", info.size, "scales of a weight"))
+        elif reason := _no_numbers(weight.shape):
+            source.take(Skipped(owner, reason, weight.size))
+        else:
+            source.take(WeightTensor(owner, weight.plain_shape, "float32", info.file, ckpt, weight))
+    for info in ckpt.unlisted:
         reason, group = f"in {info.file}, but the index does not list it there", "not in the index"
         source.take(Skipped(info.name, reason, math.prod(info.shape), group))
     return source
 
 
-def _entry(path: Path, info: TensorInfo, found: Scan) -> Tensor | Skipped:
-    reason = _no_numbers(info.shape) or _quantized(info, found)
+def _entry(ckpt: Checkpoint, info: TensorInfo) -> Tensor | Skipped:
+    problem = ckpt.contents.problem_of.get(info.name)
+    if problem is not None:
+        return Skipped(info.name, problem.text, info.size, f"{info.dtype}: {problem.kind}")
+    reason = _no_numbers(info.shape)
     if reason is None and info.dtype not in _SAFETENSORS:
         reason = _not_float(info.dtype)
     if reason is not None:
-        return Skipped(info.name, reason, math.prod(info.shape), _group(reason))
+        return Skipped(info.name, reason, math.prod(info.shape))
     dtype, item = _SAFETENSORS[info.dtype]
+    path = ckpt.folder / info.file
     return StoredTensor(info.name, info.shape, dtype, path.name, path, info.begin, item)
 
 
-def _group(reason: str) -> str:
-    """Cut the name of another tensor off a reason."""
-    return re.sub(r" (with scales) in .*: |^(the scales) of .*", lambda m: m[2] or f" {m[1]}: ", reason)
+@dataclass(frozen=True)
+class WeightTensor(Tensor):
+    """Low-precision weight of a checkpoint, read as the numbers that its codes mean.
 
+    Attributes
+    ----------
+    ckpt : Checkpoint
+    weight : StoredWeight
+    """
 
-def _quantized(info: TensorInfo, found: Scan) -> str | None:
-    """Why a tensor of a quantized checkpoint has no numbers of its own: FP8 codes, or the scales of such."""
-    if info.dtype in SCALED and info.name + SCALE_SUFFIX in found.tensors:
-        return f"{info.dtype} with scales in {info.name + SCALE_SUFFIX}: quantized already"
-    if info.name.endswith(SCALE_SUFFIX):
-        return f"the scales of {info.name.removesuffix(SCALE_SUFFIX)}"
-    return None
+    ckpt: Checkpoint
+    weight: StoredWeight
+
+    @contextmanager
+    def _rows(self) -> Iterator[Rows]:
+        context, grid = WorkerContext(self.ckpt), self.weight.grid
+        transposed = self.weight.dialect.transposed
+        high = grid.cols if transposed else grid.rows
+
+        def rows(r0: int, r1: int, c0: int, c1: int) -> Floating:
+            out = np.empty((r1 - r0, c1 - c0), np.float32)
+            at = r0
+            while at < r1:
+                place, first = divmod(at, high)
+                last = min(first + r1 - at, high)
+                part = out[at - r0 : at - r0 + last - first]
+                if transposed:
+                    decode_region(context, self.weight, Chunk(place, c0, c1, first, last), part.T)
+                else:
+                    decode_region(context, self.weight, Chunk(place, first, last, c0, c1), part)
+                at += last - first
+            return out
+
+        try:
+            yield rows
+        finally:
+            context.close()
+
+    def open(self) -> AbstractContextManager[Rows]:
+        return self._rows()
 
 
 def _npy(path: Path) -> Iterator[Tensor | Skipped]:

@@ -22,12 +22,13 @@ from .make import make_command
 from .run import run_command
 from .sensitivity import sensitivity_command
 from .study import study_command
-from .tables import accumulators_command, recipes_command, schemes_command
+from .tables import accumulators_command, dialects_command, recipes_command, schemes_command
 
 VERBS = (
     accumulators_command,
     codesign_command,
     convert_command,
+    dialects_command,
     experiment_command,
     formats_command,
     inspect_command,
@@ -88,5 +89,13 @@ def main(args: list[str] | None = None) -> None:
         sys.stderr.close()
         sys.exit(1)
     except (ValueError, TypeError, OSError) as error:
-        click.echo(f"dsv3-numerics: {error}", err=True)
+        click.echo(f"dsv3-numerics: {_one_line(error)}", err=True)
         sys.exit(1)
+
+
+def _one_line(error: Exception) -> str:
+    """Write an error as people read it: an operating system's without number and brackets."""
+    if isinstance(error, OSError) and error.strerror:
+        named = error.filename is not None and str(error.filename) not in error.strerror
+        return f"{error.filename}: {error.strerror}" if named else error.strerror
+    return str(error)

@@ -1,24 +1,24 @@
-"""The verb ``convert``: a checkpoint from FP8 to plain numbers, or back."""
+"""The verb ``convert``: a checkpoint out of low precision, into it, or between its dialects."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from .console import progress_bar, resumable
+from .console import json_option, print_json, progress_bar, resumable
 
 if TYPE_CHECKING:
     from ..checkpoint import ConvertReport
-
-_TARGETS = ("bf16", "f16", "f32", "fp8", "fp8-ue8m0")
 
 
 @click.command("convert")
 @click.argument("src", metavar="SRC", type=click.Path(path_type=Path))
 @click.argument("dst", metavar="DST", type=click.Path(path_type=Path))
-@click.option("--to", required=True, type=click.Choice(_TARGETS), help="What weights become.")
+@click.option("--to", required=True, metavar="FORM", help="Form of the weights: see below.")
+@click.option("--dialect", metavar="NAME", help="Whose layout low-precision weights get: see below.")
 @click.option(
     "--include", multiple=True, metavar="GLOB", help="Convert only weights whose name matches; repeatable."
 )
@@ -33,18 +33,21 @@ _TARGETS = ("bf16", "f16", "f32", "fp8", "fp8-ue8m0")
     type=click.Choice(["1"]),
     help="1: FP8 codes without any scale are the numbers themselves.",
 )
+@json_option
 def convert_command(
     src: Path,
     dst: Path,
-    to: Any,
+    to: str,
+    dialect: str | None,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
     jobs: int | None,
     verify: bool,
     resume: bool,
     missing_scale: str | None,
+    as_json: bool,
 ) -> None:
-    """Convert a checkpoint between FP8 with block scales and plain numbers.
+    """Convert a checkpoint out of low precision, into it, or between its dialects.
 
     SRC is a folder of .safetensors, with or without an index, a model cache's folder, or one file. DST is an
     empty or new folder (a new file, where SRC is one). Weights that are not converted, and all other files,
@@ -52,19 +55,30 @@ def convert_command(
 
     \b
     --to says what weights become:
-      bf16 f16 f32   FP8 codes times their scales, rounded to nearest even;
+      bf16 f16 f32   codes times their scales, rounded to nearest even;
                      what f16 cannot hold (beyond 65504) is an error
       fp8            E4M3 with a float32 scale for each 128x128 block, for the
-                     weights that DeepSeek-V3's release has in FP8
-      fp8-ue8m0      the same with powers of two for scales; codes that are FP8
+                     weights that a release of the model's family has in FP8;
+                     low precision of other dialects: bit for bit, or refused
+      fp8-ue8m0      the same with powers of two for scales; codes in blocks
                      already are rounded a second time (error about 2.6%)
+      nvfp4          MXFP4: bit for bit, or refused; others are rounded
+      fp8-row fp8-tensor mxfp8 mxfp4 int8 int4
+                     rounded; the error of each tensor is reported
 
-    A stopped run leaves SRC as it is, and whole files in DST; --resume does the rest.
+    \b
+    --dialect says whose layout they get; the first that holds FORM by default:
+      deepseek_v3 deepseek_v4 compressed-tensors modelopt quark mxfp8 mistral
+
+    Dialects that SRC may be in are listed by the verb dialects. What is declared or named in
+    it and not understood stops the run before anything is written. A stopped run
+    leaves SRC as it is, and whole files in DST; --resume does the rest.
 
     \b
     Examples:
       dsv3-numerics convert ./DeepSeek-V3 ./DeepSeek-V3-bf16 --to bf16
       dsv3-numerics convert ./my-bf16 ./my-fp8 --to fp8 --verify
+      dsv3-numerics convert ./my-bf16 ./my-fp4 --to nvfp4 --dialect compressed-tensors
       dsv3-numerics convert model.safetensors model-f32.safetensors --to f32
     """
     from ..checkpoint import convert
@@ -74,6 +88,7 @@ def convert_command(
             src,
             dst,
             to=to,
+            dialect=dialect,
             include=include,
             exclude=exclude,
             jobs=jobs,
@@ -82,7 +97,10 @@ def convert_command(
             missing_scale=1 if missing_scale else None,
             progress=progress,
         )
-    _print(report)
+    if as_json:
+        print_json(asdict(report) | {"path": str(report.path)})
+    else:
+        _print(report)
 
 
 def _print(report: ConvertReport) -> None:

@@ -14,7 +14,7 @@ from .console import make_console
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..checkpoint.inspection import Group, Inspection, Scales
+    from ..checkpoint.inspection import Group, Inspection
 
 _EXAMPLES = 3  # of each kind of problem
 
@@ -28,9 +28,19 @@ _EXAMPLES = 3  # of each kind of problem
 @click.option(
     "--exclude", multiple=True, metavar="GLOB", help="No tensors whose name matches; may be repeated."
 )
+@click.option(
+    "--missing-scale",
+    type=click.Choice(["1"]),
+    help="1: FP8 codes without any scale are the numbers themselves.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Everything as JSON, each tensor included.")
 def inspect_command(
-    path: Path, scales: bool, include: tuple[str, ...], exclude: tuple[str, ...], as_json: bool
+    path: Path,
+    scales: bool,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    missing_scale: str | None,
+    as_json: bool,
 ) -> None:
     """Show what a checkpoint holds, what is quantized and how, and what is inconsistent.
 
@@ -47,7 +57,13 @@ def inspect_command(
     """
     from ..checkpoint import inspect
 
-    found = inspect(path, include=include, exclude=exclude, scales=scales)
+    found = inspect(
+        path,
+        include=include,
+        exclude=exclude,
+        scales=scales,
+        missing_scale=1 if missing_scale else None,
+    )
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=1))
     else:
@@ -70,7 +86,7 @@ def _show(found: Inspection) -> None:
     for table in (_patterns(found), _groups("layer", _layer_rows(found)), _groups("dtype", _dtypes(found))):
         if table.row_count:
             console.print(table)
-    for text in _quantization(found.scales):
+    for text in _quantization(found):
         line(text)
     for text, style in _problems(found):
         line(text, style)
@@ -112,15 +128,23 @@ def _patterns(found: Inspection) -> Table:
 
     from ..report.text import plain
 
+    several = len(found.dialects) > 1  # one is named below
     table = _table(
-        ("tensor", "<"), ("dtype", "<"), ("shape", "<"), ("scales", "<"), ("count", ">"), ("bytes", ">")
+        ("tensor", "<"),
+        ("dtype", "<"),
+        ("shape", "<"),
+        ("scales", "<"),
+        *([("stored as", "<")] if several else []),
+        ("count", ">"),
+        ("bytes", ">"),
     )
     for row in found.patterns:
         name = plain(row.name)
         short = name if len(name) <= 120 else f"{name[:80]}...{name[-20:]}"
         shape = str(list(row.shape)) if len(row.shape) <= 8 else f"{len(row.shape)} axes"
         scales = row.scales if len(row.scales) <= 40 else row.scales[:37] + "..."
-        cells = (short, row.dtype, shape, scales, str(row.tensors), _size(row.nbytes))
+        dialect = [row.dialect] if several else []
+        cells = (short, row.dtype, shape, scales, *dialect, str(row.tensors), _size(row.nbytes))
         table.add_row(*(Text(cell) for cell in cells))
     return table
 
@@ -151,14 +175,19 @@ def _dtypes(found: Inspection) -> list[tuple[str, Group]]:
     return sorted(found.dtypes.items(), key=lambda item: -item[1].nbytes)
 
 
-def _quantization(scales: Scales) -> list[str]:
-    if not scales.weights and not scales.count:
-        return ["Nothing is quantized."]
-    block = "unknown blocks" if scales.block is None else f"blocks of {scales.block[0]}x{scales.block[1]}"
+def _quantization(found: Inspection) -> list[str]:
+    scales = found.scales
+    if not found.dialects:
+        return [] if found.problems else ["Nothing is quantized."]
+    lines = []
+    for name, group in sorted(found.dialects.items()):
+        size = f" in blocks of {scales.block[0]}x{scales.block[1]}" if scales.block else ""
+        shared = size if name in ("deepseek_v3", "deepseek_v4") else ""
+        weights, parameters = _many(group.tensors, "weight"), _count(group.parameters)
+        lines.append(f"Stored as {name}: {weights}, {parameters} parameters{shared}, {_size(group.nbytes)}.")
+    if not scales.count:
+        return lines
     kinds = ", ".join(f"{count} {dtype}" for dtype, count in sorted(scales.dtypes.items()))
-    lines = [
-        f"Quantized: {_many(scales.weights, 'weight')}, {_count(scales.parameters)} parameters, in {block}."
-    ]
     looked = f"all {scales.read}" if scales.read == scales.count else f"a sample of {scales.read}"
     what = {
         None: f"none is positive, by {looked}",

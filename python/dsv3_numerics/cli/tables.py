@@ -1,4 +1,4 @@
-"""The verbs that list what can be named: ``accumulators``, ``schemes`` and ``recipes``."""
+"""The verbs that list what can be named: ``accumulators``, ``dialects``, ``schemes`` and ``recipes``."""
 
 from __future__ import annotations
 
@@ -26,6 +26,25 @@ def accumulators_command(as_json: bool) -> None:
     from ..accumulator import accumulators
 
     _print([asdict(info) for info in accumulators()], as_json)
+
+
+@click.command("dialects")
+@json_option
+def dialects_command(as_json: bool) -> None:
+    """List the dialects of low-precision checkpoints: how published files hold a weight X.
+
+    {x} is the weight's name, {m} the same without ".weight". Those are what inspect names, and what convert
+    and open read; convert writes the ones that its help names.
+
+    \b
+    Examples:
+      dsv3-numerics dialects
+      dsv3-numerics dialects --json
+    """
+    from ..checkpoint.dialects import DIALECTS, summary
+
+    rows = [asdict(row) | {"product": row.product} if as_json else summary(row) for row in DIALECTS]
+    _print(rows, as_json)
 
 
 @click.command("schemes")

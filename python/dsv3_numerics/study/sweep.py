@@ -14,7 +14,17 @@ import numpy as np
 import numpy.typing as npt
 
 from .._progress import Meter, Progress
-from ..checkpoint import CheckpointError, Rows, Skipped, Source, Tensor, array_tensor, open_source
+from ..checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    Rows,
+    Skipped,
+    Source,
+    Tensor,
+    array_tensor,
+    checkpoint_source,
+    open_source,
+)
 from ..checkpoint.selection import selected
 from ..report.running import recorded
 from ..schemes import OwnScheme, Scheme
@@ -68,9 +78,9 @@ def run(
     Parameters
     ----------
     inputs : path, sequence of paths, or mapping of str to array
-        ``.safetensors``, ``.npy`` or ``.npz`` files, checkpoint folders; or arrays by name. Tensors of
-        float64, float32, float16 and bfloat16 are studied; others are listed in ``study.skipped`` with the
-        reason.
+        ``.safetensors``, ``.npy`` or ``.npz`` files, checkpoint folders; an open checkpoint; or arrays by
+        name. Tensors of float64, float32, float16 and bfloat16 are studied, and the numbers that the codes of
+        low-precision weights mean; others are listed in ``study.skipped`` with the reason.
     schemes : iterable of str or Scheme
         See `Scheme.parse`.
     include, exclude : sequence of str
@@ -217,6 +227,8 @@ def _paths(inputs: str | Path | Sequence[str | Path]) -> list[Path]:
 
 
 def _gather(inputs: Inputs) -> Source:
+    if isinstance(inputs, Checkpoint):
+        return checkpoint_source(inputs)
     if isinstance(inputs, Mapping):
         source = Source()
         for name, array in inputs.items():

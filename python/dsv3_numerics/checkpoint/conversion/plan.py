@@ -14,11 +14,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, Literal, NamedTuple
+from functools import cached_property
+from typing import Any
 
 from ..chunks import LARGEST_CHUNK
-from ..declared import CONFIG_NAME, HF_QUANT_NAME
-from ..dtypes import SCALED
+from ..declared import HF_QUANT_NAME, METHODS
 from ..index import read_json, shown
 from ..reader import Checkpoint
 from ..readers import CheckpointError
@@ -27,38 +27,11 @@ from ..scan import SCALE_SUFFIX, Problem, TensorInfo
 from ..selection import selected
 from ..write import Layout, layout
 from .configuration import ignore, set_dtype, with_ignored, with_section, without_sections
+from .encode import Encode, Reblock, ToNvfp4
 from .families import Family, family_of, is_quantized_by
 from .steps import Copy, Dequantize, Quantize, Requantize, Step, WidenScales
+from .targets import PLAIN, TARGETS, Choice, Form, choose, hf_quant_of, section_of
 
-To = Literal["bf16", "f16", "f32", "fp8", "fp8-ue8m0"]
-Kind = Literal["float32", "ue8m0"]
-
-
-class Target(NamedTuple):
-    """Meaning of a value of ``to``.
-
-    Attributes
-    ----------
-    dtype : str
-        Of the weights, as safetensors spells it.
-    torch : str
-        The same as ``config.json`` spells it.
-    scale : str or None
-        The kind of scale, for FP8.
-    """
-
-    dtype: str
-    torch: str
-    scale: Kind | None = None
-
-
-TARGETS: dict[str, Target] = {
-    "bf16": Target("BF16", "bfloat16"),
-    "f16": Target("F16", "float16"),
-    "f32": Target("F32", "float32"),
-    "fp8": Target("F8_E4M3", "bfloat16", "float32"),
-    "fp8-ue8m0": Target("F8_E4M3", "bfloat16", "ue8m0"),
-}
 _FLOATS = ("BF16", "F16", "F32", "F64")
 # Layers with two axes that are no linear layers.
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|embeddings?|wte|wpe|embed|tok_embeddings|shared)$")
@@ -119,7 +92,13 @@ class Plan:
     notes: list[str] = field(default_factory=list)
 
 
-def make_plan(ckpt: Checkpoint, to: To, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Plan:
+def make_plan(
+    ckpt: Checkpoint,
+    to: str,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    dialect: str | None = None,
+) -> Plan:
     """Decide what becomes of each tensor.
 
     Raises
@@ -133,7 +112,8 @@ def make_plan(ckpt: Checkpoint, to: To, include: Sequence[str] = (), exclude: Se
     for pattern in include:
         if not any(fnmatchcase(name, pattern) for name in (*ckpt, *ckpt.weights)):
             raise ValueError(f"include: found {pattern!r}, which matches no tensor")
-    rules = _Rules(ckpt, TARGETS[to], include, exclude)
+    choice = choose(to, dialect)
+    rules = _Rules(ckpt, to, choice, include, exclude)
     rules.ensure_understood()
     notes: list[str] = []
     shards = []
@@ -152,16 +132,16 @@ def make_plan(ckpt: Checkpoint, to: To, include: Sequence[str] = (), exclude: Se
     return plan
 
 
-def _note(ckpt: Checkpoint, plan: Plan, rules: _Rules, to: To) -> None:
+def _note(ckpt: Checkpoint, plan: Plan, rules: _Rules, to: str) -> None:
     counts, notes = plan.counts, plan.notes
     if sum(counts.values()) == counts["copied"] and not rules.dropped:
         notes.append(f"no tensor is changed: none is to become {to}")
     steps = [step for shard in plan.shards for step in shard.steps]
     kinds = {step.info.dtype for step in steps if isinstance(step, Copy)}
-    stay = sorted(kinds & {"BF16", "F16", "F32"} - {TARGETS[to].dtype})
+    stay = sorted(kinds & {"BF16", "F16", "F32"} - {PLAIN[to][0] if to in PLAIN else ""})
     if counts["dequantized"] and to != "bf16" and stay:
         notes.append(f"tensors that were plain numbers stay what they are: {', '.join(stay)}")
-    if counts["requantized"]:
+    if any(isinstance(step, Requantize) for step in steps):
         notes.append(
             "FP8 blocks whose scale is no power of two yet are rounded a second time, an error of about 2.6% "
             "(root mean square); converting the original numbers, where they are at hand, has no such error"
@@ -170,6 +150,9 @@ def _note(ckpt: Checkpoint, plan: Plan, rules: _Rules, to: To) -> None:
         ends = Counter(name.rsplit(".", 1)[-1] for name in rules.dropped)
         texts = ", ".join(f"{count} {end}" for end, count in ends.most_common())
         notes.append(f"companions of decoded weights are left out: {texts}")
+    if rules.unfit:
+        name, why = rules.unfit[0]
+        notes.append(f"{len(rules.unfit)} weights stay plain, as {to} cannot hold them: {shown(name)}: {why}")
     raw = [weight for weight in ckpt.weights.values() if weight.scale is None]
     if raw:
         notes.append(f"{len(raw)} tensors of codes without scales count as numbers, as you said")
@@ -189,21 +172,35 @@ class _Rules:
     dropped : list of str
         Companions that belonged to codes which are decoded.
     decoded, kept : list of StoredWeight
-        Low-precision weights that become numbers or new codes, and those that stay as they are.
+        Low-precision weights that become numbers, and those that stay as they are.
+    coded : int
+        Weights that get new codes or scales.
+    unfit : list of two str
+        Plain weights that the target cannot hold, and why; they stay plain.
+    block : tuple of two int
+        Of DeepSeek's dialect in the result.
     """
 
     def __init__(
-        self, ckpt: Checkpoint, target: Target, include: Sequence[str], exclude: Sequence[str]
+        self,
+        ckpt: Checkpoint,
+        to: str,
+        choice: Choice | None,
+        include: Sequence[str],
+        exclude: Sequence[str],
     ) -> None:
         self._ckpt = ckpt
-        self.target = target
+        self.to, self.choice = to, choice
         self._globs = include, exclude
         self._contents = ckpt.contents
-        self._block = ckpt.block
+        own = {weight.grid.block for weight in ckpt.weights.values() if weight.dialect.name == "deepseek_v3"}
+        self.block = ckpt.block if ckpt.block in own or not ckpt.weights else (128, 128)
         self.family: Family = family_of(ckpt.config)
         self.dropped: list[str] = []
         self.decoded: list[StoredWeight] = []
         self.kept: list[StoredWeight] = []
+        self.coded = 0
+        self.unfit: list[tuple[str, str]] = []
 
     def is_selected(self, name: str) -> bool:
         """Tell if the user's globs take a tensor."""
@@ -229,17 +226,37 @@ class _Rules:
         if owner is not None:
             return self._of_weight(self._contents.weights[owner], info)
         if info.name in self._contents.markers:
-            if all(self.is_selected(name) for name in self._contents.weights) and self.target.scale is None:
+            if all(self.is_selected(name) for name in self._contents.weights):
                 self.dropped.append(info.name)
                 return None
             return Copy(info)
-        if not self.is_selected(info.name):
+        if self.choice is None or not self.is_selected(info.name):
             return Copy(info)
-        scale = self.target.scale
-        if scale and self._is_to_be_quantized(info):
+        if not self._is_to_be_quantized(info) or self._is_left_plain_by_source:
+            return Copy(info)
+        if self._is_release(self.choice):
+            self.coded += 1
             self._ensure_block(info.name, info.shape)
-            return Quantize(info, self._block, info.name + SCALE_SUFFIX, scale)
-        return Copy(info)
+            return Quantize(info, self.block, info.name + SCALE_SUFFIX, _kind(self.choice))
+        form = Form(self.choice, info.name, info.shape)
+        if form.problem is not None:
+            self.unfit.append((info.name, form.problem))
+            return Copy(info)
+        self.coded += 1
+        return Encode(self._form(self.choice, info.name, info.shape, info), info)
+
+    @cached_property
+    def _is_left_plain_by_source(self) -> bool:
+        """True where the source is in low precision already, and left other weights plain by choice."""
+        rows = {weight.dialect.name for weight in self._contents.weights.values()}
+        return bool(rows) and not (
+            rows == {"deepseek_v3"} and self.choice is not None and self._is_release(self.choice)
+        )
+
+    @staticmethod
+    def _is_release(choice: Choice) -> bool:
+        """Tell if the result is in the dialect of DeepSeek-V3's release."""
+        return choice.row.name == "deepseek_v3"
 
     def _is_to_be_quantized(self, info: TensorInfo) -> bool:
         return info.dtype in _FLOATS and len(info.shape) > 1 and is_quantized_by(self.family, info.name)
@@ -250,38 +267,90 @@ class _Rules:
             if is_codes:
                 self.kept.append(weight)
             return Copy(info)
-        if self.target.scale is None:
+        if self.choice is None:
             if is_codes:
                 self.decoded.append(weight)
-                return Dequantize(weight, self.target.dtype)
+                return Dequantize(weight, PLAIN[self.to][0])
             if info in weight.others:
                 self.dropped.append(info.name)
             return None
-        return self._low_to_low(weight, info)
+        return self._low_to_low(weight, info, self.choice)
 
-    def _low_to_low(self, weight: StoredWeight, info: TensorInfo) -> Step | None:
-        """FP8 in blocks to FP8 in the same blocks."""
-        if weight.dialect.name not in ("deepseek_v3", "mxfp8") or weight.grid.block != self._block:
-            raise CheckpointError(
-                f"{self._ckpt.folder / weight.codes.file}: {shown(weight.name)}: stored as {weight}; "
-                "convert to bf16, f16 or f32 first, or exclude it"
-            )
-        if self.target.scale == "float32":
-            if info is weight.codes:
+    def _low_to_low(self, weight: StoredWeight, info: TensorInfo, choice: Choice) -> Step | None:
+        """Low precision to low precision: as it is, without loss where the target asks for it, or rounded."""
+        is_codes = info is weight.codes
+        if (
+            self._is_release(choice)
+            and weight.dialect.name == "deepseek_v3"
+            and weight.grid.block == self.block
+        ):
+            return self._release_to_release(weight, info, choice)
+        form = Form(choice, weight.name, weight.shape)
+        if self._is_the_same(weight, form):
+            if is_codes:
                 self.kept.append(weight)
-                return Copy(info)
+            return Copy(info)
+        if not is_codes:
+            if info in weight.others:
+                self.dropped.append(info.name)
+            return None
+        if weight.dialect.transposed:
+            raise self._error(weight, "its axes would have to be exchanged; convert to bf16 first")
+        if choice.writer.exact and self.block != (128, 128):
+            raise self._error(weight, f"others are in blocks of {self.block[0]}x{self.block[1]}, and stay so")
+        form = self._form(choice, weight.name, weight.shape, weight.codes)
+        self.coded += 1
+        if choice.writer.exact:
+            return Reblock(form, weight)
+        is_mxfp4 = weight.scale_meaning == "e8m0" and weight.grid.block == (1, 32)
+        if choice.target.name == "nvfp4" and weight.format == "float4_e2m1fn" and is_mxfp4:
+            return ToNvfp4(form, weight)
+        return Encode(form, weight)
+
+    def _release_to_release(self, weight: StoredWeight, info: TensorInfo, choice: Choice) -> Step | None:
+        """FP8 in blocks to FP8 in the same blocks."""
+        is_codes = info is weight.codes
+        if is_codes:
+            self.kept.append(weight)
+        if _kind(choice) == "float32":
             if info is weight.scale and info.dtype != "F32":
                 return WidenScales(info, weight.scale_meaning)
             return Copy(info)
         self._ensure_block(weight.name, weight.shape)
-        if info is weight.codes:
-            self.kept.append(weight)
-            return Requantize(weight)
-        return None
+        return Requantize(weight) if is_codes else None
+
+    @staticmethod
+    def _is_the_same(weight: StoredWeight, form: Form) -> bool:
+        """Tell if a weight is stored as the target would store it."""
+        writer = form.choice.writer
+        same_scales = weight.scale is not None and weight.scale.dtype == writer.scale_dtype
+        return (
+            weight.dialect.name == writer.dialect
+            and weight.format == form.format
+            and (same_scales or writer.form == "group")
+            and weight.grid.canonical() == form.grid.canonical()
+        )
+
+    def _form(self, choice: Choice, name: str, shape: tuple[int, ...], info: TensorInfo) -> Form:
+        form = Form(choice, name, shape)
+        if form.problem is not None:
+            what = f"{self._ckpt.folder / info.file}: {shown(name)}: cannot be {choice.target.name} in the"
+            raise CheckpointError(f"{what} dialect of {choice.consumer}: {form.problem}; exclude it")
+        if choice.writer.form not in ("one", "group"):
+            area = math.prod(min(pair) for pair in zip(form.grid.block, shape[-2:], strict=True))
+            if area > LARGEST_CHUNK:
+                raise CheckpointError(
+                    f"{shown(name)}: blocks of {area} elements, expected at most {LARGEST_CHUNK}"
+                )
+        return form
+
+    def _error(self, weight: StoredWeight, why: str) -> CheckpointError:
+        what = f"{self._ckpt.folder / weight.codes.file}: {shown(weight.name)}: stored as {weight}"
+        return CheckpointError(f"{what}: {why}, or exclude it")
 
     def _ensure_block(self, name: str, shape: tuple[int, ...]) -> None:
         """Refuse blocks that do not fit in memory whole, as quantizing them takes."""
-        area = math.prod(min(pair) for pair in zip(self._block, shape[-2:], strict=True))
+        area = math.prod(min(pair) for pair in zip(self.block, shape[-2:], strict=True))
         if area > LARGEST_CHUNK:
             raise CheckpointError(
                 f"{shown(name)}: blocks of {area} elements, expected at most {LARGEST_CHUNK}"
@@ -312,57 +381,71 @@ def _index(ckpt: Checkpoint, plan: Plan) -> dict[str, Any]:
 
 def _configure(ckpt: Checkpoint, plan: Plan, rules: _Rules) -> None:
     """Make the configuration say what the weights are now."""
-    config, declaration, target = ckpt.config, ckpt.declaration, rules.target
+    config, declaration, choice = ckpt.config, ckpt.declaration, rules.choice
     hf_quant = next((section for section in declaration.sections if not section.keys), None)
     steps = [step for shard in plan.shards for step in shard.steps]
-    quantized = [step for step in steps if isinstance(step, Quantize | Requantize)]
     new = dict(config) if config is not None else None
-    if not rules.kept and not quantized:  # nothing is in low precision any more
+    if not rules.kept and not rules.coded:  # nothing is in low precision any more
         if new is not None:
             new = without_sections(new, declaration)
-        hf_quant = None
-    elif target.scale is not None and (quantized or declaration.sections):
+    elif choice is not None and (rules.coded or declaration.sections):
+        _ensure_one_method(ckpt, rules, choice)
+        plain = plain_linears(steps)
         if new is not None:
-            section = _fp8_section(ckpt, plan, rules, steps)
-            new = with_section(new, declaration, section)
-        hf_quant = None
-    elif rules.decoded:
+            new = with_section(new, declaration, _section(ckpt, plan, rules, choice, plain))
+        plan.hf_quant = hf_quant_of(choice, plain)
+        if plain:
+            few = ", ".join(plain[:_FEW]) + (f" and {len(plain) - _FEW} more" if len(plain) > _FEW else "")
+            plan.notes.append(
+                f"{len(plain)} linear layers stay plain, and the configuration lists them: {few}"
+            )
+    else:
         modules = [weight.module for weight in rules.decoded]
-        if new is not None:
+        if new is not None and modules:
             new = with_ignored(new, declaration, modules)
-        if declaration.sections:
+        if declaration.sections and modules:
             plan.notes.append(f"{len(modules)} modules are plain now, and the configuration says so")
-    if hf_quant is not None:
-        content = read_json(ckpt.folder / HF_QUANT_NAME)
-        if rules.decoded:
-            ignore(content["quantization"], "modelopt", [weight.module for weight in rules.decoded])
-        plan.hf_quant = content
+        if hf_quant is not None:
+            plan.hf_quant = read_json(ckpt.folder / HF_QUANT_NAME)
+            if modules:
+                ignore(plan.hf_quant["quantization"], "modelopt", modules)
     if new is not None and (rules.decoded or plan.counts["quantized"]):
-        set_dtype(new, target.torch)
+        set_dtype(new, PLAIN[rules.to][1] if rules.to in PLAIN else "bfloat16")
     plan.config = new
 
 
-def _fp8_section(ckpt: Checkpoint, plan: Plan, rules: _Rules, steps: Sequence[Step]) -> dict[str, Any]:
+def _ensure_one_method(ckpt: Checkpoint, rules: _Rules, choice: Choice) -> None:
+    """Refuse a result of two methods, which no section can declare."""
+    method = METHODS.get(str(section_of(choice, [])["quant_method"]))
+    for weight in rules.kept:
+        if method not in weight.dialect.methods:
+            raise CheckpointError(
+                f"{ckpt.folder / weight.codes.file}: {shown(weight.name)} stays as {weight}, which no "
+                f"configuration declares together with {choice.consumer}; convert it too"
+            )
+
+
+def _section(ckpt: Checkpoint, plan: Plan, rules: _Rules, choice: Choice, plain: list[str]) -> dict[str, Any]:
+    section = section_of(choice, plain)
+    if choice.row.name != "deepseek_v3":
+        return section
+    if not plain:
+        del section["modules_to_not_convert"]
     declared = next((s.content for s in ckpt.declaration.sections if s.keys), {})
-    section: dict[str, Any] = {
-        "activation_scheme": "dynamic",
-        "fmt": "e4m3",
-        "quant_method": "fp8",
-        **declared,
-        "weight_block_size": list(ckpt.block),
-    }
-    if rules.target.scale == "ue8m0":
+    if ckpt.declaration.method in ("fp8", None):
+        section = {**section, **declared}
+    section["weight_block_size"] = list(rules.block)
+    if _kind(choice) == "ue8m0":
         section["scale_fmt"] = "ue8m0"
     elif plan.counts["quantized"]:
         section.pop("scale_fmt", None)
-    plain = plain_linears(steps)
     if plain:
         ignore(section, "fp8", plain)
-        plan.notes.append(
-            f"{len(plain)} linear layers stay plain, and {CONFIG_NAME} lists them: {', '.join(plain[:_FEW])}"
-            + (f" and {len(plain) - _FEW} more" if len(plain) > _FEW else "")
-        )
     return section
+
+
+def _kind(choice: Choice) -> Any:
+    return choice.target.scaled.scale
 
 
 def plain_linears(steps: Sequence[Step]) -> list[str]:
@@ -383,4 +466,4 @@ def to_json(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-__all__ = ["SCALED", "TARGETS", "Plan", "Shard", "Target", "To", "make_plan", "plain_linears", "to_json"]
+__all__ = ["TARGETS", "Plan", "Shard", "make_plan", "plain_linears", "to_json"]

@@ -23,14 +23,15 @@ from ...machine import get_num_threads
 from .. import reader
 from ..chunks import Stats
 from ..declared import CONFIG_NAME, HF_QUANT_NAME
-from ..index import SUFFIX
+from ..index import SUFFIX, shown
 from ..reader import Checkpoint
 from ..readers import CheckpointError, readable
 from ..scan import FileFingerprint
 from ..write import Layout
 from .journal import JOURNAL_NAME, Journal, open_journal
 from .pipeline import Pipeline, place_below
-from .plan import TARGETS, Plan, Shard, To, make_plan, to_json
+from .plan import Plan, Shard, make_plan, to_json
+from .targets import choose
 
 _MOST_JOBS = 8  # by default; disks and memory have enough of it
 _CHUNK = 4 << 20
@@ -53,7 +54,11 @@ class ConvertReport:
     resumed : int
         Files of an earlier run that were found whole.
     tensors : mapping of str to int
-        Tensors in all files by what is done with them: copied, dequantized, quantized, requantized, widened.
+        Tensors in all files by what is done with them: copied, dequantized, quantized, requantized, recoded
+        (without loss), widened.
+    errors : mapping of str to float
+        Relative error (root mean square) of each tensor that was rounded to another low-precision form in
+        this run.
     bytes_read, bytes_written : int
         Of tensors, in this run.
     seconds : float
@@ -67,6 +72,7 @@ class ConvertReport:
     files: int
     resumed: int
     tensors: Mapping[str, int]
+    errors: Mapping[str, float]
     bytes_read: int
     bytes_written: int
     seconds: float
@@ -78,7 +84,8 @@ def convert(
     src: str | os.PathLike[str],
     dst: str | os.PathLike[str],
     *,
-    to: To,
+    to: str,
+    dialect: str | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     jobs: int | None = None,
@@ -87,7 +94,7 @@ def convert(
     missing_scale: float | None = None,
     progress: Progress | None = None,
 ) -> ConvertReport:
-    """Convert a checkpoint between FP8 with block scales and plain numbers.
+    """Convert a checkpoint between low precision and plain numbers, or between dialects of low precision.
 
     Everything that is not converted is the same byte for byte: other tensors, and other files of the folder
     (tokenizer, README, code). The index and ``config.json`` are rewritten to fit. Tensors stay in files of
@@ -100,14 +107,19 @@ def convert(
     dst : path
         A folder that is empty or not there yet. For a `src` that is one file, a ``.safetensors`` file that is
         not there yet.
-    to : {"bf16", "f16", "f32", "fp8", "fp8-ue8m0"}
-        bf16, f16 and f32 turn FP8 weights with scales into numbers: ``float32(code) * scale``, for 16 bits
+    to : str
+        bf16, f16 and f32 turn low-precision weights into numbers: ``float32(code) * scale``, for 16 bits
         rounded once more, to nearest even. What float16 cannot hold is an error, not an infinity. fp8 turns
-        the weights that the release has in FP8 (attention and feed-forward projections, those of experts and
-        of the multi-token-prediction layer included) into E4M3 codes with float32 scales by the rule
-        ``deepseek_v3``; fp8-ue8m0 with powers of two for scales, stored as float32. What is FP8 already
-        stays, but for blocks whose scale is no power of two: for fp8-ue8m0 these are rounded a second time,
-        an error of about 2.6%.
+        the weights that a release of the model's family has in FP8 into E4M3 codes with float32 scales of
+        128x128 blocks by the rule ``deepseek_v3``; fp8-ue8m0 with powers of two for scales. What is FP8 in
+        such blocks already stays, but for blocks whose scale is no power of two: for fp8-ue8m0 these are
+        rounded a second time, an error of about 2.6%. Other low-precision weights become fp8 bit for bit, or
+        are refused with the first block that cannot; so does MXFP4 that is to be nvfp4. fp8-row, fp8-tensor,
+        mxfp8, mxfp4, nvfp4, int8, int4, or a scheme that one of these is, round, and the error of each
+        tensor is reported.
+    dialect : str, optional
+        Whose layout low-precision weights get: "deepseek_v3", "deepseek_v4", "compressed-tensors",
+        "modelopt", "quark", "mxfp8", "mistral"; by default the first that holds `to`.
     include, exclude : sequence of str
         Globs. Only weights with a name that matches one of `include` (if there are any) and none of `exclude`
         are converted; the others are copied.
@@ -159,8 +171,7 @@ def convert(
     ...     ckpt["model.layers.0.mlp.up_proj.weight_scale_inv"].shape
     (2, 2)
     """
-    if to not in TARGETS:
-        raise ValueError(f"to: found {to!r}, expected one of {', '.join(TARGETS)}")
+    choose(to, dialect)  # which refuses what is not known
     workers = min(get_num_threads(), _MOST_JOBS) if jobs is None else positive(jobs, "jobs")
     start = time.perf_counter()
     if os.path.lexists(Path(src) / JOURNAL_NAME):
@@ -169,7 +180,7 @@ def convert(
         source, target = ckpt.folder.resolve(), Path(dst).resolve()
         single = ckpt.is_single
         _ensure_apart(ckpt.path.resolve(), source, target)
-        plan = make_plan(ckpt, to, include, exclude)
+        plan = make_plan(ckpt, to, include, exclude, dialect)
         run = _Run(ckpt, plan, target, workers, verify, progress)
         if single:
             run.one_file(resume)
@@ -180,6 +191,8 @@ def convert(
                 "exclude": list(exclude),
                 "verify": verify,
             }
+            if dialect is not None:
+                options["dialect"] = dialect
             if missing_scale is not None:
                 options["missing_scale"] = 1
             run.folder(options, resume)
@@ -189,12 +202,26 @@ def convert(
         len(run.todo),
         len(plan.shards) - len(run.todo),
         dict(plan.counts),
+        {name: (e / x) ** 0.5 if x else 0.0 for name, (e, x) in sorted(run.stats.errors.items())},
         sum(shard.bytes_read for shard in run.todo),
         sum(shard.layout.size for shard in run.todo),
         time.perf_counter() - start,
         verify,
         (*plan.notes, *_measured(run.stats, plan)),
     )
+
+
+def _errors(stats: Stats) -> list[str]:
+    """Sum up the errors of tensors that were rounded."""
+    if not stats.errors:
+        return []
+    lost, held = (sum(column) for column in zip(*stats.errors.values(), strict=True))
+    worst, (e, x) = max(stats.errors.items(), key=lambda item: item[1][0] / (item[1][1] or 1))
+    total, most = ((a / b) ** 0.5 if b else 0.0 for a, b in ((lost, held), (e, x)))
+    return [
+        f"{len(stats.errors)} tensors were rounded, an error of {total:.2%} (root mean square); "
+        f"the largest is {most:.2%}, of {shown(worst)}"
+    ]
 
 
 def _ensure_apart(path: Path, source: Path, target: Path) -> None:
@@ -207,7 +234,7 @@ def _ensure_apart(path: Path, source: Path, target: Path) -> None:
 
 def _measured(stats: Stats, plan: Plan) -> list[str]:
     if not plan.counts["requantized"]:
-        return []
+        return _errors(stats)
     if not stats.requantized:
         return ["all scales were powers of two: codes and scales are as they were"]
     lost, held = (sum(column) for column in zip(*stats.errors.values(), strict=True))
@@ -348,6 +375,12 @@ class _Run:
         pipeline = Pipeline(self._ckpt, folder, self._jobs, self._verify, self._moved, finished)
         try:
             pipeline.run(self.todo)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            why = os.strerror(error.errno)
+            text = f"{why}: files that are whole stay; make space, and resume"
+            raise OSError(error.errno, text, str(self._target)) from error
         finally:
             self.stats.add(pipeline.stats)
 
