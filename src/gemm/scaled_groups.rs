@@ -1,8 +1,8 @@
 //! Four-bit codes with scales of their own: groups of sixteen products, each summed exactly, then multiplied by its two
 //! scales; the groups and the accumulator are aligned to the largest exponent of the *scales* and cut.
 //!
-//! [`ScaledGroups`] is the definition. At the vector levels, sixteen outputs run side by side: products and group sums
-//! are exact in float32, groups times scales in float64, where a truncation cuts what stands below the last place.
+//! [`ScaledGroups`] is the definition. At the vector levels, sixteen outputs run side by side
+//! ([`crate::simd::mma::groups`]); what they could not take is computed from the definition.
 
 use super::accumulator::{Accumulator, ResultType};
 use super::definition::{self, Chain};
@@ -11,16 +11,13 @@ use super::mma::{accumulator_parts, cut, with_sign, NAN};
 use super::number::{Class, Number};
 use crate::formats::table::{E2M1FN, E4M3FN};
 use crate::formats::{Codes, Format};
-use crate::simd::{dispatch, Kernel, Lanes};
+use crate::simd::mma::groups::{
+    power, Group, GroupColumns, GroupPanel, GroupRows, GROUP, GROUPS, LEAST, MOST, STEP,
+};
+use crate::simd::mma::{dispatch_mma, Floats, Mma, MmaTask, COLUMNS};
 use crate::threads::run_tasks;
 use std::ops::Range;
 
-/// Products of a group.
-const GROUP: usize = 16;
-/// Groups of a step.
-const GROUPS: usize = 4;
-/// Products of a step.
-const STEP: usize = GROUP * GROUPS;
 /// Fraction bits of a group: two of its products, and three of either scale.
 const MAN: i32 = 8;
 
@@ -147,18 +144,10 @@ impl Chain for ScaledGroups {
     }
 }
 
-/// Columns of a panel.
-const COLUMNS: usize = 16;
 /// The most rows and columns of a tile.
 const SIDE: usize = 512;
 /// The most of k that is laid out at once.
 const BLOCK: usize = 256;
-/// The least exponent of vector steps: 35 places below it float32 is still normal.
-const LEAST: i32 = -91;
-/// The largest.
-const MOST: i32 = 90;
-/// Fraction bits.
-const FRACTION: i32 = 35;
 
 /// Computes all tiles.
 pub(super) fn run(job: &Job<'_>, whole: Vec<Tile<'_>>) {
@@ -169,15 +158,22 @@ pub(super) fn run(job: &Job<'_>, whole: Vec<Tile<'_>>) {
     for tile in whole {
         tile.cut(side, side, &mut tiles);
     }
-    run_tasks(outputs.saturating_mul(job.k), tiles, |tile: Tile<'_>| work(job, tile));
+    run_tasks(outputs.saturating_mul(job.k), tiles, |tile: Tile<'_>| {
+        if let Some(Task { job, tile }) = dispatch_mma(Task { job, tile }) {
+            definition::whole_tile(job, tile);
+        }
+    });
 }
 
-/// A group of a row: the factor of its sum, the exponent of its scale, and a bit for each code that is not zero.
-#[derive(Clone, Copy, Default)]
-struct Group {
-    scale: f64,
-    exp: i32,
-    mask: u32,
+struct Task<'a, 'b> {
+    job: &'a Job<'a>,
+    tile: Tile<'b>,
+}
+
+impl MmaTask for Task<'_, '_> {
+    fn run<L: Mma>(self, l: L) {
+        work(l, self.job, self.tile);
+    }
 }
 
 /// The exponents of a row's scales.
@@ -258,145 +254,28 @@ impl<'a> Layout<'a> {
     }
 }
 
-/// `2^exp`, of a normal number.
-#[inline(always)]
-fn power(exp: i32) -> f64 {
-    f64::from_bits(((1023 + exp) as u64) << 52)
+/// A panel without columns.
+fn empty_panel() -> GroupPanel {
+    let none = GroupColumns { scale: [0.0; COLUMNS], exp: [0; COLUMNS], mask: [0; COLUMNS] };
+    GroupPanel { values: vec![Floats([0.0; COLUMNS]); BLOCK], groups: vec![none; BLOCK / GROUP] }
 }
 
-/// A block of rows.
-#[derive(Default)]
-struct Rows {
-    values: Vec<f32>,
-    groups: Vec<Group>,
-}
-
-/// A group of sixteen columns.
-#[derive(Clone, Copy)]
-struct GroupColumns {
-    scale: [f64; COLUMNS],
-    exp: [i32; COLUMNS],
-    mask: [u32; COLUMNS],
-}
-
-/// A block of sixteen columns, k by k.
-struct Panel {
-    values: Vec<[f32; COLUMNS]>,
-    groups: Vec<GroupColumns>,
-}
-
-impl Panel {
-    fn new() -> Panel {
-        let none = GroupColumns { scale: [0.0; COLUMNS], exp: [0; COLUMNS], mask: [0; COLUMNS] };
-        Panel { values: vec![[0.0; COLUMNS]; BLOCK], groups: vec![none; BLOCK / GROUP] }
-    }
-
-    /// Lays out as many columns as `ranges` has, from `first` on.
-    fn fill(&mut self, layout: &Layout<'_>, first: usize, k: Range<usize>, ranges: &mut [Exponents]) {
-        let (mut values, mut groups) = ([0f32; BLOCK], [Group::default(); BLOCK / GROUP]);
-        for (c, range) in ranges.iter_mut().enumerate() {
-            layout.row(first + c, k.clone(), &mut values, &mut groups, range);
-            for (line, value) in self.values.iter_mut().zip(&values) {
-                line[c] = *value;
-            }
-            for (line, group) in self.groups.iter_mut().zip(&groups) {
-                (line.scale[c], line.exp[c], line.mask[c]) = (group.scale, group.exp, group.mask);
-            }
+/// Lays out as many columns as `ranges` has, from `first` on.
+fn fill(
+    panel: &mut GroupPanel,
+    layout: &Layout<'_>,
+    first: usize,
+    k: Range<usize>,
+    ranges: &mut [Exponents],
+) {
+    let (mut values, mut groups) = ([0f32; BLOCK], [Group::default(); BLOCK / GROUP]);
+    for (c, range) in ranges.iter_mut().enumerate() {
+        layout.row(first + c, k.clone(), &mut values, &mut groups, range);
+        for (line, value) in panel.values.iter_mut().zip(&values) {
+            line.0[c] = *value;
         }
-    }
-}
-
-/// The chains of some rows, continued by a block.
-struct Advance<'a> {
-    rows: &'a Rows,
-    panel: &'a Panel,
-    steps: usize,
-    state: &'a mut [[f32; COLUMNS]],
-}
-
-impl Kernel for Advance<'_> {
-    type Out = ();
-    #[inline(always)]
-    fn run<L: Lanes>(self, _l: L) {
-        let (values, groups) = (STEP * self.steps, GROUPS * self.steps);
-        let rows = self.rows.values.chunks_exact(values).zip(self.rows.groups.chunks_exact(groups));
-        for ((values, groups), state) in rows.zip(self.state) {
-            let a = values.chunks_exact(STEP).zip(groups.chunks_exact(GROUPS));
-            let b = self.panel.values.chunks_exact(STEP).zip(self.panel.groups.chunks_exact(GROUPS));
-            for ((a, a_groups), (b, b_groups)) in a.zip(b) {
-                *state = step(a, a_groups, b, b_groups, *state);
-            }
-        }
-    }
-}
-
-/// One step of sixteen outputs.
-#[inline(always)]
-fn step(
-    a: &[f32],
-    a_groups: &[Group],
-    b: &[[f32; COLUMNS]],
-    b_groups: &[GroupColumns],
-    c: [f32; COLUMNS],
-) -> [f32; COLUMNS] {
-    let mut top = [LEAST; COLUMNS];
-    for (top, c) in top.iter_mut().zip(&c) {
-        *top = LEAST.max((c.to_bits() >> 23 & 255) as i32 - 127);
-    }
-    for (x, y) in a_groups.iter().zip(b_groups) {
-        for ((top, mask), exp) in top.iter_mut().zip(&y.mask).zip(&y.exp) {
-            *top = (*top).max(if x.mask & mask != 0 { x.exp + exp } else { LEAST });
-        }
-    }
-    let (mut there, mut sum) = ([0f64; COLUMNS], [0f64; COLUMNS]);
-    for i in 0..COLUMNS {
-        there[i] = power(FRACTION - top[i]);
-        sum[i] = (f64::from(c[i]) * there[i]).trunc() + 0.0;
-    }
-    let parts = a.chunks_exact(GROUP).zip(a_groups).zip(b.chunks_exact(GROUP).zip(b_groups));
-    for ((a, x), (b, y)) in parts {
-        let mut group = [0f32; COLUMNS];
-        for (a, b) in a.iter().zip(b) {
-            for i in 0..COLUMNS {
-                group[i] += a * b[i];
-            }
-        }
-        for i in 0..COLUMNS {
-            sum[i] += (f64::from(group[i]) * (x.scale * y.scale[i]) * there[i]).trunc();
-        }
-    }
-    let mut out = [0f32; COLUMNS];
-    for i in 0..COLUMNS {
-        let kept = (sum[i] * power(top[i] - FRACTION)).to_bits() & !((1 << 29) - 1);
-        out[i] = f64::from_bits(kept) as f32;
-    }
-    out
-}
-
-/// Partial sums added to totals, multiplied by the factors of their rows and columns.
-struct Promote<'a> {
-    totals: &'a mut [[f32; COLUMNS]],
-    partial: &'a [[f32; COLUMNS]],
-    rows: &'a [f32],
-    columns: Option<[f32; COLUMNS]>,
-}
-
-impl Kernel for Promote<'_> {
-    type Out = ();
-    #[inline(always)]
-    fn run<L: Lanes>(self, _l: L) {
-        let Some(columns) = self.columns else {
-            for (total, partial) in self.totals.iter_mut().zip(self.partial) {
-                for i in 0..COLUMNS {
-                    total[i] += partial[i];
-                }
-            }
-            return;
-        };
-        for ((total, partial), row) in self.totals.iter_mut().zip(self.partial).zip(self.rows) {
-            for i in 0..COLUMNS {
-                total[i] = partial[i].mul_add(row * columns[i], total[i]);
-            }
+        for (line, group) in panel.groups.iter_mut().zip(&groups) {
+            (line.scale[c], line.exp[c], line.mask[c]) = (group.scale, group.exp, group.mask);
         }
     }
 }
@@ -407,7 +286,7 @@ fn takes(c: f32) -> bool {
 }
 
 /// Computes a tile.
-fn work(job: &Job<'_>, tile: Tile<'_>) {
+fn work<L: Mma>(l: L, job: &Job<'_>, tile: Tile<'_>) {
     let (Some(a_scales), Some(b_scales), Some(scale)) =
         (job.a.unit_scales, job.b.unit_scales, job.accumulator.scale)
     else {
@@ -416,16 +295,16 @@ fn work(job: &Job<'_>, tile: Tile<'_>) {
     let (rows, cols) = (tile.rows(), tile.cols());
     let (a, b) = (Layout::new(&job.a, a_scales, &scale.format), Layout::new(&job.b, b_scales, &scale.format));
     let panels = cols.div_ceil(COLUMNS);
-    let mut totals = vec![[0f32; COLUMNS]; panels * rows];
+    let mut totals = vec![Floats([0.0; COLUMNS]); panels * rows];
     for (i, total) in totals.iter_mut().enumerate() {
         let (panel, row) = (i / rows, i % rows);
         for col in panel * COLUMNS..cols.min((panel + 1) * COLUMNS) {
-            total[col % COLUMNS] = tile.c(row, col);
+            total.0[col % COLUMNS] = tile.c(row, col);
         }
     }
-    let mut carried = vec![[0f32; COLUMNS]; if job.chained { 0 } else { totals.len() }];
+    let mut carried = vec![Floats([0.0; COLUMNS]); if job.chained { 0 } else { totals.len() }];
     let (mut a_ranges, mut b_ranges) = (vec![Exponents::NONE; rows], vec![Exponents::NONE; cols]);
-    let (mut packed, mut panel) = (Rows::default(), Panel::new());
+    let (mut packed, mut panel) = (GroupRows::default(), empty_panel());
     let interval = if job.chained { job.k.max(1) } else { job.interval };
     for k0 in (0..job.k).step_by(interval) {
         let end = job.k.min(k0.saturating_add(interval));
@@ -440,21 +319,20 @@ fn work(job: &Job<'_>, tile: Tile<'_>) {
                 a.row(tile.a_row + row, k.clone(), values, groups, range);
             }
             for (i, b_ranges) in b_ranges.chunks_mut(COLUMNS).enumerate() {
-                panel.fill(&b, tile.b_row + i * COLUMNS, k.clone(), b_ranges);
+                fill(&mut panel, &b, tile.b_row + i * COLUMNS, k.clone(), b_ranges);
                 let state = if job.chained { &mut totals } else { &mut carried };
-                let state = &mut state[i * rows..(i + 1) * rows];
-                dispatch(Advance { rows: &packed, panel: &panel, steps, state });
+                l.groups(&packed, &panel, steps, &mut state[i * rows..(i + 1) * rows]);
             }
         }
         if !job.chained {
-            promote(job, &tile, k0, &mut totals, &carried);
-            carried.fill([0.0; COLUMNS]);
+            promote(l, job, &tile, k0, &mut totals, &carried);
+            carried.fill(Floats([0.0; COLUMNS]));
         }
     }
     let mut results = vec![0f32; rows * cols];
     for (row, results) in results.chunks_exact_mut(cols).enumerate() {
         for (panel, results) in results.chunks_mut(COLUMNS).enumerate() {
-            results.copy_from_slice(&totals[panel * rows + row][..results.len()]);
+            results.copy_from_slice(&totals[panel * rows + row].0[..results.len()]);
         }
     }
     let wanted = |row: usize, col: usize| {
@@ -465,12 +343,13 @@ fn work(job: &Job<'_>, tile: Tile<'_>) {
 }
 
 /// Adds the partial sums of an interval that begins at `k`.
-fn promote(
+fn promote<L: Mma>(
+    l: L,
     job: &Job<'_>,
     tile: &Tile<'_>,
     k: usize,
-    totals: &mut [[f32; COLUMNS]],
-    partial: &[[f32; COLUMNS]],
+    totals: &mut [Floats],
+    partial: &[Floats],
 ) {
     let rows = tile.rows();
     let factors: Vec<f32> = (0..rows).map(|row| job.a.scale(tile.a_row + row, k)).collect();
@@ -478,8 +357,8 @@ fn promote(
     for (i, (totals, partial)) in panels {
         let columns = job.scaled().then(|| {
             let col = |c: usize| (i * COLUMNS + c).min(tile.cols() - 1);
-            std::array::from_fn(|c| job.b.scale(tile.b_row + col(c), k))
+            Floats(std::array::from_fn(|c| job.b.scale(tile.b_row + col(c), k)))
         });
-        dispatch(Promote { totals, partial, rows: &factors, columns });
+        l.promote(totals, partial, columns.as_ref().map(|columns| (&factors[..], columns)));
     }
 }

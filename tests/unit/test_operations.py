@@ -69,6 +69,8 @@ PRODUCTS = {
     "deepseek_v3": V3,
     "deepseek_v31": V31.replace(**REQUANTIZED),
     "blackwell": Recipe.preset("blackwell").replace(**REQUANTIZED),
+    "blackwell_mxfp8": Recipe.preset("blackwell_mxfp8"),
+    "blackwell_nvfp4": Recipe.preset("blackwell_nvfp4").replace(dispatch="bf16"),
     "promotion": V3.replace(promote_every=32),
     "rule": V31.replace(rule="vllm", **REQUANTIZED),
     "rows": V3.replace(
@@ -91,7 +93,7 @@ def by_hand(done: OpRecord, stored: Quantized, recipe: Recipe) -> Any:
     if len(done.inputs) == 2:
         codes, scales = done.inputs
         scheme = recipe.dispatch
-        left = Quantized(codes, scales, scheme.format, (128,), 1, scheme.scale)
+        left = Quantized(codes, scales, scheme.format, (scheme.group_k,), 1, scheme.scale)
     else:
         x = done.inputs[0].reshape(-1, done.inputs[0].shape[-1])
         scheme = recipe.activations
@@ -119,11 +121,13 @@ def test_linear_layers_are_quantize_and_matmul_nt(fp8: Model, recipe: Recipe, ab
     found = 0
     with checkpoint.open(FP8) as opened:
         for done in watched(fp8, recipe, absorbed=absorbed):
-            if done.operation.kind == "linear":
+            # a scale over all tokens cannot be found again from those of one expert
+            shared = recipe.activations.needs_tensor_amax and ".experts." in done.operation.name
+            if done.operation.kind == "linear" and not shared:
                 expected = by_hand(done, opened.quantized(tensor_of(done.operation.name)), recipe)
                 assert np.array_equal(done.output, expected), done.operation
                 found += 1
-    assert found > 20
+    assert found > 12
 
 
 def test_simulated_products_are_of_what_codes_mean(fp8: Model) -> None:

@@ -122,7 +122,14 @@ def _print(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
     from ..report.terminal import Column, rich_table
 
     columns: list[Column] = [
-        (name, {"justify": "right" if _is_number(rows[0][name]) else "left", "overflow": "fold"})
+        (
+            name,
+            {
+                "justify": "right" if _is_number(rows[0][name]) else "left",
+                "overflow": "fold",
+                "no_wrap": name == "name",  # what users copy stays in one piece
+            },
+        )
         for name in rows[0]
     ]
     make_console().print(rich_table(columns, ([_text(value) for value in row.values()] for row in rows)))

@@ -45,10 +45,22 @@ impl Mma for Avx2 {
         }
     }
 
+    fn groups(self, rows: &GroupRows, panel: &GroupPanel, steps: usize, state: &mut [Floats]) {
+        groups::check(rows, panel, steps, state.len());
+        // SAFETY: the token proves the features.
+        unsafe { group_steps(rows, panel, steps, state) }
+    }
+
     fn promote(self, totals: &mut [Floats], partial: &[Floats], scales: Option<(&[f32], &Floats)>) {
         // SAFETY: the token proves the features.
         unsafe { promote(totals, partial, scales) }
     }
+}
+
+/// The portable steps, compiled for this level.
+#[target_feature(enable = "avx2,fma")]
+fn group_steps(rows: &GroupRows, panel: &GroupPanel, steps: usize, state: &mut [Floats]) {
+    groups::portable(rows, panel, steps, state);
 }
 
 /// Adds partial sums to totals.

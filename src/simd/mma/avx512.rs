@@ -1,5 +1,6 @@
 //! The steps in AVX-512: sixteen columns to a vector.
 
+use super::groups::{Group, GroupColumns, FRACTION, GROUP, GROUPS, LEAST, STEP};
 use super::*;
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -40,6 +41,12 @@ impl Mma for Avx512 {
                 _ => panic!("a wide step has 4, 8, 16 or 32 products"),
             }
         }
+    }
+
+    fn groups(self, rows: &GroupRows, panel: &GroupPanel, steps: usize, state: &mut [Floats]) {
+        groups::check(rows, panel, steps, state.len());
+        // SAFETY: the token proves the features; rows and columns were just found to have as many steps.
+        unsafe { group_steps(rows, panel, steps, state) }
     }
 
     fn promote(self, totals: &mut [Floats], partial: &[Floats], scales: Option<(&[f32], &Floats)>) {
@@ -356,4 +363,79 @@ unsafe fn wide_step<const PAIRS: usize, const HALF: bool>(
 fn to_f64(x: __m512i) -> (__m512d, __m512d) {
     let (lo, hi) = (_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64::<1>(x));
     (_mm512_cvtepi32_pd(lo), _mm512_cvtepi32_pd(hi))
+}
+
+/// # Safety
+/// Rows and columns must have as many steps.
+#[target_feature(enable = "avx512f,avx512dq")]
+unsafe fn group_steps(rows: &GroupRows, panel: &GroupPanel, steps: usize, state: &mut [Floats]) {
+    for (row, state) in state.iter_mut().enumerate() {
+        // SAFETY: the rows and columns have as many steps; a line is 64 bytes, and aligned to them.
+        unsafe {
+            let mut c = _mm512_load_ps(state.0.as_ptr());
+            for step in 0..steps {
+                let at = row * steps + step;
+                let a = (rows.values.as_ptr().add(STEP * at), rows.groups.as_ptr().add(GROUPS * at));
+                let b = (panel.values.as_ptr().add(STEP * step), panel.groups.as_ptr().add(GROUPS * step));
+                c = group_step(a, b, c);
+            }
+            _mm512_store_ps(state.0.as_mut_ptr(), c);
+        }
+    }
+}
+
+/// # Safety
+/// The pointers must be good for a step.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq")]
+unsafe fn group_step(
+    (a, a_groups): (*const f32, *const Group),
+    (b, b_groups): (*const Floats, *const GroupColumns),
+    c: __m512,
+) -> __m512 {
+    const CUT: i32 = _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC;
+    let halves = |x: __m512| (_mm512_castps512_ps256(x), _mm512_extractf32x8_ps::<1>(x));
+    // SAFETY: a line is 64 bytes, and aligned to them.
+    let line = |p: *const i32| unsafe { _mm512_load_si512(p.cast()) };
+    let field = _mm512_srli_epi32::<24>(_mm512_slli_epi32::<1>(_mm512_castps_si512(c)));
+    let mut top = _mm512_max_epi32(_mm512_sub_epi32(field, _mm512_set1_epi32(127)), _mm512_set1_epi32(LEAST));
+    for g in 0..GROUPS {
+        // SAFETY: a group of the step.
+        let (x, y) = unsafe { (&*a_groups.add(g), &*b_groups.add(g)) };
+        let there = _mm512_test_epi32_mask(_mm512_set1_epi32(x.mask as i32), line(y.mask.as_ptr().cast()));
+        let exp = _mm512_add_epi32(_mm512_set1_epi32(x.exp), line(y.exp.as_ptr()));
+        top = _mm512_mask_max_epi32(top, there, top, exp);
+    }
+    // 2^(35 - top) and its inverse
+    let power = |e: __m256i| _mm512_castsi512_pd(_mm512_slli_epi64::<52>(_mm512_cvtepi32_epi64(e)));
+    let powers = |e: __m512i| (power(_mm512_castsi512_si256(e)), power(_mm512_extracti64x4_epi64::<1>(e)));
+    let there = powers(_mm512_sub_epi32(_mm512_set1_epi32(1023 + FRACTION), top));
+    let back = powers(_mm512_add_epi32(_mm512_set1_epi32(1023 - FRACTION), top));
+    let cut = |x: __m512d| _mm512_roundscale_pd::<CUT>(x);
+    let (lo, hi) = halves(c);
+    let zero = _mm512_setzero_pd(); // no sum is -0
+    let mut lo = _mm512_add_pd(zero, cut(_mm512_mul_pd(_mm512_cvtps_pd(lo), there.0)));
+    let mut hi = _mm512_add_pd(zero, cut(_mm512_mul_pd(_mm512_cvtps_pd(hi), there.1)));
+    for g in 0..GROUPS {
+        let mut sum = _mm512_setzero_ps();
+        for k in GROUP * g..GROUP * (g + 1) {
+            // SAFETY: a product of the step; a line is 64 bytes, and aligned to them.
+            let (x, y) = unsafe { (_mm512_set1_ps(*a.add(k)), _mm512_load_ps((*b.add(k)).0.as_ptr())) };
+            sum = _mm512_fmadd_ps(x, y, sum);
+        }
+        // SAFETY: a group of the step; its factors are two lines.
+        let (x, y_lo, y_hi) = unsafe {
+            let y = (*b_groups.add(g)).scale.as_ptr();
+            (_mm512_set1_pd((*a_groups.add(g)).scale), _mm512_load_pd(y), _mm512_load_pd(y.add(8)))
+        };
+        let (sum_lo, sum_hi) = halves(sum);
+        let term = |sum: __m256, y: __m512d, there: __m512d| {
+            cut(_mm512_mul_pd(_mm512_mul_pd(_mm512_cvtps_pd(sum), _mm512_mul_pd(x, y)), there))
+        };
+        lo = _mm512_add_pd(lo, term(sum_lo, y_lo, there.0));
+        hi = _mm512_add_pd(hi, term(sum_hi, y_hi, there.1));
+    }
+    let (lo, hi) = (_mm512_mul_pd(lo, back.0), _mm512_mul_pd(hi, back.1));
+    let (lo, hi) = (_mm512_cvt_roundpd_ps::<CUT>(lo), _mm512_cvt_roundpd_ps::<CUT>(hi));
+    _mm512_insertf32x8::<1>(_mm512_castps256_ps512(lo), hi)
 }

@@ -13,9 +13,12 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub mod groups;
 
 #[cfg(target_arch = "x86_64")]
 use super::{avx2::Avx2, avx512::Avx512};
+
+use groups::{GroupPanel, GroupRows};
 
 /// Columns of a panel.
 pub const COLUMNS: usize = 16;
@@ -148,6 +151,12 @@ pub trait Mma: Copy {
     /// # Panics
     /// If the rows do not fit, or `columns` are not whole steps.
     fn wide(self, unit: Unit, rows: &WideRows, at: At, columns: &[WideColumns], state: &mut [Floats]);
+
+    /// Continues the chains of `state.len()` rows by so many steps of groups.
+    ///
+    /// # Panics
+    /// If rows or columns do not have as many.
+    fn groups(self, rows: &GroupRows, panel: &GroupPanel, steps: usize, state: &mut [Floats]);
 
     /// Adds partial sums to totals, each multiplied by the product of its row's and its column's factor, if there are
     /// any, in one fused multiply-add.
