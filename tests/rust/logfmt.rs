@@ -2,10 +2,9 @@
 //! significand, and numbers beside thresholds are decided right, at every level.
 
 use dsv3_numerics::formats::{Codes, CodesMut, Input, Output};
-use dsv3_numerics::quant::logfmt::estimate::Line;
-use dsv3_numerics::quant::logfmt::float64::{log2, widen};
 use dsv3_numerics::quant::logfmt::{
-    logfmt_decode, logfmt_encode, Finder, LogOptions, LogRounding, Precision, Span, Tiles, TilesMut,
+    exp2, log2, logfmt_decode, logfmt_encode, narrow, widen, Finder, LinearEstimate, LogOptions, LogRounding,
+    Precision, TileGrid, Tiles, TilesMut,
 };
 use dsv3_numerics::simd::{dispatch_at, set_level, Kernel, Lanes, Level};
 
@@ -29,7 +28,7 @@ impl Random {
 
 /// The largest distance of an estimate from `u` in float64, over consecutive float32.
 struct Worst<'a> {
-    line: &'a Line,
+    line: &'a LinearEstimate,
     finder: &'a Finder,
     bits: std::ops::Range<u32>,
 }
@@ -49,8 +48,8 @@ impl Kernel for Worst<'_> {
             };
             l.store_u32(l.bits(estimate), &mut u);
             for (x, u) in x.iter().zip(&u).take(L::N) {
-                let Finder { span, inverse, below } = self.finder;
-                let want = log2(widen(*x) / span.lo) * inverse + 1.5 - below;
+                let Finder { grid, inverse, below } = self.finder;
+                let want = log2(widen(*x) / grid.lo) * inverse + 1.5 - below;
                 worst = worst.max((f64::from(f32::from_bits(*u)) - want).abs());
             }
         }
@@ -58,9 +57,9 @@ impl Kernel for Worst<'_> {
     }
 }
 
-fn line(finder: &Finder, bits: u32, subnormal: bool) -> Line {
+fn line(finder: &Finder, bits: u32, subnormal: bool) -> LinearEstimate {
     let top = (1 << (bits - 1)) - 1;
-    Line::new(log2(finder.span.lo), finder.inverse, finder.below, top, subnormal)
+    LinearEstimate::new(log2(finder.grid.lo), finder.inverse, finder.below, top, subnormal)
 }
 
 /// Every significand, in the binades of a narrow, a common and a full range, for few and many codes.
@@ -69,8 +68,9 @@ fn estimates_keep_their_bound() {
     for (bits, low, high) in
         [(8, 120u32, 127u32), (8, 95, 127), (3, 100, 120), (10, 126, 127), (16, 100, 132)]
     {
-        let finder = Finder::new(Span::new(low << 23, (high + 1) << 23, bits), LogRounding::Linear);
-        let (line, bound) = (line(&finder, bits, false), Line::error(finder.inverse, finder.span.top));
+        let finder = Finder::new(TileGrid::new(low << 23, (high + 1) << 23, bits), LogRounding::Linear);
+        let (line, bound) =
+            (line(&finder, bits, false), LinearEstimate::error(finder.inverse, finder.grid.top));
         for level in Level::all_available() {
             for binade in [low, (low + high) / 2, high] {
                 let range = binade << 23..(binade + 1) << 23;
@@ -84,8 +84,8 @@ fn estimates_keep_their_bound() {
 /// Every subnormal number.
 #[test]
 fn subnormal_estimates_keep_their_bound() {
-    let finder = Finder::new(Span::new(1, 0x0080_0000, 8), LogRounding::Linear);
-    let (line, bound) = (line(&finder, 8, true), Line::error(finder.inverse, finder.span.top));
+    let finder = Finder::new(TileGrid::new(1, 0x0080_0000, 8), LogRounding::Linear);
+    let (line, bound) = (line(&finder, 8, true), LinearEstimate::error(finder.inverse, finder.grid.top));
     assert!(line.deep);
     for level in Level::all_available() {
         let worst = dispatch_at(level, Worst { line: &line, finder: &finder, bits: 16..0x0080_0000 });
@@ -114,10 +114,10 @@ fn tile(random: &mut Random, n: usize, bits: u32, log: bool) -> Vec<u32> {
     let lo = x.iter().copied().filter(|x| *x > 0).min().unwrap_or(0);
     if lo > 0 && n > 8 {
         let clip = (f64::from(f32::from_bits(hi)) / 4_294_967_296.0) as f32;
-        let span = Span::new(lo.max(clip.to_bits()), hi, bits);
+        let grid = TileGrid::new(lo.max(clip.to_bits()), hi, bits);
         for x in x.iter_mut().skip(2) {
             let k = random.below((1 << (bits - 1)) - 1);
-            let beside = (span.threshold(f64::from(k), log) as f32).to_bits() + random.below(7);
+            let beside = (grid.threshold(f64::from(k), log) as f32).to_bits() + random.below(7);
             if random.below(2) == 0 {
                 *x = (beside.saturating_sub(3)).clamp(lo, hi);
             }
@@ -157,12 +157,12 @@ fn fast_paths_equal_the_definition() {
             logfmt_decode(codes(), bits, tiles, &amin, &amax, to, Precision::Quick).unwrap();
             for i in 0..x.len() {
                 let (lo, hi) = (amin[i / n].to_bits(), amax[i / n].to_bits());
-                let finder = Finder::new(Span::new(lo, hi, bits), rounding);
+                let finder = Finder::new(TileGrid::new(lo, hi, bits), rounding);
                 let k = if lo == 0 { 0 } else { finder.nearest(widen(raw[i] & ABSOLUTE), log) };
                 let found = if bits <= 8 { u32::from(narrow[i]) } else { u32::from(wide[i]) };
                 let what = || format!("{} bits {bits} {rounding:?} n {n} x {:e}", level.name(), x[i]);
                 assert_eq!(found, k | raw[i] >> 31 << (bits - 1), "{}", what());
-                let value = if k == 0 { 0.0 } else { finder.span.value(f64::from(k)) as f32 };
+                let value = if k == 0 { 0.0 } else { finder.grid.value(f64::from(k)) as f32 };
                 assert_eq!(exact[i].to_bits(), value.to_bits() | raw[i] >> 31 << 31, "{}", what());
                 assert!(quick[i].to_bits().abs_diff(exact[i].to_bits()) <= 2, "{}", what());
                 compared += 1;
@@ -170,4 +170,37 @@ fn fast_paths_equal_the_definition() {
         }
     }
     assert!(compared > 200_000, "{compared}");
+}
+
+#[test]
+fn powers_of_two_are_exact() {
+    for k in -1022i32..=1023 {
+        let power = f64::from_bits(((1023 + k) as u64) << 52);
+        assert_eq!(log2(power), f64::from(k));
+        assert!(k.abs() > 1000 || exp2(f64::from(k)) == power);
+    }
+}
+
+/// The series were cut where their next term is below 2^-53; a handful of roundings remain.
+#[test]
+fn close_to_the_system_library() {
+    let mut x = 1.0f64;
+    for i in 0..200_000 {
+        x = if x > 1e60 { 1e-60 } else { x * 1.000_923 + 1e-70 };
+        let (found, want) = (log2(x), x.log2());
+        assert!((found - want).abs() <= 4e-16 * want.abs().max(0.25), "log2({x:e}): {found} {want}");
+        let y = f64::from(i) * 0.001_234_567 - 120.0;
+        let (found, want) = (exp2(y), y.exp2());
+        assert!((found / want - 1.0).abs() <= 1e-15, "exp2({y}): {found:e} {want:e}");
+    }
+}
+
+#[test]
+fn float32_and_back() {
+    for bits in (0..0x0100_0000u32).step_by(251).chain((0..0x7F80_0000).step_by(65_537)) {
+        assert_eq!(widen(bits), f64::from(f32::from_bits(bits)));
+        assert_eq!(narrow(widen(bits)), bits);
+        let between = widen(bits) * 1.000_000_03;
+        assert_eq!(narrow(between), (between as f32).to_bits());
+    }
 }

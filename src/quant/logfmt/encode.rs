@@ -1,27 +1,28 @@
 //! Encoding: the least and largest magnitude of every tile, and the codes of its elements.
 
-use super::layout::{take, Tiles};
-use super::range::{magnitudes, Range};
-use super::ready::{Panel, Way};
-use super::run::{Estimated, Indices, Run};
-use super::tile::{check_bits, LogRounding};
+use super::definition::{check_bits, widen as to_f64, Finder, LogRounding};
+use super::layout::{magnitudes, take, MagnitudeRange, Tiles, ABSOLUTE, INFINITY};
+use super::prepared_tiles::{EncodePath, LinearEstimate, Prepare, PreparedTiles};
 use crate::error::{same_length, Error};
+use crate::formats::encode::widen;
+use crate::formats::philox::{philox4x32, random_words};
 use crate::formats::source::{Code, CodesMut, Input, Source};
 use crate::quant::amax::RUN;
 use crate::quant::native::each_native;
-use crate::simd::{dispatch, map_groups, Kernel, Lanes, Walk};
+use crate::simd::{dispatch, map_groups, GroupMap, Kernel, Lanes, Walk, MAX_GROUP};
 use crate::threads::run_tasks;
+use std::marker::PhantomData;
 
-/// How [`logfmt_encode`] encodes.
+/// Options of [`logfmt_encode`].
 #[derive(Clone, Copy, Debug)]
 pub struct LogOptions {
     /// Bits of a code, sign included, from 3 to 16.
     pub bits: u32,
-    /// Which neighbour a magnitude becomes.
+    /// Rounding of magnitudes.
     pub rounding: LogRounding,
-    /// Whether zeros take part in a tile's least magnitude, which the clip at 2^-32 of the largest then raises.
+    /// True: zeros take part in a tile's least magnitude, which the clip at 2^-32 of the largest then raises.
     pub zeros_count: bool,
-    /// Whether NaN is passed over (code 0, and no part in a tile's range) instead of being flagged.
+    /// True: NaN is skipped (code 0, and no part in a tile's range) instead of being flagged.
     pub skip_nan: bool,
     /// The seed of stochastic rounding.
     pub seed: u64,
@@ -37,7 +38,7 @@ impl Default for LogOptions {
     }
 }
 
-/// What [`logfmt_encode`] says of each tile beside its codes, in C order.
+/// The results of [`logfmt_encode`] for each tile beside its codes, in C order.
 #[derive(Debug)]
 pub struct TilesMut<'a> {
     /// Least magnitude other than zero, not below 2^-32 of the largest; 0 where there is none. Where zeros count and
@@ -50,7 +51,7 @@ pub struct TilesMut<'a> {
 }
 
 /// Encodes every element as its sign above the code of its magnitude in the table of its tile
-/// ([`Span`](super::Span)). float64 input is rounded to nearest float32 first.
+/// ([`TileGrid`](super::TileGrid)). float64 input is rounded to nearest float32 first.
 ///
 /// # Errors
 /// [`Error::Range`] for a width that is none, [`Error::Length`] if the arrays do not fit the layout,
@@ -72,8 +73,8 @@ pub fn logfmt_encode(
     if !tiles.rows().is_multiple_of(inner) {
         return Err(Error::Shape { what: "inner", why: "the rows are no multiple of it" });
     }
-    let indices = Indices { cols: tiles.cols(), inner, seed: options.seed };
-    let job = Job { options: *options, indices, tiles: tiles.flattened() };
+    let indices = RandomIndices { cols: tiles.cols(), inner, seed: options.seed };
+    let job = EncodeJob { options: *options, indices, tiles: tiles.flattened() };
     each_native!(src, S, src => match codes {
         CodesMut::U8(codes) if options.bits <= 8 => job.all::<S, u8>(src, codes, out),
         CodesMut::U16(codes) if options.bits > 8 => job.all::<S, u16>(src, codes, out),
@@ -87,50 +88,50 @@ pub(super) fn wrong_width(bits: u32) -> Error {
     Error::Unsupported(format!("codes: {bits} bits take {width} codes"))
 }
 
-struct Job {
+struct EncodeJob {
     options: LogOptions,
-    indices: Indices,
+    indices: RandomIndices,
     tiles: Tiles,
 }
 
-impl Job {
+impl EncodeJob {
     fn all<S: Source, C: Code>(&self, src: &[S::Item], codes: &mut [C], out: TilesMut<'_>) {
         if self.tiles.tile() > RUN {
             return self.huge::<S, C>(src, codes, out);
         }
         let TilesMut { mut amin, mut amax, mut flags } = out;
         let mut codes = codes;
-        let tasks = self.tiles.pieces(RUN).into_iter().map(|piece| Panels::<S, C> {
+        let tasks = self.tiles.runs(RUN).into_iter().map(|run| EncodeTiles::<S, C> {
             job: self,
-            at: piece.elements.start,
-            codes: take(&mut codes, piece.elements.len()),
-            amin: take(&mut amin, piece.tiles.len()),
-            amax: take(&mut amax, piece.tiles.len()),
-            flags: take(&mut flags, piece.tiles.len()),
-            src: &src[piece.elements],
+            at: run.elements.start,
+            codes: take(&mut codes, run.elements.len()),
+            amin: take(&mut amin, run.tiles.len()),
+            amax: take(&mut amax, run.tiles.len()),
+            flags: take(&mut flags, run.tiles.len()),
+            src: &src[run.elements],
         });
         let tasks = tasks.collect();
         run_tasks(src.len(), tasks, dispatch);
     }
 
-    /// Tiles that do not fit a task: their parts go to tasks, first for the range, then for the codes.
+    /// Encodes tiles that are larger than a task: parts of a tile go to tasks, first for the range, then for the codes.
     fn huge<S: Source, C: Code>(&self, src: &[S::Item], mut codes: &mut [C], out: TilesMut<'_>) {
-        let mut panel = Panel::new();
-        for piece in self.tiles.pieces(1) {
-            let (at, tile) = (piece.elements.start, piece.tiles.start);
-            let src = &src[piece.elements];
+        let mut prepared = PreparedTiles::new();
+        for run in self.tiles.runs(1) {
+            let (at, tile) = (run.elements.start, run.tiles.start);
+            let src = &src[run.elements];
             let parts = run_tasks(src.len(), src.chunks(RUN).collect(), |src| dispatch(Scan::<S>(src)));
-            let whole = parts.into_iter().fold(Range::NONE, Range::and);
-            panel.clear();
-            panel.push(whole, &self.options);
-            panel.prepare(&self.options);
+            let whole = parts.into_iter().fold(MagnitudeRange::NONE, MagnitudeRange::and);
+            prepared.clear();
+            prepared.push(whole, &self.options);
+            dispatch(Prepare(&mut prepared, &self.options));
             let one = tile..tile + 1;
-            panel.store(&mut out.amin[one.clone()], &mut out.amax[one.clone()], &mut out.flags[one]);
-            let way = panel.way(0, &self.options);
+            prepared.store(&mut out.amin[one.clone()], &mut out.amax[one.clone()], &mut out.flags[one]);
+            let path = prepared.path(0, &self.options);
             let codes = take(&mut codes, src.len());
             let parts = src.chunks(RUN).zip(codes.chunks_mut(RUN)).enumerate();
-            let parts = parts.map(|(i, (src, codes))| Part::<S, C> {
-                way,
+            let parts = parts.map(|(i, (src, codes))| EncodeRun::<S, C> {
+                path,
                 indices: self.indices,
                 at: at + i * RUN,
                 src,
@@ -141,38 +142,20 @@ impl Job {
     }
 }
 
-/// The range of a part of a tile.
+/// The magnitudes of part of a tile.
 struct Scan<'a, S: Source>(&'a [S::Item]);
 
 impl<S: Source> Kernel for Scan<'_, S> {
-    type Out = Range;
+    type Out = MagnitudeRange;
     #[inline(always)]
-    fn run<L: Lanes>(self, l: L) -> Range {
+    fn run<L: Lanes>(self, l: L) -> MagnitudeRange {
         magnitudes::<L, S>(l, self.0)
     }
 }
 
-/// The codes of a part of a tile.
-struct Part<'a, S: Source, C: Code> {
-    way: Way,
-    indices: Indices,
-    at: usize,
-    src: &'a [S::Item],
-    codes: &'a mut [C],
-}
-
-impl<S: Source, C: Code> Kernel for Part<'_, S, C> {
-    type Out = ();
-    #[inline(always)]
-    fn run<L: Lanes>(self, l: L) {
-        let Part { way, indices, at, src, codes } = self;
-        l.call(Run::<S, C> { way, indices, at, src, codes });
-    }
-}
-
 /// Some whole tiles.
-struct Panels<'a, S: Source, C: Code> {
-    job: &'a Job,
+struct EncodeTiles<'a, S: Source, C: Code> {
+    job: &'a EncodeJob,
     at: usize,
     src: &'a [S::Item],
     codes: &'a mut [C],
@@ -181,18 +164,19 @@ struct Panels<'a, S: Source, C: Code> {
     flags: &'a mut [u8],
 }
 
-/// Elements of a panel, which stays in the first-level cache between its two passes.
+/// Elements prepared together: they stay in the first-level cache between the two passes.
 const PANEL: usize = 2048;
 
-impl<S: Source, C: Code> Kernel for Panels<'_, S, C> {
+impl<S: Source, C: Code> Kernel for EncodeTiles<'_, S, C> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        let Panels { job, at, src, codes, amin, amax, flags } = self;
+        let EncodeTiles { job, at, src, codes, amin, amax, flags } = self;
         let (options, tiles, indices) = (&job.options, &job.tiles, job.indices);
-        // The next panel is looked through while this one is encoded, tile for tile: one waits for memory, the other computes.
+        // Software pipelining: scan the next panel while encoding this one, tile by tile. One waits for memory, the
+        // other computes.
         let (mut ahead, mut here) = (tiles.walk(at), tiles.walk(at));
-        let (mut a, mut b) = (Panel::new(), Panel::new());
+        let (mut a, mut b) = (PreparedTiles::new(), PreparedTiles::new());
         let (mut panel, mut next) = (&mut a, &mut b);
         let (mut start, mut i, mut first) = (0, 0, 0);
         let (mut begin, mut end) = (0, 0);
@@ -207,17 +191,12 @@ impl<S: Source, C: Code> Kernel for Panels<'_, S, C> {
                 let n = here.take(usize::MAX);
                 let (src, codes) = (&src[start..start + n], &mut codes[start..start + n]);
                 if panel.plain(i) {
-                    map_groups(
-                        l,
-                        &Estimated::<S, C, false>::new(panel, i, options),
-                        0,
-                        src,
-                        codes,
-                        Walk::CACHED,
-                    );
+                    let (estimate, finder) = (panel.estimate(i), panel.finder(i, options.bits));
+                    let map = EstimateMap::<S, C, false>::new(estimate, finder, options);
+                    map_groups(l, &map, 0, src, codes, Walk::CACHED);
                 } else {
-                    let way = panel.way(i, options);
-                    l.call(Run::<S, C> { way, indices, at: at + start, src, codes });
+                    let path = panel.path(i, options);
+                    l.call(EncodeRun::<S, C> { path, indices, at: at + start, src, codes });
                 }
                 start += n;
                 i += 1;
@@ -226,12 +205,195 @@ impl<S: Source, C: Code> Kernel for Panels<'_, S, C> {
                     break;
                 }
                 std::mem::swap(&mut panel, &mut next);
-                panel.prepare(options);
+                l.call(Prepare(panel, options));
                 let last = first + panel.len();
                 panel.store(&mut amin[first..last], &mut amax[first..last], &mut flags[first..last]);
                 next.clear();
                 (i, first, begin) = (0, last, end);
             }
+        }
+    }
+}
+
+/// Elements of one tile.
+struct EncodeRun<'a, S: Source, C: Code> {
+    path: EncodePath,
+    indices: RandomIndices,
+    /// The index of the first element.
+    at: usize,
+    src: &'a [S::Item],
+    codes: &'a mut [C],
+}
+
+impl<S: Source, C: Code> Kernel for EncodeRun<'_, S, C> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        let EncodeRun { path, indices, at, src, codes } = self;
+        match path {
+            EncodePath::Flagged => codes.fill(C::default()),
+            EncodePath::Zero { sign } => {
+                let mut bits = [0u32; MAX_GROUP];
+                for (src, codes) in src.chunks(MAX_GROUP).zip(codes.chunks_mut(MAX_GROUP)) {
+                    widen::<L, S>(l, src, &mut bits);
+                    for (bits, code) in bits.iter().zip(codes) {
+                        *code = C::from_u32(if bits >> 31 == 0 { 0 } else { sign });
+                    }
+                }
+            }
+            EncodePath::Definition { finder, rounding, sign } => {
+                let mut random = [0u32; MAX_GROUP];
+                for (i, (src, codes)) in src.chunks(MAX_GROUP).zip(codes.chunks_mut(MAX_GROUP)).enumerate() {
+                    if rounding == LogRounding::Stochastic {
+                        indices.words(at + i * MAX_GROUP, &mut random);
+                    }
+                    define::<L, S, C>(l, &finder, (rounding, sign), src, &random, codes);
+                }
+            }
+            EncodePath::Estimate { estimate, finder, rounding, bits } => {
+                if estimate.deep {
+                    let map =
+                        EstimateMap::<S, C, true> { estimate, finder, rounding, bits, marker: PhantomData };
+                    map_groups(l, &map, 0, src, codes, Walk::CACHED);
+                } else {
+                    let map =
+                        EstimateMap::<S, C, false> { estimate, finder, rounding, bits, marker: PhantomData };
+                    map_groups(l, &map, 0, src, codes, Walk::CACHED);
+                }
+            }
+        }
+    }
+}
+
+/// Codes by the estimate, a group at a time; a group that it cannot tell falls back to the definition.
+struct EstimateMap<S, C, const DEEP: bool> {
+    estimate: LinearEstimate,
+    finder: Finder,
+    rounding: LogRounding,
+    bits: u32,
+    marker: PhantomData<(S, C)>,
+}
+
+impl<S, C, const DEEP: bool> EstimateMap<S, C, DEEP> {
+    #[inline(always)]
+    fn new(estimate: LinearEstimate, finder: Finder, options: &LogOptions) -> Self {
+        let LogOptions { bits, rounding, .. } = *options;
+        EstimateMap { estimate, finder, rounding, bits, marker: PhantomData }
+    }
+}
+
+impl<S: Source, C: Code, const DEEP: bool> GroupMap for EstimateMap<S, C, DEEP> {
+    type In = S::Item;
+    type Out = C;
+    #[inline(always)]
+    fn group<L: Lanes>(&self, l: L, _at: usize, src: &[S::Item], out: &mut [C], stream: bool) {
+        let (estimate, bits) = (&self.estimate, self.bits);
+        let (k0, f0) = estimate.codes::<L, DEEP>(l, l.bits(S::load(l, src)), bits);
+        let (k1, f1) = estimate.codes::<L, DEEP>(l, l.bits(S::load(l, &src[L::N..])), bits);
+        let (k2, f2) = estimate.codes::<L, DEEP>(l, l.bits(S::load(l, &src[2 * L::N..])), bits);
+        let (k3, f3) = estimate.codes::<L, DEEP>(l, l.bits(S::load(l, &src[3 * L::N..])), bits);
+        C::store(l, [k0, k1, k2, k3], out, stream);
+        let worst = l.max(l.max(f0, f1), l.max(f2, f3));
+        if l.any(l.gt(worst, l.u32(estimate.limit))) {
+            let (src, codes) = (&src[..L::GROUP], &mut out[..L::GROUP]);
+            let rounding = (self.rounding, 1 << (bits - 1));
+            l.call(Fallback::<S, C> { finder: &self.finder, rounding, src, codes });
+        }
+    }
+}
+
+/// A group by the definition.
+struct Fallback<'a, S: Source, C: Code> {
+    finder: &'a Finder,
+    rounding: (LogRounding, u32),
+    src: &'a [S::Item],
+    codes: &'a mut [C],
+}
+
+impl<S: Source, C: Code> Kernel for Fallback<'_, S, C> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        let Fallback { finder, rounding, src, codes } = self;
+        define::<L, S, C>(l, finder, rounding, src, &[0; MAX_GROUP], codes);
+    }
+}
+
+/// The codes of at most [`MAX_GROUP`] elements by the definition, from a rounding and the sign bit of a code.
+#[inline(always)]
+fn define<L: Lanes, S: Source, C: Code>(
+    l: L,
+    finder: &Finder,
+    (rounding, sign): (LogRounding, u32),
+    src: &[S::Item],
+    random: &[u32; MAX_GROUP],
+    codes: &mut [C],
+) {
+    let (mut bits, mut found) = ([0u32; MAX_GROUP], [0u32; MAX_GROUP]);
+    widen::<L, S>(l, src, &mut bits);
+    l.call(Define { finder, rounding, sign, bits: &bits, random, found: &mut found });
+    for (code, found) in codes.iter_mut().zip(&found) {
+        *code = C::from_u32(*found);
+    }
+}
+
+/// The definition on a group of float32 bits: compiled once for all kinds of input and codes.
+struct Define<'a> {
+    finder: &'a Finder,
+    rounding: LogRounding,
+    sign: u32,
+    bits: &'a [u32; MAX_GROUP],
+    random: &'a [u32; MAX_GROUP],
+    found: &'a mut [u32; MAX_GROUP],
+}
+
+impl Kernel for Define<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, _l: L) {
+        let Define { finder, rounding, sign, bits, random, found } = self;
+        for one in LogRounding::ALL {
+            // One loop for each rounding, which is a constant in it: the compiler vectorizes them.
+            if *one == rounding {
+                for ((bits, random), code) in bits.iter().zip(random).zip(&mut *found) {
+                    let a = bits & ABSOLUTE;
+                    let a = if a > INFINITY { 0 } else { a };
+                    let k = match one {
+                        LogRounding::Linear => finder.nearest(to_f64(a), false),
+                        LogRounding::Log => finder.nearest(to_f64(a), true),
+                        LogRounding::Stochastic => finder.stochastic(to_f64(a), *random),
+                    };
+                    *code = k | if bits >> 31 == 0 { 0 } else { sign };
+                }
+            }
+        }
+    }
+}
+
+/// The random bits that each element draws.
+#[derive(Clone, Copy, Debug)]
+struct RandomIndices {
+    /// Elements of a row.
+    cols: usize,
+    /// Rows that were neighbours before the axis was moved.
+    inner: usize,
+    /// The seed.
+    seed: u64,
+}
+
+impl RandomIndices {
+    /// Draws the words of elements `at..`.
+    #[inline(always)]
+    fn words(&self, at: usize, out: &mut [u32]) {
+        if self.inner == 1 {
+            return random_words(self.seed, at as u64, out);
+        }
+        let key = [self.seed as u32, (self.seed >> 32) as u32];
+        for (i, word) in out.iter_mut().enumerate() {
+            let (row, col) = ((at + i) / self.cols, (at + i) % self.cols);
+            let index = ((row / self.inner * self.cols + col) * self.inner + row % self.inner) as u64;
+            let block = index / 4;
+            *word = philox4x32([block as u32, (block >> 32) as u32, 0, 0], key)[(index % 4) as usize];
         }
     }
 }

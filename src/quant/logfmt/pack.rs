@@ -1,13 +1,13 @@
-//! Codes without the bits that they do not use.
+//! Packing: codes without their unused bits.
 //!
 //! | layout | a row of n-bit codes |
 //! |---|---|
 //! | plain | one stream, code after code, low bit first; the last byte is filled with zeros |
 //! | deepep | for each 16 elements, the last ones filled up with zero codes: 16 magnitudes of n - 1 bits, then 16 signs |
 
+use super::definition::{check_bits, top};
 use super::encode::wrong_width;
 use super::layout::take;
-use super::tile::{check_bits, top};
 use crate::error::{same_length, Error};
 use crate::formats::round::named_enum;
 use crate::formats::source::{Code, Codes, CodesMut};
@@ -15,7 +15,7 @@ use crate::quant::amax::RUN;
 use crate::threads::run_tasks;
 
 named_enum! {
-    /// In what order bits stand.
+    /// Order of the bits.
     LogLayout, "layout" {
         /// One stream.
         Plain = "plain",

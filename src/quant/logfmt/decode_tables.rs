@@ -1,0 +1,273 @@
+//! Decoding from tables: small tables of a tile's values, where the tile is long enough to pay for them.
+//!
+//! A value is a product of two factors, which are powers by multiplication.
+//! With `q = 2^-step`, the value m steps below the largest is `hi q^m`. The definition computes `lo 2^((k - 1) step)`
+//! instead. The difference is bounded, so float32 roundings of the factors and of their products are the definition's
+//! unless they are near a rounding midpoint. For a tile that spans less than E = 64 octaves, in relative units of 2^-53:
+//!
+//! | difference | at most |
+//! |---|---|
+//! | the definition: rounding of `(k - 1) step`, a power, a product | `0.7 E + 5` |
+//! | `(top - 1) step` beside `log2(hi / lo)` | `0.7 (4 E + 4)` |
+//! | `q^m` for m from 0 to 127: `step` is off by 1 and `q` by 5, m times; as many products | `0.7 E + 6 m` |
+//!
+//! In all less than 2^11 units, which is [`NEAR`].
+
+use super::definition::{direct, top, Precision, TileGrid};
+use crate::formats::source::Code;
+use crate::simd::{map_groups, GroupMap, Kernel, Lanes, Walk};
+use std::marker::PhantomData;
+
+/// Decodes from tables.
+#[inline(always)]
+pub(super) fn look_up<L: Lanes, K: TableLookup, C: Code>(
+    l: L,
+    table: &TileTables,
+    grid: TileGrid,
+    bits: u32,
+    codes: &[C],
+    out: &mut [f32],
+) {
+    let map = TableMap::<K, C> { table, grid, bits, marker: PhantomData };
+    map_groups(l, &map, 0, codes, out, Walk::CACHED);
+}
+
+/// The tables of a tile; the path fills those that it uses.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(super) struct TileTables {
+    /// The value of each byte.
+    all: [f32; 256],
+    /// The last values of groups, then their negatives; and their float32 remainders.
+    last: [f32; 16],
+    last_rest: [f32; 16],
+    /// The ratios to them, and their float32 remainders.
+    down: [f32; 16],
+    down_rest: [f32; 16],
+}
+
+impl TileTables {
+    pub const NONE: TileTables = TileTables {
+        all: [0.0; 256],
+        last: [0.0; 16],
+        last_rest: [0.0; 16],
+        down: [0.0; 16],
+        down_rest: [0.0; 16],
+    };
+
+    /// Fills the table of all values. False if one of them is in doubt.
+    #[inline(always)]
+    pub fn exact<L: Lanes>(&mut self, l: L, q: f64, hi: f64, bits: u32) -> bool {
+        let [rows, steps] = l.powers(q, 4, hi);
+        let doubt = l.products(&rows[..8], &steps, NEAR, &mut self.all[..128]);
+        let values = 1usize << (bits - 1);
+        if values < 128 {
+            self.all.copy_within(128 - values..128, 0);
+        }
+        self.complete(values);
+        !doubt
+    }
+
+    /// Fills the table of all quick values. False if a factor is in doubt.
+    #[inline(always)]
+    pub fn quick(&mut self, factors: &Factors, bits: u32) -> bool {
+        let (last, down) = (&factors.last[..8], &factors.down);
+        let mut sure = true;
+        for x in last.iter().chain(down) {
+            sure &= !doubtful(*x);
+        }
+        let down = down.map(|x| x as f32);
+        for (row, last) in self.all[..128].chunks_exact_mut(16).zip(last) {
+            let last = *last as f32;
+            for (to, down) in row.iter_mut().zip(&down) {
+                *to = last * down;
+            }
+        }
+        let (values, size) = (1usize << (bits - 1), 1usize << (bits / 2));
+        if size < 16 {
+            for k in 0..values {
+                self.all[k] = self.all[k / size * 16 + k % size];
+            }
+        }
+        self.complete(values);
+        sure
+    }
+
+    /// Adds zero, the negatives and the repeats.
+    #[inline(always)]
+    fn complete(&mut self, values: usize) {
+        self.all[0] = 0.0;
+        if values == 128 {
+            let (positive, negative) = self.all.split_at_mut(128);
+            for (to, x) in negative.iter_mut().zip(positive) {
+                *to = -*x;
+            }
+            return;
+        }
+        for k in 0..values {
+            self.all[values + k] = -self.all[k];
+        }
+        for i in 2 * values..256 {
+            self.all[i] = self.all[i - 2 * values];
+        }
+    }
+
+    /// Fills the tables of factors. False if one of them is in doubt.
+    #[inline(always)]
+    pub fn factors<L: Lanes>(&mut self, l: L, factors: &Factors) -> bool {
+        let last = l.products(&[1.0], &factors.last, NEAR, &mut self.last);
+        let down = l.products(&[1.0], &factors.down, NEAR, &mut self.down);
+        !(last | down)
+    }
+
+    /// Fills the tables of factors, each as the sum of two float32.
+    #[inline(always)]
+    pub fn pairs<L: Lanes>(&mut self, l: L, factors: &Factors) -> bool {
+        l.split(&factors.last, &mut self.last, &mut self.last_rest);
+        l.split(&factors.down, &mut self.down, &mut self.down_rest);
+        true
+    }
+}
+
+/// A lookup of the values of codes in the tables of their tile.
+pub(super) trait TableLookup: Copy {
+    /// Looks up a vector of codes. Lanes of the second result are not zero if the value is in doubt.
+    fn values<L: Lanes>(l: L, table: &TileTables, bits: u32, code: L::U) -> (L::F, L::U);
+    /// True if values can be in doubt.
+    const DOUBT: bool;
+}
+
+/// Values from the table of all values.
+#[derive(Clone, Copy)]
+pub(super) struct All;
+
+impl TableLookup for All {
+    #[inline(always)]
+    fn values<L: Lanes>(l: L, table: &TileTables, _bits: u32, code: L::U) -> (L::F, L::U) {
+        (l.gather256(&table.all, code), l.u32(0))
+    }
+    const DOUBT: bool = false;
+}
+
+/// Values as products of two float32.
+#[derive(Clone, Copy)]
+pub(super) struct Product;
+
+impl TableLookup for Product {
+    #[inline(always)]
+    fn values<L: Lanes>(l: L, table: &TileTables, bits: u32, code: L::U) -> (L::F, L::U) {
+        let last = l.permute16(&table.last, l.shr(code, bits / 2));
+        let down = l.permute16(&table.down, code);
+        (or_zero(l, bits, code, l.fmul(last, down)), l.u32(0))
+    }
+    const DOUBT: bool = false;
+}
+
+/// Values as products of two pairs `a + b` of float32, each good to 2^-48, without the product of the two `b`. With the
+/// roundings of the terms beside the product of the two `a`, and with the errors of factors, the relative error is at most
+/// [`OFF`]. The sum rounds as the value does if sum and value plus or minus that error round alike.
+#[derive(Clone, Copy)]
+pub(super) struct PairProduct;
+
+/// 2^-42.
+const OFF: f32 = 1.0 / 4_398_046_511_104.0;
+
+impl TableLookup for PairProduct {
+    #[inline(always)]
+    fn values<L: Lanes>(l: L, table: &TileTables, bits: u32, code: L::U) -> (L::F, L::U) {
+        let group = l.shr(code, bits / 2);
+        let (last, last_rest) = (l.permute16(&table.last, group), l.permute16(&table.last_rest, group));
+        let (down, down_rest) = (l.permute16(&table.down, code), l.permute16(&table.down_rest, code));
+        let rest = l.estimate(last, down_rest, l.fmul(last_rest, down));
+        // `last` is not less than the value.
+        let more = l.estimate(last, down, l.estimate(last, l.f32(OFF), rest));
+        let less = l.estimate(last, down, l.estimate(last, l.f32(-OFF), rest));
+        (or_zero(l, bits, code, more), l.xor(l.bits(more), l.bits(less)))
+    }
+    const DOUBT: bool = true;
+}
+
+/// Zero, with the sign of `x`, for code 0.
+#[inline(always)]
+fn or_zero<L: Lanes>(l: L, bits: u32, code: L::U, x: L::F) -> L::F {
+    let x = l.bits(x);
+    let some = l.gt(l.and(code, l.u32(top(bits))), l.u32(0));
+    l.float(l.select(some, x, l.and(x, l.u32(1 << 31))))
+}
+
+/// Decodes codes of one tile from its tables.
+struct TableMap<'a, K, C> {
+    table: &'a TileTables,
+    grid: TileGrid,
+    bits: u32,
+    marker: PhantomData<(K, C)>,
+}
+
+impl<K: TableLookup, C: Code> GroupMap for TableMap<'_, K, C> {
+    type In = C;
+    type Out = f32;
+    #[inline(always)]
+    fn group<L: Lanes>(&self, l: L, _at: usize, codes: &[C], out: &mut [f32], _stream: bool) {
+        let TableMap { table, grid, bits, .. } = self;
+        let (x0, d0) = K::values(l, table, *bits, C::load(l, codes));
+        let (x1, d1) = K::values(l, table, *bits, C::load(l, &codes[L::N..]));
+        let (x2, d2) = K::values(l, table, *bits, C::load(l, &codes[2 * L::N..]));
+        let (x3, d3) = K::values(l, table, *bits, C::load(l, &codes[3 * L::N..]));
+        l.store_f32(x0, out, false);
+        l.store_f32(x1, &mut out[L::N..], false);
+        l.store_f32(x2, &mut out[2 * L::N..], false);
+        l.store_f32(x3, &mut out[3 * L::N..], false);
+        if K::DOUBT && l.any(l.gt(l.or(l.or(d0, d1), l.or(d2, d3)), l.u32(0))) {
+            l.call(Fallback { grid, bits: *bits, codes: &codes[..L::GROUP], out: &mut out[..L::GROUP] });
+        }
+    }
+}
+
+/// A group by the definition.
+struct Fallback<'a, C: Code> {
+    grid: &'a TileGrid,
+    bits: u32,
+    codes: &'a [C],
+    out: &'a mut [f32],
+}
+
+impl<C: Code> Kernel for Fallback<'_, C> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        direct(l, self.grid, self.bits, Precision::Exact, self.codes, self.out);
+    }
+}
+
+/// Units in the last place of a float64 by which a product of factors and a value can differ.
+const NEAR: u32 = 1 << 11;
+
+/// Codes of at most 8 bits in groups of `2^(bits / 2)`: the last value of each group, then their negatives, and the ratios
+/// of the codes to the last value. For narrower codes both repeat, as bits above the magnitude are looked up with it.
+pub(super) struct Factors {
+    pub last: [f64; 16],
+    pub down: [f64; 16],
+}
+
+impl Factors {
+    #[inline(always)]
+    pub fn new<L: Lanes>(l: L, q: f64, hi: f64, bits: u32) -> Factors {
+        if bits == 8 {
+            let [last, down] = l.powers(q, 4, hi);
+            return Factors { last, down };
+        }
+        let [last, down] = l.powers(q, bits / 2, hi);
+        let (groups, size) = (1usize << (bits - 1 - bits / 2), 1usize << (bits / 2));
+        Factors {
+            last: std::array::from_fn(|i| last[8 * (i / groups % 2) + 8 - groups + i % groups]),
+            down: std::array::from_fn(|j| down[16 - size + j % size]),
+        }
+    }
+}
+
+/// Tests if a number is within [`NEAR`] ulps of a float32 rounding midpoint.
+#[inline(always)]
+fn doubtful(x: f64) -> bool {
+    const MIDPOINT: u32 = 1 << 28;
+    (x.to_bits() as u32).wrapping_sub(MIDPOINT - NEAR) & (2 * MIDPOINT - 1) < 2 * NEAR
+}
