@@ -12,6 +12,7 @@ mod emulated;
 mod exact;
 mod exact_f64;
 mod float32;
+pub mod interleaved;
 mod job;
 mod matrix_core;
 mod mma;
@@ -19,6 +20,7 @@ mod number;
 mod pack;
 pub mod product;
 mod scaled_groups;
+mod skinny;
 
 pub use accumulator::{Accumulator, Evidence, ResultType, Unit, UnitScale, ACCUMULATORS};
 pub use mma::mma_step;

@@ -1,7 +1,8 @@
 //! Softmax attention of some queries over all the keys they may see, in memory that grows with the keys alone.
 
-use super::linear::{dot, Combine};
+use super::linear::Combine;
 use super::real::Real;
+use crate::gemm::interleaved::dot;
 use crate::simd::dispatch;
 use ndarray::linalg::general_mat_mul;
 use ndarray::{s, ArrayView2, ArrayViewMut2};

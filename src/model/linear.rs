@@ -4,6 +4,7 @@ use super::real::Real;
 use super::weight::{Data, Weight};
 use crate::error::{same_length, Error};
 use crate::formats::Output;
+use crate::gemm::interleaved::{dot, dot_with, AHEAD};
 use crate::simd::{dispatch, Kernel, Lanes};
 use crate::threads::{num_threads, run_tasks};
 use ndarray::linalg::general_mat_mul;
@@ -104,67 +105,15 @@ pub(super) fn products<T: Real>(
 
 /// Adds to `out` each factor times a row of a weight, from `from` on, without widening the rows: whether that was
 /// possible.
-pub(super) fn mix<T: Real>(w: &Weight<'_>, from: usize, factors: &[T], out: &mut [T]) -> bool {
+pub(super) fn combine<T: Real>(w: &Weight<'_>, from: usize, factors: &[T], out: &mut [T]) -> bool {
     match (T::data(factors), T::output(out), w.coded(from, from + factors.len())) {
-        (Data::F32(factors), Output::F32(out), Some(w)) => w.mix(factors, out),
+        (Data::F32(factors), Output::F32(out), Some(w)) => w.combine(factors, out),
         _ => false,
     }
 }
 
 /// Parts that a thread gets: more of them even out, but each lays out `x` anew.
 const PARTS: usize = 2;
-
-/// Length from which a dot product keeps more partial sums.
-pub(super) const LONG: usize = 1024;
-
-/// The dot product of two vectors, in 64 or, where they are long, 256 interleaved sums that are then added pairwise: as
-/// many at every instruction-set level, so that the order of the additions is the same. More sums than registers
-/// hold cost nothing, as memory is the bound.
-#[inline(always)]
-pub fn dot<T: Real>(a: &[T], b: &[T]) -> T {
-    dot_with(a, b, |_| {})
-}
-
-/// As [`dot`], calling `ahead` with what of `b` comes next, every so often.
-#[inline(always)]
-fn dot_with<T: Real>(a: &[T], b: &[T], ahead: impl Fn(&[T])) -> T {
-    if a.len().min(b.len()) < LONG {
-        sums::<T, 64>(a, b, ahead)
-    } else {
-        sums::<T, 256>(a, b, ahead)
-    }
-}
-
-#[inline(always)]
-fn sums<T: Real, const SUMS: usize>(a: &[T], b: &[T], ahead: impl Fn(&[T])) -> T {
-    let mut sums = [T::zero(); SUMS];
-    let len = a.len().min(b.len());
-    // A short last round ends the zip early.
-    for (a, b) in a[..len].chunks(SUMS).zip(b[..len].chunks(SUMS)) {
-        ahead(b);
-        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
-            *sum += *a * *b;
-        }
-    }
-    pairwise(&mut sums)
-}
-
-/// The sum of sums, the halves added to each other until one is left.
-#[inline(always)]
-pub(super) fn pairwise<T: Real, const SUMS: usize>(sums: &mut [T; SUMS]) -> T {
-    let mut width = SUMS / 2;
-    while width > 0 {
-        let (low, high) = sums.split_at_mut(width);
-        for (low, high) in low.iter_mut().zip(high) {
-            *low += *high;
-        }
-        width /= 2;
-    }
-    sums[0]
-}
-
-/// Bytes of weights asked for ahead.
-pub(super) const AHEAD: usize = 4096;
 
 /// Every row of `x` times every row of a panel.
 struct Dots<'a, 'o, T> {

@@ -1,7 +1,7 @@
 //! Multi-head latent attention of one sequence over its latents.
 
 use super::attention::{attend, How, Keys, Round, FEW, QUERIES};
-use super::linear::{matrix, matrix_mut, mix, products, Combine, Rows};
+use super::linear::{combine, matrix, matrix_mut, products, Combine, Rows};
 use super::real::Real;
 use super::weight::Weight;
 use crate::error::{same_length, Error};
@@ -248,7 +248,7 @@ impl<T: Real> Parts<'_, T> {
             let mut rows = q.rows().into_iter().zip(to.rows_mut());
             let coded = new <= FEW
                 && rows.all(|(q, mut to)| match (q.to_slice(), to.as_slice_mut()) {
-                    (Some(q), Some(to)) => mix(up, head * self.shape.up(), &q[..nope], to),
+                    (Some(q), Some(to)) => combine(up, head * self.shape.up(), &q[..nope], to),
                     _ => false,
                 });
             if coded {

@@ -11,7 +11,6 @@
 //! summation that is the same at every instruction-set level. No result depends on the number of threads.
 
 pub mod attention;
-mod coded;
 pub mod gate;
 pub mod linear;
 pub mod mla;

@@ -1,8 +1,8 @@
 //! RMSNorm.
 
-use super::linear::dot;
 use super::real::Real;
 use crate::error::{same_length, Error};
+use crate::gemm::interleaved::dot;
 
 /// Each row of `x` divided by the root of its mean square (plus `eps`), times a weight for each channel.
 ///

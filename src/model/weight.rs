@@ -1,9 +1,10 @@
 //! A weight as a checkpoint holds it, and its rows widened to the type of the computation.
 
-use super::coded::Coded;
 use super::real::Real;
 use crate::error::{same_length, Error};
 use crate::formats::{Codes, Format, Output};
+use crate::gemm::interleaved::CodedRows;
+use crate::gemm::Operand;
 use crate::quant::{dequantize, Blocks};
 use crate::simd::f16_to_f32;
 use std::borrow::Cow;
@@ -149,12 +150,12 @@ impl<'a> Weight<'a> {
     }
 
     /// Rows `from..to` as codes, where there are codes and every vector of them has one scale.
-    pub(super) fn coded(&self, from: usize, to: usize) -> Option<Coded<'a>> {
+    pub(super) fn coded(&self, from: usize, to: usize) -> Option<CodedRows<'a>> {
         let Data::Scaled { codes, format, scales, block, rounded } = self.data else { return None };
-        let codes = &codes[from * self.cols..to * self.cols];
-        let coded =
-            Coded { codes, cols: self.cols, table: format.lookup(), scales, block, first: from, rounded };
-        coded.regular().then_some(coded)
+        let group = (block[0], block[1]);
+        let codes = Codes::U8(codes);
+        let matrix = Operand { codes, format, scales: Some(scales), unit_scales: None, group };
+        CodedRows::new(&matrix, self.cols, from..to, rounded)
     }
 
     /// Rows of codes, a band of blocks at a time.

@@ -1,7 +1,7 @@
 //! Products with scaled codes, decoded in registers, beside the definition: rows widened first, then dot products.
 
 use dsv3_numerics::formats::{table, Format, FORMATS};
-use dsv3_numerics::model::linear::dot;
+use dsv3_numerics::gemm::interleaved::dot;
 use dsv3_numerics::model::{linear, Data, MlaShape, Sequence, Up, Weight};
 use dsv3_numerics::simd::{set_level, Level};
 use dsv3_numerics::threads::set_num_threads;

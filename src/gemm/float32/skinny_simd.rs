@@ -9,7 +9,8 @@ use super::runs::KSegment;
 use super::vectors::StoreColumns;
 use super::{ByteOperand, Problem, STEP};
 use crate::gemm::job::Tile;
-use crate::simd::{self, dispatch_at, level, Kernel, Lanes, Level};
+use crate::gemm::skinny::{Skinny, SumOrder};
+use crate::simd::{self, dispatch, level, Kernel, Lanes, Level};
 use crate::threads::{num_threads, run_tasks};
 
 /// The most rows.
@@ -28,65 +29,55 @@ const LINE: usize = 64;
 
 /// Computes tiles of few rows.
 pub(super) fn product(p: &Problem<'_>, whole: Vec<Tile<'_>>, work: usize) {
-    let level = level();
-    let tall = if level >= Level::Avx512 { ROWS_AVX512 } else { ROWS_AVX2 };
+    let tall = if level() >= Level::Avx512 { ROWS_AVX512 } else { ROWS_AVX2 };
     let mut tasks = Vec::new();
     for tile in whole {
         let rows = tile.rows().div_ceil(tile.rows().div_ceil(tall));
         let columns = tile.cols().div_ceil(num_threads() * TASKS).max(NARROWEST).next_multiple_of(WIDE);
         tile.cut(rows, columns, &mut tasks);
     }
-    run_tasks(work, tasks, |tile| dispatch_at(level, SkinnySimdTask { p, region: Region::new(tile) }));
+    run_tasks(work, tasks, |tile| {
+        let (rows, order) = (tile.rows(), AmxOrder { p, region: Region::new(tile) });
+        dispatch(Skinny { order, rows })
+    });
 }
 
-struct SkinnySimdTask<'a, 'o> {
+/// The order of AMX steps, for one region of the result.
+struct AmxOrder<'a, 'o> {
     p: &'a Problem<'a>,
     region: Region<'o>,
 }
 
-impl Kernel for SkinnySimdTask<'_, '_> {
-    type Out = ();
+impl SumOrder for AmxOrder<'_, '_> {
+    const GROUPS_16: u16 = 0b1_1111_1110;
+    const GROUPS: u16 = 0b111_1110;
+
     #[inline(always)]
-    fn run<L: Lanes>(mut self, l: L) {
-        let (p, (rows, columns)) = (self.p, self.region.size);
+    fn products<L: Lanes, const R: usize>(&mut self, l: L, row: usize) -> bool {
+        let (p, columns) = (self.p, self.region.size.1);
         let mut work = SkinnySimdWorkspace {
-            activations: Scratch::new(rows * p.k.next_multiple_of(L::N * STEP)),
+            activations: Scratch::new(R * p.k.next_multiple_of(L::N * STEP)),
             row_scales: Vec::new(),
             columns_at: p.b.scales_at(self.region.b_row(0), columns),
         };
-        for row in 0..rows {
-            let codes = &p.a.codes[self.region.a_row(row) * p.k..][..p.k];
-            l.call(LayOutRow { side: &p.a, codes, row, rows, out: work.activations.get_mut() });
+        for i in 0..R {
+            let codes = &p.a.codes[self.region.a_row(row + i) * p.k..][..p.k];
+            l.call(LayOutRow { side: &p.a, codes, row: i, rows: R, out: work.activations.get_mut() });
         }
-        let rows_at = p.a.scales_at(self.region.a_row(0), rows);
+        let rows_at = p.a.scales_at(self.region.a_row(row), R);
         for begin in (0..p.k).step_by(p.interval) {
             work.row_scales.extend(rows_at.iter().map(|at| p.a.scale(*at, begin)));
         }
         for column in (0..columns).step_by(L::N) {
-            let (work, region) = (&work, &mut self.region);
-            macro_rules! columns {
-                ($rows:literal) => {
-                    l.call(PanelProducts::<$rows> { p, work, region, column })
-                };
-            }
-            match rows {
-                1 => columns!(1),
-                2 => columns!(2),
-                3 => columns!(3),
-                4 => columns!(4),
-                5 => columns!(5),
-                6 => columns!(6),
-                7 if const { L::N == WIDE } => columns!(7),
-                _ if const { L::N == WIDE } => columns!(8),
-                _ => unreachable!("tiles have at most as many rows as the level keeps sums of"),
-            }
+            l.call(PanelProducts::<R> { p, work: &work, region: &mut self.region, row, column });
         }
+        true
     }
 }
 
-/// The buffers of a task.
+/// The buffers of a group of rows.
 struct SkinnySimdWorkspace {
-    /// The few rows: for each segment, the values of each row in the order of use.
+    /// The rows: for each segment, the values of each row in the order of use.
     activations: Scratch<f32>,
     /// Their scales, for each interval.
     row_scales: Vec<f32>,
@@ -121,11 +112,12 @@ impl Kernel for LayOutRow<'_> {
 /// Sums are read and written once.
 const WHOLE: KSegment = KSegment { runs: Vec::new(), first: true, last: true };
 
-/// Computes as many columns of the result as there are lanes, for `R` rows.
+/// Computes as many columns of the result as there are lanes, for `R` rows from `row` on.
 struct PanelProducts<'a, 'o, const R: usize> {
     p: &'a Problem<'a>,
     work: &'a SkinnySimdWorkspace,
     region: &'a mut Region<'o>,
+    row: usize,
     column: usize,
 }
 
@@ -133,13 +125,13 @@ impl<const R: usize> Kernel for PanelProducts<'_, '_, R> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        let PanelProducts { p, work, region, column } = self;
+        let PanelProducts { p, work, region, row: first, column } = self;
         let (deep, square) = (L::N * STEP, L::N * L::N);
         let count = (region.size.1 - column).min(L::N);
         let columns_at = &work.columns_at[column..column + count];
         let mut start = [[0f32; WIDE]; R];
         for (row, start) in start.iter_mut().enumerate() {
-            region.load(&WHOLE, row, column, &mut start[..L::N]);
+            region.load(&WHOLE, first + row, column, &mut start[..L::N]);
         }
         let (mut done, mut partial) = ([l.f32(0.0); R], [l.f32(0.0); R]);
         for r in 0..R {
@@ -187,7 +179,7 @@ impl<const R: usize> Kernel for PanelProducts<'_, '_, R> {
         }
         for (row, sum) in if p.chained { partial } else { done }.into_iter().enumerate() {
             l.store_f32(sum, &mut start[row], false);
-            region.store(&WHOLE, row, column, &start[row][..L::N]);
+            region.store(&WHOLE, first + row, column, &start[row][..L::N]);
         }
     }
 }
