@@ -8,9 +8,10 @@
 
 use super::table::Format;
 use crate::error::{same_length, Error};
+use crate::simd::{dispatch, Kernel, Lanes};
 use crate::threads::run_tasks;
 
-/// How one width is packed.
+/// The layout of one width.
 struct Layout {
     bits: u32,
     codes: usize,
@@ -67,6 +68,67 @@ fn rows<A: Sync + Send, B: Send>(
     Ok(())
 }
 
+/// Packs groups of `N` codes, the last one filled up with zeros.
+#[inline(always)]
+fn each_group<C: Copy + Default, U, const N: usize>(codes: &[C], out: &mut [U], pack: impl Fn([C; N]) -> U) {
+    let (groups, rest) = codes.as_chunks::<N>();
+    for (group, unit) in groups.iter().zip(&mut *out) {
+        *unit = pack(*group);
+    }
+    if let (false, Some(unit)) = (rest.is_empty(), out.get_mut(groups.len())) {
+        let mut group = [C::default(); N];
+        group[..rest.len()].copy_from_slice(rest);
+        *unit = pack(group);
+    }
+}
+
+/// Unpacks groups of `N` codes; the last one may be cut short.
+#[inline(always)]
+fn each_unit<C: Copy, U: Copy, const N: usize>(packed: &[U], out: &mut [C], unpack: impl Fn(U) -> [C; N]) {
+    let (groups, rest) = out.as_chunks_mut::<N>();
+    for (group, unit) in groups.iter_mut().zip(packed) {
+        *group = unpack(*unit);
+    }
+    if let Some(unit) = packed.get(groups.len()) {
+        let n = rest.len();
+        rest.copy_from_slice(&unpack(*unit)[..n]);
+    }
+}
+
+/// Packs 4-bit codes. Pairs are 16-bit words, which vectors narrow.
+struct PackNibbles<'a> {
+    codes: &'a [u8],
+    out: &'a mut [u8],
+}
+
+impl Kernel for PackNibbles<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, _l: L) {
+        each_group(self.codes, self.out, |pair: [u8; 2]| {
+            let pair = u16::from_le_bytes(pair);
+            (pair & 0xF | pair >> 4 & 0xF0) as u8
+        });
+    }
+}
+
+/// Unpacks 4-bit codes.
+struct UnpackNibbles<'a> {
+    packed: &'a [u8],
+    out: &'a mut [u8],
+}
+
+impl Kernel for UnpackNibbles<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, _l: L) {
+        each_unit(self.packed, self.out, |byte| {
+            let byte = u16::from(byte);
+            (byte & 0xF | (byte & 0xF0) << 4).to_le_bytes()
+        });
+    }
+}
+
 const CODES: usize = 0;
 const UNITS: usize = 1;
 
@@ -77,15 +139,14 @@ const UNITS: usize = 1;
 pub fn pack_bytes(codes: &[u8], format: &Format, row_len: usize, out: &mut [u8]) -> Result<(), Error> {
     match format.bits() {
         4 => rows(format, row_len, (codes, CODES), (out, UNITS), |codes, out| {
-            for (pair, byte) in codes.chunks(2).zip(out) {
-                *byte = (pair[0] & 0xF) | pair.get(1).map_or(0, |c| c << 4);
-            }
+            dispatch(PackNibbles { codes, out });
         }),
         6 => rows(format, row_len, (codes, CODES), (out, UNITS), |codes, out| {
-            for (group, bytes) in codes.chunks(4).zip(out.chunks_mut(3)) {
-                let word = group.iter().rev().fold(0u32, |w, c| (w << 6) | u32::from(c & 0x3F));
-                bytes.copy_from_slice(&word.to_le_bytes()[..3]);
-            }
+            each_group(codes, out.as_chunks_mut::<3>().0, |[a, b, c, d]: [u8; 4]| {
+                let code = |c: u8| u32::from(c & 0x3F);
+                let [x, y, z, _] = (code(a) | code(b) << 6 | code(c) << 12 | code(d) << 18).to_le_bytes();
+                [x, y, z]
+            });
         }),
         _ => Err(layout(format).err().unwrap_or_else(|| wide_only(format))),
     }
@@ -98,20 +159,13 @@ pub fn pack_bytes(codes: &[u8], format: &Format, row_len: usize, out: &mut [u8])
 pub fn unpack_bytes(packed: &[u8], format: &Format, row_len: usize, out: &mut [u8]) -> Result<(), Error> {
     match format.bits() {
         4 => rows(format, row_len, (packed, UNITS), (out, CODES), |packed, out| {
-            for (byte, pair) in packed.iter().zip(out.chunks_mut(2)) {
-                pair[0] = byte & 0xF;
-                if let Some(second) = pair.get_mut(1) {
-                    *second = byte >> 4;
-                }
-            }
+            dispatch(UnpackNibbles { packed, out });
         }),
         6 => rows(format, row_len, (packed, UNITS), (out, CODES), |packed, out| {
-            for (bytes, group) in packed.chunks(3).zip(out.chunks_mut(4)) {
-                let word = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], 0]);
-                for (i, code) in group.iter_mut().enumerate() {
-                    *code = (word >> (6 * i)) as u8 & 0x3F;
-                }
-            }
+            each_unit(packed.as_chunks::<3>().0, out, |[x, y, z]| {
+                let word = u32::from_le_bytes([x, y, z, 0]);
+                [0, 6, 12, 18].map(|shift| (word >> shift) as u8 & 0x3F)
+            });
         }),
         _ => Err(layout(format).err().unwrap_or_else(|| wide_only(format))),
     }
@@ -134,15 +188,10 @@ pub fn pack_words(codes: &[u16], format: &Format, row_len: usize, out: &mut [u32
         return Err(narrow_only(format));
     }
     rows(format, row_len, (codes, CODES), (out, UNITS), |codes, out| {
-        for (group, words) in codes.chunks(8).zip(out.chunks_mut(3)) {
-            let mut bits = 0u128; // 96 bits, first code on top
-            for i in 0..8 {
-                bits = (bits << 12) | u128::from(group.get(i).map_or(0, |c| c & 0xFFF));
-            }
-            for (i, word) in words.iter_mut().enumerate() {
-                *word = (bits >> (64 - 32 * i)) as u32;
-            }
-        }
+        each_group(codes, out.as_chunks_mut::<3>().0, |codes: [u16; 8]| {
+            let [a, b, c, d, e, f, g, h] = codes.map(|c| u32::from(c & 0xFFF));
+            [a << 20 | b << 8 | c >> 4, c << 28 | d << 16 | e << 4 | f >> 8, f << 24 | g << 12 | h]
+        });
     })
 }
 
@@ -155,11 +204,9 @@ pub fn unpack_words(packed: &[u32], format: &Format, row_len: usize, out: &mut [
         return Err(narrow_only(format));
     }
     rows(format, row_len, (packed, UNITS), (out, CODES), |packed, out| {
-        for (words, group) in packed.chunks(3).zip(out.chunks_mut(8)) {
-            let bits = words.iter().fold(0u128, |b, w| (b << 32) | u128::from(*w));
-            for (i, code) in group.iter_mut().enumerate() {
-                *code = (bits >> (84 - 12 * i)) as u16 & 0xFFF;
-            }
-        }
+        each_unit(packed.as_chunks::<3>().0, out, |[x, y, z]| {
+            let codes = [x >> 20, x >> 8, x << 4 | y >> 28, y >> 16, y >> 4, y << 8 | z >> 24, z >> 12, z];
+            codes.map(|c| c as u16 & 0xFFF)
+        });
     })
 }

@@ -21,20 +21,21 @@ const LONG: usize = 1024;
 /// Prefetch distance in bytes of weights.
 pub const AHEAD: usize = 4096;
 
+/// A number that can be multiplied and added up.
+pub trait Number: Copy + Default + Mul<Output = Self> + AddAssign {}
+
+impl<T: Copy + Default + Mul<Output = T> + AddAssign> Number for T {}
+
 /// The dot product of two vectors in interleaved order, the same at every instruction-set level. More partial sums than
 /// registers hold cost nothing, as memory is the bound.
 #[inline(always)]
-pub fn dot<T: Copy + Default + Mul<Output = T> + AddAssign>(a: &[T], b: &[T]) -> T {
+pub fn dot<T: Number>(a: &[T], b: &[T]) -> T {
     dot_with(a, b, |_| {})
 }
 
 /// As [`dot`], calling `ahead` with the part of `b` that comes next, every so often.
 #[inline(always)]
-pub fn dot_with<T: Copy + Default + Mul<Output = T> + AddAssign>(
-    a: &[T],
-    b: &[T],
-    ahead: impl Fn(&[T]),
-) -> T {
+pub fn dot_with<T: Number>(a: &[T], b: &[T], ahead: impl Fn(&[T])) -> T {
     if a.len().min(b.len()) < LONG {
         sums::<T, 64>(a, b, ahead)
     } else {
@@ -43,11 +44,7 @@ pub fn dot_with<T: Copy + Default + Mul<Output = T> + AddAssign>(
 }
 
 #[inline(always)]
-fn sums<T: Copy + Default + Mul<Output = T> + AddAssign, const SUMS: usize>(
-    a: &[T],
-    b: &[T],
-    ahead: impl Fn(&[T]),
-) -> T {
+fn sums<T: Number, const SUMS: usize>(a: &[T], b: &[T], ahead: impl Fn(&[T])) -> T {
     let mut sums = [T::default(); SUMS];
     let len = a.len().min(b.len());
     // A short last round ends the zip early.
@@ -62,7 +59,7 @@ fn sums<T: Copy + Default + Mul<Output = T> + AddAssign, const SUMS: usize>(
 
 /// Adds the halves of the sums to each other until one is left.
 #[inline(always)]
-fn pairwise<T: Copy + AddAssign, const SUMS: usize>(sums: &mut [T; SUMS]) -> T {
+fn pairwise<T: Number, const SUMS: usize>(sums: &mut [T; SUMS]) -> T {
     let mut width = SUMS / 2;
     while width > 0 {
         let (low, high) = sums.split_at_mut(width);
