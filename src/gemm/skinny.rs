@@ -37,6 +37,20 @@ impl<L: Lanes, O: SumOrder> Groups<L, O> {
     const MASK: u16 = if L::N == 16 { O::GROUPS_16 } else { O::GROUPS };
 }
 
+/// The products of one group of rows, a function of its own.
+struct Group<'a, O, const R: usize> {
+    order: &'a mut O,
+    row: usize,
+}
+
+impl<O: SumOrder, const R: usize> Kernel for Group<'_, O, R> {
+    type Out = bool;
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) -> bool {
+        self.order.products::<L, R>(l, self.row)
+    }
+}
+
 impl<O: SumOrder> Kernel for Skinny<O> {
     type Out = bool;
     #[inline(always)]
@@ -50,9 +64,9 @@ impl<O: SumOrder> Kernel for Skinny<O> {
                 ($($rows:literal)*) => {
                     match size {
                         $($rows if const { Groups::<L, O>::MASK >> $rows & 1 == 1 } => {
-                            self.order.products::<L, $rows>(l, row)
+                            l.call(Group::<O, $rows> { order: &mut self.order, row })
                         })*
-                        _ => self.order.products::<L, 1>(l, row),
+                        _ => l.call(Group::<O, 1> { order: &mut self.order, row }),
                     }
                 };
             }

@@ -114,17 +114,16 @@ mod x86 {
     pub fn avx2(l: Avx2, table: &Lookup, codes: &[u8], mut each: impl ColumnSink<Avx2>) {
         let codes: &[u8; 8 * STEP] = codes[..8 * STEP].try_into().expect("as many");
         let mut halves = F16Columns([[0; 8]; STEP]);
-        let scale = table.half.and_then(|half| {
+        // No closure: one that is not inlined would be compiled without AVX2.
+        let scale = match table.half {
             // SAFETY: the token proves AVX2.
-            unsafe {
-                match half.shift {
-                    0 => f16_columns::<0>(half, codes, &mut halves),
-                    1 => f16_columns::<1>(half, codes, &mut halves),
-                    2 => f16_columns::<2>(half, codes, &mut halves),
-                    _ => None,
-                }
-            }
-        });
+            Some(half) if half.shift == 0 => unsafe { f16_columns::<0>(half, codes, &mut halves) },
+            // SAFETY: as above.
+            Some(half) if half.shift == 1 => unsafe { f16_columns::<1>(half, codes, &mut halves) },
+            // SAFETY: as above.
+            Some(half) if half.shift == 2 => unsafe { f16_columns::<2>(half, codes, &mut halves) },
+            _ => None,
+        };
         let Some(scale) = scale else {
             return portable::<Avx2, 8>(l, table, codes, each);
         };

@@ -329,9 +329,9 @@ fn define<L: Lanes, S: Source, C: Code>(
     random: &[u32; MAX_GROUP],
     codes: &mut [C],
 ) {
-    let (mut bits, mut found) = ([0u32; MAX_GROUP], [0u32; MAX_GROUP]);
+    let mut bits = [0u32; MAX_GROUP];
     widen::<L, S>(l, src, &mut bits);
-    l.call(Define { finder, rounding, sign, bits: &bits, random, found: &mut found });
+    let found = l.call(Define { finder: *finder, rounding, sign, bits: &bits, random });
     for (code, found) in codes.iter_mut().zip(&found) {
         *code = C::from_u32(*found);
     }
@@ -339,23 +339,23 @@ fn define<L: Lanes, S: Source, C: Code>(
 
 /// The definition on a group of float32 bits: compiled once for all kinds of input and codes.
 struct Define<'a> {
-    finder: &'a Finder,
+    finder: Finder,
     rounding: LogRounding,
     sign: u32,
     bits: &'a [u32; MAX_GROUP],
     random: &'a [u32; MAX_GROUP],
-    found: &'a mut [u32; MAX_GROUP],
 }
 
 impl Kernel for Define<'_> {
-    type Out = ();
+    type Out = [u32; MAX_GROUP];
     #[inline(always)]
-    fn run<L: Lanes>(self, _l: L) {
-        let Define { finder, rounding, sign, bits, random, found } = self;
+    fn run<L: Lanes>(self, _l: L) -> [u32; MAX_GROUP] {
+        let Define { finder, rounding, sign, bits, random } = self;
+        let mut found = [0u32; MAX_GROUP];
         for one in LogRounding::ALL {
             // One loop for each rounding, which is a constant in it: the compiler vectorizes them.
             if *one == rounding {
-                for ((bits, random), code) in bits.iter().zip(random).zip(&mut *found) {
+                for ((bits, random), code) in bits.iter().zip(random).zip(&mut found) {
                     let a = bits & ABSOLUTE;
                     let a = if a > INFINITY { 0 } else { a };
                     let k = match one {
@@ -367,6 +367,7 @@ impl Kernel for Define<'_> {
                 }
             }
         }
+        found
     }
 }
 
