@@ -230,6 +230,33 @@ def test_shared_indexers_keep_no_keys() -> None:
     )
 
 
+def test_indexers_by_pattern_and_by_frequency() -> None:
+    """Other spellings of `indexer_types`, as transformers reads them."""
+    content = json.loads((ROOT / "python/dsv3_numerics/codesign/data/models/deepseek_v32.json").read_text())
+
+    def own(**fields: Any) -> list[int]:
+        shape = cd.read_shape(content | {"model_type": "glm_moe_dsa"} | fields)
+        return [i for i, layer in enumerate(shape.layers) if not layer.attention.index.shared]  # type: ignore[union-attr]
+
+    assert own(index_topk_pattern="FSSS" * 15 + "F") == list(range(0, 61, 4))
+    assert own(index_topk_freq=4) == [0, *range(1, 61, 4)]
+    assert own(layer_types=["indexed_attention"] * 61) == list(range(61))
+
+
+def test_v4_as_transformers_saves_it() -> None:
+    """Layer types instead of ratios."""
+    content = json.loads(
+        (ROOT / "python/dsv3_numerics/codesign/data/models/deepseek_v4_pro.json").read_text()
+    )
+    names = {0: "sliding_attention", 4: "compressed_sparse_attention", 128: "heavily_compressed_attention"}
+    ratios = content.pop("compress_ratios")[: content["num_hidden_layers"]]
+    saved = content | {
+        "layer_types": [names[r] for r in ratios],
+        "mlp_layer_types": ["hash_moe"] * 3 + ["moe"] * 58,
+    }
+    assert cd.read_shape(saved).layers == cd.read_shape("deepseek_v4_pro").layers
+
+
 def test_mtp_layers_are_counted_only_when_asked_for() -> None:
     shape = cd.read_shape("deepseek_v3")
     assert any("--mtp" in note for note in shape.notes)

@@ -51,12 +51,6 @@ def _checked(experts: int, chosen: int, nodes: int) -> None:
         raise ValueError(f"nodes: found {nodes}, expected a divisor of {experts} experts")
 
 
-def blind_nodes(experts: int, chosen: int, nodes: int, limit: int) -> float:
-    """Mean nodes if `limit` nodes are chosen blindly and experts among theirs: what scores improve on."""
-    _checked(experts, chosen, nodes)
-    return expected_nodes(experts // nodes * limit, chosen, limit)
-
-
 def simulate(
     experts: int, chosen: int, nodes: int, limit: int, *, tokens: int = 100_000, seed: int = 0
 ) -> Array:
