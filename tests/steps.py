@@ -14,9 +14,10 @@ import ml_dtypes
 import numpy as np
 
 from dsv3_numerics import Recipe, checkpoint, reference
-from dsv3_numerics.model import Model, Operations
+from dsv3_numerics.model import Model
 from dsv3_numerics.model.cache_formats import CacheFormat
 from dsv3_numerics.model.fitting import is_quantized
+from dsv3_numerics.model.operations import Operations
 from dsv3_numerics.schemes import LogTiles
 
 FOLDER = Path(__file__).parent / "golden" / "tiny_v3_fp8"

@@ -30,13 +30,12 @@ if TYPE_CHECKING:  # the names as a type checker sees them; at run time they loa
     from .number_formats import FormatInfo, decode, encode, format_info, formats, pack, unpack
     from .quant import quantize_blocks, quantize_tiles, requantize_tiles
     from .quantized import Quantized
-    from .schemes import OwnScheme, Scheme, quantize
+    from .schemes import Scheme, quantize
 
 __all__ = [
     "AccumulatorInfo",
     "FormatInfo",
     "LogFmt",
-    "OwnScheme",
     "Quantized",
     "Recipe",
     "Scheme",

@@ -26,7 +26,7 @@ class CodedArray(ABC):
 
     @abstractmethod
     def dequantize(self, dtype: DTypeLike = np.float32, *, out: Array | None = None) -> Array:
-        """The numbers."""
+        """Return the numbers."""
 
     @property
     @abstractmethod
@@ -44,7 +44,7 @@ class CodedArray(ABC):
 
     @abstractmethod
     def _picked(self, index: Index, groups: Index) -> Any:
-        """The same container of some codes, and of their groups."""
+        """Return the same container of some codes, and of their groups."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -74,7 +74,7 @@ class CodedArray(ABC):
         return True  # as other objects: a length does not make an empty tensor false
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
-        """The numbers, as NumPy asks for them; always a new array."""
+        """Return the numbers, as NumPy asks for them; always a new array."""
         if copy is False:
             raise ValueError(f"copy: found False, but the numbers of a {type(self).__name__} are made anew")
         wanted = np.dtype(np.float32 if dtype is None else dtype)
@@ -83,7 +83,7 @@ class CodedArray(ABC):
         return self.dequantize().astype(wanted)
 
     def equals(self, other: Any) -> bool:
-        """True where another container holds the same codes and scales, bit for bit, and reads them so.
+        """Return True where another container holds the same codes and scales, bit for bit.
 
         Parameters
         ----------
@@ -140,7 +140,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _every_axis(index: Any, ndim: int) -> Index:
-    """An index with one part for each axis."""
+    """Return an index with one part for each axis."""
     parts = index if isinstance(index, tuple) else (index,)
     if any(part is None or isinstance(part, bool | np.bool_) for part in parts):
         raise IndexError(f"index: found {index!r}, expected integers, slices, an array of integers, or ...")
@@ -160,7 +160,7 @@ def _every_axis(index: Any, ndim: int) -> Index:
 
 
 def _whole_groups(part: Any, size: int, length: int, axis: int) -> slice:
-    """The groups that a slice of elements covers, which must be whole."""
+    """Return the groups that a slice of elements covers, which must be whole."""
     if not isinstance(part, slice):
         raise ValueError(
             f"index: found {part!r} on axis {axis}, whose elements share scales by {size}; expected a "

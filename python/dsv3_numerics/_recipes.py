@@ -1,4 +1,4 @@
-"""What recipes of every kind have in common: presets by name, and one field changed at a time.
+"""Recipes of every kind: presets by name, and one field changed at a time.
 
 Lives here: `PresetFamily`, which `model.Recipe`, `training.LinearRecipe` and `training.ExpertRecipe` are of,
 and the refusal of a word that is in no table.

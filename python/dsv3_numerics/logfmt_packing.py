@@ -20,7 +20,7 @@ _GROUP = 16
 
 
 def code_dtype(bits: Any) -> np.dtype[Any]:
-    """The dtype of codes of so many bits, which are checked."""
+    """Return the dtype of codes of so many bits, which are checked."""
     found = whole(bits, "bits")
     if not LEAST_BITS <= found <= MOST_BITS:
         why = " (a sign and a zero leave 2 bits one value, and no step)" if found == 2 else ""

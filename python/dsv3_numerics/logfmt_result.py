@@ -155,7 +155,7 @@ class LogFmt(CodedArray):
         return replace(self, codes=codes, axis=axis, **parts)
 
     def expanded_scales(self) -> NDArray[np.float32]:
-        """The `amin` of each code's tile, which its power is multiplied by: float32, shape of the tensor."""
+        """Return the `amin` of each code's tile, the factor of its power: float32, shape of the tensor."""
         return repeated(self.amin, self._groups, self.shape)
 
     def _facts(self) -> dict[str, str]:
@@ -222,7 +222,7 @@ class LogFmt(CodedArray):
     def dequantize(
         self, dtype: DTypeLike = np.float32, *, precision: Precision = "exact", out: Array | None = None
     ) -> Array:
-        """The numbers. See `logfmt_decode`."""
+        """Return the numbers. See `logfmt_decode`."""
         one_of(precision, "precision", Precision)
         target, kind = real_dtype(dtype)
         inputs = [a for a in (self.codes, self.amin, self.amax, self.escaped_values) if a is not None]
@@ -260,7 +260,7 @@ class LogFmt(CodedArray):
             np.copyto(np.moveaxis(numbers, self.axis, -1), whole_axis.astype(numbers.dtype), where=places)
 
     def pack(self, layout: Layout = "plain") -> NDArray[np.uint8]:
-        """The codes without unused bits. See `logfmt_pack`; `amin` and `amax` are not in it.
+        """Return the codes without unused bits. See `logfmt_pack`; `amin` and `amax` are not in it.
 
         Parameters
         ----------
@@ -323,12 +323,12 @@ class LogFmt(CodedArray):
 
 
 def tile_width(shape: tuple[int, ...], tile: int, axis: int) -> int:
-    """The length of a tile that is not the last: `tile`, or the axis where that is shorter."""
+    """Return the length of a tile that is not the last: `tile`, or the axis where that is shorter."""
     return min(tile, max(shape[axis], 1))
 
 
 def tiles_shape(shape: tuple[int, ...], tile: int, axis: int) -> tuple[int, ...]:
-    """The shape of what there is one of for each tile."""
+    """Return the shape of what there is one of for each tile."""
     return (*shape[:axis], -(-shape[axis] // tile), *shape[axis + 1 :])
 
 

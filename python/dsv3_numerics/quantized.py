@@ -31,7 +31,7 @@ SCALE_DTYPES = {
 
 
 def _checked_global(value: Any) -> np.float32:
-    """A scale of scales: one finite float32 of at least 0."""
+    """Return a scale of scales: one finite float32 of at least 0."""
     if np.ndim(value) or isinstance(value, str | bool | np.bool_):
         raise TypeError(f"global_scale: found {value!r} of shape {np.shape(value)}, expected one number")
     with np.errstate(over="ignore"):
@@ -42,7 +42,7 @@ def _checked_global(value: Any) -> np.float32:
 
 
 def scales_shape(shape: tuple[int, ...], block: tuple[int, ...], axis: int | None) -> tuple[int, ...]:
-    """The scales' shape: each blocked axis holds one scale for a block, the last of which may be short."""
+    """Return the scales' shape: one scale for each block, the last of which may be short."""
     lengths = list(shape)
     axes = range(len(shape) - 2, len(shape)) if axis is None else [axis]
     for place, length in zip(axes, block, strict=True):
@@ -53,7 +53,7 @@ def scales_shape(shape: tuple[int, ...], block: tuple[int, ...], axis: int | Non
 def core_layout(
     shape: tuple[int, ...], block: tuple[int, ...], axis: int | None
 ) -> tuple[int, int, int, int, int]:
-    """The shape as the core sees it: (stack, rows, columns, rows of a block, columns of a block)."""
+    """Return the shape as the core sees it: (stack, rows, columns, rows of a block, columns of a block)."""
     if axis is None:
         stack, rows, cols = math.prod(shape[:-2]), shape[-2], shape[-1]
         block_rows, block_cols = block
@@ -251,7 +251,7 @@ class Quantized(CodedArray):
     def from_weight_scale_inv(
         cls, codes: ArrayLike, scale_inv: ArrayLike, block: tuple[int, int] = (128, 128), *, fmt: Any = None
     ) -> Self:
-        """A weight as DeepSeek's checkpoints hold it.
+        """Return a weight as DeepSeek's checkpoints hold it.
 
         Parameters
         ----------
@@ -277,7 +277,7 @@ class Quantized(CodedArray):
         return cls(native, scales.astype(np.float32, copy=False), info.name, tuple(block))
 
     def dequantize(self, dtype: DTypeLike = np.float32, *, out: Array | None = None) -> Array:
-        """The numbers: ``float32(code) * scale``, one float32 multiplication.
+        """Return the numbers: ``float32(code) * scale``, one float32 multiplication.
 
         Parameters
         ----------

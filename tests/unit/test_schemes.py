@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import ml_dtypes
 import numpy as np
@@ -20,8 +21,9 @@ from dsv3_numerics import (
     quantize_tiles,
     study,
 )
-from dsv3_numerics.number_formats import formats
-from dsv3_numerics.schemes import NAMED, DeepEPLog, LogTiles, NotFiniteError, Scheme, short_names
+from dsv3_numerics.number_formats import Rounding, formats
+from dsv3_numerics.schemes import NAMED, DeepEPLog, LogTiles, NotFiniteError, Scheme
+from dsv3_numerics.schemes.scaled import NATIVE, short_names
 
 
 def spellings() -> st.SearchStrategy[str]:
@@ -34,11 +36,17 @@ def spellings() -> st.SearchStrategy[str]:
     small = st.sampled_from([f.name for f in formats() if f.mantissa_bits and f.bits <= 8])
     standard = st.builds("{}:{}:{}".format, small, group, st.sampled_from(["mx", "nvfp4"]))
     bare = st.builds("{}:{}".format, word, group)
-    cast = word.filter(lambda w: not w.startswith("int"))
+    casting = ["", *(f":{rounding}" for rounding in get_args(Rounding))]
+    cast = st.builds("{}{}".format, word.filter(lambda w: not w.startswith("int")), st.sampled_from(casting))
     tiles = st.one_of(st.just("deepep"), st.builds("1x{}".format, size))
-    rounding = st.sampled_from(["", ":linear", ":log"])
+    rounding = st.sampled_from(["", ":linear", ":log", ":stochastic"])
     log = st.builds("logfmt{}:{}{}".format, st.integers(3, 16), tiles, rounding)
-    return st.one_of(scaled, standard, bare, cast, log, st.sampled_from(sorted(NAMED)))
+    again = st.builds(
+        "{}:requantized".format, st.one_of(scaled, standard, bare, st.sampled_from(sorted(NAMED)))
+    )
+    flashmla = st.builds("{}:{}:f32:flashmla".format, word, group)
+    plain = st.sampled_from([*NAMED, *NATIVE, "none", "f32", "f64", "logfmt3", "logfmt16"])
+    return st.one_of(scaled, standard, bare, cast, log, again, flashmla, plain)
 
 
 @given(spellings())

@@ -49,7 +49,7 @@ def _print_values(info: FormatInfo) -> None:
 
 def _find_format(name: str) -> FormatInfo:
     from ..number_formats import format_info
-    from ..schemes import short_names
+    from ..schemes.scaled import short_names
 
     long = {short: full for full, short in short_names().items()}
     try:
@@ -64,7 +64,7 @@ _FLAGS = {"has_inf": "Inf", "has_nan": "NaN", "has_signed_zero": "-0"}
 
 def _record(info: FormatInfo) -> dict[str, Any]:
     """Facts of a format, by name."""
-    from ..schemes import short_names
+    from ..schemes.scaled import short_names
 
     return {name: getattr(info, name) for name in (*_FACTS, *_FLAGS)} | {
         "in_schemes": short_names().get(info.name)

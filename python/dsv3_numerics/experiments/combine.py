@@ -18,6 +18,7 @@ import numpy.typing as npt
 from ..report import charts
 from ..report.page import ReportTable
 from ..report.text import share
+from ..schemes import DeepEPLog, LogTiles
 from .draws import ACTIVATIONS, below_one
 from .experiment import Experiment, ExperimentData, Job, PublishedFigure, Row, RunConfig, pivot
 from .wire import Floats, Wire, pick
@@ -86,10 +87,9 @@ def combine(received: Floats, weights: npt.NDArray[np.float32]) -> Floats:
 def bytes_of_a_row(name: str) -> float:
     """Count the bits of one expert's output: codes and scales; LogFMT with two BF16 magnitudes a tile."""
     (wire,) = pick(name)
-    if wire.scheme:
-        return wire.bits(1, HIDDEN) / 8
-    bits: int = wire.options["bits"]
-    return HIDDEN * bits / 8 + 4 * HIDDEN / TILE
+    if isinstance(wire.scheme, LogTiles | DeepEPLog):
+        return HIDDEN * wire.scheme.width / 8 + 4 * HIDDEN / TILE
+    return wire.bits(1, HIDDEN) / 8
 
 
 def jobs(config: RunConfig) -> list[Job]:

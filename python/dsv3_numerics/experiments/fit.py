@@ -12,7 +12,7 @@ import numpy as np
 
 from ..report import charts
 from ..report.page import ReportTable
-from ..schemes import Group
+from ..schemes.scheme import Group
 from . import network
 from .experiment import Experiment, ExperimentData, Job, PublishedFigure, Row, RunConfig
 from .network import BFLOAT16, DEEPSEEK_V3, FLOAT64, Optimizer, Size, Task, Training, held_out, train

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from ..logfmt import logfmt_encode
+from ..logfmt import LogFmt
 from ..report.charts import RING, Style
-from ..schemes import Scheme
+from ..schemes import Scheme, quantize
 
 Floats = npt.NDArray[np.float32]
 
@@ -24,48 +24,49 @@ class Received(NamedTuple):
 
 
 class Wire(NamedTuple):
-    """A way to send: its name, and either a scheme's spelling or the options of `logfmt_encode`."""
+    """A way to send: its name in tables, and the scheme."""
 
     name: str
-    scheme: str = ""
-    options: dict[str, Any] = {}  # noqa: RUF012 (a NamedTuple's field, never changed)
+    scheme: Scheme
 
     def send(self, x: Floats) -> Received:
         """Encode rows of values and read them back."""
-        if self.scheme:
-            return Received(Scheme.parse(self.scheme).approximate(x).values, self.bits(*x.shape) / x.size)
-        sent = logfmt_encode(x, **self.options)
+        sent = quantize(x, self.scheme)
+        values = self.scheme.decode(sent)
+        if not isinstance(sent, LogFmt):
+            return Received(values, self.bits(*x.shape) / x.size)
         escaped = 0.0 if sent.escaped is None else float(np.mean(sent.escaped))
-        return Received(sent.dequantize(), sent.bits_per_element, escaped)
+        return Received(values, sent.bits_per_element, escaped)
 
     def bits(self, rows: int, cols: int) -> int:
         """Count the bits of rows of values, with scales; a scheme's size, known without the values."""
-        found = Scheme.parse(self.scheme).bits(rows, cols)
+        found = self.scheme.bits(rows, cols)
         assert found is not None
         return found
 
 
-def _logfmt(bits: int, mode: str, rounding: str) -> Wire:
-    name = (
-        f"LogFMT-{bits}" + (", DeepEP" if mode == "deepep" else "") + (", log" if rounding == "log" else "")
-    )
-    return Wire(name, options={"bits": bits, "mode": mode, "rounding": rounding})
+def _wires(rows: dict[str, str]) -> tuple[Wire, ...]:
+    return tuple(Wire(name, Scheme.parse(spelling)) for name, spelling in rows.items())
 
 
-FLOATS: tuple[Wire, ...] = (
-    Wire("BF16", "bf16"),
-    Wire("E5M6 2^k", "e5m6:1x128:ue8m0"),
-    Wire("E4M3", "e4m3:1x128:f32"),
-    Wire("E4M3 2^k", "e4m3:1x128:ue8m0"),
-    Wire("E5M2", "e5m2:1x128:f32"),
+FLOATS = _wires(
+    {
+        "BF16": "bf16",
+        "E5M6 2^k": "e5m6:1x128:ue8m0",
+        "E4M3": "e4m3:1x128:f32",
+        "E4M3 2^k": "e4m3:1x128:ue8m0",
+        "E5M2": "e5m2:1x128:f32",
+    }
 )
 """Floating-point formats; 2^k: scales are powers of two, otherwise they are float32."""
 
-LOGFMT: tuple[Wire, ...] = tuple(
-    _logfmt(bits, mode, rounding)
-    for bits in (8, 10)
-    for mode in ("paper", "deepep")
-    for rounding in ("linear", "log")
+LOGFMT = _wires(
+    {
+        f"LogFMT-{bits}{reading}{', log' if rounding == 'log' else ''}": f"logfmt{bits}:{tiles}:{rounding}"
+        for bits in (8, 10)
+        for reading, tiles in (("", "1x128"), (", DeepEP", "deepep"))
+        for rounding in ("linear", "log")
+    }
 )
 """LogFMT by the paper and as DeepEP's kernel has it; rounded in linear space, or ("log") in log space."""
 
@@ -78,7 +79,7 @@ def pick(*names: str) -> list[Wire]:
     Examples
     --------
     >>> from dsv3_numerics.experiments.wire import pick
-    >>> pick("E4M3")[0].scheme
+    >>> str(pick("E4M3")[0].scheme)
     'e4m3:1x128:f32'
     """
     by_name = {wire.name: wire for wire in WIRES}

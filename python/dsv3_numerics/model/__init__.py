@@ -17,12 +17,11 @@ from .demo import demo_checkpoint, demo_text
 from .experts import MLP, Gate, MoE
 from .generation import Generation, Sampler, Speculation, generate, stream
 from .model import Model
-from .operations import Operations
 from .random import random_weights
 from .recipe import PRESETS, Recipe
-from .records import Hook, Operation, OpRecord, Routing
-from .routing import Traffic, traffic, update_bias
-from .synthetic import RandomCheckpoint, random_checkpoint
+from .records import OpRecord, Routing
+from .routing import traffic, update_bias
+from .synthetic import random_checkpoint
 from .weights import CheckpointWeights, attention_shapes, expected_shapes
 
 __all__ = [
@@ -37,18 +36,13 @@ __all__ = [
     "Config",
     "Gate",
     "Generation",
-    "Hook",
     "MoE",
     "Model",
     "OpRecord",
-    "Operation",
-    "Operations",
-    "RandomCheckpoint",
     "Recipe",
     "Routing",
     "Sampler",
     "Speculation",
-    "Traffic",
     "Yarn",
     "attention_shapes",
     "demo_checkpoint",

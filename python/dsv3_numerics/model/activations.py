@@ -51,7 +51,7 @@ class Activations:
         return (self._plain(),)
 
     def of(self, recipe: Recipe) -> Activations:
-        """The same rows for another recipe: its own codes, and its own numbers where they differ."""
+        """Return the same rows for another recipe: its own codes, and its own numbers where they differ."""
         if recipe.compute == self.kind:
             return self
         if self._arrived is None:
@@ -68,7 +68,7 @@ class Activations:
         return self._made[scheme]
 
     def numbers(self, recipe: Recipe, scheme: Scheme | None = None) -> Array:
-        """The numbers, or what is left of them after they have been in a scheme."""
+        """Return the numbers, or what is left of them after they have been in a scheme."""
         held = scheme is not None and not scheme.is_identity
         if self._numbers is not None and not held:
             return self._numbers
@@ -83,7 +83,7 @@ class Activations:
         return self._read[key]
 
     def rows(self, index: NDArray[np.int64], scheme: Scheme, recipe: Recipe) -> Activations:
-        """Some of the rows, with their share of the codes that all of them have in a scheme."""
+        """Return some of the rows, with their share of the codes that all of them have in a scheme."""
         if scheme.is_identity and self._arrived is None:
             return Activations(self._plain()[index], self.kind)
         q = None if scheme.is_identity else self.codes(scheme)
@@ -116,13 +116,13 @@ def some_of(q: Quantized, index: NDArray[np.int64]) -> Quantized:
 
 
 def to_bfloat16(x: Array) -> Array:
-    """A new array of the same dtype, rounded to bfloat16."""
+    """Return a new array of the same dtype, rounded to bfloat16."""
     with np.errstate(over="ignore"):
         return decode(encode(x, "bfloat16", overflow="nonfinite"), dtype=x.dtype)
 
 
 def as_numbers(x: Array, recipe: Recipe) -> Array:
-    """An array in a recipe's compute dtype, rounded once; no copy of what is that already."""
+    """Return an array in a recipe's compute dtype, rounded once; no copy of what is that already."""
     if recipe.bfloat16:
         x = to_bfloat16(x)
     array: Array = x.astype(recipe.dtype, copy=False)
@@ -130,7 +130,7 @@ def as_numbers(x: Array, recipe: Recipe) -> Array:
 
 
 def rounded(x: Any, recipe: Recipe) -> Array:
-    """A new result, C-contiguous and of the recipe's dtype; rounded in place under bf16."""
+    """Return a new result, C-contiguous and of the recipe's dtype; rounded in place under bf16."""
     if recipe.bfloat16:
         _core.round_bfloat16(x.reshape(-1))
     array: Array = x

@@ -166,7 +166,7 @@ class MLA(Layer):
         return ops.norm(name, x, self.weights, key, self.config.rms_norm_eps)
 
     def _queries(self, ops: Operations, x: Activations, at: str) -> Array:
-        """Queries of all heads, not yet rotated."""
+        """Return queries of all heads, not yet rotated."""
         if "q_proj.weight" in self.weights:
             return ops.linear(f"{at}q_proj", x, self.weights, "q_proj.weight")
         narrow = ops.linear(f"{at}q_a_proj", x, self.weights, "q_a_proj.weight")

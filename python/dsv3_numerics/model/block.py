@@ -114,7 +114,7 @@ class MTP(Layer):
         hook: Hook | None = None,
         trace: Trace = NO_TRACE,
     ) -> Array:
-        """The hidden state from which the model's head predicts token i + 2.
+        """Return the hidden state from which the model's head predicts token i + 2.
 
         Parameters
         ----------

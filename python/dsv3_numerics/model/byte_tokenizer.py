@@ -138,7 +138,7 @@ def _byte_ids(found: object) -> list[int] | None:
 def _as_expected(
     part: object, expected: Mapping[str, tuple[Any, ...]], free: set[str], needed: set[str]
 ) -> bool:
-    """True if a part has the needed fields, the expected ones at one of their values, and no other."""
+    """Return True if a part has the needed fields, the expected ones at one of their values, and no other."""
     if not isinstance(part, Mapping) or not needed <= set(part):
         return False
     if set(part) - set(expected) - free - needed:

@@ -49,7 +49,7 @@ class CacheFormat:
 
     @classmethod
     def of(cls, scheme: Any, rank: int, rope: int) -> CacheFormat:
-        """The format of a scheme, or of anything that `Scheme.parse` takes.
+        """Return the format of a scheme, or of anything that `Scheme.parse` takes.
 
         Raises
         ------
@@ -124,7 +124,7 @@ class CacheFormat:
         return np.concatenate([np.ascontiguousarray(part).view(_BYTES) for part in parts], axis=1)
 
     def read(self, records: Array, dtype: np.dtype[Any]) -> Array:
-        """Records (n, width) as tokens (n, rank + rope) of `dtype`; no copy of what is that already."""
+        """Return records (n, width) as tokens (n, rank + rope) of `dtype`; no copy where that is so alr."""
         if records.dtype == dtype:
             return records
         if not self.packed:

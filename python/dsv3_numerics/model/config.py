@@ -148,7 +148,7 @@ class Config:
 
     @classmethod
     def preset(cls, name: str) -> Self:
-        """A model by name: ``deepseek_v3`` (671 billion parameters) or ``tiny`` (to try things out).
+        """Return a model by name: ``deepseek_v3`` (671 billion parameters) or ``tiny`` (to try things out).
 
         Raises
         ------
@@ -160,14 +160,14 @@ class Config:
         return cls(**PRESETS[name])
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as ``config.json`` has them; `from_json` reads it back."""
+        """Return the fields as ``config.json`` has them; `from_json` reads it back."""
         found = asdict(self)
         if self.rope_scaling is not None:
             found["rope_scaling"] = {"type": "yarn", **asdict(self.rope_scaling)}
         return found
 
     def replace(self, **changes: Any) -> Self:
-        """The same settings but for some."""
+        """Return the same settings but for some."""
         return replace(self, **changes)
 
     @property

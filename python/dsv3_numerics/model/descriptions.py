@@ -16,7 +16,7 @@ def numbers(recipe: Recipe) -> str:
 
 
 def _ruled(recipe: Recipe, *schemes: Scheme) -> str:
-    """The rule, where one of the schemes needs it and it is not the usual one."""
+    """Return the rule, where one of the schemes needs it and it is not the usual one."""
     needed = any(scheme.uses_scale_rule for scheme in schemes) and recipe.rule != "deepseek_v3"
     return f", scales by {recipe.rule}" if needed else ""
 

@@ -161,7 +161,7 @@ class MoE(Layer):
         return ops.combine(f"{at}combine", parts, indices, shares, shared).reshape(array.shape)
 
     def _prefetched(self, runs: Sequence[tuple[int, slice]], ops: Operations) -> Iterator[tuple[int, slice]]:
-        """The same runs; the disk is at work on the next experts while one is computed."""
+        """Return the same runs; the disk is at work on the next experts while one is computed."""
         for i in range(-_AHEAD, len(runs)):
             for expert, _ in runs[i + _AHEAD : i + _AHEAD + 1]:
                 self.weights.prefetch(matrices(f"experts.{expert}."), ops.recipe)
@@ -170,5 +170,5 @@ class MoE(Layer):
 
 
 def matrices(under: str) -> list[str]:
-    """The tensors of a SwiGLU under a prefix."""
+    """Return the tensors of a SwiGLU under a prefix."""
     return [f"{under}{name}_proj.weight" for name in ("gate", "up", "down")]

@@ -15,7 +15,8 @@ import numpy as np
 from .. import _core
 from ..accumulator import accumulators
 from ..quant import Rule
-from ..schemes import WHOLE, Cast, DeepEPLog, OwnScheme, Scaled, Scheme, write_group
+from ..schemes import Cast, DeepEPLog, OwnScheme, Scaled, Scheme
+from ..schemes.scheme import WHOLE, write_group
 
 COMPUTE: Mapping[str, np.dtype[Any]] = {
     "float64": np.dtype(np.float64),
@@ -107,7 +108,7 @@ def problem(field: str, scheme: Scheme) -> str | None:
 
 
 def scheme_of(field: str, value: Any) -> Scheme:
-    """The scheme that is given for a field.
+    """Return the scheme that is given for a field.
 
     Raises
     ------
@@ -132,7 +133,7 @@ def modern(field: str, word: Any) -> Any:
 
 
 def codes_of(scheme: Scheme, compute: str) -> str | None:
-    """The format of the codes that a product takes of numbers in a scheme; None where there are none."""
+    """Return the format of the codes that a product takes of a scheme; None where there are none."""
     if scheme.is_identity:
         return "bfloat16" if compute == "bf16" else None
     if isinstance(scheme, Cast):

@@ -53,7 +53,7 @@ def powers_of_two(scales: Any) -> bool:
 
 
 def fits_anything(recipe: Recipe) -> bool:
-    """True: no weight has to be looked at, because any can be quantized anew, and numbers need nothing."""
+    """Return True where no weight has to be looked at, because any can be quantized anew."""
     scheme = recipe.weights
     if scheme.is_identity:
         return recipe.accumulator == NONE
@@ -61,7 +61,7 @@ def fits_anything(recipe: Recipe) -> bool:
 
 
 def as_stored(given: Any, scheme: Scheme) -> bool:
-    """True: a weight is in a scheme already, so that its codes are taken as they are."""
+    """Return True where a weight is in a scheme already, so that its codes are taken as they are."""
     if not (isinstance(given, Quantized) and isinstance(scheme, Scaled) and _alike(given, scheme)):
         return False
     if scheme.scale == "nvfp4" or given.scale_kind == "nvfp4":
@@ -72,7 +72,7 @@ def as_stored(given: Any, scheme: Scheme) -> bool:
 
 
 def _alike(given: Quantized, scheme: Scaled) -> bool:
-    """True: codes and groups are those of a scheme, whatever the scales."""
+    """Return True where codes and groups are those of a scheme, whatever the scales."""
     if given.format != scheme.format or given.axis not in (None, len(given.shape) - 1):
         return False
     found = given.block if given.axis is None else (1, given.block[0])
@@ -119,7 +119,7 @@ def misfit(given: Any, recipe: Recipe) -> str | None:
 
 
 def _kind(given: Any) -> str:
-    """The format of codes, or the dtype of numbers."""
+    """Return the format of codes, or the dtype of numbers."""
     if isinstance(given, Quantized):
         return given.format
     dtype = as_array(given, "weight").dtype.newbyteorder("=")

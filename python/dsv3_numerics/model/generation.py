@@ -322,6 +322,6 @@ def _speculative(model: Model, prompt: Ids, cache: Cache, log: Speculation, how:
 
 
 def best(logits: Array) -> Ids:
-    """The likeliest tokens over the last axis; the lower id among equals."""
+    """Return the likeliest tokens over the last axis; the lower id among equals."""
     found: Ids = np.argmax(logits, axis=-1).astype(np.int64)
     return found

@@ -62,7 +62,7 @@ class Layer:
     def _enter(
         self, x: ArrayLike, recipe: Choice, hook: Hook | None, name: str = "x"
     ) -> tuple[Operations, Array]:
-        """The operations of a recipe that fits the weights, and an input in its numbers."""
+        """Return the operations of a recipe that fits the weights, and an input in its numbers."""
         array = floats(x, self.config.hidden_size, name)
         if isinstance(recipe, Operations):
             return recipe, array

@@ -152,7 +152,7 @@ class Model:
         dtype: Any = None,
         recipe: Recipe | str | None = None,
     ) -> Cache:
-        """An empty cache for `forward` and `decode`: as a recipe keeps it, or else in the model's dtype.
+        """Return an empty cache for `forward` and `decode`: as a recipe keeps it, or in the model's dtype.
 
         `dtype` may be any that `Cache` takes; a forward by a recipe wants the recipe's own.
         """
@@ -290,7 +290,7 @@ class Model:
         return self._operations(recipe, hook).embed("embed_tokens", ids, table)
 
     def norm(self, x: Array, *, recipe: Choice = None, hook: Hook | None = None) -> Array:
-        """The final norm of what comes out of the last layer."""
+        """Return the final norm of what comes out of the last layer."""
         eps = self.config.rms_norm_eps
         ops, x = self._entered(x, recipe, hook)
         return ops.norm("norm", x, self.weights, "model.norm.weight", eps)
@@ -397,7 +397,7 @@ class Model:
     # --- Traces ---------------------------------------------------------------------------------------------
 
     def trace(self, ids: ArrayLike, names: Iterable[str] | None = None, **settings: Any) -> dict[str, Array]:
-        """A forward's intermediates, by name: what to compare a kernel with.
+        """Return a forward's intermediates, by name: what to compare a kernel with.
 
         Parameters
         ----------

@@ -90,7 +90,7 @@ class Operations:
         return out
 
     def _take(self, x: Array) -> Array:
-        """An input in this recipe's numbers."""
+        """Return an input in this recipe's numbers."""
         return as_numbers(x, self.recipe) if self._foreign else x
 
     def _through(self, scheme: Scheme, x: Array) -> Array:
@@ -214,7 +214,7 @@ class Operations:
         return self._do(name, "silu", lambda: (a, b), run, descriptions.numbers)
 
     def add(self, name: str, a: Array, b: Array) -> Array:
-        """A residual connection."""
+        """Return a residual connection."""
 
         def run(ops: Operations) -> Array:
             return rounded(ops._take(a) + ops._take(b), ops.recipe)
@@ -226,7 +226,7 @@ class Operations:
     def rotate(
         self, name: str, x: Array, settings: dict[str, Any], positions: NDArray[np.int64], heads: int
     ) -> Array:
-        """The last channels of every head turned by its token's position; `x` itself without a hook."""
+        """Rotate the last channels of every head by its token's position; in place without a hook."""
 
         def run(ops: Operations) -> Array:
             turned = ops._take(x)
@@ -376,7 +376,7 @@ class Operations:
     def combine(
         self, name: str, parts: Array, indices: NDArray[np.int64], shares: Array, shared: Array | None
     ) -> Array:
-        """The weighted sum of what experts send back, and the shared expert's output.
+        """Return the weighted sum of what experts send back, and the shared expert's output.
 
         Parameters
         ----------
@@ -401,7 +401,7 @@ class Operations:
 
 
 def _name(x: Array) -> str:
-    """The core's name of a float dtype; NumPy takes longer to say it than some operations take."""
+    """Return the core's name of a float dtype; NumPy takes longer to say it than some operations take."""
     return "float32" if x.itemsize == 4 else "float64"
 
 

@@ -13,7 +13,7 @@ from .weights import expected_shapes
 def random_weights(
     config: Config, prefix: str = "", *, seed: int = 0, dtype: DTypeLike = np.float32
 ) -> dict[str, Array]:
-    """Normally distributed weights that keep the size of activations, norms near one.
+    """Return normally distributed weights that keep the size of activations, norms near one.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def random_weights(
 
 
 def draw(name: str, shape: tuple[int, ...], seed: int) -> Array:
-    """The values of one tensor, float32."""
+    """Return the values of one tensor, float32."""
     rng = np.random.default_rng([seed, *name.encode()])
     values = rng.standard_normal(shape, np.float32)
     if name.endswith("norm.weight"):
@@ -47,7 +47,7 @@ def draw(name: str, shape: tuple[int, ...], seed: int) -> Array:
 
 
 def deviation(name: str, shape: tuple[int, ...]) -> float:
-    """The standard deviation of a tensor's values: what keeps the size of activations."""
+    """Return the standard deviation of a tensor's values: what keeps the size of activations."""
     if name.endswith("bias"):
         return 0.01
     return 1.0 if name.endswith("embed_tokens.weight") else float(shape[-1] ** -0.5)

@@ -205,7 +205,7 @@ class Recipe(PresetFamily):
                 )
 
     def _sides(self) -> Iterator[tuple[str, Scheme]]:
-        """The operands of products on codes, as far as the recipe knows them."""
+        """Return the operands of products on codes, as far as the recipe knows them."""
         if codes_of(self.activations, self.compute):
             yield "activations", self.activations
         if not self.weights.is_identity and codes_of(self.weights, self.compute):
@@ -214,12 +214,12 @@ class Recipe(PresetFamily):
             yield "dispatch", self.dispatch
 
     def scheme(self, field: str) -> Scheme:
-        """The scheme of a field, its scales by the recipe's rule where it names none."""
+        """Return the scheme of a field, its scales by the recipe's rule where it names none."""
         found: Scheme = getattr(self, field)
         return found.with_rule(self.rule)
 
     def activation_scheme(self, *, dispatched: bool) -> Scheme:
-        """The scheme of a product's activations: for experts' first products, `dispatched`, as dispatched."""
+        """Return the scheme of a product's activations: of experts' first products, if `dispatched`."""
         arrived = dispatched and self.dispatch.is_quantized
         return self.scheme("dispatch" if arrived else "activations")
 
@@ -272,7 +272,7 @@ class Recipe(PresetFamily):
         return FLOAT64.replace(**fields)
 
     def without(self, choice: str) -> Recipe:
-        """The recipe with this choice as in float64, and without what cannot stay then.
+        """Return the recipe with this choice as in float64, and without what cannot stay then.
 
         Without codes on either side there is nothing for an accumulator to add.
 
@@ -302,7 +302,7 @@ class Recipe(PresetFamily):
 
     @classmethod
     def read(cls, text: str) -> Recipe:
-        """The recipe of a preset's name, or of a JSON file's path (``.json``).
+        """Return the recipe of a preset's name, or of a JSON file's path (``.json``).
 
         Raises
         ------
@@ -327,7 +327,7 @@ class Recipe(PresetFamily):
         return closest + (f" with {', '.join(f'{f}={getattr(self, f)}' for f in fields)}" if fields else "")
 
     def to_json(self) -> str:
-        """The recipe as a JSON object, which `from_json` reads.
+        """Return the recipe as a JSON object, which `from_json` reads.
 
         Raises
         ------
@@ -412,7 +412,7 @@ class Recipe(PresetFamily):
             file.write(0, data)
 
     def __str__(self) -> str:
-        """The recipe as a table: what each operation is done in."""
+        """Return the recipe as a table: what each operation is done in."""
         head = ("operation", "format", "scale", "accumulator", "rounding")
         rows = [head, *self._rows()]
         widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
@@ -452,14 +452,14 @@ class Recipe(PresetFamily):
 
 
 def _label(scheme: Scheme, default: str) -> str:
-    """The format, for a table."""
+    """Return the format, for a table."""
     if scheme.is_identity:
         return default
     return scheme.short_format if isinstance(scheme, Scaled) else str(scheme)
 
 
 def _scales(scheme: Scheme) -> str:
-    """The groups and their scales, for a table."""
+    """Return the groups and their scales, for a table."""
     return str(getattr(scheme, "scales", ""))
 
 

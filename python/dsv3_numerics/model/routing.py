@@ -97,7 +97,7 @@ def traffic(routing: Routing | ArrayLike, config: Config, *, nodes: int | None =
 
 
 def update_bias(bias: ArrayLike, load: ArrayLike, *, speed: float = 0.001) -> Array:
-    """The next ``e_score_correction_bias``: up by `speed` where the load was below the mean, else down.
+    """Return the next ``e_score_correction_bias``: up by `speed` where the load was below the mean.
 
     Source: technical report, section 2.1.2 (auxiliary-loss-free load balancing); its speed is 0.001.
 

@@ -183,7 +183,7 @@ def random_checkpoint(
 def _chosen(
     config: Config, layers: Iterable[int] | None, include: Sequence[str]
 ) -> dict[str, tuple[int, ...]]:
-    """The tensors to be made and their shapes."""
+    """Return the tensors to be made and their shapes."""
     tensors = expected_shapes(config)
     if layers is not None:
         wanted = sorted({whole(layer, "layers") for layer in layers})
@@ -200,7 +200,7 @@ def _chosen(
 
 
 def _entries(name: str, shape: tuple[int, ...], fp8: bool) -> list[Entry]:
-    """A tensor as a file holds it, and its scales."""
+    """Return a tensor as a file holds it, and its scales."""
     if fp8 and in_recipe(name):
         grid = (-(-shape[0] // SIDE), -(-shape[1] // SIDE))
         return [Entry(name, "F8_E4M3", shape), Entry(name + SCALE_SUFFIX, "F32", grid)]
@@ -210,7 +210,7 @@ def _entries(name: str, shape: tuple[int, ...], fp8: bool) -> list[Entry]:
 def _shards(
     tensors: Mapping[str, tuple[int, ...]], fp8: bool, limit: int, about: Mapping[str, str]
 ) -> dict[str, Layout]:
-    """The files and their headers, which say in `about` how the numbers were drawn."""
+    """Return the files and their headers, which say in `about` how the numbers were drawn."""
     parts: list[list[Entry]] = [[]]
     size = 0
     for name, shape in tensors.items():
@@ -278,7 +278,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _missing(folder: Path, shards: Mapping[str, Layout], texts: Mapping[str, bytes]) -> set[str]:
-    """The files that are not there yet; what a killed run left half-written is removed.
+    """Return the files that are not there yet; what a killed run left half-written is removed.
 
     Raises
     ------
@@ -305,7 +305,7 @@ def _is(path: Path, beginning: bytes, size: int) -> bool:
 
 
 def _ensure_space(folder: Path, needed: int) -> None:
-    """An error now is better than one after minutes."""
+    """Return an error now is better than one after minutes."""
     place = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
     free = shutil.disk_usage(place).free
     if needed and needed + _RESERVE > free:
@@ -325,7 +325,7 @@ class _Numbers:
         self._pools: dict[tuple[float, Kind], BlockPool] = {}
 
     def bands(self, name: str, shape: tuple[int, ...]) -> Iterator[tuple[Array, Array]]:
-        """A few rows at a time: what is stored, and the scales of their blocks, if there are any."""
+        """Return a few rows at a time: what is stored, and the scales of their blocks, if there are any."""
         if len(shape) == 1:
             dtype = np.float32 if name.endswith("bias") else ml_dtypes.bfloat16
             yield draw(name, shape, self._seed).astype(dtype), np.empty(0, np.float32)

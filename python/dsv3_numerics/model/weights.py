@@ -37,7 +37,7 @@ _LISTED = 12  # problems that a message lists in full
 
 
 def attention_shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    """The tensors of an attention layer, by their names within it."""
+    """Return the tensors of an attention layer, by their names within it."""
     d, heads = config.hidden_size, config.num_attention_heads
     q = heads * (config.qk_nope_head_dim + config.qk_rope_head_dim)
     rank = config.kv_lora_rank
@@ -57,19 +57,19 @@ def attention_shapes(config: Config) -> dict[str, tuple[int, ...]]:
 
 
 def mlp_shapes(config: Config, inner: int) -> dict[str, tuple[int, ...]]:
-    """The tensors of one SwiGLU."""
+    """Return the tensors of one SwiGLU."""
     d = config.hidden_size
     return {"gate_proj.weight": (inner, d), "up_proj.weight": (inner, d), "down_proj.weight": (d, inner)}
 
 
 def gate_shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    """The tensors of a gate."""
+    """Return the tensors of a gate."""
     experts = config.n_routed_experts
     return {"weight": (experts, config.hidden_size), "e_score_correction_bias": (experts,)}
 
 
 def moe_shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    """The tensors of a layer of experts, its gate among them."""
+    """Return the tensors of a layer of experts, its gate among them."""
     found = _under("gate.", gate_shapes(config))
     inner = config.moe_intermediate_size
     for expert in range(config.n_routed_experts):
@@ -80,7 +80,7 @@ def moe_shapes(config: Config) -> dict[str, tuple[int, ...]]:
 
 
 def block_shapes(config: Config, layer: int) -> dict[str, tuple[int, ...]]:
-    """The tensors of a layer; layers beyond the last are those of multi-token prediction."""
+    """Return the tensors of a layer; layers beyond the last are those of multi-token prediction."""
     d = config.hidden_size
     mlp = moe_shapes(config) if config.is_moe(layer) else mlp_shapes(config, config.intermediate_size)
     return (
@@ -150,7 +150,7 @@ class Weights:
         self._fitted: set[tuple[Any, ...]] = set()
 
     def under(self, prefix: str) -> Weights:
-        """The tensors whose names begin with `prefix`."""
+        """Return the tensors whose names begin with `prefix`."""
         part = Weights(
             self._found, self._shapes, weights_as_bf16=self._weights_as_bf16, prefix=self._prefix + prefix
         )
@@ -168,11 +168,11 @@ class Weights:
         return self.numbers_of(name)
 
     def numbers_of(self, name: str, *, bfloat16: bool = False) -> _core.Weight:
-        """The numbers that a tensor means, as it is stored or rounded to bfloat16."""
+        """Return the numbers that a tensor means, as it is stored or rounded to bfloat16."""
         return self._matrix(name, _STORED, bfloat16)
 
     def matrix(self, name: str, recipe: Recipe, *, rows: Rows = None) -> _core.Weight:
-        """The numbers that a weight means in a recipe's scheme, for products of numbers."""
+        """Return the numbers that a weight means in a recipe's scheme, for products of numbers."""
         scheme = recipe.scheme("weights")
         if rows is None:
             return self._matrix(name, scheme, recipe.bfloat16)
@@ -181,7 +181,7 @@ class Weights:
         return matrix(self._prefix + name, held, held.shape, weights_as_bf16=weights_as_bf16)
 
     def operand(self, name: str, recipe: Recipe, *, rows: Rows = None) -> Given:
-        """A weight in a recipe's scheme, for products of codes; some of its rows, from a block to another."""
+        """Return a weight in a recipe's scheme, for products of codes; some rows, in whole blocks."""
         scheme = recipe.scheme("weights")
         held = self._codes(name, scheme) if isinstance(scheme, Cast) else self._held(name, scheme)
         return held if rows is None else some_rows(held, rows)
@@ -211,7 +211,7 @@ class Weights:
         return self._bfloat16(self._prefix + name, held, scheme)
 
     def _held(self, name: str, scheme: Scheme) -> Given:
-        """A weight in a scheme, made once and kept: codes that the core takes, or an array of numbers."""
+        """Return a weight in a scheme, made once and kept: codes, or an array of numbers."""
         key = (self._prefix + name, scheme)
         made = self._made.get(key)
         if made is None:
@@ -233,14 +233,14 @@ class Weights:
         return made if format_info(scheme.format).bits <= _WIDEST_CODE else made.dequantize()
 
     def _codes(self, name: str, scheme: Scheme) -> Array:
-        """A weight cast to a format, as its codes."""
+        """Return a weight cast to a format, as its codes."""
         held = self._held(name, scheme)
         array = held.dequantize() if isinstance(held, Quantized) else as_array(held, name)
         codes: Array = array if array.dtype == _BFLOAT16 and scheme == _BF16 else quantize(array, scheme)
         return codes
 
     def _bfloat16(self, full: str, given: Given, scheme: Scheme) -> Array:
-        """A weight as bfloat16 numbers, made once and kept unless they are that already."""
+        """Return a weight as bfloat16 numbers, made once and kept unless they are that already."""
         if not isinstance(given, Quantized) and as_array(given, full).dtype == _BFLOAT16:
             return as_array(given, full)
         key = (full, "bfloat16", scheme if not scheme.is_identity and scheme != _BF16 else None)
@@ -254,7 +254,7 @@ class Weights:
         return made
 
     def given(self, name: str) -> Given:
-        """The tensor as it was given; a file is looked into, and codes are joined with their scales, once."""
+        """Return the tensor as it was given; a file is read, and codes are joined with scales, once."""
         key = (self._prefix + name, "given")
         found = self._made.get(key)
         if found is None:
@@ -280,17 +280,17 @@ class Weights:
         self._found.prefetch([full for full in fulls if not self._replaced(full, scheme)])
 
     def _replaced(self, full: str, scheme: Scheme) -> bool:
-        """True: something else is kept in memory and used instead of a tensor."""
+        """Return True where something else is kept in memory and used instead of a tensor."""
         held = self._made.get((full, scheme))
         another = held is not None and held is not self._made.get((full, "given"))
         return another or (full, "bfloat16", None) in self._made
 
     def raw(self, name: str) -> Given:
-        """The tensor as it is found, nothing kept of it."""
+        """Return the tensor as it is found, nothing kept of it."""
         return self._found[self._prefix + name]
 
     def numbers(self, name: str, dtype: np.dtype[Any]) -> Array:
-        """The tensor widened to `dtype`, as an array."""
+        """Return the tensor widened to `dtype`, as an array."""
         weight = self[name]
         out = np.empty(weight.shape, dtype)
         weight.numbers(out.reshape(-1), dtype.name)
@@ -345,7 +345,7 @@ class CheckpointWeights(Mapping[str, Given]):
         return isinstance(name, str) and self._prefix + name in self._checkpoint
 
     def shape_of(self, name: str) -> tuple[int, ...]:
-        """The shape, from the file's header."""
+        """Return the shape, from the file's header."""
         return self._checkpoint.info(self._prefix + name).shape
 
     def prefetch(self, names: Iterable[str]) -> None:
@@ -367,7 +367,7 @@ def some_rows(given: Given, rows: tuple[int, int]) -> Given:
 
 
 def matrix(name: str, given: Given, shape: tuple[int, ...], *, weights_as_bf16: bool = False) -> _core.Weight:
-    """A tensor as the core takes it; no copy of C-contiguous arrays.
+    """Return a tensor as the core takes it; no copy of C-contiguous arrays.
 
     Raises
     ------

@@ -18,31 +18,16 @@ what a recipe's field, a cache or a checkpoint allows (theirs), and the arithmet
 
 from .logarithmic import DeepEPLog, LogTiles
 from .own import OwnScheme
-from .scaled import Cast, Identity, Scaled, short_names
-from .scheme import (
-    KINDS,
-    NAMED,
-    WHOLE,
-    Approximation,
-    Floats,
-    Group,
-    NotFiniteError,
-    Scheme,
-    quantize,
-    write_group,
-)
+from .scaled import Cast, Identity, Scaled
+from .scheme import KINDS, NAMED, Approximation, NotFiniteError, Scheme, quantize
 
 KINDS += [Identity, DeepEPLog, LogTiles, Cast, Scaled, OwnScheme]
 
 __all__ = [
-    "KINDS",
     "NAMED",
-    "WHOLE",
     "Approximation",
     "Cast",
     "DeepEPLog",
-    "Floats",
-    "Group",
     "Identity",
     "LogTiles",
     "NotFiniteError",
@@ -50,6 +35,4 @@ __all__ = [
     "Scaled",
     "Scheme",
     "quantize",
-    "short_names",
-    "write_group",
 ]

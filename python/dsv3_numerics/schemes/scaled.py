@@ -337,7 +337,7 @@ class Scaled(Scheme):
 
 
 def rules() -> list[str]:
-    """The rules that a spelling may name."""
+    """Return the rules that a spelling may name."""
     return [*(str(rule["name"]) for rule in _core.scale_rules()), _FLASHMLA]
 
 
@@ -346,7 +346,7 @@ def _short_scale(scale: str) -> str:
 
 
 def _one_amax(x: Array) -> Floats:
-    """The largest magnitude of a stack of matrices, once for each matrix."""
+    """Return the largest magnitude of a stack of matrices, once for each matrix."""
     rows, cols = math.prod(x.shape[:-1]), x.shape[-1]
     found = np.zeros(1, np.float32)
     if x.size:

@@ -106,11 +106,11 @@ class Scheme(ABC):
         return None if self.group is None else self.group[1]
 
     def with_rule(self, rule: str) -> Scheme:
-        """The same, with its scales by this rule where `uses_scale_rule`."""
+        """Return the same, with its scales by this rule where `uses_scale_rule`."""
         return self
 
     def with_rounding(self, rounding: str) -> Scheme:
-        """The same, rounding so.
+        """Return the same, rounding so.
 
         Raises
         ------
@@ -258,7 +258,7 @@ class Scheme(ABC):
 
     @classmethod
     def of(cls, value: Any) -> Scheme | None:
-        """The scheme that a value stands for which is no spelling; None where it stands for none."""
+        """Return the scheme that a value stands for which is no spelling; None where it stands for none."""
         return None
 
 
@@ -370,13 +370,13 @@ def read_group(spelling: str, text: str) -> Group:
 
 
 def write_group(group: Group) -> str:
-    """The part of a spelling that `read_group` reads."""
+    """Return the part of a spelling that `read_group` reads."""
     name = next((name for name, named in GROUPS.items() if named == group), None)
     return name or f"{group[0]}x{group[1]}"
 
 
 def pick(spelling: str, what: str, text: str, options: list[str]) -> str:
-    """A part of a spelling, if it is one of the options."""
+    """Return a part of a spelling, if it is one of the options."""
     if text in options:
         return text
     possible = ", ".join(options) + suggest(text, options)
@@ -384,6 +384,6 @@ def pick(spelling: str, what: str, text: str, options: list[str]) -> str:
 
 
 def suggest(text: str, options: list[str]) -> str:
-    """The closest of some words, as the end of a message."""
+    """Return the closest of some words, as the end of a message."""
     close = difflib.get_close_matches(text, options, 1)
     return f" (did you mean {close[0]}?)" if close else ""

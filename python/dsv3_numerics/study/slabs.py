@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from ..schemes import WHOLE, Floats, Group, Scheme
+from ..schemes import Scheme
+from ..schemes.scheme import WHOLE, Floats, Group
 
 SLAB_ELEMENTS = 1 << 22
 """Elements of a slab, about: 16 MiB of float32, beside its codes and its approximation."""

@@ -84,7 +84,7 @@ class LinearErrors:
 
 
 def summary(recipe: LinearRecipe) -> str:
-    """The sums and the format of a recipe in a line."""
+    """Return the sums and the format of a recipe in a line."""
     return f"{recipe.accumulator}, promoted every {recipe.promote_every}, {recipe.activations}"
 
 
@@ -179,7 +179,7 @@ def linear_errors(
 def linear_comparison(
     x: ArrayLike, w: ArrayLike, dy: ArrayLike, *, recipes: Mapping[str, LinearRecipe | str] = LINEAR_PRESETS
 ) -> Comparison:
-    """The errors of one layer's products in several recipes: by default FP8 at each place, bfloat16, float64.
+    """Return the errors of one layer's products in several recipes: by default all presets.
 
     Parameters
     ----------

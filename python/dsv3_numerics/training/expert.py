@@ -71,7 +71,7 @@ def _no_hook(record: ProductRecord) -> None:
 
 
 def quantize_weights(weights: ExpertWeights, *, recipe: ExpertRecipe | str = "deepseek_v3") -> ExpertWeights:
-    """The weights as the products take them: quantized by blocks, unless they are already.
+    """Return the weights as the products take them: quantized by blocks, unless they are already.
 
     Raises
     ------
@@ -99,7 +99,7 @@ def quantize_weights(weights: ExpertWeights, *, recipe: ExpertRecipe | str = "de
 def expert_forward(
     x: ArrayLike | Quantized, weights: ExpertWeights, *, recipe: ExpertRecipe | str = "deepseek_v3"
 ) -> tuple[Array, SavedActivations]:
-    """An expert's output.
+    """Return an expert's output.
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ def expert_backward(
     c: ExpertWeights | None = None,
     recipe: ExpertRecipe | str = "deepseek_v3",
 ) -> ExpertGradients:
-    """An expert's gradients.
+    """Return an expert's gradients.
 
     Parameters
     ----------
@@ -250,7 +250,7 @@ def hooked_backward(
 
 
 def both(pairs: Sequence[Pair], recipe: ExpertRecipe, dtype: Any) -> Array:
-    """The sum of gate's and up's Dgrads: one sum that runs over both, or of the two as they are rounded."""
+    """Return the sum of gate's and up's Dgrads: one that runs over both, or of the two, rounded."""
     up: LinearRecipe = recipe.up
     (one, two) = (pair.operands for pair in pairs)
     if recipe.compute != "bf16":
@@ -261,7 +261,7 @@ def both(pairs: Sequence[Pair], recipe: ExpertRecipe, dtype: Any) -> Array:
 
 
 def _checked(x: Any, name: str) -> Any:
-    """A matrix of numbers or codes."""
+    """Return a matrix of numbers or codes."""
     if not isinstance(x, Quantized):
         return matrix(x, name)
     check_matrix(x.shape, name)
@@ -273,6 +273,6 @@ def _numbers(x: Operand) -> Array:
 
 
 def _transposed(x: Any) -> Any:
-    """The transpose of numbers or codes."""
+    """Return the transpose of numbers or codes."""
     found: Any = x.T if isinstance(x, Quantized) else np.asarray(x).T
     return found

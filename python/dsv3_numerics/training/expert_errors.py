@@ -97,7 +97,7 @@ def expert_comparison(
     *,
     recipes: Mapping[str, ExpertRecipe | str] = EXPERT_PRESETS,
 ) -> Comparison:
-    """The errors of an expert's products in several recipes: by default float64, bfloat16 and FP8.
+    """Return the errors of an expert's products in several recipes: by default float64, bfloat16 and FP8.
 
     Parameters
     ----------

@@ -179,7 +179,7 @@ class LinearRecipe(PresetFamily):
         return self._tiles(w, name, 0, self.weights)
 
     def product(self, a: Operand, b: Operand, dtype: Any, c: Any = None, out: Any = None) -> Array:
-        """``a @ b.T``, added to `c`."""
+        """Return ``a @ b.T``, added to `c`."""
         if self.accumulator != "float64":
             every, unit = self.promote_every, self.accumulator
             return matmul_nt(a, b, c=c, accumulator=unit, promote_every=every, dtype=dtype, out=out)
@@ -278,7 +278,7 @@ class ExpertRecipe(PresetFamily):
         object.__setattr__(self, "saved", scheme)
 
     def save(self, a: Array) -> Operand:
-        """An input of SwiGLU as it waits for backward."""
+        """Return an input of SwiGLU as it waits for backward."""
         found: Operand = a if self.saved.is_identity else quantize(a, self.saved.with_rule(self.down.rule))
         return found
 
@@ -291,7 +291,7 @@ def _parsed(name: str, value: Any) -> Scheme:
 
 
 def _operand_scheme(name: str, value: Any) -> Scheme:
-    """The scheme of an operand of a product.
+    """Return the scheme of an operand of a product.
 
     Raises
     ------

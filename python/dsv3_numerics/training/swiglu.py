@@ -11,11 +11,11 @@ from .._arrays import Array
 Float64s = NDArray[np.float64]
 
 COMPUTE = ("float32", "bf16", "float64")
-"""What may be rounded to: each result, every operation, nothing."""
+"""Compute dtypes of SwiGLU: each result is rounded, every operation, nothing."""
 
 
 def rounded(x: Float64s, compute: str, last: bool = True) -> Array:
-    """What an operation's result becomes; `last`: of several that one kernel may do together."""
+    """Round an operation's result; `last`: of several that one kernel may do together."""
     if compute == "float64" or (compute == "float32" and not last):
         return x
     narrow: Array = x.astype(np.float32)
@@ -35,7 +35,7 @@ def swiglu(a: Array, b: Array, compute: str) -> Array:
 
 
 def swiglu_gradient(a: Array, b: Array, dh: Array, compute: str) -> tuple[Array, Array]:
-    """The gradients of a and b, from that of ``silu(a) * b``."""
+    """Return the gradients of a and b, from that of ``silu(a) * b``."""
     gate, up, above = (x.astype(np.float64) for x in (a, b, dh))
     share = _sigmoid(gate)
     silu = rounded(gate * share, compute, last=False).astype(np.float64)
