@@ -30,6 +30,8 @@ __all__ = [
     "formats",
     "gate",
     "get_num_threads",
+    "index_scores",
+    "layer_norm",
     "linear",
     "logfmt_decode",
     "logfmt_encode",
@@ -47,6 +49,7 @@ __all__ = [
     "round_bfloat16",
     "safetensors_header",
     "scale_rules",
+    "select",
     "set_alone",
     "set_num_threads",
     "set_simd_level",
@@ -193,13 +196,29 @@ def attend(
     bfloat16: bool,
     out: _Array,
     probs: _Array | None,
+    selected: NDArray[np.bool_] | None,
 ) -> None: ...
+def index_scores(
+    q: _Array,
+    k: _Array,
+    w: _Array,
+    dtype: str,
+    heads: int,
+    channels: int,
+    past: int,
+    scale: float,
+    out: _Array,
+) -> None: ...
+def select(
+    scores: _Array, dtype: str, past: int, top: int, flags: NDArray[np.bool_], gap: _Array
+) -> None: ...
+def layer_norm(x: _Array, dtype: str, weight: Weight, bias: Weight, eps: float, out: _Array) -> None: ...
 def silu_product(a: _Array, b: _Array, dtype: str, bfloat16: bool, out: _Array) -> None: ...
 def round_bfloat16(x: _Float32s) -> None: ...
 def gate(
     logits: _Array,
     dtype: str,
-    bias: Weight,
+    bias: Weight | None,
     settings: dict[str, Any],
     indices: _Array,
     weights: _Array,

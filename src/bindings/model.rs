@@ -3,7 +3,10 @@
 use super::array::{readonly, readwrite};
 use super::type_error;
 use crate::formats::{bfloat16, Format};
-use crate::model::{self, Data, GateRule, MlaShape, Real, Rope, Round, Routing, Sequence, Up, Yarn};
+use crate::model::{
+    self, Data, GateRule, IndexShape, MlaShape, Real, Rope, Round, Routing, Scoring, Selection, Sequence, Up,
+    Yarn,
+};
 use numpy::PyReadonlyArray1;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -169,6 +172,26 @@ fn rms_norm(
     })
 }
 
+/// Each row of x less its mean, over its standard deviation, times weight, plus bias.
+#[pyfunction]
+fn layer_norm(
+    py: Python<'_>,
+    x: &Bound<'_, PyAny>,
+    dtype: &str,
+    weight: &Bound<'_, Weight>,
+    bias: &Bound<'_, Weight>,
+    eps: f64,
+    out: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let (weight, bias) = (weight.get().hold(py)?, bias.get().hold(py)?);
+    each_real!(dtype, T => {
+        let (x, mut out) = (readonly::<T>("x", x, dtype)?, readwrite::<T>("out", out, dtype)?);
+        let (w, b) = (vector::<T>(&weight)?, vector::<T>(&bias)?);
+        let (x, out) = (x.as_slice()?, out.as_slice_mut()?);
+        Ok(py.detach(|| model::layer_norm(x, &w, &b, eps, out))?)
+    })
+}
+
 /// The settings of rotary embedding: rope_dim, theta, interleaved, and yarn's six numbers or None.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
@@ -285,8 +308,10 @@ fn attend(
     bfloat16: bool,
     out: &Bound<'_, PyAny>,
     probs: Option<&Bound<'_, PyAny>>,
+    selected: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<()> {
     let shape = settings.shape();
+    let selected = selected.map(|flags| readonly::<bool>("selected", flags, "bool")).transpose()?;
     let kv_b = kv_b.map(|w| w.get().hold(py)).transpose()?;
     each_real!(dtype, T => {
         let (q, seen) = (readonly::<T>("q", q, dtype)?, readonly::<T>("seen", seen, dtype)?);
@@ -302,8 +327,53 @@ fn attend(
         let (q, seen, out) = (q.as_slice()?, seen.as_slice()?, out.as_slice_mut()?);
         let probs = probs.as_mut().map(|p| p.as_slice_mut()).transpose()?;
         let round = rounding::<T>(bfloat16)?;
-        let sequence = Sequence { shape, past, q, seen };
+        let selected = selected.as_ref().map(|flags| flags.as_slice()).transpose()?;
+        let sequence = Sequence { shape, past, q, seen, selected };
         Ok(py.detach(|| sequence.attend(&up, round, out, probs))?)
+    })
+}
+
+/// Scores of an indexer: q (new, heads, channels) against k (positions, channels), weighted by w (new, heads).
+#[pyfunction]
+#[allow(clippy::too_many_arguments)] // the keywords of one Python function
+fn index_scores(
+    py: Python<'_>,
+    q: &Bound<'_, PyAny>,
+    k: &Bound<'_, PyAny>,
+    w: &Bound<'_, PyAny>,
+    dtype: &str,
+    heads: usize,
+    channels: usize,
+    past: usize,
+    scale: f64,
+    out: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let shape = IndexShape { heads, channels, past };
+    each_real!(dtype, T => {
+        let (q, k) = (readonly::<T>("q", q, dtype)?, readonly::<T>("k", k, dtype)?);
+        let (w, mut out) = (readonly::<T>("w", w, dtype)?, readwrite::<T>("out", out, dtype)?);
+        let (q, k, w, out) = (q.as_slice()?, k.as_slice()?, w.as_slice()?, out.as_slice_mut()?);
+        Ok(py.detach(|| model::index_scores(q, k, w, shape, scale, out))?)
+    })
+}
+
+/// The largest scores of each new token, as flags over positions.
+#[pyfunction]
+fn select(
+    py: Python<'_>,
+    scores: &Bound<'_, PyAny>,
+    dtype: &str,
+    past: usize,
+    top: usize,
+    flags: &Bound<'_, PyAny>,
+    gap: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let mut flags = readwrite::<bool>("flags", flags, "bool")?;
+    each_real!(dtype, T => {
+        let (scores, mut gap) = (readonly::<T>("scores", scores, dtype)?, readwrite::<T>("gap", gap, dtype)?);
+        let scores = scores.as_slice()?;
+        let out = Selection { flags: flags.as_slice_mut()?, gap: gap.as_slice_mut()? };
+        Ok(py.detach(|| model::select(scores, past, top, out))?)
     })
 }
 
@@ -344,6 +414,8 @@ fn vector<T: Real>(weight: &HeldWeight<'_>) -> PyResult<Vec<T>> {
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 struct GateSettings {
+    scoring: String,
+    best: usize,
     experts: usize,
     groups: usize,
     kept: usize,
@@ -361,21 +433,27 @@ fn gate(
     py: Python<'_>,
     logits: &Bound<'_, PyAny>,
     dtype: &str,
-    bias: &Bound<'_, Weight>,
+    bias: Option<&Bound<'_, Weight>>,
     settings: GateSettings,
     indices: &Bound<'_, PyAny>,
     weights: &Bound<'_, PyAny>,
     gap: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
-    let GateSettings { experts, groups, kept, top, normalised, factor, masked, bfloat16 } = settings;
-    let rule = GateRule { experts, groups, kept, top, normalised, factor, masked };
-    let bias = bias.get().hold(py)?;
+    let GateSettings { scoring, best, experts, groups, kept, top, normalised, factor, masked, bfloat16 } =
+        settings;
+    let scoring = match scoring.as_str() {
+        "sigmoid" => Scoring::Sigmoid,
+        "softmax" => Scoring::Softmax,
+        _ => return Err(type_error(format!("scoring: found {scoring:?}, expected sigmoid or softmax"))),
+    };
+    let rule = GateRule { scoring, best, experts, groups, kept, top, normalised, factor, masked };
+    let bias = bias.map(|bias| bias.get().hold(py)).transpose()?;
     let mut indices = readwrite::<i64>("indices", indices, "int64")?;
     each_real!(dtype, T => {
         let logits = readonly::<T>("logits", logits, dtype)?;
         let (mut weights, mut gap) =
             (readwrite::<T>("weights", weights, dtype)?, readwrite::<T>("gap", gap, dtype)?);
-        let bias = vector::<T>(&bias)?;
+        let bias = bias.as_ref().map(vector::<T>).transpose()?.unwrap_or_default();
         let (logits, indices) = (logits.as_slice()?, indices.as_slice_mut()?);
         let out = Routing { indices, weights: weights.as_slice_mut()?, gap: gap.as_slice_mut()? };
         let round = rounding::<T>(bfloat16)?;
@@ -391,6 +469,9 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(rotate, m)?)?;
     m.add_function(wrap_pyfunction!(attend, m)?)?;
     m.add_function(wrap_pyfunction!(gate, m)?)?;
+    m.add_function(wrap_pyfunction!(index_scores, m)?)?;
+    m.add_function(wrap_pyfunction!(layer_norm, m)?)?;
+    m.add_function(wrap_pyfunction!(select, m)?)?;
     m.add_function(wrap_pyfunction!(silu_product, m)?)?;
     m.add_function(wrap_pyfunction!(round_bfloat16, m)?)
 }

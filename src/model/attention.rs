@@ -39,21 +39,30 @@ pub struct How<T> {
     pub apart: bool,
 }
 
+/// Positions that a query sees.
+#[derive(Clone, Copy)]
+pub struct Sees<'a> {
+    /// The first so many.
+    pub count: usize,
+    /// Of these, the ones that are flagged; all of them where there are no flags.
+    pub selected: Option<&'a [bool]>,
+}
+
 /// Rounds numbers in place.
 pub type Round<T> = fn(&mut [T]);
 
-/// Up to [`QUERIES`] queries, of which query `i` sees the first `sees[i]` positions. Writes the weighted sums of values
+/// Up to [`QUERIES`] queries, of which query `i` sees the positions `sees[i]`. Writes the weighted sums of values
 /// to `out` and, where asked, the probabilities to `probs`, which has a column for every position.
 pub fn attend<T: Real>(
     first: ArrayView2<'_, T>,
     second: ArrayView2<'_, T>,
     keys: &Keys<'_, T>,
-    sees: &[usize],
+    sees: &[Sees<'_>],
     how: How<T>,
     mut out: ArrayViewMut2<'_, T>,
     probs: Option<ArrayViewMut2<'_, T>>,
 ) {
-    let seen = sees.iter().copied().max().unwrap_or(0);
+    let seen = sees.iter().map(|sees| sees.count).max().unwrap_or(0);
     let mut p = vec![T::zero(); sees.len() * seen];
     if how.few {
         for ((p, first), second) in p.chunks_exact_mut(seen.max(1)).zip(first.rows()).zip(second.rows()) {
@@ -79,7 +88,9 @@ pub fn attend<T: Real>(
     }
     (how.round)(&mut p);
     for (row, sees) in p.chunks_exact_mut(seen.max(1)).zip(sees) {
-        let (row, beyond) = row.split_at_mut(*sees);
+        let (row, beyond) = row.split_at_mut(sees.count);
+        let flags = sees.selected.unwrap_or_default();
+        row.iter_mut().zip(flags).filter(|(_, kept)| !**kept).for_each(|(score, _)| *score = T::NEG_INF);
         softmax(row, how.scale, how.round);
         beyond.fill(T::zero());
     }

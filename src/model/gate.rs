@@ -4,9 +4,22 @@ use super::attention::Round;
 use super::real::Real;
 use crate::error::{same_length, Error};
 
+/// Scores made of logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scoring {
+    /// Each on its own, as DeepSeek-V3 has it.
+    Sigmoid,
+    /// Over all experts, as DeepSeek-V2 has it.
+    Softmax,
+}
+
 /// How experts are chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GateRule {
+    /// Scores made of logits.
+    pub scoring: Scoring,
+    /// Experts of a group whose scores are added to the group's: two in DeepSeek-V3, one in DeepSeek-V2.
+    pub best: usize,
     /// Experts.
     pub experts: usize,
     /// Groups of neighbouring experts (nodes, in deployment).
@@ -38,6 +51,9 @@ impl GateRule {
         if kept == 0 || kept > groups {
             return wrong(format!("topk_group: found {kept}, expected 1 to n_group ({groups})"));
         }
+        if !matches!(self.best, 1 | 2) {
+            return wrong(format!("best: found {}, expected 1 or 2 experts of a group", self.best));
+        }
         if top == 0 || top > kept * (experts / groups) {
             let open = kept * (experts / groups);
             return wrong(format!(
@@ -58,7 +74,7 @@ pub struct Routing<'a, T> {
     pub gap: &'a mut [T],
 }
 
-/// Chooses experts from `logits` of (tokens, experts) and a `bias` that only takes part in the choice. `round` is what
+/// Chooses experts from `logits` of (tokens, experts) and a `bias` that only takes part in the choice (empty: none). `round` is what
 /// scores, the sum of those chosen and both steps of the weights pass through; biased scores do not.
 ///
 /// # Errors
@@ -72,7 +88,12 @@ pub fn gate<T: Real>(
 ) -> Result<(), Error> {
     let round = round.unwrap_or(|_| {});
     rule.check()?;
-    same_length("e_score_correction_bias", bias.len(), rule.experts)?;
+    if !bias.is_empty() {
+        same_length("e_score_correction_bias", bias.len(), rule.experts)?;
+        if let Some(index) = bias.iter().position(|x| x.wide().is_nan()) {
+            return Err(Error::NonFinite { what: "e_score_correction_bias", value: "NaN", index });
+        }
+    }
     let tokens = out.gap.len();
     same_length("logits", logits.len(), tokens * rule.experts)?;
     same_length("indices", out.indices.len(), tokens * rule.top)?;
@@ -81,14 +102,18 @@ pub fn gate<T: Real>(
     let results = out.indices.chunks_exact_mut(rule.top).zip(out.weights.chunks_exact_mut(rule.top));
     for (token, ((indices, weights), gap)) in results.zip(out.gap.iter_mut()).enumerate() {
         let logits = &logits[token * rule.experts..][..rule.experts];
-        let mut scores: Vec<T> = logits.iter().map(|x| sigmoid(*x)).collect();
+        let mut scores: Vec<T> = match rule.scoring {
+            Scoring::Sigmoid => logits.iter().map(|x| sigmoid(*x)).collect(),
+            Scoring::Softmax => softmax(logits),
+        };
         round(&mut scores);
-        let mut choice: Vec<T> = scores.iter().zip(bias).map(|(s, b)| *s + *b).collect();
-        if let Some(i) = choice.iter().position(|c| c.wide().is_nan()) {
-            let index = token * rule.experts + i;
+        let mut choice = scores.clone();
+        choice.iter_mut().zip(bias).for_each(|(score, bias)| *score += *bias);
+        if let Some(i) = scores.iter().position(|score| score.wide().is_nan()) {
+            let index = token * rule.experts + logits.iter().position(|x| x.wide().is_nan()).unwrap_or(i);
             return Err(Error::NonFinite { what: "gate logits", value: "NaN", index });
         }
-        let groups: Vec<T> = choice.chunks_exact(per_group).map(two_best).collect();
+        let groups: Vec<T> = choice.chunks_exact(per_group).map(|group| best_of(group, rule.best)).collect();
         let order = ranked(&groups);
         for group in &order[rule.kept..] {
             choice[group * per_group..][..per_group].fill(T::near(rule.masked));
@@ -121,6 +146,16 @@ pub fn sigmoid<T: Real>(x: T) -> T {
     }
 }
 
+/// `exp(x - max)` over its sum.
+fn softmax<T: Real>(logits: &[T]) -> Vec<T> {
+    let largest = logits.iter().fold(T::NEG_INF, |most, &x| if x > most { x } else { most });
+    let mut scores: Vec<T> = logits.iter().map(|x| (*x - largest).exp()).collect();
+    let mut sum = T::zero();
+    scores.iter().for_each(|score| sum += *score);
+    scores.iter_mut().for_each(|score| *score = *score / sum);
+    scores
+}
+
 /// Indices from the largest down; among equals the lower index first. Both zeros are equal.
 fn ranked<T: Real>(x: &[T]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..x.len()).collect();
@@ -128,8 +163,8 @@ fn ranked<T: Real>(x: &[T]) -> Vec<usize> {
     order
 }
 
-/// The sum of the two largest (of the only one, in a group of one).
-fn two_best<T: Real>(x: &[T]) -> T {
+/// The largest of a group, or the sum of its two largest (of the only one, in a group of one).
+fn best_of<T: Real>(x: &[T], count: usize) -> T {
     let (mut first, mut second) = (T::NEG_INF, T::NEG_INF);
     for &x in x {
         if x > first {
@@ -138,7 +173,7 @@ fn two_best<T: Real>(x: &[T]) -> T {
             second = x;
         }
     }
-    if x.len() == 1 {
+    if x.len() == 1 || count == 1 {
         first
     } else {
         first + second

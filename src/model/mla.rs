@@ -1,6 +1,6 @@
 //! Multi-head latent attention of one sequence over its latents.
 
-use super::attention::{attend, How, Keys, Round, FEW, QUERIES};
+use super::attention::{attend, How, Keys, Round, Sees, FEW, QUERIES};
 use super::linear::{combine, matrix, matrix_mut, products, Combine, Rows};
 use super::real::Real;
 use super::weight::Weight;
@@ -67,6 +67,8 @@ pub struct Sequence<'a, T> {
     pub q: &'a [T],
     /// (positions, rank + rope): latents, normalised, and keys, rotated, side by side.
     pub seen: &'a [T],
+    /// (new, positions): the positions that each new token attends to, of those that it may see; None: all of them.
+    pub selected: Option<&'a [bool]>,
 }
 
 impl<T: Real> Sequence<'_, T> {
@@ -94,12 +96,16 @@ impl<T: Real> Sequence<'_, T> {
         same_length("q", self.q.len(), new * width)?;
         same_length("seen", self.seen.len(), product(&[positions, self.shape.width()])?)?;
         same_length("out", out.len(), product(&[new, heads, v])?)?;
+        if let Some(selected) = self.selected {
+            same_length("selected", selected.len(), product(&[new, positions])?)?;
+        }
         if new == 0 {
             return Ok(());
         }
         let parts = Parts {
             shape: self.shape,
             past: self.past,
+            selected: self.selected,
             q: ArrayView3::from_shape((new, heads, self.shape.query()), self.q).map_err(layout)?,
             seen: matrix("seen", self.seen, positions, self.shape.width())?,
             scale: T::near(scale),
@@ -147,6 +153,7 @@ fn panel<'a, T: Real>(up: &Weight<'a>, shape: &MlaShape, head: usize) -> Result<
 struct Parts<'a, T> {
     shape: MlaShape,
     past: usize,
+    selected: Option<&'a [bool]>,
     q: ArrayView3<'a, T>,
     seen: ArrayView2<'a, T>,
     scale: T,
@@ -158,6 +165,13 @@ struct Parts<'a, T> {
 impl<T: Real> Parts<'_, T> {
     fn fresh(&self) -> usize {
         self.q.len_of(Axis(0))
+    }
+
+    /// Positions that a new token sees.
+    fn sees(&self, token: usize) -> Sees<'_> {
+        let positions = self.seen.nrows();
+        let selected = self.selected.map(|flags| &flags[token * positions..][..positions]);
+        Sees { count: self.past + token + 1, selected }
     }
 
     /// Rough count of operations, to decide whether threads pay.
@@ -221,7 +235,7 @@ impl<T: Real> Parts<'_, T> {
             for mut out in out.axis_chunks_iter_mut(Axis(0), QUERIES) {
                 let to = from + out.nrows();
                 let (first, second) = q.slice_move(s![from..to, ..]).split_at(Axis(1), nope);
-                let sees: Vec<usize> = (from..to).map(|t| self.past + t + 1).collect();
+                let sees: Vec<_> = (from..to).map(|token| self.sees(token)).collect();
                 let probs = probs.as_mut().map(|p| p.slice_mut(s![from..to, ..]));
                 attend(first, second, &keys, &sees, how, out.view_mut(), probs);
                 from = to;
@@ -297,7 +311,7 @@ impl<T: Real> Parts<'_, T> {
             let (from, to) = (i * QUERIES, i * QUERIES + out.nrows());
             let (first, second) = (first.slice(s![from..to, ..]), second.slice(s![from..to, ..]));
             // Queries stand token by token, the heads of a token side by side.
-            let sees: Vec<usize> = (from..to).map(|row| self.past + row / heads + 1).collect();
+            let sees: Vec<_> = (from..to).map(|row| self.sees(row / heads)).collect();
             attend(first, second, &keys, &sees, how, out, probs);
         });
 

@@ -12,6 +12,7 @@
 
 pub mod attention;
 pub mod gate;
+pub mod indexer;
 pub mod linear;
 pub mod mla;
 pub mod norm;
@@ -21,10 +22,11 @@ pub mod silu;
 pub mod weight;
 
 pub use attention::Round;
-pub use gate::{gate, GateRule, Routing};
+pub use gate::{gate, GateRule, Routing, Scoring};
+pub use indexer::{index_scores, select, IndexShape, Selection};
 pub use linear::linear;
 pub use mla::{MlaShape, Sequence, Up};
-pub use norm::rms_norm;
+pub use norm::{layer_norm, rms_norm};
 pub use real::Real;
 pub use rope::{Rope, Yarn};
 pub use silu::silu_product;

@@ -1,4 +1,4 @@
-//! RMSNorm.
+//! RMSNorm, and the layer norm of an indexer's keys.
 
 use super::real::Real;
 use crate::error::{same_length, Error};
@@ -19,6 +19,30 @@ pub fn rms_norm<T: Real>(x: &[T], w: &[T], eps: f64, out: &mut [T]) -> Result<()
         let root = (dot(x, x) / count + T::near(eps)).sqrt();
         for ((out, x), w) in out.iter_mut().zip(x).zip(w) {
             *out = *w * (*x / root);
+        }
+    }
+    Ok(())
+}
+
+/// Each row of `x` less its mean and divided by its standard deviation (`eps` added to the variance), times `w`, plus
+/// `b`.
+///
+/// # Errors
+/// As [`rms_norm`].
+pub fn layer_norm<T: Real>(x: &[T], w: &[T], b: &[T], eps: f64, out: &mut [T]) -> Result<(), Error> {
+    same_length("out", out.len(), x.len())?;
+    same_length("bias", b.len(), w.len())?;
+    let channels = w.len();
+    if channels == 0 || !x.len().is_multiple_of(channels) {
+        return same_length("x", x.len(), 0);
+    }
+    let count = T::near(channels as f64);
+    for (x, out) in x.chunks_exact(channels).zip(out.chunks_exact_mut(channels)) {
+        let mean = x.iter().copied().sum::<T>() / count;
+        out.iter_mut().zip(x).for_each(|(out, x)| *out = *x - mean);
+        let deviation = (dot(out, out) / count + T::near(eps)).sqrt();
+        for ((out, w), b) in out.iter_mut().zip(w).zip(b) {
+            *out = *w * (*out / deviation) + *b;
         }
     }
     Ok(())

@@ -33,7 +33,7 @@ def test_every_quantized_weight_by_reads_and_by_mapping(kind: str, simd_level: s
 
 def test_some_weights_and_their_scales_lie_in_different_files() -> None:
     with checkpoint.open(FP8) as ckpt:
-        scales = {name: ckpt.scale_name(name) for name in EXPECTED}
+        scales = {name: ckpt.weights[name].scale.name for name in EXPECTED}
         apart = [n for n, scale in scales.items() if scale and ckpt.info(n).file != ckpt.info(scale).file]
     assert all(scales.values())
     assert apart

@@ -143,7 +143,7 @@ fn results_are_rounded_where_an_eager_program_rounds_them() {
             let found = everywhere(|| {
                 let mut out = vec![0f32; new * SHAPE.heads * SHAPE.v];
                 let mut probs = vec![0f32; new * SHAPE.heads * (past + new)];
-                let sequence = Sequence { shape: SHAPE, past, q: &q, seen: &seen };
+                let sequence = Sequence { shape: SHAPE, past, q: &q, seen: &seen, selected: None };
                 sequence.attend(&up, f32::ROUND_BFLOAT16, &mut out, Some(&mut probs)).unwrap();
                 (bits(&out), bits(&probs))
             });
@@ -183,7 +183,7 @@ fn expanded_is_naive<T: Real + std::fmt::Debug>() {
                     let up = if made { Up::Expanded(&expanded) } else { Up::Naive(w) };
                     let mut out = vec![T::zero(); new * shape.heads * shape.v];
                     let mut probs = vec![T::zero(); new * shape.heads * (past + new)];
-                    let sequence = Sequence { shape, past, q: &q, seen: &seen };
+                    let sequence = Sequence { shape, past, q: &q, seen: &seen, selected: None };
                     sequence.attend(&up, round, &mut out, Some(&mut probs)).unwrap();
                     (out, probs)
                 })
@@ -252,7 +252,7 @@ fn sizes_that_do_not_fit_are_refused() {
     let flat = Weight::new(SHAPE.rank, SHAPE.heads * 9, Data::F32(&kv_b)).unwrap();
     let (q, seen, huge) = (vec![0f32; 18], vec![0f32; 20], usize::MAX / 2);
     let try_it = |shape: MlaShape, past: usize, q: &[f32], seen: &[f32], up: &Up<'_, f32>, out: usize| {
-        Sequence { shape, past, q, seen }.attend(up, None, &mut vec![0f32; out], None)
+        Sequence { shape, past, q, seen, selected: None }.attend(up, None, &mut vec![0f32; out], None)
     };
     let up = Up::Naive(w);
     assert!(try_it(SHAPE, 1, &q, &seen, &up, 15).is_ok());

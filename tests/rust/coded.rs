@@ -150,7 +150,7 @@ fn absorbed_attention_decodes_what_it_would_have_read() {
                 let plain = Weight::new(3 * 44, 320, Data::F32(&wide)).unwrap();
                 let [found, expected] = [coded, plain].map(|w| {
                     let mut out = vec![0f32; new * 3 * 20];
-                    let sequence = Sequence { shape, past, q: &q, seen: &seen };
+                    let sequence = Sequence { shape, past, q: &q, seen: &seen, selected: None };
                     sequence.attend(&Up::Absorbed(w), None, &mut out, None).unwrap();
                     bits(&out)
                 });

@@ -10,12 +10,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from .._arrays import Array
 from .activations import Activations
 from .cache import Cache
 from .config import Config
+from .indexer import Flags, Indexer, Selection
 from .layer import NO_TRACE, Choice, Layer, Source, Trace, check_cache
 from .operations import Operations
 from .records import Hook
@@ -32,8 +33,6 @@ class MLA(Layer):
     config : Config
     weights : mapping of str to array or `Quantized`
         ``q_a_proj.weight`` and so on; `dsv3_numerics.model.attention_shapes` lists them.
-    interleaved : bool
-        The rotary channels' order in the weights: pairs side by side, as released, or in two halves.
 
     Raises
     ------
@@ -52,8 +51,8 @@ class MLA(Layer):
     True
     """
 
-    def __init__(self, config: Config, weights: Source, *, interleaved: bool = True) -> None:
-        super().__init__(config, weights, attention_shapes(config), "MLA")
+    def __init__(self, config: Config, weights: Source, *, indexer: bool | None = None) -> None:
+        super().__init__(config, weights, attention_shapes(config, indexer=indexer), "MLA")
         yarn = config.rope_scaling
         self._settings: dict[str, Any] = {
             "heads": config.num_attention_heads,
@@ -63,7 +62,7 @@ class MLA(Layer):
             "rope": {
                 "dim": config.qk_rope_head_dim,
                 "theta": config.rope_theta,
-                "interleaved": interleaved,
+                "interleaved": config.rope_interleave,
                 "yarn": yarn
                 and (
                     yarn.factor,
@@ -75,6 +74,9 @@ class MLA(Layer):
                 ),
             },
         }
+        self.indexer: Indexer | None = None
+        if "indexer.wk.weight" in self.weights:
+            self.indexer = Indexer(config, self.weights.under("indexer."), self._settings["rope"])
 
     def __call__(
         self,
@@ -85,6 +87,7 @@ class MLA(Layer):
         absorbed: bool | None = None,
         recipe: Choice = None,
         hook: Hook | None = None,
+        selection: Selection | None = None,
         trace: Trace = NO_TRACE,
         at: str = "",
     ) -> Array:
@@ -108,6 +111,9 @@ class MLA(Layer):
             `x`.
         hook : callable, optional
             Told of each operation, see `OpRecord`.
+
+        selection : Selection, optional
+            Positions that an earlier layer's indexer has selected, where this one has none.
 
         Returns
         -------
@@ -135,7 +141,9 @@ class MLA(Layer):
         longest = int(cache.lengths.max()) + new
         left, rank, heads = ops.activations(array), config.kv_lora_rank, config.num_attention_heads
         rope = self._settings["rope"]
-        q = self._queries(ops, left, at).reshape(batch, new, -1)
+        q, narrow = self._queries(ops, left, at)
+        q = q.reshape(batch, new, -1)
+        selected = self._selected(ops, left, narrow, positions, cache, layer, selection, trace, at)
         q = ops.rotate(f"{at}rotate_q", q, rope, positions, heads)
         joint = ops.linear(f"{at}kv_a_proj_with_mqa", left, self.weights, "kv_a_proj_with_mqa.weight")
         joint = joint.reshape(batch, new, -1)
@@ -148,10 +156,17 @@ class MLA(Layer):
             probs = np.zeros((batch, new, heads, longest), array.dtype)
         if self._cheaper(new, longest) if absorbed is None else absorbed:
             out = ops.attend(
-                f"{at}attend", q, cached, self._settings, self.weights, absorbed=True, probs=probs
+                f"{at}attend",
+                q,
+                cached,
+                self._settings,
+                self.weights,
+                absorbed=True,
+                probs=probs,
+                selected=selected,
             )
         else:
-            out = self._naive(ops, q, cached, probs, at)
+            out = self._naive(ops, q, cached, probs, selected, at)
         if trace is not NO_TRACE:
             fresh = np.stack([tokens[-new:] for tokens in cached])
             trace.put(f"{at}heads", out)
@@ -163,23 +178,55 @@ class MLA(Layer):
         return ops.linear(f"{at}o_proj", heads_out, self.weights, "o_proj.weight")
 
     def _norm(self, ops: Operations, name: str, x: Array, key: str) -> Array:
-        return ops.norm(name, x, self.weights, key, self.config.rms_norm_eps)
+        return ops.norm(name, x, self.weights, key, self.config.latent_norm_eps)
 
-    def _queries(self, ops: Operations, x: Activations, at: str) -> Array:
-        """Return queries of all heads, not yet rotated."""
+    def _queries(self, ops: Operations, x: Activations, at: str) -> tuple[Array, Array | None]:
+        """Return queries of all heads, not yet rotated, and the normalised latent that they are made of."""
         if "q_proj.weight" in self.weights:
-            return ops.linear(f"{at}q_proj", x, self.weights, "q_proj.weight")
+            return ops.linear(f"{at}q_proj", x, self.weights, "q_proj.weight"), None
         narrow = ops.linear(f"{at}q_a_proj", x, self.weights, "q_a_proj.weight")
         normed = self._norm(ops, f"{at}q_a_layernorm", narrow, "q_a_layernorm.weight")
-        return ops.linear(f"{at}q_b_proj", ops.activations(normed), self.weights, "q_b_proj.weight")
+        return ops.linear(f"{at}q_b_proj", ops.activations(normed), self.weights, "q_b_proj.weight"), normed
+
+    def _selected(
+        self,
+        ops: Operations,
+        x: Activations,
+        narrow: Array | None,
+        positions: NDArray[np.int64],
+        cache: Cache,
+        layer: int,
+        selection: Selection | None,
+        trace: Trace,
+        at: str,
+    ) -> list[Flags] | None:
+        """Return the positions to attend to, by this layer's indexer or an earlier one's; None: all."""
+        if not self.config.is_sparse:
+            return None
+        selection = Selection() if selection is None else selection
+        if self.indexer is not None and narrow is not None:
+            narrow = narrow.reshape(cache.batch, -1, narrow.shape[-1])
+            selection.flags = self.indexer(ops, x, narrow, positions, cache, layer, trace, at)
+            selection.made = True
+        if not selection.made:
+            raise ValueError("selection: missing, expected that of an earlier layer: this one has no indexer")
+        return selection.flags
 
     def _naive(
-        self, ops: Operations, q: Array, cached: Sequence[Array], probs: Array | None, at: str
+        self,
+        ops: Operations,
+        q: Array,
+        cached: Sequence[Array],
+        probs: Array | None,
+        selected: list[Flags] | None,
+        at: str,
     ) -> Array:
         """Attention over keys and values: by the core, or made of codes, some heads at a time."""
         name, key = f"{at}attend", "kv_b_proj.weight"
         if not ops.splits:
-            return ops.attend(name, q, cached, self._settings, self.weights, absorbed=False, probs=probs)
+            return ops.attend(
+                name, q, cached, self._settings, self.weights, absorbed=False, probs=probs, selected=selected
+            )
         c, (batch, new, _) = self.config, q.shape
         latents = ops.activations(np.concatenate([tokens[:, : c.kv_lora_rank] for tokens in cached]))
         ends = np.cumsum([len(tokens) for tokens in cached])[:-1]
@@ -199,6 +246,7 @@ class MLA(Layer):
                 absorbed=False,
                 expanded=np.split(expanded, ends),
                 probs=None if probs is None else probs[:, :, start:stop],
+                selected=selected,
             )
         return out
 

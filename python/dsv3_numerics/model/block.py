@@ -15,6 +15,7 @@ from .attention import MLA
 from .cache import Cache
 from .config import Config
 from .experts import MLP, MoE
+from .indexer import Selection
 from .layer import NO_TRACE, Choice, Layer, Source, Trace
 from .operations import Operations
 from .records import Hook
@@ -39,12 +40,11 @@ class Block(Layer):
         weights: Source,
         *,
         layer: int,
-        interleaved: bool = True,
         group_mask_value: float = -np.inf,
     ) -> None:
         super().__init__(config, weights, block_shapes(config, layer), f"layer {layer}")
         self.layer = layer
-        self.attention = MLA(config, self.weights.under("self_attn."), interleaved=interleaved)
+        self.attention = MLA(config, self.weights.under("self_attn."), indexer=config.has_indexer(layer))
         mlp = self.weights.under("mlp.")
         self.ffn: MoE | MLP = (
             MoE(config, mlp, group_mask_value=group_mask_value) if config.is_moe(layer) else MLP(config, mlp)
@@ -59,6 +59,7 @@ class Block(Layer):
         absorbed: bool | None = None,
         recipe: Choice = None,
         hook: Hook | None = None,
+        selection: Selection | None = None,
         trace: Trace = NO_TRACE,
         at: str = "",
     ) -> Array:
@@ -70,7 +71,9 @@ class Block(Layer):
         y = self._norm(ops, at, "input_layernorm", array)
         trace.put(f"{at}attn_norm", y)
         place = self.layer if cache_layer is None else cache_layer
-        out = self.attention(y, cache, layer=place, absorbed=absorbed, recipe=ops, trace=trace, at=at)
+        out = self.attention(
+            y, cache, layer=place, absorbed=absorbed, recipe=ops, selection=selection, trace=trace, at=at
+        )
         trace.put(f"{at}attn_out", out)
         array = ops.add(f"{at}attention_add", array, out)
         y = self._norm(ops, at, "post_attention_layernorm", array)
@@ -98,10 +101,10 @@ class MTP(Layer):
         `Block`.
     """
 
-    def __init__(self, config: Config, weights: Source, *, depth: int = 0, interleaved: bool = True) -> None:
+    def __init__(self, config: Config, weights: Source, *, depth: int = 0) -> None:
         layer = config.num_hidden_layers + depth
         super().__init__(config, weights, block_shapes(config, layer) | mtp_shapes(config), f"layer {layer}")
-        self.block = Block(config, self.weights, layer=layer, interleaved=interleaved)
+        self.block = Block(config, self.weights, layer=layer)
 
     def __call__(
         self,

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from .._arrays import positive
+from ..number_formats import encode
 from .cache_formats import CacheFormat
 from .config import Config
+
+_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 
 class Cache:
@@ -38,6 +42,8 @@ class Cache:
     data : ndarray, shape (layers, batch, capacity, kv_lora_rank + qk_rope_head_dim)
         Of `dtype`; uint8 for codes, whose last axis is the bytes of a token.
     format : CacheFormat
+    index_keys : ndarray, shape (layers, batch, capacity, index_head_dim), or None
+        Keys of the lightning indexer, where there is one: of `dtype`, or bfloat16 beside latents in codes.
     lengths : ndarray of int64, shape (batch,)
         Tokens of each sequence that are held.
 
@@ -69,6 +75,10 @@ class Cache:
         count = config.num_hidden_layers if layers is None else positive(layers, "layers")
         shape = (count, positive(batch, "batch"), positive(capacity, "capacity"), self.format.width)
         self.data: NDArray[Any] = np.zeros(shape, self.format.dtype)
+        self.index_keys: NDArray[Any] | None = None
+        if config.index_head_dim is not None:
+            kept = _BFLOAT16 if self.format.packed else self.format.dtype
+            self.index_keys = np.zeros((*shape[:3], config.index_head_dim), kept)
         self.lengths: NDArray[np.int64] = np.zeros(batch, np.int64)
 
     @property
@@ -89,13 +99,12 @@ class Cache:
     @property
     def nbytes(self) -> int:
         """Bytes of room."""
-        return self.data.nbytes
+        return self.data.nbytes + (0 if self.index_keys is None else self.index_keys.nbytes)
 
     @property
     def bytes_per_token(self) -> int:
         """Bytes that a token takes in all layers."""
-        layers, _, _, width = self.data.shape
-        return int(layers * width * self.data.itemsize)
+        return self.nbytes // (self.batch * self.capacity)
 
     def append(self, layer: int, tokens: NDArray[Any]) -> None:
         """Write new tokens (batch, new, channels) behind those that are held, which stay as many."""
@@ -107,6 +116,22 @@ class Cache:
         """Return each sequence's latents and the `new` behind them, (tokens, channels)."""
         held = zip(self.data[layer], self.lengths.tolist(), strict=True)
         return [self.format.read(row[: past + new], dtype) for row, past in held]
+
+    def append_index_keys(self, layer: int, keys: NDArray[Any], dtype: np.dtype[Any]) -> list[NDArray[Any]]:
+        """Write the index keys of new tokens (batch, new, channels), and return all of each sequence."""
+        assert self.index_keys is not None
+        new, held = keys.shape[1], self.index_keys[layer]
+        if held.dtype == dtype:
+            rounded = keys
+        else:
+            rounded = (
+                encode(keys, held.dtype.name, overflow="nonfinite") if held.dtype.itemsize == 2 else keys
+            )
+        found = []
+        for row, past, fresh in zip(held, self.lengths.tolist(), rounded, strict=True):
+            row[past : past + new] = fresh
+            found.append(row[: past + new].astype(dtype, copy=False))
+        return found
 
     def reserve(self, new: int, batch: int) -> None:
         """Raise ValueError unless `new` more tokens of `batch` sequences fit."""

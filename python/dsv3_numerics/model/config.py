@@ -1,8 +1,8 @@
 """The settings of a model: the published ``config.json``, every field of it used or refused.
 
-Lives here: `Config`, its presets, and the three lists of fields: those that the forward uses, those that it
-can only take one way, and those that cannot change it. Anything else is refused by name, since an unknown
-field may mean another forward. Not here: weights (see `weights`).
+Lives here: `Config` and its presets. A field is used, or can only be taken one way, or cannot change a
+forward: the lists are in `families`, the reading in `config_fields` and `rope_config`. Anything else is
+refused by name, since an unknown field may mean another forward. Not here: weights (see `weights`).
 """
 
 from __future__ import annotations
@@ -15,27 +15,32 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
+from .config_fields import INDEXER, OPTIONAL_COUNTS, read_fields
+from .families import FAMILIES, GATES, LATENT_NORM_EPS, REFUSED
+from .rope_config import Yarn
+
 _LARGEST = 16 << 20  # bytes of a config.json; published ones have a few thousand
 
 
 @dataclass(frozen=True)
-class Yarn:
-    """``rope_scaling`` of type ``yarn``: how positions beyond the original context are reached.
-
-    Source: YaRN (arXiv 2309.00071), as DeepSeek-V3's config sets it (technical report, section 4.3).
-    """
-
-    factor: float
-    original_max_position_embeddings: int
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
-    mscale: float = 1.0
-    mscale_all_dim: float = 0.0
-
-
-@dataclass(frozen=True)
 class Config:
-    """The sizes and settings of a DeepSeek-V3 model, under the names of its ``config.json``.
+    """The sizes and settings of a model of DeepSeek-V3's family, under the names of its ``config.json``.
+
+    Attributes
+    ----------
+    latent_norm_eps : float
+        Epsilon of ``q_a_layernorm`` and ``kv_a_layernorm``, which no file has: 1e-6 in the modelling code of
+        all families, whatever ``rms_norm_eps`` says. vLLM and SGLang take ``rms_norm_eps``: to follow them,
+        ``config.replace(latent_norm_eps=config.rms_norm_eps)``.
+    rope_interleave : bool
+        Whether the rotary channels of a pair stand side by side in the weights, or in two halves.
+    eos_token_id : int, tuple of int, or None
+        Each of them ends a generation.
+    index_n_heads, index_head_dim, index_topk : int or None
+        The lightning indexer of DeepSeek Sparse Attention; None: every key is attended to.
+    indexer_types : tuple of str, or None
+        For each layer, ``full`` (an indexer of its own) or ``shared`` (the last one's selection); None: all
+        full.
 
     Raises
     ------
@@ -76,7 +81,17 @@ class Config:
     routed_scaling_factor: float = 1.0
     norm_topk_prob: bool = True
     max_position_embeddings: int = 163840
-    eos_token_id: int | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
+    model_type: str = "deepseek_v3"
+    scoring_func: str = "sigmoid"
+    topk_method: str = "noaux_tc"
+    rope_interleave: bool = True
+    latent_norm_eps: float = LATENT_NORM_EPS
+    index_n_heads: int | None = None
+    index_head_dim: int | None = None
+    index_topk: int | None = None
+    indexer_rope_interleave: bool = False
+    indexer_types: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
@@ -87,8 +102,22 @@ class Config:
             value = getattr(self, name)
             if type(value) is not int or value < 0:
                 raise ValueError(f"{name}: found {value!r}, expected an integer of at least 0")
-        if self.q_lora_rank is not None and (type(self.q_lora_rank) is not int or self.q_lora_rank < 1):
-            raise ValueError(f"q_lora_rank: found {self.q_lora_rank!r}, expected a positive integer or null")
+        for name in OPTIONAL_COUNTS:
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < 1):
+                raise ValueError(f"{name}: found {value!r}, expected a positive integer or null")
+        for name in ("norm_topk_prob", "rope_interleave", "indexer_rope_interleave"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"{name}: found {getattr(self, name)!r}, expected true or false")
+        if self.model_type not in FAMILIES:
+            raise ValueError(f"model_type: found {self.model_type!r}, expected one of {', '.join(FAMILIES)}")
+        if (self.scoring_func, self.topk_method) not in GATES:
+            raise ValueError(
+                f"scoring_func: found {self.scoring_func!r} with topk_method {self.topk_method!r}, expected "
+                + " or ".join(f"{scoring!r} with {method!r}" for scoring, method in GATES)
+            )
+        self._check_indexer()
+        self._check_eos()
         if self.qk_rope_head_dim % 2:
             raise ValueError(f"qk_rope_head_dim: found {self.qk_rope_head_dim}, expected an even number")
         if self.n_routed_experts % self.n_group:
@@ -106,10 +135,53 @@ class Config:
                 f"num_experts_per_tok: found {self.num_experts_per_tok}, expected at most {reachable}, the "
                 f"experts of topk_group ({self.topk_group}) groups"
             )
-        for name in ("rms_norm_eps", "rope_theta", "routed_scaling_factor"):
+        for name in ("rms_norm_eps", "rope_theta", "routed_scaling_factor", "latent_norm_eps"):
             value = getattr(self, name)
-            if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not (number and math.isfinite(value) and value > 0):
                 raise ValueError(f"{name}: found {value!r}, expected a positive number")
+
+    def _check_eos(self) -> None:
+        ends = self.eos_token_id
+        for end in ends if isinstance(ends, tuple) else () if ends is None else (ends,):
+            if type(end) is not int or end < 0:
+                raise ValueError(f"eos_token_id: found {ends!r}, expected a token's number, several, or null")
+
+    def _check_indexer(self) -> None:
+        sizes = {name: getattr(self, name) for name in INDEXER}
+        if not FAMILIES[self.model_type].sparse:
+            given = [name for name, value in sizes.items() if value is not None]
+            if self.indexer_rope_interleave:
+                given.append("indexer_rope_interleave")
+            if given or self.indexer_types is not None:
+                names = ", ".join(given) or "indexer_types"
+                raise ValueError(f"{names}: found with model_type {self.model_type!r}, which has no indexer")
+            return
+        missing = [name for name, value in sizes.items() if value is None]
+        if missing or self.q_lora_rank is None:
+            names = ", ".join(missing) or "q_lora_rank"
+            raise ValueError(
+                f"{names}: missing, expected with model_type {self.model_type!r} for its indexers"
+            )
+        if self.qk_rope_head_dim > self.index_head_dim:  # type: ignore[operator]  # not None: checked above
+            raise ValueError(
+                f"index_head_dim: found {self.index_head_dim}, expected at least qk_rope_head_dim "
+                f"({self.qk_rope_head_dim}), its rotary channels"
+            )
+        types = self.indexer_types
+        if types is None:
+            return
+        wrong = sorted({repr(kind) for kind in types} - {"'full'", "'shared'"})
+        if wrong or len(types) != self.num_hidden_layers:
+            found = ", ".join(wrong) or f"{len(types)} entries"
+            raise ValueError(
+                f"indexer_types: found {found}, expected 'full' or 'shared' for each of "
+                f"{self.num_hidden_layers} layers"
+            )
+        if types[0] != "full":
+            raise ValueError(
+                "indexer_types: found 'shared' first, expected 'full': there is no selection to share yet"
+            )
 
     @classmethod
     def from_json(cls, source: str | os.PathLike[str] | Mapping[str, Any]) -> Self:
@@ -124,24 +196,15 @@ class Config:
             of them are listed at once.
         """
         found = dict(source) if isinstance(source, Mapping) else _read(Path(source))
-        problems = [f"{name}: missing" for name in _REQUIRED if name not in found]
-        for name, value in found.items():
-            if name in _ONE_WAY:
-                possible = _ONE_WAY[name]
-                if value not in possible:
-                    problems.append(f"{name}: found {value!r}, expected {' or '.join(map(repr, possible))}")
-            elif name not in _FIELDS and name not in _NO_MATTER:
-                problems.append(f"{name}: found {value!r}; this field is not known, so its meaning is not")
-        heads, keys = found.get("num_attention_heads"), found.get("num_key_value_heads")
-        if keys is not None and keys != heads:
-            problems.append(f"num_key_value_heads: found {keys}, expected {heads}, as num_attention_heads")
-        values = {name: found[name] for name in _FIELDS if name in found}
-        try:
-            values["rope_scaling"] = _yarn(values.get("rope_scaling"))
-        except ValueError as error:
-            problems.append(str(error))
-        if isinstance(values.get("eos_token_id"), list):
-            values["eos_token_id"] = values["eos_token_id"][0] if values["eos_token_id"] else None
+        kind = found.get("model_type", "deepseek_v3")
+        if not isinstance(kind, str) or kind not in FAMILIES:
+            reason = REFUSED.get(kind) if isinstance(kind, str) else None
+            raise ValueError(
+                f"config: model_type: found {kind!r}"
+                + (f" ({reason})" if reason else "")
+                + f", expected one of {', '.join(FAMILIES)}"
+            )
+        values, problems = read_fields(found, FAMILIES[kind], _FIELDS, _REQUIRED)
         if problems:
             raise ValueError("config: " + "; ".join(problems))
         return cls(**values)
@@ -164,7 +227,14 @@ class Config:
         found = asdict(self)
         if self.rope_scaling is not None:
             found["rope_scaling"] = {"type": "yarn", **asdict(self.rope_scaling)}
-        return found
+        for name in ("eos_token_id", "indexer_types"):
+            if isinstance(found[name], tuple):
+                found[name] = list(found[name])
+        if not self.is_sparse:
+            absent = {*INDEXER, "indexer_types", "indexer_rope_interleave"}
+        else:
+            absent = {"indexer_types"} if self.indexer_types is None else set()
+        return {name: value for name, value in found.items() if name not in absent}
 
     def replace(self, **changes: Any) -> Self:
         """Return the same settings but for some."""
@@ -179,10 +249,31 @@ class Config:
     def softmax_scale(self) -> float:
         """Return the factor of attention logits."""
         yarn = self.rope_scaling
-        warm = 1.0
-        if yarn is not None and yarn.factor > 1:
-            warm = 0.1 * yarn.mscale_all_dim * math.log(yarn.factor) + 1.0
+        warm = 1.0 if yarn is None else yarn.magnitude(yarn.mscale_all_dim)
         return float((self.qk_nope_head_dim + self.qk_rope_head_dim) ** -0.5 * warm**2)
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether layers select their keys by a lightning indexer."""
+        return self.index_topk is not None
+
+    @property
+    def has_gate_bias(self) -> bool:
+        """Whether gates choose by biased scores (``e_score_correction_bias``)."""
+        return self.topk_method == "noaux_tc"
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """Every token that ends a generation."""
+        ends = self.eos_token_id
+        return ends if isinstance(ends, tuple) else () if ends is None else (ends,)
+
+    def has_indexer(self, layer: int) -> bool:
+        """Whether a layer has an indexer of its own; those of multi-token prediction have."""
+        if not self.is_sparse:
+            return False
+        types = self.indexer_types
+        return types is None or layer >= len(types) or types[layer] == "full"
 
     def is_moe(self, layer: int) -> bool:
         """Tell whether a layer has experts; those of multi-token prediction, beyond the last, always have."""
@@ -208,42 +299,6 @@ _COUNTS = (
     "max_position_embeddings",
 )
 _REQUIRED = (*_COUNTS[:-1], "n_shared_experts", "routed_scaling_factor", "norm_topk_prob")
-
-# Fields that this forward can take one way only.
-_ONE_WAY: dict[str, tuple[Any, ...]] = {
-    "model_type": ("deepseek_v3",),
-    "attention_bias": (False,),
-    "attention_dropout": (0, 0.0),
-    "hidden_act": ("silu",),
-    "moe_layer_freq": (1,),
-    "scoring_func": ("sigmoid",),
-    "tie_word_embeddings": (False,),
-    "topk_method": ("noaux_tc",),
-    "rope_interleave": (True,),
-}
-
-# Fields that cannot change a forward: names, training, how other programs load and run the model.
-_NO_MATTER = {
-    "architectures",
-    "auto_map",
-    "aux_loss_alpha",
-    "bos_token_id",
-    "dtype",
-    "ep_size",
-    "head_dim",
-    "initializer_range",
-    "num_key_value_heads",
-    "pad_token_id",
-    "pretraining_tp",
-    "qk_head_dim",
-    "quantization_config",
-    "rope_parameters",
-    "seq_aux",
-    "torch_dtype",
-    "transformers_version",
-    "use_cache",
-    "_name_or_path",
-}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "deepseek_v3": {
@@ -294,26 +349,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 """The released model, and one that runs in milliseconds."""
-
-
-def _yarn(found: Any) -> Yarn | None:
-    if found is None or isinstance(found, Yarn):
-        return found
-    if not isinstance(found, Mapping):
-        raise ValueError(f"rope_scaling: found {found!r}, expected an object or null")
-    kind = found.get("type", found.get("rope_type"))
-    if kind != "yarn":
-        raise ValueError(f"rope_scaling: found type {kind!r}, expected 'yarn' (or null)")
-    known = {f.name for f in fields(Yarn)}
-    odd = [name for name in found if name not in known and name not in ("type", "rope_type", "rope_theta")]
-    missing = [name for name in ("factor", "original_max_position_embeddings") if name not in found]
-    if odd or missing:
-        raise ValueError(f"rope_scaling: found {sorted(found)}, expected type and {sorted(known)}")
-    values = {name: found[name] for name in known if name in found}
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ValueError(f"rope_scaling.{name}: found {value!r}, expected a number")
-    return Yarn(**values)
 
 
 def _read(path: Path) -> dict[str, Any]:

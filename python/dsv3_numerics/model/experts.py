@@ -14,6 +14,7 @@ from .._arrays import Array
 from .activations import Activations
 from .config import Config
 from .expert_sums import by_expert
+from .families import GATES
 from .layer import NO_TRACE, Choice, Layer, Source, Trace
 from .operations import Operations
 from .records import Hook, Routing
@@ -46,14 +47,18 @@ class Gate(Layer):
 
     def __init__(self, config: Config, weights: Source, *, group_mask_value: float = -np.inf) -> None:
         super().__init__(config, weights, gate_shapes(config), "Gate")
+        kind = GATES[config.scoring_func, config.topk_method]
         self._settings = {
+            "scoring": config.scoring_func,
+            "best": kind.best,
             "experts": config.n_routed_experts,
             "groups": config.n_group,
             "kept": config.topk_group,
             "top": config.num_experts_per_tok,
             "normalised": config.norm_topk_prob,
             "factor": config.routed_scaling_factor,
-            "masked": float(group_mask_value),
+            "masked": float(group_mask_value) if kind.mask_value is None else kind.mask_value,
+            "own_mask": kind.mask_value is not None,
         }
 
     def __call__(

@@ -202,7 +202,7 @@ def generate(
     if prompt.ndim not in (1, 2) or prompt.shape[-1] == 0 or prompt.size == 0:
         raise ValueError(f"ids: found shape {prompt.shape}, expected a prompt of at least one token")
     limit = positive(max_new_tokens, "max_new_tokens")
-    end = model.config.eos_token_id if eos is None else (None if eos < 0 else eos)
+    ends = model.config.eos_token_ids if eos is None else () if eos < 0 else (eos,)
     batch = np.atleast_2d(prompt)
     if cache is None:
         cache = model.new_cache(len(batch), batch.shape[1] + limit + 1, recipe=recipe)
@@ -226,9 +226,9 @@ def generate(
     for token in tokens:
         if not found:
             first = time.perf_counter()
-        if end is not None:
-            token = np.where(ended, end, token)
-            ended |= token == end
+        if ends:
+            token = np.where(ended, ends[0], token)
+            ended |= np.isin(token, ends)
         found.append(token)
         if on_token is not None:
             on_token(token)

@@ -7,6 +7,7 @@ after every layer; what a layer does is in `layers`, how tokens are chosen in `g
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
@@ -22,11 +23,20 @@ from .block import MTP, Block
 from .cache import Cache
 from .config import Config
 from .generation import Generation, generate
+from .indexer import TRACED, Selection
 from .layer import NO_TRACE, Choice, Trace, check_cache, floats
 from .operations import Operations
 from .recipe import Recipe
 from .records import Hook, Operation
-from .weights import CheckpointWeights, Given, expected_shapes, gathered
+from .weights import (
+    CheckpointWeights,
+    Given,
+    check,
+    expected_shapes,
+    gathered,
+    layers_beyond,
+    unknown_tensors,
+)
 
 _CHUNK = 512
 
@@ -44,8 +54,6 @@ class Model:
     weights_as_bf16 : bool
         Whether FP8 weights count as their bfloat16 roundings, which is what a converted checkpoint holds;
         otherwise they are the exact float32 products of code and scale. Products on codes are the same.
-    interleaved : bool
-        The order of the rotary channels in the weights; as released by default.
     masked : float
         See `Gate`; recipes have their own.
 
@@ -76,7 +84,6 @@ class Model:
         *,
         dtype: DTypeLike = np.float32,
         weights_as_bf16: bool = False,
-        interleaved: bool = True,
         group_mask_value: float = -np.inf,
     ) -> None:
         self.config = config
@@ -84,15 +91,15 @@ class Model:
         if self.dtype not in (np.float32, np.float64):
             raise TypeError(f"dtype: found {self.dtype}, expected float32 or float64")
         self.weights = gathered(weights, expected_shapes(config), "weights", weights_as_bf16=weights_as_bf16)
+        unknown = unknown_tensors(weights, config)
+        check([f"{name}: not a tensor of {config.model_type}" for name in unknown], "weights")
         layers = range(config.num_hidden_layers)
         self.layers = tuple(
-            Block(config, self._layer(i), layer=i, interleaved=interleaved, group_mask_value=group_mask_value)
-            for i in layers
+            Block(config, self._layer(i), layer=i, group_mask_value=group_mask_value) for i in layers
         )
         depths = range(config.num_nextn_predict_layers)
         self.mtp_layers = tuple(
-            MTP(config, self._layer(config.num_hidden_layers + i), depth=i, interleaved=interleaved)
-            for i in depths
+            MTP(config, self._layer(config.num_hidden_layers + i), depth=i) for i in depths
         )
         self._checkpoint: checkpoints.Checkpoint | None = None
 
@@ -133,8 +140,9 @@ class Model:
                 if opened.config is None:
                     raise ValueError(f"{opened.folder}: no config.json, expected one (or config=)")
                 config = Config.from_json(opened.config)
+            stored = CheckpointWeights(opened)
             model = cls(
-                config, CheckpointWeights(opened), dtype=dtype, weights_as_bf16=weights_as_bf16, **settings
+                _fitting(config, stored), stored, dtype=dtype, weights_as_bf16=weights_as_bf16, **settings
             )
         except BaseException:
             opened.close()
@@ -268,8 +276,9 @@ class Model:
         try:
             for done, (start, end) in enumerate(parts):
                 x = self.embed(array[:, start:end], recipe=ops)
+                selection = Selection()
                 for i, layer in enumerate(self.layers):
-                    x = self._through(layer, x, cache, absorbed, ops, trace)
+                    x = self._through(layer, x, cache, absorbed, ops, selection, trace)
                     if progress is not None:
                         progress(f"layer {i}", done * len(self.layers) + i + 1, total)
                 out[:, start:end] = self.norm(x, recipe=ops)
@@ -443,10 +452,18 @@ class Model:
         """List the names that `trace` can return."""
         names: list[str] = []
         for i in range(len(self.layers)):
-            names += [f"layer{i}.{name}" for name in _layer_names(self.config.is_moe(i))]
+            names += [f"layer{i}.{name}" for name in _layer_names(self.config, i)]
         names += ["final_norm", "logits"]
         if self.mtp_layers:
-            names += [f"mtp.{name}" for name in (*_layer_names(True), "hidden_prenorm", "hidden", "logits")]
+            names += [
+                f"mtp.{name}"
+                for name in (
+                    *_layer_names(self.config, len(self.layers)),
+                    "hidden_prenorm",
+                    "hidden",
+                    "logits",
+                )
+            ]
         return tuple(names)
 
     def operations(
@@ -497,13 +514,14 @@ class Model:
         cache: Cache | None,
         absorbed: bool | None,
         ops: Operations,
+        selection: Selection,
         trace: Trace,
     ) -> Array:
         """One layer; numbers that are not finite are traced back to the weights that hold such."""
         why: ValueError | None = None
         try:
             at = f"layer{layer.layer}."
-            out = layer(x, cache, absorbed=absorbed, recipe=ops, trace=trace, at=at)
+            out = layer(x, cache, absorbed=absorbed, recipe=ops, selection=selection, trace=trace, at=at)
         except ValueError as error:
             why = error
         if why is None and np.isfinite(out).all():
@@ -521,7 +539,26 @@ class Model:
         return f"Model({sizes}, {self.dtype})"
 
 
-def _layer_names(moe: bool) -> tuple[str, ...]:
-    attention = ("input", "attn_norm", "c_kv", "k_pe", "probs", "heads", "attn_out", "ffn_norm")
+def _fitting(config: Config, names: Iterable[str]) -> Config:
+    """Return the config, without multi-token prediction where a file has none; warn of what is left out."""
+    main, beyond = config.num_hidden_layers, layers_beyond(names, config)
+    if config.num_nextn_predict_layers and not layers_beyond(
+        names, config.replace(num_nextn_predict_layers=0)
+    ):
+        warnings.warn(
+            f"no tensors of multi-token prediction (layer {main} on), though the config has "
+            f"num_nextn_predict_layers {config.num_nextn_predict_layers}: running without it",
+            stacklevel=3,
+        )
+        return config.replace(num_nextn_predict_layers=0)
+    if beyond:
+        some = ", ".join(map(str, sorted(beyond)[:8]))
+        warnings.warn(f"{len(beyond)} layers beyond the config's are left out: {some}", stacklevel=3)
+    return config
+
+
+def _layer_names(config: Config, layer: int) -> tuple[str, ...]:
+    moe, indexer = config.is_moe(layer), TRACED if config.has_indexer(layer) else ()
+    attention = ("input", "attn_norm", *indexer, "c_kv", "k_pe", "probs", "heads", "attn_out", "ffn_norm")
     gate = ("router_logits", "topk_idx", "topk_weight", "routing_gap", "shared") if moe else ()
     return (*attention, *gate, "mlp_out", "output")

@@ -177,6 +177,17 @@ class Operations:
 
         return self._do(name, kind, lambda: (x,), run, descriptions.numbers)
 
+    def precise_linear(self, name: str, x: Activations, weights: Weights, key: str) -> Array:
+        """``x @ w.T`` of a layer that is computed in float32 where the others hand over bfloat16."""
+
+        def run(ops: Operations) -> Array:
+            inner = Operations(_PLAIN["float32"]) if ops.recipe.bfloat16 else ops
+            numbers = x.of(ops.recipe).numbers(ops.recipe)
+            matrix = weights.numbers_of(key, bfloat16=ops.recipe.bfloat16)
+            return inner._plain_product(as_numbers(numbers, inner.recipe), matrix)
+
+        return self._do(name, "linear", x.arrays, run, descriptions.numbers)
+
     # --- Single numbers -------------------------------------------------------------------------------------
 
     def embed(self, name: str, ids: NDArray[np.int64], table: Array) -> Array:
@@ -195,6 +206,18 @@ class Operations:
             out = np.empty_like(given)
             w = weights.numbers_of(key, bfloat16=ops.recipe.bfloat16)
             _core.rms_norm(given.reshape(-1), _name(given), w, eps, out.reshape(-1))
+            return rounded(out, ops.recipe)
+
+        return self._do(name, "norm", lambda: (x,), run, descriptions.numbers)
+
+    def layer_norm(self, name: str, x: Array, weights: Weights, under: str, eps: float) -> Array:
+        """Layer norm over the last axis, with weight and bias; under bfloat16 rounded once, at the end."""
+
+        def run(ops: Operations) -> Array:
+            given = ops._take(x)
+            out = np.empty_like(given)
+            w, b = (weights.numbers_of(f"{under}.{part}") for part in ("weight", "bias"))
+            _core.layer_norm(given.reshape(-1), _name(given), w, b, eps, out.reshape(-1))
             return rounded(out, ops.recipe)
 
         return self._do(name, "norm", lambda: (x,), run, descriptions.numbers)
@@ -279,6 +302,7 @@ class Operations:
         absorbed: bool,
         expanded: Sequence[Array] | None = None,
         probs: Array | None = None,
+        selected: Sequence[NDArray[np.bool_]] | None = None,
     ) -> Array:
         """Heads' results (batch, new, heads * v), each sequence for itself.
 
@@ -291,6 +315,8 @@ class Operations:
             `absorbed` to queries and results.
         probs : ndarray, shape (batch, new, heads, positions), optional
             Filled, where given.
+        selected : arrays of bool, shape (new, past + new), optional
+            The positions that each token attends to, of those that it sees.
         """
         batch, new, _ = q.shape
         heads = settings["heads"]
@@ -315,6 +341,7 @@ class Operations:
                     recipe.bfloat16,
                     out[b].reshape(-1),
                     None if shares is None else shares.reshape(-1),
+                    None if selected is None else selected[b].reshape(-1),
                 )
                 if probs is not None and shares is not None:
                     probs[b, :, :, : len(tokens)] = shares
@@ -343,11 +370,14 @@ class Operations:
             shape = (*x.shape[:-1], settings["top"])
             indices = np.empty(shape, np.int64)
             found, gap = np.empty(shape, logits.dtype), np.empty(x.shape[:-1], logits.dtype)
-            masked = MASK_VALUES[recipe.group_mask_value] if ops.named else settings["masked"]
+            masked = settings["masked"]
+            if ops.named and not settings["own_mask"]:
+                masked = MASK_VALUES[recipe.group_mask_value]
+            biased = "e_score_correction_bias" in weights
             _core.gate(
                 logits.reshape(-1),
                 _name(logits),
-                weights.numbers_of("e_score_correction_bias"),
+                weights.numbers_of("e_score_correction_bias") if biased else None,
                 {**settings, "masked": masked, "bfloat16": inner.bfloat16},
                 indices.reshape(-1),
                 found.reshape(-1),

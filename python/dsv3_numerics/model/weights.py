@@ -7,6 +7,7 @@ used. FP8 weights stay FP8 in the mapped file; the core widens them panel by pan
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -36,8 +37,22 @@ _WIDEST_CODE = 8  # bits of codes that the core widens in its products
 _LISTED = 12  # problems that a message lists in full
 
 
-def attention_shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    """Return the tensors of an attention layer, by their names within it."""
+def indexer_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """Return the tensors of a lightning indexer, by their names within it; none without one."""
+    heads, channels, rank = config.index_n_heads, config.index_head_dim, config.q_lora_rank
+    if heads is None or channels is None or rank is None:
+        return {}
+    return {
+        "wq_b.weight": (heads * channels, rank),
+        "wk.weight": (channels, config.hidden_size),
+        "k_norm.weight": (channels,),
+        "k_norm.bias": (channels,),
+        "weights_proj.weight": (heads, config.hidden_size),
+    }
+
+
+def attention_shapes(config: Config, *, indexer: bool | None = None) -> dict[str, tuple[int, ...]]:
+    """Return the tensors of an attention layer, those of an indexer among them, by their names within it."""
     d, heads = config.hidden_size, config.num_attention_heads
     q = heads * (config.qk_nope_head_dim + config.qk_rope_head_dim)
     rank = config.kv_lora_rank
@@ -48,12 +63,16 @@ def attention_shapes(config: Config) -> dict[str, tuple[int, ...]]:
             "q_a_layernorm.weight": (config.q_lora_rank,),
             "q_b_proj.weight": (q, config.q_lora_rank),
         }
-    return query | {
-        "kv_a_proj_with_mqa.weight": (config.cache_width, d),
-        "kv_a_layernorm.weight": (rank,),
-        "kv_b_proj.weight": (heads * (config.qk_nope_head_dim + config.v_head_dim), rank),
-        "o_proj.weight": (d, heads * config.v_head_dim),
-    }
+    return (
+        query
+        | {
+            "kv_a_proj_with_mqa.weight": (config.cache_width, d),
+            "kv_a_layernorm.weight": (rank,),
+            "kv_b_proj.weight": (heads * (config.qk_nope_head_dim + config.v_head_dim), rank),
+            "o_proj.weight": (d, heads * config.v_head_dim),
+        }
+        | _under("indexer.", indexer_shapes(config) if indexer is None or indexer else {})
+    )
 
 
 def mlp_shapes(config: Config, inner: int) -> dict[str, tuple[int, ...]]:
@@ -65,7 +84,8 @@ def mlp_shapes(config: Config, inner: int) -> dict[str, tuple[int, ...]]:
 def gate_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     """Return the tensors of a gate."""
     experts = config.n_routed_experts
-    return {"weight": (experts, config.hidden_size), "e_score_correction_bias": (experts,)}
+    bias: dict[str, tuple[int, ...]] = {"e_score_correction_bias": (experts,)} if config.has_gate_bias else {}
+    return {"weight": (experts, config.hidden_size)} | bias
 
 
 def moe_shapes(config: Config) -> dict[str, tuple[int, ...]]:
@@ -85,7 +105,7 @@ def block_shapes(config: Config, layer: int) -> dict[str, tuple[int, ...]]:
     mlp = moe_shapes(config) if config.is_moe(layer) else mlp_shapes(config, config.intermediate_size)
     return (
         {"input_layernorm.weight": (d,), "post_attention_layernorm.weight": (d,)}
-        | _under("self_attn.", attention_shapes(config))
+        | _under("self_attn.", attention_shapes(config, indexer=config.has_indexer(layer)))
         | _under("mlp.", mlp)
     )
 
@@ -112,6 +132,38 @@ def expected_shapes(config: Config) -> dict[str, tuple[int, ...]]:
         shapes = block_shapes(config, layer) | (mtp_shapes(config) if layer >= main else {})
         found |= _under(f"model.layers.{layer}.", shapes)
     return found
+
+
+_DUPLICATES = ("embed_tokens.weight", "shared_head.head.weight")  # in layers of multi-token prediction
+_DERIVED = ("self_attn.rotary_emb.inv_freq",)  # of the config; older programs saved it
+
+
+def unknown_tensors(names: Iterable[str], config: Config) -> list[str]:
+    """Tensors that no part of a model takes: with one, the file holds another model than the config says.
+
+    Layers beyond those of the config, which programs leave out together, are not among them.
+    """
+    shapes = expected_shapes(config)
+    last = config.num_hidden_layers + config.num_nextn_predict_layers
+    unknown = []
+    for name in names:
+        match = _LAYER.match(name)
+        layer = -1 if match is None else int(match[1])
+        rest = name if match is None else name[match.end() :]
+        spare = rest in _DERIVED or (layer >= config.num_hidden_layers and rest in _DUPLICATES)
+        if name not in shapes and not spare and layer < last:
+            unknown.append(name)
+    return unknown
+
+
+_LAYER = re.compile(r"model\.layers\.(\d{1,9})\.")
+
+
+def layers_beyond(names: Iterable[str], config: Config) -> set[int]:
+    """Layers of which there are tensors, beyond those that the config has."""
+    last = config.num_hidden_layers + config.num_nextn_predict_layers
+    found = (int(match[1]) for match in map(_LAYER.match, names) if match)
+    return {layer for layer in found if layer >= last}
 
 
 def _under(prefix: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
@@ -332,28 +384,36 @@ class CheckpointWeights(Mapping[str, Given]):
 
     def __getitem__(self, name: str) -> Given:
         full = self._prefix + name
-        return self._checkpoint.quantized(full) if self._scaled(full) else self._checkpoint[full]
+        held = full in self._checkpoint.weights
+        return self._checkpoint.quantized(full) if held else self._checkpoint[full]
 
     def __iter__(self) -> Iterator[str]:
-        n = len(self._prefix)
-        return (name[n:] for name in self._checkpoint if name.startswith(self._prefix))
+        """Names of weights; tensors that belong to one, such as its scales, have none of their own."""
+        n, contents = len(self._prefix), self._checkpoint.contents
+        plain = (
+            name for name in self._checkpoint if name not in contents.owner and name not in contents.markers
+        )
+        return (name[n:] for name in (*contents.weights, *plain) if name.startswith(self._prefix))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self._prefix + name in self._checkpoint
+        if not isinstance(name, str):
+            return False
+        full = self._prefix + name
+        return full in self._checkpoint.weights or full in self._checkpoint
 
     def shape_of(self, name: str) -> tuple[int, ...]:
         """Return the shape, from the file's header."""
-        return self._checkpoint.info(self._prefix + name).shape
+        full = self._prefix + name
+        held = self._checkpoint.weights.get(full)
+        return self._checkpoint.info(full).shape if held is None else held.shape
 
     def prefetch(self, names: Iterable[str]) -> None:
         """Ask the system to read tensors that will be used soon."""
-        self._checkpoint.prefetch(self._prefix + name for name in names)
-
-    def _scaled(self, name: str) -> bool:
-        return self._checkpoint.info(name).dtype.startswith("F8_E")
+        fulls, held = [self._prefix + name for name in names], self._checkpoint.weights
+        self._checkpoint.prefetch(held[full].codes.name if full in held else full for full in fulls)
 
 
 def some_rows(given: Given, rows: tuple[int, int]) -> Given:

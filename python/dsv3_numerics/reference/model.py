@@ -30,6 +30,8 @@ class Cache(NamedTuple):
     "(B, T, kv_lora_rank)"
     k_pe: Array
     "(B, T, qk_rope_head_dim)"
+    index_keys: Array | None = None
+    "(B, T, index_head_dim): of the lightning indexer, where the layer has one"
 
 
 class Routing(NamedTuple):
@@ -54,6 +56,8 @@ class Attention(NamedTuple):
     "(B, T, H * v_head_dim): before the output projection"
     cache: Cache
     "with the new tokens at its end"
+    selected: Array | None = None
+    "(B, T, positions): what tokens attend to, by this layer's indexer or an earlier one's; None: everything"
 
 
 def linear(x: Array, w: Array) -> Array:
@@ -131,30 +135,86 @@ def softmax_scale(config: Config) -> float:
     return float((config["qk_nope_head_dim"] + config["qk_rope_head_dim"]) ** -0.5 * warm**2)
 
 
-def rotate(x: Array, positions: Array, config: Config) -> Array:
-    """Rotary embedding of (..., T, qk_rope_head_dim); channels 2j and 2j + 1 are a pair, before and after."""
+def rotate(x: Array, positions: Array, config: Config, *, interleaved: bool | None = None) -> Array:
+    """Rotary embedding of (..., T, qk_rope_head_dim).
+
+    Channels 2j and 2j + 1 are a pair, before and after; or, where `interleaved` (the config's
+    ``rope_interleave``) is false, channels j and j + qk_rope_head_dim / 2.
+    """
     angle = positions[..., None] * rope_frequencies(config)
     cos, sin = (rope_amplitude(config) * f(angle) for f in (np.cos, np.sin))
-    even, odd = x[..., 0::2], x[..., 1::2]
-    return (
-        np.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1).reshape(x.shape).astype(x.dtype)
-    )
+    if config.get("rope_interleave", True) if interleaved is None else interleaved:
+        even, odd = x[..., 0::2], x[..., 1::2]
+        turned = np.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1).reshape(x.shape)
+    else:
+        even, odd = np.split(x, 2, axis=-1)
+        turned = np.concatenate([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
+    return turned.astype(x.dtype)
 
 
 # --- attention ----------------------------------------------------------------------------------------------
 
 
+def layer_norm(x: Array, w: Array, b: Array, eps: float = 1e-6) -> Array:
+    """Each token less its mean, over its standard deviation, times a weight, plus a bias for each channel."""
+    apart = x - x.mean(axis=-1, keepdims=True)
+    deviation: Array = np.sqrt(np.mean(apart * apart, axis=-1, keepdims=True) + x.dtype.type(eps))
+    return w * apart / deviation + b
+
+
+def index_scores(
+    x: Array, latent: Array, w: Weights, config: Config, past: Array | None
+) -> tuple[Array, Array]:
+    """Scores (B, T, positions) of DeepSeek Sparse Attention's lightning indexer, and its keys, old and new.
+
+    ``sum over heads of w[t, h] * max(0, q[t, h] . k[s] / sqrt(channels))``, of the normalised query latent
+    and of one key for all heads. The first qk_rope_head_dim channels turn, in halves for DeepSeek-V3.2, in
+    neighbours for GLM-5. Source: DeepSeek-V3.2-Exp's report, equation 1.
+    """
+    heads, channels, rope = (config[n] for n in ("index_n_heads", "index_head_dim", "qk_rope_head_dim"))
+    batch, new, _ = x.shape
+    held = 0 if past is None else past.shape[1]
+    positions, by_pairs = np.arange(held, held + new), bool(config.get("indexer_rope_interleave"))
+
+    def turned(y: Array) -> Array:
+        first = rotate(y[..., :rope], positions, config, interleaved=by_pairs)
+        return np.concatenate([first, y[..., rope:]], axis=-1)
+
+    q = turned(linear(latent, w["wq_b.weight"]).reshape(batch, new, heads, channels).swapaxes(1, 2))
+    k = turned(layer_norm(linear(x, w["wk.weight"]), w["k_norm.weight"], w["k_norm.bias"]))
+    k = k if past is None else np.concatenate([past, k], axis=1)
+    factors = linear(x, w["weights_proj.weight"]) * x.dtype.type(heads**-0.5)
+    products = q @ k[:, None].swapaxes(-1, -2) * x.dtype.type(channels**-0.5)
+    scores = (factors.swapaxes(1, 2)[..., None] * np.maximum(products, 0)).sum(axis=1)
+    return np.where(np.arange(held + new) > positions[:, None], -np.inf, scores), k
+
+
+def select(scores: Array, top: int) -> Array:
+    """The `top` largest scores of each row, as flags; the lower position first, minus infinity never."""
+    flags = np.zeros(scores.shape, bool)
+    np.put_along_axis(flags, descending(scores)[..., :top], True, axis=-1)
+    selected: Array = flags & (scores > -np.inf)
+    return selected
+
+
 def mla(
-    x: Array, w: Weights, config: Config, cache: Cache | None = None, *, absorbed: bool = False
+    x: Array,
+    w: Weights,
+    config: Config,
+    cache: Cache | None = None,
+    *,
+    absorbed: bool = False,
+    selected: Array | None = None,
 ) -> Attention:
     """Multi-head latent attention of new tokens (B, T, D), which see the cached ones and each other causally.
 
     ``absorbed`` never expands the cache into keys and values: the up-projections are applied to the queries
-    and to the result instead. Equal in exact arithmetic.
+    and to the result instead. Equal in exact arithmetic. A layer with a lightning indexer selects the
+    positions that its tokens attend to, one without takes what was `selected` before.
     """
     heads, rank = config["num_attention_heads"], config["kv_lora_rank"]
     nope, rope, v_dim = config["qk_nope_head_dim"], config["qk_rope_head_dim"], config["v_head_dim"]
-    eps = config["rms_norm_eps"]
+    eps = config.get("latent_norm_eps", 1e-6)
     batch, new, _ = x.shape
     if "q_a_proj.weight" in w:
         compressed = rms_norm(linear(x, w["q_a_proj.weight"]), w["q_a_layernorm.weight"], eps)
@@ -168,7 +228,12 @@ def mla(
     latent = rms_norm(joint[..., :rank], w["kv_a_layernorm.weight"], eps)
     k_pe = rotate(joint[..., rank:], positions, config)
     if cache is not None:
-        latent, k_pe = (np.concatenate(pair, axis=1) for pair in zip(cache, (latent, k_pe), strict=True))
+        latent, k_pe = (np.concatenate(p, axis=1) for p in ((cache.latent, latent), (cache.k_pe, k_pe)))
+    index_keys = None
+    if "indexer.wk.weight" in w:
+        before = None if cache is None else cache.index_keys
+        scores, index_keys = index_scores(x, compressed, below(w, "indexer."), config, before)
+        selected = select(scores, config["index_topk"])
     q_nope, q_pe = q[..., :nope], rotate(q[..., nope:], positions, config)
     up = w["kv_b_proj.weight"].reshape(heads, nope + v_dim, rank)
     up_k, up_v = up[:, :nope], up[:, nope:]
@@ -179,10 +244,12 @@ def mla(
         logits = q_nope @ (seen @ up_k.swapaxes(-1, -2)).swapaxes(-1, -2)
     logits = logits + q_pe @ k_pe[:, None].swapaxes(-1, -2)
     hidden = np.arange(past + new) > positions[:, None]
+    if selected is not None:
+        hidden = hidden | ~selected[:, None]
     p = softmax(np.where(hidden, -np.inf, logits * x.dtype.type(softmax_scale(config))))
     out = (p @ seen) @ up_v.swapaxes(-1, -2) if absorbed else p @ (seen @ up_v.swapaxes(-1, -2))
     out = out.swapaxes(1, 2).reshape(batch, new, heads * v_dim)
-    return Attention(linear(out, w["o_proj.weight"]), out, Cache(latent, k_pe))
+    return Attention(linear(out, w["o_proj.weight"]), out, Cache(latent, k_pe, index_keys), selected)
 
 
 # --- experts ------------------------------------------------------------------------------------------------
@@ -200,20 +267,23 @@ def descending(x: Array) -> Array:
 
 
 def gate(x: Array, w: Weights, config: Config) -> Routing:
-    """Choose experts for (tokens, D): the best groups by the sum of their two best, then the best in them.
+    """Choose experts for (tokens, D): the best groups, then the best in them.
 
-    The bias only chooses (technical report, 2.1.2: auxiliary-loss-free load balancing); weights are scores.
+    DeepSeek-V3 ranks groups by the sum of their two best biased scores; the bias only chooses (technical
+    report, 2.1.2: auxiliary-loss-free load balancing), weights are scores. DeepSeek-V2 has a softmax instead
+    of sigmoids, ranks groups by their best, has no bias, and counts 0 in groups that are not chosen.
     """
     groups, kept, k = config["n_group"], config["topk_group"], config["num_experts_per_tok"]
     logits = linear(x, w["gate.weight"])
-    scores = sigmoid(logits)
-    biased = scores + w["gate.e_score_correction_bias"]
+    of_v3 = config.get("scoring_func", "sigmoid") == "sigmoid"
+    scores = sigmoid(logits) if of_v3 else softmax(logits)
+    biased = scores + w["gate.e_score_correction_bias"] if of_v3 else scores
     by_group = biased.reshape(len(x), groups, -1)
-    group_scores = np.sort(by_group, axis=-1)[..., -2:].sum(axis=-1)
+    group_scores = np.sort(by_group, axis=-1)[..., -2 if of_v3 else -1 :].sum(axis=-1)
     order = descending(group_scores)
     open_groups = np.zeros(group_scores.shape, bool)
     np.put_along_axis(open_groups, order[:, :kept], True, axis=-1)
-    choice = np.where(open_groups[..., None], by_group, -np.inf).reshape(biased.shape)
+    choice = np.where(open_groups[..., None], by_group, -np.inf if of_v3 else 0.0).reshape(biased.shape)
     ranked = descending(choice)
     indices = ranked[:, :k]
     weights = np.take_along_axis(scores, indices, axis=-1)
@@ -261,6 +331,7 @@ def block(
     cache: Cache | None = None,
     *,
     absorbed: bool = False,
+    selected: Array | None = None,
     trace: dict[str, Array] | None = None,
     at: str = "",
 ) -> tuple[Array, Cache]:
@@ -273,6 +344,7 @@ def block(
         config,
         cache,
         absorbed=absorbed,
+        selected=selected,
     )
     x = x + attention.out
     y = rms_norm(x, w["post_attention_layernorm.weight"], eps)
@@ -283,6 +355,8 @@ def block(
         f"{at}c_kv": attention.cache.latent[:, -new:],
         f"{at}k_pe": attention.cache.k_pe[:, -new:],
     }
+    if attention.selected is not None and attention.selected is not selected:
+        trace[f"{at}index_selected"] = attention.selected
     if "mlp.gate.weight" in w:
         out, routing, shared = moe(y.reshape(-1, y.shape[-1]), below(w, "mlp."), config)
         trace |= {
@@ -319,10 +393,14 @@ def forward(
     trace: dict[str, Array] = {}
     x = w["model.embed_tokens.weight"][ids]
     states, filled = [x], []
+    selected = None
     for i in range(config["num_hidden_layers"]):
         layer = below(w, f"model.layers.{i}.")
         before = caches[i] if caches else None
-        x, cache = block(x, layer, config, before, absorbed=absorbed, trace=trace, at=f"layer{i}.")
+        x, cache = block(
+            x, layer, config, before, absorbed=absorbed, selected=selected, trace=trace, at=f"layer{i}."
+        )
+        selected = trace.get(f"layer{i}.index_selected", selected)
         states.append(x)
         filled.append(cache)
     hidden = rms_norm(x, w["model.norm.weight"], config["rms_norm_eps"])
