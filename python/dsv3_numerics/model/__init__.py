@@ -12,16 +12,23 @@ from .attention import MLA
 from .block import MTP, Block
 from .byte_tokenizer import ByteTokenizer
 from .cache import Cache
-from .config import Config, Yarn
+from .config import Config
 from .demo import demo_checkpoint, demo_text
 from .experts import MLP, Gate, MoE
 from .generation import Generation, Sampler, Speculation, generate, stream
 from .model import Model
 from .random import random_weights
 from .recipe import PRESETS, Recipe
+<<<<<<< HEAD
 from .records import OpRecord, Routing
 from .routing import traffic, update_bias
 from .synthetic import random_checkpoint
+=======
+from .records import Hook, Operation, OpRecord, Routing
+from .rope_config import Yarn
+from .routing import Traffic, traffic, update_bias
+from .synthetic import RandomCheckpoint, random_checkpoint
+>>>>>>> 44d866f (model: types of the indexer's calls)
 from .weights import CheckpointWeights, attention_shapes, expected_shapes
 
 __all__ = [

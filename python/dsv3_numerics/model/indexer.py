@@ -125,8 +125,8 @@ class Indexer(Layer):
         scores = np.empty((new, len(k)), q.dtype)
         flags, gap = np.empty(scores.shape, np.bool_), np.empty(new, q.dtype)
         past, scale = len(k) - new, channels**-0.5
-        parts = (np.ascontiguousarray(part).reshape(-1) for part in (q, k, w))
-        _core.index_scores(*parts, dtype, heads, channels, past, scale, scores.reshape(-1))
+        a, b, factors = (np.ascontiguousarray(part).reshape(-1) for part in (q, k, w))
+        _core.index_scores(a, b, factors, dtype, heads, channels, past, scale, scores.reshape(-1))
         _core.select(scores.reshape(-1), dtype, past, top, flags.reshape(-1), gap)
         return scores, flags, gap
 
