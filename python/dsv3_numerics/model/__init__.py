@@ -19,16 +19,10 @@ from .generation import Generation, Sampler, Speculation, generate, stream
 from .model import Model
 from .random import random_weights
 from .recipe import PRESETS, Recipe
-<<<<<<< HEAD
 from .records import OpRecord, Routing
+from .rope_config import Yarn
 from .routing import traffic, update_bias
 from .synthetic import random_checkpoint
-=======
-from .records import Hook, Operation, OpRecord, Routing
-from .rope_config import Yarn
-from .routing import Traffic, traffic, update_bias
-from .synthetic import RandomCheckpoint, random_checkpoint
->>>>>>> 44d866f (model: types of the indexer's calls)
 from .weights import CheckpointWeights, attention_shapes, expected_shapes
 
 __all__ = [
