@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 
 from dsv3_numerics import _core
+from dsv3_numerics.report.provenance import environment
 from harness import HEADINGS, PAIRS, PROBE, Row, fields
 
 RESULTS = Path(__file__).parent / "results"
@@ -23,30 +22,17 @@ disturbed. Verdict `c`: a compute-bound gate, missed, which only a quiet machine
 preallocated and touched; `fresh`: a new array per call, whose first touch is counted."""
 
 
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "absent"
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
-
-
 def machine() -> dict[str, object]:
     """Collect what a reader needs to compare figures; nothing that names the machine."""
+    about = environment(PACKAGES)
+    versions = dict(about["versions"])
     return {
-        "cpu": _cpu(),
-        "cores": os.cpu_count(),
+        "cpu": about["processor"],
+        "cores": about["cpus"],
         "architecture": platform.machine(),
         "simd_levels": _core.simd_levels(),
-        "python": platform.python_version(),
-        "versions": {package: _version(package) for package in PACKAGES},
+        "python": versions.pop("python"),
+        "versions": versions,
         "best_probe_gflops": round(PROBE.best, 1),
     }
 

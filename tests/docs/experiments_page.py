@@ -5,9 +5,10 @@ A block of the page is what one report says, with pictures as seen from the page
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
+
+from blocks import rewrite, sections
 
 from dsv3_numerics.experiments import EXPERIMENTS, run
 
@@ -23,17 +24,13 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def sections(name: str) -> dict[str, str]:
-    """The sections of a report by their titles, pictures as seen from the page."""
-    text = (REPORTS / name / "report.md").read_text()
-    parts = re.split(r"^## (.*)\n", text, flags=re.MULTILINE)
-    bodies = (re.sub(r"\]\((\w+\.png)\)", rf"](experiments/{name}/\1)", body.strip()) for body in parts[2::2])
-    return dict(zip(parts[1::2], bodies, strict=True))
-
-
 def body(name: str) -> str:
     """Make the page's text of an experiment: its findings, then pictures and tables, each under its title."""
-    found = {title: text for title, text in sections(name).items() if title not in LEFT_OUT}
+    found = {
+        title: text
+        for title, text in sections(REPORTS / name / "report.md", f"experiments/{name}").items()
+        if title not in LEFT_OUT
+    }
     findings = found.pop("What came out")
     return "\n\n".join([findings, *(f"**{title}**\n\n{text}" for title, text in found.items())])
 
@@ -43,27 +40,11 @@ def blocks() -> dict[str, str]:
     return {"table": table()} | {e.name: body(e.name) for e in EXPERIMENTS}
 
 
-def _pattern(block: str) -> re.Pattern[str]:
-    return re.compile(rf"(<!-- {block}: begin[^\n]*-->\n)(.*?)(\n<!-- {block}: end -->)", re.DOTALL)
-
-
-def current(text: str, block: str) -> str:
-    """A block of the page, as it is."""
-    found = _pattern(block).search(text)
-    if found is None:
-        raise LookupError(f"no block {block!r} in {PAGE.name}")
-    return found[2]
-
-
 def main() -> None:
     """Rewrite the blocks."""
     for experiment in EXPERIMENTS if "--run" in sys.argv else ():
         print(run(experiment).save(REPORTS / experiment.name))
-    text = PAGE.read_text()
-    for block, content in blocks().items():
-        current(text, block)
-        text = _pattern(block).sub(lambda m, content=content: m[1] + content + m[3], text)  # type: ignore[misc]
-    PAGE.write_text(text)
+    rewrite(PAGE, blocks())
 
 
 if __name__ == "__main__":

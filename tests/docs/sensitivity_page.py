@@ -5,11 +5,12 @@ A block of the page is what one report says, with pictures as seen from the page
 
 from __future__ import annotations
 
-import re
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from blocks import rewrite, sections
 
 from dsv3_numerics import sensitivity
 from dsv3_numerics.model import Config, Model, random_checkpoint
@@ -41,34 +42,14 @@ LARGER: dict[str, Any] = {
 """A random model somewhat larger than the tiny one: five layers, four of them with 32 experts."""
 
 
-def sections(name: str) -> dict[str, str]:
-    """The sections of a report by their titles, pictures as seen from the page."""
-    text = (REPORTS / name / "report.md").read_text()
-    parts = re.split(r"^## (.*)\n", text, flags=re.MULTILINE)
-    bodies = (re.sub(r"\]\((\w+\.png)\)", rf"](sensitivity/{name}/\1)", body.strip()) for body in parts[2::2])
-    return dict(zip(parts[1::2], bodies, strict=True))
-
-
 def body(name: str) -> str:
     """Make the page's text of a sensitivity analysis: its findings, its choices, and its pictures."""
-    found = sections(name)
+    found = sections(REPORTS / name / "report.md", f"sensitivity/{name}")
     first, *others = TOLD
     return "\n\n".join([found[first], *(f"**{title}**\n\n{found[title]}" for title in others)])
 
 
 BLOCKS = ("tiny_v3_fp8", "larger")
-
-
-def _pattern(block: str) -> re.Pattern[str]:
-    return re.compile(rf"(<!-- {block}: begin[^\n]*-->\n)(.*?)(\n<!-- {block}: end -->)", re.DOTALL)
-
-
-def current(text: str, block: str) -> str:
-    """A block of the page, as it is."""
-    found = _pattern(block).search(text)
-    if found is None:
-        raise LookupError(f"no block {block!r} in {PAGE.name}")
-    return found[2]
 
 
 def _run() -> None:
@@ -89,11 +70,7 @@ def main() -> None:
     """Rewrite the blocks."""
     if "--run" in sys.argv:
         _run()
-    text = PAGE.read_text()
-    for block in BLOCKS:
-        content = body(block)
-        text = text.replace(f"{current(text, block)}\n<!-- {block}: end", f"{content}\n<!-- {block}: end")
-    PAGE.write_text(text)
+    rewrite(PAGE, {block: body(block) for block in BLOCKS})
 
 
 if __name__ == "__main__":

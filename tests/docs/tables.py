@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from pathlib import Path
+
+from blocks import rewrite
 
 import dsv3_numerics as d3
 from dsv3_numerics import _core
@@ -73,30 +74,14 @@ def _cell(value: object) -> str:
 BLOCKS: dict[str, Callable[[], str]] = {"formats": formats, "rules": rules}
 
 
-def _pattern(block: str) -> re.Pattern[str]:
-    return re.compile(rf"(<!-- {block}: begin[^\n]*-->\n)(.*?)(\n<!-- {block}: end -->)", re.DOTALL)
-
-
 def render(block: str) -> str:
     """Make the table as it should be."""
     return BLOCKS[block]()
 
 
-def current(text: str, block: str) -> str:
-    """Find the table as it is."""
-    found = _pattern(block).search(text)
-    if found is None:
-        raise LookupError(f"no block {block!r} in {README.name}")
-    return found[2]
-
-
 def main() -> None:
     """Rewrite the tables."""
-    text = README.read_text()
-    for block in BLOCKS:
-        current(text, block)
-        text = _pattern(block).sub(lambda m, block=block: m[1] + render(block) + m[3], text)  # type: ignore[misc]
-    README.write_text(text)
+    rewrite(README, {block: render(block) for block in BLOCKS})
 
 
 if __name__ == "__main__":

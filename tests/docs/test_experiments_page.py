@@ -6,7 +6,8 @@ import csv
 import re
 
 import pytest
-from experiments_page import PAGE, REPORTS, blocks, current
+from blocks import current
+from experiments_page import PAGE, REPORTS, blocks
 
 from dsv3_numerics.experiments import EXPERIMENTS, Experiment, RunConfig
 

@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-from tables import BLOCKS, README, current, render
+from blocks import current
+from tables import BLOCKS, README, render
 
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from sensitivity_page import BLOCKS, PAGE, REPORTS, body, current
+from blocks import current
+from sensitivity_page import BLOCKS, PAGE, REPORTS, body
 
 from dsv3_numerics.model import Recipe
 from dsv3_numerics.sensitivity.plots import PLOTS

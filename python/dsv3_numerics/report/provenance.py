@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .. import _core
 
+PACKAGES = ("dsv3_numerics", "numpy", "ml_dtypes")
 
-def environment() -> dict[str, Any]:
+
+def environment(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
     """Collect versions, machine, SIMD level and threads.
+
+    Parameters
+    ----------
+    packages : sequence of str
+        Names of packages whose versions matter, beside Python's.
 
     Examples
     --------
@@ -20,7 +27,6 @@ def environment() -> dict[str, Any]:
     >>> sorted(environment())
     ['cpus', 'platform', 'processor', 'simd_level', 'threads', 'versions']
     """
-    packages = ("dsv3_numerics", "numpy", "ml_dtypes")
     versions = {"python": platform.python_version()} | {name: _version(name) for name in packages}
     return {
         "versions": versions,
@@ -45,7 +51,7 @@ def _version(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return "unknown"
+        return "absent"
 
 
 def _processor() -> str:
