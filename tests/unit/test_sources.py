@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from dsv3_numerics import study
+from dsv3_numerics import checkpoint, study
 from dsv3_numerics.checkpoint import array_tensor, open_source
 from stored import of_arrays, stored
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "tiny_v3_fp8"
 RNG = np.random.default_rng(0)
 ARRAYS = {
     "a": RNG.normal(size=(150, 70)).astype(np.float32),
@@ -85,12 +86,13 @@ def test_arrays_in_memory_are_read_without_a_copy() -> None:
         assert np.shares_memory(rows(0, 4, 0, 5), x)
 
 
-def test_quantized_checkpoints_say_why_their_tensors_are_left_out(tmp_path: Path) -> None:
+def test_codes_without_meaning_say_why_they_are_left_out(tmp_path: Path) -> None:
+    scale = np.float32([2]).tobytes()
     (tmp_path / "m.safetensors").write_bytes(
         stored(
             {
-                "w": ("F8_E4M3", [2, 2], bytes(4)),
-                "w_scale_inv": ("F32", [1, 1], bytes(4)),
+                "w": ("F8_E4M3", [2, 2], bytes([0x38, 0xB8, 0x40, 0])),
+                "w_scale_inv": ("F32", [1, 1], scale),
                 "lone": ("F8_E5M2", [2], bytes(2)),
                 "mask": ("BOOL", [2], bytes(2)),
                 "norm": ("F32", [2], np.float32([1, 2]).tobytes()),
@@ -98,11 +100,34 @@ def test_quantized_checkpoints_say_why_their_tensors_are_left_out(tmp_path: Path
         )
     )
     source = open_source(tmp_path / "m.safetensors")
-    assert [t.name for t in source.tensors] == ["w", "norm"], "codes with scales are numbers"
+    assert {t.name: t.stored_as for t in source.tensors} == {"w": "float8_e4m3fn", "norm": "float32"}
+    weight = next(t for t in source.tensors if t.name == "w")
+    with weight.open() as rows:
+        assert rows(0, 2, 0, 2).tolist() == [[2, -2], [4, 0]]
+    assert weight.stored_bits == 8 * (4 + 4)
     reasons = {s.name: s.reason for s in source.skipped}
     assert reasons["w_scale_inv"] == "the scales of w"
     assert "without scales" in reasons["lone"]
     assert reasons["mask"].startswith("BOOL")
+    assert {s.name: s.elements for s in source.skipped} == {"w_scale_inv": 1, "lone": 2, "mask": 2}
+    told = open_source(tmp_path / "m.safetensors", missing_scale=1)
+    (lone,) = (t for t in told.tensors if t.name == "lone")
+    with lone.open() as rows:
+        assert rows(0, 1, 0, 2).tolist() == [[0, 0]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_any_part_of_a_weight_is_that_of_the_whole(seed: int) -> None:
+    """Rows and columns at any place, within blocks and across them, ragged edges too."""
+    rng = np.random.default_rng(seed)
+    with checkpoint.open(GOLDEN) as ckpt:
+        for tensor in open_source(GOLDEN).tensors:
+            whole = ckpt.dequantized(tensor.name).reshape(tensor.rows, tensor.cols)
+            (r0, r1), (c0, c1) = (sorted(rng.integers(0, n + 1, 2).tolist()) for n in whole.shape)
+            with tensor.open() as rows:
+                assert np.array_equal(rows(0, *whole.shape[:1], 0, tensor.cols), whole)
+                if r0 < r1 and c0 < c1:
+                    assert np.array_equal(rows(r0, r1, c0, c1), whole[r0:r1, c0:c1]), tensor.name
 
 
 def test_npy_files_that_hold_no_numbers_say_why(tmp_path: Path) -> None:

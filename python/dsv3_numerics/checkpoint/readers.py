@@ -19,6 +19,7 @@ from typing import IO, Protocol
 import numpy as np
 import numpy.typing as npt
 
+_BITS = {"float64": 64, "float32": 32, "float16": 16, "bfloat16": 16}
 Floating = npt.NDArray[np.floating]
 
 
@@ -66,6 +67,16 @@ class Tensor(ABC):
     def size(self) -> int:
         """Elements."""
         return math.prod(self.shape)
+
+    @property
+    def stored_as(self) -> str:
+        """Format of its elements in the file."""
+        return self.dtype
+
+    @property
+    def stored_bits(self) -> int:
+        """Bits that it takes in the files, with scales and whatever else belongs to it."""
+        return _BITS[self.dtype] * self.size
 
     @abstractmethod
     def open(self) -> AbstractContextManager[Rows]:

@@ -69,7 +69,7 @@ class Source:
             self.tensors.append(entry)
 
 
-def open_source(path: str | Path) -> Source:
+def open_source(path: str | Path, *, missing_scale: float | None = None) -> Source:
     """List the tensors of a ``.safetensors``, ``.npy`` or ``.npz`` file, or of a checkpoint folder.
 
     A folder is read by its ``model.safetensors.index.json`` if it has one. Links are followed (model caches
@@ -78,6 +78,8 @@ def open_source(path: str | Path) -> Source:
     Parameters
     ----------
     path : str or Path
+    missing_scale : 1, optional
+        Take FP8 codes without any scale for the numbers themselves, as `open` does.
 
     Returns
     -------
@@ -93,7 +95,7 @@ def open_source(path: str | Path) -> Source:
     with readable(path):
         kind = path.suffix.lower()
         if path.is_dir() or kind == SUFFIX:
-            return _checkpoint(path)
+            return checkpoint_source(open_checkpoint(path, missing_scale=missing_scale))
         if not path.exists():
             raise CheckpointError(f"{path}: no such file or folder")
         if kind not in _ARRAYS:
@@ -137,11 +139,6 @@ def _no_numbers(shape: tuple[int, ...]) -> str | None:
     if not shape:
         return "a single number (0-d)"
     return "empty" if 0 in shape else None
-
-
-def _checkpoint(path: Path) -> Source:
-    """A file or a folder, all headers checked before the first tensor is listed."""
-    return checkpoint_source(open_checkpoint(path))
 
 
 def checkpoint_source(ckpt: Checkpoint) -> Source:
@@ -197,6 +194,14 @@ class WeightTensor(Tensor):
 
     ckpt: Checkpoint
     weight: StoredWeight
+
+    @property
+    def stored_as(self) -> str:
+        return self.weight.format
+
+    @property
+    def stored_bits(self) -> int:
+        return 8 * self.weight.nbytes
 
     @contextmanager
     def _rows(self) -> Iterator[Rows]:

@@ -49,6 +49,17 @@ if TYPE_CHECKING:
     metavar="N",
     help="Number of tokens: random ones, or the first N of --ids or --text.",
 )
+@click.option(
+    "--against",
+    metavar="ORIGINAL",
+    type=click.Path(path_type=Path),
+    help="Compare INPUT, a quantized checkpoint, with the original that it was made from.",
+)
+@click.option(
+    "--missing-scale",
+    type=click.Choice(["1"]),
+    help="1: FP8 codes without any scale are the numbers themselves.",
+)
 @click.option("--scheme", "-s", "schemes", multiple=True, metavar="S", help="A scheme; repeat it for more.")
 @click.option(
     "--include",
@@ -76,6 +87,8 @@ def study_command(
     ids: str | None,
     text: str | None,
     tokens: int | None,
+    against: Path | None,
+    missing_scale: str | None,
     schemes: tuple[str, ...],
     include: tuple[str, ...],
     exclude: tuple[str, ...],
@@ -87,9 +100,11 @@ def study_command(
 ) -> None:
     """Measure what quantization schemes do to the tensors of a file, or to a model's activations.
 
-    INPUT is a .safetensors, .npy or .npz file, or a folder with a checkpoint. It is read in pieces: memory
-    stays small whatever its size. Written are results.csv, results.json, report.md and three plots. Ctrl-C
-    and SIGTERM keep what is done, and --resume goes on from there.
+    INPUT is a .safetensors, .npy or .npz file, or a folder with a checkpoint; weights in low precision are
+    studied as the numbers that they mean. With --against, a quantized checkpoint is compared with its
+    original instead. Files are read in pieces: memory stays small whatever their size. Written are
+    results.csv, results.json, report.md and three plots. Ctrl-C and SIGTERM keep what is done, and --resume
+    goes on from there.
 
     \b
     A scheme says how a tensor is quantized, format:group:scale[:rule]:
@@ -110,6 +125,7 @@ def study_command(
       dsv3-numerics study --demo
       dsv3-numerics study model.safetensors -s mxfp4 -s nvfp4 --out fp4
       dsv3-numerics study ./DeepSeek-V3-bf16 --include '*mlp.experts*' --threads 8
+      dsv3-numerics study ./V3-fp8 --against ./V3-bf16
       dsv3-numerics study --activations --demo
       dsv3-numerics study --activations ./V3-fp8 --text "The capital of France is"
       dsv3-numerics study --activations ./tiny-v3 --tokens 256 --include '*.o_proj'
@@ -126,6 +142,8 @@ def study_command(
         raise click.UsageError("--ids, --text and --tokens are for --activations")
     if ids is not None and text is not None:
         raise click.UsageError("give --ids or --text, not both")
+    if against is not None and (len(inputs) != 1 or schemes):
+        raise click.UsageError("--against: give one INPUT, and no --scheme: it is what the checkpoint holds")
     from ..study import DEFAULT_SCHEMES, Scheme
 
     console = make_console(quiet=as_json)
@@ -133,8 +151,11 @@ def study_command(
         chosen = [Scheme.parse(s) for s in schemes] or DEFAULT_SCHEMES
     except ValueError as error:
         raise click.BadParameter(str(error).removeprefix("scheme "), param_hint="--scheme") from error
-    if model_path is None:
-        study, title, work = _of_tensors(inputs, demo, chosen, include, exclude, threads)
+    scale = None if missing_scale is None else float(missing_scale)
+    if against is not None:
+        study, title, work = _against(inputs[0], against, scale, include, exclude, threads)
+    elif model_path is None:
+        study, title, work = _of_tensors(inputs, demo, chosen, scale, include, exclude, threads)
     else:
         prompt = ids, text, tokens
         path = Path(model_path) if model_path else None
@@ -163,7 +184,7 @@ Work = Callable[["Callable[[Study], None]"], None]
 
 _ABOUT = (
     *("inputs", "schemes", "include", "exclude", "tokens", "ids_sha256"),
-    *("tensors_selected", "elements_selected"),
+    *("tensors_selected", "elements_selected", "against", "missing_scale"),
 )
 
 
@@ -193,6 +214,7 @@ def _of_tensors(
     inputs: tuple[Path, ...],
     demo: bool,
     schemes: Sequence[Scheme],
+    missing_scale: float | None,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
     threads: int | None,
@@ -201,7 +223,13 @@ def _of_tensors(
     from ..study import demo_inputs, execute, prepare
 
     found: Demo | None = demo_inputs() if demo else None
-    study, tensors = prepare(found.inputs if found else inputs, schemes, include=include, exclude=exclude)
+    study, tensors = prepare(
+        found.inputs if found else inputs,
+        schemes,
+        include=include,
+        exclude=exclude,
+        missing_scale=missing_scale,
+    )
     study.notes += found.notes if found else []
 
     if not tensors:
@@ -212,6 +240,28 @@ def _of_tensors(
             execute(study, tensors, threads=threads, progress=progress, after=after)
 
     return study, found.title if found else inputs[0].resolve().stem, work
+
+
+def _against(
+    path: Path,
+    original: Path,
+    missing_scale: float | None,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    threads: int | None,
+) -> tuple[Study, str, Work]:
+    """Return a study of a quantized checkpoint beside its original, its title, and what fills it."""
+    from ..study.against import execute_against, prepare_against
+
+    study, pairs = prepare_against(
+        path, original, include=include, exclude=exclude, missing_scale=missing_scale
+    )
+
+    def work(after: Callable[[Study], None]) -> None:
+        with progress_bar(rate="M elements") as progress:
+            execute_against(study, pairs, threads=threads, progress=progress, after=after)
+
+    return study, f"{path.resolve().stem}-against-{original.resolve().stem}", work
 
 
 def _of_activations(

@@ -1,11 +1,12 @@
 """Error studies: what quantization schemes do to real tensors.
 
 `run` takes files, checkpoint folders or arrays through a set of schemes and returns a `Study`; `measure` does
-it for one array and one scheme; `run_activations` takes the inputs of a model's linear layers instead. The
-parts: `slabs` (pieces that fit in memory), `metrics` (sums and figures), `sweep` and `activations` (the
-loops), `result` (the figures), `saved` (the result that users hold), and what is made of it: `tables`,
-`files`, `plots`, `report`. Reading files is `dsv3_numerics.checkpoint`, how a tensor is quantized
-`dsv3_numerics.schemes`.
+it for one array and one scheme; `run_activations` takes the inputs of a model's linear layers instead, and
+`run_against` compares a quantized checkpoint with the original that it was made from. The parts: `slabs`
+(pieces that fit in memory), `metrics` (sums and figures), `sweep`, `activations` and `against` (the loops),
+`state` (a study that was stopped), `result` (the figures), `saved` (the result that users hold), and what is
+made of it: `tables`, `files`, `plots`, `report`. Reading files is `dsv3_numerics.checkpoint`, how a tensor is
+quantized `dsv3_numerics.schemes`.
 
 Examples
 --------
@@ -22,6 +23,7 @@ from ..schemes import Approximation, Scheme
 from .activations import execute_activations as execute_activations
 from .activations import prepare_activations as prepare_activations
 from .activations import run_activations
+from .against import STORED, run_against
 from .demo import demo_inputs
 from .metrics import METRICS, Metrics
 from .result import StudyData, TensorResult, Total
@@ -33,6 +35,7 @@ from .sweep import prepare as prepare
 __all__ = [
     "DEFAULT_SCHEMES",
     "METRICS",
+    "STORED",
     "Approximation",
     "CheckpointError",
     "Metrics",
@@ -46,4 +49,5 @@ __all__ = [
     "measure",
     "run",
     "run_activations",
+    "run_against",
 ]

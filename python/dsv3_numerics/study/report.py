@@ -121,14 +121,16 @@ def _answers(study: StudyData) -> Iterable[str]:
 
 
 def _by_kind(study: StudyData) -> Iterable[str]:
+    against = "against" in study.settings
     counts = {kind: sum(t.kind == kind for t in study.tensors) for kind in study.kinds}
-    yield "## By kind of activation"
+    yield "## By format of the stored codes" if against else "## By kind of activation"
     yield ""
-    yield "SQNR in dB, best over all first; in parentheses how many inputs there are of a kind."
+    yield "SQNR in dB, best over all first; in parentheses how many tensors there are of a kind."
     yield ""
     header = ["scheme", *(f"{kind} ({n})" for kind, n in counts.items())]
     yield from markdown(header, [[f"`{scheme}`", *texts] for scheme, texts in kind_rows(study)])
-    yield ABOUT_KINDS
+    if not against:
+        yield ABOUT_KINDS
 
 
 def _best_for_bits(totals: list[Total]) -> list[Total]:
@@ -175,6 +177,7 @@ def _made(study: StudyData) -> Iterable[str]:
     rate = study.elements * len(study.schemes) / study.seconds / 1e6 if study.seconds else 0
     facts = {
         "inputs": ", ".join(f"`{plain(str(i))}`" for i in s.get("inputs", [])[:10]),
+        "against": f"`{plain(s['against'])}`" if "against" in s else "",
         "include / exclude": " ".join(
             f"`{plain(g)}`" for g in [*s.get("include", []), *s.get("exclude", [])]
         ),

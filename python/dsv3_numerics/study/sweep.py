@@ -69,6 +69,7 @@ def run(
     *,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    missing_scale: float | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
     slab_elements: int = SLAB_ELEMENTS,
@@ -79,13 +80,15 @@ def run(
     ----------
     inputs : path, sequence of paths, or mapping of str to array
         ``.safetensors``, ``.npy`` or ``.npz`` files, checkpoint folders; an open checkpoint; or arrays by
-        name. Tensors of float64, float32, float16 and bfloat16 are studied, and the numbers that the codes of
-        low-precision weights mean; others are listed in ``study.skipped`` with the reason.
+        name. Tensors of float64, float32, float16 and bfloat16 are studied, and weights in low precision as
+        the numbers that they mean; others are listed in ``study.skipped`` with the reason.
     schemes : iterable of str or Scheme
         See `Scheme.parse`.
     include, exclude : sequence of str
         Shell patterns of tensor names: studied are those that match an `include` (if there is any) and no
         `exclude`.
+    missing_scale : 1, optional
+        Take FP8 codes without any scale for the numbers themselves; else they are left out.
     threads : int, optional
         Threads for this study; the results do not depend on it.
     progress : callable, optional
@@ -115,7 +118,7 @@ def run(
     >>> found.metrics("w", "e4m3:1x128:f32").sqnr_db > found.metrics("w", "e5m2:1x128:f32").sqnr_db
     True
     """
-    study, tensors = prepare(inputs, schemes, include=include, exclude=exclude)
+    study, tensors = prepare(inputs, schemes, include=include, exclude=exclude, missing_scale=missing_scale)
     execute(study, tensors, threads=threads, progress=progress, slab_elements=slab_elements)
     return study
 
@@ -153,10 +156,11 @@ def prepare(
     *,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    missing_scale: float | None = None,
 ) -> tuple[Study, list[Tensor]]:
     """Make an empty study and the tensors that it is to be of; raises as `run` does."""
     chosen = choose(schemes)
-    source = _gather(inputs)
+    source = gather(inputs, missing_scale)
     tensors = [t for t in source.tensors if selected(t.name, include, exclude)]
     skipped = [s for s in source.skipped if selected(s.name, include, exclude)]
     if not tensors and not skipped:
@@ -169,6 +173,7 @@ def prepare(
         "schemes": [str(s) for s in chosen],
         "include": list(include),
         "exclude": list(exclude),
+        **({} if missing_scale is None else {"missing_scale": missing_scale}),
         "tensors_selected": len(tensors),
         "elements_selected": sum(t.size for t in tensors),
     }
@@ -226,7 +231,8 @@ def _paths(inputs: str | Path | Sequence[str | Path]) -> list[Path]:
     return [Path(inputs)] if isinstance(inputs, str | Path) else [Path(p) for p in inputs]
 
 
-def _gather(inputs: Inputs) -> Source:
+def gather(inputs: Inputs, missing_scale: float | None = None) -> Source:
+    """List the tensors of all inputs; raises as `run` does."""
     if isinstance(inputs, Checkpoint):
         return checkpoint_source(inputs)
     if isinstance(inputs, Mapping):
@@ -234,7 +240,7 @@ def _gather(inputs: Inputs) -> Source:
         for name, array in inputs.items():
             source.take(array_tensor(str(name), array))
         return source
-    sources = [(path, open_source(path)) for path in _paths(inputs)]
+    sources = [(path, open_source(path, missing_scale=missing_scale)) for path in _paths(inputs)]
     merged = Source([t for _, s in sources for t in s.tensors], [k for _, s in sources for k in s.skipped])
     names = [t.name for t in merged.tensors]
     if len(set(names)) < len(names):
@@ -243,8 +249,8 @@ def _gather(inputs: Inputs) -> Source:
     return merged
 
 
-class _NotFinite(Exception):
-    """A slab holds values that no scheme can take."""
+class NotFinite(Exception):
+    """Values that no scheme can take."""
 
 
 def study_one(study: Study, tensor: Tensor, advance: Advance, slab_elements: int, kind: str = "") -> None:
@@ -259,9 +265,9 @@ def study_one(study: Study, tensor: Tensor, advance: Advance, slab_elements: int
                 slabs = [Slab(0, shape[0], 0, shape[1])] if whole else plan(*shape, unit, slab_elements)
                 amax = Amax.needed(*shape, slabs, [study.schemes[i] for i in members])
                 for slab in slabs if amax.found else ():
-                    amax.add(slab, _finite(_read(rows, slab)))
+                    amax.add(slab, finite(_read(rows, slab)))
                 for slab in slabs:
-                    x = _finite(_read(rows, slab))
+                    x = finite(_read(rows, slab))
                     for i in members:
                         scheme = study.schemes[i]
                         y = scheme.approximate(x, amax.of(slab, scheme.group), amax.tensor())
@@ -269,9 +275,9 @@ def study_one(study: Study, tensor: Tensor, advance: Advance, slab_elements: int
                         add_into(sums[i], row)
                         histograms[i] += histogram
                         advance(tensor.name, slab.size / len(study.schemes))
-        except _NotFinite:
+        except NotFinite:
             slabs = plan(*shape, (1, 1), slab_elements)
-            reason = _count_bad(_read(rows, slab) for slab in slabs)
+            reason = count_bad(_read(rows, slab) for slab in slabs)
             study.skipped.append(Skipped(tensor.name, reason, tensor.size, "not finite"))
             return
     for scheme, total in zip(study.schemes, sums, strict=True):
@@ -289,18 +295,21 @@ def _read(rows: Rows, slab: Slab) -> npt.NDArray[np.floating]:
 _LARGEST = float(np.finfo(np.float32).max)
 
 
-def _finite(x: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+def finite(x: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """Return values as they are; raise `NotFinite` where one is not finite, or beyond the largest float32."""
     good = np.isfinite(x).all() if x.dtype == np.float32 else (np.abs(x) <= _LARGEST).all()
     if not good:
-        raise _NotFinite
+        raise NotFinite
     return x
 
 
-def _count_bad(slabs: Iterable[npt.NDArray[np.floating]]) -> str:
+def count_bad(slabs: Iterable[npt.NDArray[np.floating]]) -> str:
+    """Say how many values `finite` refuses, and why; empty if none."""
     nan = inf = large = 0
     for x in slabs:
         nan += int(np.isnan(x).sum())
         inf += int(np.isinf(x).sum())
         large += int((np.isfinite(x) & (np.abs(x) > _LARGEST)).sum())
     counts = ((nan, "NaN"), (inf, "Inf"), (large, "beyond the largest float32"))
-    return "not finite: " + ", ".join(f"{n} {what}" for n, what in counts if n)
+    found = ", ".join(f"{n} {what}" for n, what in counts if n)
+    return f"not finite: {found}" if found else ""

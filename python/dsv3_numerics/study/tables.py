@@ -75,9 +75,10 @@ def totals_table(study: StudyData) -> Table:
 
 def kinds_table(study: StudyData) -> Table:
     """Make a rich table of SQNR by kind of activation."""
+    of = "format of the stored codes" if "against" in study.settings else "kind of activation"
     columns: list[Column] = [_left("scheme"), *((kind, {"justify": "right"}) for kind in study.kinds)]
     rows = ([scheme, *texts] for scheme, texts in kind_rows(study))
-    return rich_table(columns, rows, title="SQNR in dB by kind of activation", **_LOOK)
+    return rich_table(columns, rows, title=f"SQNR in dB by {of}", **_LOOK)
 
 
 def worst_table(study: StudyData, limit: int = 5) -> Table:
