@@ -162,7 +162,7 @@ def test_routing_agrees_with_the_models_traffic() -> None:
     rng = np.random.default_rng(0)
     indices = np.argsort(rng.random((500, 256)), axis=1)[:, :8]
     told, ours = traffic(indices, config), cd.routing("deepseek_v3", trace=indices).rows[-1]
-    assert ours["nodes_mean"] * 500 == pytest.approx(told.sent)
+    assert ours["nodes_mean"] * 500 == pytest.approx(told.dispatched)
     assert ours["saved"] == pytest.approx(told.saved)
     assert ours["imbalance"] == pytest.approx(told.imbalance)
 
@@ -506,6 +506,13 @@ def test_bad_input_is_one_line(call: Callable[[], object], message: str) -> None
     text = str(error.value)
     assert message in text
     assert "\n" not in text
+
+
+def test_latency_is_the_machines() -> None:
+    """Table 5's 3.7 us a transfer, unless the machine says otherwise."""
+    plain, late = cd.ep(V3).value("tpot"), cd.ep(V3, latency=True).value("tpot")
+    assert isinstance(plain, float)
+    assert late == pytest.approx(plain + 61 * 2 * 2 * 3.7e-6)
 
 
 def test_weights_that_do_not_fit_leave_no_users() -> None:

@@ -194,7 +194,7 @@ def roofline(v: dict[str, Any], i: int) -> Any:
     model = shape(g.get("config", "V3"))
     a = model.layers[0].attention
     assert isinstance(a, Mla)
-    machine = g.get("hardware") or (re.findall(r"\b(H\d+|GB?\d+)\b", name) or ["H800"])[0]
+    machine = g.get("hardware") or (re.findall(r"\b(?:GB|[HB])\d+\b", name) or ["H800"])[0]
     m = Machine(read_hardware(machine.lower()), {})
 
     def told(o: Any) -> list[Any]:
@@ -224,7 +224,7 @@ def roofline(v: dict[str, Any], i: int) -> Any:
         found = re.search(r"users of ([\d+]+) tokens.* of (\S+) B, (\S+) B kept free, (\d+) B", name)
         assert found
         tokens = sum(map(int, found[1].split("+")))
-        weights = weights_on_gpu(model, 2)
+        weights = weights_on_gpu(model, int(earlier("roofline", i, r"weights on a GPU.* (\d+) routed")[1]))
         cache = tokens * int(found[4]) * len(model.layers)
         return users_that_fit(float(found[2]), float(found[3]), weights, cache)
     if "fitted alpha" in name:
@@ -265,8 +265,9 @@ def routed(v: dict[str, Any], i: int) -> Any:
     name = v["name"]
     if name.startswith("traffic"):
         trace = np.array(ast.literal_eval(name[name.index("(") + 1 : name.index(")")]))
-        nodes = routes.touched(routes.checked_trace(trace, 256), 256, 8)
-        return [int(nodes.sum()), int(nodes.sum()), trace.size]
+        count, places = v["given"].get("experts", 256), v["given"].get("nodes", 8)
+        touched = routes.touched(routes.checked_trace(trace, count), count, places)
+        return [int(touched.sum()), int(touched.sum()), trace.size]
     top = earlier("routing", i, r"top-(\d+) of (\d+)")
     chosen, experts_ = int(top[1]), int(top[2])
     over = re.search(r"over (\d+) (?:nodes|devices)", name) or re.search(r"of (\d+)$", name)
@@ -293,6 +294,8 @@ def routed(v: dict[str, Any], i: int) -> Any:
         return [min(chosen, nodes), least, 1 - least / min(chosen, nodes)]
     tokens = re.search(r"\(([\d,]+) tokens\)", name)
     count = int(tokens[1].replace(",", "")) if tokens else 100_000
+    of = re.search(r"M=\d+ of (\d+)", name)
+    nodes = int(of[1]) if of else nodes
     limits = [int(x) for x in re.findall(r"\d+", re.search(r"M=([\d, ]+)", name)[1])]  # type: ignore[index]
     drawn = [routes.simulate(experts_, chosen, nodes, limit, tokens=count, seed=7) for limit in limits]
     means = [float(routes.touched(x, experts_, nodes).mean()) for x in drawn]
@@ -311,9 +314,13 @@ def pipeline(v: dict[str, Any], i: int) -> Any:
     g = v["given"]
     times = Times(g["F"], g["B"], g["W"], g["FB"], g.get("hop", 0.0))
     found = {name: timed(name, g["stages"], g["chunks"], times) for name in pipelines.CLOSED}
-    same([f.span for f in found.values()], g["span"], v)
-    same([f.held for f in found.values()], g["held"], v)
-    same([c.value(g["stages"], times) for c in pipelines.CLOSED.values()], g["closed"], v)
+    ours = {
+        "span": [f.span for f in found.values()],
+        "held": [f.held for f in found.values()],
+        "closed": [c.value(g["stages"], times) for c in pipelines.CLOSED.values()],
+    }
+    for key in set(ours) & set(g):
+        same(ours[key], g[key], v)
     return [f.bubble for f in found.values()]
 
 
@@ -380,15 +387,31 @@ def network(v: dict[str, Any], i: int) -> Any:
         plane = flows.Plane(given["leaves"], given["per"], given["spines"], WORDS[word[1]])
         return _loads(plane, given["pattern"], "adaptive")[0]
     if name.startswith("max-min fair"):
-        plane = flows.Plane(4, 4, 4)
-        shift, every = flows.pattern_shift(plane), flows.pattern_all(plane)
-        fair = [flows.fair_time(plane, shift, "ecmp", seed) for seed in range(3)]
-        return [*fair, flows.fair_time(plane, shift, "static"), flows.fair_time(plane, every, "ecmp", 0)]
+        return _fair_times(name, g or _given_of(int(after(name.replace("hosts", ""), "fair:")), i))
     if name.startswith("splitmix64"):
         return [flows.splitmix64(int(x)) for x in re.findall(r"\((\d+)\)", name)]
     if name.startswith("T5"):
         return [5.6 - 3.6, 3.7 - 2.8, 4 * 61 * 3.7e-3]
     raise AssertionError(f"not understood: {name}")
+
+
+def _given_of(hosts: int, i: int) -> dict[str, Any]:
+    """Sizes of the last plane of so many hosts before a vector."""
+    planes = [x["given"] for x in vectors()["network"][:i] if "leaves" in x["given"]]
+    return next(dict(g) for g in reversed(planes) if g["leaves"] * g["per"] == hosts)
+
+
+def _fair_times(name: str, g: dict[str, Any]) -> list[float]:
+    """Times by patterns, each with routings and seeds: "shift, ECMP seeds 0 1 2, static; all, static"."""
+    plane = flows.Plane(g["leaves"], g["per"], g["spines"], g.get("dead", 0))
+    found = []
+    for part in name.split("hosts,")[1].split(";"):
+        pattern, *ways = (word.strip() for word in part.split(","))
+        pairs = flows.PATTERNS[pattern](plane)
+        for way in ways:
+            routing, *seeds = way.replace("seeds", "").replace("seed", "").lower().split()
+            found += [flows.fair_time(plane, pairs, routing, int(seed)) for seed in seeds or ["0"]]
+    return found
 
 
 def _loads(plane: flows.Plane, pattern: str, name: str) -> list[float]:

@@ -91,10 +91,36 @@ def ep(
     micro: int = 2,
     hidden: int | None = None,
     effective: bool = False,
+    latency: bool = False,
     check: bool = False,
     changes: Sequence[str] = (),
 ) -> Answer:
     """Part ``ep``: bytes and time of dispatch and combine, and the bound on TPOT that follows.
+
+    Parameters
+    ----------
+    config, hardware : model and machine
+    dispatch, combine : str
+        Schemes, as a recipe spells them; ``fp8_bare`` is the paper's dispatch.
+    tokens : int
+        Of a device and micro-batch.
+    destinations : float, optional
+        Copies of a token; by default chosen and shared experts.
+    remote : float
+        Share of copies that go over the network.
+    alpha : float
+        Fixed seconds a transfer; `latency`: the machine's own.
+    layers : int, "all" or "moe"
+    micro : int
+        Micro-batches, one after the other on the wire.
+    hidden : int, optional
+        Width of a row, by default the model's.
+    effective : bool
+        The network as reached, not as named.
+    check : bool
+        Add public measurements.
+    changes : sequence of str
+        Figures of the machine, each ``key=value``.
 
     Raises
     ------
@@ -112,6 +138,7 @@ def ep(
     destinations = moe.chosen + moe.shared if destinations is None else destinations
     width = shape.hidden if hidden is None else integer(hidden, "hidden", 1, 1 << 30)
     bandwidth = machine.need("network_effective" if effective else "network", "dispatch")
+    alpha = machine.latency if latency else alpha
     step = ep_step(
         width,
         dispatch=dispatch,
