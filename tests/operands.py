@@ -99,7 +99,7 @@ def unit_scales(
 def step_scales(
     rng: np.random.Generator, accumulator: str, shape: tuple[int, ...]
 ) -> dict[str, NDArray[Any]]:
-    """What `mma_step` takes beside codes: nothing, or scales of both sides in any of the unit's blocks."""
+    """Operands of `mma_step` beside codes: nothing, or scales of both sides in any of the unit's blocks."""
     row = ACCUMULATORS[accumulator]
     if row.scale is None:
         return {}

@@ -22,7 +22,7 @@ _OUTPUTS = {np.dtype(np.float32): "float32", np.dtype(ml_dtypes.bfloat16): "bflo
 _WIDENED = [np.dtype(t) for t in (np.float32, np.float16, ml_dtypes.bfloat16)]
 
 
-# What a unit calls its operands where they are float32 arrays of which it sees the upper bits.
+# Names of a unit's operands where they are float32 arrays of which it sees the upper bits.
 TF32 = "tf32"
 
 

@@ -27,7 +27,7 @@ YARN = {
     "mscale_all_dim": 1.0,
     "original_max_position_embeddings": 4096,
 }
-# What transformers 5 writes for the golden model: rope_parameters alone, and sizes that follow from others.
+# Transformers 5 on the golden model: rope_parameters alone, and sizes that follow from others.
 TRANSFORMERS_5 = {k: v for k, v in PUBLISHED.items() if k not in ("rope_scaling", "rope_theta")} | {
     "rope_parameters": {"rope_theta": 10000.0, "rope_type": "yarn", "type": "yarn", **YARN},
     "head_dim": 8,

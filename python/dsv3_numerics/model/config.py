@@ -254,12 +254,12 @@ class Config:
 
     @property
     def is_sparse(self) -> bool:
-        """Whether layers select their keys by a lightning indexer."""
+        """Tell whether layers select their keys by a lightning indexer."""
         return self.index_topk is not None
 
     @property
     def has_gate_bias(self) -> bool:
-        """Whether gates choose by biased scores (``e_score_correction_bias``)."""
+        """Tell whether gates choose by biased scores (``e_score_correction_bias``)."""
         return self.topk_method == "noaux_tc"
 
     @property
@@ -269,7 +269,7 @@ class Config:
         return ends if isinstance(ends, tuple) else () if ends is None else (ends,)
 
     def has_indexer(self, layer: int) -> bool:
-        """Whether a layer has an indexer of its own; those of multi-token prediction have."""
+        """Tell whether a layer has an indexer of its own; those of multi-token prediction have."""
         if not self.is_sparse:
             return False
         types = self.indexer_types

@@ -106,7 +106,7 @@ FAMILIES: dict[str, Family] = {
         aliases={"num_experts": "n_routed_experts", "num_shared_experts": "n_shared_experts"},
     ),
 }
-"""What is read, by ``model_type``."""
+"""Fields that are read, by ``model_type``."""
 
 
 class GateKind(NamedTuple):

@@ -61,7 +61,7 @@ class Yarn:
 
 
 class Rope(NamedTuple):
-    """What `read_rope` finds."""
+    """Outcome of `read_rope`."""
 
     theta: float
     yarn: Yarn | None

@@ -29,7 +29,7 @@ weights          gradients are float32, added to float32
 ================ ==================================================================================
 
 The parts: `recipe` (schemes, the special places of the report, and bfloat16 and float64 beside them),
-`products` (the three), `swiglu`, `expert` (forward and backward), `errors` and `expert_errors` (each product
+`products` (the three), `swiglu`, `expert` (forward and backward), `errors` and `expert_figures` (each product
 against float64). Not here: quantization (`quant`, `schemes`), sums (`gemm`). Sources: DeepSeek-V3 technical
 report, 3.3.2, 3.3.3 and 3.5.2; the types of the results are those of DeepGEMM's kernels.
 """
@@ -43,7 +43,7 @@ from .expert import (
     expert_forward,
     quantize_weights,
 )
-from .expert_errors import ExpertErrors, expert_comparison, expert_errors
+from .expert_figures import ExpertErrors, expert_comparison, expert_errors
 from .products import dgrad, fprop, wgrad
 from .recipe import EXPERT_PRESETS, LINEAR_PRESETS, ExpertRecipe, LinearRecipe
 
