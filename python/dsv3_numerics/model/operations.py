@@ -160,9 +160,9 @@ class Operations:
             weights.operand(key, recipe, rows=rows),
             accumulator=recipe.accumulator,
             promote_every=recipe.promote_every,
+            dtype=ml_dtypes.bfloat16 if recipe.bfloat16 else np.float32,  # rounded where the sum ends
         )
-        out = rounded(out.reshape(*x.shape[:-1], out.shape[-1]), recipe)
-        return out.astype(recipe.dtype, copy=False)
+        return out.reshape(*x.shape[:-1], out.shape[-1]).astype(recipe.dtype, copy=False)
 
     def _plain_product(self, x: Array, w: _core.Weight) -> Array:
         out = np.empty((*x.shape[:-1], w.shape[0]), x.dtype)

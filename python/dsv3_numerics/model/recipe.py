@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -215,8 +216,11 @@ class Recipe(PresetFamily):
 
     def scheme(self, field: str) -> Scheme:
         """Return the scheme of a field, its scales by the recipe's rule where it names none."""
-        found: Scheme = getattr(self, field)
-        return found.with_rule(self.rule)
+        return self._schemes[field]
+
+    @cached_property
+    def _schemes(self) -> dict[str, Scheme]:
+        return {field: getattr(self, field).with_rule(self.rule) for field in SCHEMES}
 
     def activation_scheme(self, *, dispatched: bool) -> Scheme:
         """Return the scheme of a product's activations: of experts' first products, if `dispatched`."""
