@@ -64,7 +64,7 @@ def as_array(x: Any, name: str) -> Array:
 
 
 def source(x: Any, name: str) -> tuple[Array, str]:
-    """An array to encode, and the core's name of its dtype.
+    """Return an array to encode, and the core's name of its dtype.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def source(x: Any, name: str) -> tuple[Array, str]:
 
 
 def real_dtype(dtype: Any, name: str = "dtype") -> tuple[np.dtype[Any], str]:
-    """A dtype to decode to, and the core's name of it."""
+    """Return a dtype to decode to, and the core's name of it."""
     found = np.dtype(dtype)
     if found not in SOURCES:
         raise TypeError(f"{name}: found {found}, expected one of {', '.join(SOURCES.values())}")
@@ -87,7 +87,7 @@ def real_dtype(dtype: Any, name: str = "dtype") -> tuple[np.dtype[Any], str]:
 
 
 def flat(array: Array) -> Array:
-    """The array as the core takes it: one axis, C order, aligned, native; a view unless a copy is needed."""
+    """Return the array as the core takes it: one axis, C order, aligned, native; a view if possible."""
     native = np.require(array, array.dtype.newbyteorder("="), ["C", "A"]).reshape(-1)
     return native if native.dtype in _AS_IS else native.view(f"u{native.dtype.itemsize}")
 
@@ -95,7 +95,7 @@ def flat(array: Array) -> Array:
 def destination(
     out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], *inputs: Array, name: str = "out"
 ) -> Array:
-    """The array to compute into: `out` itself, or a fresh one where `out` cannot be written directly.
+    """Return the array to compute into: `out` itself, or a fresh one where `out` cannot be written directly.
 
     An `out` that is strided, unaligned or overlaps an input is computed beside it and copied by `deliver`.
 
@@ -139,7 +139,7 @@ def normalize_axis(axis: SupportsIndex, ndim: int) -> int:
 
 
 def whole(value: Any, name: str) -> int:
-    """A whole number; bool and float are refused with TypeError."""
+    """Return a whole number; bool and float are refused with TypeError."""
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name}: found {value!r}, expected an integer")
     try:
@@ -149,7 +149,7 @@ def whole(value: Any, name: str) -> int:
 
 
 def positive(value: Any, name: str) -> int:
-    """A whole number of at least one."""
+    """Return a whole number of at least one."""
     number = whole(value, name)
     if number < 1:
         raise ValueError(f"{name}: found {number}, expected at least 1")
@@ -157,7 +157,7 @@ def positive(value: Any, name: str) -> int:
 
 
 def seed_key(seed: Any) -> int:
-    """A seed of random bits: a whole number of 64 bits."""
+    """Return a seed of random bits: a whole number of 64 bits."""
     key = whole(seed, "seed")
     if not 0 <= key < 1 << 64:
         raise ValueError(f"seed: found {key}, expected 0 to 2**64 - 1")

@@ -242,7 +242,7 @@ class Problem:
 
 
 def _widened(c: Any) -> NDArray[np.float32]:
-    """An accumulator as float32, exactly."""
+    """Return an accumulator as float32, exactly."""
     array = as_array(c, "c")
     if array.dtype.newbyteorder("=") not in _WIDENED:
         raise TypeError(f"c: found dtype {array.dtype}, expected float32, float16 or bfloat16")

@@ -101,7 +101,7 @@ def accumulators() -> tuple[AccumulatorInfo, ...]:
 
 
 def accumulator_info(name: str) -> AccumulatorInfo:
-    """The accumulator of a name.
+    """Return the accumulator of a name.
 
     Raises
     ------

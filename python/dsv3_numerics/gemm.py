@@ -131,7 +131,7 @@ def matmul_nt(
     dtype: DTypeLike = np.float32,
     out: Array | None = None,
 ) -> Array:
-    """``a @ b.T`` as a matrix unit computes it: ``out[m, n] = sum over k of a[m, k] * b[n, k]``.
+    """Multiply ``a @ b.T`` as a matrix unit does: ``out[m, n] = sum over k of a[m, k] * b[n, k]``.
 
     Every `promote_every` products, the unit's sum is multiplied by the scales of both sides and added to a
     float32 by one fused multiplication and addition, and the unit starts again from zero, as DeepGEMM does.

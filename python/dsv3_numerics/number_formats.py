@@ -131,7 +131,7 @@ def formats() -> tuple[FormatInfo, ...]:
 
 
 def format_info(dtype: Any) -> FormatInfo:
-    """The limits of a format.
+    """Return the limits of a format.
 
     Parameters
     ----------
@@ -169,7 +169,7 @@ def format_info(dtype: Any) -> FormatInfo:
 
 
 def code_array(codes: Any, fmt: Any, name: str = "codes") -> tuple[Array, FormatInfo]:
-    """An array of codes and its format, from its dtype, or from `fmt` for plain unsigned integers.
+    """Return an array of codes and its format, from its dtype, or from `fmt` for plain unsigned integers.
 
     Raises
     ------

@@ -333,7 +333,7 @@ def _checked_top(tensor_amax: float | None, scale: str) -> float | None:
 
 
 def _magnitude(value: Any, name: str) -> float:
-    """A finite float32 of at least 0."""
+    """Return a finite float32 of at least 0."""
     if isinstance(value, (bool, np.bool_, str)) or np.ndim(value):
         raise TypeError(f"{name}: found {value!r}, expected a number")
     with np.errstate(over="ignore"):

@@ -160,6 +160,6 @@ def _countable(value: object) -> TypeGuard[int]:
 
 
 def _few(numbers: set[int]) -> str:
-    """The first of some numbers, and how many there are more."""
+    """Return the first of some numbers, and how many there are more."""
     first = ", ".join(map(str, sorted(numbers)[:8]))
     return first if len(numbers) <= 8 else f"{first} (and {len(numbers) - 8} more)"

@@ -207,7 +207,7 @@ class Declaration:
 
 
 def form_text(form: str) -> str:
-    """A form of scales in words."""
+    """Return a form of scales in words."""
     return {
         "one": "one number",
         "row": "one for each row",

@@ -123,7 +123,7 @@ def read_scales(context: WorkerContext, weight: StoredWeight, chunk: Chunk) -> N
 
 
 def scale_values(ckpt: Checkpoint, weight: StoredWeight) -> NDArray[np.float32]:
-    """Stored scales of a weight as numbers, without the scale of scales."""
+    """Return stored scales of a weight as numbers, without the scale of scales."""
     assert weight.scale is not None
     return _meaning(weight, ckpt.read(weight.scale.name))
 
@@ -144,7 +144,7 @@ def _meaning(weight: StoredWeight, stored: Array) -> NDArray[np.float32]:
 
 
 def _second(context: WorkerContext, weight: StoredWeight) -> np.float32:
-    """The scale of scales, read once."""
+    """Return the scale of scales, read once."""
     info = weight.second
     assert info is not None
     if info.name not in context.numbers:
@@ -170,7 +170,7 @@ def _with_second(
 
 
 def layout_of(weight: StoredWeight, chunk: Chunk) -> tuple[int, int, int, int, int]:
-    """A chunk as the core sees it; it lies inside one block or holds whole ones."""
+    """Return a chunk as the core sees it; it lies inside one block or holds whole ones."""
     high, wide = weight.grid.block
     rows = high if chunk.r0 % high == 0 else max(chunk.shape[0], 1)
     cols = wide if chunk.c0 % wide == 0 else max(chunk.shape[1], 1)
@@ -225,7 +225,7 @@ def read(ckpt: Checkpoint, name: str, out: Array | None) -> Array:
 
 
 def weight_named(ckpt: Checkpoint, name: str) -> StoredWeight | None:
-    """A low-precision weight; None for a tensor that is none.
+    """Return a low-precision weight; None for a tensor that is none.
 
     Raises
     ------
@@ -355,7 +355,7 @@ def dequantized(ckpt: Checkpoint, name: str, dtype: DTypeLike, out: Array | None
 
 
 def _plain(ckpt: Checkpoint, info: TensorInfo, target: np.dtype[Any], out: Array | None) -> Array:
-    """A tensor that is no weight in low precision: scales as what they mean, others cast."""
+    """Return a tensor that is no weight in low precision: scales as what they mean, others cast."""
     owner = ckpt.contents.owner.get(info.name)
     if owner is not None:
         weight = ckpt.contents.weights[owner]

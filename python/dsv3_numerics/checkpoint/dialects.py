@@ -436,7 +436,7 @@ def summary(row: Dialect) -> dict[str, str]:
 
 
 def expand(template: str, weight: str) -> str:
-    """The name that a template stands for beside a weight.
+    """Return the name that a template stands for beside a weight.
 
     Examples
     --------
@@ -447,7 +447,7 @@ def expand(template: str, weight: str) -> str:
 
 
 def weight_of(template: str, name: str) -> str | None:
-    """The weight whose codes have a name, if the template fits it; the inverse of `expand`."""
+    """Return the weight whose codes have a name, if the template fits it; the inverse of `expand`."""
     stem, end = template[:3], template[3:]
     if not name.endswith(end) or len(name) == len(end):
         return None

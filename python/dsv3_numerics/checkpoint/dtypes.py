@@ -47,7 +47,7 @@ class Dtype:
         return math.prod(shape) * self.bits // 8
 
     def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of that array.
+        """Return the shape of that array.
 
         Packed elements shorten the last axis; where its rows do not end on a byte, one axis of bytes is left.
         """
@@ -92,7 +92,7 @@ _BY_ELEMENT = {row.element: row for row in DTYPES.values()}
 
 
 def of_numpy(dtype: Any) -> Dtype:
-    """The file's dtype for an array's.
+    """Return the file's dtype for an array's.
 
     Raises
     ------

@@ -44,7 +44,7 @@ class Grid(NamedTuple):
         return self.high, self.wide
 
     def canonical(self) -> tuple[int, ...]:
-        """The same for all grids that give every element the same scale."""
+        """Return the same for all grids that give every element the same scale."""
         high, wide = min(self.high, max(self.rows, 1)), min(self.wide, max(self.cols, 1))
         if not self.stack * self.rows * self.cols:
             return (0,)
@@ -54,7 +54,7 @@ class Grid(NamedTuple):
 
 
 def matrices(shape: Shape) -> tuple[int, int, int]:
-    """A shape as a stack of matrices: (stack, rows, columns)."""
+    """Return a shape as a stack of matrices: (stack, rows, columns)."""
     if len(shape) < 2:
         return 1, 1, math.prod(shape)
     return math.prod(shape[:-2]), shape[-2], shape[-1]

@@ -111,7 +111,7 @@ def _by_index(path: Path) -> CheckpointFiles:
 
 
 def _index_in(folder: Path) -> str | None:
-    """The name of a folder's index: the usual one, or the only one of another name (diffusers)."""
+    """Return the name of a folder's index: the usual one, or the only one of another name (diffusers)."""
     if os.path.lexists(folder / INDEX_NAME):
         return INDEX_NAME
     names = sorted(e.name for e in folder.iterdir() if e.name.endswith(INDEX_END) and e.name[0] != ".")
@@ -193,13 +193,13 @@ def kind_of(path: Path) -> str | None:
 
 
 def stored_files(folder: Path) -> tuple[str, ...]:
-    """The ``*.safetensors`` that lie in a folder, without hidden ones, in order of their names."""
+    """Return the ``*.safetensors`` that lie in a folder, without hidden ones, in order of their names."""
     names = (entry.name for entry in folder.iterdir())
     return tuple(sorted(n for n in names if n.endswith(SUFFIX) and not n.startswith(".")))
 
 
 def _snapshot(path: Path) -> Path:
-    """The snapshot that a folder of a model cache (``snapshots``, ``refs``, ``blobs``) points to."""
+    """Return the snapshot that a folder of a model cache (``snapshots``, ``refs``, ``blobs``) points to."""
     if not (path / "snapshots").is_dir() or _index_in(path) or stored_files(path):
         return path
     ref = path / "refs" / "main"
@@ -232,7 +232,7 @@ def _content(path: Path, limit: int) -> bytes:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
+    """Return a JSON object from a file.
 
     Raises
     ------
@@ -284,6 +284,6 @@ def is_below(file: str) -> bool:
 
 
 def shown(name: object) -> str:
-    """A name out of a file, for a message: quoted, escaped, and cut where it is absurdly long."""
+    """Return a name out of a file, for a message: quoted, escaped, and cut where it is absurdly long."""
     text = repr(name)
     return text if len(text) <= 200 else f"{text[:150]}...{text[-20:]} ({len(text)} characters)"

@@ -163,7 +163,7 @@ class Inspection:
         return all(problem.note for problem in self.problems)
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data, for JSON."""
+        """Return the same as plain data, for JSON."""
         content = asdict(self)
         content["tensors"] = [info._asdict() | {"nbytes": info.nbytes} for info in self.tensors]
         content["scales"]["format"] = self.scales.format
@@ -234,7 +234,7 @@ def inspect(
 
 
 def _weight_name(name: str, ckpt: Checkpoint) -> str:
-    """The weight that a tensor belongs to, or the tensor itself."""
+    """Return the weight that a tensor belongs to, or the tensor itself."""
     owner = ckpt.contents.owner.get(name)
     if owner is not None:
         return owner
@@ -243,7 +243,7 @@ def _weight_name(name: str, ckpt: Checkpoint) -> str:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """A key that puts layer 10 after layer 9."""
+    """Return a key that puts layer 10 after layer 9."""
     parts = _DIGITS.split(name)  # text and numbers by turns
     return [(int(part), "") if i % 2 else (-1, part) for i, part in enumerate(parts)]
 

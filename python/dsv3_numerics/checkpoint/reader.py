@@ -109,7 +109,7 @@ class Checkpoint(Mapping[str, Array]):
     # --- The mapping ----------------------------------------------------------------------------------------
 
     def __getitem__(self, name: str) -> Array:
-        """The tensor: shape and dtype as stored, bytes where elements are packed (F4, F6).
+        """Return the tensor: shape and dtype as stored, bytes where elements are packed (F4, F6).
 
         Raises
         ------
@@ -174,7 +174,7 @@ class Checkpoint(Mapping[str, Array]):
         return tuple(self._found.unlisted)
 
     def metadata(self, file: str | None = None) -> dict[str, str]:
-        """The ``__metadata__`` of a file; of the first one by default."""
+        """Return the ``__metadata__`` of a file; of the first one by default."""
         name = self.files[0] if file is None else file
         if name not in self._found.metadata:
             raise KeyError(f"{self.path}: no file {shown(name)}")
@@ -254,7 +254,7 @@ class Checkpoint(Mapping[str, Array]):
     # --- Values ---------------------------------------------------------------------------------------------
 
     def read(self, name: str, out: Array | None = None) -> Array:
-        """The same array as ``ckpt[name]``, read into memory of its own.
+        """Return the same array as ``ckpt[name]``, read into memory of its own.
 
         Parameters
         ----------
@@ -272,7 +272,7 @@ class Checkpoint(Mapping[str, Array]):
         return values.read(self, name, out)
 
     def quantized(self, name: str) -> Quantized:
-        """A weight and its scales, which may lie in another file: codes mapped or unpacked, scales read.
+        """Return a weight and its scales, perhaps of another file: codes mapped or unpacked, scales read.
 
         Parameters
         ----------
@@ -297,7 +297,7 @@ class Checkpoint(Mapping[str, Array]):
         return values.quantized(self, name)
 
     def dequantized(self, name: str, dtype: DTypeLike = np.float32, out: Array | None = None) -> Array:
-        """A tensor as numbers, read piece by piece with plain reads.
+        """Return a tensor as numbers, read piece by piece with plain reads.
 
         Parameters
         ----------
@@ -365,7 +365,7 @@ class Checkpoint(Mapping[str, Array]):
     # --- Files ----------------------------------------------------------------------------------------------
 
     def _mapped(self, file: str) -> Array:
-        """The bytes of a file; mapped once, looked at each time."""
+        """Return the bytes of a file; mapped once, looked at each time."""
         path = self.folder / file
         with readable(path), self._lock:
             if file in self._maps:
@@ -378,7 +378,7 @@ class Checkpoint(Mapping[str, Array]):
 
     @contextmanager
     def _same(self, file: str) -> Iterator[IO[bytes]]:
-        """The file whose header was read, opened; looked at before as well, because a pipe would block."""
+        """Yield the file whose header was read, opened; looked at before too, because a pipe would block."""
         path = self.folder / file
         self._ensure_same(file, path.stat())
         with builtins.open(path, "rb", buffering=0) as stream:

@@ -367,7 +367,7 @@ class _Resolver:
         return self._beside[name]
 
     def _logical(self, row: Dialect, name: str, codes: TensorInfo) -> Shape | str:
-        """The weight's shape; a reason where codes have none."""
+        """Return the weight's shape; a reason where codes have none."""
         shape = codes.shape
         if row.packing == "nibbles" and codes.dtype != "F4":
             if len(shape) < 2:
@@ -531,7 +531,7 @@ class _Resolver:
         self._tell(Problem("scale does not fit", f"{file}: {text}", tensors=names))
 
     def _base_of(self, name: str) -> str | None:
-        """The weight that a tensor is a scale of, by its name; None where the name says nothing."""
+        """Return the weight that a tensor is a scale of, by its name; None where the name says nothing."""
         for end in ("_scale_inv", "_scale_2", "_global_scale", "_scale"):
             base = name.removesuffix(end)
             if base == name:

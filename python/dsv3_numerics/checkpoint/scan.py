@@ -73,7 +73,7 @@ class FileFingerprint(NamedTuple):
 
     @classmethod
     def of(cls, status: os.stat_result) -> FileFingerprint:
-        """The fingerprint in what ``os.stat`` says."""
+        """Return the fingerprint in what ``os.stat`` says."""
         return cls(status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev)
 
 

@@ -107,7 +107,7 @@ def open_source(path: str | Path, *, missing_scale: float | None = None) -> Sour
 
 
 def array_tensor(name: str, array: npt.ArrayLike) -> Tensor | Skipped:
-    """A tensor out of an array in memory, or the reason why it is left out.
+    """Return a tensor out of an array in memory, or the reason why it is left out.
 
     Raises
     ------

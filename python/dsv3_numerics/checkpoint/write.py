@@ -143,7 +143,7 @@ def _text(value: object, what: str) -> str:
 
 
 def _writable(name: str, value: ArrayLike) -> Array:
-    """The array, little-endian as the format wants it."""
+    """Return the array, little-endian as the format wants it."""
     array = as_array(value, name)
     row = of_numpy(array.dtype)
     if row.packed:

@@ -97,7 +97,7 @@ def _many(number: int, what: str) -> str:
 
 
 def _count(number: int) -> str:
-    """A number of parameters, in thousands, millions or billions."""
+    """Return a number of parameters, in thousands, millions or billions."""
     for unit, power in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= power:
             return f"{number / power:.4g} {unit}" if number < 1000 * power else f"{number / power:.0f} {unit}"
@@ -105,7 +105,7 @@ def _count(number: int) -> str:
 
 
 def _size(number: int) -> str:
-    """A number of bytes, decimal."""
+    """Return a number of bytes, decimal."""
     for unit, power in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if number >= power:
             return f"{number / power:.4g} {unit}"

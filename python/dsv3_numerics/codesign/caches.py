@@ -25,7 +25,7 @@ class Format:
     source: str
 
     def told(self, a: Any) -> str:
-        """The formula with numbers put in."""
+        """Return the formula with numbers put in."""
         return self.how.format(**vars(a))
 
 
@@ -136,7 +136,7 @@ def formats(shape: Shape) -> dict[str, Format]:
 
 
 def chosen_format(shape: Shape, name: str, argument: str = "cache") -> Format:
-    """A cache format by its name; ValueError, which lists the possible ones, where there is none."""
+    """Return a cache format by its name; ValueError, which lists the possible ones, where there is none."""
     possible = formats(shape)
     name = _SAME.get(name, name)
     if name not in possible and isinstance(shape.layers[0].attention, Mla):

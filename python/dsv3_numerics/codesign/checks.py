@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 
 def integer(value: Any, name: str, least: int, most: int) -> int:
-    """An integer between `least` and `most`."""
+    """Return an integer between `least` and `most`."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise ValueError(f"{name}: found {value!r}, expected an integer")
     number = int(value.__index__())
@@ -23,7 +23,7 @@ def integer(value: Any, name: str, least: int, most: int) -> int:
 
 
 def number(value: Any, name: str, *, positive: bool = False, most: float = math.inf) -> float:
-    """A finite number of at least 0 (above 0 if `positive`), at most `most`."""
+    """Return a finite number of at least 0 (above 0 if `positive`), at most `most`."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"{name}: found {value!r}, expected a number")
     good = math.isfinite(value) and (value > 0 if positive else value >= 0) and value <= most
@@ -35,7 +35,7 @@ def number(value: Any, name: str, *, positive: bool = False, most: float = math.
 
 
 def one_of(found: Any, name: str, possible: Iterable[str]) -> None:
-    """A word of a list."""
+    """Check a word of a list."""
     words = list(possible)
     if isinstance(found, str) and found in words:
         return
@@ -45,7 +45,7 @@ def one_of(found: Any, name: str, possible: Iterable[str]) -> None:
 
 
 def read_array(path: str | Path, name: str) -> NDArray[Any]:
-    """An array from an ``.npy`` file; no pickles."""
+    """Return an array from an ``.npy`` file; no pickles."""
     try:
         with open(path, "rb") as file:
             found: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)

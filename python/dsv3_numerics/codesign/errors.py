@@ -64,12 +64,12 @@ class ErrorTable:
     remark: str = ""
 
     def find(self, choice: Mapping[str, str]) -> float | None:
-        """The error of a choice of formats, or None."""
+        """Return the error of a choice of formats, or None."""
         return self.values.get(tuple(canonical(name, choice[name]) for name in self.covers))
 
 
 def stored_errors(data: str = "normal") -> ErrorTable:
-    """The results of `experiment combine` that come with the package (docs/experiments/combine)."""
+    """Return the results of `experiment combine` that come with the package (docs/experiments/combine)."""
     text = (resources.files(__package__) / "data" / "combine.csv").read_text(encoding="utf-8")
     return _combine(list(csv.DictReader(text.splitlines())), data, "docs/experiments/combine")
 

@@ -18,11 +18,11 @@ class Fields:
         self.wrong: list[str] = []
 
     def given(self, name: str) -> Any:
-        """A field's value; None if it is null or absent."""
+        """Return a field's value; None if it is null or absent."""
         return self.found.get(name)
 
     def count(self, *names: str, least: int = 1, default: int | None = None) -> int:
-        """A size under the first of `names` that is there; 1 and a complaint where there is none."""
+        """Return a size under the first of `names` that is there; 1 and a complaint where there is none."""
         name = next((n for n in names if self.given(n) is not None), names[0])
         value = self.given(name)
         if value is None and default is not None:
@@ -38,11 +38,11 @@ class Fields:
         return max(least, 1)
 
     def optional(self, name: str) -> int | None:
-        """A size, or None where it is null or absent."""
+        """Return a size, or None where it is null or absent."""
         return None if self.given(name) is None else self.count(name)
 
     def flag(self, name: str, default: bool = False) -> bool:
-        """A boolean."""
+        """Return a boolean."""
         value = self.given(name)
         if value is None:
             return default
@@ -51,7 +51,7 @@ class Fields:
         return bool(value)
 
     def row(self, name: str, length: int, kind: type) -> list[Any] | None:
-        """A list with a value for each of at least `length` layers, or None."""
+        """Return a list with a value for each of at least `length` layers, or None."""
         value = self.given(name)
         if value is None:
             return None

@@ -25,7 +25,7 @@ Value = bool | int | float | str | None
 
 
 def weakest(*tags: str) -> str:
-    """The tag of a figure that is derived from others: that of the weakest.
+    """Return the tag of a figure that is derived from others: that of the weakest.
 
     Examples
     --------
@@ -100,7 +100,7 @@ class Answer:
     plots: Plots = field(default_factory=dict)
 
     def value(self, name: str) -> Value:
-        """The value of a figure.
+        """Return the value of a figure.
 
         Raises
         ------

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def to_json(answer: Answer) -> str:
-    """A part's answer as JSON; what JSON cannot say is null."""
+    """Return a part's answer as JSON; what JSON cannot say is null."""
     return json.dumps(json_ready(answer.to_dict()), indent=1)
 
 
@@ -49,7 +49,7 @@ def _report(answer: Answer, pictures: dict[str, str]) -> Iterator[str]:
 
 
 def cells(row: dict[str, Any], answer: Answer) -> list[str]:
-    """The texts of a row."""
+    """Return the texts of a row."""
     return [_safe(text_of(row.get(column))) for column in answer.columns]
 
 

@@ -20,7 +20,7 @@ ROUTINGS = ("adaptive", "static", "ecmp")
 
 
 def splitmix64(x: Any) -> Any:
-    """The first output of the generator from a state; of an integer, or of an array of uint64.
+    """Return the first output of the generator from a state; of an integer, or of an array of uint64.
 
     Examples
     --------
@@ -66,7 +66,7 @@ class Plane:
         return self.spines - self.dead
 
     def spine(self, source: Array, target: Array, routing: str, seed: int) -> Array:
-        """The spine of each flow: static by its target, ecmp by a hash."""
+        """Return the spine of each flow: static by its target, ecmp by a hash."""
         if routing == "static":
             return target % self.alive
         n = np.uint64(self.count)
@@ -130,7 +130,7 @@ def link_loads(plane: Plane, flows: Array, routing: str, seed: int = 0) -> dict[
 
 
 def heaviest(loads: dict[str, Array]) -> float:
-    """The load of the heaviest link: the time of fluid flows with perfect scheduling."""
+    """Return the load of the heaviest link: the time of fluid flows with perfect scheduling."""
     return float(max(load.max(initial=0.0) for load in loads.values()))
 
 

@@ -38,7 +38,7 @@ def check_wire(name: str, way: str) -> None:
 
 @cache
 def canonical(choice: str, name: str) -> str:
-    """The one spelling of a scheme in a recipe's field: what tells whether two names mean the same.
+    """Return the one spelling of a scheme in a recipe's field: what tells whether two names mean the same.
 
     Examples
     --------

@@ -50,7 +50,7 @@ class Hardware:
     latency: float = 3.7e-6
 
     def need(self, key: str, purpose: str) -> float:
-        """A figure of the machine.
+        """Return a figure of the machine.
 
         Raises
         ------

@@ -18,7 +18,7 @@ _OF_RATIOS = {"sliding_attention": 0, "compressed_sparse_attention": 4, "heavily
 
 
 def layer_type(f: Fields, i: int, layers: int, known: Iterable[str]) -> str | None:
-    """The type of layer i in ``layer_types``, refused by name where its attention does not have it."""
+    """Return the type of layer i in ``layer_types``, refused by name where its attention does not have it."""
     kinds = f.row("layer_types", layers, str)
     kind = kinds[i] if kinds else None
     if kind is not None and kind not in known:

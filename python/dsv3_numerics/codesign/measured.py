@@ -21,7 +21,7 @@ def _tables() -> dict[str, Any]:
 
 
 def measured(name: str) -> dict[str, Any]:
-    """A table of measurements, with its source."""
+    """Return a table of measurements, with its source."""
     return dict(_tables()[name])
 
 

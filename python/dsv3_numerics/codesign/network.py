@@ -28,7 +28,7 @@ TABLE = f"{ISCA}, table 3"
 
 
 def topologies(ports: int = 64, planes: int = 8) -> list[Topology]:
-    """The five of table 3 for switches of `ports` ports; Slim Fly and Dragonfly as large as they fit.
+    """Return the five of table 3 for switches of `ports` ports; Slim Fly and Dragonfly as large as they fit.
 
     At 64 ports the paper's own: q = 28, and 511 groups of 32 routers.
     """

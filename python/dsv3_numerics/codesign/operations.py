@@ -40,7 +40,7 @@ class Machine:
     efficiency: Mapping[str, float]
 
     def local(self, name: str, fmt: str, flop: float, size: float) -> Operation:
-        """An operation on the GPU."""
+        """Return an operation on the GPU."""
         compute = flop / (self.hardware.need(fmt, name) * self.efficiency.get("compute", 1.0))
         memory = size / (self.hardware.need("memory", name) * self.efficiency.get("memory", 1.0))
         return Operation(name, flop, size, max(compute, memory), "compute" if compute > memory else "memory")
@@ -66,7 +66,7 @@ class Setup:
 
 
 def linear(m: Machine, name: str, rows: int, wide: int, out: int, fmt: str) -> Operation:
-    """A product with a weight of `wide` x `out`: codes in, BF16 out."""
+    """Return a product with a weight of `wide` x `out`: codes in, BF16 out."""
     size = WIDTHS[fmt] * (wide * out + rows * wide) + 2 * rows * out
     return m.local(name, fmt, 2 * rows * wide * out, size)
 

@@ -46,7 +46,7 @@ class Plan:
 
 
 def one(kind: str, direction: int, chunk: int) -> Piece:
-    """A piece of one job."""
+    """Return a piece of one job."""
     return Piece(((kind, direction, chunk),))
 
 
@@ -86,7 +86,7 @@ def _straight(orders: list[list[Piece]], stages: int) -> Plan:
 
 
 def _dual(h: int, half: int, chunks: int) -> Iterator[Piece]:
-    """The order of DualPipe's rank at distance h from the nearer end; `chunks` of each direction."""
+    """Yield the order of DualPipe's rank at distance h from the nearer end; `chunks` of each direction."""
     at = {"F0": 0, "F1": 0, "B0": 0, "B1": 0}
     waiting: list[tuple[int, int]] = []
 

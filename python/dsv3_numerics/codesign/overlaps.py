@@ -72,7 +72,7 @@ def simulate(stages: Stages, layers: int, micro: int = 2) -> list[tuple[int, str
 
 
 def span_of(stages: Stages, layers: int, micro: int = 2) -> float:
-    """The end of the last piece."""
+    """Return the end of the last piece."""
     return max(event[-1] for event in simulate(stages, layers, micro))
 
 

@@ -19,7 +19,7 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F
 
 
 def needed(answer: Answer, key: str) -> Any:
-    """Data of a plot; LookupError leaves the plot out."""
+    """Return data of a plot; LookupError leaves the plot out."""
     found = answer.data.get(key)
     if not found:
         raise LookupError(f"{answer.part}: no {key} to draw")
@@ -37,7 +37,7 @@ def axes_of(canvas: Canvas, title: str, width: float = 9.0, height: float = 5.0)
 
 
 def beside(axes: Axes, title: str = "") -> None:
-    """The legend to the right of the axes."""
+    """Put the legend to the right of the axes."""
     axes.legend(frameon=False, title=title, loc="center left", bbox_to_anchor=(1.01, 0.5), alignment="left")
 
 

@@ -181,7 +181,7 @@ class Row:
         return evaluate(self.call) if self.call else None
 
     def judged(self, found: float | None) -> str:
-        """The verdict on our number: OK, DIFF, READ (nothing to recompute), DERIVED (nothing printed)."""
+        """Return the verdict on our number: OK, DIFF, READ (not recomputed), DERIVED (not printed)."""
         if found is None:
             return "READ"
         if not self.printed:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def formats_of(name: str, wanted: Sequence[str]) -> dict[str, str]:
-    """Formats of a recipe: dispatch, combine, cache, and the format that its linears run in.
+    """Return formats of a recipe: dispatch, combine, cache, and the format that its linears run in.
 
     Parameters
     ----------

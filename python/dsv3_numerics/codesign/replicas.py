@@ -55,7 +55,7 @@ def _pack(weights: list[float], packs: int) -> list[list[int]]:
 
 
 def _replicate(weights: list[float], replicas: int) -> tuple[list[int], list[int]]:
-    """The expert of each replica, and replicas of each expert: one more to the largest load a replica."""
+    """Return each replica's expert, and replicas of each expert: one more to the largest load a replica."""
     found, count = list(range(len(weights))), [1] * len(weights)
     largest = [(-weight, expert) for expert, weight in enumerate(weights)]
     heapify(largest)
@@ -189,7 +189,7 @@ def eplb(load: Any, *, replicas: int, groups: int = 1, nodes: int = 1, gpus: int
 
 
 def read_load(path: str | Path) -> Any:
-    """Loads (layers x experts) from CSV, ``.npy`` or JSON.
+    """Read loads (layers x experts) from CSV, ``.npy`` or JSON.
 
     Raises
     ------

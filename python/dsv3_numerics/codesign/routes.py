@@ -84,7 +84,7 @@ def simulate(
 
 
 def checked_trace(indices: Any, experts: int) -> Array:
-    """A trace as (tokens, chosen): integers in range, none twice for a token.
+    """Return a trace as (tokens, chosen): integers in range, none twice for a token.
 
     Raises
     ------
@@ -112,7 +112,7 @@ def touched(indices: Array, experts: int, places: int) -> Array:
 
 
 def read_trace(path: str | Path) -> Array:
-    """Indices from an ``.npy`` file.
+    """Read indices from an ``.npy`` file.
 
     Raises
     ------

@@ -18,7 +18,7 @@ class Times:
     hop: float = 0.0
 
     def of(self, kinds: str) -> float:
-        """The duration of a piece."""
+        """Return the duration of a piece."""
         whole = {"F": self.forward, "B": self.backward, "I": self.backward - self.weight, "W": self.weight}
         return whole[kinds] if len(kinds) == 1 else self.both
 
@@ -102,7 +102,7 @@ def _ready(
 
 
 def held(events: list[Event]) -> int:
-    """The most activations that a rank holds: from the start of F to the end of B, or of W if it is split."""
+    """Return the most activations that a rank holds: from the start of F to the end of B (W if split)."""
     by_rank: dict[int, list[tuple[float, int]]] = {}
     split = {(e.rank, e.directions[0], e.chunks[0]) for e in events if e.kinds == "I"}
     for e in events:

@@ -76,7 +76,7 @@ class Shape:
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     def with_mtp(self) -> Shape:
-        """The same with its layers of multi-token prediction, and their projections of two inputs."""
+        """Return the same with its layers of multi-token prediction, and their projections of two inputs."""
         if not self.mtp:
             raise ValueError(f"--mtp: {self.name} has no layers of multi-token prediction")
         return replace(self, layers=self.layers + self.mtp, mtp=(), heads_of_mtp=len(self.mtp))

@@ -79,7 +79,7 @@ def _kept(
 
 
 def told(shape: Shape, tokens: int, row: Format, near: Format, index: str) -> str:
-    """The formula of `kv_bytes` with numbers put in: layers x rows x bytes."""
+    """Return the formula of `kv_bytes` with numbers put in: layers x rows x bytes."""
     counts: Counter[Kept] = Counter()
     for layer in shape.layers:
         counts.update(_kept(layer.attention, tokens, row, near, INDEX_KEYS[index]))
@@ -87,7 +87,7 @@ def told(shape: Shape, tokens: int, row: Format, near: Format, index: str) -> st
 
 
 def tokens_that_fit(shape: Shape, memory: int, cache: str = "bf16", **formats: str | None) -> int:
-    """The most tokens whose cache takes at most `memory` bytes; at most 2^40."""
+    """Return the most tokens whose cache takes at most `memory` bytes; at most 2^40."""
     low, high = 0, LARGEST_CONTEXT
     while low < high:
         middle = (low + high + 1) // 2

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def text_of(value: Any) -> str:
-    """A value as a table shows it: integers whole with commas, others to six digits.
+    """Return a value as a table shows it: integers whole with commas, others to six digits.
 
     Examples
     --------
@@ -31,7 +31,7 @@ def text_of(value: Any) -> str:
 
 
 def human(value: float, unit: str) -> str:
-    """A figure in a unit that people read: KB and GiB of bytes, us or ms of seconds, GFLOP.
+    """Return a figure in a unit that people read: KB and GiB of bytes, us or ms of seconds, GFLOP.
 
     Examples
     --------

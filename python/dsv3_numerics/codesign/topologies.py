@@ -60,7 +60,7 @@ def slim_fly(q: int) -> Topology:
 
 
 def is_prime_power(q: int) -> bool:
-    """True for p^n of a prime p."""
+    """Tell whether a number is p^n of a prime p."""
     if q < 2:
         return False
     divisor = next((d for d in range(2, int(q**0.5) + 1) if q % d == 0), q)

@@ -163,7 +163,7 @@ def tradeoff(
 
 
 def _options(choice: str, table: ErrorTable) -> list[str]:
-    """The common formats of a choice, and those that the errors have besides."""
+    """Return the common formats of a choice, and those that the errors have besides."""
     found = list(COMMON[choice])
     if choice in table.covers:
         known = {canonical(choice, name) for name in found}

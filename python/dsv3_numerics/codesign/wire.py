@@ -235,7 +235,7 @@ def _beside(bandwidth: float) -> list[Figure]:
 
 
 def _check() -> tuple[list[dict[str, Any]], list[Figure]]:
-    """The two public tables: bandwidths over the network, and fits of fixed time and bandwidth."""
+    """Return the two public tables: bandwidths over the network, and fits of fixed time and bandwidth."""
     table = measured("deepep_low_latency")
     rows = []
     figures = []

@@ -111,7 +111,7 @@ class Number(NamedTuple):
 
 
 def number(code: int, f: Row) -> Number:
-    """The parts of a code; a subnormal is not normalised and keeps the smallest normal exponent."""
+    """Return the parts of a code; a subnormal is not normalised and keeps the smallest normal exponent."""
     field, mantissa = code >> f.man & (1 << f.exp) - 1, code & (1 << f.man) - 1
     significand = mantissa + ((1 << f.man) if field else 0)
     significand = -significand if code & f.sign else significand
@@ -144,7 +144,7 @@ def round_toward_zero(total: int, quantum: int, keep: int) -> float:
 
 
 def round_nearest_even(x: Fraction, f: Row) -> float:
-    """A number rounded once to a format of the IEEE kind, with subnormals and infinities."""
+    """Return a number rounded once to a format of the IEEE kind, with subnormals and infinities."""
     if x == 0:
         return 0.0
     top = (1 << (f.exp - 1)) - 1
@@ -157,7 +157,7 @@ def round_nearest_even(x: Fraction, f: Row) -> float:
 
 
 def special(values: Sequence[float]) -> float | None:
-    """The sum of terms of which some are not finite, or None."""
+    """Return the sum of terms of which some are not finite, or None."""
     if any(map(math.isnan, values)) or {math.inf, -math.inf} <= set(values):
         return math.nan
     return next(filter(math.isinf, values), None)
@@ -195,14 +195,14 @@ class Scaled(NamedTuple):
 
 
 def scale_number(code: int, name: str) -> Number:
-    """The parts of a scale. UE8M0 has no zero; UE4M3 is E4M3 without its sign, which is ignored."""
+    """Return the parts of a scale. UE8M0 has no zero; UE4M3 is E4M3 without its sign, which is ignored."""
     if name == "float8_e8m0fnu":
         return Number(math.nan if code == 255 else math.ldexp(1, code - 127), 1, code - 127, 0)
     return number(code & 0x7F, FORMATS[name])
 
 
 def moved(x: Scaled) -> Number:
-    """A number times a power of two: the exponent moves, and zero and infinity stay what they are."""
+    """Return a number times a power of two: the exponent moves, and zero and infinity stay what they are."""
     value = x.number.value * x.scale.value if math.isnan(x.scale.value) else x.number.value
     return x.number._replace(value=value, exponent=x.number.exponent + x.scale.exponent)
 
@@ -283,7 +283,7 @@ def software(a: Sequence[Number], b: Sequence[Number], c: Number, row: Accumulat
 
 
 def exact(a: Sequence[Number], b: Sequence[Number], c: Number, row: Accumulator) -> float:
-    """The sum with nothing lost, rounded once."""
+    """Return the sum with nothing lost, rounded once."""
     found = special([x.value * y.value for x, y in zip(a, b, strict=True)] + [c.value])
     if found is not None:
         return found
@@ -292,7 +292,7 @@ def exact(a: Sequence[Number], b: Sequence[Number], c: Number, row: Accumulator)
 
 
 def float32(a: Sequence[Number], b: Sequence[Number], c: Number, row: Accumulator) -> float:
-    """A chain over the even places and one over the odd ones, from zero; then ``c + (even + odd)``."""
+    """Return a chain over the even places and one over the odd ones, from zero; then ``c + (even + odd)``."""
     chains = [np.float32(0), np.float32(0)]
     with np.errstate(all="ignore"):
         for k, (x, y) in enumerate(zip(a, b, strict=True)):
@@ -312,7 +312,7 @@ UNITS: dict[str, Callable[[Sequence[Any], Sequence[Any], Number, Accumulator], f
 
 
 def _bits(value: float, dtype: str, f: Row) -> Number:
-    """The parts of a number that the dtype holds."""
+    """Return the parts of a number that the dtype holds."""
     with np.errstate(invalid="ignore"):
         return number(int(np.array(value, dtype).view(f"u{np.dtype(dtype).itemsize}")), f)
 
@@ -328,7 +328,7 @@ def _operand(code: int, name: str) -> Number:
 
 
 def tf32(bits: int) -> int:
-    """The code that is left of float32 bits: ten bits of mantissa; NaN stays NaN."""
+    """Return the code that is left of float32 bits: ten bits of mantissa; NaN stays NaN."""
     return bits >> 13 | (bits & 0x7FFFFFFF > 0x7F800000)
 
 

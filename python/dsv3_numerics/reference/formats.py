@@ -61,7 +61,7 @@ FORMATS = {
 
 
 def code_dtype(name: str) -> np.dtype[Any]:
-    """The NumPy dtype of a format's codes: ml_dtypes' where it has one, unsigned integers otherwise."""
+    """Return the NumPy dtype of a format's codes: ml_dtypes' where it has one, else unsigned integers."""
     if name == "e5m6":
         return np.dtype(np.uint16)
     return np.dtype(getattr(ml_dtypes, name, None) or name)
@@ -71,12 +71,12 @@ _BY_DTYPE = {code_dtype(name): name for name in FORMATS if name != "e5m6"}
 
 
 def format_name(dtype: Any) -> str:
-    """The row's name, from the name itself or from a dtype of its codes."""
+    """Return the row's name, from the name itself or from a dtype of its codes."""
     return dtype if isinstance(dtype, str) else _BY_DTYPE[np.dtype(dtype)]
 
 
 def nan_code(f: Row) -> int | None:
-    """The canonical NaN without its sign bit (IEEE: quiet), or None."""
+    """Return the canonical NaN without its sign bit (IEEE: quiet), or None."""
     full = (1 << (f.exp + f.man)) - 1
     quiet = full - (1 << f.man >> 1) + 1
     return {"ieee": quiet, "nan_only": full, "fnuz": f.sign, "scale": full}.get(f.top)
@@ -124,7 +124,7 @@ def value_table(name: str) -> Float64s:
 
 @cache
 def _magnitudes(name: str) -> tuple[Float64s, NDArray[np.intp]]:
-    """The finite values without sign, ascending, and their codes."""
+    """Return the finite values without sign, ascending, and their codes."""
     table = value_table(name)
     codes = np.flatnonzero(np.isfinite(table) & ~np.signbit(table))
     return table[codes], codes
@@ -318,7 +318,7 @@ def pack(codes: ArrayLike, *, fmt: Any = None) -> Array:
 
 
 def unpack(packed: ArrayLike, *, fmt: Any, size: int) -> Array:
-    """The first `size` codes of each row that `pack` wrote.
+    """Return the first `size` codes of each row that `pack` wrote.
 
     Examples
     --------

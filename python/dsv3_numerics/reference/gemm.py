@@ -71,7 +71,7 @@ def _fields(name: str) -> tuple[Array, Array]:
 
 
 def _fields_of_result(c: Float32s, row: Accumulator) -> tuple[Array, Array]:
-    """The same of accumulators; specials come out as anything."""
+    """Return the same of accumulators; specials come out as anything."""
     held = c.astype(row.result)
     return _float_fields(held.view(f"u{held.dtype.itemsize}").astype(np.int64), row.format)
 
@@ -111,7 +111,7 @@ def _toward_zero(x: Float64s, keep: int) -> Float64s:
 
 
 def as_result(values: Array, row: Accumulator) -> Float32s:
-    """A unit's results as float32, and every NaN as the unit writes it."""
+    """Return a unit's results as float32, and every NaN as the unit writes it."""
     held = np.asarray(values).astype(row.result).astype(f32)
     return np.where(np.isnan(held), np.uint32(row.nan).view(f32), held)
 
@@ -227,7 +227,7 @@ def _exact(a: Operand, b: Operand, c: Float32s, row: Accumulator) -> Float32s:
 
 @cache
 def _whole_numbers(name: str) -> tuple[Array, int]:
-    """The value of every code in units of ``2**quantum``, and the quantum; 0 for specials."""
+    """Return the value of every code in units of ``2**quantum``, and the quantum; 0 for specials."""
     values = value_table(name)
     finite = np.where(np.isfinite(values), values, 0)
     quantum = int(np.frexp(np.abs(finite[finite != 0]).min())[1]) - 1
@@ -256,7 +256,7 @@ UNITS: dict[str, Unit] = {
 
 
 def _steps(a: Operand, b: Operand, c: Float32s, row: Accumulator) -> Float32s:
-    """A chain of steps over k, each starting from the one before; `exact` rounds only at its end."""
+    """Return a chain of steps over k, each starting from the one before; `exact` rounds only at its end."""
     k = a.codes.shape[-1]
     length = max(k, 1) if row.unit == "exact" else row.products
     for start in range(0, k, length):
@@ -351,7 +351,7 @@ def matmul_nt(
     promote_every: int | None = 128,
     dtype: Any = np.float32,
 ) -> Array:
-    """``a @ b.T`` for codes or quantized matrices, b also once for a whole stack.
+    """Multiply ``a @ b.T`` for codes or quantized matrices, b also once for a whole stack.
 
     Arguments as in `dsv3_numerics.matmul_nt`.
 
@@ -407,7 +407,7 @@ def _start(c: ArrayLike | None, shape: tuple[int, ...]) -> Float32s:
 
 
 def _written(x: Float32s, row: Accumulator, dtype: Any) -> Array:
-    """The result as `dtype`, every NaN as the unit writes it: bfloat16 takes the upper half."""
+    """Return the result as `dtype`, every NaN as the unit writes it: bfloat16 takes the upper half."""
     with np.errstate(over="ignore", invalid="ignore"):
         narrow = x.astype(dtype)
     width = 8 * narrow.dtype.itemsize

@@ -35,7 +35,7 @@ def _polynomial(x: Float64s, coefficients: list[float]) -> Float64s:
 
 
 def log2(x: Float64s) -> Float64s:
-    """The base-2 logarithm of normal positive float64, out of + - * / in this order (libms differ, this not).
+    """Return the base-2 logarithm of normal positive float64, by + - * / in this order (libms differ).
 
     Exact for powers of two. ``log2(m) = 2 atanh(u) / ln 2``, where ``u = (m - 1) / (m + 1)``.
     """
@@ -74,7 +74,7 @@ def values(amin: Float32s, amax: Float32s, bits: int) -> Float64s:
 
 
 def _nearest(magnitude: Float64s, v: Float64s, rounding: str) -> Array:
-    """The number of thresholds that are not above a magnitude: ties go up."""
+    """Return the number of thresholds that are not above a magnitude: ties go up."""
     a, b = v[:-1], v[1:]
     threshold = (a + b) / 2 if rounding == "linear" else np.sqrt(a * b)
     return np.asarray(np.searchsorted(threshold, magnitude, side="right"))
@@ -89,7 +89,7 @@ def _stochastic(magnitude: Float64s, v: Float64s, words: NDArray[np.uint64]) -> 
 
 
 def _cut(x: Array, tile: int) -> Array:
-    """The last axis as (tiles, tile), the last tile filled up with zeros."""
+    """Return the last axis as (tiles, tile), the last tile filled up with zeros."""
     tiles = -(-x.shape[-1] // tile)
     padded = np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, tiles * tile - x.shape[-1])])
     return padded.reshape(*x.shape[:-1], tiles, tile)
@@ -237,7 +237,7 @@ def logfmt_decode(q: LogFmt, *, dtype: Any = np.float32, precision: str = "exact
 
 
 def _quick_values(amin: Float32s, amax: Float32s, bits: int) -> Float64s:
-    """The table as products of two float32: the last value of a code's group, and the way down to the code.
+    """Return the table as products of two float32: the last value of a code's group, and the way down.
 
     Groups have ``2**(bits // 2)`` codes. The last value of the last group is amax and its way down is 1, so
     that amax is exact and nothing overflows. At most 2 ulp from the exact table's float32.
@@ -285,7 +285,7 @@ def _numbers(stream: Array, width: int) -> Array:
 
 
 def logfmt_unpack(packed: ArrayLike, *, bits: int, size: int, layout: str = "plain") -> Array:
-    """The first `size` codes of each row that `logfmt_pack` wrote.
+    """Return the first `size` codes of each row that `logfmt_pack` wrote.
 
     Examples
     --------

@@ -190,7 +190,7 @@ def index_scores(
 
 
 def select(scores: Array, top: int) -> Array:
-    """The `top` largest scores of each row, as flags; the lower position first, minus infinity never."""
+    """Return flags of the `top` largest scores of each row; lower positions first, minus infinity never."""
     flags = np.zeros(scores.shape, bool)
     np.put_along_axis(flags, descending(scores)[..., :top], True, axis=-1)
     selected: Array = flags & (scores > -np.inf)
@@ -262,7 +262,7 @@ def swiglu(x: Array, w: Weights) -> Array:
 
 
 def descending(x: Array) -> Array:
-    """Indices that sort the last axis from the largest; among equals the lower index comes first."""
+    """Return indices that sort the last axis from the largest; among equals the lower index comes first."""
     return np.argsort(-x, axis=-1, kind="stable")
 
 
@@ -320,7 +320,7 @@ def moe(x: Array, w: Weights, config: Config) -> tuple[Array, Routing, Array]:
 
 
 def below(w: Weights, prefix: str) -> Weights:
-    """The weights whose names begin with `prefix`, under the rest of their names."""
+    """Return the weights whose names begin with `prefix`, under the rest of their names."""
     return {name.removeprefix(prefix): w[name] for name in w if name.startswith(prefix)}
 
 

@@ -28,7 +28,7 @@ def philox4x32(counter: NDArray[np.uint64], key: NDArray[np.uint64]) -> NDArray[
 
 
 def random_words(n: int, seed: int) -> NDArray[np.uint64]:
-    """The 32 random bits of elements 0..n-1.
+    """Return the 32 random bits of elements 0..n-1.
 
     Parameters
     ----------

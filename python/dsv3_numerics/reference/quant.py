@@ -53,7 +53,7 @@ class Scaling(NamedTuple):
 
 
 def _ceil_power_of_two(s: Float32s, op: str) -> Float32s:
-    """The power of two at or above s, within float32's normal range.
+    """Return the power of two at or above s, within float32's normal range.
 
     ``float_log2`` takes the logarithm as float32, which drops to a whole number for s a few units above a
     power of two. Its float32 rounding is the correct one: float64 log2 is within 1e-13, and no logarithm of a
@@ -69,7 +69,7 @@ def _ceil_power_of_two(s: Float32s, op: str) -> Float32s:
 
 
 def _shared(amax: Float32s, fmax: np.float32, rule: Rule, power_of_two: bool) -> Scaling:
-    """A float32 scale by a project's rule, or the power of two above it."""
+    """Return a float32 scale by a project's rule, or the power of two above it."""
     amax = np.maximum(np.maximum(amax, f32(rule.floor)), fmax * SMALLEST_NORMAL)
     s = amax / fmax if rule.scale_op == "divide" else amax * (f32(1) / fmax)
     if power_of_two:
@@ -96,7 +96,7 @@ def _mx(amax: Float32s, fmax: np.float32, rule: Rule, top: float | None) -> Scal
 
 
 def _nvfp4(amax: Float32s, fmax: np.float32, rule: Rule, top: float | None) -> Scaling:
-    """An E4M3 scale per block under a float32 scale for all, which non-finite blocks do not touch."""
+    """Return an E4M3 scale per block under a float32 scale for all, which non-finite blocks do not touch."""
     largest = f32(amax.max(initial=0, where=np.isfinite(amax)) if top is None else top)
     g = np.maximum(largest / (f32(448) * fmax), SMALLEST_NORMAL) if largest > 0 else f32(1)
     t = np.where(np.isfinite(amax), amax / fmax / g, f32(np.nan))
@@ -163,7 +163,7 @@ def dequantize(q: Quantized, dtype: Any = np.float32) -> Array:
 
 
 def _narrow(x: ArrayLike) -> Float32s:
-    """Sources as float32, where the rules begin: exact, but for float64, which is rounded to nearest even."""
+    """Return sources as float32, where the rules begin: exact, but float64 is rounded to nearest even."""
     with np.errstate(invalid="ignore", over="ignore"):
         return np.asarray(x).astype(np.float32)
 
@@ -197,7 +197,7 @@ def _quantize(
 
 
 def _standard(scale: str) -> tuple[str, int]:
-    """The format and the tile that a kind of scale has by default."""
+    """Return the format and the tile that a kind of scale has by default."""
     if scale == "nvfp4":
         return "float4_e2m1fn", 16
     return "float8_e4m3fn", 32 if scale == "mx" else 128

@@ -121,7 +121,7 @@ class Encode(ToForm):
         return context.matrix("in", info, chunk, sides_of(info), info.row.element).reshape(chunk.shape)
 
     def _amax(self, context: WorkerContext) -> float:
-        """The largest magnitude of the whole tensor, read before its first chunk is written."""
+        """Return the largest magnitude of the whole tensor, read before its first chunk is written."""
 
         def compute() -> float:
             own = WorkerContext(context.ckpt)
@@ -163,7 +163,7 @@ def region(context: WorkerContext, weight: StoredWeight, chunk: Chunk, form: For
 
 
 def in_grid(weight: StoredWeight, chunk: Chunk, form: Form) -> Chunk:
-    """A chunk of a form's grid in that of the source, which may see a stack as one matrix."""
+    """Return a chunk of a form's grid in that of the source, which may see a stack as one matrix."""
     if weight.grid.stack == form.grid.stack:
         return chunk
     down = chunk.place * form.grid.rows
@@ -337,7 +337,7 @@ class ToNvfp4(Exact):
         return split((grid.stack, grid.rows, grid.cols), (1, 32), whole=True)
 
     def _largest(self, context: WorkerContext) -> int:
-        """The largest exponent of a group that is not zero, over the whole tensor."""
+        """Return the largest exponent of a group that is not zero, over the whole tensor."""
         largest = -math.inf
         own = WorkerContext(context.ckpt)
         try:

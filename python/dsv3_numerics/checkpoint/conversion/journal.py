@@ -85,7 +85,7 @@ def _lock(stream: IO[bytes], path: Path) -> None:
 
 
 def _read(stream: IO[bytes], path: Path, head: Mapping[str, Any]) -> dict[str, int]:
-    """The files that are whole; a last line that was chunk short is dropped."""
+    """Return the files that are whole; a last line that was chunk short is dropped."""
     lines = stream.read().split(b"\n")
     whole, chunk = lines[:-1], lines[-1]
     try:

@@ -221,7 +221,7 @@ class _Rules:
         return not problem.tensors or all(self.is_selected(name) for name in problem.tensors[:2])
 
     def step(self, info: TensorInfo) -> Step | None:
-        """The step that makes something of this tensor; None where another tensor's step does."""
+        """Return the step that makes something of this tensor; None where another tensor's step does."""
         owner = self._contents.owner.get(info.name)
         if owner is not None:
             return self._of_weight(self._contents.weights[owner], info)
@@ -367,7 +367,7 @@ def _by_file(ckpt: Checkpoint, rules: _Rules) -> dict[str, list[Step]]:
 
 
 def _index(ckpt: Checkpoint, plan: Plan) -> dict[str, Any]:
-    """The index with its other entries as they were."""
+    """Return the index with its other entries as they were."""
     assert ckpt.index_name is not None
     index = read_json(ckpt.folder / ckpt.index_name)
     metadata = index.get("metadata")

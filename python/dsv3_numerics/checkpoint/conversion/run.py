@@ -359,7 +359,7 @@ class _Run:
         return journal.done.get(shard.file) == shard.layout.size == _size(path)
 
     def _ensure_space(self, others: int) -> None:
-        """An error now is better than one after an hour."""
+        """Fail now rather than after an hour."""
         needed = sum(shard.layout.size for shard in self.todo) + others + _RESERVE
         place = next(folder for folder in (self._target, *self._target.parents) if folder.is_dir())
         free = shutil.disk_usage(place).free
@@ -460,7 +460,7 @@ def _begins_with(path: Path, layout: Layout) -> bool:
 
 
 def _size(path: Path) -> int | None:
-    """The size of a plain file; None where there is none."""
+    """Return the size of a plain file; None where there is none."""
     try:
         status = path.lstat()
     except OSError:
