@@ -14,12 +14,14 @@ import pytest
 from dsv3_numerics import (
     Quantized,
     Recipe,
+    Scheme,
     _core,
     checkpoint,
     decode,
     encode,
     get_num_threads,
     matmul_nt,
+    quantize,
     quantize_blocks,
     quantize_tiles,
     set_num_threads,
@@ -27,6 +29,7 @@ from dsv3_numerics import (
 )
 from dsv3_numerics.model import MLA, MLP, Block, Cache, Config, Gate, Model, MoE, OpRecord, random_weights
 from dsv3_numerics.model import attention as attention_module
+from dsv3_numerics.model.cache_formats import CacheFormat
 from scheme_words import ACTIVATIONS, CACHES, COMBINES, DISPATCHES, GATES, RULES, WEIGHTS
 from steps import bfloat16, nearly
 
@@ -84,6 +87,9 @@ PRODUCTS = {
         activations="int8:1x128:f32", weights="int8:128x128:f32", accumulator="exact", promote_every=128
     ),
     "bfloat16": Recipe(compute="bf16", weights="bf16", accumulator="hopper_bf16"),
+    "small groups": V3.replace(
+        activations="e4m3:1x64:ue8m0", weights="e4m3:64x64:f32", dispatch="none", promote_every=64
+    ),
 }
 
 
@@ -571,3 +577,27 @@ def test_a_scheme_of_ones_own_is_what_linear_layers_multiply(small: Model) -> No
         expected = halves(done.inputs[0].astype(np.float64)) @ w.T
         np.testing.assert_allclose(done.output, expected, rtol=1e-9, atol=1e-9)  # float64 in another order
     assert len(linear) > 20
+
+
+@pytest.mark.parametrize("word", [word for word in CACHES if word != "none"])
+def test_a_cache_keeps_what_its_scheme_leaves(word: str) -> None:
+    """Latents are those of the scheme, keys of bfloat16 where tokens are bytes; bytes are counted."""
+    x = np.random.default_rng(0).standard_normal((7, 512 + 64)).astype(np.float32)
+    kept = CacheFormat.of(word, 512, 64)
+    records = kept.write(x)
+    assert records.shape == (7, kept.width)
+    read, scheme = kept.read(records, np.dtype(np.float32)), Scheme.parse(word)
+    rows = x if not kept.packed else x[:, :512]
+    np.testing.assert_array_equal(read[:, : rows.shape[1]], scheme.read_back(rows))
+    if kept.packed:
+        np.testing.assert_array_equal(read[:, 512:], bfloat16(x[:, 512:]))
+        assert 8 * (kept.width - 2 * 64) == scheme.bits(1, 512)
+
+
+def test_dispatch_in_nvfp4_is_what_experts_multiply(small: Model) -> None:
+    """Each expert's rows are the rows of all tokens in codes, under their one global scale."""
+    recipe = Recipe(dispatch="nvfp4")
+    records = watched(small, recipe)
+    sent = next(r for r in records if r.operation.kind == "dispatch")
+    codes = quantize(sent.inputs[0], "nvfp4")
+    np.testing.assert_array_equal(sent.output, codes.dequantize(np.float64))
