@@ -180,11 +180,11 @@ def test_interrupted_it_keeps_what_is_done(
 ) -> None:
     forward = Model.forward
 
-    def stopped(self: Model, ids: Any, *, watch: Callable[[Any], None], **settings: Any) -> Any:
+    def stopped(self: Model, ids: Any, *, hook: Callable[[Any], None], **settings: Any) -> Any:
         def look(done: Any) -> None:
             if done.operation.name.startswith("layer1."):
                 raise KeyboardInterrupt
-            watch(done)
+            hook(done)
 
         return forward(self, ids, hook=look, **settings)
 

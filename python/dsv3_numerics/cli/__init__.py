@@ -53,7 +53,7 @@ Examples:
   dsv3-numerics formats float8_e4m3fn               all values of a format
   dsv3-numerics recipes                             what can be named: also schemes, accumulators
   dsv3-numerics experiment                          what the papers claim, measured again
-  dsv3-numerics codesign                            the papers' arithmetic, for any model and machine
+  dsv3-numerics codesign                            the papers' arithmetic for any model
 """
 
 

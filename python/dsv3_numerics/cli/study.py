@@ -343,7 +343,7 @@ def _finish(study: Study, folder: Path, console: Console) -> None:
 
     report = study.save(folder)
     if study.skipped:
-        console.print(f"Activations out: {_left_out(study)}", markup=False, highlight=False)
+        console.print(f"Left out: {_left_out(study)}", markup=False, highlight=False)
     if study.tensors:
         console.print(study.table())
         if study.kinds:
