@@ -37,7 +37,9 @@ _DEMO_TEMPERATURE = 0.7
 )
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True)
 @click.option("--recipe", "spelled", metavar="NAME|FILE.json", help="What runs in which format, not --dtype.")
-@click.option("--rounded", is_flag=True, help="Take FP8 weights as a BF16 conversion would hold them.")
+@click.option(
+    "--weights-as-bf16", is_flag=True, help="Take FP8 weights as a BF16 conversion would hold them."
+)
 @click.option(
     "--absorbed/--naive", default=None, help="How attention is computed  [default: what is cheaper]"
 )
@@ -66,7 +68,7 @@ def run_command(
     max_new_tokens: int | None,
     dtype: str,
     spelled: str | None,
-    rounded: bool,
+    weights_as_bf16: bool,
     absorbed: bool | None,
     temperature: float | None,
     top_k: int | None,
@@ -120,7 +122,7 @@ def run_command(
     if out is not None and out.exists() and not overwrite:
         raise click.ClickException(f"--out: {out} is there already; give another name, or --overwrite")
     recipe = None if spelled is None else _recipe(spelled)
-    model = Model.from_checkpoint(path, dtype=dtype, weights_as_bf16=rounded)
+    model = Model.from_checkpoint(path, dtype=dtype, weights_as_bf16=weights_as_bf16)
     if traces == ("list",):
         if as_json:
             print_json(model.trace_names())

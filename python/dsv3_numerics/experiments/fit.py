@@ -61,7 +61,7 @@ BY_ROW: dict[str, Group] = {"activations": (1, None), "weights": (None, None), "
 """One scale for each row: without promotion, scales cannot change within a sum."""
 
 
-class Variant(NamedTuple):
+class FitVariant(NamedTuple):
     """A way to train: how it is drawn, what it is, and whether gradients are very small."""
 
     colour: str
@@ -69,18 +69,18 @@ class Variant(NamedTuple):
     small: bool = False
 
 
-VARIANTS: dict[str, Variant] = {
-    F64: Variant("#555555", FLOAT64),
-    BF16: Variant("#0072B2", BFLOAT16),
-    FP8: Variant("#D55E00", DEEPSEEK_V3),
-    "float32 sums": Variant("#009E73", _expert(accumulator="float32")),
-    "one scale per row": Variant("#56B4E9", _expert(blocks=BY_ROW)),
-    "one scale per row, never promoted": Variant("#332288", _expert(blocks=BY_ROW, promote_every=None)),
-    "dy in 128x128 blocks in Dgrad": Variant("#CC79A7", _expert(blocks={"gradients": (128, 128)})),
-    "E5M2 gradients": Variant("#E69F00", _expert(formats={"gradients": "float8_e5m2"})),
-    "float32 moments": Variant("#882255", replace(DEEPSEEK_V3, moments=np.float32)),
-    "tiny gradients, no floor": Variant("#117733", _expert(gradient_floor=0.0), small=True),
-    "tiny gradients, floor of 1e-4": Variant("#AA4499", DEEPSEEK_V3, small=True),
+VARIANTS: dict[str, FitVariant] = {
+    F64: FitVariant("#555555", FLOAT64),
+    BF16: FitVariant("#0072B2", BFLOAT16),
+    FP8: FitVariant("#D55E00", DEEPSEEK_V3),
+    "float32 sums": FitVariant("#009E73", _expert(accumulator="float32")),
+    "one scale per row": FitVariant("#56B4E9", _expert(blocks=BY_ROW)),
+    "one scale per row, never promoted": FitVariant("#332288", _expert(blocks=BY_ROW, promote_every=None)),
+    "dy in 128x128 blocks in Dgrad": FitVariant("#CC79A7", _expert(blocks={"gradients": (128, 128)})),
+    "E5M2 gradients": FitVariant("#E69F00", _expert(formats={"gradients": "float8_e5m2"})),
+    "float32 moments": FitVariant("#882255", replace(DEEPSEEK_V3, moments=np.float32)),
+    "tiny gradients, no floor": FitVariant("#117733", _expert(gradient_floor=0.0), small=True),
+    "tiny gradients, floor of 1e-4": FitVariant("#AA4499", DEEPSEEK_V3, small=True),
 }
 """The first three from every start, the others (each the FP8 recipe but for what it says) from some."""
 

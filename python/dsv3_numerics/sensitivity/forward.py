@@ -32,7 +32,7 @@ Experts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Run:
+class ForwardRun:
     """States, experts and logits of a forward.
 
     Attributes
@@ -56,7 +56,7 @@ def free_running(
     absorbed: bool,
     perturbation: Perturbation | None,
     step: Step,
-) -> Run:
+) -> ForwardRun:
     """Return a whole forward under a recipe: every layer on what the one before made."""
     x = model.embed(ids, recipe=recipe)
     if perturbation is not None:
@@ -69,7 +69,7 @@ def free_running(
             experts[layer] = chosen
         step()
     logits = model.head(model.norm(x, recipe=recipe), recipe=recipe)
-    return Run(states, experts, np.asarray(logits, np.float64))
+    return ForwardRun(states, experts, np.asarray(logits, np.float64))
 
 
 def through(
@@ -139,13 +139,13 @@ class Subject:
         self, model: Model, ids: npt.NDArray[np.int64], recipe: Recipe, absorbed: bool = False
     ) -> None:
         self.model, self.ids, self.recipe, self.absorbed = model, ids, recipe, absorbed
-        self._kept: dict[Recipe, Run] = {}
+        self._kept: dict[Recipe, ForwardRun] = {}
 
-    def reference(self) -> Run:
+    def reference(self) -> ForwardRun:
         """Return the forward in float64; made once."""
         return self.run(Variant("float64", "float64", "", FLOAT64, self.absorbed))
 
-    def run(self, variant: Variant, step: Step = lambda: None) -> Run:
+    def run(self, variant: Variant, step: Step = lambda: None) -> ForwardRun:
         """Return the forward of a variant; that of the recipe itself, and of float64, are made once."""
         key, form = variant.recipe, variant.absorbed
         if variant.perturbation:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .forward import FLOAT64, Run, Step, Subject, through
+from .forward import FLOAT64, ForwardRun, Step, Subject, through
 from .metrics import Errors, divergence, other_experts, pooled, row_errors, same_top, spread_record
 from .variant import LAYERS, LOGITS, OPERATORS, Variant
 
@@ -163,7 +163,7 @@ def logits(subject: Subject, variant: Variant, step: Step) -> Part:
     return found
 
 
-def _between(reference: Run, run: Run) -> Part:
+def _between(reference: ForwardRun, run: ForwardRun) -> Part:
     errors = row_errors(reference.logits, run.logits)
     changed = {
         layer: other_experts(reference.experts[layer], chosen) for layer, chosen in run.experts.items()
@@ -188,7 +188,7 @@ def _between(reference: Run, run: Run) -> Part:
     }
 
 
-def _summary(reference: Run, run: Run) -> Part:
+def _summary(reference: ForwardRun, run: ForwardRun) -> Part:
     errors = row_errors(reference.logits, run.logits)
     return {
         "relative_error": _told([errors]),

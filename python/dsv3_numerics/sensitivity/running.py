@@ -26,7 +26,7 @@ from .variant import OPERATORS, PARTS, Variant, variants
 TOKENS = 64
 
 
-class Job(NamedTuple):
+class PartJob(NamedTuple):
     """One part of one variant; `cost` counts layers."""
 
     variant: Variant
@@ -43,7 +43,7 @@ class Prepared(NamedTuple):
     """A sensitivity analysis that may have begun, and what is left to do."""
 
     result: Sensitivity
-    jobs: list[Job]
+    jobs: list[PartJob]
     subject: Subject
     kept: Kept | None
 
@@ -109,7 +109,7 @@ def prepare(
             if done is not None:
                 result.parts[part, variant.name] = done
             else:
-                jobs.append(Job(variant, part, _cost(model, part, variant)))
+                jobs.append(PartJob(variant, part, _cost(model, part, variant)))
     return Prepared(result, jobs, Subject(model, array, chosen, absorbed), kept)
 
 
