@@ -159,7 +159,8 @@ def layer_norm(x: Array, w: Array, b: Array, eps: float = 1e-6) -> Array:
     """Each token less its mean, over its standard deviation, times a weight, plus a bias for each channel."""
     apart = x - x.mean(axis=-1, keepdims=True)
     deviation: Array = np.sqrt(np.mean(apart * apart, axis=-1, keepdims=True) + x.dtype.type(eps))
-    return w * apart / deviation + b
+    normed: Array = w * apart / deviation + b
+    return normed
 
 
 def index_scores(
