@@ -1,6 +1,6 @@
 //! The lightning indexer of DeepSeek Sparse Attention: which earlier tokens a token attends to.
 
-use super::linear::dot;
+use crate::gemm::interleaved::dot;
 use super::real::Real;
 use crate::error::{same_length, Error};
 use crate::threads::run_tasks;
