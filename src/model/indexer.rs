@@ -1,8 +1,8 @@
 //! The lightning indexer of DeepSeek Sparse Attention: which earlier tokens a token attends to.
 
-use crate::gemm::interleaved::dot;
 use super::real::Real;
 use crate::error::{same_length, Error};
+use crate::gemm::interleaved::dot;
 use crate::threads::run_tasks;
 
 /// Sizes of an indexer, and the sequence that it looks at.
