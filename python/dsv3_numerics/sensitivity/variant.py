@@ -76,7 +76,7 @@ def variants(
     >>> from dsv3_numerics.sensitivity import variants
     >>> from dsv3_numerics.model import Recipe
     >>> [v.name for v in variants(Recipe(gate="bf16"), perturbations=1)]
-    ['all', 'only gate', 'without gate', 'absorbed', 'one channel', 'perturbed 1']
+    ['all', 'gate alone', 'without gate', 'absorbed', 'one channel', 'perturbed 1']
     """
     recipe = Recipe.of(recipe)
     found = [Variant("all", "all", "", recipe, absorbed)]
