@@ -25,6 +25,7 @@ __all__ = [
     "count_saturated",
     "decode",
     "dequantize",
+    "dequantize_packed",
     "encode",
     "error_stats",
     "formats",
@@ -94,6 +95,15 @@ def quantize(
 def nvfp4_global(amax: float, fmt: str) -> float: ...
 def dequantize(
     codes: _Array, fmt: str, layout: _Layout, scales: _Float32s, out: _Array, out_dtype: str
+) -> None: ...
+def dequantize_packed(
+    packed: NDArray[np.uint8],
+    flip: int,
+    fmt: str,
+    layout: _Layout,
+    scales: _Float32s,
+    out: _Array,
+    out_dtype: str,
 ) -> None: ...
 def error_stats(src: _Array, src_dtype: str, approx: _Float32s) -> dict[str, Any]: ...
 def count_saturated(

@@ -103,6 +103,27 @@ fn dequantize(
     Ok(py.detach(|| quant::dequantize(codes, format, blocks, scales, out))?)
 }
 
+/// Writes code * scale of 4-bit codes packed two a byte.
+#[pyfunction]
+#[allow(clippy::too_many_arguments)]
+fn dequantize_packed(
+    py: Python<'_>,
+    packed: &Bound<'_, PyAny>,
+    flip: u8,
+    fmt: &str,
+    layout: Layout,
+    scales: &Bound<'_, PyAny>,
+    out: &Bound<'_, PyAny>,
+    out_dtype: &str,
+) -> PyResult<()> {
+    let (blocks, format) = (blocks(layout)?, Format::by_name(fmt)?);
+    let packed = readonly::<u8>("packed", packed, "uint8")?;
+    let scales = readonly::<f32>("scales", scales, "float32")?;
+    let mut out = HeldOutput::new("out", out, out_dtype)?;
+    let (packed, scales, out) = (packed.as_slice()?, scales.as_slice()?, out.view()?);
+    Ok(py.detach(|| quant::dequantize_packed(packed, flip, format, blocks, scales, out))?)
+}
+
 /// Sums over pairs of src and approx, in float64.
 #[pyfunction]
 fn error_stats<'py>(
@@ -156,6 +177,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(quantize, m)?)?;
     m.add_function(wrap_pyfunction!(nvfp4_global, m)?)?;
     m.add_function(wrap_pyfunction!(dequantize, m)?)?;
+    m.add_function(wrap_pyfunction!(dequantize_packed, m)?)?;
     m.add_function(wrap_pyfunction!(error_stats, m)?)?;
     m.add_function(wrap_pyfunction!(count_saturated, m)?)
 }

@@ -21,7 +21,7 @@ mod stats;
 mod transform;
 
 pub use amax::amax;
-pub use dequantize::dequantize;
+pub use dequantize::{dequantize, dequantize_packed};
 pub use layout::Blocks;
 pub use quantize::{nvfp4_global, quantize, NonFinitePolicy, QuantizeOptions};
 pub use scale::{Rule, ScaleKind, RULES};

@@ -19,7 +19,7 @@ from .. import _core
 from .._arrays import SOURCES, Array, deliver, destination, flat, real_dtype
 from ..number_formats import decode, encode, format_info, formats
 from ..quantized import Quantized, core_layout
-from .chunks import LARGEST_CHUNK, Chunk, WorkerContext, split
+from .chunks import LARGEST_CHUNK, Chunk, WorkerContext, aligned, split
 from .index import shown
 from .readers import CheckpointError
 from .resolve import StoredWeight
@@ -180,8 +180,15 @@ def layout_of(weight: StoredWeight, chunk: Chunk) -> tuple[int, int, int, int, i
 def decode_chunk(context: WorkerContext, weight: StoredWeight, chunk: Chunk, out: Array) -> Array:
     """Numbers of a chunk on one axis, rounded to the dtype of `out`."""
     scales = read_scales(context, weight, chunk)
-    codes = read_codes(context, weight, chunk)
     layout = layout_of(weight, chunk)
+    if weight.dialect.packing and format_info(weight.format).bits == 4:
+        packed = _packed(context, weight, chunk)
+        if 2 * packed.size == math.prod(chunk.shape):  # no row ends in the middle of a word
+            flip = int(_OFFSETS[weight.format]) if weight.dialect.packing == "words" else 0
+            kind = SOURCES[out.dtype]
+            _core.dequantize_packed(packed, flip, weight.format, layout, flat(scales), flat(out), kind)
+            return out
+    codes = read_codes(context, weight, chunk)
     _core.dequantize(flat(codes), weight.format, layout, flat(scales), flat(out), SOURCES[out.dtype])
     return out
 
@@ -331,7 +338,11 @@ def dequantized(ckpt: Checkpoint, name: str, dtype: DTypeLike, out: Array | None
     weight = weight_named(ckpt, name)
     if weight is None:
         return _plain(ckpt, ckpt.info(name), target, out)
-    numbers = destination(out, weight.plain_shape, target)
+    if out is None:
+        size = math.prod(weight.plain_shape)
+        numbers = aligned(size * target.itemsize).view(target).reshape(weight.plain_shape)
+    else:
+        numbers = destination(out, weight.plain_shape, target)
     grid = weight.grid
     context = WorkerContext(ckpt)
     try:
