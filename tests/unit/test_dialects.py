@@ -12,9 +12,9 @@ import pytest
 
 import dialects
 from dialects import BASE, E4M3, LAYOUTS, ONE, W, compressed, make
-from dsv3_numerics import checkpoint, study
+from dsv3_numerics import checkpoint, quantize, study
 from dsv3_numerics.checkpoint import DIALECTS, CheckpointError, convert, open
-from dsv3_numerics.checkpoint.conversion.targets import LOW
+from dsv3_numerics.checkpoint.conversion.targets import LOW, Choice, section_of
 
 
 def same(got: np.ndarray, expected: np.ndarray) -> bool:
@@ -276,3 +276,23 @@ def test_a_scheme_that_no_dialect_holds_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             convert(folder, tmp_path / "out", **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("to", [row.name for row in LOW if row.name != "fp8-tensor"])
+def test_quantized_values_are_saved_in_a_dialect(tmp_path: Path, to: str) -> None:
+    row = next(row for row in LOW if row.name == to)
+    q = quantize(np.random.default_rng(0).normal(size=(140, 160)).astype(np.float32), row.scheme)
+    for consumer, writer in row.writers.items():
+        checkpoint.save(tmp_path / "w.safetensors", {"x.weight": q}, dialect=consumer)
+        (tmp_path / "config.json").write_text(
+            json.dumps({"quantization_config": section_of(Choice(row, consumer), [])})
+        )
+        with open(tmp_path / "w.safetensors") as ckpt:
+            assert ckpt.weights["x.weight"].dialect.name == writer.dialect
+            found = ckpt.dequantized("x.weight")
+        if writer.dialect != "compressed_tensors_nvfp4":  # which stores the reciprocal of the second scale
+            assert same(found, q.dequantize())
+        else:
+            np.testing.assert_allclose(found, q.dequantize(), rtol=1e-6)
+    with pytest.raises(ValueError, match="holds; write its codes"):
+        checkpoint.save(tmp_path / "w.safetensors", {"x.weight": q}, dialect="gpt_oss")

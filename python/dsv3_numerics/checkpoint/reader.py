@@ -336,9 +336,10 @@ class Checkpoint(Mapping[str, Array]):
         """
         ranges: dict[str, list[tuple[int, int]]] = {}
         for name in names:
-            info = self.info(name)
-            if info.end - info.begin >= LEAST:
-                ranges.setdefault(info.file, []).append((info.begin, info.end))
+            weight = self.weights.get(name)
+            for info in (self.info(name),) if weight is None else weight.parts:
+                if info.nbytes >= LEAST:
+                    ranges.setdefault(info.file, []).append((info.begin, info.end))
         for file, found in ranges.items():
             ask(self.folder / file, found)
 

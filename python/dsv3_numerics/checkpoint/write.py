@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from .._arrays import Array, as_array
 from .._atomic import replacing
+from ..quantized import Quantized
 from .dtypes import DTYPES, of_numpy
 
 _ALIGNMENT = 8
@@ -89,9 +90,10 @@ def layout(entries: Sequence[Entry], metadata: Mapping[str, str]) -> Layout:
 
 def save(
     path: str | os.PathLike[str],
-    tensors: Mapping[str, ArrayLike],
+    tensors: Mapping[str, ArrayLike | Quantized],
     *,
     metadata: Mapping[str, str] | None = None,
+    dialect: str | None = None,
 ) -> None:
     """Write a safetensors file, of any dtype that the format has.
 
@@ -100,10 +102,13 @@ def save(
     Parameters
     ----------
     path : path
-    tensors : mapping of str to array_like
-        Arrays of NumPy's and ml_dtypes' dtypes: FP8, BF16, F32 and so on. Strided ones are copied.
+    tensors : mapping of str to array_like or Quantized
+        Arrays of NumPy's and ml_dtypes' dtypes: FP8, BF16, F32 and so on. Strided ones are copied. A
+        `Quantized` is written as codes and scales.
     metadata : mapping of str to str, optional
         The file's own ``__metadata__``; ``{"format": "pt"}`` is what PyTorch's users expect.
+    dialect : str, optional
+        Whose layout a `Quantized` gets, see `convert`; by default the first that holds such codes.
 
     Raises
     ------
@@ -111,7 +116,8 @@ def save(
         A dtype that the format does not have or that it packs (formats of 4 and 6 bits), an array on a GPU,
         or names and metadata that are not text.
     ValueError
-        A name that the format keeps for itself, or more names than a reader takes.
+        A name that the format keeps for itself, or more names than a reader takes; a `Quantized` that no
+        dialect holds.
     OSError
         The file cannot be written; nothing of it is left.
 
@@ -124,16 +130,24 @@ def save(
     ...     ckpt["w"].dtype, ckpt["w"].shape
     (dtype(float8_e4m3fn), (2, 3))
     """
-    arrays = {_text(name, "tensors"): _writable(name, value) for name, value in tensors.items()}
+    parts: dict[Entry, Array] = {}
+    for name, value in tensors.items():
+        _text(name, "tensors")
+        if isinstance(value, Quantized):
+            from .conversion.targets import lay_out
+
+            parts |= lay_out(name, value, dialect)
+        else:
+            array = _writable(name, value)
+            parts[Entry(name, of_numpy(array.dtype).name, array.shape)] = array
     about = {_text(k, "metadata"): _text(v, "metadata") for k, v in (metadata or {}).items()}
-    entries = [Entry(name, of_numpy(array.dtype).name, array.shape) for name, array in arrays.items()]
-    plan = layout(entries, about)
+    plan = layout(list(parts), about)
     with replacing(Path(path), plan.size) as file:
         file.write(0, plan.header)
-        for name, array in arrays.items():
+        for entry, array in parts.items():
             data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
             for start in range(0, len(data), _CHUNK):
-                file.write(plan.begins[name] + start, data[start : start + _CHUNK])
+                file.write(plan.begins[entry.name] + start, data[start : start + _CHUNK])
 
 
 def _text(value: object, what: str) -> str:

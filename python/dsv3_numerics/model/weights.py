@@ -384,7 +384,8 @@ class CheckpointWeights(Mapping[str, Given]):
 
     def __getitem__(self, name: str) -> Given:
         full = self._prefix + name
-        held = full in self._checkpoint.weights
+        contents = self._checkpoint.contents
+        held = full in contents.weights or full in contents.problem_of  # which raises
         return self._checkpoint.quantized(full) if held else self._checkpoint[full]
 
     def __iter__(self) -> Iterator[str]:

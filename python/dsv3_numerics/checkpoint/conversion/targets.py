@@ -16,6 +16,7 @@ import numpy as np
 from ... import _core
 from ..._arrays import Array, flat
 from ...number_formats import format_info
+from ...quantized import Quantized
 from ...schemes import Scaled, Scheme
 from ..chunks import Chunk, WriteOp, write_ops
 from ..dialects import BY_NAME, Dialect, expand
@@ -418,3 +419,52 @@ def hf_quant_of(choice: Choice, ignored: list[str]) -> dict[str, Any] | None:
 def elements_of(chunk: Chunk) -> int:
     """Elements of a chunk."""
     return math.prod(chunk.shape)
+
+
+def lay_out(name: str, q: Quantized, dialect: str | None = None) -> dict[Entry, Array]:
+    """Lay a quantized weight out as a dialect stores it: the bytes of each tensor.
+
+    Parameters
+    ----------
+    name : str
+        The weight's.
+    q : Quantized
+    dialect : str, optional
+        A consumer or a row of the table of dialects; the first that holds such codes by default.
+
+    Raises
+    ------
+    ValueError
+        No dialect holds it, or not this one.
+    """
+    form = _form_of(name, q, dialect)
+    scales = q.weight_scale_inv() if form.choice.writer.scale_dtype == "F32" else q.scales
+    stored = stored_scales(form.choice, np.ascontiguousarray(scales)).reshape(form.grid.stack, -1)
+    codes = flat(q.codes).view(q.codes.dtype).reshape(form.grid.stack, -1)
+    found = {entry: np.empty(entry.nbytes, np.uint8) for entry in form.entries}
+    by_name = {entry.name: data for entry, data in found.items()}
+    for place in range(form.grid.stack):
+        chunk = Chunk(place, 0, form.grid.rows, 0, form.grid.cols)
+        for op in form.ops(chunk, codes[place], stored[place], q.global_scale):
+            by_name[op.name][op.offset : op.offset + op.data.size] = op.data
+    return found
+
+
+def _form_of(name: str, q: Quantized, dialect: str | None) -> Form:
+    stack, rows, cols = matrices(q.shape)
+    if q.axis is None:
+        grid = Grid(stack, rows, cols, q.block[0], q.block[1])
+    elif q.axis == len(q.shape) - 1 and len(q.shape) > 1:
+        grid = Grid(stack, rows, cols, 1, q.block[0])
+    else:
+        raise ValueError(f"tensors: {name!r} has tiles along axis {q.axis}, which no dialect holds")
+    for row in LOW:
+        for consumer, writer in row.writers.items():
+            form = Form(Choice(row, consumer), name, q.shape)
+            if form.problem is not None or dialect not in (None, consumer, writer.dialect):
+                continue
+            same = (row.scaled.format, row.scaled.scale) == (q.format, q.scale_kind)
+            if same and form.grid.canonical() == grid.canonical():
+                return form
+    where = "no dialect" if dialect is None else f"dialect {dialect!r} not"
+    raise ValueError(f"tensors: {name!r} is {q!r}, which {where} holds; write its codes and scales as arrays")
