@@ -81,7 +81,9 @@ impl<'de> Visitor<'de> for Header {
 /// # Errors
 /// A message, where the text is not JSON, not of tensors, or has two of a name.
 pub(super) fn parse(text: &[u8]) -> Result<Text, String> {
-    let mut json = serde_json::Deserializer::from_slice(text);
+    // Keys that are skipped are not looked at by the deserializer; the whole text has to be Unicode all the same.
+    let text = std::str::from_utf8(text).map_err(|e| format!("not UTF-8 at byte {}", e.valid_up_to()))?;
+    let mut json = serde_json::Deserializer::from_str(text);
     let mut found = json.deserialize_map(Header).map_err(|e| e.to_string())?;
     json.end().map_err(|e| e.to_string())?;
     let mut names = HashSet::with_capacity(found.tensors.len());

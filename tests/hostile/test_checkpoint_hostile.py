@@ -411,3 +411,61 @@ def test_absurd_configurations_are_problems_and_no_more(tmp_path: Path, config: 
     found = checkpoint.inspect(folder)
     assert not found.consistent
     assert sum(len(problem.text) for problem in found.problems) < 5000
+
+
+def test_a_header_is_unicode_in_the_keys_that_are_skipped_too(tmp_path: Path) -> None:
+    text = b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1],"more\xff":1}}'
+    (tmp_path / "m.safetensors").write_bytes(raw(text, b"\0"))
+    with pytest.raises(CheckpointError, match="not UTF-8 at byte"):
+        checkpoint.open(tmp_path / "m.safetensors")
+
+
+KINDS = {
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n": "Git LFS pointer",
+    b"<!DOCTYPE html><html>not found</html>": "HTML",
+    b"GGUF\x03\0\0\0" + bytes(64): "GGUF",
+    b"PK\x03\x04" + bytes(64): "zip archive",
+    b"\x80\x02}q\x00." + bytes(64): "pickle",
+    b"": "empty",
+}
+
+
+@pytest.mark.parametrize("content", KINDS, ids=KINDS.values())
+def test_files_of_other_kinds_are_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match=KINDS[content]) as error:
+        checkpoint.open(tmp_path)
+    assert str(error.value).startswith(f"{tmp_path}/model.safetensors: ")
+
+
+def test_unfinished_downloads_and_names_of_hubs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for part in (1, 3):
+        name = f"model-0000{part}-of-00003.safetensors"
+        (tmp_path / name).write_bytes(of_arrays({f"w{part}": np.ones(2)}))
+    with pytest.raises(CheckpointError, match=r"model-00002-of-00003\.safetensors is not there"):
+        checkpoint.open(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="hf download deepseek-ai/DeepSeek-V3"):
+        checkpoint.open("deepseek-ai/DeepSeek-V3")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="give the folder"):
+        checkpoint.open(tmp_path / "config.json")
+
+
+def test_an_index_of_another_name(tmp_path: Path) -> None:
+    source = tmp_path / "src"
+    source.mkdir()
+    for name in ("a", "b"):
+        (source / f"{name}.safetensors").write_bytes(of_arrays({name: np.ones(2)}))
+    index = source / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "a.safetensors"}}))
+    for path in (source, index):
+        with checkpoint.open(path) as ckpt:
+            assert (list(ckpt), ckpt.index_name) == (["a"], index.name)
+    checkpoint.convert(source, tmp_path / "out", to="bf16")
+    with pytest.raises(ValueError, match="inside the source"):
+        checkpoint.convert(index, source / "out", to="bf16")
+    assert (tmp_path / "out" / index.name).exists()
+    (source / "other.safetensors.index.json").write_text(index.read_text())
+    with pytest.raises(CheckpointError, match="several indexes"):
+        checkpoint.open(source)

@@ -454,3 +454,32 @@ def hole(path: Path, shape: tuple[int, int]) -> None:
     }
     path.write_bytes(stored.raw(header, scales.tobytes()))
     os.truncate(path, path.stat().st_size + math.prod(shape))
+
+
+def test_links_out_of_the_source_are_refused(tmp_path: Path) -> None:
+    source = stored.shards(tmp_path / "src", {"m.safetensors": {"w": ONES}})
+    (tmp_path / "secret").write_text("x")
+    (source / "inside.txt").write_text("x")
+    (source / "again.txt").symlink_to("inside.txt")
+    convert(source, tmp_path / "fine", to="bf16")
+    assert (tmp_path / "fine" / "again.txt").read_text() == "x"
+    (source / "link.txt").symlink_to(tmp_path / "secret")
+    with pytest.raises(CheckpointError, match="outside of the checkpoint"):
+        convert(source, tmp_path / "out", to="bf16")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = stored.shards(tmp_path / "src", {"m.safetensors": {"w": ONES}})
+    (source / "code").mkdir()
+    real = os.scandir
+
+    def refused(path: Any) -> Any:
+        if str(path).endswith("code"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(CheckpointError, match="code: Permission denied"):
+        convert(source, tmp_path / "out", to="bf16")
+    assert not (tmp_path / "out").exists()

@@ -179,7 +179,7 @@ def convert(
     with reader.open(src, missing_scale=missing_scale) as ckpt:
         source, target = ckpt.folder.resolve(), Path(dst).resolve()
         single = ckpt.is_single
-        _ensure_apart(ckpt.path.resolve(), source, target)
+        _ensure_apart(ckpt.path.resolve(), source, target, single)
         plan = make_plan(ckpt, to, include, exclude, dialect)
         run = _Run(ckpt, plan, target, workers, verify, progress)
         if single:
@@ -224,11 +224,11 @@ def _errors(stats: Stats) -> list[str]:
     ]
 
 
-def _ensure_apart(path: Path, source: Path, target: Path) -> None:
+def _ensure_apart(path: Path, source: Path, target: Path, single: bool) -> None:
     """Refuse to write where the source is."""
     if target in (path, source):
         raise ValueError(f"dst: found {target}, the source itself; expected another place")
-    if path.is_dir() and not {path, source}.isdisjoint(target.parents):
+    if not single and not {path, source}.isdisjoint(target.parents):
         raise ValueError(f"dst: found {target}, inside the source; expected a place outside it")
 
 
