@@ -38,7 +38,7 @@ impl Unit {
     }
 }
 
-/// What the accumulator is between two steps.
+/// The type of the accumulator between two steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResultType {
     /// float32.
@@ -165,7 +165,7 @@ const NONE: Option<UnitScale> = None;
 const MX: Option<UnitScale> = Some(UnitScale { format: E8M0FNU, blocks: &[32] });
 const MX4: Option<UnitScale> = Some(UnitScale { format: E8M0FNU, blocks: &[32, 16] });
 const NV4: Option<UnitScale> = Some(UnitScale { format: E4M3FN, blocks: &[16] });
-/// What bfloat16 holds exactly, with products that are normal float32 numbers.
+/// Formats that bfloat16 holds exactly, with products that are normal float32 numbers.
 const NARROW: &[Format] =
     &[E4M3FN, E5M2, E4M3, E3M4, E4M3FNUZ, E5M2FNUZ, E4M3B11FNUZ, E2M3FN, E3M2FN, E2M1FN, INT8, INT4];
 const ANY: &[Format] = &[

@@ -6,7 +6,8 @@
 use super::accumulator::{Accumulator, ResultType, Unit};
 use super::definition;
 use super::job::{Job, Tile};
-use super::pack::{ExponentRange, Form, Narrow, Source, Wide, BLOCK};
+use super::layout::{NarrowLayout, WideLayout};
+use super::pack::{ExponentRange, Layout, Source, BLOCK};
 use crate::simd::mma::{self, dispatch_mma, At, Floats, Mma, MmaTask, COLUMNS};
 use crate::threads::{num_threads, run_tasks};
 use std::collections::HashSet;
@@ -33,7 +34,7 @@ pub(super) fn run(job: &Job<'_>, whole: Vec<Tile<'_>>) {
         tile.cut(height, width, &mut tiles);
     }
     run_tasks(outputs.saturating_mul(job.k), tiles, |tile: Tile<'_>| {
-        if let Some(Task { job, tile }) = dispatch_mma(Task { job, tile }) {
+        if let Some(EmulatedTask { job, tile }) = dispatch_mma(EmulatedTask { job, tile }) {
             definition::whole_tile(job, tile);
         }
     });
@@ -66,24 +67,24 @@ fn sides(whole: &[Tile<'_>]) -> (usize, usize) {
     (height, width)
 }
 
-struct Task<'a, 'b> {
+struct EmulatedTask<'a, 'b> {
     job: &'a Job<'a>,
     tile: Tile<'b>,
 }
 
-impl MmaTask for Task<'_, '_> {
+impl MmaTask for EmulatedTask<'_, '_> {
     fn run<L: Mma>(self, l: L) {
         let (job, unit) = (self.job, unit(self.job.accumulator));
         let man = job.a.format.man + job.b.format.man;
         if unit.fraction == 13 {
-            work(l, job, unit, self.tile, Narrow { shift: 13 - man });
+            work(l, job, unit, self.tile, NarrowLayout { shift: 13 - man });
         } else {
-            work(l, job, unit, self.tile, Wide);
+            work(l, job, unit, self.tile, WideLayout);
         }
     }
 }
 
-/// What the vectors do for an accumulator.
+/// The vector unit of an accumulator.
 fn unit(accumulator: &Accumulator) -> mma::Unit {
     let software = accumulator.unit == Unit::Software;
     mma::Unit {
@@ -105,14 +106,14 @@ fn blocks(k: usize, interval: usize) -> Vec<Range<usize>> {
     cut(0..k, outer).flat_map(|outer| cut(outer, inner)).collect()
 }
 
-/// Whether a chain of the unit may begin with `c` in vectors.
+/// Tests if a chain of the unit may begin with `c` in vectors.
 fn takes(unit: mma::Unit, wide: bool, c: f32) -> bool {
     let exponent = (c.to_bits() >> 23 & 255) as i32 - 127;
     c == 0.0 || (unit.least_exponent(wide)..=100).contains(&exponent) || (unit.software && !unit.half)
 }
 
 /// Computes a tile.
-fn work<L: Mma, F: Form>(l: L, job: &Job<'_>, unit: mma::Unit, tile: Tile<'_>, form: F) {
+fn work<L: Mma, F: Layout>(l: L, job: &Job<'_>, unit: mma::Unit, tile: Tile<'_>, layout: F) {
     let (rows, cols) = (tile.rows(), tile.cols());
     let step = unit.products * if unit.software { 2 } else { 1 };
     // One column of lines for each panel.
@@ -133,20 +134,20 @@ fn work<L: Mma, F: Form>(l: L, job: &Job<'_>, unit: mma::Unit, tile: Tile<'_>, f
     let through = !job.chained && job.interval > BLOCK; // partial sums that outlive a block
     let mut carried = vec![Floats([0.0; COLUMNS]); if through { totals.len() } else { 0 }];
     let (mut a_reach, mut b_reach) = (vec![ExponentRange::NONE; rows], vec![ExponentRange::NONE; cols]);
-    let (mut a, mut b) = (F::rows(), vec![F::blank(); BLOCK / 2]);
+    let (mut a, mut b) = (F::Rows::default(), vec![F::blank(); BLOCK / 2]);
     let a_src = Source::new(&job.a, unit);
     let b_src = Source::new(&job.b, unit);
     let interval = if job.chained { job.k.max(1) } else { job.interval };
     for block in blocks(job.k, interval) {
         let padded = block.len().next_multiple_of(step);
-        form.pack_rows::<L>(a_src, tile.a_row, block.clone(), padded, &mut a, &mut a_reach);
+        layout.pack_rows(l, a_src.block(tile.a_row, block.clone()), padded, &mut a, &mut a_reach);
         let ends = !job.chained && (block.end == job.k || block.end % interval == 0);
         let pieces = if ends { pieces(job, tile.a_row..tile.a_row + rows, &block) } else { Vec::new() };
         for (panel, totals) in totals.chunks_exact_mut(rows).enumerate() {
             let columns = panel * COLUMNS..cols.min((panel + 1) * COLUMNS);
             let b_rows = tile.b_row + columns.start..tile.b_row + columns.end;
             let b = &mut b[..padded / 2];
-            form.pack_columns::<L>(b_src, b_rows.start, block.clone(), b, &mut b_reach[columns]);
+            layout.pack_columns(l, b_src.block(b_rows.start, block.clone()), b, &mut b_reach[columns]);
             let chains = Chains::<L, F> { l, unit, a: &a, b, padded };
             if job.chained {
                 chains.advance(0..padded, totals);
@@ -174,7 +175,7 @@ fn work<L: Mma, F: Form>(l: L, job: &Job<'_>, unit: mma::Unit, tile: Tile<'_>, f
 }
 
 /// One block of all rows against one panel.
-struct Chains<'a, L, F: Form> {
+struct Chains<'a, L, F: Layout> {
     l: L,
     unit: mma::Unit,
     a: &'a F::Rows,
@@ -182,7 +183,7 @@ struct Chains<'a, L, F: Form> {
     padded: usize,
 }
 
-impl<L: Mma, F: Form> Chains<'_, L, F> {
+impl<L: Mma, F: Layout> Chains<'_, L, F> {
     /// Continues the chains of some rows, of which there are few enough to stay near, by a part of the block.
     fn group(&self, first: usize, part: Range<usize>, state: &mut [Floats]) {
         let at = At { first: first * self.padded + part.start, stride: self.padded };
@@ -197,7 +198,13 @@ impl<L: Mma, F: Form> Chains<'_, L, F> {
     }
 
     /// Runs the intervals of the block from zero, and adds what comes of each to the totals.
-    fn promoted(&self, job: &Job<'_>, b_rows: Range<usize>, pieces: &[Piece], totals: &mut [Floats]) {
+    fn promoted(
+        &self,
+        job: &Job<'_>,
+        b_rows: Range<usize>,
+        pieces: &[PromotedInterval],
+        totals: &mut [Floats],
+    ) {
         let scales: Vec<_> = pieces.iter().map(|piece| piece.column_scales(job, b_rows.clone())).collect();
         for (i, totals) in totals.chunks_mut(GROUP).enumerate() {
             for (piece, columns) in pieces.iter().zip(&scales) {
@@ -214,10 +221,10 @@ impl<L: Mma, F: Form> Chains<'_, L, F> {
 }
 
 /// An interval that ends in a block, and the factors of its sums.
-struct Piece {
+struct PromotedInterval {
     /// Where it stands in the block.
     part: Range<usize>,
-    /// Whether it is the block's last.
+    /// True for the last interval of the block.
     last: bool,
     /// Its first k.
     k: usize,
@@ -226,14 +233,14 @@ struct Piece {
 }
 
 /// The intervals that end in a block.
-fn pieces(job: &Job<'_>, a_rows: Range<usize>, block: &Range<usize>) -> Vec<Piece> {
+fn pieces(job: &Job<'_>, a_rows: Range<usize>, block: &Range<usize>) -> Vec<PromotedInterval> {
     let starts: Vec<usize> =
         (block.start / job.interval * job.interval..block.end).step_by(job.interval).collect();
     let piece = |k: usize| {
         let end = block.end.min(k.saturating_add(job.interval));
         let row_scales =
             if job.scaled() { a_rows.clone().map(|row| job.a.scale(row, k)).collect() } else { Vec::new() };
-        Piece {
+        PromotedInterval {
             part: k.saturating_sub(block.start)..end - block.start,
             last: end == block.end,
             k,
@@ -243,7 +250,7 @@ fn pieces(job: &Job<'_>, a_rows: Range<usize>, block: &Range<usize>) -> Vec<Piec
     starts.into_iter().map(piece).collect()
 }
 
-impl Piece {
+impl PromotedInterval {
     /// A factor for each column; `None` where nothing is scaled.
     fn column_scales(&self, job: &Job<'_>, b_rows: Range<usize>) -> Option<Floats> {
         job.scaled().then(|| {

@@ -28,47 +28,47 @@ pub(super) fn run(job: &Job<'_>, whole: Vec<Tile<'_>>) {
     run_tasks(outputs.saturating_mul(job.k), tiles, |tile: Tile<'_>| work(job, tile));
 }
 
-/// What some numbers are multiples of, and what they are below, as powers of two.
+/// The powers of two that some numbers are multiples of, and below.
 #[derive(Clone, Copy)]
-struct Span {
+struct PowerSpan {
     low: i32,
     high: i32,
 }
 
-impl Span {
-    /// Of zeros.
-    const NONE: Span = Span { low: 1 << 20, high: -(1 << 20) };
+impl PowerSpan {
+    /// The span of zeros.
+    const NONE: PowerSpan = PowerSpan { low: 1 << 20, high: -(1 << 20) };
 
-    fn of(numbers: &[Number], man: i32) -> Span {
-        numbers.iter().filter(|x| x.sig != 0).fold(Span::NONE, |span, x| {
+    fn of(numbers: &[Number], man: i32) -> PowerSpan {
+        numbers.iter().filter(|x| x.sig != 0).fold(PowerSpan::NONE, |span, x| {
             let exp = i32::from(x.exp);
-            span.with(Span { low: exp - man, high: exp + 1 })
+            span.with(PowerSpan { low: exp - man, high: exp + 1 })
         })
     }
 
-    fn with(self, other: Span) -> Span {
-        Span { low: self.low.min(other.low), high: self.high.max(other.high) }
+    fn with(self, other: PowerSpan) -> PowerSpan {
+        PowerSpan { low: self.low.min(other.low), high: self.high.max(other.high) }
     }
 
-    /// Whether float64 holds any sum of so many products.
-    fn fits(self, other: Span, products: usize) -> bool {
+    /// Tests if float64 holds any sum of so many products.
+    fn fits(self, other: PowerSpan, products: usize) -> bool {
         let more = (usize::BITS - products.saturating_sub(1).leading_zeros()) as i32; // its logarithm, rounded up
         self.high + other.high + more - (self.low + other.low) <= 53
     }
 }
 
 /// Some rows of one side at some k: as numbers, and as float64.
-struct Rows {
+struct F64Rows {
     k: usize,
     man: i32,
     numbers: Vec<Number>,
     values: Vec<f64>,
-    /// Of each block of each row.
-    spans: Vec<Span>,
+    /// The span of each block of each row.
+    spans: Vec<PowerSpan>,
 }
 
-impl Rows {
-    fn new(side: &Side<'_>, job_k: usize, rows: Range<usize>, k: Range<usize>) -> Rows {
+impl F64Rows {
+    fn new(side: &Side<'_>, job_k: usize, rows: Range<usize>, k: Range<usize>) -> F64Rows {
         let man = side.format.man as i32;
         let mut all = Vec::with_capacity(rows.len() * k.len());
         for row in rows {
@@ -79,20 +79,24 @@ impl Rows {
             sig => f64::from(sig) * f64::from_bits(((i64::from(x.exp) - i64::from(man) + 1023) as u64) << 52),
         };
         let values = all.iter().map(value).collect();
-        let spans =
-            all.chunks(k.len()).flat_map(|row| row.chunks(BLOCK)).map(|block| Span::of(block, man)).collect();
-        Rows { k: k.len(), man, numbers: all, values, spans }
+        let spans = all
+            .chunks(k.len())
+            .flat_map(|row| row.chunks(BLOCK))
+            .map(|block| PowerSpan::of(block, man))
+            .collect();
+        F64Rows { k: k.len(), man, numbers: all, values, spans }
     }
 
     fn numbers(&self, row: usize, k: Range<usize>) -> &[Number] {
         &self.numbers[row * self.k + k.start..row * self.k + k.end]
     }
 
-    /// Of each block of all of some rows.
-    fn spans(&self, rows: Range<usize>) -> Vec<Span> {
+    /// Returns the span of each block over some rows.
+    fn spans(&self, rows: Range<usize>) -> Vec<PowerSpan> {
         let blocks = self.k.div_ceil(BLOCK);
-        let span =
-            |block| rows.clone().map(|row| self.spans[row * blocks + block]).fold(Span::NONE, Span::with);
+        let span = |block| {
+            rows.clone().map(|row| self.spans[row * blocks + block]).fold(PowerSpan::NONE, PowerSpan::with)
+        };
         (0..blocks).map(span).collect()
     }
 
@@ -102,12 +106,12 @@ impl Rows {
 }
 
 /// Sums of products of a few rows with a panel.
-struct Dot<'a> {
+struct DotProducts<'a> {
     a: [&'a [f64]; ROWS],
     b: &'a [[f64; COLUMNS]],
 }
 
-impl Kernel for Dot<'_> {
+impl Kernel for DotProducts<'_> {
     type Out = [[f64; COLUMNS]; ROWS];
     #[inline(always)]
     fn run<L: Lanes>(self, _l: L) -> Self::Out {
@@ -134,12 +138,12 @@ fn work(job: &Job<'_>, tile: Tile<'_>) {
     let interval = if job.chained { job.k.max(1) } else { job.interval };
     for start in (0..job.k).step_by(interval) {
         let k = start..job.k.min(start.saturating_add(interval));
-        let a = Rows::new(&job.a, job.k, tile.a_row..tile.a_row + rows, k.clone());
-        let b = Rows::new(&job.b, job.k, tile.b_row..tile.b_row + cols, k.clone());
+        let a = F64Rows::new(&job.a, job.k, tile.a_row..tile.a_row + rows, k.clone());
+        let b = F64Rows::new(&job.b, job.k, tile.b_row..tile.b_row + cols, k.clone());
         a_special.iter_mut().enumerate().for_each(|(row, special)| *special |= a.special(row));
         b_special.iter_mut().enumerate().for_each(|(col, special)| *special |= b.special(col));
         for first in (0..cols).step_by(COLUMNS) {
-            let panel = Panel::new(&b, first..cols.min(first + COLUMNS));
+            let panel = F64Panel::new(&b, first..cols.min(first + COLUMNS));
             for row in (0..rows).step_by(ROWS) {
                 let group = row..rows.min(row + ROWS);
                 panel.group(&a, group, |row, col, sum| {
@@ -184,17 +188,17 @@ impl Sum {
 }
 
 /// Up to sixteen columns, k by k.
-struct Panel<'a> {
-    rows: &'a Rows,
+struct F64Panel<'a> {
+    rows: &'a F64Rows,
     columns: Range<usize>,
     values: Vec<[f64; COLUMNS]>,
-    /// Of all k, and of each block of them.
-    span: Span,
-    blocks: Vec<Span>,
+    /// The span of all k, and of each block of them.
+    span: PowerSpan,
+    blocks: Vec<PowerSpan>,
 }
 
-impl<'a> Panel<'a> {
-    fn new(rows: &'a Rows, columns: Range<usize>) -> Panel<'a> {
+impl<'a> F64Panel<'a> {
+    fn new(rows: &'a F64Rows, columns: Range<usize>) -> F64Panel<'a> {
         let mut values = vec![[0.0; COLUMNS]; rows.k];
         for (c, row) in columns.clone().enumerate() {
             for (values, x) in values.iter_mut().zip(&rows.values[row * rows.k..]) {
@@ -202,20 +206,20 @@ impl<'a> Panel<'a> {
             }
         }
         let blocks = rows.spans(columns.clone());
-        let span = blocks.iter().copied().fold(Span::NONE, Span::with);
-        Panel { rows, columns, values, span, blocks }
+        let span = blocks.iter().copied().fold(PowerSpan::NONE, PowerSpan::with);
+        F64Panel { rows, columns, values, span, blocks }
     }
 
-    fn dot(&self, a: &Rows, rows: &Range<usize>, k: Range<usize>) -> [[f64; COLUMNS]; ROWS] {
+    fn dot(&self, a: &F64Rows, rows: &Range<usize>, k: Range<usize>) -> [[f64; COLUMNS]; ROWS] {
         // rows that do not exist are computed as the last one
         let row = |r: usize| &a.values[(rows.start + r).min(rows.end - 1) * a.k..][k.clone()];
-        dispatch(Dot { a: std::array::from_fn(row), b: &self.values[k.clone()] })
+        dispatch(DotProducts { a: std::array::from_fn(row), b: &self.values[k.clone()] })
     }
 
     /// Passes the sums of some rows on.
-    fn group(&self, a: &Rows, rows: Range<usize>, mut each: impl FnMut(usize, usize, Sum)) {
+    fn group(&self, a: &F64Rows, rows: Range<usize>, mut each: impl FnMut(usize, usize, Sum)) {
         let blocks = a.spans(rows.clone());
-        let span = blocks.iter().copied().fold(Span::NONE, Span::with);
+        let span = blocks.iter().copied().fold(PowerSpan::NONE, PowerSpan::with);
         if span.fits(self.span, a.k) {
             let sums = self.dot(a, &rows, 0..a.k);
             for (row, sums) in rows.zip(sums) {

@@ -260,9 +260,10 @@ impl Interleaved<'_, '_> {
         let x: [_; R] = std::array::from_fn(|j| &rows[j].as_chunks::<SUMS>().0[..chunks]);
         for row in 0..self.w.codes.len() / cols {
             let codes = &self.w.row(row).as_chunks::<SUMS>().0[..chunks];
-            let mut sums = [[0f32; SUMS]; R];
+            let mut aligned = PartialSums([[0f32; SUMS]; R]);
+            let PartialSums(sums) = &mut aligned;
             let each = scales.of::<L>(&self.w, row);
-            sum::<L, ROUND, SUMS, R, G>(l, table, codes, each, &x, &mut sums);
+            sum::<L, ROUND, SUMS, R, G>(l, table, codes, each, &x, sums);
             for (j, sums) in sums.iter_mut().enumerate() {
                 for (col, sum) in (chunks * SUMS..cols).zip(sums.iter_mut()) {
                     *sum += rows[j][col] * self.w.weight(row, col);
@@ -272,6 +273,10 @@ impl Interleaved<'_, '_> {
         }
     }
 }
+
+/// The partial sums of `R` rows, on cache lines of their own.
+#[repr(align(64))]
+struct PartialSums<const SUMS: usize, const R: usize>([[f32; SUMS]; R]);
 
 /// Adds up the partial sums of a coded row with `R` rows: in each pass, `G` groups of every `SUMS` columns.
 #[inline(always)]

@@ -12,7 +12,7 @@ use crate::formats::{Codes, Format, Output};
 pub(crate) struct Side<'a> {
     /// Codes, `k` to a row.
     pub codes: Codes<'a>,
-    /// What they are codes of.
+    /// Their format.
     pub format: &'static Format,
     /// Codes of a row.
     pub k: usize,
@@ -73,13 +73,13 @@ pub(crate) struct Job<'a> {
     pub k: usize,
     /// How much of k one chain of steps takes, at least 1; the last may be shorter.
     pub interval: usize,
-    /// Whether there is one chain, which begins with c. Else every chain begins with +0 and its result is promoted:
+    /// True: one chain, which begins with c. False: every chain begins with +0 and its result is promoted:
     /// multiplied by the scales and added to a float32, which begins with c.
     pub chained: bool,
 }
 
 impl Job<'_> {
-    /// Whether partial sums are multiplied by scales.
+    /// Tests if partial sums are multiplied by scales.
     pub fn scaled(&self) -> bool {
         self.a.scales.is_some() || self.b.scales.is_some()
     }
@@ -90,7 +90,7 @@ impl Job<'_> {
     }
 }
 
-/// What one row of a tile is written to.
+/// The destination of one row of a tile.
 pub(crate) enum Row<'a> {
     F32(&'a mut [f32]),
     Bf16(&'a mut [u16]),

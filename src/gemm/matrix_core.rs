@@ -13,7 +13,7 @@ use crate::formats::Format;
 pub(super) struct MatrixCore {
     products: usize,
     fraction: i32,
-    /// Whether even and odd k are aligned apart, and a small accumulator is dropped: FP8.
+    /// True for FP8: even and odd k are aligned apart, and a small accumulator is dropped.
     split: bool,
     /// Mantissa bits of a product.
     man: i32,

@@ -80,7 +80,7 @@ pub(super) fn to_half(x: f32) -> f32 {
     f32::from_bits(bits & 0x8000_0000 | nearest(sig, field.max(1) - 150, 10, 15))
 }
 
-/// Whether a float32 is a float16 number (any NaN counts).
+/// Tests if a float32 is a float16 number (any NaN counts).
 pub(super) fn is_half(x: f32) -> bool {
     x.is_nan() || to_half(x) == x
 }

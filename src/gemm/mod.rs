@@ -14,6 +14,7 @@ mod exact_f64;
 mod float32;
 pub mod interleaved;
 mod job;
+mod layout;
 mod matrix_core;
 mod mma;
 mod number;

@@ -1,8 +1,8 @@
-//! What a matrix unit sees of a code: significand, exponent, and whether it is a number at all.
+//! A code as a matrix unit sees it: significand, exponent, class.
 
 use crate::formats::{Codes, Format, Top};
 
-/// Whether a code is a number.
+/// The class of a code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
     Finite,
@@ -22,7 +22,7 @@ pub(crate) struct Number {
 /// The exponent of zero, far below that of any number.
 const NOWHERE: i16 = -4096;
 
-/// What pads a row.
+/// Padding of a row.
 pub(crate) const ZERO: Number = Number { sig: 0, exp: NOWHERE, class: Class::Finite };
 
 impl Number {

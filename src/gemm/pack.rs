@@ -1,24 +1,22 @@
-//! Codes laid out as the vector steps take them: some rows, or sixteen columns, of at most [`BLOCK`] k.
+//! Packing: codes to the operands of the vector steps, some rows or sixteen columns of at most [`BLOCK`] k.
 //!
-//! The loops are plain: they run inside kernels, where the compiler turns them into vectors.
+//! One kernel, [`Pack`], loads codes and their exponent ranges for either side; a [`Layout`] writes a row, or two k of
+//! sixteen columns. The loops are plain: the compiler vectorizes them for the level of the kernel.
 
 use super::job::{Blocks, Side};
 use super::mma::software_order;
 use crate::formats::{Codes, Format};
-use crate::simd::mma::{
-    At, Floats, Mma, NarrowColumns, NarrowRows, Unit, WideColumns, WideRows, Words, COLUMNS, LANES,
-    WIDE_ZERO, ZERO,
-};
-use crate::simd::{dispatch, Kernel, Lanes};
+use crate::simd::mma::{At, Floats, Mma, Unit, COLUMNS, LANES, WIDE_ZERO};
+use crate::simd::{Kernel, Lanes};
 use std::ops::Range;
 
-/// The most of k that is laid out at once: a panel of it fits the first-level cache.
+/// The most k packed at once: a panel of it fits the first-level cache.
 pub(super) const BLOCK: usize = 128;
 
-/// Codes that share a scale at least.
+/// The fewest codes that share a scale of the unit.
 const SCALED: usize = 32;
 
-/// The exponents found in a row or column, as far as they matter.
+/// The range of the exponents in a row or column.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ExponentRange {
     /// The smallest.
@@ -28,39 +26,40 @@ pub(super) struct ExponentRange {
 }
 
 impl ExponentRange {
-    /// Of no number at all.
+    /// The range of no number.
     pub const NONE: ExponentRange = ExponentRange { low: 1 << 20, high: -1 << 20 };
-    /// Farther than any partner could make good.
-    const FAR: i32 = 1 << 24;
+    /// An exponent that no partner brings back into range.
+    pub const FAR: i32 = 1 << 24;
 
-    fn widen(&mut self, low: i32, high: i32) {
+    /// Widens the range.
+    pub fn widen(&mut self, low: i32, high: i32) {
         (self.low, self.high) = (self.low.min(low), self.high.max(high));
     }
 
-    /// Whether NaN or infinity was found, or products whose float32 might be inexact, or sums that might leave the
-    /// range of normal numbers.
+    /// Tests if the vectors cannot take the pair: NaN or infinity, products that may be inexact in float32, or sums that
+    /// may leave the range of normal numbers.
     pub fn needs_definition(self, other: ExponentRange) -> bool {
         self.high + other.high > 90 || self.low + other.low < -100
     }
 }
 
-/// How the codes of one side are taken apart.
+/// The bit fields of the codes of one side.
 #[derive(Clone, Copy)]
-struct Fields {
+pub(super) struct Fields {
     man: u32,
     bias: i16,
-    /// All bits of a code.
+    /// Mask of all bits of a code.
     all: u16,
-    /// The bits below the sign.
-    magnitude: u16,
-    /// Where the sign stands.
-    sign: u32,
+    /// Mask of the bits below the sign.
+    pub magnitude: u16,
+    /// Position of the sign bit.
+    pub sign: u32,
     /// The largest finite magnitude.
     max: u16,
-    /// Whether float32 values are made by shifting: bfloat16.
-    brain: bool,
-    /// Whether operands are widened to float16 and their k reordered: the software path.
-    software: bool,
+    /// True for bfloat16: float32 values are made by a shift.
+    pub brain: bool,
+    /// True for the software path: operands are widened to float16 and their k reordered.
+    pub software: bool,
 }
 
 impl Fields {
@@ -77,22 +76,22 @@ impl Fields {
         }
     }
 
-    /// Significand and exponent of a magnitude.
+    /// Splits a magnitude into significand and exponent.
     #[inline(always)]
-    fn split(self, magnitude: u16) -> (i16, i16) {
+    pub fn split(self, magnitude: u16) -> (i16, i16) {
         let field = (magnitude >> self.man) as i16;
         let mantissa = (magnitude & ((1 << self.man) - 1)) as i16;
         (mantissa + (i16::from(field > 0) << self.man), field.max(1) - self.bias)
     }
 
     #[inline(always)]
-    fn negative(self, code: u16) -> bool {
+    pub fn negative(self, code: u16) -> bool {
         code >> self.sign != 0
     }
 
-    /// The float32 of a code and its exponent, [`WIDE_ZERO`] for zero.
+    /// Returns the float32 of a code and its exponent, [`WIDE_ZERO`] for zero.
     #[inline(always)]
-    fn wide<const BRAIN: bool, const SOFTWARE: bool>(self, code: u16) -> (f32, i16) {
+    pub fn wide<const BRAIN: bool, const SOFTWARE: bool>(self, code: u16) -> (f32, i16) {
         let magnitude = code & self.magnitude;
         let (sig, exp) = self.split(magnitude);
         let value = if BRAIN {
@@ -106,12 +105,12 @@ impl Fields {
         (f32::from_bits(value.to_bits() | sign), if sig == 0 { WIDE_ZERO } else { exp })
     }
 
-    /// What a row's codes do to its reach.
+    /// Widens the range of a row by its codes.
     #[inline(always)]
-    fn reach(self, codes: &[u16; BLOCK], reach: &mut ExponentRange) {
+    fn widen(self, codes: &[u16; BLOCK], range: &mut ExponentRange) {
         let largest = codes.iter().fold(0, |max: u16, c| max.max(c & self.magnitude));
         if largest > self.max {
-            reach.widen(-ExponentRange::FAR, ExponentRange::FAR);
+            range.widen(-ExponentRange::FAR, ExponentRange::FAR);
         }
         if self.brain {
             let smallest =
@@ -121,12 +120,12 @@ impl Fields {
                     0 => -ExponentRange::FAR, // subnormal
                     field => i32::from(field) - 127,
                 };
-                reach.widen(exp(smallest + 1), exp(largest));
+                range.widen(exp(smallest + 1), exp(largest));
             }
         }
     }
 
-    /// Codes `at..at + len`, with zeros behind.
+    /// Loads codes `at..at + len`, padded with zeros.
     #[inline(always)]
     fn load(self, codes: Codes<'_>, at: usize, len: usize) -> [u16; BLOCK] {
         let mut out = [0; BLOCK];
@@ -141,7 +140,7 @@ impl Fields {
                     *out = code & self.all;
                 }
             }
-            Codes::U32(_) => unreachable!("tf32 is laid out on its own"),
+            Codes::U32(_) => unreachable!("tf32 is packed on its own"),
         }
         if self.software {
             let plain = out;
@@ -153,7 +152,7 @@ impl Fields {
     }
 }
 
-/// Where codes are read: rows of `k`, of which `block` is wanted.
+/// The codes of one side: rows of `k`.
 #[derive(Clone, Copy)]
 pub(super) struct Source<'a> {
     codes: Codes<'a>,
@@ -163,14 +162,21 @@ pub(super) struct Source<'a> {
     scales: Option<Blocks<'a, u8>>,
 }
 
+/// Some rows of one side at some k.
+pub(super) struct Block<'a> {
+    src: Source<'a>,
+    first: usize,
+    k: Range<usize>,
+}
+
 impl<'a> Source<'a> {
     pub fn new(side: &Side<'a>, unit: Unit) -> Source<'a> {
         let fields = Fields::new(side.format, unit);
         Source { codes: side.codes, fields, k: side.k, scales: side.unit_scales }
     }
 
-    /// The scale of some codes of a row at `k`: a factor, and how far it moves exponents; 1 where it does not matter or
-    /// is too far for vectors, which `reach` learns.
+    /// The scale of some codes of a row at `k`, as a factor and an exponent; 1 if all codes are zero, or if the scale is too
+    /// far for vectors, which widens the range.
     #[inline(always)]
     fn power(
         &self,
@@ -178,21 +184,31 @@ impl<'a> Source<'a> {
         row: usize,
         k: usize,
         codes: &[u16],
-        reach: &mut ExponentRange,
+        range: &mut ExponentRange,
     ) -> (f32, i16) {
         let scale = scales.at(row, k);
         let (fields, moved) = (self.fields, i16::from(scale) - 127);
         if scale == u8::MAX {
-            reach.widen(-ExponentRange::FAR, ExponentRange::FAR);
+            range.widen(-ExponentRange::FAR, ExponentRange::FAR);
         } else if codes.iter().any(|code| code & fields.magnitude != 0) {
             if moved.abs() <= 60 {
                 let (low, high) = (1 - fields.bias, (fields.max >> fields.man) as i16 - fields.bias);
-                reach.widen(i32::from(low + moved), i32::from(high + moved));
+                range.widen(i32::from(low + moved), i32::from(high + moved));
                 return (f32::from_bits((u32::from(scale)) << 23), moved);
             }
-            reach.widen(-ExponentRange::FAR, ExponentRange::FAR);
+            range.widen(-ExponentRange::FAR, ExponentRange::FAR);
         }
         (1.0, 0)
+    }
+
+    /// The rows from `first` on, at some k.
+    pub fn block(self, first: usize, k: Range<usize>) -> Block<'a> {
+        Block { src: self, first, k }
+    }
+
+    /// The place of a row's codes at some k.
+    fn at(&self, row: usize, k: &Range<usize>) -> Range<usize> {
+        row * self.k + k.start..row * self.k + k.end
     }
 
     #[inline(always)]
@@ -200,7 +216,7 @@ impl<'a> Source<'a> {
         self.fields.load(self.codes, row * self.k + block.start, block.len())
     }
 
-    /// Asks for codes that the next panel will want: they stand far from these.
+    /// Prefetches codes of the next panel: the hardware does not, as they lie far from these.
     #[inline(always)]
     fn prefetch<L: Lanes>(&self, l: L, at: usize, len: usize) {
         match self.codes {
@@ -210,42 +226,41 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// The first [`COLUMNS`] rows from `row` on, of which `count` exist.
+    /// Loads [`COLUMNS`] rows from `row` on, as many as `ranges` has; zeros for the others. Widens their ranges.
     #[inline(always)]
     fn columns<L: Lanes>(
         &self,
         l: L,
         row: usize,
-        count: usize,
         block: &Range<usize>,
-        reach: &mut [ExponentRange],
+        ranges: &mut [ExponentRange],
     ) -> [[u16; BLOCK]; COLUMNS] {
         let mut out = [[0; BLOCK]; COLUMNS];
-        for (c, out) in out.iter_mut().enumerate().take(count) {
+        for (c, (out, range)) in out.iter_mut().zip(ranges).enumerate() {
             *out = self.load(row + c, block);
-            self.fields.reach(out, &mut reach[c]);
+            self.fields.widen(out, range);
             self.prefetch(l, (row + c + COLUMNS) * self.k + block.start, block.len());
         }
         out
     }
 }
 
-/// `count` lines, each two k of every column: pairs of codes, as 32 bits, stand in squares that are turned. Written lane
-/// by lane, a line would be read before its stores have reached the cache.
+/// Transposes columns to `count` lines, each two k of every column: pairs of codes, as 32 bits, in float32 tiles. (Written
+/// lane by lane, a line would be read before its stores have reached the cache.)
 #[inline(always)]
 fn lines<L: Lanes>(l: L, columns: &[[u16; BLOCK]; COLUMNS], count: usize) -> [[u32; COLUMNS]; BLOCK / 2] {
     let mut lines = [[0; COLUMNS]; BLOCK / 2];
-    let (mut square, mut turned) = ([0f32; COLUMNS * COLUMNS], [0f32; COLUMNS * COLUMNS]);
-    let (square, turned) = (&mut square[..L::N * L::N], &mut turned[..L::N * L::N]);
+    let (mut tile, mut transposed) = ([0f32; COLUMNS * COLUMNS], [0f32; COLUMNS * COLUMNS]);
+    let (tile, transposed) = (&mut tile[..L::N * L::N], &mut transposed[..L::N * L::N]);
     for (at, lines) in (0..count).step_by(L::N).zip(lines.chunks_exact_mut(L::N)) {
         for (part, columns) in columns.chunks_exact(L::N).enumerate() {
-            for (column, row) in columns.iter().zip(square.chunks_exact_mut(L::N)) {
+            for (column, row) in columns.iter().zip(tile.chunks_exact_mut(L::N)) {
                 for (pair, out) in column[2 * at..2 * (at + L::N)].chunks_exact(2).zip(row) {
                     *out = f32::from_bits(u32::from(pair[0]) | u32::from(pair[1]) << 16);
                 }
             }
-            l.transpose(square, turned);
-            for (line, row) in lines.iter_mut().zip(turned.chunks_exact(L::N)) {
+            l.transpose(tile, transposed);
+            for (line, row) in lines.iter_mut().zip(transposed.chunks_exact(L::N)) {
                 for (out, pair) in line[part * L::N..].iter_mut().zip(row) {
                     *out = pair.to_bits();
                 }
@@ -255,9 +270,9 @@ fn lines<L: Lanes>(l: L, columns: &[[u16; BLOCK]; COLUMNS], count: usize) -> [[u
     lines
 }
 
-/// The two codes of each lane, one after the other.
+/// Splits each lane of a line into its two codes, in order.
 #[inline(always)]
-fn codes(line: [u32; COLUMNS]) -> [u16; LANES] {
+pub(super) fn codes(line: [u32; COLUMNS]) -> [u16; LANES] {
     let mut out = [0; LANES];
     for (out, pair) in out.chunks_exact_mut(2).zip(line) {
         (out[0], out[1]) = (pair as u16, (pair >> 16) as u16);
@@ -265,35 +280,28 @@ fn codes(line: [u32; COLUMNS]) -> [u16; LANES] {
     out
 }
 
-/// A form in which vector steps take their operands.
-pub(super) trait Form: Copy + Sync {
+/// A layout of the operands of the vector steps.
+pub(super) trait Layout: Copy + Sync {
     /// Two k of sixteen columns.
     type Columns: Copy;
     /// Rows.
-    type Rows;
-    /// No rows yet.
-    fn rows() -> Self::Rows;
-    /// Two k of nothing.
+    type Rows: Default;
+    /// Two k of zeros.
     fn blank() -> Self::Columns;
-    /// Lays out `count` rows from `first` on, `padded` k to each; notes in `reach` what was found.
-    fn pack_rows<L: Mma>(
-        self,
-        src: Source<'_>,
-        first: usize,
-        block: Range<usize>,
-        padded: usize,
-        out: &mut Self::Rows,
-        reach: &mut [ExponentRange],
-    );
-    /// Lays out the columns from `first` on, as many as `reach` has, which learns what was found.
-    fn pack_columns<L: Mma>(
-        self,
-        src: Source<'_>,
-        first: usize,
-        block: Range<usize>,
-        out: &mut [Self::Columns],
-        reach: &mut [ExponentRange],
-    );
+    /// Makes room for `len` elements of rows.
+    fn resize(rows: &mut Self::Rows, len: usize);
+    /// Writes the elements `at` of the rows, all of one row.
+    fn row<L: Mma>(self, fields: Fields, codes: &[u16; BLOCK], rows: &mut Self::Rows, at: Range<usize>);
+    /// Writes two k of sixteen columns.
+    fn column<L: Mma>(self, fields: Fields, line: [u32; COLUMNS], out: &mut Self::Columns);
+    /// Multiplies the elements `at` of the rows by a scale.
+    fn scale_row(rows: &mut Self::Rows, at: Range<usize>, power: (f32, i16));
+    /// Multiplies two k of sixteen columns by their scales.
+    fn scale_column(out: &mut Self::Columns, powers: &Powers);
+    /// Writes float32 `bits`, cut to tf32, to the elements of the rows from `at` on.
+    fn tf32_row(rows: &mut Self::Rows, at: Range<usize>, bits: &[u32], range: &mut ExponentRange);
+    /// Writes float32 `bits`, cut to tf32, to column `c`.
+    fn tf32_column(out: &mut [Self::Columns], c: usize, bits: &[u32], range: &mut ExponentRange);
     /// Continues chains.
     fn run<L: Mma>(
         l: L,
@@ -303,334 +311,118 @@ pub(super) trait Form: Copy + Sync {
         columns: &[Self::Columns],
         state: &mut [Floats],
     );
-}
 
-/// 16-bit integers.
-#[derive(Clone, Copy)]
-pub(super) struct Narrow {
-    /// By how much a row's significands are shifted.
-    pub shift: u32,
-}
-
-/// An exponent as the level wants it.
-#[inline(always)]
-fn stand<const DOUBLED: bool>(exp: i16) -> i16 {
-    if DOUBLED {
-        (exp & 0xFF) | exp << 8
-    } else {
-        exp
-    }
-}
-
-struct PackNarrowRows<'a, const DOUBLED: bool> {
-    src: Source<'a>,
-    first: usize,
-    block: Range<usize>,
-    padded: usize,
-    shift: u32,
-    out: &'a mut NarrowRows,
-    reach: &'a mut [ExponentRange],
-}
-
-impl<const DOUBLED: bool> Kernel for PackNarrowRows<'_, DOUBLED> {
-    type Out = ();
-    #[inline(always)]
-    fn run<L: Lanes>(self, _l: L) {
-        let (fields, padded) = (self.src.fields, self.padded);
-        let rows = self.out.sig.chunks_exact_mut(padded).zip(self.out.exp.chunks_exact_mut(padded));
-        let rows = rows.zip(self.out.signs.chunks_exact_mut(padded / 2)).zip(self.reach).enumerate();
-        for (row, (((sig, exp), signs), reach)) in rows {
-            let codes = self.src.load(self.first + row, &self.block);
-            fields.reach(&codes, reach);
-            for ((sig, exp), code) in sig.iter_mut().zip(exp).zip(&codes) {
-                let (s, e) = fields.split(code & fields.magnitude);
-                *sig = s << self.shift;
-                *exp = stand::<DOUBLED>(127 + if s == 0 { ZERO } else { e });
-            }
-            for (sign, pair) in signs.iter_mut().zip(codes.chunks_exact(2)) {
-                *sign = (pair[0] >> fields.sign << 6 | pair[1] >> fields.sign << 7) as u8;
-            }
-        }
-    }
-}
-
-struct PackNarrowColumns<'a, const DOUBLED: bool> {
-    src: Source<'a>,
-    first: usize,
-    block: Range<usize>,
-    out: &'a mut [NarrowColumns],
-    reach: &'a mut [ExponentRange],
-}
-
-impl<const DOUBLED: bool> Kernel for PackNarrowColumns<'_, DOUBLED> {
-    type Out = ();
-    #[inline(always)]
-    fn run<L: Lanes>(self, l: L) {
-        let fields = self.src.fields;
-        let columns = self.src.columns(l, self.first, self.reach.len(), &self.block, self.reach);
-        let lines = lines(l, &columns, self.out.len());
-        for (out, line) in self.out.iter_mut().zip(lines) {
-            for (i, code) in codes(line).into_iter().enumerate() {
-                let (sig, exp) = fields.split(code & fields.magnitude);
-                out.sig.0[i] = sig;
-                out.exp.0[i] = stand::<DOUBLED>(if sig == 0 { ZERO } else { exp });
-                let sign = 1 - 2 * i16::from(fields.negative(code));
-                let (first, second) = if i % 2 == 0 { (-sign, sign) } else { (sign, -sign) };
-                out.signs[0].0[i] = sign;
-                out.signs[1].0[i] = first;
-                out.signs[2].0[i] = second;
-                out.signs[3].0[i] = -sign;
-            }
-        }
-    }
-}
-
-impl Form for Narrow {
-    type Columns = NarrowColumns;
-    type Rows = NarrowRows;
-
-    fn rows() -> NarrowRows {
-        NarrowRows::default()
-    }
-    fn blank() -> NarrowColumns {
-        let zero = Words([0; LANES]);
-        NarrowColumns { sig: zero, exp: zero, signs: [zero; 4] }
-    }
+    /// Packs as many rows of a block as `ranges` has, `padded` k to each; widens their exponent ranges.
     fn pack_rows<L: Mma>(
         self,
-        src: Source<'_>,
-        first: usize,
-        block: Range<usize>,
+        l: L,
+        block: Block<'_>,
         padded: usize,
-        out: &mut NarrowRows,
-        reach: &mut [ExponentRange],
+        rows: &mut Self::Rows,
+        ranges: &mut [ExponentRange],
     ) {
-        let len = reach.len() * padded;
-        out.sig.resize(len, 0);
-        out.exp.resize(len, 0);
-        out.signs.resize(len / 2, 0);
-        let shift = self.shift + L::EXTRA;
-        if L::DOUBLED {
-            dispatch(PackNarrowRows::<true> { src, first, block, padded, shift, out, reach });
-        } else {
-            dispatch(PackNarrowRows::<false> { src, first, block, padded, shift, out, reach });
-        }
+        Self::resize(rows, ranges.len() * padded);
+        l.call(Pack { l, layout: self, block, out: Packed::Rows { rows, padded }, ranges });
     }
+
+    /// Packs as many columns of a block as `ranges` has; widens their exponent ranges.
     fn pack_columns<L: Mma>(
         self,
-        src: Source<'_>,
-        first: usize,
-        block: Range<usize>,
-        out: &mut [NarrowColumns],
-        reach: &mut [ExponentRange],
-    ) {
-        if L::DOUBLED {
-            dispatch(PackNarrowColumns::<true> { src, first, block, out, reach });
-        } else {
-            dispatch(PackNarrowColumns::<false> { src, first, block, out, reach });
-        }
-    }
-    fn run<L: Mma>(
         l: L,
-        unit: Unit,
-        rows: &NarrowRows,
-        at: At,
-        columns: &[NarrowColumns],
-        state: &mut [Floats],
+        block: Block<'_>,
+        columns: &mut [Self::Columns],
+        ranges: &mut [ExponentRange],
     ) {
-        l.narrow(unit, rows, at, columns, state);
+        l.call(Pack { l, layout: self, block, out: Packed::Columns(columns), ranges });
     }
 }
 
-/// float32.
-#[derive(Clone, Copy)]
-pub(super) struct Wide;
-
-struct PackWideRows<'a, const BRAIN: bool, const SOFTWARE: bool> {
-    src: Source<'a>,
-    first: usize,
-    block: Range<usize>,
-    padded: usize,
-    out: &'a mut WideRows,
-    reach: &'a mut [ExponentRange],
+/// The destination of a side.
+enum Packed<'a, F: Layout> {
+    /// Rows of `padded` k.
+    Rows { rows: &'a mut F::Rows, padded: usize },
+    /// Columns, two k in each element.
+    Columns(&'a mut [F::Columns]),
 }
 
-impl<const BRAIN: bool, const SOFTWARE: bool> Kernel for PackWideRows<'_, BRAIN, SOFTWARE> {
+/// Packs one block of one side.
+struct Pack<'a, L, F: Layout> {
+    l: L,
+    layout: F,
+    block: Block<'a>,
+    out: Packed<'a, F>,
+    ranges: &'a mut [ExponentRange],
+}
+
+impl<M: Mma, F: Layout> Kernel for Pack<'_, M, F> {
     type Out = ();
     #[inline(always)]
-    fn run<L: Lanes>(self, _l: L) {
-        let (fields, padded) = (self.src.fields, self.padded);
-        let rows = self.out.values.chunks_exact_mut(padded).zip(self.out.exp.chunks_exact_mut(padded));
-        for (row, ((values, exp), reach)) in rows.zip(self.reach).enumerate() {
-            let codes = self.src.load(self.first + row, &self.block);
-            fields.reach(&codes, reach);
-            for ((value, exp), code) in values.iter_mut().zip(exp.iter_mut()).zip(&codes) {
-                let (v, e) = fields.wide::<BRAIN, SOFTWARE>(*code);
-                *value = v;
-                *exp = e + 127;
-            }
-            let Some(scales) = self.src.scales else { continue };
-            let parts = values.chunks_mut(SCALED).zip(exp.chunks_mut(SCALED)).zip(codes.chunks(SCALED));
-            for (i, ((values, exp), codes)) in parts.enumerate() {
-                let k = self.block.start + SCALED * i;
-                let (factor, moved) = self.src.power(scales, self.first + row, k, codes, reach);
-                values.iter_mut().for_each(|x| *x *= factor);
-                exp.iter_mut().for_each(|x| *x += moved);
-            }
-        }
-    }
-}
-
-struct PackWideColumns<'a, const BRAIN: bool, const SOFTWARE: bool> {
-    src: Source<'a>,
-    first: usize,
-    block: Range<usize>,
-    out: &'a mut [WideColumns],
-    reach: &'a mut [ExponentRange],
-}
-
-impl<const BRAIN: bool, const SOFTWARE: bool> Kernel for PackWideColumns<'_, BRAIN, SOFTWARE> {
-    type Out = ();
-    #[inline(always)]
-    fn run<L: Lanes>(mut self, l: L) {
-        let fields = self.src.fields;
-        let columns = self.src.columns(l, self.first, self.reach.len(), &self.block, self.reach);
-        let lines = lines(l, &columns, self.out.len());
-        let powers = self.src.scales.map(|scales| self.powers(scales, &columns));
-        for (q, (out, line)) in self.out.iter_mut().zip(lines).enumerate() {
-            // The first k of all columns, then the second: loops that become vectors, which pairs do not.
-            for (half, values) in out.values.iter_mut().enumerate() {
-                for (value, pair) in values.0.iter_mut().zip(&line) {
-                    *value = fields.wide::<BRAIN, SOFTWARE>((pair >> (16 * half)) as u16).0;
+    fn run<L: Lanes>(self, _: L) {
+        let Pack { l, layout, block: Block { src, first, k }, out, ranges } = self;
+        let fields = src.fields;
+        match out {
+            Packed::Rows { rows, padded } => {
+                for (row, range) in ranges.iter_mut().enumerate() {
+                    let at = row * padded..(row + 1) * padded;
+                    if let Codes::U32(bits) = src.codes {
+                        F::tf32_row(rows, at, &bits[src.at(first + row, &k)], range);
+                        continue;
+                    }
+                    let codes = src.load(first + row, &k);
+                    fields.widen(&codes, range);
+                    layout.row::<M>(fields, &codes, rows, at.clone());
+                    let Some(scales) = src.scales else { continue };
+                    for (i, codes) in codes[..k.len()].chunks(SCALED).enumerate() {
+                        let power = src.power(scales, first + row, k.start + SCALED * i, codes, range);
+                        let from = at.start + SCALED * i;
+                        F::scale_row(rows, from..from + codes.len(), power);
+                    }
                 }
             }
-            for (code, exp) in codes(line).into_iter().zip(&mut out.exp.0) {
-                *exp = fields.wide::<BRAIN, SOFTWARE>(code).1;
+            Packed::Columns(out) => {
+                if let Codes::U32(bits) = src.codes {
+                    out.fill(F::blank());
+                    for (c, range) in ranges.iter_mut().enumerate() {
+                        F::tf32_column(out, c, &bits[src.at(first + c, &k)], range);
+                    }
+                    return;
+                }
+                let columns = src.columns(l, first, &k, ranges);
+                let lines = lines(l, &columns, out.len());
+                let powers = src.scales.map(|scales| src.powers(scales, first, &k, &columns, ranges));
+                for (i, (out, line)) in out.iter_mut().zip(lines).enumerate() {
+                    layout.column::<M>(fields, line, out);
+                    if let Some(powers) = &powers {
+                        F::scale_column(out, &powers[2 * i / SCALED]);
+                    }
+                }
             }
-            let Some(powers) = &powers else { continue };
-            let (factors, moved) = &powers[2 * q / SCALED];
-            for values in &mut out.values {
-                values.0.iter_mut().zip(factors).for_each(|(x, factor)| *x *= factor);
-            }
-            out.exp.0.iter_mut().zip(moved).for_each(|(x, moved)| *x += moved);
         }
     }
 }
 
-/// Factors of sixteen columns, and how far they move exponents, for each two k.
-type Powers = ([f32; COLUMNS], [i16; LANES]);
+/// Factors of sixteen columns and the exponents that they add, for each of two k.
+pub(super) type Powers = ([f32; COLUMNS], [i16; LANES]);
 
-impl<const BRAIN: bool, const SOFTWARE: bool> PackWideColumns<'_, BRAIN, SOFTWARE> {
-    /// The scales of the columns, for every [`SCALED`] k of the block.
+impl Source<'_> {
+    /// The scales of the columns of a block, for every [`SCALED`] k.
     #[inline(always)]
     fn powers(
-        &mut self,
+        &self,
         scales: Blocks<'_, u8>,
+        first: usize,
+        k: &Range<usize>,
         columns: &[[u16; BLOCK]; COLUMNS],
+        ranges: &mut [ExponentRange],
     ) -> [Powers; BLOCK / SCALED] {
         let mut powers = [([1.0; COLUMNS], [0; LANES]); BLOCK / SCALED];
-        for (c, (reach, column)) in self.reach.iter_mut().zip(columns).enumerate() {
-            for (i, codes) in column[..self.block.len()].chunks(SCALED).enumerate() {
-                let k = self.block.start + SCALED * i;
-                let (factor, moved) = self.src.power(scales, self.first + c, k, codes, reach);
+        for (c, (range, column)) in ranges.iter_mut().zip(columns).enumerate() {
+            for (i, codes) in column[..k.len()].chunks(SCALED).enumerate() {
+                let (factor, moved) = self.power(scales, first + c, k.start + SCALED * i, codes, range);
                 powers[i].0[c] = factor;
                 (powers[i].1[2 * c], powers[i].1[2 * c + 1]) = (moved, moved);
             }
         }
         powers
-    }
-}
-
-/// The float32 of tf32 bits, and its exponent biased by 127; zero has [`WIDE_ZERO`] + 127.
-#[inline(always)]
-fn cut(bits: u32) -> (f32, i16) {
-    let bits = bits & !0x1FFF;
-    let exp = if bits << 1 == 0 { WIDE_ZERO + 127 } else { ((bits >> 23 & 255) as i16).max(1) };
-    (f32::from_bits(bits), exp)
-}
-
-/// Lays out `len` float32 from `at` on, cut to tf32.
-fn pack_tf32(bits: &[u32], reach: &mut ExponentRange, mut each: impl FnMut(usize, f32, i16)) {
-    for (k, bits) in bits.iter().enumerate() {
-        let (value, exp) = cut(*bits);
-        each(k, value, exp);
-        let field = (bits >> 23 & 255) as i32;
-        match field {
-            0 if value == 0.0 => {}
-            0 | 255 => reach.widen(-ExponentRange::FAR, ExponentRange::FAR),
-            _ => reach.widen(field - 127, field - 127),
-        }
-    }
-}
-
-impl Form for Wide {
-    type Columns = WideColumns;
-    type Rows = WideRows;
-
-    fn rows() -> WideRows {
-        WideRows::default()
-    }
-    fn blank() -> WideColumns {
-        WideColumns { values: [Floats([0.0; COLUMNS]); 2], exp: Words([0; LANES]) }
-    }
-    fn pack_rows<L: Mma>(
-        self,
-        src: Source<'_>,
-        first: usize,
-        block: Range<usize>,
-        padded: usize,
-        out: &mut WideRows,
-        reach: &mut [ExponentRange],
-    ) {
-        let len = reach.len() * padded;
-        out.values.resize(len, 0.0);
-        out.exp.resize(len, 0);
-        if let Codes::U32(bits) = src.codes {
-            let rows = out.values.chunks_exact_mut(padded).zip(out.exp.chunks_exact_mut(padded));
-            for (row, ((values, exp), reach)) in rows.zip(reach).enumerate() {
-                let at = (first + row) * src.k;
-                values[block.len()..].fill(0.0);
-                exp[block.len()..].fill(WIDE_ZERO + 127);
-                pack_tf32(&bits[at + block.start..at + block.end], reach, |k, value, biased| {
-                    (values[k], exp[k]) = (value, biased);
-                });
-            }
-            return;
-        }
-        match (src.fields.brain, src.fields.software) {
-            (false, false) => {
-                dispatch(PackWideRows::<false, false> { src, first, block, padded, out, reach })
-            }
-            (false, true) => dispatch(PackWideRows::<false, true> { src, first, block, padded, out, reach }),
-            (true, _) => dispatch(PackWideRows::<true, false> { src, first, block, padded, out, reach }),
-        }
-    }
-    fn pack_columns<L: Mma>(
-        self,
-        src: Source<'_>,
-        first: usize,
-        block: Range<usize>,
-        out: &mut [WideColumns],
-        reach: &mut [ExponentRange],
-    ) {
-        if let Codes::U32(bits) = src.codes {
-            out.fill(Wide::blank());
-            for (c, reach) in reach.iter_mut().enumerate() {
-                let at = (first + c) * src.k;
-                pack_tf32(&bits[at + block.start..at + block.end], reach, |k, value, biased| {
-                    out[k / 2].values[k % 2].0[c] = value;
-                    out[k / 2].exp.0[2 * c + k % 2] = biased - 127;
-                });
-            }
-            return;
-        }
-        match (src.fields.brain, src.fields.software) {
-            (false, false) => dispatch(PackWideColumns::<false, false> { src, first, block, out, reach }),
-            (false, true) => dispatch(PackWideColumns::<false, true> { src, first, block, out, reach }),
-            (true, _) => dispatch(PackWideColumns::<true, false> { src, first, block, out, reach }),
-        }
-    }
-    fn run<L: Mma>(l: L, unit: Unit, rows: &WideRows, at: At, columns: &[WideColumns], state: &mut [Floats]) {
-        l.wide(unit, rows, at, columns, state);
     }
 }

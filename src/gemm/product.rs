@@ -17,7 +17,7 @@ use crate::threads::run_tasks;
 pub struct Operand<'a> {
     /// Codes in C order, `k` to a row.
     pub codes: Codes<'a>,
-    /// What they are codes of.
+    /// Their format.
     pub format: &'static Format,
     /// A factor for each block of each matrix, in C order; `None` for none.
     pub scales: Option<&'a [f32]>,
@@ -186,7 +186,7 @@ pub fn matmul_nt(
     let out = destination(&job, [stack, m, n], c, out)?;
     // One b for all: the rows of the whole stack are one matrix, as far as the product goes.
     let (count, rows) = if b_stacked { (stack, m) } else { (1, stack * m) };
-    let pieces = (0..count).map(|i| Piece { a_row: i * m, rows, b_row: i * n });
+    let pieces = (0..count).map(|i| RowsByMatrix { a_row: i * m, rows, b_row: i * n });
     run(&job, pieces, n, c, out);
     Ok(())
 }
@@ -217,7 +217,7 @@ pub fn matmul_grouped_nt(
             expected: "numbers that never fall, from 0 to the rows of a",
         });
     }
-    let pieces = offsets.windows(2).enumerate().map(|(expert, w)| Piece {
+    let pieces = offsets.windows(2).enumerate().map(|(expert, w)| RowsByMatrix {
         a_row: w[0] as usize,
         rows: (w[1] - w[0]) as usize,
         b_row: expert * n,
@@ -243,14 +243,14 @@ fn destination<'a>(
 }
 
 /// Rows of a that meet one matrix of b.
-struct Piece {
+struct RowsByMatrix {
     a_row: usize,
     rows: usize,
     b_row: usize,
 }
 
 /// Runs pieces whose rows, in order, are those of `c` and `out`.
-fn run(job: &Job<'_>, pieces: impl Iterator<Item = Piece>, n: usize, c: Option<&[f32]>, out: Row<'_>) {
+fn run(job: &Job<'_>, pieces: impl Iterator<Item = RowsByMatrix>, n: usize, c: Option<&[f32]>, out: Row<'_>) {
     let (mut tiles, mut rest, mut at) = (Vec::new(), out, 0);
     if n == 0 {
         return;

@@ -192,7 +192,7 @@ impl Exponents {
         (self.low, self.high) = (self.low.min(low), self.high.max(high));
     }
 
-    /// Whether vectors cannot take the products of two rows.
+    /// Tests if vectors cannot take the products of two rows.
     fn too_far(self, other: Exponents) -> bool {
         self.low + other.low < LEAST || self.high + other.high > MOST
     }
@@ -280,7 +280,7 @@ fn fill(
     }
 }
 
-/// Whether a chain may begin with `c` in vectors.
+/// Tests if a chain may begin with `c` in vectors.
 fn takes(c: f32) -> bool {
     c == 0.0 || (-100..=100).contains(&((c.to_bits() >> 23 & 255) as i32 - 127))
 }

@@ -147,7 +147,7 @@ impl<T: Real> Kernel for Dots<'_, '_, T> {
 }
 
 /// The dot product of `x` with each of some rows, as many as `out` has room for.
-pub struct Rows<'a, T> {
+pub struct RowProducts<'a, T> {
     /// Rows as long as `x`.
     pub rows: &'a [T],
     /// The vector that they are multiplied with.
@@ -156,7 +156,7 @@ pub struct Rows<'a, T> {
     pub out: &'a mut [T],
 }
 
-impl<T: Real> Kernel for Rows<'_, T> {
+impl<T: Real> Kernel for RowProducts<'_, T> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, _: L) {

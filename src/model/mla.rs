@@ -1,7 +1,7 @@
 //! Multi-head latent attention of one sequence over its latents.
 
 use super::attention::{attend, How, Keys, Round, Sees, FEW, QUERIES};
-use super::linear::{combine, matrix, matrix_mut, products, Combine, Rows};
+use super::linear::{combine, matrix, matrix_mut, products, Combine, RowProducts};
 use super::real::Real;
 use super::weight::Weight;
 use crate::error::{same_length, Error};
@@ -335,7 +335,11 @@ impl<T: Real> Parts<'_, T> {
             } else {
                 for (sums, mut to) in sums.rows().into_iter().zip(to.rows_mut()) {
                     if let Some(sums) = sums.to_slice() {
-                        dispatch(Rows { rows: up_v, x: sums, out: to.as_slice_mut().unwrap_or_default() });
+                        dispatch(RowProducts {
+                            rows: up_v,
+                            x: sums,
+                            out: to.as_slice_mut().unwrap_or_default(),
+                        });
                     }
                 }
             }

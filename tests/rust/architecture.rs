@@ -1,8 +1,8 @@
 //! Holds the Rust side of the house to its floors.
 //!
 //! Reads every file under `src/` and fails on: a `crate::` (or `super::`) path that climbs, `pyo3` or `numpy` outside
-//! `bindings`, `unsafe` outside `simd`, a file that is too long, a `mod.rs` without its opening paragraph, a floor
-//! of a module that does not exist. A small lexer blanks comments and literals first, so
+//! `bindings`, `unsafe` outside `simd`, a file that is too long, a `mod.rs` without its opening paragraph, a doc comment
+//! with a banned opening, a floor of a module that does not exist. A small lexer blanks comments and literals first, so
 //! that prose is free.
 
 use std::fs;
@@ -24,6 +24,13 @@ const PYTHON_CRATES: &[&str] = &["pyo3", "numpy"];
 
 /// The floor that owns `unsafe`.
 const UNSAFE_ALLOWED: &str = "simd/";
+
+/// Rooms whose doc comments are held to start with a verb or a noun.
+const PROSE: &[&str] =
+    &["simd/", "gemm/", "model/", "checkpoint/", "quant/logfmt/", "bindings/", "error.rs", "threads.rs"];
+
+/// Words that no doc comment begins with.
+const BANNED_OPENINGS: &[&str] = &["What", "Whether", "Of", "Those", "That which"];
 
 const MAX_LINES: usize = 600;
 
@@ -210,6 +217,15 @@ fn check(path: &str, source: &str) -> Vec<String> {
     if own.is_none() && path != "lib.rs" {
         found.push(format!("{path}: module `{top}` stands on no floor; add it to FLOORS"));
     }
+    let mut before = None;
+    let checked = PROSE.iter().any(|room| path.starts_with(room));
+    for (number, line) in source.lines().enumerate().filter(|_| checked) {
+        let doc = doc_text(line);
+        if let Some(banned) = doc.filter(|_| before.is_none_or(str::is_empty)).and_then(banned_opening) {
+            found.push(format!("{path}:{}: a doc comment opens with `{banned}`", number + 1));
+        }
+        before = doc;
+    }
     let words = words(&code_only(source));
     for (line, word) in &words {
         let word = word.as_str();
@@ -228,6 +244,20 @@ fn check(path: &str, source: &str) -> Vec<String> {
         }
     }
     found
+}
+
+/// The text of a line of a doc comment.
+fn doc_text(line: &str) -> Option<&str> {
+    let line = line.trim_start();
+    line.strip_prefix("///").or_else(|| line.strip_prefix("//!")).map(str::trim)
+}
+
+/// The banned words that a doc comment opens with.
+fn banned_opening(text: &str) -> Option<&'static str> {
+    let opens = |banned: &&&str| {
+        text.strip_prefix(**banned).is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric()))
+    };
+    BANNED_OPENINGS.iter().find(opens).copied()
 }
 
 fn rust_files(folder: &Path, out: &mut Vec<PathBuf>) {
@@ -286,6 +316,8 @@ fn checker_catches_each_violation() {
         ("formats/encode.rs", "use numpy::PyArray1;", "`numpy` outside bindings"),
         ("quant/tile.rs", "fn f() { unsafe { g() } }", "`unsafe` outside simd"),
         ("bindings/formats.rs", "unsafe impl Send for X {}", "`unsafe` outside simd"),
+        ("gemm/tile.rs", "/// Whether it is so.\nfn f() {}", "opens with `Whether`"),
+        ("gemm/mod.rs", "//! What it is.", "opens with `What`"),
         ("quant/tile.rs", &long, "lines, at most"),
         ("quant/mod.rs", "use crate::simd;", "must open with"),
         ("attic/mod.rs", "//! A.", "stands on no floor"),

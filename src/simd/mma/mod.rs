@@ -20,6 +20,8 @@ use super::{avx2::Avx2, avx512::Avx512};
 
 use groups::{GroupPanel, GroupRows};
 
+use super::Lanes;
+
 /// Columns of a panel.
 pub const COLUMNS: usize = 16;
 /// 16-bit lanes of a line: two k of every column.
@@ -134,7 +136,7 @@ impl Unit {
 }
 
 /// A level that has the vectors.
-pub trait Mma: Copy {
+pub trait Mma: Lanes {
     /// True: narrow exponents stand in both bytes of their 16 bits.
     const DOUBLED: bool;
     /// How much further to the left narrow rows are shifted.
