@@ -190,7 +190,7 @@ def rows() -> Iterator[Row]:
         yield from square(unit)
     for unit in (UNITS[0], next(u for u in UNITS if u.accumulator == "float32")):
         yield from layers(unit)
-    yield from few_rows()
+    yield from skinny_rows()
 
 
 def square(unit: Unit) -> Iterator[Row]:
@@ -290,7 +290,7 @@ def layers(unit: Unit) -> Iterator[Row]:
                 )
 
 
-def few_rows() -> Iterator[Row]:
+def skinny_rows() -> Iterator[Row]:
     """One to sixteen tokens: what counts is how fast weights come from memory."""
     unit, weight = Unit("float32"), shape("dense.gate_proj")
     for tokens in FEW_ROWS:

@@ -1,6 +1,6 @@
 //! Infinitely precise sums, rounded once: a fixed-point number wide enough for any product of two small formats.
 //!
-//! Here is the definition; [`super::doubles`] has the fast form.
+//! Here is the definition; [`super::exact_f64`] has the fast form.
 
 use super::definition::Chain;
 use super::job::Side;

@@ -2,7 +2,8 @@
 //!
 //! [`accumulator`] holds THE table of units; [`mma`] defines one step of each in integers, [`exact`] and [`float32`]
 //! the two that are no tensor core. [`product`] is the way in: it checks, cuts the work into tiles and sends them to
-//! the fastest path that gives the same bytes as the definition ([`definition`]).
+//! the fastest path that gives the same bytes as the definition ([`definition`]). [`skinny`] is the kernel of few rows by
+//! many, in the order of `float32` or in the order of the model's products ([`interleaved`]).
 //!
 //! Not here: how numbers came by their scales ([`crate::quant`]), nor the lane operations ([`crate::simd`]).
 

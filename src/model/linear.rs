@@ -133,7 +133,7 @@ impl<T: Real> Kernel for Dots<'_, '_, T> {
         }
         for (w, mut out) in self.w.chunks_exact(self.cols).zip(self.out.columns_mut()) {
             let mut rows = self.x.chunks_exact(self.cols).zip(out.iter_mut());
-            // The first row waits for the weights: it asks for them ahead, beyond the page where hardware stops.
+            // The first row waits for the weights: it prefetches beyond the page, where the hardware stops.
             if let Some((x, out)) = rows.next() {
                 *out = dot_with(x, w, |next| {
                     for line in 0..std::mem::size_of_val(next) / 64 {

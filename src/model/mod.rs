@@ -2,13 +2,13 @@
 //!
 //! Lives here: what one layer of DeepSeek-V3 does, each part a function of slices: [`norm`], [`rope`] with YaRN,
 //! [`mla`] naive and absorbed over latents, the [`gate`], [`silu`]. All are generic over [`real::Real`], and nothing
-//! passes through a narrower type than the one asked for, unless a caller gives what results are rounded by, where a
+//! passes through a narrower type than the requested one, unless a caller gives the rounding of results, where a
 //! program that computes in that type would round. Weights ([`weight`]) stay in the form in which a checkpoint holds
 //! them and are widened panel by panel when they are used ([`linear`]), or decoded in registers. Not here: operations
 //! put together to layers and a model, which is Python's part, as are caches, names, traces and sampling.
 //!
-//! Products of many rows are matrixmultiply's (through ndarray), products of a few rows are ours, in an order of
-//! summation that is the same at every instruction-set level. No result depends on the number of threads.
+//! Products of many rows are matrixmultiply's (through ndarray), products of a few rows are those of
+//! [`crate::gemm::interleaved`], in an order of sums that is the same at every instruction-set level. No result depends on the number of threads.
 
 pub mod attention;
 pub mod gate;
