@@ -44,7 +44,7 @@ pub struct How<T> {
 pub struct Sees<'a> {
     /// The first so many.
     pub count: usize,
-    /// Of these, the ones that are flagged; all of them where there are no flags.
+    /// The flagged ones of these; all of them where there are no flags.
     pub selected: Option<&'a [bool]>,
 }
 
