@@ -330,12 +330,16 @@ def _left_out(study: Study) -> str:
     """Say what is left out, by reason, in one line."""
     from ..report.text import plain, share
 
-    return "; ".join(
+    groups = study.left_out()
+    told = [
         f"{plain(g.example)} ({plain(g.reason)})"
         if g.tensors == 1
         else f"{g.tensors} tensors ({plain(g.reason)}), {g.elements:,} elements, {share(g.share)}"
-        for g in study.left_out()
-    )
+        for g in groups
+    ]
+    if any("scale missing" in g.reason for g in groups):
+        told.append("--missing-scale 1 takes codes without a scale for the numbers themselves")
+    return "; ".join(told)
 
 
 def _finish(study: Study, folder: Path, console: Console) -> None:
