@@ -57,7 +57,7 @@ TAKING = {
 @pytest.mark.parametrize("name", TAKING)
 def test_a_name_is_a_recipe_to_whoever_takes_one(name: str) -> None:
     """By its type: a recipe of a family, or a str."""
-    hint = typing.get_type_hints(TAKING[name], localns={"Model": Model})["recipe"]
+    hint = typing.get_type_hints(TAKING[name], localns={"Model": Model, "Recipe": Recipe})["recipe"]
     options = {hint, *typing.get_args(hint)}
     assert str in options, f"{name}: {hint}"
     assert options & set(FAMILIES), f"{name}: {hint}"

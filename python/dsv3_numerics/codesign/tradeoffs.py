@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .attention import Mla
 from .caches import chosen_format
@@ -20,6 +20,9 @@ from .shape import Shape
 from .sizes import kv_bytes
 from .texts import human
 from .wire import ep_step, tpot
+
+if TYPE_CHECKING:
+    from ..model import Recipe
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[bool]:
@@ -44,7 +47,7 @@ def tradeoff(
     config: object = "deepseek_v3",
     hardware: str | Hardware = "h800",
     *,
-    recipe: str = "deepseek_v3",
+    recipe: Recipe | str = "deepseek_v3",
     vary: Sequence[str] | None = None,
     errors: ErrorTable | None = None,
     tokens: int = 32,
@@ -62,8 +65,8 @@ def tradeoff(
     Parameters
     ----------
     config, hardware : model and machine
-    recipe : str
-        Preset or JSON file; formats that do not vary are its own.
+    recipe : Recipe or str
+        A recipe, a preset or a JSON file; formats that do not vary are its own.
     vary : sequence of {"dispatch", "combine", "cache"}, optional
         By default what the errors cover.
     errors : ErrorTable, optional
@@ -94,7 +97,7 @@ def tradeoff(
     names = table.covers if vary is None else tuple(vary)
     for name in names:
         one_of(name, "vary", CHOICES)
-    base = Recipe.read(recipe)
+    base = recipe if isinstance(recipe, Recipe) else Recipe.read(recipe)
     own = {
         name: "bf16" if str(getattr(base, name)) == "none" else str(getattr(base, name)) for name in CHOICES
     }
