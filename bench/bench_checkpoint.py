@@ -8,6 +8,7 @@ conversion does; `cp` copies the finished result. Each figure is the median over
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import statistics
@@ -311,6 +312,7 @@ def rows(size: Size = FULL, peer: Size = PEER, pairs: int = PAIRS) -> Iterator[R
             pairs=1, note="peak memory beyond that of the process before",
         )  # fmt: skip
     yield from peer_rows(peer, level)
+    yield from dialect_rows(*((2, 16) if size is QUICK else (16, 1)), pairs)
 
 
 def peer_rows(size: Size, level: str) -> Iterator[Row]:
@@ -326,6 +328,61 @@ def peer_rows(size: Size, level: str) -> Iterator[Row]:
             yield Row(
                 "fp8 -> bf16", size.label, level, 2, "file", f"x {name}", rate, m.ratio, PEER_GATE,
                 pairs=m.pairs, note=note,
+            )  # fmt: skip
+
+
+# --- Other dialects -----------------------------------------------------------------------------------------
+
+PACKED_GATE, VERIFY_GATE = 0.8, 1 / 1.5
+SIDES = (2048, 7168)
+
+
+def stored_as(folder: Path, kind: str, weights: int, divide: int) -> None:
+    """Random codes of a kind with their scales, in a folder of their own: as many weights of one shape."""
+    rng, (rows, cols) = np.random.default_rng(0), (side // divide for side in SIDES)
+    tensors: dict[str, Any] = {}
+    for i in range(weights):
+        name = f"model.layers.{i}.mlp.up_proj.weight"
+        codes = rng.integers(0, 256, (rows, cols // 2), np.uint8)
+        if kind == "fp8":
+            tensors[name] = (rng.integers(0, 120, (rows, cols), np.uint8)).view(ml_dtypes.float8_e4m3fn)
+            grid = (-(-rows // 128), -(-cols // 128))
+            tensors[name + SCALE_INV] = rng.random(grid, np.float32)
+        elif kind == "mxfp4":
+            tensors |= {name: codes, f"{name}_scale": rng.integers(110, 130, (rows, cols // 32), np.uint8)}
+        elif kind == "nvfp4":
+            scales = rng.integers(1, 127, (rows, cols // 16), np.uint8).view(ml_dtypes.float8_e4m3fn)
+            tensors |= {name: codes, f"{name}_scale": scales, f"{name}_scale_2": np.array(1e-3, np.float32)}
+        else:
+            scales = rng.random((rows, cols // 32), np.float32).astype(ml_dtypes.bfloat16)
+            shape = np.array([rows, cols], np.int32)
+            tensors[f"{name}_packed"] = codes.view(np.int32)
+            tensors |= {f"{name}_scale": scales, f"{name}_shape": shape}
+    (folder / kind).mkdir()
+    checkpoint.save(folder / kind / "model.safetensors", tensors)
+
+
+def dialect_rows(weights: int = 16, divide: int = 1, pairs: int = PAIRS) -> Iterator[Row]:
+    """Packed codes beside FP8 that gives as much output, and verifying beside not verifying."""
+    level = levels()[-1]
+    with tempfile.TemporaryDirectory() as where:
+        folder = Path(where)
+        for kind in ("fp8", "mxfp4", "nvfp4", "int4"):
+            stored_as(folder, kind, weights, divide)
+        size = f"{weights} x {SIDES[0] // divide}x{SIDES[1] // divide}"
+        elements = weights * math.prod(side // divide for side in SIDES)
+        plain = ours(folder, source="fp8", jobs=1)
+        ways = [
+            (f"{kind} -> bf16", "x fp8", PACKED_GATE, {"source": kind}) for kind in ("mxfp4", "nvfp4", "int4")
+        ]
+        ways.append(("fp8 -> bf16, verified", "x unverified", VERIFY_GATE, {"source": "fp8", "verify": True}))
+        for kernel, yardstick, gate, options in ways:
+            set_state(level, 1)
+            m = alternate(ours(folder, jobs=1, **options), plain, folder / "dst", pairs)
+            rate = elements / m.seconds / 1e9
+            note = f"{m.seconds:.2f} s, {2 * rate:.2f} GB/s of output"
+            yield Row(
+                kernel, size, level, 1, "file", yardstick, rate, m.ratio, gate, pairs=m.pairs, note=note
             )  # fmt: skip
 
 

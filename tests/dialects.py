@@ -302,7 +302,7 @@ LAYOUTS: dict[str, Callable[[np.random.Generator], Layout]] = {
         f"{W}_scale_inv",
         (30, 50),
         (),
-        _method("fp8", weight_block_size=None),
+        _method("fp8", weight_block_size=None, activation_scheme="static"),
         {f"{BASE}.activation_scale": ONE},
         ml_dtypes.bfloat16,
     ),

@@ -205,6 +205,10 @@ def test_fp8_of_other_dialects_becomes_blocks_bit_for_bit(tmp_path: Path, name: 
         for weight, meaning in layout.meaning.items():
             assert same(after.dequantized(weight), meaning)
             assert after.quantized(weight).codes.tobytes() == layout.tensors[weight].tobytes()
+    if layout.config is not None:
+        section = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+        assert (section["quant_method"], section["activation_scheme"]) == ("fp8", "dynamic")
+        assert section["weight_block_size"] == [128, 128]
 
 
 def spread(width: int) -> dialects.Layout:

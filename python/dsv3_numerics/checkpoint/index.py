@@ -244,7 +244,11 @@ def read_json(path: Path) -> dict[str, Any]:
             content = json.loads(_content(path, _JSON_LIMIT), object_pairs_hook=_once)
         except CheckpointError:
             raise
-        except (ValueError, RecursionError) as error:
+        except UnicodeDecodeError as error:
+            raise CheckpointError(f"{path}: not JSON (not UTF-8 at byte {error.start})") from error
+        except RecursionError as error:
+            raise CheckpointError(f"{path}: not JSON (nested too deeply)") from error
+        except ValueError as error:
             raise CheckpointError(f"{path}: not JSON ({error})") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: found a JSON {type(content).__name__}, expected an object")

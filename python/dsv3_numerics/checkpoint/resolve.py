@@ -211,7 +211,11 @@ class _Resolver:
             self._tell(Problem("config", text))
         rows = self._rows_by_dtype()
         for info in self._infos.values():
-            fits = [fit for row in rows.get(info.dtype, ()) if (fit := self._fit(row, info))]
+            fits = [
+                fit
+                for row, end in rows.get(info.dtype, ())
+                if (end is None or info.name + end in self._infos) and (fit := self._fit(row, info))
+            ]
             if fits:
                 self._choose(info, fits)
         self._raw()
@@ -226,11 +230,13 @@ class _Resolver:
     # --- One tensor against one row -------------------------------------------------------------------------
 
     @staticmethod
-    def _rows_by_dtype() -> dict[str, list[Dialect]]:
-        rows: dict[str, list[Dialect]] = defaultdict(list)
+    def _rows_by_dtype() -> dict[str, list[tuple[Dialect, str | None]]]:
+        """Rows by the dtype of codes; with what a name needs to be that of scales, where that is all."""
+        rows: dict[str, list[tuple[Dialect, str | None]]] = defaultdict(list)
         for row in DIALECTS:
+            plain = row.codes == "{x}" and row.scale.startswith("{x}")
             for dtype in row.code_dtypes:
-                rows[dtype].append(row)
+                rows[dtype].append((row, row.scale.removeprefix("{x}") if plain else None))
         return rows
 
     def _fit(self, row: Dialect, codes: TensorInfo) -> StoredWeight | None:

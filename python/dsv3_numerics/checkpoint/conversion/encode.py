@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ... import _core
 from ..._arrays import SOURCES, Array
-from ...number_formats import decode, encode
+from ...number_formats import decode, encode, format_info
 from ...quant import quantize_blocks
 from ..chunks import Chunk, WorkerContext, WriteOp, sides_of, split
 from ..dequantize import decode_region, read_codes, read_scales
@@ -105,11 +105,15 @@ class Encode(ToForm):
             settings["block"] = form.grid.block
         try:
             q = quantize_blocks(numbers, **settings)
+            if form.choice.writer.scale_dtype == "BF16":  # codes for the scales that will be there
+                settings["amax"] = _bfloat16_above(q.scales) * np.float32(format_info(scaled.format).max)
+                q = quantize_blocks(numbers, **settings)
         except ValueError as error:
             raise CheckpointError(f"{self._where(context)}: {error}") from error
         sums = _core.error_stats(_plain(numbers), SOURCES[numbers.dtype], q.dequantize().reshape(-1))
         context.stats.note(form.name, float(sums["sum_e2"]), float(sums["sum_x2"]))
-        scales = q.weight_scale_inv() if form.choice.writer.scale_dtype == "F32" else q.scales
+        is_float = form.choice.writer.scale_dtype in ("F32", "BF16")
+        scales = q.weight_scale_inv() if is_float else q.scales
         yield from form.ops(
             chunk, q.codes.reshape(-1), stored_scales(form.choice, scales).reshape(-1), q.global_scale
         )
@@ -143,6 +147,13 @@ class Encode(ToForm):
     def _where(self, context: WorkerContext) -> str:
         info = self.inputs[0]
         return f"{context.ckpt.folder / info.file}: {shown(self.form.name)}"
+
+
+def _bfloat16_above(scales: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Round up to bfloat16; times the largest number of a format the results are exact."""
+    bits = scales.view(np.uint32)
+    above: NDArray[np.float32] = ((bits + np.uint32(0xFFFF)) & np.uint32(0xFFFF0000)).view(np.float32)
+    return above
 
 
 def _plain(numbers: Array) -> Array:

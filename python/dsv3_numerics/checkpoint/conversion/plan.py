@@ -327,7 +327,7 @@ class _Rules:
         return (
             weight.dialect.name == writer.dialect
             and weight.format == form.format
-            and (same_scales or writer.form == "group")
+            and (same_scales or writer.form == "group" or writer.scale_dtype == "BF16")
             and weight.grid.canonical() == form.grid.canonical()
         )
 
@@ -391,6 +391,8 @@ def _configure(ckpt: Checkpoint, plan: Plan, rules: _Rules) -> None:
     elif choice is not None and (rules.coded or declaration.sections):
         _ensure_one_method(ckpt, rules, choice)
         plain = plain_linears(steps)
+        if plain and (config or {}).get("tie_word_embeddings") is True and "lm_head" not in plain:
+            plain.append("lm_head")  # a linear layer without a weight of its own
         if new is not None:
             new = with_section(new, declaration, _section(ckpt, plan, rules, choice, plain))
         plan.hf_quant = hf_quant_of(choice, plain)
@@ -435,6 +437,8 @@ def _section(ckpt: Checkpoint, plan: Plan, rules: _Rules, choice: Choice, plain:
     if ckpt.declaration.method in ("fp8", None):
         section = {**section, **declared}
     section["weight_block_size"] = list(rules.block)
+    if rules.dropped:  # scales of activations are gone
+        section["activation_scheme"] = "dynamic"
     if _kind(choice) == "ue8m0":
         section["scale_fmt"] = "ue8m0"
     elif plan.counts["quantized"]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from ... import _core
 from ..._arrays import Array, flat
-from ...number_formats import format_info
+from ...number_formats import encode, format_info
 from ...quantized import Quantized
 from ...schemes import Scaled, Scheme
 from ..chunks import Chunk, WriteOp, write_ops
@@ -43,7 +43,7 @@ class Writer:
     form : str
         Shape of the scales, see `forms.FORMS`.
     scale_dtype : str
-        As safetensors spells it.
+        As safetensors spells it; BF16 where loaders hold scales so, whatever the file has.
     exact : bool
         True: a low-precision source is converted without loss, or refused.
     """
@@ -102,7 +102,7 @@ LOW: tuple[LowTarget, ...] = (
         "fp8-row",
         "e4m3:row:f32",
         {
-            "compressed-tensors": Writer("compressed_tensors_fp8", "row", "F32"),
+            "compressed-tensors": Writer("compressed_tensors_fp8", "row", "BF16"),
             "modelopt": Writer("modelopt_fp8", "row", "F32"),
         },
     ),
@@ -110,7 +110,7 @@ LOW: tuple[LowTarget, ...] = (
         "fp8-tensor",
         "e4m3:tensor:f32",
         {
-            "compressed-tensors": Writer("compressed_tensors_fp8", "one", "F32"),
+            "compressed-tensors": Writer("compressed_tensors_fp8", "one", "BF16"),
             "modelopt": Writer("modelopt_fp8", "one", "F32"),
             "mistral": Writer("mistral", "one", "F32"),
         },
@@ -143,12 +143,12 @@ LOW: tuple[LowTarget, ...] = (
     LowTarget(
         "int8",
         "int8:row",
-        {"compressed-tensors": Writer("compressed_tensors_int8", "row", "F32")},
+        {"compressed-tensors": Writer("compressed_tensors_int8", "row", "BF16")},
     ),
     LowTarget(
         "int4",
         "int4:1x32",
-        {"compressed-tensors": Writer("compressed_tensors_int4", "group", "F32")},
+        {"compressed-tensors": Writer("compressed_tensors_int4", "group", "BF16")},
     ),
 )
 TARGETS: tuple[str, ...] = (*PLAIN, *(row.name for row in LOW))
@@ -338,6 +338,8 @@ def stored_scales(choice: Choice, scales: Array) -> Array:
     dtype = choice.writer.scale_dtype
     if dtype == "F32":
         return np.ascontiguousarray(scales, np.float32)
+    if dtype == "BF16":
+        return encode(np.ascontiguousarray(scales, np.float32), "bfloat16")
     return scales.view(np.uint8)
 
 
@@ -438,7 +440,8 @@ def lay_out(name: str, q: Quantized, dialect: str | None = None) -> dict[Entry, 
         No dialect holds it, or not this one.
     """
     form = _form_of(name, q, dialect)
-    scales = q.weight_scale_inv() if form.choice.writer.scale_dtype == "F32" else q.scales
+    is_float = form.choice.writer.scale_dtype == "F32"
+    scales = q.weight_scale_inv() if is_float else q.scales
     stored = stored_scales(form.choice, np.ascontiguousarray(scales)).reshape(form.grid.stack, -1)
     codes = flat(q.codes).view(q.codes.dtype).reshape(form.grid.stack, -1)
     found = {entry: np.empty(entry.nbytes, np.uint8) for entry in form.entries}
@@ -460,6 +463,8 @@ def _form_of(name: str, q: Quantized, dialect: str | None) -> Form:
         raise ValueError(f"tensors: {name!r} has tiles along axis {q.axis}, which no dialect holds")
     for row in LOW:
         for consumer, writer in row.writers.items():
+            if writer.scale_dtype == "BF16":  # which would round the scales that are there
+                row = replace(row, writers={**row.writers, consumer: replace(writer, scale_dtype="F32")})
             form = Form(Choice(row, consumer), name, q.shape)
             if form.problem is not None or dialect not in (None, consumer, writer.dialect):
                 continue
