@@ -23,8 +23,8 @@ TEXTBOOK_ROWS = 16
 
 def e4m3(x: Array) -> Any:
     """Yardstick of LogFMT: E4M3 with a float32 scale for each tile."""
-    q = d3.quantize_tiles(x, dtype="float8_e4m3fn", tile=128)
-    return partial(d3.quantize_tiles, x, dtype="float8_e4m3fn", tile=128, out=(q.codes, q.scales)), q
+    q = d3.quantize_tiles(x, fmt="float8_e4m3fn", tile=128)
+    return partial(d3.quantize_tiles, x, fmt="float8_e4m3fn", tile=128, out=(q.codes, q.scales)), q
 
 
 def encoding(name: str, bits: int, gates: Any, peer_gates: Any) -> Kernel:

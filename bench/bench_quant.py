@@ -30,12 +30,12 @@ FORMAT = "float8_e4m3fn"
 
 def tiles(module: Any, x: Array, scale: str, **options: Any) -> Any:
     """Tile quantization by the product or by the textbook."""
-    return module.quantize_tiles(x, dtype=FORMAT, tile=128, scale=scale, **options)
+    return module.quantize_tiles(x, fmt=FORMAT, tile=128, scale=scale, **options)
 
 
 def blocks(module: Any, x: Array, scale: str, **options: Any) -> Any:
     """Block quantization by the product or by the textbook."""
-    return module.quantize_blocks(x, dtype=FORMAT, block=(128, 128), scale=scale, **options)
+    return module.quantize_blocks(x, fmt=FORMAT, block=(128, 128), scale=scale, **options)
 
 
 def quantizing(name: str, how: Any, scale: str, sizes: Any, gates: Any, peer_gates: Any) -> Kernel:

@@ -9,13 +9,23 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from dsv3_numerics import Rule
 from dsv3_numerics.reference import FORMATS, value_table
+from dsv3_numerics.reference.quant import RULES as TABLE
 
 FLOAT_FORMATS = [name for name, row in FORMATS.items() if row.top != "integer"]
-FINITE_FORMATS = [name for name, row in FORMATS.items() if row.top in ("finite", "integer")]
+FINITE_FORMATS = [name for name, row in FORMATS.items() if row.top in ("none", "integer")]
 SMALL_FORMATS = [name for name, row in FORMATS.items() if row.bits <= 8]
 ML_FORMATS = [name for name in FORMATS if name not in ("e5m6", "int8")]
-ROUNDINGS = ["nearest_even", "nearest_away", "toward_zero", "up", "down", "stochastic"]
+ROUNDINGS = [
+    "nearest_even",
+    "nearest_away",
+    "nearest_toward_zero",
+    "toward_zero",
+    "up",
+    "down",
+    "stochastic",
+]
 SOURCES = {
     "float32": np.float32,
     "float64": np.float64,
@@ -24,6 +34,54 @@ SOURCES = {
 }
 RULES = ["deepseek_v3", "deepgemm", "deepep", "vllm"]
 SCALES = ["float32", "ue8m0", "mx", "nvfp4"]
+
+
+def rules_of(scale: str) -> list[str]:
+    """The named rules that can make a kind of scale."""
+    powers = ("floor", "ceil", "even")
+    can: dict[str, Any] = {
+        "float32": lambda r: r.scale_op != "none" and (r.least_exponent == -126 or r.zero_tile == "one"),
+        "ue8m0": lambda r: r.pow2_op != "none",
+        "mx": lambda r: r.pow2_op in powers or (r.least_exponent == -127 and r.pow2_op != "none"),
+        "nvfp4": lambda r: r.scale_op == "none" and r.pow2_op == "none",
+    }
+    return [name for name, row in TABLE.items() if can[scale](row)]
+
+
+ALL_KINDS = [(scale, rule) for scale in SCALES for rule in rules_of(scale)]
+E2M1 = "float4_e2m1fn"
+
+
+def said(options: dict[str, Any]) -> dict[str, Any]:
+    """Options with the format said, which the textbook does not choose by the kind of scale."""
+    usual = E2M1 if options.get("scale") == "nvfp4" else "float8_e4m3fn"
+    return {"fmt": usual, **options}
+
+
+def same_quantized(got: Any, expected: Any) -> None:
+    """Byte for byte the same codes, scales and description as the textbook's."""
+    np.testing.assert_array_equal(raw(got.codes), raw(expected.codes))
+    assert got.codes.dtype == expected.codes.dtype
+    assert got.scales.dtype == expected.scales.dtype
+    if got.scale_kind == "float32":  # the sign and payload of a NaN are not part of the scale
+        nan = np.isnan(expected.scales)
+        np.testing.assert_array_equal(np.isnan(got.scales), nan)
+        np.testing.assert_array_equal(raw(got.scales)[~nan], raw(expected.scales)[~nan])
+    else:
+        np.testing.assert_array_equal(raw(got.scales), raw(expected.scales))
+    for field in ("format", "block", "axis", "scale_kind"):
+        assert getattr(got, field) == getattr(expected, field), field
+    assert columns(Rule.parse(got.rule)) == columns(expected.rule)
+    assert (got.global_scale is None) == (expected.global_scale is None)
+    if got.global_scale is not None:
+        np.testing.assert_array_equal(got.global_scale, expected.global_scale)
+
+
+def columns(rule: Any) -> tuple[Any, ...]:
+    """The columns of the package's rule or the textbook's, numbers as float32."""
+    values = rule.columns().values() if isinstance(rule, Rule) else rule
+    single = (np.float32(v) if isinstance(v, (int, float)) and not isinstance(v, bool) else v for v in values)
+    return tuple(map(str, single))
 
 
 def raw(array: NDArray[Any]) -> NDArray[Any]:

@@ -106,7 +106,7 @@ class Steps:
             if not scheme.is_quantized:
                 return bfloat16(x.astype(np.float64) @ bfloat16(numbers).astype(np.float64).T)
             if recipe.weights.is_quantized and recipe.weights.requantize:
-                w = reference.quantize_blocks(numbers, dtype="float8_e4m3fn", block=(128, 128), scale="ue8m0")
+                w = reference.quantize_blocks(numbers, fmt="float8_e4m3fn", block=(128, 128), scale="ue8m0")
             every = recipe.promote_every
             out = reference.matmul_nt(
                 codes(scheme, x, recipe.rule), w, accumulator=recipe.accumulator, promote_every=every
@@ -184,7 +184,7 @@ class Steps:
             parts: list[Any]
             if word == "flashmla":
                 q = reference.quantize_tiles(
-                    x[:, :rank], dtype="float8_e4m3fn", tile=128, scale="ue8m0", rule="vllm", floor=448e-4
+                    x[:, :rank], fmt="float8_e4m3fn", tile=128, scale="ue8m0", rule="vllm", floor=448e-4
                 )
                 parts = [q.codes, q.scales.astype(np.float32), key]
             else:
@@ -203,9 +203,7 @@ def as_reference(q: Any) -> reference.Quantized:
 
 def codes(scheme: Any, x: Any, rule: str = "deepseek_v3") -> reference.Quantized:
     """Tiles by the textbook."""
-    return reference.quantize_tiles(
-        x, dtype=scheme.format, tile=scheme.group_k, scale=scheme.scale, rule=rule
-    )
+    return reference.quantize_tiles(x, fmt=scheme.format, tile=scheme.group_k, scale=scheme.scale, rule=rule)
 
 
 def back(scheme: Any, x: Any) -> Any:

@@ -1,11 +1,11 @@
 """The numerics of DeepSeek-V3 on any CPU: small formats, shared scales, matrix products, and their errors.
 
-Lives here: the public names. Casts are in `number_formats`, quantizers in `quant`, logarithmic codes in
-`logfmt`, the language of schemes in `schemes`, matrix units in `accumulator` and `gemm`. The rooms load on
-first use: `checkpoint` opens files, `training` has a layer's and an expert's passes, `model` runs a
-checkpoint by a `Recipe`, `study` measures errors of tensors, `sensitivity` those of a recipe's choices,
-`experiments` what the papers claim, `codesign` does their arithmetic, `report` writes results, `reference` is
-the textbook in plain NumPy, and ``dsv3-numerics --help`` runs it all.
+Lives here: the public names. Casts are in `number_formats`, quantizers in `quant`, their rules in
+`scale_rule`, logarithmic codes in `logfmt`, the language of schemes in `schemes`, matrix units in
+`accumulator` and `gemm`. The rooms load on first use: `checkpoint` opens files, `training` has a layer's and
+an expert's passes, `model` runs a checkpoint by a `Recipe`, `study` measures errors of tensors, `sensitivity`
+those of a recipe's choices, `experiments` what the papers claim, `codesign` does their arithmetic, `report`
+writes results, `reference` is the textbook in plain NumPy, and ``dsv3-numerics --help`` runs it all.
 
 Examples
 --------
@@ -27,17 +27,20 @@ if TYPE_CHECKING:  # the names as a type checker sees them; at run time they loa
     from .logfmt import LogFmt, logfmt_decode, logfmt_encode, logfmt_pack, logfmt_unpack
     from .machine import get_num_threads, set_num_threads, simd_level
     from .model import Recipe
-    from .number_formats import FormatInfo, decode, encode, format_info, formats, pack, unpack
+    from .number_formats import Format, FormatInfo, decode, encode, format_info, formats, pack, unpack
     from .quant import quantize_blocks, quantize_tiles, requantize_tiles
     from .quantized import Quantized
+    from .scale_rule import Rule, rules
     from .schemes import Scheme, quantize
 
 __all__ = [
     "AccumulatorInfo",
+    "Format",
     "FormatInfo",
     "LogFmt",
     "Quantized",
     "Recipe",
+    "Rule",
     "Scheme",
     "__version__",
     "accumulator_info",
@@ -65,6 +68,7 @@ __all__ = [
     "reference",
     "report",
     "requantize_tiles",
+    "rules",
     "sensitivity",
     "set_num_threads",
     "simd_level",
@@ -78,6 +82,7 @@ _MODULES = (
     "number_formats",
     "accumulator",
     "quantized",
+    "scale_rule",
     "quant",
     "logfmt",
     "gemm",

@@ -156,8 +156,25 @@ def positive(value: Any, name: str) -> int:
     return number
 
 
-def seed_key(seed: Any) -> int:
-    """Return a seed of random bits: a whole number of 64 bits."""
+def seed_key(seed: Any, rounding: Any = "stochastic") -> int:
+    """Return a seed of random bits: a whole number of 64 bits, or the next one of a `numpy.random.Generator`.
+
+    Raises
+    ------
+    ValueError
+        Out of range, or None although `rounding` is at random.
+    TypeError
+        Anything else.
+    """
+    if seed is None:
+        if rounding == "stochastic":
+            raise ValueError(
+                "seed: found None, expected an integer or a numpy.random.Generator, because rounding is "
+                "stochastic"
+            )
+        return 0
+    if isinstance(seed, np.random.Generator):
+        return int(seed.integers(0, 1 << 64, dtype=np.uint64)) if rounding == "stochastic" else 0
     key = whole(seed, "seed")
     if not 0 <= key < 1 << 64:
         raise ValueError(f"seed: found {key}, expected 0 to 2**64 - 1")

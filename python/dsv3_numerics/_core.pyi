@@ -22,12 +22,14 @@ __all__ = [
     "accumulators",
     "amax",
     "attend",
+    "check_rule",
     "count_saturated",
     "decode",
     "dequantize",
     "dequantize_packed",
     "encode",
     "error_stats",
+    "format_row",
     "formats",
     "gate",
     "get_num_threads",
@@ -41,7 +43,6 @@ __all__ = [
     "matmul_grouped_nt",
     "matmul_nt",
     "mma_step",
-    "nvfp4_global",
     "pack",
     "quantize",
     "rms_norm",
@@ -63,6 +64,7 @@ __all__ = [
 __version__: str
 
 def formats() -> list[dict[str, Any]]: ...
+def format_row(name: str) -> dict[str, Any]: ...
 def scale_rules() -> list[dict[str, Any]]: ...
 def encode(
     src: _Array,
@@ -84,15 +86,18 @@ def quantize(
     layout: _Layout,
     fmt: str,
     codes_out: _Array,
-    scales_out: _Float32s,
+    scales_out: NDArray[np.uint8],
     scale: str,
-    rule: str,
-    floor: float | None,
-    global_scale: float,
+    rule: str | dict[str, Any],
+    global_encode: _Float32s,
+    global_decode: _Float32s,
     amax: _Float32s | None,
+    scales: _Float32s | None,
     nonfinite: str,
+    rounding: str | None,
+    seed: int,
 ) -> None: ...
-def nvfp4_global(amax: float, fmt: str) -> float: ...
+def check_rule(rule: str | dict[str, Any], scale: str, fmt: str, searching: bool) -> None: ...
 def dequantize(
     codes: _Array, fmt: str, layout: _Layout, scales: _Float32s, out: _Array, out_dtype: str
 ) -> None: ...

@@ -6,6 +6,8 @@ Numbers that share a scale are in `quant`; the definitions, in ten lines each, i
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,12 +29,81 @@ from ._arrays import (
     whole,
 )
 
-Rounding = Literal["nearest_even", "toward_zero", "up", "down", "nearest_away", "stochastic"]
+Rounding = Literal[
+    "nearest_even", "toward_zero", "up", "down", "nearest_away", "nearest_toward_zero", "stochastic"
+]
 Overflow = Literal["saturate", "nonfinite"]
 NanPolicy = Literal["code", "raise", "zero", "max"]
 
-# Packed groups by the width of a code: codes in a group, elements of the packed array that they fill.
-_GROUPS = {4: (2, 1), 6: (4, 3), 12: (8, 3)}
+_WORDS = 12  # the width that packs into 32-bit words, as DeepSeek's TileKernels do
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of the caller's own: a sign, an exponent and a mantissa in at most 16 bits.
+
+    It goes wherever the name of a format does. A Format that is a row of the table is that row's format.
+
+    Attributes
+    ----------
+    exponent, mantissa : int
+        Bits of the fields: 0 to 8, and 0 to 15.
+    bias : int, optional
+        Of the exponent; ``2 ** (exponent - 1) - 1`` by default.
+    top : {"ieee", "nan_only", "fnuz", "none"}
+        What the topmost codes mean. ieee: an exponent of ones holds infinity and NaN. nan_only: all ones is
+        NaN. fnuz: the code of negative zero is the only NaN. none: every code is a number.
+    subnormals : bool
+        False: numbers round to zero or to the smallest normal one, and the codes in between mean zero.
+
+    Raises
+    ------
+    ValueError
+        A row that cannot be: too many bits, or numbers that are not float32. The message says what can.
+    TypeError
+        Fields that are no integers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dsv3_numerics import Format, decode, encode
+    >>> e3m4 = Format(exponent=3, mantissa=4, top="none")
+    >>> str(e3m4)
+    'e3m4b3_none'
+    >>> decode(encode(np.float32([0.3, 100]), e3m4), fmt=e3m4)
+    array([ 0.296875, 31.      ], dtype=float32)
+    """
+
+    exponent: int
+    mantissa: int
+    bias: int | None = None
+    top: str = "ieee"
+    subnormals: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("exponent", "mantissa"):
+            object.__setattr__(self, name, whole(getattr(self, name), name))
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: found {getattr(self, name)}, expected at least 0")
+        standard = (1 << max(self.exponent - 1, 0)) - 1
+        object.__setattr__(self, "bias", standard if self.bias is None else whole(self.bias, "bias"))
+        if self.top not in _TOPS:
+            raise ValueError(f"top: found {self.top!r}, expected one of {', '.join(_TOPS)}")
+        if not isinstance(self.subnormals, (bool, np.bool_)):
+            raise TypeError(f"subnormals: found {self.subnormals!r}, expected True or False")
+        if self.exponent > _MOST or self.mantissa > _MOST or abs(self.bias or 0) > 1 << 20:
+            raise ValueError(
+                f"exponent, mantissa, bias: found {self}, expected at most 16 bits and a float32's range"
+            )
+        _core.format_row(str(self))
+
+    def __str__(self) -> str:
+        row = f"e{self.exponent}m{self.mantissa}b{self.bias}_{self.top}"
+        return row if self.subnormals else f"{row}_nosub"
+
+
+_TOPS = ("ieee", "nan_only", "fnuz", "none")
+_MOST = 16
 
 
 @dataclass(frozen=True)
@@ -52,6 +123,8 @@ class FormatInfo:
         integers.
     has_nan, has_inf, has_signed_zero, is_integer : bool
         What there are codes for.
+    has_subnormals : bool
+        False: below the smallest normal number there is only zero.
     dtype : numpy.dtype
         Of arrays of codes: ml_dtypes' where it has one, else uint16.
     n_codes : int
@@ -80,6 +153,7 @@ class FormatInfo:
     is_integer: bool
     dtype: np.dtype[Any]
     n_codes: int
+    has_subnormals: bool = True
 
     def __str__(self) -> str:
         lines = [f"{key:<20}{value}" for key, value in vars(self).items()]
@@ -103,19 +177,33 @@ def _info(row: dict[str, Any]) -> FormatInfo:
         max=high,
         min=smallest_normal if scale else -high,
         tiny=smallest_normal,
-        smallest_subnormal=1.0 if integer else smallest_normal * 2.0**-man,
+        smallest_subnormal=1.0 if integer else smallest_normal * (2.0**-man if row["subnormals"] else 1),
         eps=1.0 if integer else 2.0**-man,
         has_nan=row["nan_code"] is not None,
         has_inf=row["inf_code"] is not None,
-        has_signed_zero=top in ("nan_only", "ieee", "finite"),
+        has_signed_zero=top in ("nan_only", "ieee", "none"),
         is_integer=integer,
-        dtype=np.dtype(getattr(ml_dtypes, name, None) or getattr(np, name, width)),
+        dtype=np.dtype(getattr(ml_dtypes, name, None) or getattr(np, name, None) or width),
         n_codes=1 << row["bits"],
+        has_subnormals=row["subnormals"],
     )
 
 
 _FORMATS = {info.name: info for info in map(_info, _core.formats())}
 # uint8 and uint16 hold codes of formats without a dtype of their own, and do not say which.
+_MADE: dict[str, FormatInfo] = {}
+
+
+def _short_names() -> dict[str, str]:
+    """Short names to names: e4m3 is float8_e4m3fn; of two with one name, the one that ends in fn has it."""
+    short: dict[str, str] = {}
+    for name in sorted(_FORMATS, key=lambda name: not name.endswith("fn")):
+        said = {"bfloat16": "bf16", "float16": "f16"}.get(name) or re.sub(r"^float\d_|fn$", "", name)
+        short.setdefault(said, name)
+    return short
+
+
+_SHORT = _short_names()
 _BY_DTYPE = {info.dtype: info for info in _FORMATS.values() if info.dtype.kind != "u"}
 
 
@@ -130,13 +218,14 @@ def formats() -> tuple[FormatInfo, ...]:
     return tuple(_FORMATS.values())
 
 
-def format_info(dtype: Any) -> FormatInfo:
-    """Return the limits of a format.
+def format_info(fmt: Any) -> FormatInfo:
+    """Look up the limits of a format.
 
     Parameters
     ----------
-    dtype : str, dtype or FormatInfo
-        A format's name, or the dtype of its codes.
+    fmt : str, dtype, Format or FormatInfo
+        A format's name, long (float8_e4m3fn) or short (e4m3), the dtype of its codes, or a format of the
+        caller's own, also by its spelled row (e3m4b3_none).
 
     Returns
     -------
@@ -156,16 +245,31 @@ def format_info(dtype: Any) -> FormatInfo:
     >>> format_info("e5m6").dtype
     dtype('uint16')
     """
-    if isinstance(dtype, FormatInfo):
-        return dtype
-    if isinstance(dtype, str):
-        if dtype not in _FORMATS:
-            raise ValueError(f"dtype: found {dtype!r}, expected one of {', '.join(_FORMATS)}")
-        return _FORMATS[dtype]
+    if isinstance(fmt, FormatInfo):
+        return fmt
+    if isinstance(fmt, (str, Format)):
+        name = str(fmt)
+        found = _FORMATS.get(_SHORT.get(name, name)) or _MADE.get(name)
+        return found or _made(name)
     try:
-        return _BY_DTYPE[np.dtype(dtype)]
+        return _BY_DTYPE[np.dtype(fmt)]
     except (KeyError, TypeError):
-        raise TypeError(f"dtype: found {dtype!r}, expected the name of a format or its dtype") from None
+        raise TypeError(
+            f"fmt: found {fmt!r}, expected the name of a format, its dtype, a Format or a FormatInfo"
+        ) from None
+
+
+def _made(name: str) -> FormatInfo:
+    """Make a format of the caller's own, or find the row of the table that it is."""
+    if not re.fullmatch(r"e\d{1,2}m\d{1,2}b-?\d{1,7}_[a-z_]+", name):
+        raise ValueError(
+            f"fmt: found {name!r}, expected one of {', '.join(_FORMATS)}, a short name such as e4m3, "
+            "or a Format"
+        )
+    row = _core.format_row(name)
+    info = _FORMATS.get(row["name"]) or _info(row)
+    _MADE[name] = _MADE[info.name] = info
+    return info
 
 
 def code_array(codes: Any, fmt: Any, name: str = "codes") -> tuple[Array, FormatInfo]:
@@ -201,12 +305,12 @@ def code_array(codes: Any, fmt: Any, name: str = "codes") -> tuple[Array, Format
 
 def encode(
     x: ArrayLike,
-    dtype: Any,
+    fmt: Any,
     *,
     rounding: Rounding = "nearest_even",
     overflow: Overflow = "saturate",
     nan: NanPolicy = "code",
-    seed: int = 0,
+    seed: int | np.random.Generator | None = None,
     out: Array | None = None,
 ) -> Array:
     """Cast numbers to a format.
@@ -266,8 +370,8 @@ def encode(
     array([845], dtype=uint16)
     """
     array, kind = source(x, "x")
-    info = format_info(dtype)
-    key = seed_key(seed)
+    info = format_info(fmt)
+    key = seed_key(seed, rounding)
     codes = destination(out, array.shape, info.dtype, array)
     _core.encode(flat(array), kind, flat(codes), info.name, rounding, overflow, nan, key)
     return deliver(codes, out)
@@ -314,18 +418,22 @@ def decode(
     return deliver(numbers, out)
 
 
-def _packable(info: FormatInfo) -> tuple[int, int]:
-    if info.bits not in _GROUPS:
-        raise ValueError(f"fmt: found {info.name} of {info.bits} bits, expected 4, 6 or 12 bits")
-    return _GROUPS[info.bits]
+def _groups(info: FormatInfo) -> tuple[int, int, type[np.generic]]:
+    """Codes in a packed group, elements that they fill, and their dtype."""
+    if info.bits == _WORDS:
+        return 8, 3, np.uint32
+    common = math.gcd(info.bits, 8)
+    return 8 // common, info.bits // common, np.uint8
 
 
 def pack(codes: ArrayLike, *, fmt: Any = None) -> Array:
-    """Put 4-, 6- or 12-bit codes side by side along the last axis.
+    """Put codes of any width side by side along the last axis.
 
-    Two 4-bit codes fill a byte, low half first. Four 6-bit codes fill three bytes from the low bit up.
-    Eight 12-bit codes fill three 32-bit words from the top bit down (DeepSeek TileKernels' E5M6). A last
-    group that is not full ends in zero codes.
+    Codes fill bytes from the low bit up: two of 4 bits a byte, four of 6 bits three bytes. Only those of 12
+    bits fill
+    32-bit words from the top bit down, eight codes three words (DeepSeek TileKernels' E5M6). A group is the
+    fewest codes
+    that fill whole bytes, or those three words; a last group that is not full ends in zero codes.
 
     Parameters
     ----------
@@ -337,12 +445,13 @@ def pack(codes: ArrayLike, *, fmt: Any = None) -> Array:
     Returns
     -------
     ndarray of uint8, or uint32 for 12-bit codes
-        Shape of `codes` but for the last axis: ``ceil(n / 2)``, ``3 * ceil(n / 4)`` or ``3 * ceil(n / 8)``.
+        Shape of `codes` but for the last axis, which is as long as its groups: ``ceil(n / 2)`` for 4 bits,
+        ``3 * ceil(n / 4)`` for 6, ``3 * ceil(n / 8)`` for 12.
 
     Raises
     ------
     TypeError, ValueError
-        As `decode`; formats of 8 or 16 bits; no axis.
+        As `decode`; no axis.
 
     Examples
     --------
@@ -351,11 +460,11 @@ def pack(codes: ArrayLike, *, fmt: Any = None) -> Array:
     array([33,  3], dtype=uint8)
     """
     array, info = code_array(codes, fmt)
-    group, size = _packable(info)
+    group, size, dtype = _groups(info)
     if array.ndim == 0:
         raise ValueError("codes: found no axis, expected at least one")
     rows, length = array.shape[:-1], array.shape[-1]
-    packed = np.empty((*rows, -(-length // group) * size), np.uint32 if info.bits > 8 else np.uint8)
+    packed = np.empty((*rows, -(-length // group) * size), dtype)
     if array.size:
         _core.pack(flat(array), info.name, length, packed.reshape(-1))
     return packed
@@ -383,7 +492,7 @@ def unpack(packed: ArrayLike, *, fmt: Any, size: int | None = None) -> Array:
     TypeError
         Another dtype of `packed`.
     ValueError
-        A `size` that does not fill the last axis; formats of 8 or 16 bits; no axis.
+        A `size` that does not fill the last axis; no axis.
 
     Examples
     --------
@@ -392,9 +501,9 @@ def unpack(packed: ArrayLike, *, fmt: Any, size: int | None = None) -> Array:
     [0.5, 1.0, 1.5]
     """
     info = format_info(fmt)
-    group, width = _packable(info)
+    group, width, dtype = _groups(info)
     array = as_array(packed, "packed")
-    expected = np.dtype(np.uint32 if info.bits > 8 else np.uint8)
+    expected = np.dtype(dtype)
     if array.dtype.newbyteorder("=") != expected:
         raise TypeError(f"packed: found dtype {array.dtype}, expected {expected} for {info.name}")
     if array.ndim == 0:

@@ -30,17 +30,6 @@ SCALE_DTYPES = {
 }
 
 
-def _checked_global(value: Any) -> np.float32:
-    """Return a scale of scales: one finite float32 of at least 0."""
-    if np.ndim(value) or isinstance(value, str | bool | np.bool_):
-        raise TypeError(f"global_scale: found {value!r} of shape {np.shape(value)}, expected one number")
-    with np.errstate(over="ignore"):
-        number = np.float32(value)
-    if not 0 <= number < np.inf:
-        raise ValueError(f"global_scale: found {value!r}, expected a finite number of at least 0")
-    return number
-
-
 def scales_shape(shape: tuple[int, ...], block: tuple[int, ...], axis: int | None) -> tuple[int, ...]:
     """Return the scales' shape: one scale for each block, the last of which may be short."""
     lengths = list(shape)
@@ -65,6 +54,39 @@ def core_layout(
     return stack, rows, cols, min(block_rows, max(rows, 1)), min(block_cols, max(cols, 1))
 
 
+def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    """Tell whether each axis of `shape` is one, or that of `to`, of which there are as many."""
+    return len(shape) == len(to) and all(n in (1, m) for n, m in zip(shape, to, strict=True))
+
+
+def checked_global_scale(value: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Check a scale of scales: one number, or an array that broadcasts to the scales' shape.
+
+    Raises
+    ------
+    TypeError
+        No number, or an array of another dtype than float32.
+    ValueError
+        Another shape; NaN, infinity, or a number below 0.
+    """
+    if isinstance(value, str | bool | np.bool_):
+        raise TypeError(f"global_scale: found {value!r}, expected one number or an array of float32")
+    array = as_array(value, "global_scale")
+    if array.ndim == 0 and array.dtype.kind in "fiu":
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32)
+    if array.dtype.newbyteorder("=") != np.float32:
+        raise TypeError(f"global_scale: found dtype {array.dtype}, expected float32")
+    if array.ndim and not broadcasts(array.shape, shape):
+        raise ValueError(
+            f"global_scale: found shape {array.shape}, expected one number or a shape that broadcasts to "
+            f"{shape}, that of the scales: ones where blocks share it"
+        )
+    if not (np.isfinite(array) & (array >= 0)).all():
+        raise ValueError(f"global_scale: found {value!r}, expected finite numbers of at least 0")
+    return array.astype(np.float32)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Quantized(CodedArray):
     """Codes with one scale per tile or block: ``x[i] = float32(codes[i]) * scale of i's block``.
@@ -85,9 +107,10 @@ class Quantized(CodedArray):
         The axis of tiles, counted from the front; None for blocks.
     scale_kind : {"float32", "ue8m0", "mx", "nvfp4"}
     rule : str or None
-        The rule that made the scales; None for kinds that define their own, and where it is not known.
-    global_scale : numpy.float32 or None
-        The scale of all scales ("nvfp4").
+        The rule that made the scales, as `Rule.parse` reads it; None where it is not known.
+    global_scale : numpy.float32, ndarray of float32, or None
+        The scale of all scales ("nvfp4"), or one for each row: an array that broadcasts to `scales`. None:
+        there is none.
 
     Raises
     ------
@@ -114,7 +137,7 @@ class Quantized(CodedArray):
     axis: int | None = None
     scale_kind: str = "float32"
     rule: str | None = None
-    global_scale: np.float32 | None = None
+    global_scale: np.float32 | NDArray[np.float32] | None = None
 
     _CONTENT: ClassVar[tuple[str, ...]] = (
         "codes",
@@ -151,10 +174,13 @@ class Quantized(CodedArray):
         expected = scales_shape(self.codes.shape, self.block, self.axis)
         if self.scales.shape != expected:
             raise ValueError(f"scales: found shape {self.scales.shape}, expected {expected}")
-        if (self.global_scale is None) != (self.scale_kind != "nvfp4"):
-            raise ValueError(f"global_scale: found {self.global_scale} with scale_kind {self.scale_kind!r}")
         if self.global_scale is not None:
-            object.__setattr__(self, "global_scale", _checked_global(self.global_scale))
+            if self.scale_kind != "nvfp4":
+                raise ValueError(
+                    f"global_scale: found {self.global_scale} with scale_kind {self.scale_kind!r}"
+                )
+            held = checked_global_scale(self.global_scale, expected)
+            object.__setattr__(self, "global_scale", held if held.ndim else np.float32(held))
 
     # --- As an array ----------------------------------------------------------------------------------------
 
@@ -177,7 +203,15 @@ class Quantized(CodedArray):
         if self.axis is None and self.ndim > 2:
             raise ValueError(f"T: found blocks of shape {self.shape}, expected two axes")
         axis = None if self.axis is None else self.ndim - 1 - self.axis
-        return replace(self, codes=self.codes.T, scales=self.scales.T, block=self.block[::-1], axis=axis)
+        g = self.global_scale
+        return replace(
+            self,
+            codes=self.codes.T,
+            scales=self.scales.T,
+            block=self.block[::-1],
+            axis=axis,
+            global_scale=g if g is None or not np.ndim(g) else np.asarray(g).T,
+        )
 
     @property
     def _groups(self) -> tuple[int, ...]:
@@ -190,7 +224,10 @@ class Quantized(CodedArray):
 
     def _picked(self, index: Index, groups: Index) -> Self:
         axis = None if self.axis is None else axis_after(index, self.axis)
-        return replace(self, codes=self.codes[index], scales=self.scales[groups], axis=axis)
+        g = self.global_scale
+        if g is not None and np.ndim(g):
+            g = np.broadcast_to(g, self.scales.shape)[groups]
+        return replace(self, codes=self.codes[index], scales=self.scales[groups], axis=axis, global_scale=g)
 
     @property
     def _group_axes(self) -> tuple[int, ...]:
@@ -225,7 +262,11 @@ class Quantized(CodedArray):
     @property
     def nbytes(self) -> int:
         """Bytes in memory, where narrow codes take whole bytes (see `pack` and `bits_per_element`)."""
-        return self.codes.nbytes + self.scales.nbytes + (0 if self.global_scale is None else 4)
+        return (
+            self.codes.nbytes
+            + self.scales.nbytes
+            + (0 if self.global_scale is None else 4 * np.size(self.global_scale))
+        )
 
     @property
     def bits_per_element(self) -> float:
@@ -320,7 +361,7 @@ class Quantized(CodedArray):
             "axis": self.axis,
             "scale_kind": self.scale_kind,
             "rule": self.rule,
-            "global_scale": None if self.global_scale is None else float(self.global_scale),
+            "global_scale": None if self.global_scale is None else np.asarray(self.global_scale).tolist(),
         }
         write_archive(path, "Quantized", meta, {"codes": self.codes, "scales": self.scales})
 
@@ -341,6 +382,7 @@ class Quantized(CodedArray):
     def _made_of(cls, meta: dict[str, Any], arrays: dict[str, Array]) -> Self:
         meta["block"] = tuple(meta["block"])
         if meta["global_scale"] is not None:
-            meta["global_scale"] = np.float32(meta["global_scale"])
+            held = np.asarray(meta["global_scale"], np.float32)
+            meta["global_scale"] = held if held.ndim else np.float32(held)
         codes = as_dtype(arrays["codes"], format_info(meta["format"]).dtype)
         return cls(codes, as_dtype(arrays["scales"], SCALE_DTYPES[meta["scale_kind"]]), **meta)

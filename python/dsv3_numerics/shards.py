@@ -113,7 +113,11 @@ def join_shards(shards: Sequence[Quantized], *, axis: int, block: tuple[int, ...
         shapes = [
             tuple(np.delete(x.shape, place)) if len(x.shape) > place else x.shape for x in (head, shard)
         ]
-        if any(x != y for x, y in same) or shapes[0] != shapes[1] or len(head.block) != len(shard.block):
+        if (
+            any(not np.array_equal(x, y) for x, y in same)
+            or shapes[0] != shapes[1]
+            or len(head.block) != len(shard.block)
+        ):
             raise ValueError(f"shards: found {shard!r} as number {i}, which does not continue {head!r}")
     codes = np.concatenate([shard.codes for shard in shards], axis=place)
     blocked = _blocked_axes(head)

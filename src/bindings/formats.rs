@@ -1,27 +1,37 @@
 //! Formats, casts and packing.
 
 use super::array::{readonly, readwrite, HeldCodes, HeldCodesMut, HeldInput, HeldOutput};
-use crate::formats::{self, pack, EncodeOptions, Format, NanPolicy, Overflow, Rounding, FORMATS};
+use crate::formats::{
+    self, pack, Codes, CodesMut, EncodeOptions, Format, NanPolicy, Overflow, Rounding, FORMATS,
+};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+
+fn row<'py>(py: Python<'py>, f: &Format) -> PyResult<Bound<'py, PyDict>> {
+    let row = PyDict::new(py);
+    row.set_item("name", f.name)?;
+    row.set_item("exponent_bits", f.exp)?;
+    row.set_item("mantissa_bits", f.man)?;
+    row.set_item("bias", f.bias)?;
+    row.set_item("bits", f.bits())?;
+    row.set_item("top", f.top.name())?;
+    row.set_item("subnormals", f.subnormals)?;
+    row.set_item("max_code", f.max_code())?;
+    row.set_item("nan_code", f.nan_code())?;
+    row.set_item("inf_code", f.inf_code())?;
+    Ok(row)
+}
 
 /// The rows of the format table.
 #[pyfunction(name = "formats")]
 fn format_rows(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyDict>>> {
-    let row = |f: &Format| {
-        let row = PyDict::new(py);
-        row.set_item("name", f.name)?;
-        row.set_item("exponent_bits", f.exp)?;
-        row.set_item("mantissa_bits", f.man)?;
-        row.set_item("bias", f.bias)?;
-        row.set_item("bits", f.bits())?;
-        row.set_item("top", f.top.name())?;
-        row.set_item("max_code", f.max_code())?;
-        row.set_item("nan_code", f.nan_code())?;
-        row.set_item("inf_code", f.inf_code())?;
-        Ok(row)
-    };
-    FORMATS.iter().map(row).collect()
+    FORMATS.iter().map(|f| row(py, f)).collect()
+}
+
+/// The row of a format, by its name or spelled row.
+#[pyfunction]
+fn format_row<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyDict>> {
+    row(py, Format::by_name(name)?)
 }
 
 /// Casts src to codes.
@@ -75,15 +85,19 @@ fn pack_rows(
     out: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
     let format = Format::by_name(fmt)?;
-    if format.bits() > 8 {
+    if format.bits() == 12 {
         let (codes, mut out) =
             (readonly::<u16>("codes", codes, "uint16")?, readwrite::<u32>("out", out, "uint32")?);
         let (codes, out) = (codes.as_slice()?, out.as_slice_mut()?);
         return Ok(py.detach(|| pack::pack_words(codes, format, row_len, out))?);
     }
-    let (codes, mut out) = (readonly::<u8>("codes", codes, "uint8")?, readwrite::<u8>("out", out, "uint8")?);
-    let (codes, out) = (codes.as_slice()?, out.as_slice_mut()?);
-    Ok(py.detach(|| pack::pack_bytes(codes, format, row_len, out))?)
+    let (codes, mut out) = (HeldCodes::new(codes)?, readwrite::<u8>("out", out, "uint8")?);
+    let (codes, out) = (codes.view()?, out.as_slice_mut()?);
+    Ok(py.detach(|| match codes {
+        Codes::U8(codes) => pack::pack_bytes(codes, format, row_len, out),
+        Codes::U16(codes) => pack::pack_wide(codes, format, row_len, out),
+        Codes::U32(_) => Err(formats::encode::wrong_width(format)),
+    })?)
 }
 
 /// Unpacks rows of codes.
@@ -96,20 +110,23 @@ fn unpack_rows(
     out: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
     let format = Format::by_name(fmt)?;
-    if format.bits() > 8 {
+    if format.bits() == 12 {
         let (packed, mut out) =
             (readonly::<u32>("packed", packed, "uint32")?, readwrite::<u16>("out", out, "uint16")?);
         let (packed, out) = (packed.as_slice()?, out.as_slice_mut()?);
         return Ok(py.detach(|| pack::unpack_words(packed, format, row_len, out))?);
     }
-    let (packed, mut out) =
-        (readonly::<u8>("packed", packed, "uint8")?, readwrite::<u8>("out", out, "uint8")?);
-    let (packed, out) = (packed.as_slice()?, out.as_slice_mut()?);
-    Ok(py.detach(|| pack::unpack_bytes(packed, format, row_len, out))?)
+    let (packed, mut out) = (readonly::<u8>("packed", packed, "uint8")?, HeldCodesMut::new(out)?);
+    let (packed, out) = (packed.as_slice()?, out.view()?);
+    Ok(py.detach(|| match out {
+        CodesMut::U8(out) => pack::unpack_bytes(packed, format, row_len, out),
+        CodesMut::U16(out) => pack::unpack_wide(packed, format, row_len, out),
+    })?)
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(format_rows, m)?)?;
+    m.add_function(wrap_pyfunction!(format_row, m)?)?;
     m.add_function(wrap_pyfunction!(encode, m)?)?;
     m.add_function(wrap_pyfunction!(decode, m)?)?;
     m.add_function(wrap_pyfunction!(pack_rows, m)?)?;

@@ -1,11 +1,16 @@
 //! Quantization with shared scales, and what it cost.
 
 use super::array::{readonly, readwrite, HeldCodes, HeldCodesMut, HeldInput, HeldOutput};
-use crate::formats::Format;
-use crate::quant::{self, Blocks, NonFinitePolicy, QuantizeOptions, Rule, ScaleKind, RULES};
+use super::type_error;
+use crate::error::Error;
+use crate::formats::{Format, Rounding};
+use crate::quant::rule::{AmaxNan, ApplyOp, Byte0, Pow2Op, ScaleOp, ZeroScale, ZeroTile, CANDIDATES, PLAIN};
+use crate::quant::{
+    self, Blocks, Global, NonFinitePolicy, QuantizeOptions, Rule, ScaleKind, ScaleSource, RULES,
+};
 use numpy::{PyArray2, PyArrayMethods};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyTuple};
 
 type Layout = (usize, usize, usize, usize, usize);
 
@@ -14,19 +19,74 @@ fn blocks(layout: Layout) -> PyResult<Blocks> {
     Ok(Blocks::new([stack, rows, cols], [block_rows, block_cols])?)
 }
 
-/// The rows of the table of scale rules.
+/// The rows of the table of scale rules: columns by the textbook's names and values.
 #[pyfunction]
 fn scale_rules(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyDict>>> {
     let row = |r: &Rule| {
         let row = PyDict::new(py);
         row.set_item("name", r.name)?;
-        row.set_item("floor", r.floor)?;
-        row.set_item("scale", format!("{:?}", r.scale))?;
-        row.set_item("apply", format!("{:?}", r.apply))?;
-        row.set_item("power", format!("{:?}", r.power))?;
+        row.set_item("amax_nan", r.amax_nan.name())?;
+        row.set_item("amax_floor", r.amax_floor)?;
+        row.set_item("max", r.max)?;
+        row.set_item("scale_op", r.scale_op.name())?;
+        row.set_item("scale_floor", r.scale_floor)?;
+        row.set_item("pow2_floor", r.pow2_floor)?;
+        row.set_item("pow2_op", r.pow2_op.name())?;
+        row.set_item("least_exponent", r.least_exponent)?;
+        row.set_item("apply_op", r.apply_op.name())?;
+        row.set_item("byte0", r.byte0.name())?;
+        row.set_item("zero_tile", r.zero_tile.name())?;
+        row.set_item("rounding", r.rounding.name())?;
+        row.set_item("negative_zero", r.negative_zero)?;
+        row.set_item("block_max", r.block_max)?;
+        row.set_item("candidates", PyTuple::new(py, r.targets())?)?;
+        row.set_item("zero_scale", r.zero_scale.name())?;
         Ok(row)
     };
     RULES.iter().map(row).collect()
+}
+
+/// A rule by its name, or from a dict of columns; those left out are the plain ones.
+fn rule_of(rule: &Bound<'_, PyAny>) -> PyResult<Rule> {
+    if let Ok(name) = rule.extract::<String>() {
+        return Ok(*Rule::by_name(&name)?);
+    }
+    let mut row = PLAIN;
+    for (column, value) in rule.cast::<PyDict>()?.iter() {
+        let text = || value.extract::<String>();
+        match column.extract::<String>()?.as_str() {
+            "amax_nan" => row.amax_nan = AmaxNan::parse(&text()?)?,
+            "amax_floor" => row.amax_floor = value.extract()?,
+            "max" => row.max = value.extract()?,
+            "scale_op" => row.scale_op = ScaleOp::parse(&text()?)?,
+            "scale_floor" => row.scale_floor = value.extract()?,
+            "pow2_floor" => row.pow2_floor = value.extract()?,
+            "pow2_op" => row.pow2_op = Pow2Op::parse(&text()?)?,
+            "least_exponent" => row.least_exponent = value.extract()?,
+            "apply_op" => row.apply_op = ApplyOp::parse(&text()?)?,
+            "byte0" => row.byte0 = Byte0::parse(&text()?)?,
+            "zero_tile" => row.zero_tile = ZeroTile::parse(&text()?)?,
+            "rounding" => row.rounding = Rounding::parse(&text()?)?,
+            "negative_zero" => row.negative_zero = value.extract()?,
+            "block_max" => row.block_max = value.extract()?,
+            "candidates" => row.candidates = candidates_of(&value.extract::<Vec<f32>>()?)?,
+            "zero_scale" => row.zero_scale = ZeroScale::parse(&text()?)?,
+            other => {
+                return Err(type_error(format!("rule: found a column {other:?}, which rules do not have")))
+            }
+        }
+    }
+    Ok(row)
+}
+
+fn candidates_of(given: &[f32]) -> PyResult<[f32; CANDIDATES]> {
+    let mut candidates = [0.0; CANDIDATES];
+    let Some(room) = candidates.get_mut(..given.len()) else {
+        let found = format!("candidates: found {} numbers, expected at most {CANDIDATES}", given.len());
+        return Err(Error::Unsupported(found).into());
+    };
+    room.copy_from_slice(given);
+    Ok(candidates)
 }
 
 /// The largest magnitude of each block.
@@ -44,7 +104,7 @@ fn amax(
     Ok(py.detach(|| quant::amax(src, blocks, out))?)
 }
 
-/// Quantizes src; scales_out gets what is stored of each scale, as float32.
+/// Quantizes src; scales_out gets the bytes of what is stored of each scale.
 #[pyfunction]
 #[allow(clippy::too_many_arguments)] // the keywords of one Python function
 fn quantize(
@@ -56,33 +116,46 @@ fn quantize(
     codes_out: &Bound<'_, PyAny>,
     scales_out: &Bound<'_, PyAny>,
     scale: &str,
-    rule: &str,
-    floor: Option<f32>,
-    global_scale: f32,
+    rule: &Bound<'_, PyAny>,
+    global_encode: &Bound<'_, PyAny>,
+    global_decode: &Bound<'_, PyAny>,
     amax: Option<&Bound<'_, PyAny>>,
+    scales: Option<&Bound<'_, PyAny>>,
     nonfinite: &str,
+    rounding: Option<&str>,
+    seed: u64,
 ) -> PyResult<()> {
     let (blocks, format) = (blocks(layout)?, Format::by_name(fmt)?);
     let amax = amax.map(|a| readonly::<f32>("amax", a, "float32")).transpose()?;
+    let given = scales.map(|a| readonly::<f32>("scales", a, "float32")).transpose()?;
+    let (encode, decode) = (
+        readonly::<f32>("global_encode", global_encode, "float32")?,
+        readonly::<f32>("global_decode", global_decode, "float32")?,
+    );
     let options = QuantizeOptions {
         scale: ScaleKind::parse(scale)?,
-        rule: Rule::by_name(rule)?,
-        floor,
-        global: global_scale,
-        amax: amax.as_ref().map(|a| a.as_slice()).transpose()?,
+        rule: rule_of(rule)?,
+        from: match (&given, &amax) {
+            (Some(given), _) => ScaleSource::Given(given.as_slice()?),
+            (None, Some(amax)) => ScaleSource::Amax(amax.as_slice()?),
+            (None, None) => ScaleSource::Found,
+        },
+        global: Global { encode: encode.as_slice()?, decode: decode.as_slice()? },
         nonfinite: NonFinitePolicy::parse(nonfinite)?,
+        rounding: rounding.map(Rounding::parse).transpose()?,
+        seed,
     };
     let src = HeldInput::new("src", src, src_dtype)?;
     let mut codes = HeldCodesMut::new(codes_out)?;
-    let mut scales = readwrite::<f32>("scales_out", scales_out, "float32")?;
-    let (src, codes, scales) = (src.view()?, codes.view()?, scales.as_slice_mut()?);
-    Ok(py.detach(|| quant::quantize(src, blocks, format, &options, codes, scales))?)
+    let mut stored = readwrite::<u8>("scales_out", scales_out, "uint8")?;
+    let (src, codes, stored) = (src.view()?, codes.view()?, stored.as_slice_mut()?);
+    Ok(py.detach(|| quant::quantize(src, blocks, format, &options, codes, stored))?)
 }
 
-/// The NVFP4 factor of a tensor whose largest magnitude is amax.
+/// Refuses a rule that cannot be with a kind of scale and a format.
 #[pyfunction]
-fn nvfp4_global(amax: f32, fmt: &str) -> PyResult<f32> {
-    Ok(quant::nvfp4_global(amax, Format::by_name(fmt)?))
+fn check_rule(rule: &Bound<'_, PyAny>, scale: &str, fmt: &str, searching: bool) -> PyResult<()> {
+    Ok(rule_of(rule)?.check(ScaleKind::parse(scale)?, Format::by_name(fmt)?, searching)?)
 }
 
 /// Writes code * scale.
@@ -175,7 +248,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(scale_rules, m)?)?;
     m.add_function(wrap_pyfunction!(amax, m)?)?;
     m.add_function(wrap_pyfunction!(quantize, m)?)?;
-    m.add_function(wrap_pyfunction!(nvfp4_global, m)?)?;
+    m.add_function(wrap_pyfunction!(check_rule, m)?)?;
     m.add_function(wrap_pyfunction!(dequantize, m)?)?;
     m.add_function(wrap_pyfunction!(dequantize_packed, m)?)?;
     m.add_function(wrap_pyfunction!(error_stats, m)?)?;

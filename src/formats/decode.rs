@@ -3,8 +3,8 @@
 use super::encode::wrong_width;
 use super::near::Near;
 use super::round::Rounder;
-use super::source::{Codes, Output};
-use super::table::{Format, BFLOAT16, E5M6, FLOAT16};
+use super::source::{Code, Codes, Output};
+use super::table::{Format, Top, FLOAT16};
 use crate::error::{same_length, Error};
 use crate::simd::{dispatch, map_groups, GroupMap, Kernel, Lanes, Lookup, Walk, MAX_GROUP};
 use crate::threads::run_tasks;
@@ -32,7 +32,8 @@ impl Decoder for Table {
     }
 }
 
-/// The 16-bit formats: bfloat16 is the top of a float32, e5m6 the top of a float16.
+/// Formats of more than 8 bits: bfloat16 is the top of a float32, float16's kin are the top of a float16, the others are put
+/// together from their fields.
 #[derive(Clone, Copy)]
 pub enum Wide {
     /// bfloat16.
@@ -42,15 +43,40 @@ pub enum Wide {
         /// By how many bits.
         shift: u32,
     },
+    /// Any sign, exponent and mantissa.
+    Fields(Fields),
+}
+
+/// Where the fields of a code go in a float32.
+#[derive(Clone, Copy)]
+pub struct Fields {
+    bits: u32,
+    man: u32,
+    /// Added to the exponent field.
+    rebias: u32,
+    /// The smallest subnormal number; 0 where there are none.
+    quantum: f32,
+    max_code: u32,
+    inf_code: u32,
+    fnuz: bool,
 }
 
 impl Wide {
     /// The decoder of a format of more than 8 bits.
-    pub fn new(format: &Format) -> Wide {
-        match format.name {
-            name if name == BFLOAT16.name => Wide::Bf16,
-            name if name == FLOAT16.name || name == E5M6.name => Wide::F16 { shift: 16 - format.bits() },
-            name => unreachable!("{name} has at most 8 bits"),
+    pub fn new(f: &Format) -> Wide {
+        let ieee = f.top == Top::Ieee && f.subnormals;
+        match (f.exp, f.bias) {
+            (8, 127) if ieee && f.man == 7 => Wide::Bf16,
+            (5, 15) if ieee && f.man <= 10 => Wide::F16 { shift: 10 - f.man },
+            _ => Wide::Fields(Fields {
+                bits: f.bits(),
+                man: f.man,
+                rebias: ((127 - f.bias) as u32) << 23,
+                quantum: if f.subnormals { f.grid(1) as f32 } else { 0.0 },
+                max_code: f.max_code(),
+                inf_code: f.inf_code().unwrap_or(f.max_code()),
+                fnuz: f.top == Top::Fnuz,
+            }),
         }
     }
 
@@ -66,7 +92,33 @@ impl Wide {
                 }
                 quiet(l, l.load_f16(&bits))
             }
+            Wide::Fields(fields) => fields.vector(l, u16::load(l, codes)),
         }
+    }
+}
+
+impl Fields {
+    #[inline(always)]
+    fn vector<L: Lanes>(self, l: L, code: L::U) -> L::F {
+        // 2^23 and a whole number below it, minus 2^23: the number as a float.
+        const WHOLE: u32 = 0x4B00_0000;
+        let sign = l.shl(l.and(l.shr(code, self.bits - 1), l.u32(1)), 31);
+        let magnitude = l.and(code, l.u32((1 << (self.bits - 1)) - 1));
+        let normal = l.add(l.shl(magnitude, 23 - self.man), l.u32(self.rebias));
+        let whole = l.fadd(l.float(l.or(magnitude, l.u32(WHOLE))), l.f32(-8_388_608.0));
+        let small = l.bits(l.fmul(whole, l.f32(self.quantum)));
+        let mut value = l.select(l.gt(l.u32(1 << self.man), magnitude), small, normal);
+        let infinite = l.gt(magnitude, l.u32(self.max_code));
+        value = l.select(infinite, l.u32(0x7F80_0000), value);
+        let nan = l.gt(magnitude, l.u32(self.inf_code));
+        value = l.or(l.select(nan, l.u32(0x7FC0_0000), value), sign);
+        if self.fnuz {
+            // Minus zero is NaN: of all values, the only one that is just the sign.
+            let rest = l.or(l.shr(sign, 1), magnitude); // 2^30 for minus zero, less or more for all others
+            let minus_zero = l.and(l.shr(rest, 30), l.sub(l.u32(1), l.min(magnitude, l.u32(1))));
+            value = l.select(l.gt(minus_zero, l.u32(0)), l.u32(0xFFC0_0000), value);
+        }
+        l.float(value)
     }
 }
 
@@ -179,7 +231,7 @@ pub struct ToF16(Near);
 impl Default for ToF16 {
     fn default() -> ToF16 {
         let rounder = Rounder { saturate: false, ..Rounder::saturating(&FLOAT16) };
-        ToF16(Near::new(&rounder))
+        ToF16(Near::new(&rounder).unwrap_or_else(|| unreachable!("float16 has room")))
     }
 }
 

@@ -1,10 +1,10 @@
 //! Casting arrays to codes.
 
+use super::lanes::LaneRounder;
 use super::near::Near;
-use super::philox::random_words;
 use super::round::{NanPolicy, Overflow, Rounder, Rounding};
 use super::source::{each_input, Code, CodesMut, Input, Source};
-use super::table::{Format, Top};
+use super::table::Format;
 use crate::error::{same_length, Error};
 use crate::simd::{dispatch, map_groups, GroupMap, Kernel, Lanes, Narrow, Walk, MAX_GROUP};
 use crate::threads::run_tasks;
@@ -102,14 +102,14 @@ impl Job {
     }
 
     fn chunk<S: Source, C: Code>(self, at: usize, src: &[S::Item], out: &mut [C], walk: Walk) {
-        if self.rounder.rounding != Rounding::NearestEven || self.rounder.format.top == Top::Scale {
-            return dispatch(Definition::<S, C> { job: self, at, src, out });
-        }
         let near = Near::new(&self.rounder);
-        if near.plain() || !C::BYTE {
-            dispatch(Nearest::<S, C, true> { near, src, out, walk });
-        } else {
-            dispatch(Nearest::<S, C, false> { near, src, out, walk });
+        match near {
+            Some(near) if near.plain() => dispatch(Nearest::<S, C, true> { near, src, out, walk }),
+            Some(near) => dispatch(Nearest::<S, C, false> { near, src, out, walk }),
+            None => {
+                let rounder = LaneRounder::new(&self.rounder);
+                dispatch(AnyMode::<S, C> { rounder, seed: self.seed, at, src, out, walk });
+            }
         }
     }
 }
@@ -170,52 +170,44 @@ impl<S: Source, C: Code, const PLAIN: bool> Kernel for Nearest<'_, S, C, PLAIN> 
     }
 }
 
-/// Every rounding mode, by the scalar definition.
-struct Definition<'a, S: Source, C: Code> {
-    job: Job,
+/// Any mode, in lanes.
+struct AnyMode<'a, S: Source, C: Code> {
+    rounder: LaneRounder,
+    seed: u64,
     at: usize,
     src: &'a [S::Item],
     out: &'a mut [C],
+    walk: Walk,
 }
 
-impl<S: Source, C: Code> Kernel for Definition<'_, S, C> {
-    type Out = ();
+struct AnyModeMap<S, C> {
+    rounder: LaneRounder,
+    seed: u64,
+    marker: PhantomData<(S, C)>,
+}
+
+impl<S: Source, C: Code> GroupMap for AnyModeMap<S, C> {
+    type In = S::Item;
+    type Out = C;
     #[inline(always)]
-    fn run<L: Lanes>(self, l: L) {
-        let Job { rounder, seed, .. } = self.job;
-        let mut bits = [0u32; MAX_GROUP];
-        let mut random = [0u32; MAX_GROUP];
-        for (k, (src, out)) in self.src.chunks(MAX_GROUP).zip(self.out.chunks_mut(MAX_GROUP)).enumerate() {
-            widen::<L, S>(l, src, &mut bits);
-            if rounder.rounding == Rounding::Stochastic {
-                random_words(seed, (self.at + k * MAX_GROUP) as u64, &mut random);
-            }
-            l.call(DefinitionGroup { rounder, bits: &bits, random: &random, out });
+    fn group<L: Lanes>(&self, l: L, at: usize, src: &[S::Item], out: &mut [C], stream: bool) {
+        let mut group = [0; MAX_GROUP];
+        for j in 0..4 {
+            l.store_u32(l.bits(S::load(l, &src[j * L::N..])), &mut group[j * L::N..]);
         }
+        self.rounder.round(l, self.seed, at as u64, &mut group);
+        let code = |j: usize| l.load_u32(&group[j * L::N..]);
+        C::store(l, [code(0), code(1), code(2), code(3)], out, stream);
     }
 }
 
-/// The definition on a group of float32 bits. Compiled for each level, so that the compiler can use its vectors.
-struct DefinitionGroup<'a, C: Code> {
-    rounder: Rounder,
-    bits: &'a [u32; MAX_GROUP],
-    random: &'a [u32; MAX_GROUP],
-    out: &'a mut [C],
-}
-
-impl<C: Code> Kernel for DefinitionGroup<'_, C> {
+impl<S: Source, C: Code> Kernel for AnyMode<'_, S, C> {
     type Out = ();
     #[inline(always)]
-    fn run<L: Lanes>(self, _l: L) {
-        for rounding in Rounding::ALL {
-            // One loop for each mode, with the mode a constant in it.
-            if *rounding == self.rounder.rounding {
-                let rounder = Rounder { rounding: *rounding, ..self.rounder };
-                for ((out, bits), random) in self.out.iter_mut().zip(self.bits).zip(self.random) {
-                    *out = C::from_u32(rounder.code(*bits, *random));
-                }
-            }
-        }
+    fn run<L: Lanes>(self, l: L) {
+        let map = AnyModeMap::<S, C> { rounder: self.rounder, seed: self.seed, marker: PhantomData };
+        map_groups(l, &map, self.at, self.src, self.out, self.walk);
+        l.fence();
     }
 }
 

@@ -1,12 +1,14 @@
 //! Floor 1: a number on its own.
 //!
 //! [`table`] holds THE table of formats; [`round`] the definition of every rounding mode on one number and
-//! [`near`] its fast form; [`encode()`], [`decode()`] and [`pack`] apply them to arrays. Nothing here knows
+//! [`near`] its fast form for nearest even, [`lanes`] that for any mode; [`encode()`], [`decode()`] and [`pack`] apply them to arrays. Nothing here knows
 //! about scales: that is the next floor, [`crate::quant`].
 
 pub mod bfloat16;
+mod custom;
 pub mod decode;
 pub mod encode;
+pub mod lanes;
 pub mod near;
 pub mod pack;
 pub mod philox;
@@ -14,6 +16,7 @@ pub mod round;
 pub mod source;
 pub mod table;
 
+pub use custom::custom;
 pub use decode::decode;
 pub use encode::{encode, EncodeOptions};
 pub use round::{NanPolicy, Overflow, Rounder, Rounding};

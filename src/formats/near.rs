@@ -1,11 +1,12 @@
-//! The fast rounding: nearest even, in float32 lanes, for every format but the unsigned scale.
+//! The fast rounding: nearest even, in float32 lanes, for every format but the unsigned scale, those without subnormals,
+//! and those whose largest numbers leave no room above them in float32 (see [`Near::new`]).
 //!
 //! Adding `M = 2^(binade + 23 - man)` to `|x|` makes the float unit round `|x|` to a multiple of the format's
 //! quantum, ties to even, with subnormals falling out of `binade >= emin`; the sum's low bits count quanta.
 //! bfloat16 has float32's exponent range, where `M` would overflow: it rounds in integers.
 
-use super::round::Rounder;
-use super::table::{Format, Top, BFLOAT16};
+use super::round::{Rounder, Rounding};
+use super::table::{Format, Top};
 use crate::simd::{Lanes, Narrow};
 
 const INFINITY: u32 = 0x7F80_0000;
@@ -23,19 +24,26 @@ pub struct Near {
     bits: u32,
     top: Top,
     wide: bool,
+    half: bool,
 }
 
 impl Near {
-    /// Prepares a nearest-even rounder.
-    pub fn new(r: &Rounder) -> Near {
+    /// Prepares a nearest-even rounder; `None` for another mode, and for a format that [`super::lanes`] rounds.
+    pub fn new(r: &Rounder) -> Option<Near> {
         let f: &Format = &r.format;
+        // A float32 exponent field: only bfloat16's subnormals are float32's, and are cut off as its normal numbers are.
+        let wide = f.exp == 8;
         let emin_field = (f.emin() + 127) as u32;
         // Clamping |x| here makes overflow fall on max_code, or on the code above it.
         let limit_code = if r.saturate { f.max_code() } else { f.max_code() + 1 };
         let shift = 23 - f.man;
-        let wide = f.name == BFLOAT16.name;
-        Near {
-            limit: if wide { limit_code << 16 } else { (f.grid(limit_code) as f32).to_bits() },
+        let top_field = (limit_code >> f.man).max(1) as i32 - f.bias + 127;
+        let room = wide || top_field + shift as i32 <= 254;
+        if r.rounding != Rounding::NearestEven || f.top == Top::Scale || !f.subnormals || !room {
+            return None;
+        }
+        Some(Near {
+            limit: if wide { limit_code << shift } else { (f.grid(limit_code) as f32).to_bits() },
             limit_code,
             emin_bits: emin_field << 23,
             magic: shift << 23,
@@ -45,13 +53,20 @@ impl Near {
             bits: f.bits(),
             top: f.top,
             wide,
-        }
+            // float16 has the fields of such a format, with mantissa bits to spare.
+            half: (1..=3).contains(&f.man) && f.exp <= 5 && f.max_code() >> f.man <= 30 && f.emin() <= 112,
+        })
+    }
+
+    /// Brings magnitudes down to `max` before they are rounded.
+    #[must_use]
+    pub fn clipped(self, max: f32, code: u32) -> Near {
+        Near { limit: max.to_bits(), limit_code: code, ..self }
     }
 
     /// The format for [`Lanes::store_narrow`], with the power of two that its numbers are multiplied by.
     pub fn narrow(&self) -> Option<(Narrow, f32)> {
-        let float = self.plain() && !self.wide && self.shift >= 20;
-        float.then(|| {
+        (self.plain() && self.half).then(|| {
             let sticky = (1 << (self.shift - 2)) - 1;
             let scale = f32::from_bits((127 << 23) + ((127 - 14) << 23) - self.emin_bits);
             let (limit, nan) = (self.limit_code as u8, self.nan as u8);
@@ -82,8 +97,9 @@ impl Near {
     pub fn round_number<L: Lanes>(&self, l: L, a: L::U) -> L::U {
         let a = l.min(a, l.u32(self.limit));
         if self.wide {
-            let odd = l.and(l.shr(a, 16), l.u32(1));
-            return l.shr(l.add(l.add(a, l.u32(0x7FFF)), odd), 16);
+            let odd = l.and(l.shr(a, self.shift), l.u32(1));
+            let half = l.u32((1 << (self.shift - 1)) - 1);
+            return l.shr(l.add(l.add(a, half), odd), self.shift);
         }
         let binade = l.max(l.and(a, l.u32(INFINITY)), l.u32(self.emin_bits));
         let magic = l.add(binade, l.u32(self.magic));

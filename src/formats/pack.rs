@@ -1,46 +1,33 @@
-//! Packing codes of 4, 6 and 12 bits, row by row; a short last group is filled with zero codes.
+//! Packing codes side by side, row by row; a short last group is filled with zero codes.
 //!
 //! | bits | group | layout |
 //! |---|---|---|
-//! | 4 | 2 codes, 1 byte | first code in the low nibble (OCP MX, NVFP4) |
-//! | 6 | 4 codes, 3 bytes | little-endian bit order: first code in the low bits of the first byte |
 //! | 12 | 8 codes, three 32-bit words | first code in the top bits of the first word (DeepSeek's E5M6) |
+//! | others | the fewest codes that fill bytes | little-endian bit order: first code in the low bits of the first byte (OCP MX, NVFP4) |
 
+use super::source::Code;
 use super::table::Format;
 use crate::error::{same_length, Error};
 use crate::simd::{dispatch, Kernel, Lanes};
 use crate::threads::run_tasks;
 
-/// The layout of one width.
-struct Layout {
-    bits: u32,
-    codes: usize,
-    units: usize,
+/// The width that packs into words.
+const WORDS: u32 = 12;
+
+/// Codes of a group, and the bytes (or words) that they fill.
+fn group(format: &Format) -> (usize, usize) {
+    let bits = format.bits();
+    if bits == WORDS {
+        return (8, 3);
+    }
+    let common = 1 << bits.trailing_zeros().min(3);
+    (8 / common, bits as usize / common)
 }
 
-const LAYOUTS: [Layout; 3] = [
-    Layout { bits: 4, codes: 2, units: 1 },
-    Layout { bits: 6, codes: 4, units: 3 },
-    Layout { bits: 12, codes: 8, units: 3 },
-];
-
-fn layout(format: &Format) -> Result<&'static Layout, Error> {
-    LAYOUTS.iter().find(|l| l.bits == format.bits()).ok_or_else(|| {
-        Error::Unsupported(format!(
-            "fmt: {} has {} bits and needs no packing; expected a format of 4, 6 or 12 bits",
-            format.name,
-            format.bits()
-        ))
-    })
-}
-
-/// Bytes (4- and 6-bit codes) or 32-bit words (12-bit codes) that a row of `n` codes packs into.
-///
-/// # Errors
-/// [`Error::Unsupported`] for other widths.
-pub fn packed_len(format: &Format, n: usize) -> Result<usize, Error> {
-    let layout = layout(format)?;
-    Ok(n.div_ceil(layout.codes) * layout.units)
+/// Bytes, or 32-bit words of 12-bit codes, that a row of `n` codes packs into.
+pub fn packed_len(format: &Format, n: usize) -> usize {
+    let (codes, units) = group(format);
+    n.div_ceil(codes) * units
 }
 
 /// Both directions walk rows of codes beside rows of units.
@@ -51,7 +38,7 @@ fn rows<A: Sync + Send, B: Send>(
     b: (&mut [B], usize),
     f: impl Fn(&[A], &mut [B]) + Sync,
 ) -> Result<(), Error> {
-    let packed = packed_len(format, row_len)?;
+    let packed = packed_len(format, row_len);
     if row_len == 0 {
         same_length("codes", a.0.len(), 0)?;
         return same_length("out", b.0.len(), 0);
@@ -132,10 +119,50 @@ impl Kernel for UnpackNibbles<'_> {
 const CODES: usize = 0;
 const UNITS: usize = 1;
 
-/// Packs 4- or 6-bit codes into bytes.
+fn wrong(format: &Format, unit: &str) -> Error {
+    Error::Unsupported(format!("codes: {} of {} bits does not pack into {unit}", format.name, format.bits()))
+}
+
+/// Packs codes of any width but 12 bits into bytes, a group at a time.
+fn pack_stream<C: Code>(codes: &[C], format: &Format, row_len: usize, out: &mut [u8]) -> Result<(), Error> {
+    let (bits, (in_group, units)) = (format.bits(), group(format));
+    let mask = (1u32 << bits) - 1;
+    rows(format, row_len, (codes, CODES), (out, UNITS), |codes, out| {
+        for (group, bytes) in codes.chunks(in_group).zip(out.chunks_mut(units)) {
+            let mut stream = 0u128; // 8 codes of 15 bits at the most
+            for (i, code) in group.iter().enumerate() {
+                stream |= u128::from(code.to_u32() & mask) << (i as u32 * bits);
+            }
+            bytes.copy_from_slice(&stream.to_le_bytes()[..bytes.len()]);
+        }
+    })
+}
+
+/// Unpacks what [`pack_stream`] packed.
+fn unpack_stream<C: Code>(
+    packed: &[u8],
+    format: &Format,
+    row_len: usize,
+    out: &mut [C],
+) -> Result<(), Error> {
+    let (bits, (in_group, units)) = (format.bits(), group(format));
+    let mask = (1u32 << bits) - 1;
+    rows(format, row_len, (packed, UNITS), (out, CODES), |packed, out| {
+        for (bytes, group) in packed.chunks(units).zip(out.chunks_mut(in_group)) {
+            let mut stream = [0; 16];
+            stream[..bytes.len()].copy_from_slice(bytes);
+            let stream = u128::from_le_bytes(stream);
+            for (i, code) in group.iter_mut().enumerate() {
+                *code = C::from_u32((stream >> (i as u32 * bits)) as u32 & mask);
+            }
+        }
+    })
+}
+
+/// Packs codes of at most 8 bits into bytes.
 ///
 /// # Errors
-/// [`Error::Unsupported`] for a format of another width, [`Error::Length`] if the lengths do not fit.
+/// [`Error::Unsupported`] for wider codes, [`Error::Length`] if the lengths do not fit.
 pub fn pack_bytes(codes: &[u8], format: &Format, row_len: usize, out: &mut [u8]) -> Result<(), Error> {
     match format.bits() {
         4 => rows(format, row_len, (codes, CODES), (out, UNITS), |codes, out| {
@@ -148,11 +175,12 @@ pub fn pack_bytes(codes: &[u8], format: &Format, row_len: usize, out: &mut [u8])
                 [x, y, z]
             });
         }),
-        _ => Err(layout(format).err().unwrap_or_else(|| wide_only(format))),
+        1..=8 => pack_stream(codes, format, row_len, out),
+        _ => Err(wrong(format, "bytes from bytes")),
     }
 }
 
-/// Unpacks bytes into 4- or 6-bit codes.
+/// Unpacks bytes into codes of at most 8 bits.
 ///
 /// # Errors
 /// As [`pack_bytes`].
@@ -167,25 +195,40 @@ pub fn unpack_bytes(packed: &[u8], format: &Format, row_len: usize, out: &mut [u
                 [0, 6, 12, 18].map(|shift| (word >> shift) as u8 & 0x3F)
             });
         }),
-        _ => Err(layout(format).err().unwrap_or_else(|| wide_only(format))),
+        1..=8 => unpack_stream(packed, format, row_len, out),
+        _ => Err(wrong(format, "bytes from bytes")),
     }
 }
 
-fn wide_only(format: &Format) -> Error {
-    Error::Unsupported(format!("codes: {} packs uint16 codes into uint32 words", format.name))
+/// Packs codes of more than 8 bits, but not 12, into bytes.
+///
+/// # Errors
+/// [`Error::Unsupported`] for another width, [`Error::Length`] if the lengths do not fit.
+pub fn pack_wide(codes: &[u16], format: &Format, row_len: usize, out: &mut [u8]) -> Result<(), Error> {
+    match format.bits() {
+        WORDS | 0..=8 => Err(wrong(format, "bytes from 16-bit words")),
+        _ => pack_stream(codes, format, row_len, out),
+    }
 }
 
-fn narrow_only(format: &Format) -> Error {
-    Error::Unsupported(format!("codes: {} packs uint8 codes into uint8 bytes", format.name))
+/// Unpacks bytes into codes of more than 8 bits, but not 12.
+///
+/// # Errors
+/// As [`pack_wide`].
+pub fn unpack_wide(packed: &[u8], format: &Format, row_len: usize, out: &mut [u16]) -> Result<(), Error> {
+    match format.bits() {
+        WORDS | 0..=8 => Err(wrong(format, "bytes from 16-bit words")),
+        _ => unpack_stream(packed, format, row_len, out),
+    }
 }
 
 /// Packs 12-bit codes into 32-bit words.
 ///
 /// # Errors
-/// As [`pack_bytes`].
+/// [`Error::Unsupported`] for another width, [`Error::Length`] if the lengths do not fit.
 pub fn pack_words(codes: &[u16], format: &Format, row_len: usize, out: &mut [u32]) -> Result<(), Error> {
-    if layout(format)?.bits != 12 {
-        return Err(narrow_only(format));
+    if format.bits() != WORDS {
+        return Err(wrong(format, "words"));
     }
     rows(format, row_len, (codes, CODES), (out, UNITS), |codes, out| {
         each_group(codes, out.as_chunks_mut::<3>().0, |codes: [u16; 8]| {
@@ -198,10 +241,10 @@ pub fn pack_words(codes: &[u16], format: &Format, row_len: usize, out: &mut [u32
 /// Unpacks 32-bit words into 12-bit codes.
 ///
 /// # Errors
-/// As [`pack_bytes`].
+/// As [`pack_words`].
 pub fn unpack_words(packed: &[u32], format: &Format, row_len: usize, out: &mut [u16]) -> Result<(), Error> {
-    if layout(format)?.bits != 12 {
-        return Err(narrow_only(format));
+    if format.bits() != WORDS {
+        return Err(wrong(format, "words"));
     }
     rows(format, row_len, (packed, UNITS), (out, CODES), |packed, out| {
         each_unit(packed.as_chunks::<3>().0, out, |[x, y, z]| {

@@ -43,6 +43,8 @@ named_enum! {
         Down = "down",
         /// The nearer, ties away from zero.
         NearestAway = "nearest_away",
+        /// The nearer, ties toward zero.
+        NearestTowardZero = "nearest_toward_zero",
         /// Either, with probabilities that make the mean exact.
         Stochastic = "stochastic",
     }
@@ -133,7 +135,9 @@ impl Rounder {
         let normal = a >= 0x0080_0000;
         let sig = (a & 0x007F_FFFF) | u32::from(normal) << 23;
         let binade = (if normal { field - 127 } else { -127 }).max(f.emin());
-        let shift = binade - f.man as i32 + 150 - field; // bits cut off, 13 at the least
+        let subnormal = (a >> 23) as i32 - 127 < f.emin();
+        let flush = if f.subnormals || !subnormal { 0 } else { f.man };
+        let shift = binade - (f.man - flush) as i32 + 150 - field; // bits cut off, 8 at the least
         let fixed = if shift < 64 { (u64::from(sig) << 32) >> shift } else { 0 };
         let (whole, fraction) = ((fixed >> 32) as u32, fixed as u32); // the magnitude in quanta, and 2^-32 of one
         let inexact = shift >= 64 || fixed << shift != u64::from(sig) << 32;
@@ -142,6 +146,7 @@ impl Rounder {
                 fraction > 0x8000_0000 || (fraction == 0x8000_0000 && (inexact || whole & 1 == 1))
             }
             Rounding::NearestAway => fraction >= 0x8000_0000,
+            Rounding::NearestTowardZero => fraction > 0x8000_0000 || (fraction == 0x8000_0000 && inexact),
             Rounding::TowardZero => false,
             Rounding::Up => !negative && (fraction != 0 || (inexact && sig != 0)),
             Rounding::Down => negative && (fraction != 0 || (inexact && sig != 0)),
@@ -151,7 +156,7 @@ impl Rounder {
         let above = ((binade - f.emin()) as u32) << f.man;
         let magnitude = match f.top {
             Top::Scale => (above + quanta).saturating_sub(1), // no zero: the first quantum is code 0
-            _ => above + quanta,
+            _ => above + (quanta << flush),
         };
 
         let magnitude = if infinite {

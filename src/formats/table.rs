@@ -1,5 +1,6 @@
 //! THE table of number formats: one line each, everything else is computed from the line.
 
+use super::custom;
 use crate::error::Error;
 use crate::simd::Lookup;
 use std::sync::LazyLock;
@@ -13,8 +14,8 @@ pub enum Top {
     Ieee,
     /// No infinities, no negative zero; the code of negative zero is the only NaN.
     Fnuz,
-    /// Every code is a finite number.
-    Finite,
+    /// Nothing special: every code is a finite number.
+    None,
     /// Unsigned powers of two without zero; all ones is NaN (OCP E8M0).
     Scale,
     /// Symmetric two's-complement integers.
@@ -28,7 +29,7 @@ impl Top {
             Top::NanOnly => "nan_only",
             Top::Ieee => "ieee",
             Top::Fnuz => "fnuz",
-            Top::Finite => "finite",
+            Top::None => "none",
             Top::Scale => "scale",
             Top::Integer => "integer",
         }
@@ -49,6 +50,9 @@ pub struct Format {
     pub bias: i32,
     /// What the top codes mean.
     pub top: Top,
+    /// Whether there are numbers below the smallest normal one besides zero. Without them, numbers round to zero or to the
+    /// smallest normal one, and the codes in between mean zero.
+    pub subnormals: bool,
 }
 
 macro_rules! formats {
@@ -56,7 +60,7 @@ macro_rules! formats {
         $(
             #[doc = concat!("`", $name, "`")]
             pub const $constant: Format =
-                Format { name: $name, exp: $exp, man: $man, bias: $bias, top: Top::$top };
+                Format { name: $name, exp: $exp, man: $man, bias: $bias, top: Top::$top, subnormals: true };
         )*
         /// Every format, in the order of the table.
         pub const FORMATS: &[Format] = &[$($constant),*];
@@ -73,9 +77,9 @@ formats! {
     E5M2FNUZ     = "float8_e5m2fnuz",      5,  2,  16,  Fnuz;
     E4M3B11FNUZ  = "float8_e4m3b11fnuz",   4,  3,  11,  Fnuz;
     E8M0FNU      = "float8_e8m0fnu",       8,  0, 127,  Scale;
-    E2M3FN       = "float6_e2m3fn",        2,  3,   1,  Finite;
-    E3M2FN       = "float6_e3m2fn",        3,  2,   3,  Finite;
-    E2M1FN       = "float4_e2m1fn",        2,  1,   1,  Finite;
+    E2M3FN       = "float6_e2m3fn",        2,  3,   1,  None;
+    E3M2FN       = "float6_e3m2fn",        3,  2,   3,  None;
+    E2M1FN       = "float4_e2m1fn",        2,  1,   1,  None;
     BFLOAT16     = "bfloat16",             8,  7, 127,  Ieee;
     FLOAT16      = "float16",              5, 10,  15,  Ieee;
     E5M6         = "e5m6",                 5,  6,  15,  Ieee;
@@ -85,18 +89,20 @@ formats! {
 }
 
 /// `tf32`, float32 cut to 10 mantissa bits: an operand of matrix units, wider than the formats of the table.
-pub const TF32: Format = Format { name: "tf32", exp: 8, man: 10, bias: 127, top: Top::Ieee };
+pub const TF32: Format =
+    Format { name: "tf32", exp: 8, man: 10, bias: 127, top: Top::Ieee, subnormals: true };
 
 impl Format {
-    /// Looks a format up by name.
+    /// Looks a format up by name, in the table or among the spelled rows of [`custom`](super::custom()).
     ///
     /// # Errors
-    /// [`Error::UnknownName`], listing the names there are.
+    /// [`Error::UnknownName`], listing the table's names; [`Error::Unsupported`] for a spelled row that cannot be.
     pub fn by_name(name: &str) -> Result<&'static Format, Error> {
-        FORMATS
-            .iter()
-            .find(|f| f.name == name)
-            .ok_or_else(|| Error::unknown("format", name, FORMATS.iter().map(|f| f.name)))
+        if let Some(format) = FORMATS.iter().find(|f| f.name == name) {
+            return Ok(format);
+        }
+        custom::parse(name)
+            .unwrap_or_else(|| Err(Error::unknown("format", name, FORMATS.iter().map(|f| f.name))))
     }
 
     /// Bits of a code.
@@ -123,7 +129,7 @@ impl Format {
         match self.top {
             Top::NanOnly | Top::Scale => ones - 1,
             Top::Ieee => ones - (1 << self.man),
-            Top::Fnuz | Top::Finite | Top::Integer => ones,
+            Top::Fnuz | Top::None | Top::Integer => ones,
         }
     }
 
@@ -132,7 +138,7 @@ impl Format {
         match self.top {
             Top::NanOnly | Top::Scale | Top::Fnuz => Some(self.max_code() + 1),
             Top::Ieee => Some((self.max_code() + 1) | (1 << (self.man - 1))),
-            Top::Finite | Top::Integer => None,
+            Top::None | Top::Integer => None,
         }
     }
 
@@ -147,7 +153,7 @@ impl Format {
     /// What overflow becomes when it does not saturate: infinity, else NaN. Always `max_code + 1`.
     pub const fn overflow_code(&self) -> Option<u32> {
         match self.top {
-            Top::Finite | Top::Integer => None,
+            Top::None | Top::Integer => None,
             _ => Some(self.max_code() + 1),
         }
     }
@@ -159,6 +165,7 @@ impl Format {
         let power = |e: i32| f64::from_bits(((e + 1023) as u64) << 52);
         match (self.top, field) {
             (Top::Scale, _) => power(field - self.bias),
+            (_, 0) if !self.subnormals => 0.0,
             (_, 0) => f64::from(mantissa) * power(1 - self.bias - self.man as i32),
             _ => f64::from(mantissa + (1 << self.man)) * power(field - self.bias - self.man as i32),
         }
@@ -183,7 +190,7 @@ impl Format {
         };
         let nan = match self.top {
             Top::Fnuz => negative && magnitude == 0,
-            Top::Finite | Top::Integer => false,
+            Top::None | Top::Integer => false,
             Top::Ieee => magnitude > self.max_code() + 1,
             Top::NanOnly | Top::Scale => magnitude > self.max_code(),
         };
@@ -212,12 +219,15 @@ impl Format {
 
     /// The values of all codes of a format of at most 8 bits.
     pub fn lookup(&self) -> &'static Lookup {
-        static TABLES: LazyLock<Vec<Lookup>> = LazyLock::new(|| {
-            let values = |f: &Format| std::array::from_fn(|code| f.value(code as u32));
-            FORMATS.iter().filter(|f| f.bits() <= 8).map(|f| Lookup::new(values(f))).collect()
+        static TABLES: LazyLock<Vec<(&str, Lookup)>> = LazyLock::new(|| {
+            FORMATS.iter().filter(|f| f.bits() <= 8).map(|f| (f.name, f.values())).collect()
         });
-        let narrow = FORMATS.iter().filter(|f| f.bits() <= 8);
-        let index = narrow.take_while(|f| f.name != self.name).count();
-        &TABLES[index]
+        let table = TABLES.iter().find(|(name, _)| *name == self.name);
+        table.map_or_else(|| custom::lookup(self), |(_, table)| table)
+    }
+
+    /// The table of [`Format::lookup`], made anew.
+    pub(super) fn values(&self) -> Lookup {
+        Lookup::new(std::array::from_fn(|code| self.value(code as u32)))
     }
 }

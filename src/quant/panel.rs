@@ -1,24 +1,44 @@
 //! The scales of a handful of neighbouring blocks, ready for the lane code.
 
 use super::place::{spread, Shifted};
-use super::scale::{Rule, ScaleKind, Scaler, RULES};
+use super::rule::ScaleKind;
+use super::scale::{e4m3_code, Global, ScaleArrays, Scaler};
 use super::transform::RunScales;
+use crate::formats::table::Format;
 use crate::simd::{Kernel, Lanes};
 
 /// Divisors between these bounds keep the corrected reciprocal exact (`a * r` corrected by one residual):
 /// nothing in it is subnormal or overflows. Quotients below 2^-76, which only subnormal elements give, are
-/// zero in every format that takes a scale.
+/// zero in the formats of [`Limits`].
 const SAFE_DIVISORS: std::ops::RangeInclusive<f32> = 8.881_784e-16..=1.267_650_6e30; // 2^-50, 2^100
-/// And quotients of the largest element may not be beyond this: twice the largest format.
-const SAFE_QUOTIENT: f32 = 131_072.0;
 
-/// [`BlockScales::prepare`] as a kernel of its own: compiled once for all kinds of input and codes.
+/// How far the fast lane code goes in a format.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Quotients of the largest element may not be beyond this: twice the largest number at the least.
+    quotient: f32,
+}
+
+impl Limits {
+    pub fn new(format: &Format) -> Limits {
+        const LEAST: f64 = 2.6e-23; // above 2^-75: half of it is more than 2^-76
+        const MOST: f32 = 1.0e18;
+        let ordinary =
+            format.grid(1).max(f64::MIN_POSITIVE) >= LEAST && format.subnormals && format.max() <= MOST;
+        Limits { quotient: if ordinary { (2.0 * format.max()).max(131_072.0) } else { -1.0 } }
+    }
+}
+
+/// The scales of some blocks, found, stored and settled: a kernel of its own, compiled once for all kinds of input and codes.
 pub(super) struct Prepare<'a> {
     pub scales: &'a mut BlockScales,
     pub scaler: &'a Scaler,
+    /// Magnitudes that scales are made of, and those that there really are.
     pub amax: &'a [u32],
-    pub trusted: bool,
-    pub stored: Option<&'a mut [f32]>,
+    pub found: &'a [u32],
+    pub global: Global<'a>,
+    pub stored: &'a mut [u8],
+    pub limits: Limits,
     pub fold: f32,
 }
 
@@ -26,13 +46,16 @@ impl Kernel for Prepare<'_> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, _l: L) {
-        let Prepare { scales, scaler, amax, trusted, stored, fold } = self;
-        scales.prepare(scaler, amax, trusted, stored, fold);
+        let Prepare { scales, scaler, amax, found, global, stored, limits, fold } = self;
+        scales.find(scaler, amax, global);
+        scales.store(scaler.kind, stored);
+        scales.settle(found, limits, fold);
     }
 }
 
 /// Scales of blocks, and of elements where blocks are narrow.
 pub(super) struct BlockScales {
+    stored: Vec<f32>,
     divisor: Vec<f32>,
     factor: Vec<f32>,
     each_divisor: Vec<f32>,
@@ -43,49 +66,78 @@ pub(super) struct BlockScales {
 
 impl BlockScales {
     pub fn new() -> BlockScales {
+        let empty = Vec::new;
         BlockScales {
-            divisor: Vec::new(),
-            factor: Vec::new(),
-            each_divisor: Vec::new(),
-            each_factor: Vec::new(),
+            stored: empty(),
+            divisor: empty(),
+            factor: empty(),
+            each_divisor: empty(),
+            each_factor: empty(),
             safe: false,
         }
     }
 
-    /// Computes the scales of blocks from the bits of their largest magnitudes, and stores them. `trusted` says
-    /// that these really are the largest magnitudes. Where `safe`, quotients come out multiplied by `fold`.
-    #[inline(always)]
-    fn prepare(
-        &mut self,
-        scaler: &Scaler,
-        amax: &[u32],
-        trusted: bool,
-        stored: Option<&mut [f32]>,
-        fold: f32,
-    ) {
-        let n = amax.len();
+    fn resize(&mut self, n: usize) {
+        self.stored.resize(n, 0.0);
         self.divisor.resize(n, 0.0);
         self.factor.resize(n, 0.0);
-        let finite = amax.iter().fold(0, |m, a| if *a > m { *a } else { m }) < 0x7F80_0000;
-        if finite && matches!(scaler.kind, ScaleKind::Float32 | ScaleKind::Ue8m0) {
-            float_scales(scaler, amax, &mut self.divisor, &mut self.factor);
-            if let Some(stored) = stored {
-                stored.copy_from_slice(&self.divisor);
+    }
+
+    /// Computes scales from the bits of largest magnitudes.
+    #[inline(always)]
+    pub fn find(&mut self, scaler: &Scaler, amax: &[u32], global: Global<'_>) {
+        self.resize(amax.len());
+        let out =
+            ScaleArrays { stored: &mut self.stored, divisor: &mut self.divisor, factor: &mut self.factor };
+        scaler.scales(amax, global, out);
+    }
+
+    /// Takes scales that are known.
+    pub fn give(&mut self, scaler: &Scaler, stored: &[f32], global: Global<'_>) {
+        self.resize(stored.len());
+        self.stored.copy_from_slice(stored);
+        scaler.applied(stored, global, &mut self.divisor, &mut self.factor);
+    }
+
+    /// Copies the scales of some of the blocks of `all`.
+    pub fn copy(&mut self, all: &BlockScales, blocks: std::ops::Range<usize>) {
+        self.resize(blocks.len());
+        self.divisor.copy_from_slice(&all.divisor[blocks.clone()]);
+        self.factor.copy_from_slice(&all.factor[blocks]);
+    }
+
+    /// Writes what is stored: bytes of float32, or codes of a byte.
+    #[inline(always)]
+    pub fn store(&self, kind: ScaleKind, out: &mut [u8]) {
+        match kind {
+            ScaleKind::Float32 => {
+                for (s, out) in self.stored.iter().zip(out.chunks_exact_mut(4)) {
+                    out.copy_from_slice(&s.to_ne_bytes());
+                }
             }
-        } else {
-            let blocks = amax.iter().zip(&mut self.divisor).zip(&mut self.factor);
-            let mut stored = stored.into_iter().flatten();
-            for ((amax, divisor), factor) in blocks {
-                let block = scaler.block(*amax);
-                (*divisor, *factor) = (block.divisor, block.factor);
-                if let Some(stored) = stored.next() {
-                    *stored = block.stored;
+            ScaleKind::Ue8m0 | ScaleKind::Mx => {
+                for (s, out) in self.stored.iter().zip(out) {
+                    *out = (s.to_bits() >> 23) as u8;
+                }
+            }
+            ScaleKind::Nvfp4 => {
+                for (s, out) in self.stored.iter().zip(out) {
+                    *out = e4m3_code(*s);
                 }
             }
         }
-        let mut safe = trusted && finite;
-        for ((a, d), f) in amax.iter().zip(&self.divisor).zip(&self.factor) {
-            safe &= SAFE_DIVISORS.contains(d) & (f32::from_bits(*a) * f <= SAFE_QUOTIENT);
+    }
+
+    /// Settles whether quotients are ordinary, given the bits of the largest magnitudes that there really are. Where they
+    /// are, quotients come out multiplied by `fold`.
+    #[inline(always)]
+    pub fn settle(&mut self, found: &[u32], limits: Limits, fold: f32) {
+        let mut safe = found.iter().fold(0, |m, a| if *a > m { *a } else { m }) < 0x7F80_0000;
+        for ((a, d), f) in found.iter().zip(&mut self.divisor).zip(&mut self.factor) {
+            // Zeros stay zeros, whatever they are divided by.
+            *d = if *a == 0 { 1.0 } else { *d };
+            *f = if *a == 0 { 1.0 } else { *f };
+            safe &= SAFE_DIVISORS.contains(d) & (f32::from_bits(*a) * *f <= limits.quotient);
         }
         self.safe = safe;
         if safe && fold != 1.0 {
@@ -108,22 +160,5 @@ impl BlockScales {
             spread(&self.factor, block_cols, phase, n, &mut self.each_factor);
         }
         RunScales { shifted, divisor: &self.each_divisor, factor: &self.each_factor }
-    }
-}
-
-/// Float32 and UE8M0 scales of finite blocks: one loop for each kind and rule, so that these are constants in it and
-/// the compiler can use its vectors.
-#[inline(always)]
-fn float_scales(scaler: &Scaler, amax: &[u32], divisor: &mut [f32], factor: &mut [f32]) {
-    for kind in [ScaleKind::Float32, ScaleKind::Ue8m0] {
-        for rule in RULES {
-            if scaler.kind == kind && scaler.rule.name == rule.name {
-                let scaler = Scaler { kind, rule: Rule { floor: scaler.rule.floor, ..*rule }, ..*scaler };
-                for ((a, d), f) in amax.iter().zip(divisor.iter_mut()).zip(factor.iter_mut()) {
-                    let block = scaler.finite_block(*a);
-                    (*d, *f) = (block.divisor, block.factor);
-                }
-            }
-        }
     }
 }

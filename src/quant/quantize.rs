@@ -3,13 +3,16 @@
 use super::amax::{amax_bits, RUN};
 use super::layout::{Blocks, RowPart};
 use super::native::each_native;
-use super::panel::{BlockScales, Prepare};
-use super::scale::{Rule, ScaleKind, Scaler, RULES};
-use super::transform::{raise_each, run_amax, Encode, RunScales};
+use super::panel::{BlockScales, Limits, Prepare};
+use super::rule::{AmaxNan, Rule, ScaleKind, RULES};
+use super::scale::{Global, Scaler};
+use super::search::search;
+use super::transform::{raise_each, run_amax, Encode, EncodeAny, RunScales};
 use crate::error::{same_length, Error};
 use crate::formats::encode::{widen, wrong_width};
+use crate::formats::lanes::LaneRounder;
 use crate::formats::near::Near;
-use crate::formats::round::{named_enum, Rounder};
+use crate::formats::round::{named_enum, Rounder, Rounding};
 use crate::formats::source::{Code, CodesMut, Input, Source};
 use crate::formats::table::{Format, Top};
 use crate::simd::{dispatch, Kernel, Lanes, Narrow, MAX_GROUP};
@@ -25,81 +28,115 @@ named_enum! {
     }
 }
 
+/// Where scales come from.
+#[derive(Clone, Copy, Debug)]
+pub enum ScaleSource<'a> {
+    /// The blocks' own largest magnitudes.
+    Found,
+    /// Largest magnitudes to use instead of those, one for each block.
+    Amax(&'a [f32]),
+    /// The scales themselves, as numbers (without NVFP4's scale of scales), one for each block.
+    Given(&'a [f32]),
+}
+
 /// How [`quantize`] scales.
 #[derive(Clone, Copy, Debug)]
 pub struct QuantizeOptions<'a> {
     /// The kind of scale.
     pub scale: ScaleKind,
-    /// The project whose rule is followed.
-    pub rule: &'static Rule,
-    /// The least amax; the rule's own where `None`. Microscaling and NVFP4 have none.
-    pub floor: Option<f32>,
-    /// The tensor's factor, for NVFP4 (see [`nvfp4_global`]); else 1.
-    pub global: f32,
-    /// Largest magnitudes to use instead of the blocks' own, one for each block.
-    pub amax: Option<&'a [f32]>,
+    /// The rule that is followed.
+    pub rule: Rule,
+    /// Where scales come from.
+    pub from: ScaleSource<'a>,
+    /// The scale of scales, for NVFP4 (see [`nvfp4_global`](super::nvfp4_global)): one, or one for each block.
+    pub global: Global<'a>,
     /// NaN and infinity.
     pub nonfinite: NonFinitePolicy,
+    /// How quotients become codes; the rule's way where `None`.
+    pub rounding: Option<Rounding>,
+    /// Seed of stochastic rounding.
+    pub seed: u64,
 }
 
 impl Default for QuantizeOptions<'_> {
     fn default() -> Self {
         QuantizeOptions {
             scale: ScaleKind::Float32,
-            rule: &RULES[0],
-            floor: None,
-            global: 1.0,
-            amax: None,
+            rule: RULES[0],
+            from: ScaleSource::Found,
+            global: Global::ONE,
             nonfinite: NonFinitePolicy::Raise,
+            rounding: None,
+            seed: 0,
         }
     }
-}
-
-/// The NVFP4 factor of a tensor whose largest magnitude is `amax`.
-pub fn nvfp4_global(amax: f32, format: &Format) -> f32 {
-    Scaler::nvfp4_global(amax, format)
 }
 
 /// A block larger than this (in elements) is not kept in cache between its two passes, but its parts are
 /// spread over threads.
 const BLOCK_LIMIT: usize = 256 * 1024;
 
-/// Quantizes `src` with a scale for each block: one code for each element, and what is stored of each
-/// block's scale, as a float32 (without the tensor's factor). float64 input is rounded to nearest float32 first.
+/// Quantizes `src` with a scale for each block: one code for each element, and what is stored of each block's scale (without
+/// NVFP4's scale of scales): the bytes of a float32, or a byte of E8M0 or E4M3. float64 input is rounded to nearest float32
+/// first.
 ///
 /// # Errors
 /// [`Error::Length`] if the arrays do not fit the layout; [`Error::Unsupported`] for a format that takes no scale
-/// or, under [`NonFinitePolicy::Propagate`], has no NaN; [`Error::Range`] for a floor, factor or amax that is
-/// negative or not finite; [`Error::NonFinite`] for NaN or infinity in `src`. After an error `codes` and
-/// `scales` hold parts of the result.
+/// or, under [`NonFinitePolicy::Propagate`], has no NaN, and for a rule that cannot be ([`Rule::check`]); [`Error::Range`] for
+/// an amax that is negative or not finite, and a scale or factor that is not positive; [`Error::NonFinite`] for NaN or
+/// infinity in `src`. After an error `codes` and `scales` hold parts of the result.
 pub fn quantize(
     src: Input<'_>,
     blocks: Blocks,
     format: &'static Format,
     options: &QuantizeOptions<'_>,
     codes: CodesMut<'_>,
-    scales: &mut [f32],
+    scales: &mut [u8],
 ) -> Result<(), Error> {
+    let width = if options.scale == ScaleKind::Float32 { 4 } else { 1 };
     same_length("x", src.len(), blocks.len())?;
     same_length("codes", codes.len(), blocks.len())?;
-    same_length("scales", scales.len(), blocks.scales())?;
+    same_length("bytes of scales", scales.len(), width * blocks.scales())?;
     let job = Job::new(format, options)?;
-    if let Some(amax) = options.amax {
-        same_length("amax", amax.len(), blocks.scales())?;
-        if let Some(a) = amax.iter().find(|a| !(a.is_finite() && **a >= 0.0)) {
-            return Err(range("amax", *a, "finite numbers, none negative"));
+    match options.from {
+        ScaleSource::Found => {}
+        ScaleSource::Amax(amax) => {
+            same_length("amax", amax.len(), blocks.scales())?;
+            if let Some(a) = amax.iter().find(|a| !(a.is_finite() && **a >= 0.0)) {
+                return Err(range("amax", *a, "finite numbers, none negative"));
+            }
+        }
+        ScaleSource::Given(given) => {
+            same_length("scales", given.len(), blocks.scales())?;
+            let least = if options.scale == ScaleKind::Nvfp4 { 0.0 } else { f32::from_bits(1) };
+            if let Some(s) = given.iter().find(|s| !(s.is_finite() && **s >= least)) {
+                return Err(range("scales", *s, "finite numbers above 0 (NVFP4: or 0)"));
+            }
+        }
+    }
+    for (what, factors) in [("global_scale", options.global.encode), ("global_scale", options.global.decode)]
+    {
+        if factors.len() != 1 {
+            same_length(what, factors.len(), blocks.scales())?;
+        }
+        if let Some(g) = factors.iter().find(|g| !(g.is_finite() && **g > 0.0)) {
+            return Err(range(what, *g, "finite numbers above 0"));
         }
     }
     let spoiled = each_native!(src, S, src => match codes {
         CodesMut::U8(codes) if format.bits() <= 8 => {
-            if job.near.plain() {
-                job.all::<S, u8, true>(src, blocks, options.amax, codes, scales)
+            if job.near.is_none_or(|near| near.plain()) {
+                job.all::<S, u8, true>(src, blocks, options.from, codes, scales)
             } else {
-                job.all::<S, u8, false>(src, blocks, options.amax, codes, scales)
+                job.all::<S, u8, false>(src, blocks, options.from, codes, scales)
             }
         }
         CodesMut::U16(codes) if format.bits() > 8 => {
-            job.all::<S, u16, true>(src, blocks, options.amax, codes, scales)
+            if job.near.is_none_or(|near| near.plain()) {
+                job.all::<S, u16, true>(src, blocks, options.from, codes, scales)
+            } else {
+                job.all::<S, u16, false>(src, blocks, options.from, codes, scales)
+            }
         }
         _ => return Err(wrong_width(format)),
     });
@@ -116,17 +153,24 @@ fn range(what: &'static str, found: f32, expected: &'static str) -> Error {
 }
 
 #[derive(Clone, Copy)]
-struct Job {
+struct Job<'a> {
     scaler: Scaler,
-    near: Near,
+    format: &'static Format,
+    global: Global<'a>,
+    limits: Limits,
+    skip_nan: bool,
+    /// Nearest even, where that is the way; else any mode.
+    near: Option<Near>,
     narrow: Option<(Narrow, f32)>,
+    rounder: LaneRounder,
+    seed: u64,
 }
 
-impl Job {
-    fn new(format: &'static Format, options: &QuantizeOptions<'_>) -> Result<Job, Error> {
-        if format.top == Top::Scale || format.bits() > 12 {
+impl<'a> Job<'a> {
+    fn new(format: &'static Format, options: &QuantizeOptions<'a>) -> Result<Job<'a>, Error> {
+        if format.top == Top::Scale || format.exp == 8 {
             return Err(Error::Unsupported(format!(
-                "dtype: {} takes no scale; expected a format of at most 12 bits (encode casts without one)",
+                "dtype: {} takes no scale; expected a format of at most 7 exponent bits (encode casts without one)",
                 format.name
             )));
         }
@@ -136,28 +180,32 @@ impl Job {
                 format.name
             )));
         }
-        if format.top == Top::Integer && matches!(options.scale, ScaleKind::Mx | ScaleKind::Nvfp4) {
-            return Err(Error::Unsupported(format!(
-                "scale: {:?} is defined for floating-point formats, found {}",
-                options.scale.name(),
-                format.name
-            )));
+        let rule = options.rule;
+        rule.check(options.scale, format, !matches!(options.from, ScaleSource::Given(_)))?;
+        let rounding = options.rounding.unwrap_or(rule.rounding);
+        let rounder = Rounder { rounding, ..Rounder::saturating(format) };
+        let (mut near, mut lanes) = (Near::new(&rounder), LaneRounder::new(&rounder));
+        if let Some(max) = rule.max {
+            let code = rounder.code(max.to_bits(), 0);
+            near = near.map(|near| near.clipped(max, code));
+            lanes = lanes.clipped(max);
         }
-        let floor = match options.scale {
-            ScaleKind::Float32 | ScaleKind::Ue8m0 => options.floor.unwrap_or(options.rule.floor),
-            ScaleKind::Mx | ScaleKind::Nvfp4 => 0.0,
-        };
-        if !(floor.is_finite() && floor >= 0.0) {
-            return Err(range("floor", floor, "a finite number, not negative"));
+        if !rule.negative_zero {
+            (near, lanes) = (None, lanes.without_negative_zero());
         }
-        let global = options.global;
-        if !(global.is_finite() && global >= f32::MIN_POSITIVE) {
-            return Err(range("global_scale", global, "a positive, normal float32"));
-        }
-        let rule = Rule { floor, ..*options.rule };
-        let scaler = Scaler { kind: options.scale, rule, max: format.max(), global };
-        let near = Near::new(&Rounder::saturating(format));
-        Ok(Job { scaler, near, narrow: near.narrow() })
+        // Folded into scales, the power of two may not make them extreme.
+        let narrow = near.and_then(|near| near.narrow()).filter(|(_, by)| (1e-9..=1.0).contains(by));
+        Ok(Job {
+            scaler: Scaler::new(options.scale, rule, format),
+            format,
+            global: options.global,
+            limits: Limits::new(format),
+            skip_nan: rule.amax_nan == AmaxNan::Skip && options.nonfinite == NonFinitePolicy::Propagate,
+            near,
+            narrow,
+            rounder: lanes,
+            seed: options.seed,
+        })
     }
 
     /// Quantizes everything; says whether anything was not finite.
@@ -165,9 +213,9 @@ impl Job {
         &self,
         src: &[S::Item],
         blocks: Blocks,
-        amax: Option<&[f32]>,
+        from: ScaleSource<'_>,
         codes: &mut [C],
-        scales: &mut [f32],
+        scales: &mut [u8],
     ) -> bool {
         if blocks.is_empty() {
             return false;
@@ -177,10 +225,20 @@ impl Job {
         let bands = flat.stack * flat.bands();
         let block = flat.block_rows * flat.block_cols;
         let starved = tall && num_threads() > 1 && bands < 2 * num_threads();
-        if amax.is_some() || block > BLOCK_LIMIT || starved {
-            self.two_passes::<S, C, PLAIN>(src, flat, amax, codes, scales)
+        let searching = self.scaler.kind == ScaleKind::Nvfp4 && self.scaler.rule.targets().len() > 1;
+        if !matches!(from, ScaleSource::Found) || searching || block > BLOCK_LIMIT || starved {
+            self.two_passes::<S, C, PLAIN>(src, flat, from, codes, scales)
         } else {
             self.one_pass::<S, C, PLAIN>(src, flat, codes, scales)
+        }
+    }
+
+    /// Bytes of a stored scale.
+    fn width(&self) -> usize {
+        if self.scaler.kind == ScaleKind::Float32 {
+            4
+        } else {
+            1
         }
     }
 
@@ -190,7 +248,7 @@ impl Job {
         src: &[S::Item],
         flat: Blocks,
         codes: &mut [C],
-        scales: &mut [f32],
+        scales: &mut [u8],
     ) -> bool {
         // Whole bands of a matrix, or whole blocks of a long row; a matrix may end in a short band.
         let band = flat.block_rows * flat.cols;
@@ -201,22 +259,27 @@ impl Job {
             let bands = (RUN / band).max(1);
             (bands * band, flat.cols, bands * flat.across())
         };
-        let mut tasks = Vec::new();
         let (unit, unit_scales) = if cols == flat.cols {
             (flat.rows * flat.cols, flat.bands() * flat.across())
         } else {
             (flat.cols, flat.across())
         };
+        let width = self.width();
+        let mut tasks = Vec::new();
+        let (mut at, mut block) = (0, 0);
         for ((src, codes), scales) in
-            src.chunks(unit).zip(codes.chunks_mut(unit)).zip(scales.chunks_mut(unit_scales))
+            src.chunks(unit).zip(codes.chunks_mut(unit)).zip(scales.chunks_mut(unit_scales * width))
         {
             for ((src, codes), scales) in
-                src.chunks(elements).zip(codes.chunks_mut(elements)).zip(scales.chunks_mut(blocks))
+                src.chunks(elements).zip(codes.chunks_mut(elements)).zip(scales.chunks_mut(blocks * width))
             {
                 let cols = cols.min(src.len());
                 let (block_rows, block_cols) = (flat.block_rows, flat.block_cols);
+                let (elements, blocks) = (src.len(), scales.len() / width);
                 tasks.push(Bands::<S, C, PLAIN> {
                     job: self,
+                    at,
+                    block,
                     src,
                     cols,
                     block_rows,
@@ -224,45 +287,50 @@ impl Job {
                     codes,
                     scales,
                 });
+                (at, block) = (at + elements, block + blocks);
             }
         }
         run_tasks(src.len(), tasks, dispatch).into_iter().any(|spoiled| spoiled)
     }
 
-    /// All amax first (or those given), then all codes: for blocks too large for a task.
+    /// All scales first, then all codes: for blocks too large for a task, and for scales that do not come from amax alone.
     fn two_passes<S: Source, C: Code, const PLAIN: bool>(
         &self,
         src: &[S::Item],
         flat: Blocks,
-        given: Option<&[f32]>,
+        from: ScaleSource<'_>,
         codes: &mut [C],
-        scales: &mut [f32],
+        scales: &mut [u8],
     ) -> bool {
-        let found = amax_bits::<S>(src, flat);
-        let spoiled = found.iter().any(|a| *a >= 0x7F80_0000);
-        let amax: Vec<u32> = match given {
-            // A block that is not finite keeps its own amax, so that it is seen to be spoiled.
-            Some(given) => {
-                let pick = |(given, found): (&f32, &u32)| (given.to_bits()).max(*found & spoil(*found));
-                given.iter().zip(&found).map(pick).collect()
+        let mut found = amax_bits::<S>(src, flat);
+        let spoiled = found.iter().any(|a| *a >= INFINITY);
+        let real = found.clone();
+        if self.skip_nan {
+            numbers_amax::<S>(src, flat, &mut found);
+        }
+        let bits = |given: &[f32]| given.iter().map(|a| a.to_bits()).collect::<Vec<u32>>();
+        let mut all = BlockScales::new();
+        match from {
+            ScaleSource::Given(given) => all.give(&self.scaler, given, self.global),
+            from => {
+                let amax = if let ScaleSource::Amax(given) = from { bits(given) } else { found };
+                if self.scaler.rule.targets().len() > 1 && self.scaler.kind == ScaleKind::Nvfp4 {
+                    let chosen = search::<S>(&self.scaler, self.format, src, flat, &amax, self.global);
+                    all.give(&self.scaler, &chosen, self.global);
+                } else {
+                    all.find(&self.scaler, &amax, self.global);
+                }
             }
-            None => found,
-        };
-        dispatch(Prepare {
-            scales: &mut BlockScales::new(),
-            scaler: &self.scaler,
-            amax: &amax,
-            trusted: false,
-            stored: Some(scales),
-            fold: 1.0,
-        });
+        }
+        all.store(self.scaler.kind, scales);
         let mut rest = codes;
         let tasks = flat.row_parts(RUN).map(|part| {
             let range = part.range(&flat);
+            let at = range.start;
             let (codes, after) = std::mem::take(&mut rest).split_at_mut(range.len());
             rest = after;
             let src = &src[range];
-            Rows::<S, C, PLAIN> { job: self, part, flat, src, amax: &amax, trusted: given.is_none(), codes }
+            Rows::<S, C, PLAIN> { job: self, at, part, flat, src, all: &all, found: &real, codes }
         });
         let tasks = tasks.collect();
         run_tasks(src.len(), tasks, dispatch);
@@ -270,25 +338,60 @@ impl Job {
     }
 }
 
-/// All ones for the bits of NaN and infinity, else zero.
-fn spoil(bits: u32) -> u32 {
-    if bits >= 0x7F80_0000 {
-        u32::MAX
-    } else {
-        0
+const INFINITY: u32 = 0x7F80_0000;
+
+/// Replaces each amax that is NaN by that of the block's numbers.
+fn numbers_amax<S: Source>(src: &[S::Item], flat: Blocks, amax: &mut [u32]) {
+    if !amax.iter().any(|a| *a > INFINITY) {
+        return;
+    }
+    let spoiled: Vec<bool> = amax.iter().map(|a| *a > INFINITY).collect();
+    for (a, spoiled) in amax.iter_mut().zip(&spoiled) {
+        *a = if *spoiled { 0 } else { *a };
+    }
+    let mut bits = [0; MAX_GROUP];
+    for (row, src) in src.chunks(flat.cols).enumerate() {
+        let first = flat.band_of_row(row) * flat.across();
+        for (k, src) in src.chunks(MAX_GROUP).enumerate() {
+            dispatch(Widen::<S> { src, bits: &mut bits });
+            for (i, bits) in bits[..src.len()].iter().enumerate() {
+                let block = first + (k * MAX_GROUP + i) / flat.block_cols;
+                let magnitude = bits & 0x7FFF_FFFF;
+                if spoiled[block] && magnitude <= INFINITY {
+                    amax[block] = amax[block].max(magnitude);
+                }
+            }
+        }
+    }
+}
+
+/// The float32 bits of a group.
+struct Widen<'a, S: Source> {
+    src: &'a [S::Item],
+    bits: &'a mut [u32; MAX_GROUP],
+}
+
+impl<S: Source> Kernel for Widen<'_, S> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        widen::<L, S>(l, self.src, self.bits);
     }
 }
 
 /// Some bands of blocks of one matrix: amax, scales and codes, a panel of columns at a time so that a band is
 /// read from memory once.
 struct Bands<'a, S: Source, C: Code, const PLAIN: bool> {
-    job: &'a Job,
+    job: &'a Job<'a>,
+    /// The index of the first element, and of the first block.
+    at: usize,
+    block: usize,
     src: &'a [S::Item],
     cols: usize,
     block_rows: usize,
     block_cols: usize,
     codes: &'a mut [C],
-    scales: &'a mut [f32],
+    scales: &'a mut [u8],
 }
 
 /// Elements of a panel: of a single row, and bytes where rows lie apart.
@@ -299,7 +402,8 @@ impl<S: Source, C: Code, const PLAIN: bool> Kernel for Bands<'_, S, C, PLAIN> {
     type Out = bool;
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) -> bool {
-        let Bands { job, src, cols, block_rows, block_cols, codes, scales } = self;
+        let Bands { job, at, block, src, cols, block_rows, block_cols, codes, scales } = self;
+        let bytes = job.width();
         let item = std::mem::size_of::<S::Item>();
         let width = if block_rows == 1 { PANEL } else { TALL_PANEL_BYTES / (block_rows * item) };
         let width = (width / block_cols).max(1) * block_cols;
@@ -310,7 +414,8 @@ impl<S: Source, C: Code, const PLAIN: bool> Kernel for Bands<'_, S, C, PLAIN> {
         for (band, (src, codes)) in
             src.chunks(block_rows * cols).zip(codes.chunks_mut(block_rows * cols)).enumerate()
         {
-            let scales = &mut scales[band * across..(band + 1) * across];
+            let scales = &mut scales[band * across * bytes..(band + 1) * across * bytes];
+            let at = at + band * block_rows * cols;
             let mut start = 0;
             while start < cols {
                 let end = (start + width).min(cols);
@@ -320,22 +425,32 @@ impl<S: Source, C: Code, const PLAIN: bool> Kernel for Bands<'_, S, C, PLAIN> {
                 for row in src.chunks(cols) {
                     raise_blocks::<L, S>(l, &row[start..end], block_cols, amax);
                 }
+                let dirty = amax.iter().any(|a| *a >= INFINITY);
+                spoiled |= dirty;
+                let block = block + band * across + first;
+                let global = job.global.part(block..block + amax.len());
+                let numbers = (dirty && job.skip_nan).then(|| {
+                    let mut numbers = amax.to_vec();
+                    l.call(RaiseNumbers::<S> { src, cols, start, end, block_cols, amax: &mut numbers });
+                    numbers
+                });
                 l.call(Prepare {
                     scales: &mut ready,
                     scaler: &job.scaler,
-                    amax,
-                    trusted: true,
-                    stored: Some(&mut scales[first..last]),
+                    amax: numbers.as_deref().unwrap_or(amax),
+                    found: amax,
+                    global,
+                    stored: &mut scales[first * bytes..last * bytes],
+                    limits: job.limits,
                     fold: job.fold::<L>(),
                 });
-                spoiled |= amax.iter().any(|a| *a >= 0x7F80_0000);
                 let safe = ready.safe;
                 // A long row is read straight on; in a band, the panel's neighbour in the same row comes next.
                 let ahead = if block_rows == 1 { ROW_AHEAD } else { (end - start) * item };
                 for (k, (row, out)) in src.chunks(cols).zip(codes.chunks_mut(cols)).enumerate() {
                     let scales = ready.run(block_cols, 0, end - start, k == 0);
                     let (row, out) = (&row[start..end], &mut out[start..end]);
-                    job.encode::<L, S, C, PLAIN>(l, (scales, safe), row, out, ahead);
+                    job.encode::<L, S, C, PLAIN>(l, (scales, safe), at + k * cols + start, row, out, ahead);
                 }
                 start = end;
             }
@@ -358,17 +473,50 @@ fn raise_blocks<L: Lanes, S: Source>(l: L, run: &[S::Item], block_cols: usize, a
     }
 }
 
-impl Job {
+/// The largest magnitudes of the numbers in blocks whose amax is NaN.
+struct RaiseNumbers<'a, S: Source> {
+    src: &'a [S::Item],
+    cols: usize,
+    start: usize,
+    end: usize,
+    block_cols: usize,
+    amax: &'a mut [u32],
+}
+
+impl<S: Source> Kernel for RaiseNumbers<'_, S> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        let blocks = self.amax.iter_mut().zip((self.start..self.end).step_by(self.block_cols));
+        let mut bits = [0; MAX_GROUP];
+        for (amax, from) in blocks.filter(|(amax, _)| **amax > INFINITY) {
+            *amax = 0;
+            let to = (from + self.block_cols).min(self.end);
+            for src in self.src.chunks(self.cols).flat_map(|row| row[from..to].chunks(MAX_GROUP)) {
+                widen::<L, S>(l, src, &mut bits);
+                let magnitudes = bits[..src.len()].iter().map(|b| b & 0x7FFF_FFFF);
+                *amax = magnitudes.filter(|b| *b <= INFINITY).fold(*amax, u32::max);
+            }
+        }
+    }
+}
+
+impl Job<'_> {
     #[inline(always)]
     fn encode<L: Lanes, S: Source, C: Code, const PLAIN: bool>(
         &self,
         l: L,
         (scales, safe): (RunScales<'_>, bool),
+        at: usize,
         src: &[S::Item],
         out: &mut [C],
         ahead: usize,
     ) {
-        let (near, narrow) = (self.near, self.narrow.map(|(narrow, _)| narrow));
+        let Some(near) = self.near else {
+            let (rounder, divide, seed) = (self.rounder, self.scaler.divides(), self.seed);
+            return l.call(EncodeAny::<S, C> { rounder, divide, seed, at, scales, src, out, ahead });
+        };
+        let narrow = self.narrow.map(|(narrow, _)| narrow);
         match (safe, self.scaler.divides()) {
             (true, true) => {
                 l.call(Encode::<S, C, true, true, PLAIN> { near, narrow, scales, src, out, ahead })
@@ -392,14 +540,16 @@ impl Job {
     }
 }
 
-/// Some rows, or part of one, whose blocks' amax are known.
+/// Some rows, or part of one, whose blocks' scales are known.
 struct Rows<'a, S: Source, C: Code, const PLAIN: bool> {
-    job: &'a Job,
+    job: &'a Job<'a>,
+    /// The index of the first element.
+    at: usize,
     part: RowPart,
     flat: Blocks,
     src: &'a [S::Item],
-    amax: &'a [u32],
-    trusted: bool,
+    all: &'a BlockScales,
+    found: &'a [u32],
     codes: &'a mut [C],
 }
 
@@ -407,7 +557,7 @@ impl<S: Source, C: Code, const PLAIN: bool> Kernel for Rows<'_, S, C, PLAIN> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        let Rows { job, part, flat, src, amax, trusted, codes } = self;
+        let Rows { job, at, part, flat, src, all, found, codes } = self;
         let (from, to) = (part.at / flat.block_cols, (part.at + part.cols).div_ceil(flat.block_cols));
         let phase = part.at % flat.block_cols;
         let mut ready = BlockScales::new();
@@ -415,20 +565,14 @@ impl<S: Source, C: Code, const PLAIN: bool> Kernel for Rows<'_, S, C, PLAIN> {
         for (k, (src, out)) in src.chunks(part.cols).zip(codes.chunks_mut(part.cols)).enumerate() {
             if flat.band_of_row(part.row + k) != band {
                 band = flat.band_of_row(part.row + k);
-                let amax = &amax[band * flat.across()..][from..to];
-                l.call(Prepare {
-                    scales: &mut ready,
-                    scaler: &job.scaler,
-                    amax,
-                    trusted,
-                    stored: None,
-                    fold: job.fold::<L>(),
-                });
+                let blocks = band * flat.across() + from..band * flat.across() + to;
+                ready.copy(all, blocks.clone());
+                ready.settle(&found[blocks], job.limits, job.fold::<L>());
                 fresh = true;
             }
             let safe = ready.safe;
             let scales = ready.run(flat.block_cols, phase, part.cols, fresh);
-            job.encode::<L, S, C, PLAIN>(l, (scales, safe), src, out, ROW_AHEAD);
+            job.encode::<L, S, C, PLAIN>(l, (scales, safe), at + k * part.cols, src, out, ROW_AHEAD);
             fresh = false;
         }
     }

@@ -1,146 +1,40 @@
-//! From a block's largest magnitude to its scale: the kinds of scale, and the rules that projects follow.
+//! From the largest magnitudes of a handful of blocks to their scales, by the columns of a [`Rule`].
 //!
-//! All arithmetic is float32, operation by operation as written: the rules differ in the last bit.
+//! Each column is a loop over the blocks, so that the compiler can use its vectors whatever the rule.
 
-use crate::error::Error;
-use crate::formats::round::{named_enum, Rounder};
-use crate::formats::table::{Format, E4M3FN};
+use super::rule::{ApplyOp, Byte0, Pow2Op, Rule, ScaleKind, ScaleOp, ZeroScale, ZeroTile};
+use crate::formats::table::Format;
 
-named_enum! {
-    /// What a scale is.
-    ScaleKind, "scale" {
-        /// A float32, `amax / max`.
-        Float32 = "float32",
-        /// The power of two at or above that (UE8M0).
-        Ue8m0 = "ue8m0",
-        /// OCP Microscaling: the power of two that brings amax into the format's top binade; larger values clip.
-        Mx = "mx",
-        /// NVFP4: an E4M3 number times one float32 for the whole tensor.
-        Nvfp4 = "nvfp4",
+const NAN: f32 = f32::from_bits(0x7FC0_0000);
+const INFINITY: u32 = 0x7F80_0000;
+const E4M3_MAX: f32 = 448.0;
+
+/// NVFP4's float32 scale of scales: what block scales are multiplied by before they are cast to E4M3, and its inverse.
+/// One for all blocks, or one for each.
+#[derive(Clone, Copy, Debug)]
+pub struct Global<'a> {
+    /// Multiplied in.
+    pub encode: &'a [f32],
+    /// What stored scales are multiplied by.
+    pub decode: &'a [f32],
+}
+
+impl Global<'_> {
+    /// No scale of scales.
+    pub const ONE: Global<'static> = Global { encode: &[1.0], decode: &[1.0] };
+
+    /// Those of some blocks.
+    pub(crate) fn part(self, blocks: std::ops::Range<usize>) -> Self {
+        if self.encode.len() == 1 {
+            return self;
+        }
+        Global { encode: &self.encode[blocks.clone()], decode: &self.decode[blocks] }
     }
-}
 
-/// How the float32 scale is computed from amax.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ScaleOp {
-    /// `amax / max`.
-    Divide,
-    /// `amax * RN(1 / max)`.
-    Multiply,
-}
-
-/// How an element is brought to the format's range.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ApplyOp {
-    /// `x / s`.
-    Divide,
-    /// `x * RN(1 / s)`.
-    Reciprocal,
-    /// `x * RN(max / amax)`.
-    MaxOverAmax,
-}
-
-/// How a power of two at or above a float32 is found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PowerOp {
-    /// From the bits: the exponent, plus one if the mantissa is not zero.
-    Bits,
-    /// `ceil(log2(s))` with log2 rounded to float32, which loses numbers a few ulp above a power of two.
-    FloatLog2,
-}
-
-/// A project's way of scaling.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Rule {
-    /// Its name.
-    pub name: &'static str,
-    /// The least amax.
-    pub floor: f32,
-    /// The float32 scale.
-    pub scale: ScaleOp,
-    /// The quotient.
-    pub apply: ApplyOp,
-    /// The power of two.
-    pub power: PowerOp,
-}
-
-macro_rules! rules {
-    ($($name:literal, $floor:literal, $scale:ident, $apply:ident, $power:ident;)*) => {
-        /// Every rule; the first is the default.
-        pub const RULES: &[Rule] = &[$(Rule {
-            name: $name, floor: $floor,
-            scale: ScaleOp::$scale, apply: ApplyOp::$apply, power: PowerOp::$power,
-        }),*];
-    };
-}
-
-rules! {
-//  name           floor    scale     quotient     power of two
-    "deepseek_v3", 1e-4,    Divide,   Divide,      Bits;
-    "deepgemm",    1e-4,    Divide,   Reciprocal,  Bits;
-    "deepep",      1e-4,    Multiply, MaxOverAmax, Bits;
-    "vllm",        1e-10,   Divide,   Divide,      FloatLog2;
-}
-
-impl Rule {
-    /// Looks a rule up by name.
-    ///
-    /// # Errors
-    /// [`Error::UnknownName`], listing the names there are.
-    pub fn by_name(name: &str) -> Result<&'static Rule, Error> {
-        RULES
-            .iter()
-            .find(|r| r.name == name)
-            .ok_or_else(|| Error::unknown("rule", name, RULES.iter().map(|r| r.name)))
-    }
-}
-
-const NAN_BITS: u32 = 0x7FC0_0000;
-
-/// 2^e for a normal exponent.
-#[inline(always)]
-fn power(e: i32) -> f32 {
-    f32::from_bits(((e + 127) as u32) << 23)
-}
-
-/// 2^e for e in -127..=127.
-#[inline(always)]
-fn scale_power(e: i32) -> f32 {
-    if e == -127 {
-        f32::from_bits(0x0040_0000)
-    } else {
-        power(e)
-    }
-}
-
-/// The exponent of the power of two at or above a positive float32, in -126..=127.
-#[inline(always)]
-fn ceil_exponent(s: f32, op: PowerOp) -> i32 {
-    let bits = s.to_bits();
-    let exponent = (bits >> 23) as i32 - 127;
-    let mantissa = bits & 0x007F_FFFF;
-    let lost = match op {
-        PowerOp::Bits => 0,
-        PowerOp::FloatLog2 => log2_slack(exponent),
-    };
-    (exponent + i32::from(mantissa > lost)).clamp(-126, 127)
-}
-
-/// The largest mantissa m for which log2(2^k * (1 + m / 2^23)), rounded to nearest float32, is k.
-///
-/// log2 exceeds k by m / (2^23 ln 2) to first order, and rounds back to k while that is under half the gap
-/// between k and the next float32 above it: m < ln 2 * 2^(j-1), 2^j being the binade of that gap.
-#[inline(always)]
-fn log2_slack(k: i32) -> u32 {
-    let magnitude = k.unsigned_abs();
-    if magnitude == 0 {
-        return 0; // any positive excess over 0 is a float32 of its own
-    }
-    // Above a negative k the magnitude falls, so a power of two borders on the finer binade.
-    let inside = if k < 0 { magnitude - u32::from(magnitude.is_power_of_two()) } else { magnitude };
-    match inside.checked_ilog2() {
-        None => (std::f64::consts::LN_2 / 4.0) as u32, // k = -1: gaps of the binade below 1
-        Some(j) => (std::f64::consts::LN_2 * f64::from(1u32 << j) / 2.0) as u32,
+    #[inline(always)]
+    fn at(&self, i: usize) -> (f32, f32) {
+        let i = if self.encode.len() == 1 { 0 } else { i };
+        (self.encode[i], self.decode[i])
     }
 }
 
@@ -149,127 +43,313 @@ fn log2_slack(k: i32) -> u32 {
 pub(crate) struct Scaler {
     pub kind: ScaleKind,
     pub rule: Rule,
-    pub max: f32,
-    pub global: f32,
+    /// What amax is brought to.
+    max: f32,
+    /// The exponent of the format's largest number, and its mantissa bits.
+    emax: i32,
+    man: u32,
 }
 
-/// A block's scale.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct BlockScale {
-    /// What is stored: the scale, without the tensor's factor.
-    pub stored: f32,
+/// Scales of blocks, in arrays of one length.
+pub(crate) struct ScaleArrays<'a> {
+    /// What is stored, as a number.
+    pub stored: &'a mut [f32],
     /// What codes are multiplied by to get values back.
-    pub divisor: f32,
-    /// What values are multiplied by, unless they are divided by `divisor`.
-    pub factor: f32,
+    pub divisor: &'a mut [f32],
+    /// What values are multiplied by, unless they are divided by the divisor.
+    pub factor: &'a mut [f32],
+}
+
+/// 2^e for e in -127..=127.
+#[inline(always)]
+fn power(e: i32) -> f32 {
+    f32::from_bits(if e == -127 { 0x0040_0000 } else { ((e + 127) as u32) << 23 })
+}
+
+#[inline(always)]
+fn at_least(a: f32, floor: f32) -> f32 {
+    if a > floor {
+        a
+    } else {
+        floor
+    }
+}
+
+#[inline(always)]
+fn at_most(a: f32, top: f32) -> f32 {
+    if a < top {
+        a
+    } else {
+        top
+    }
+}
+
+/// The exponent of the power of two at or above a positive float32 whose mantissa exceeds `slack`.
+#[inline(always)]
+fn ceil_exponent(s: f32, slack: u32) -> i32 {
+    let bits = s.to_bits();
+    let exponent = (bits >> 23) as i32 - 127;
+    if bits <= 0x0040_0000 + slack {
+        -127 // 2^-127, or the least there is (field 0 alone gets here: slacks are short)
+    } else {
+        exponent + i32::from(bits & 0x007F_FFFF > slack)
+    }
+}
+
+/// For each exponent field, the largest mantissa m for which log2(2^k * (1 + m / 2^23)), rounded to nearest float32, is k.
+///
+/// log2 exceeds k by m / (2^23 ln 2) to first order, and rounds back to k while that is under half the gap
+/// between k and the next float32 above it: m < ln 2 * 2^(j-1), 2^j being the binade of that gap.
+static LOG2_SLACK: [u32; 256] = {
+    let mut table = [0; 256];
+    table[0] = log2_slack(-127) / 2; // 2^-127 is a subnormal, with one bit less
+    let mut field = 1;
+    while field < 255 {
+        table[field] = log2_slack(field as i32 - 127);
+        field += 1;
+    }
+    table
+};
+
+const fn log2_slack(k: i32) -> u32 {
+    let magnitude = k.unsigned_abs();
+    if magnitude == 0 {
+        return 0; // any positive excess over 0 is a float32 of its own
+    }
+    // Above a negative k the magnitude falls, so a power of two borders on the finer binade.
+    let inside = if k < 0 && magnitude.is_power_of_two() { magnitude - 1 } else { magnitude };
+    match inside.checked_ilog2() {
+        None => (std::f64::consts::LN_2 / 4.0) as u32, // k = -1: gaps of the binade below 1
+        Some(j) => (std::f64::consts::LN_2 * (1u32 << j) as f64 / 2.0) as u32,
+    }
+}
+
+/// A number of at least zero, or NaN, rounded to E4M3 and saturated.
+#[inline(always)]
+fn to_e4m3(t: f32) -> f32 {
+    let a = if t < E4M3_MAX { t } else { E4M3_MAX };
+    // Adding 2^20 binades above makes the float unit round to three mantissa bits, in the binade of 2^-6 at the least.
+    let binade = (a.to_bits() & INFINITY).max((127 - 6) << 23);
+    let magic = f32::from_bits(binade + (20 << 23));
+    let rounded = (a + magic) - magic;
+    if t.is_nan() {
+        t
+    } else {
+        rounded
+    }
+}
+
+/// The code of an E4M3 number of at least zero, or of NaN.
+#[inline(always)]
+pub(crate) fn e4m3_code(x: f32) -> u8 {
+    if x.is_nan() {
+        0x7F
+    } else if x >= 0.015625 {
+        ((x.to_bits() >> 20) - (120 << 3)) as u8
+    } else {
+        (x * 512.0) as u8
+    }
 }
 
 impl Scaler {
-    /// The least amax: the floor asked for, and never so low that the scale is subnormal.
-    pub fn floor(&self) -> f32 {
-        self.rule.floor.max(self.max * f32::MIN_POSITIVE)
+    /// A rule for a format.
+    pub fn new(kind: ScaleKind, rule: Rule, format: &Format) -> Scaler {
+        let emax = (format.max().to_bits() >> 23) as i32 - 127;
+        Scaler { kind, rule, max: rule.max.unwrap_or(format.max()), emax, man: format.man }
     }
 
-    /// Whether elements are divided; else they are multiplied by [`BlockScale::factor`].
+    /// Whether elements are divided; else they are multiplied by the factor.
     pub fn divides(&self) -> bool {
-        match self.kind {
-            ScaleKind::Float32 => self.rule.apply == ApplyOp::Divide,
-            ScaleKind::Nvfp4 => true,
-            ScaleKind::Ue8m0 | ScaleKind::Mx => false, // exact either way
-        }
+        self.kind == ScaleKind::Float32 && self.rule.apply_op == ApplyOp::Divide
     }
 
-    /// The scale of a block from the bits of its largest magnitude, which order NaN above infinity.
+    /// Writes the scales of blocks from the bits of their largest magnitudes, which order NaN above infinity.
     #[inline(always)]
-    pub fn block(&self, amax_bits: u32) -> BlockScale {
-        let amax = f32::from_bits(amax_bits);
-        if amax_bits >= 0x7F80_0000 {
-            self.nonfinite(amax)
-        } else {
-            self.finite_block(amax_bits)
-        }
-    }
-
-    /// The scale of a block of finite elements.
-    #[inline(always)]
-    pub fn finite_block(&self, amax_bits: u32) -> BlockScale {
-        let amax = f32::from_bits(amax_bits);
+    pub fn scales(&self, amax: &[u32], global: Global<'_>, out: ScaleArrays<'_>) {
+        let ScaleArrays { stored, divisor, factor } = out;
         match self.kind {
-            ScaleKind::Float32 | ScaleKind::Ue8m0 => {
-                let amax = amax.max(self.floor());
-                let s = self.float_scale(amax);
-                if self.kind == ScaleKind::Ue8m0 {
-                    return power_scale(ceil_exponent(s, self.rule.power));
-                }
-                let factor = match self.rule.apply {
-                    ApplyOp::MaxOverAmax => self.max / amax,
-                    ApplyOp::Divide | ApplyOp::Reciprocal => 1.0 / s,
-                };
-                BlockScale { stored: s, divisor: s, factor }
+            ScaleKind::Float32 => {
+                self.float_scales(amax, divisor, factor);
+                stored.copy_from_slice(divisor);
             }
-            ScaleKind::Mx => {
-                let top = (self.max.to_bits() >> 23) as i32 - 127;
-                power_scale((floor_log2(amax_bits) - top).clamp(-127, 127))
+            ScaleKind::Ue8m0 | ScaleKind::Mx => {
+                self.powers(amax, divisor, factor);
+                stored.copy_from_slice(divisor);
             }
             ScaleKind::Nvfp4 => {
-                let t = (amax / self.max) / self.global;
-                let code = Rounder::saturating(&E4M3FN).code(t.to_bits(), 0);
-                // Zero would lose the block: the least scale is the smallest E4M3 number.
-                let stored = E4M3FN.grid(code.max(1)) as f32;
-                let divisor = stored * self.global;
-                BlockScale { stored, divisor, factor: 1.0 / divisor }
+                let target = self.rule.targets()[0];
+                for (i, (a, stored)) in amax.iter().zip(stored.iter_mut()).enumerate() {
+                    *stored = self.block_scale(f32::from_bits(*a), target, global.at(i).0);
+                }
+                self.applied(stored, global, divisor, factor);
+            }
+        }
+        for (((a, stored), divisor), factor) in amax.iter().zip(stored).zip(divisor).zip(factor) {
+            if *a >= INFINITY {
+                // IEEE arithmetic for float32 scales under infinity, NaN for everything else.
+                let amax = f32::from_bits(*a);
+                let ieee = self.kind == ScaleKind::Float32 && !amax.is_nan();
+                let s = if ieee { amax } else { NAN };
+                (*stored, *divisor, *factor) = (s, s, if ieee { 0.0 } else { NAN });
+            }
+        }
+    }
+
+    /// The E4M3 scale that brings a block's amax to `target`.
+    #[inline(always)]
+    pub fn block_scale(&self, amax: f32, target: f32, encode: f32) -> f32 {
+        to_e4m3((amax / target) * encode)
+    }
+
+    /// What stored scales come to, whoever chose them.
+    #[inline(always)]
+    pub fn applied(&self, stored: &[f32], global: Global<'_>, divisor: &mut [f32], factor: &mut [f32]) {
+        let blocks = stored.iter().zip(divisor.iter_mut()).zip(factor.iter_mut());
+        match self.kind {
+            ScaleKind::Float32 => {
+                for ((s, divisor), factor) in blocks {
+                    (*divisor, *factor) = (*s, 1.0 / s);
+                }
+            }
+            ScaleKind::Ue8m0 | ScaleKind::Mx => {
+                for ((s, divisor), factor) in blocks {
+                    (*divisor, *factor) = (*s, self.power_factor(*s));
+                }
+            }
+            ScaleKind::Nvfp4 => {
+                let dead = if self.rule.zero_scale == ZeroScale::Zero { 0.0 } else { f32::MAX };
+                for (i, ((s, divisor), factor)) in blocks.enumerate() {
+                    let effective = s * global.at(i).1;
+                    let inverse = at_most(1.0 / effective, f32::MAX);
+                    (*divisor, *factor) = (effective, if *s == 0.0 { dead } else { inverse });
+                }
+            }
+        }
+    }
+
+    /// What elements are multiplied by under a power of two.
+    #[inline(always)]
+    fn power_factor(&self, s: f32) -> f32 {
+        let least = match self.rule.byte0 {
+            Byte0::Scale => 127,
+            Byte0::Normal => 126,
+            Byte0::One => 0,
+        };
+        let e = (s.to_bits() >> 23) as i32 - 127;
+        power(if e == -127 { least } else { -e })
+    }
+
+    /// amax as the scale sees it.
+    #[inline(always)]
+    fn raised(&self, bits: u32) -> f32 {
+        let guard = if self.rule.least_exponent == -126 { self.max * f32::MIN_POSITIVE } else { 0.0 };
+        at_least(f32::from_bits(bits), at_least(self.rule.amax_floor, guard))
+    }
+
+    #[inline(always)]
+    fn ratio(&self, a: f32) -> f32 {
+        at_most(self.max / a, f32::MAX)
+    }
+
+    /// Float32 scales into `s`.
+    #[inline(always)]
+    fn float_ops(&self, amax: &[u32], s: &mut [f32], floor: f32) {
+        let blocks = amax.iter().zip(s.iter_mut());
+        match self.rule.scale_op {
+            ScaleOp::Divide => blocks.for_each(|(a, s)| *s = self.raised(*a) / self.max),
+            ScaleOp::Multiply => {
+                let inverse = 1.0 / self.max;
+                blocks.for_each(|(a, s)| *s = self.raised(*a) * inverse);
+            }
+            ScaleOp::Inverse => blocks.for_each(|(a, s)| *s = 1.0 / self.ratio(self.raised(*a))),
+            ScaleOp::Absent => {}
+        }
+        if floor > 0.0 {
+            s.iter_mut().for_each(|s| *s = at_least(*s, floor));
+        }
+        if self.rule.zero_tile == ZeroTile::One {
+            for (a, s) in amax.iter().zip(s) {
+                *s = if *a == 0 { 1.0 } else { *s };
             }
         }
     }
 
     #[inline(always)]
-    fn float_scale(&self, amax: f32) -> f32 {
-        match self.rule.scale {
-            ScaleOp::Divide => amax / self.max,
-            ScaleOp::Multiply => amax * (1.0 / self.max),
-        }
-    }
-
-    /// A block that contains infinity or NaN: IEEE arithmetic for float32 scales, NaN for the others.
-    #[inline(always)]
-    fn nonfinite(&self, amax: f32) -> BlockScale {
-        let nan = f32::from_bits(NAN_BITS);
-        if self.kind != ScaleKind::Float32 || amax.is_nan() {
-            return BlockScale { stored: nan, divisor: nan, factor: nan };
-        }
-        BlockScale { stored: amax, divisor: amax, factor: 0.0 }
-    }
-
-    /// The tensor's factor of [`ScaleKind::Nvfp4`]: the largest block scale becomes E4M3's largest number.
-    pub fn nvfp4_global(amax: f32, format: &Format) -> f32 {
-        if amax == 0.0 {
-            1.0
+    fn float_scales(&self, amax: &[u32], divisor: &mut [f32], factor: &mut [f32]) {
+        self.float_ops(amax, divisor, self.rule.scale_floor);
+        if self.rule.apply_op == ApplyOp::MultiplyRatio {
+            let one = self.rule.zero_tile == ZeroTile::One;
+            for (a, factor) in amax.iter().zip(factor) {
+                *factor = if one && *a == 0 { 1.0 } else { self.ratio(self.raised(*a)) };
+            }
         } else {
-            (amax / (448.0 * format.max())).max(f32::MIN_POSITIVE)
+            for (s, factor) in divisor.iter().zip(factor) {
+                *factor = 1.0 / *s;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn powers(&self, amax: &[u32], divisor: &mut [f32], factor: &mut [f32]) {
+        let rule = &self.rule;
+        let clamp = |e: i32| power(e.max(rule.least_exponent).min(127));
+        match rule.pow2_op {
+            Pow2Op::Bit | Pow2Op::FloatLog2 => {
+                self.float_ops(amax, divisor, rule.scale_floor.max(rule.pow2_floor));
+                if rule.pow2_op == Pow2Op::Bit {
+                    divisor.iter_mut().for_each(|s| *s = clamp(ceil_exponent(*s, 0)));
+                } else {
+                    let slack = |s: f32| LOG2_SLACK[(s.to_bits() >> 23) as usize & 0xFF];
+                    divisor.iter_mut().for_each(|s| *s = clamp(ceil_exponent(*s, slack(*s))));
+                }
+            }
+            Pow2Op::Ratio => {
+                for (a, s) in amax.iter().zip(divisor.iter_mut()) {
+                    let field = (self.ratio(self.raised(*a)).to_bits() >> 23) as i32;
+                    *s = if rule.zero_tile == ZeroTile::One && *a == 0 { 1.0 } else { clamp(127 - field) };
+                }
+            }
+            Pow2Op::Floor | Pow2Op::Ceil | Pow2Op::Even | Pow2Op::Absent => {
+                // Carries reach the exponent: all of a mantissa's bits, or half of the last one that the format has.
+                let carry = match rule.pow2_op {
+                    Pow2Op::Ceil => 0x007F_FFFF,
+                    Pow2Op::Even => 1 << (22 - self.man),
+                    _ => 0,
+                };
+                for (a, s) in amax.iter().zip(divisor.iter_mut()) {
+                    let a = self.raised(*a);
+                    let (a, lift) = if a < f32::MIN_POSITIVE {
+                        (a * 16_777_216.0, if a == 0.0 { 512 } else { 24 })
+                    } else {
+                        (a, 0)
+                    };
+                    let field = (a.to_bits() + carry) >> 23;
+                    *s = clamp(field as i32 - lift - 127 - self.emax);
+                }
+                if rule.zero_tile == ZeroTile::One {
+                    amax.iter().zip(divisor.iter_mut()).filter(|(a, _)| **a == 0).for_each(|(_, s)| *s = 1.0);
+                }
+            }
+        }
+        for (s, factor) in divisor.iter().zip(factor) {
+            *factor = self.power_factor(*s);
         }
     }
 }
 
-#[inline(always)]
-fn power_scale(e: i32) -> BlockScale {
-    let s = scale_power(e);
-    BlockScale { stored: s, divisor: s, factor: scale_power(-e) }
-}
-
-/// floor(log2) of a finite magnitude, -150 for zero.
-#[inline(always)]
-fn floor_log2(bits: u32) -> i32 {
-    let field = (bits >> 23) as i32;
-    if field > 0 {
-        field - 127
-    } else {
-        -118 - bits.leading_zeros() as i32 // subnormal: the top set bit; zero gives -150
-    }
+/// NVFP4's scale of scales for a tensor (or row) whose largest magnitude is `amax`: `min(block_max * max / amax, FLT_MAX)`,
+/// 1 where amax is zero, and its inverse.
+pub fn nvfp4_global(amax: f32, rule: &Rule, format: &Format) -> (f32, f32) {
+    let encode = at_most(rule.block_max * rule.max.unwrap_or(format.max()) / amax, f32::MAX);
+    let encode = if amax == 0.0 || encode == 0.0 { 1.0 } else { encode };
+    (encode, 1.0 / encode)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::formats::round::Rounder;
+    use crate::formats::table::E4M3FN;
 
     /// The closed form of the float log2 rule against log2 itself, for every exponent.
     #[test]
@@ -279,20 +359,20 @@ mod tests {
                 let s = f32::from_bits(((k + 127) as u32) << 23 | m);
                 // float64 log2 errs by far less than the distance of any such value from a rounding boundary
                 let ceil = (f64::from(s).log2() as f32).ceil() as i32;
-                assert_eq!(ceil_exponent(s, PowerOp::FloatLog2), ceil.clamp(-126, 127), "k={k} m={m}");
+                assert_eq!(ceil_exponent(s, LOG2_SLACK[(k + 127) as usize]), ceil, "k={k} m={m}");
             }
         }
     }
 
+    /// Block scales as E4M3: numbers and codes, against the definition, over all exponents.
     #[test]
-    fn floor_log2_of_subnormals() {
-        for e in -149..=127 {
-            let x = f64::from_bits(((e + 1023) as u64) << 52) as f32;
-            assert_eq!(floor_log2(x.to_bits()), e);
-            if e > -149 {
-                assert_eq!(floor_log2(x.to_bits() - 1), e - 1);
-            }
+    fn e4m3_scales_are_the_definitions() {
+        let rounder = Rounder::saturating(&E4M3FN);
+        for bits in (0..0x7F80_0001).step_by(9973).chain([0x7FC0_0000, 0x3F80_0000]) {
+            let code = rounder.code(bits, 0);
+            let rounded = to_e4m3(f32::from_bits(bits));
+            assert_eq!(u32::from(e4m3_code(rounded)), code, "{bits:x}");
+            assert!(rounded.is_nan() || f64::from(rounded) == E4M3FN.grid(code), "{bits:x}");
         }
-        assert_eq!(floor_log2(0), -150);
     }
 }

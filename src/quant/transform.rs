@@ -2,9 +2,10 @@
 //! known.
 
 use super::place::{Each, Place, Shifted};
+use crate::formats::lanes::LaneRounder;
 use crate::formats::near::Near;
 use crate::formats::source::{Code, Source};
-use crate::simd::{map_groups, GroupMap, Kernel, Lanes, Narrow, Walk};
+use crate::simd::{map_groups, GroupMap, Kernel, Lanes, Narrow, Walk, MAX_GROUP};
 use std::marker::PhantomData;
 
 const ABSOLUTE: u32 = 0x7FFF_FFFF;
@@ -181,6 +182,83 @@ impl<S: Source, C: Code, const SAFE: bool, const DIVIDE: bool, const PLAIN: bool
         match self.scales.shifted {
             Some(place) => self.at(l, place),
             None => self.at(l, Each),
+        }
+    }
+}
+
+/// Encodes a run by any mode of rounding.
+pub(super) struct EncodeAny<'a, S: Source, C: Code> {
+    pub rounder: LaneRounder,
+    pub divide: bool,
+    pub seed: u64,
+    /// The index of the first element, which chooses its random bits.
+    pub at: usize,
+    pub scales: RunScales<'a>,
+    pub src: &'a [S::Item],
+    pub out: &'a mut [C],
+    pub ahead: usize,
+}
+
+struct EncodeAnyMap<'a, P, S, C> {
+    rounder: LaneRounder,
+    divide: bool,
+    seed: u64,
+    first: usize,
+    place: P,
+    divisor: &'a [f32],
+    factor: &'a [f32],
+    marker: PhantomData<(S, C)>,
+}
+
+impl<P: Place, S: Source, C: Code> GroupMap for EncodeAnyMap<'_, P, S, C> {
+    type In = S::Item;
+    type Out = C;
+    #[inline(always)]
+    fn group<L: Lanes>(&self, l: L, at: usize, src: &[S::Item], out: &mut [C], stream: bool) {
+        let mut group = [0; MAX_GROUP];
+        for j in 0..4 {
+            let x = S::load(l, &src[j * L::N..]);
+            let q = if self.divide {
+                l.fdiv(x, self.place.load(l, self.divisor, at, j))
+            } else {
+                l.fmul(x, self.place.load(l, self.factor, at, j))
+            };
+            // A NaN that the quotient makes may have either sign.
+            let signed = l.or(l.and(l.bits(q), l.u32(ABSOLUTE)), l.and(l.bits(x), l.u32(!ABSOLUTE)));
+            l.store_u32(signed, &mut group[j * L::N..]);
+        }
+        self.rounder.round(l, self.seed, (self.first + at) as u64, &mut group);
+        let code = |j: usize| l.load_u32(&group[j * L::N..]);
+        C::store(l, [code(0), code(1), code(2), code(3)], out, stream);
+    }
+}
+
+impl<S: Source, C: Code> EncodeAny<'_, S, C> {
+    #[inline(always)]
+    fn place<L: Lanes, P: Place>(self, l: L, place: P) {
+        let EncodeAny { rounder, divide, seed, at, scales, src, out, ahead } = self;
+        let RunScales { divisor, factor, .. } = scales;
+        let map = EncodeAnyMap::<P, S, C> {
+            rounder,
+            divide,
+            seed,
+            first: at,
+            place,
+            divisor,
+            factor,
+            marker: PhantomData,
+        };
+        map_groups(l, &map, 0, src, out, Walk { stream: false, ahead });
+    }
+}
+
+impl<S: Source, C: Code> Kernel for EncodeAny<'_, S, C> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        match self.scales.shifted {
+            Some(place) => self.place(l, place),
+            None => self.place(l, Each),
         }
     }
 }

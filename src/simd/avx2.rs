@@ -1,6 +1,6 @@
 //! AVX2 with FMA and F16C: eight lanes.
 
-use super::lanes::{f64_to_f32_odd, horner, ColumnSink, Kernel, Lanes, Lookup, MIDPOINT};
+use super::lanes::{f64_to_f32_odd, horner, ColumnSink, Kernel, Lanes, Lookup, MIDPOINT, PHILOX};
 use std::arch::x86_64::*;
 
 /// Proof that this CPU has AVX2, FMA, F16C, BMI1, BMI2 and LZCNT.
@@ -374,6 +374,25 @@ impl Lanes for Avx2 {
     fn shr(self, a: __m256i, n: u32) -> __m256i {
         // SAFETY: the token proves AVX2, FMA and F16C.
         unsafe { _mm256_srlv_epi32(a, _mm256_set1_epi32(n as i32)) }
+    }
+    #[inline(always)]
+    fn shl_each(self, a: __m256i, n: __m256i) -> __m256i {
+        unsafe { _mm256_sllv_epi32(a, n) }
+    }
+    #[inline(always)]
+    fn shr_each(self, a: __m256i, n: __m256i) -> __m256i {
+        unsafe { _mm256_srlv_epi32(a, n) }
+    }
+    #[inline(always)]
+    fn philox_round(self, counter: __m256i, key: __m256i) -> __m256i {
+        unsafe {
+            let (m0, m1) = (i64::from(PHILOX[0]), i64::from(PHILOX[1]));
+            let by = _mm256_setr_epi64x(m0, m1, m0, m1);
+            // (lo0, hi0, lo1, hi1), reversed within each counter; then the odd words in the even places.
+            let products = _mm256_shuffle_epi32::<0b00_01_10_11>(_mm256_mul_epu32(counter, by));
+            let odd = _mm256_srli_epi64::<32>(counter);
+            _mm256_xor_si256(_mm256_xor_si256(products, odd), key)
+        }
     }
     #[inline(always)]
     fn gt(self, a: __m256i, b: __m256i) -> __m256i {

@@ -1,7 +1,7 @@
 //! AVX-512 F/BW/DQ/VL/CD with VBMI and VNNI: sixteen lanes.
 
 use super::avx2::Avx2;
-use super::lanes::{horner, ColumnSink, Kernel, Lanes, Lookup, Narrow, MIDPOINT};
+use super::lanes::{horner, ColumnSink, Kernel, Lanes, Lookup, Narrow, MIDPOINT, PHILOX};
 use std::arch::x86_64::*;
 
 /// Proof that this CPU has AVX-512 F, BW, DQ, VL, CD, VBMI and VNNI, and all that AVX2 stands for.
@@ -521,6 +521,25 @@ impl Lanes for Avx512 {
     fn shr(self, a: __m512i, n: u32) -> __m512i {
         // SAFETY: the token proves AVX-512.
         unsafe { _mm512_srlv_epi32(a, _mm512_set1_epi32(n as i32)) }
+    }
+    #[inline(always)]
+    fn shl_each(self, a: __m512i, n: __m512i) -> __m512i {
+        unsafe { _mm512_sllv_epi32(a, n) }
+    }
+    #[inline(always)]
+    fn shr_each(self, a: __m512i, n: __m512i) -> __m512i {
+        unsafe { _mm512_srlv_epi32(a, n) }
+    }
+    #[inline(always)]
+    fn philox_round(self, counter: __m512i, key: __m512i) -> __m512i {
+        unsafe {
+            let by = _mm512_set1_epi64(i64::from(PHILOX[0]));
+            let by = _mm512_mask_set1_epi64(by, 0b1010_1010, i64::from(PHILOX[1]));
+            // (lo0, hi0, lo1, hi1), reversed within each counter; then the odd words in the even places.
+            let products = _mm512_shuffle_epi32::<0b00_01_10_11>(_mm512_mul_epu32(counter, by));
+            let odd = _mm512_srli_epi64::<32>(counter);
+            _mm512_ternarylogic_epi32::<0x96>(products, odd, key)
+        }
     }
     #[inline(always)]
     fn gt(self, a: __m512i, b: __m512i) -> __mmask16 {

@@ -89,6 +89,9 @@ pub struct Narrow {
     pub sign: u8,
 }
 
+/// Multipliers of [`Lanes::philox_round`].
+pub const PHILOX: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
+
 /// The float32 rounding midpoint, in the 29 mantissa bits that float64 has beyond float32.
 pub(super) const MIDPOINT: u32 = 1 << 28;
 
@@ -260,6 +263,12 @@ pub trait Lanes: Copy {
     fn shl(self, a: Self::U, n: u32) -> Self::U;
     /// `a >> n`, shifting in zeros.
     fn shr(self, a: Self::U, n: u32) -> Self::U;
+    /// `a << n`, lane by lane; zero where `n` is 32 or more.
+    fn shl_each(self, a: Self::U, n: Self::U) -> Self::U;
+    /// `a >> n`, lane by lane, shifting in zeros; zero where `n` is 32 or more.
+    fn shr_each(self, a: Self::U, n: Self::U) -> Self::U;
+    /// One round of Philox4x32 on `N / 4` counters of four words; `key` holds the round's key as (k0, 0, k1, 0).
+    fn philox_round(self, counter: Self::U, key: Self::U) -> Self::U;
     /// `a > b`.
     fn gt(self, a: Self::U, b: Self::U) -> Self::M;
     /// `a` where true, else `b`.

@@ -25,7 +25,8 @@ pub mod avx512;
 pub mod mma;
 
 pub use lanes::{
-    f16_to_f32, f64_to_f32_odd, fma, ColumnSink, F16Shift, Kernel, Lanes, Lookup, Narrow, MAX_GROUP, STEP,
+    f16_to_f32, f64_to_f32_odd, fma, ColumnSink, F16Shift, Kernel, Lanes, Lookup, Narrow, MAX_GROUP, PHILOX,
+    STEP,
 };
 pub use map::{map_groups, GroupMap, Walk};
 

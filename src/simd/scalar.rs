@@ -1,7 +1,9 @@
 //! The portable level: arrays of lanes in plain Rust, which the compiler vectorises as far as the baseline
 //! CPU allows. It defines what the other levels must reproduce.
 
-use super::lanes::{self, f16_to_f32, f64_to_f32_odd, horner, ColumnSink, Kernel, Lanes, Lookup, MIDPOINT};
+use super::lanes::{
+    self, f16_to_f32, f64_to_f32_odd, horner, ColumnSink, Kernel, Lanes, Lookup, MIDPOINT, PHILOX,
+};
 
 /// Lanes of the portable level: one SSE or NEON vector.
 const W: usize = 4;
@@ -266,6 +268,19 @@ impl Lanes for Scalar {
     #[inline(always)]
     fn shr(self, a: Self::U, n: u32) -> Self::U {
         map(a, |a| a >> (n & 31))
+    }
+    #[inline(always)]
+    fn shl_each(self, a: Self::U, n: Self::U) -> Self::U {
+        map2(a, n, |a, n| a.checked_shl(n).unwrap_or(0))
+    }
+    #[inline(always)]
+    fn shr_each(self, a: Self::U, n: Self::U) -> Self::U {
+        map2(a, n, |a, n| a.checked_shr(n).unwrap_or(0))
+    }
+    #[inline(always)]
+    fn philox_round(self, [c0, c1, c2, c3]: Self::U, [k0, _, k1, _]: Self::U) -> Self::U {
+        let (p0, p1) = (u64::from(PHILOX[0]) * u64::from(c0), u64::from(PHILOX[1]) * u64::from(c2));
+        [(p1 >> 32) as u32 ^ c1 ^ k0, p1 as u32, (p0 >> 32) as u32 ^ c3 ^ k1, p0 as u32]
     }
     #[inline(always)]
     fn gt(self, a: Self::U, b: Self::U) -> Self::M {

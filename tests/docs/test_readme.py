@@ -20,7 +20,8 @@ def fences(file: Path, language: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "CONTRIBUTING.md", "docs/schemes.md", "docs/training.md", "docs/units.md"]
+    "name",
+    ["README.md", "CONTRIBUTING.md", "docs/schemes.md", "docs/training.md", "docs/rules.md", "docs/units.md"],
 )
 def test_python_blocks_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All python blocks of a file, in order and in one namespace, as doctests."""
@@ -42,7 +43,7 @@ def test_python_blocks_run(name: str, tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("block", BLOCKS)
 def test_table_is_what_the_data_say(block: str) -> None:
     """`make tables` rewrites them."""
-    assert current(README.read_text(), block) == render(block)
+    assert current(BLOCKS[block][0].read_text(), block) == render(block)
 
 
 def command_lines() -> tuple[str, str]:

@@ -87,7 +87,7 @@ def test_finite_formats_cannot_overflow_to_a_code(name: str) -> None:
     with pytest.raises(ValueError, match="overflow"):
         dn.encode(X, name, overflow="nonfinite")
     with pytest.raises(ValueError, match="propagate"):
-        dn.quantize_tiles(X, dtype=name, nonfinite="propagate")
+        dn.quantize_tiles(X, fmt=name, nonfinite="propagate")
 
 
 @pytest.mark.parametrize("option", ["rounding", "overflow", "nan"])
@@ -116,8 +116,8 @@ def test_unknown_modes_of_quantizers(option: str) -> None:
     ],
 )
 def test_unknown_formats(dtype: Any, error: type[Exception]) -> None:
-    for call in (dn.format_info, lambda d: dn.encode(X, d), lambda d: dn.quantize_tiles(X, dtype=d)):
-        with pytest.raises(error, match="dtype: found"):
+    for call in (dn.format_info, lambda d: dn.encode(X, d), lambda d: dn.quantize_tiles(X, fmt=d)):
+        with pytest.raises(error, match="fmt: found"):
             call(dtype)
 
 
@@ -211,14 +211,14 @@ def test_bad_amax() -> None:
 
 def test_rules_belong_to_their_scales() -> None:
     for scale in ("mx", "nvfp4"):
-        with pytest.raises(ValueError, match="rule: found 'vllm'"):
+        with pytest.raises(ValueError, match="rule: found one"):
             dn.quantize_tiles(X, scale=scale, rule="vllm")  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="floor: found 0"):
             dn.quantize_tiles(X, scale=scale, floor=0)  # type: ignore[arg-type]
-    for name in ("float8_e8m0fnu", "float16", "bfloat16"):
+    for name in ("float8_e8m0fnu", "bfloat16"):
         for scale in SCALES:
-            with pytest.raises(ValueError, match=f"dtype: {name}"):
-                dn.quantize_tiles(X, dtype=name, scale=scale)  # type: ignore[arg-type]
+            with pytest.raises(ValueError, match=f"fmt: found {name}"):
+                dn.quantize_tiles(X, fmt=name, scale=scale)  # type: ignore[arg-type]
 
 
 BAD_OUT: dict[str, tuple[Any, type[Exception], str]] = {
@@ -293,9 +293,8 @@ def test_bad_codes() -> None:
 
 
 def test_bad_packing() -> None:
-    for name in ("float8_e4m3fn", "bfloat16"):
-        with pytest.raises(ValueError, match="expected 4, 6 or 12 bits"):
-            dn.pack(np.zeros(4, dn.format_info(name).dtype))
+    with pytest.raises(ValueError, match="codes: found no axis"):
+        dn.pack(np.zeros((), E4M3))
     with pytest.raises(TypeError, match="packed: found dtype"):
         dn.unpack(np.zeros(3, np.uint8), fmt="e5m6", size=8)
     with pytest.raises(TypeError, match="packed: found dtype"):
@@ -328,7 +327,7 @@ def test_parts_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="axis"):
         dn.Quantized(codes, scales, "float8_e4m3fn", (128,), axis=2)
     with pytest.raises(ValueError, match="global_scale"):
-        dn.Quantized(codes, scales.astype(E4M3), "float8_e4m3fn", (128, 128), scale_kind="nvfp4")
+        dn.Quantized(codes, scales, "float8_e4m3fn", (128, 128), global_scale=np.float32(1))
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_scaled_products_are_the_textbooks(level: str, unit: str, seed: int, k: 
     rng = np.random.default_rng(seed)
     spread = np.exp2(rng.integers(-40, 40, (2, 12, 1)))
     x, y = (rng.standard_normal((2, 12, k)) * spread).astype(f32)
-    a, b = dn.quantize_tiles(x[:5], tile=tile), dn.quantize_blocks(y, block=(4, tile), dtype=E5M2)
+    a, b = dn.quantize_tiles(x[:5], tile=tile), dn.quantize_blocks(y, block=(4, tile), fmt=E5M2)
     theirs = [reference.Quantized(**vars(q)) for q in (a, b)]
     want = reference.matmul_nt(*theirs, accumulator=unit, promote_every=32)
     before = _core.simd_level()

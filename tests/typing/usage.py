@@ -17,7 +17,7 @@ from dsv3_numerics.model import Model, OpRecord
 
 x = np.linspace(-4, 4, 256, dtype=np.float32).reshape(2, 128)
 
-q = d3.quantize_tiles(x, dtype="float8_e4m3fn", tile=128, scale="ue8m0")
+q = d3.quantize_tiles(x, fmt="float8_e4m3fn", tile=128, scale="ue8m0")
 assert_type(q, d3.Quantized)
 assert_type(q.shape, tuple[int, ...])
 assert_type(q.nbytes, int)

@@ -161,9 +161,9 @@ def scaled(left: str, right: str, k: int) -> tuple[dn.Quantized, dn.Quantized, d
     rng = seeded(left, right, k)
     x, y = (rng.standard_normal((m, k)).astype(f32) for m in (9, 21))
     return (
-        dn.quantize_tiles(x, dtype=left, tile=128),
-        dn.quantize_tiles(y, dtype=right, tile=128, scale="ue8m0"),
-        dn.quantize_blocks(y, dtype=right, block=(16, 128)),
+        dn.quantize_tiles(x, fmt=left, tile=128),
+        dn.quantize_tiles(y, fmt=right, tile=128, scale="ue8m0"),
+        dn.quantize_blocks(y, fmt=right, block=(16, 128)),
     )
 
 
@@ -201,8 +201,8 @@ def textbook(q: dn.Quantized) -> reference.Quantized:
 def test_every_kind_of_scale(scale: Any, product_level: str) -> None:
     rng = seeded(scale)
     x, y = (rng.standard_normal((5, 300)).astype(f32) for _ in "xy")
-    a, b = (dn.quantize_tiles(v, dtype=E4M3, scale=scale, tile=64) for v in (x, y))
-    w = dn.quantize_blocks(y, dtype=E4M3, scale=scale, block=(2, 96))
+    a, b = (dn.quantize_tiles(v, fmt=E4M3, scale=scale, tile=64) for v in (x, y))
+    w = dn.quantize_blocks(y, fmt=E4M3, scale=scale, block=(2, 96))
     for right in (b, w):
         same(dn.matmul_nt(a, right, promote_every=32), product(a, right, promote_every=32))
 
@@ -245,7 +245,7 @@ def test_scales_at_the_ends_of_float32(product_level: str) -> None:
 
 def test_formats_without_a_dtype_come_quantized() -> None:
     x = np.linspace(-3, 3, 300, dtype=f32).reshape(3, 100)
-    q = dn.quantize_tiles(x, dtype="e5m6", tile=32)
+    q = dn.quantize_tiles(x, fmt="e5m6", tile=32)
     same(
         dn.matmul_nt(q, q, accumulator="exact", promote_every=32),
         product(q, q, accumulator="exact", promote_every=32),

@@ -138,7 +138,7 @@ def test_scales_for_each_token_and_each_channel() -> None:
     """One scale a row on both sides, W8A8 as served: row by row the dense product."""
     x, w = RNG.standard_normal((5, 300)).astype(f32), RNG.standard_normal((7, 300)).astype(f32)
     for dtype, unit in [("int8", "exact"), ("int8", "float32"), ("float8_e4m3fn", "hopper_fp8")]:
-        a, b = dn.quantize_tiles(x, dtype=dtype, tile=None), dn.quantize_tiles(w, dtype=dtype, tile=None)
+        a, b = dn.quantize_tiles(x, fmt=dtype, tile=None), dn.quantize_tiles(w, fmt=dtype, tile=None)
         got = dn.matmul_nt(a, b, accumulator=unit, promote_every=None)
         for i, j in np.ndindex(5, 7):
             chain = dn.matmul_nt(a.codes[i : i + 1], b.codes[j : j + 1], accumulator=unit, promote_every=None)
@@ -149,10 +149,10 @@ def test_scales_for_each_token_and_each_channel() -> None:
 def test_mixes_of_four_bit_weights() -> None:
     """W4A8 on codes, W4A16 with weights widened exactly to bfloat16 or kept as codes: row by row."""
     x, w = RNG.standard_normal((4, 256)).astype(f32), RNG.standard_normal((6, 256)).astype(f32)
-    int4 = dn.quantize_tiles(w, dtype="int4", tile=128)
-    fp4 = dn.quantize_tiles(w, dtype="float4_e2m1fn", tile=128)
+    int4 = dn.quantize_tiles(w, fmt="int4", tile=128)
+    fp4 = dn.quantize_tiles(w, fmt="float4_e2m1fn", tile=128)
     a8, half = dn.quantize_tiles(x, tile=128), x.astype(ml_dtypes.bfloat16)
-    a_int8 = dn.quantize_tiles(x, dtype="int8", tile=128)
+    a_int8 = dn.quantize_tiles(x, fmt="int8", tile=128)
     mixes = [
         (a8, fp4, "blackwell_fp8", 128),
         (a8, int4, "float32", 128),

@@ -164,7 +164,7 @@ def test_after_attention_x_waits_in_e5m6() -> None:
     x, w, dy = layer(140, 260, 130)
     recipe = LinearRecipe.preset("after_attention")
     same(fprop(x, w, recipe=recipe), fprop(dn.quantize_tiles(x, scale="ue8m0"), w))
-    cache = dn.quantize_tiles(x, dtype="e5m6", scale="ue8m0")
+    cache = dn.quantize_tiles(x, fmt="e5m6", scale="ue8m0")
     same(recipe.save_activations(x).codes, cache.codes)  # type: ignore[union-attr]
     columns = dn.quantize_tiles(cache.dequantize(), axis=0, scale="ue8m0")
     for given in (x, cache):
@@ -185,7 +185,7 @@ def test_gradients_have_a_format_a_floor_and_groups_of_their_own() -> None:
     x, w, dy = layer(140, 260, 130)
     dy *= f32(1e-6)
     wide = LinearRecipe(gradients="e5m2:1x128:f32")
-    same(dgrad(dy, w, recipe=wide), dgrad(dn.quantize_tiles(dy, dtype="float8_e5m2"), w))
+    same(dgrad(dy, w, recipe=wide), dgrad(dn.quantize_tiles(dy, fmt="float8_e5m2"), w))
     no_floor = LinearRecipe(gradient_floor=0.0)
     same(wgrad(dy, x, recipe=no_floor), wgrad(dn.quantize_tiles(dy, axis=0, floor=0.0), x))
     blocks = LinearRecipe(gradients="e4m3:128x128:f32")

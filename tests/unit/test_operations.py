@@ -106,14 +106,14 @@ def by_hand(done: OpRecord, stored: Quantized, recipe: Recipe) -> Any:
         left = x.astype(ml_dtypes.bfloat16)
         if scheme.is_quantized:
             rule: Any = {"rule": recipe.rule} if scheme.uses_scale_rule else {}
-            left = quantize_tiles(x, dtype=scheme.format, tile=scheme.group_k, scale=scheme.scale, **rule)
+            left = quantize_tiles(x, fmt=scheme.format, tile=scheme.group_k, scale=scheme.scale, **rule)
     right: Any = stored
     made = recipe.weights
     stored_so = made.group == (128, 128) and made.format == stored.format and not made.requantize
     if made.is_quantized and not stored_so:
         rule = {"rule": recipe.rule} if made.uses_scale_rule else {}
         block: Any = made.group
-        right = quantize_blocks(stored.dequantize(), dtype=made.format, block=block, scale=made.scale, **rule)
+        right = quantize_blocks(stored.dequantize(), fmt=made.format, block=block, scale=made.scale, **rule)
     elif not made.is_quantized:
         right = stored.dequantize(ml_dtypes.bfloat16)
     out = matmul_nt(left, right, accumulator=recipe.accumulator, promote_every=recipe.promote_every)

@@ -15,14 +15,11 @@ from numpy.typing import NDArray
 import dsv3_numerics as dn
 from dsv3_numerics import reference
 from dsv3_numerics.reference import FORMATS
-from samples import RULES, SCALES, SOURCES, raw, tensor
+from samples import ALL_KINDS, E2M1, SCALES, SOURCES, raw, rules_of, said, same_quantized, tensor
 
 NAMES = [name for name, row in FORMATS.items() if row.bits <= 12 and row.top != "scale"]
 INTEGERS = [name for name in NAMES if FORMATS[name].top == "integer"]
-KINDS = [(scale, rule) for scale in ("float32", "ue8m0") for rule in RULES] + [
-    ("mx", "deepseek_v3"),
-    ("nvfp4", "deepseek_v3"),
-]
+KINDS = ALL_KINDS
 # Name of the function, shape, and how it is cut: short and long tiles, every axis, ragged edges, stacks.
 LAYOUTS: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
     ("tiles", (3, 300), {}),
@@ -44,36 +41,27 @@ LAYOUTS: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
 
 def _call(module: Any, what: str, *args: Any, **options: Any) -> Any:
     call: Callable[..., Any] = getattr(module, f"quantize_{what}")
-    return call(*args, **options)
+    usual: dict[str, Any] = {"tile": 128} if what == "tiles" else {"block": (128, 128)}
+    return call(*args, **usual | said(options))
 
 
-def _same(got: dn.Quantized, expected: reference.Quantized) -> None:
-    np.testing.assert_array_equal(raw(got.codes), raw(expected.codes))
-    assert got.codes.dtype == expected.codes.dtype
-    assert got.scales.dtype == expected.scales.dtype
-    if got.scale_kind == "float32":  # the sign and payload of a NaN are not part of the scale
-        nan = np.isnan(expected.scales)
-        np.testing.assert_array_equal(np.isnan(got.scales), nan)
-        np.testing.assert_array_equal(raw(got.scales)[~nan], raw(expected.scales)[~nan])
-    else:
-        np.testing.assert_array_equal(raw(got.scales), raw(expected.scales))
-    for field in ("format", "block", "axis", "scale_kind", "rule", "global_scale"):
-        assert getattr(got, field) == getattr(expected, field), field
+_same = same_quantized
 
 
 @cache
-def _expected(index: int, name: str, scale: str, rule: str, source: str) -> Any:
+def _expected(index: int, name: str, scale: str, rule: str | None, source: str) -> Any:
     what, shape, cut = LAYOUTS[index]
-    return _call(reference, what, tensor(shape, source), dtype=name, scale=scale, rule=rule, **cut)
+    return _call(reference, what, tensor(shape, source), fmt=name, scale=scale, rule=rule, **cut)
 
 
 @pytest.mark.parametrize(("scale", "rule"), KINDS)
 @pytest.mark.parametrize("index", range(len(LAYOUTS)), ids=lambda i: f"{LAYOUTS[i][0]}{i}")
 def test_layouts(index: int, scale: str, rule: str, simd_level: str) -> None:
     what, shape, cut = LAYOUTS[index]
-    for name in ("float8_e4m3fn", "float4_e2m1fn"):
+    names = (E2M1,) if scale == "nvfp4" else ("float8_e4m3fn", E2M1)
+    for name in names if dn.rules()[rule].max is None else names[:1]:
         expected = _expected(index, name, scale, rule, "float32")
-        got = _call(dn, what, tensor(shape), dtype=name, scale=scale, rule=rule, **cut)
+        got = _call(dn, what, tensor(shape), fmt=name, scale=scale, rule=rule, **cut)
         _same(got, expected)
         np.testing.assert_array_equal(raw(got.dequantize()), raw(reference.dequantize(expected)))
 
@@ -81,14 +69,21 @@ def test_layouts(index: int, scale: str, rule: str, simd_level: str) -> None:
 @pytest.mark.parametrize(("scale", "rule"), KINDS)
 @pytest.mark.parametrize("name", NAMES)
 def test_formats(name: str, scale: str, rule: str, simd_level: str) -> None:
-    if name in INTEGERS and scale in ("mx", "nvfp4"):
-        with pytest.raises(ValueError, match=f"scale: .*{name}"):
-            dn.quantize_tiles(tensor((2, 2)), dtype=name, scale=scale)  # type: ignore[arg-type]
+    max_given = dn.rules()[rule].max or 0
+    refused = {
+        "scale": name in INTEGERS and scale in ("mx", "nvfp4"),
+        "fmt": name != E2M1 and scale == "nvfp4",
+        "max": max_given > dn.format_info(name).max,
+    }
+    if any(refused.values()):
+        words = "|".join(word for word, there in refused.items() if there)
+        with pytest.raises(ValueError, match=f"^({words}): "):
+            dn.quantize_tiles(tensor((2, 2)), fmt=name, scale=scale, rule=rule)  # type: ignore[arg-type]
         return
     for index, source in [(1, "float32"), (3, "float32"), (0, "bfloat16"), (10, "bfloat16")]:
         what, shape, cut = LAYOUTS[index]
         expected = _expected(index, name, scale, rule, source)
-        got = _call(dn, what, tensor(shape, source), dtype=name, scale=scale, rule=rule, **cut)
+        got = _call(dn, what, tensor(shape, source), fmt=name, scale=scale, rule=rule, **cut)
         _same(got, expected)
         np.testing.assert_array_equal(raw(got.dequantize()), raw(reference.dequantize(expected)))
 
@@ -97,15 +92,15 @@ def test_formats(name: str, scale: str, rule: str, simd_level: str) -> None:
 @pytest.mark.parametrize("scale", SCALES)
 def test_sources(scale: str, source: str, simd_level: str) -> None:
     for index, (what, shape, cut) in enumerate(LAYOUTS):
-        got = _call(dn, what, tensor(shape, source), dtype="float8_e4m3fn", scale=scale, **cut)
-        _same(got, _expected(index, "float8_e4m3fn", scale, "deepseek_v3", source))
+        got = _call(dn, what, tensor(shape, source), scale=scale, **cut)
+        _same(got, _expected(index, said({"scale": scale})["fmt"], scale, None, source))
 
 
 @pytest.mark.parametrize("dtype", SOURCES)
 @pytest.mark.parametrize("name", ["float8_e4m3fn", "e5m6", "int4"])
 def test_dequantize_dtypes(name: str, dtype: str, simd_level: str) -> None:
     for index, (what, shape, cut) in enumerate(LAYOUTS):
-        got = _call(dn, what, tensor(shape), dtype=name, **cut)
+        got = _call(dn, what, tensor(shape), fmt=name, **cut)
         expected = reference.dequantize(
             _expected(index, name, "float32", "deepseek_v3", "float32"), SOURCES[dtype]
         )
@@ -126,7 +121,7 @@ def test_every_length(tile: int, scale: str, simd_level: str) -> None:
 
 @cache
 def _tail(n: int, tile: int, scale: str) -> Any:
-    return reference.quantize_tiles(tensor((3, 200), seed=8)[1][200 - n :], tile=tile, scale=scale)
+    return _call(reference, "tiles", tensor((3, 200), seed=8)[1][200 - n :], tile=tile, scale=scale)
 
 
 def _extremes() -> NDArray[np.float32]:
@@ -163,11 +158,16 @@ def _extremes() -> NDArray[np.float32]:
 def test_extreme_magnitudes_and_floors(scale: str, rule: str, floor: float | None, simd_level: str) -> None:
     x = _extremes()
     own_rule = scale in ("mx", "nvfp4")
-    options: Any = {"scale": scale, "rule": rule, "floor": None if own_rule else floor}
-    for name in ("float8_e4m3fn", "float8_e5m2", "float4_e2m1fn", "e5m6", *([] if own_rule else ["int8"])):
+    if own_rule and floor is not None:
+        return
+    options: Any = {"scale": scale, "rule": rule, "floor": floor}
+    names = ("float8_e4m3fn", "float8_e5m2", "float4_e2m1fn", "e5m6", *([] if own_rule else ["int8"]))
+    for name in (E2M1,) if scale == "nvfp4" else names:
+        if (dn.rules()[rule].max or 0) > dn.format_info(name).max:
+            continue
         for tile in (37, 5):
-            got = dn.quantize_tiles(x, dtype=name, tile=tile, **options)
-            expected = reference.quantize_tiles(x, dtype=name, tile=tile, **options)
+            got = dn.quantize_tiles(x, fmt=name, tile=tile, **options)
+            expected = reference.quantize_tiles(x, fmt=name, tile=tile, **options)
             _same(got, expected)
             np.testing.assert_array_equal(raw(got.dequantize()), raw(reference.dequantize(expected)))
 
@@ -177,18 +177,18 @@ def test_given_amax(scale: str, simd_level: str) -> None:
     x = tensor((4, 300), seed=6)
     amax = np.abs(np.random.default_rng(0).standard_normal((4, 3))).astype(np.float32)
     amax[0, 0] = 0
-    for rule in RULES if scale in ("float32", "ue8m0") else RULES[:1]:
-        options: Any = {"scale": scale, "rule": rule, "amax": amax, "tile": 128}
+    for rule in rules_of(scale):
+        options: Any = said({"scale": scale, "rule": rule, "amax": amax, "tile": 128})
         _same(dn.quantize_tiles(x, **options), reference.quantize_tiles(x, **options))
-    options |= {"amax": amax.T, "rule": "deepseek_v3", "axis": 0}
-    _same(dn.quantize_tiles(x.T, **options), reference.quantize_tiles(x.T, **options))
-    blocks: Any = {"scale": scale, "block": (2, 100), "amax": amax[:2]}
+    turned: Any = said({"scale": scale, "amax": amax.T, "axis": 0, "tile": 128})
+    _same(dn.quantize_tiles(x.T, **turned), reference.quantize_tiles(x.T, **turned))
+    blocks: Any = said({"scale": scale, "block": (2, 100), "amax": amax[:2]})
     _same(dn.quantize_blocks(x, **blocks), reference.quantize_blocks(x, **blocks))
 
 
 def test_parts_of_a_tensor_share_its_global_scale(simd_level: str) -> None:
     x = tensor((8, 96), seed=6)
-    options: Any = {"dtype": "float4_e2m1fn", "scale": "nvfp4", "block": (1, 16)}
+    options: Any = {"fmt": "float4_e2m1fn", "scale": "nvfp4", "block": (1, 16)}
     whole = dn.quantize_blocks(x, **options)
     parts = [dn.quantize_blocks(p, **options, tensor_amax=np.abs(x).max()) for p in (x[:3], x[3:])]
     for field in ("codes", "scales"):
@@ -206,13 +206,15 @@ def test_parts_of_a_tensor_share_its_global_scale(simd_level: str) -> None:
 @pytest.mark.parametrize(("scale", "rule"), KINDS)
 @pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2fnuz", "float8_e5m2", "e5m6"])
 def test_nonfinite_propagates(name: str, scale: str, rule: str, simd_level: str) -> None:
+    if scale == "nvfp4" or (dn.rules()[rule].max or 0) > dn.format_info(name).max:
+        return  # E2M1 has no NaN
     x = tensor((12, 100), seed=7)
     x[1, 5] = np.nan
     x[2, 50] = -np.nan
     x[3, 0] = np.inf
     x[4, 99] = -np.inf
     x[5, [7, 8]] = [np.nan, np.inf]
-    options: Any = {"dtype": name, "scale": scale, "rule": rule, "nonfinite": "propagate"}
+    options: Any = {"fmt": name, "scale": scale, "rule": rule, "nonfinite": "propagate"}
     for cut in ({"tile": 32}, {"tile": None}, {"tile": 5, "axis": 0}):
         got, expected = dn.quantize_tiles(x, **options, **cut), reference.quantize_tiles(x, **options, **cut)
         _same(got, expected)
@@ -233,8 +235,8 @@ def test_threads_change_nothing(scale: str, what: str, threads: int) -> None:
 
 def _quantize_large(module: Any, x: NDArray[Any], what: str, scale: str) -> Any:
     if what == "blocks":
-        return module.quantize_blocks(x, scale=scale)
-    return module.quantize_tiles(x, scale=scale, axis=0 if what == "columns" else -1)
+        return _call(module, "blocks", x, scale=scale)
+    return _call(module, "tiles", x, scale=scale, axis=0 if what == "columns" else -1)
 
 
 @cache
@@ -277,12 +279,12 @@ def test_empty(shape: tuple[int, ...], scale: Any, simd_level: str) -> None:
     for axis in range(len(shape)):
         for tile in (2, None):
             _same(
-                dn.quantize_tiles(x, tile=tile, axis=axis, scale=scale),
-                reference.quantize_tiles(x, tile=tile, axis=axis, scale=scale),
+                _call(dn, "tiles", x, tile=tile, axis=axis, scale=scale),
+                _call(reference, "tiles", x, tile=tile, axis=axis, scale=scale),
             )
     if len(shape) > 1:
         q = dn.quantize_blocks(x, block=(2, None), scale=scale)
-        _same(q, reference.quantize_blocks(x, block=(2, None), scale=scale))
+        _same(q, _call(reference, "blocks", x, block=(2, None), scale=scale))
         assert q.dequantize().shape == shape
         assert np.isnan(q.bits_per_element)
 
@@ -290,10 +292,12 @@ def test_empty(shape: tuple[int, ...], scale: Any, simd_level: str) -> None:
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("name", ["float8_e4m3fn", "float4_e2m1fn", "e5m6"])
 def test_save_and_load_lose_nothing(name: str, scale: Any, tmp_path: Path) -> None:
+    if scale == "nvfp4" and name != E2M1:
+        return
     for q in (
-        dn.quantize_tiles(tensor((5, 40)), dtype=name, scale=scale, tile=16, axis=0),
-        dn.quantize_blocks(tensor((2, 9, 9)), dtype=name, scale=scale, block=(4, None)),
-        dn.quantize_blocks(tensor((2, 0, 9)), dtype=name, scale=scale),
+        dn.quantize_tiles(tensor((5, 40)), fmt=name, scale=scale, tile=16, axis=0),
+        dn.quantize_blocks(tensor((2, 9, 9)), fmt=name, scale=scale, block=(4, None)),
+        dn.quantize_blocks(tensor((2, 0, 9)), fmt=name, scale=scale),
     ):
         q.save(tmp_path / "q.npz")
         back = dn.Quantized.load(tmp_path / "q.npz")
@@ -307,12 +311,12 @@ def test_save_and_load_lose_nothing(name: str, scale: Any, tmp_path: Path) -> No
 
 
 def test_sizes_and_repr() -> None:
-    q = dn.quantize_tiles(tensor((4, 256)), dtype="float4_e2m1fn", tile=32, scale="mx")
+    q = dn.quantize_tiles(tensor((4, 256)), fmt="float4_e2m1fn", tile=32, scale="mx")
     assert q.bits_per_element == 4.25
     assert q.nbytes == 1024 + 32
     assert q.shape == (4, 256)
     assert repr(q) == "Quantized((4, 256) float4_e2m1fn, 32 along axis 1, mx scales, 4.25 bits per element)"
-    nv = dn.quantize_tiles(tensor((4, 256)), dtype="float4_e2m1fn", tile=16, scale="nvfp4")
+    nv = dn.quantize_tiles(tensor((4, 256)), fmt="float4_e2m1fn", tile=16, scale="nvfp4")
     assert nv.bits_per_element == 4.5 + 32 / 1024
     assert "128x128" in repr(dn.quantize_blocks(tensor((4, 256))))
 
@@ -327,7 +331,7 @@ def test_weight_scale_inv_in_and_out() -> None:
     assert (back.block, back.rule) == ((128, 128), None)
     for scale in SCALES:
         kind: Any = scale
-        p = dn.quantize_blocks(w, scale=kind)
+        p = dn.quantize_blocks(w, scale=kind, block=(128, 128))
         factors = p.weight_scale_inv()
         assert factors.dtype == np.float32
         wide = np.repeat(np.repeat(factors, 128, 0), 128, 1)[:200, :300]
@@ -337,12 +341,22 @@ def test_weight_scale_inv_in_and_out() -> None:
 def test_regrouping() -> None:
     x = tensor((300, 260), "bfloat16")
     for scale in SCALES:
-        kind: Any = scale
-        q = dn.quantize_tiles(x, scale=kind)
-        textbook = reference.requantize_tiles(reference.quantize_tiles(x, scale=scale), axis=0)
-        _same(dn.requantize_tiles(q, axis=0), textbook)
+        q = _call(dn, "tiles", x, scale=scale)
+        textbook = reference.requantize_tiles(_call(reference, "tiles", x, scale=scale), axis=0, tile=128)
+        _same(dn.requantize_tiles(q, axis=0, tile=128), textbook)
     other = dn.requantize_tiles(dn.quantize_blocks(x), axis=1, tile=64, scale="ue8m0", rule="vllm")
     assert (other.rule, other.block, other.axis) == ("vllm", (64,), 1)
+
+
+def test_regrouping_keeps_the_floor_that_tiles_were_made_with() -> None:
+    """UE8M0 on both sides: nothing changes, below the rule's own floor too."""
+    x = np.full((4, 4), 1e-9, np.float32)
+    for scale in ("float32", "ue8m0"):
+        q = dn.quantize_tiles(x, tile=2, scale=scale, floor=0)  # type: ignore[arg-type]
+        assert q.rule == "deepseek_v3(amax_floor=0)"
+        again = dn.requantize_tiles(q, axis=0, tile=2)
+        assert again.rule == q.rule
+        np.testing.assert_array_equal(again.dequantize(), q.dequantize())
 
 
 def test_bfloat16_input_is_exact() -> None:
@@ -361,8 +375,9 @@ def test_names_of_standards_mean_the_standards() -> None:
         assert (nv.format, nv.block) == ("float4_e2m1fn", (16,))
         assert (mx.format, mx.block) == ("float8_e4m3fn", (32,))
         assert (plain.format, plain.block) == ("float8_e4m3fn", (128,))
-        assert module.quantize_tiles(x, dtype="float4_e2m1fn", scale="mx").block == (32,)
-    _same(dn.quantize_tiles(x, scale="nvfp4"), dn.quantize(x, "nvfp4"))
+        assert module.quantize_tiles(x, fmt="float4_e2m1fn", scale="mx").block == (32,)
+    same = dn.quantize(x, "nvfp4")
+    np.testing.assert_array_equal(raw(same.codes), raw(dn.quantize_tiles(x, scale="nvfp4").codes))
     for word in ("mx", 0.5, "16"):
         with pytest.raises(TypeError, match="tile: found"):
             dn.quantize_tiles(x, tile=word)  # type: ignore[arg-type]

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from dsv3_numerics.reference import decode, dequantize, quantize_blocks, quantize_tiles, requantize_tiles
-from dsv3_numerics.reference.quant import RULES as TABLE
-from dsv3_numerics.reference.quant import _ceil_power_of_two, block_amax, expand
+from dsv3_numerics.reference.quant import _ceil_exponent, block_amax, expand
 from samples import RULES, SCALES, raw, tensor
 
 f32 = np.float32
@@ -46,7 +45,7 @@ def test_floor_of_a_zero_tile(rule: str) -> None:
     assert not raw(q.codes).any()
     assert not dequantize(q).any()
     powers = quantize_tiles(np.zeros((1, 4), f32), tile=4, rule=rule, scale="ue8m0")
-    assert decode(powers.scales).item() == {"vllm": 2.0**-42}.get(rule, 2.0**-22)
+    assert decode(powers.scales).item() == {"vllm": 2.0**-33}.get(rule, 2.0**-22)
 
 
 def test_floor_is_an_argument_and_the_scale_stays_normal() -> None:
@@ -75,7 +74,7 @@ def test_float_log2_rule_is_the_correctly_rounded_one() -> None:
             log = decimal.Decimal(float(value)).ln() / two
             half = (decimal.Decimal(float(np.nextafter(f32(k), f32(np.inf)))) - k) / 2
             exponents.append(k if log - k <= half else k + 1)
-        assert np.log2(_ceil_power_of_two(s, "float_log2")).tolist() == exponents, k
+        assert _ceil_exponent(s, "float_log2").tolist() == exponents, k
 
 
 def test_bit_rule_and_float_log2_disagree_just_above_a_power() -> None:
@@ -91,7 +90,7 @@ def test_mx_by_hand() -> None:
     q = quantize_tiles(x, tile=4, scale="mx")
     assert decode(q.scales).item() == 1.0
     assert decode(q.codes).tolist() == [[448.0, 256.0, -1.0, 2.0**-9]]
-    four = quantize_tiles(f32([[7.0, 4.0, 1.0, 0.3]]), dtype="float4_e2m1fn", tile=4, scale="mx")
+    four = quantize_tiles(f32([[7.0, 4.0, 1.0, 0.3]]), fmt="float4_e2m1fn", tile=4, scale="mx")
     assert decode(four.scales).item() == 1.0
     assert decode(four.codes).tolist() == [[6.0, 4.0, 1.0, 0.5]]
     zero = quantize_tiles(np.zeros((1, 4), f32), tile=4, scale="mx")
@@ -101,19 +100,19 @@ def test_mx_by_hand() -> None:
 def test_nvfp4_by_hand() -> None:
     """Amax 2688 = 448 * 6 makes the global scale 1; then a block with amax 6 has scale 1, with 3 0.5."""
     x = f32([[2688.0, 448.0, 6.0, 1.0, 3.0, -0.25]])
-    q = quantize_tiles(x, dtype="float4_e2m1fn", tile=2, scale="nvfp4")
+    q = quantize_tiles(x, fmt="float4_e2m1fn", tile=2, scale="nvfp4")
     assert q.global_scale == 1
     assert decode(q.scales).tolist() == [[448.0, 1.0, 0.5]]
     assert decode(q.codes).tolist() == [[6.0, 1.0, 6.0, 1.0, 6.0, -0.5]]
-    zero = quantize_tiles(np.zeros((1, 2), f32), dtype="float4_e2m1fn", tile=2, scale="nvfp4")
-    assert (zero.global_scale, decode(zero.scales).item()) == (1, 2.0**-9)
+    zero = quantize_tiles(np.zeros((1, 2), f32), fmt="float4_e2m1fn", tile=2, scale="nvfp4")
+    assert (zero.global_scale, decode(zero.scales).item()) == (1, 0)
 
 
 def test_symmetric_integers() -> None:
-    q = quantize_tiles(f32([[-127.0, 63.5, 1.5, 2.5]]), dtype="int8", tile=4)
+    q = quantize_tiles(f32([[-127.0, 63.5, 1.5, 2.5]]), fmt="int8", tile=4)
     assert q.codes.tolist() == [[-127, 64, 2, 2]]
     assert q.codes.dtype == np.int8
-    four = quantize_tiles(f32([[-7.0, 3.5, 1.0]]), dtype="int4", tile=4)
+    four = quantize_tiles(f32([[-7.0, 3.5, 1.0]]), fmt="int4", tile=4)
     assert four.codes.astype(int).tolist() == [[-7, 4, 1]]
 
 
@@ -183,12 +182,12 @@ def test_nonfinite() -> None:
     assert raw(q.codes).tolist() == [[0x7F, 0x7F], [0x00, 0xFF], [0x7E, raw(q.codes)[2, 1]]]
     assert np.isnan(q.scales[0, 0])
     assert np.isinf(q.scales[1, 0])
-    for scale in ("ue8m0", "mx", "nvfp4"):
+    for scale in ("ue8m0", "mx"):
         p = quantize_tiles(x, tile=2, nonfinite="propagate", scale=scale)
         assert np.isnan(decode(p.scales)[:, 0]).tolist() == [True, True, False]
         assert np.isnan(decode(p.codes)).tolist() == [[True] * 2, [True] * 2, [False] * 2]
     with pytest.raises(ValueError, match="propagate"):
-        quantize_tiles(f32([[1]]), dtype="int8", nonfinite="propagate")
+        quantize_tiles(f32([[1]]), fmt="int8", nonfinite="propagate")
 
 
 def test_given_amax_is_used() -> None:
@@ -208,7 +207,3 @@ def test_output_types_round_once_more() -> None:
         raw(dequantize(q, ml_dtypes.bfloat16)), raw(product.astype(ml_dtypes.bfloat16))
     )
     np.testing.assert_array_equal(dequantize(q, np.float16), product.astype(np.float16))
-
-
-def test_rule_table_is_complete() -> None:
-    assert list(TABLE) == RULES

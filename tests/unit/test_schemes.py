@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from dsv3_numerics import (
     Quantized,
-    _core,
     encode,
     logfmt_encode,
     quantize,
     quantize_blocks,
     quantize_tiles,
+    rules,
     study,
 )
 from dsv3_numerics.number_formats import Rounding, formats
@@ -31,10 +31,13 @@ def spellings() -> st.SearchStrategy[str]:
     word = st.sampled_from([short_names()[n] for n in names] + names)
     size = st.integers(1, 1024)
     group = st.one_of(st.sampled_from(["row", "col", "tensor"]), st.builds("{}x{}".format, size, size))
-    rule = st.sampled_from(["", *(":" + r["name"] for r in _core.scale_rules())])
+    both = [name for name, r in rules().items() if "none" not in (r.scale_op, r.pow2_op) and r.max is None]
+    rule = st.sampled_from(["", *(f":{name}" for name in both if rules()[name].least_exponent == -126)])
     scaled = st.builds("{}:{}:{}{}".format, word, group, st.sampled_from(["f32", "ue8m0"]), rule)
     small = st.sampled_from([f.name for f in formats() if f.mantissa_bits and f.bits <= 8])
     standard = st.builds("{}:{}:{}".format, small, group, st.sampled_from(["mx", "nvfp4"]))
+    modes = st.sampled_from(["ceil", "even", "rceil"])
+    modes = st.builds("e4m3:{}:mx:{}".format, group, modes)
     bare = st.builds("{}:{}".format, word, group)
     casting = ["", *(f":{rounding}" for rounding in get_args(Rounding))]
     cast = st.builds("{}{}".format, word.filter(lambda w: not w.startswith("int")), st.sampled_from(casting))
@@ -46,7 +49,7 @@ def spellings() -> st.SearchStrategy[str]:
     )
     flashmla = st.builds("{}:{}:f32:flashmla".format, word, group)
     plain = st.sampled_from([*NAMED, *NATIVE, "none", "f32", "f64", "logfmt3", "logfmt16"])
-    return st.one_of(scaled, standard, bare, cast, log, again, flashmla, plain)
+    return st.one_of(scaled, standard, modes, bare, cast, log, again, flashmla, plain)
 
 
 @given(spellings())
@@ -64,6 +67,16 @@ def test_names_and_defaults_are_spelled_as_documented() -> None:
     assert str(Scheme.parse("float8_e4m3fn:1x128:f32:deepgemm")) == "e4m3:1x128:f32:deepgemm"
     assert str(Scheme.parse("LogFMT8:1x128:linear")) == "logfmt8:1x128"
     assert str(Scheme.parse("logfmt10:deepep:log")) == "logfmt10:deepep:log"
+    for spelling in (
+        "mxfp8:rceil",
+        "nvfp4:row",
+        "nvfp4:row:nvfp4_vllm",
+        "e5m2:1x128:f32:stochastic",
+        "nvfp4:nvfp4_four_over_six:stochastic",
+        "e4m3:1x128:f32:deepgemm(amax_floor=0)",
+        "e3m4b3_none:1x32:mx:even",
+    ):
+        assert str(Scheme.parse(spelling)) == spelling
 
 
 @pytest.mark.parametrize(
@@ -79,7 +92,11 @@ def test_names_and_defaults_are_spelled_as_documented() -> None:
         ("e4m3:-1x128:f32", "unknown group"),
         ("e4m3:1x128:fp32", "did you mean f32"),
         ("e4m3:1x128:f32:deepgem", "did you mean deepgemm"),
-        ("e4m3:1x32:mx:deepgemm", "take no rule"),
+        ("e4m3:1x32:mx:deepgemm", "rule: found one of another standard than MX"),
+        ("e4m3:1x32:ue8m0:torchao", "rule: found one without powers of two"),
+        ("e4m3:1x128:f32:rceil", "least_exponent: found -127"),
+        ("e4m3:1x128:f32:deepgemm(floor=0)", "expected column=value"),
+        ("e3m9b200_none:1x32:mx", "bias: found 200, expected"),
         ("e4m3:1x128:f32:deepgemm:x", "5 parts"),
         ("int8", "int8:1x128"),
         ("float8_e8m0fnu", "unknown format"),
@@ -189,8 +206,8 @@ def test_quantize_is_the_function_of_its_kind() -> None:
         ("mxfp8", quantize_tiles(x, tile=32, scale="mx")),
         ("e4m3:1x64:ue8m0:vllm", quantize_tiles(x, tile=64, scale="ue8m0", rule="vllm")),
         ("e4m3:row:f32", quantize_tiles(x, tile=None)),
-        ("int8:64x32", quantize_blocks(x, dtype="int8", block=(64, 32))),
-        ("nvfp4", quantize_tiles(x, dtype="float4_e2m1fn", tile=16, scale="nvfp4")),
+        ("int8:64x32", quantize_blocks(x, fmt="int8", block=(64, 32))),
+        ("nvfp4", quantize_tiles(x, fmt="float4_e2m1fn", tile=16, scale="nvfp4")),
     ]:
         q = quantize(x, spelling)
         assert (q.format, q.block, q.axis, q.scale_kind) == (
@@ -241,7 +258,7 @@ def test_quantize_writes_where_it_is_told() -> None:
         ("none", {"rounding": "up"}, "no use for it"),
         (np.negative, {"seed": 3}, "no use for it"),
         ("e4m4", {}, "did you mean"),
-        ("bf16:1x16:nvfp4", {}, "expected a format"),
+        ("bf16:1x16:nvfp4", {}, "fmt: found bfloat16"),
     ],
 )
 def test_what_quantize_refuses(scheme: object, options: dict[str, object], message: str) -> None:

@@ -76,7 +76,7 @@ def test_scales_of_one_are_the_plain_unit(unit: str, product_level: str) -> None
 
 def test_mx_on_16_bit_scales_is_mx_on_32(product_level: str) -> None:
     """A scale for 32 is the same scale twice for 16, and one for 128 four times one for 32."""
-    q = dn.quantize_tiles(RNG.standard_normal((6, 256)).astype(f32), dtype=E2M1, scale="mx", tile=32)
+    q = dn.quantize_tiles(RNG.standard_normal((6, 256)).astype(f32), fmt=E2M1, scale="mx", tile=32)
     fine = replace(q, scales=np.repeat(q.scales, 2, axis=1), block=(16,))
     for every in (None, 64):
         options: dict[str, Any] = {"accumulator": "blackwell_mxf4", "promote_every": every}
@@ -113,8 +113,8 @@ def test_wide_products(unit: str, product_level: str) -> None:
 def test_blocks_of_rows_share_scales_of_the_unit(product_level: str) -> None:
     """Weights in blocks of 16 x 16, as NVFP4 is trained, and a stack with one matrix for all."""
     x, w = RNG.standard_normal((2, 5, 80)).astype(f32), RNG.standard_normal((20, 80)).astype(f32)
-    a = dn.quantize_tiles(x, dtype=E2M1, scale="nvfp4", tile=16)
-    b = dn.quantize_blocks(w, dtype=E2M1, scale="nvfp4", block=(16, 16))
+    a = dn.quantize_tiles(x, fmt=E2M1, scale="nvfp4", tile=16)
+    b = dn.quantize_blocks(w, fmt=E2M1, scale="nvfp4", block=(16, 16))
     rows = np.repeat(b.scales, 16, axis=0)[:20]
     same = dn.Quantized(b.codes, rows, b.format, (16,), 1, "nvfp4", None, b.global_scale)
     for every in (None, 64):
@@ -168,7 +168,7 @@ def test_bytes_that_are_no_scales() -> None:
     broken.view(np.uint8)[1, 1] = 255
     with pytest.raises(ValueError, match=r"b: found byte 255, NaN, .* at \(1, 1\), expected 0 to 254"):
         dn.matmul_nt(q, replace(q, scales=broken), accumulator="blackwell_mxf8")
-    q = dn.quantize_tiles(np.ones((3, 64), f32), dtype=E2M1, scale="nvfp4", tile=16)
+    q = dn.quantize_tiles(np.ones((3, 64), f32), fmt=E2M1, scale="nvfp4", tile=16)
     for byte, text in [(0x7F, "NaN"), (0xFF, "NaN"), (0x80, "a negative scale"), (0xB8, "a negative scale")]:
         broken = q.scales.copy()
         broken.view(np.uint8)[2, 0] = byte
@@ -181,8 +181,8 @@ def test_bytes_that_are_no_scales() -> None:
 def test_pairs_and_scales_that_a_unit_does_not_take() -> None:
     x = np.ones((2, 128), f32)
     fp8, mx = dn.quantize_tiles(x), dn.quantize_tiles(x, scale="mx", tile=32)
-    four_mx = dn.quantize_tiles(x, dtype=E2M1, scale="mx", tile=32)
-    nvfp4 = dn.quantize_tiles(x, dtype=E2M1, scale="nvfp4", tile=16)
+    four_mx = dn.quantize_tiles(x, fmt=E2M1, scale="mx", tile=32)
+    nvfp4 = dn.quantize_tiles(x, fmt=E2M1, scale="nvfp4", tile=16)
     for a, b, unit, error, text in [
         (fp8, mx, "blackwell_mxf8", ValueError, "a: found float32 scales of float32, expected .* 32 along k"),
         (mx, fp8.codes, "blackwell_mxf8", ValueError, "b: found codes without scales, expected"),
@@ -193,7 +193,7 @@ def test_pairs_and_scales_that_a_unit_does_not_take() -> None:
         (fp8, fp8, "hopper_tf32", TypeError, "'hopper_tf32' takes tf32, as float32 arrays"),
         (x, x, "hopper_fp8", TypeError, "found dtype float32, expected codes"),
         (dn.quantize_tiles(x, scale="mx", tile=48), mx, "blackwell_mxf8", ValueError, "a scale for 1x48"),
-        (dn.quantize_tiles(x, dtype=E2M1, scale="mx", tile=8), four_mx, "blackwell_mxf4", ValueError, "1x8"),
+        (dn.quantize_tiles(x, fmt=E2M1, scale="mx", tile=8), four_mx, "blackwell_mxf4", ValueError, "1x8"),
     ]:
         with pytest.raises(error, match=text):
             dn.matmul_nt(a, b, accumulator=unit)

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import _core
 from ..accumulator import accumulators
-from ..quant import Rule
+from ..scale_rule import Rule, rules
 from ..schemes import Cast, DeepEPLog, OwnScheme, Scaled, Scheme
 from ..schemes.scheme import WHOLE, write_group
 
@@ -30,7 +29,11 @@ NONE = "none"
 
 GATES = (NONE, *COMPUTE)
 MASK_VALUES: Mapping[str, float] = {"-inf": -np.inf, "0": 0.0}
-RULES: tuple[Rule, ...] = tuple(row["name"] for row in _core.scale_rules())
+RULES: tuple[str, ...] = tuple(
+    name for name, rule in rules().items() if "none" not in (rule.scale_op, rule.pow2_op) and rule.max is None
+)
+"""Rules that make float32 scales and powers of two."""
+
 ACCUMULATORS = (NONE, *(info.name for info in accumulators()))
 
 Predicate = Callable[[Scheme], str | None]
@@ -57,7 +60,7 @@ def _not_sent(scheme: Scheme) -> str | None:
 
 
 def _token_by_token(scheme: Scheme) -> str | None:
-    if scheme.group == WHOLE or scheme.needs_tensor_amax:
+    if scheme.group == WHOLE or (isinstance(scheme, Scaled) and scheme.scale == "nvfp4"):
         return (
             "one scale for all tokens, but a cache grows token by token; expected scales within a row (1x128)"
         )
@@ -79,6 +82,9 @@ _PREDICATES: Mapping[str, tuple[Predicate, ...]] = {
 
 SCHEMES = tuple(_PREDICATES)
 """The fields that hold a scheme."""
+
+_TOKENS = ("activations", "dispatch", "combine")
+"""Fields whose rows are tokens: what one of them becomes may not depend on its batch mates."""
 
 _NICKNAMES = {("cache", "fp8"): "flashmla"}
 
@@ -121,10 +127,34 @@ def scheme_of(field: str, value: Any) -> Scheme:
         scheme = Scheme.parse(value)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{field}: {str(error).removeprefix('scheme: ')}") from None
+    if field in _TOKENS:
+        scheme = scheme.per_token()
     reason = problem(field, scheme)
     if reason:
         raise ValueError(f"{field}: found '{scheme}': {reason}")
     return scheme
+
+
+def rule_word(value: Any) -> str:
+    """Read the rule of scales that name none: one of `RULES`, or one of the caller's own.
+
+    Examples
+    --------
+    >>> rule_word("deepgemm(amax_floor=0)")
+    'deepgemm(amax_floor=0)'
+    """
+    own = isinstance(value, Rule) or (isinstance(value, str) and "(" in value)
+    if own:
+        rule = Rule.parse(value)
+        reason = problem("activations", Scaled("float8_e4m3fn", (1, 128), "float32", str(rule)))
+        if reason:
+            raise ValueError(f"rule: found '{rule}': {reason}")
+        return str(rule)
+    if value not in RULES:
+        raise ValueError(
+            f"rule: found {value!r}, expected one of {', '.join(RULES)}, or one of those with columns"
+        )
+    return str(value)
 
 
 def modern(field: str, word: Any) -> Any:

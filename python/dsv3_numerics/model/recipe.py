@@ -30,10 +30,10 @@ from .fields import (
     MASK_VALUES,
     NONE,
     OLD_FIELDS,
-    RULES,
     SCHEMES,
     codes_of,
     modern,
+    rule_word,
     scheme_of,
 )
 
@@ -124,6 +124,7 @@ class Recipe(PresetFamily):
     def __post_init__(self) -> None:
         for name in ("compute", "gate"):
             object.__setattr__(self, name, dtype_word(getattr(self, name)))
+        object.__setattr__(self, "rule", rule_word(self.rule))
         for name, words in _WORDS.items():
             one_of(getattr(self, name), name, words)
         for name in SCHEMES:
@@ -478,7 +479,6 @@ _FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
 _WORDS: Mapping[str, Any] = {
     "compute": COMPUTE,
     "accumulator": ACCUMULATORS,
-    "rule": RULES,
     "gate": GATES,
     "group_mask_value": MASK_VALUES,
 }

@@ -322,7 +322,7 @@ def _operand(code: int, name: str) -> Number:
     if name == "tf32":
         return number(tf32(code), TF32)
     f = FORMATS[name]
-    if f.top in ("ieee", "nan_only", "finite", "fnuz"):
+    if f.top in ("ieee", "nan_only", "none", "fnuz"):
         return number(code, f)
     return Number(float(value_table(name)[code]), 0, 0, 0)
 

@@ -7,6 +7,7 @@ float64, so the arithmetic below has no rounding of its own.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
@@ -22,12 +23,13 @@ Float64s = NDArray[np.float64]
 
 
 class Row(NamedTuple):
-    """Exponent bits, mantissa bits, bias, and what the topmost codes mean."""
+    """Exponent bits, mantissa bits, bias, what the topmost codes mean, and whether there are subnormals."""
 
     exp: int
     man: int
     bias: int
     top: str
+    subnormals: bool = True
 
     @property
     def bits(self) -> int:
@@ -49,9 +51,9 @@ FORMATS = {
     "float8_e5m2fnuz": Row(5, 2, 16, "fnuz"),
     "float8_e4m3b11fnuz": Row(4, 3, 11, "fnuz"),
     "float8_e8m0fnu": Row(8, 0, 127, "scale"),
-    "float6_e2m3fn": Row(2, 3, 1, "finite"),
-    "float6_e3m2fn": Row(3, 2, 3, "finite"),
-    "float4_e2m1fn": Row(2, 1, 1, "finite"),
+    "float6_e2m3fn": Row(2, 3, 1, "none"),
+    "float6_e3m2fn": Row(3, 2, 3, "none"),
+    "float4_e2m1fn": Row(2, 1, 1, "none"),
     "bfloat16": Row(8, 7, 127, "ieee"),
     "float16": Row(5, 10, 15, "ieee"),
     "e5m6": Row(5, 6, 15, "ieee"),
@@ -60,10 +62,24 @@ FORMATS = {
 }
 
 
+_SPELLED = re.compile(r"e(\d+)m(\d+)b(-?\d+)_(ieee|nan_only|fnuz|none)(_nosub)?")
+
+
+def format_row(name: str) -> Row:
+    """Find a format's row, from its name in the table or one that spells the row, such as e3m2b3_none."""
+    if name in FORMATS:
+        return FORMATS[name]
+    parts = _SPELLED.fullmatch(name)
+    if parts is None:
+        raise ValueError(f"{name!r} is neither a format of the table nor a spelled row")
+    exp, man, bias, top, nosub = parts.groups()
+    return Row(int(exp), int(man), int(bias), top, nosub is None)
+
+
 def code_dtype(name: str) -> np.dtype[Any]:
-    """Return the NumPy dtype of a format's codes: ml_dtypes' where it has one, else unsigned integers."""
-    if name == "e5m6":
-        return np.dtype(np.uint16)
+    """Find the NumPy dtype of a format's codes: ml_dtypes' where it has one, else unsigned integers."""
+    if name == "e5m6" or name not in FORMATS:
+        return np.dtype(np.uint8 if format_row(name).bits <= 8 else np.uint16)
     return np.dtype(getattr(ml_dtypes, name, None) or name)
 
 
@@ -106,7 +122,7 @@ def value_table(name: str) -> Float64s:
     >>> value_table("float4_e2m1fn")[:8].tolist()
     [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
     """
-    f = FORMATS[name]
+    f = format_row(name)
     code = np.arange(1 << f.bits)
     if f.top == "integer":
         return (code - 2 * (code & f.sign)).astype(np.float64)
@@ -115,9 +131,10 @@ def value_table(name: str) -> Float64s:
     exponent, mantissa = (code >> f.man) & ((1 << f.exp) - 1), code & ((1 << f.man) - 1)
     normal = exponent > 0
     value = np.ldexp(mantissa + (normal << f.man), np.where(normal, exponent, 1) - f.bias - f.man)
+    value = np.where(normal | f.subnormals, value, 0)
     if f.top == "ieee":
         value = np.where(exponent == (1 << f.exp) - 1, np.where(mantissa == 0, np.inf, np.nan), value)
-    elif f.top != "finite":
+    elif f.top != "none":
         value = np.where(code & (~f.sign if f.top == "nan_only" else -1) == nan_code(f), np.nan, value)
     return np.asarray(np.copysign(value, np.where(code & f.sign, -1.0, 1.0)))
 
@@ -127,7 +144,8 @@ def _magnitudes(name: str) -> tuple[Float64s, NDArray[np.intp]]:
     """Return the finite values without sign, ascending, and their codes."""
     table = value_table(name)
     codes = np.flatnonzero(np.isfinite(table) & ~np.signbit(table))
-    return table[codes], codes
+    values, first = np.unique(table[codes], return_index=True)  # without subnormals, many codes are zero
+    return values, codes[first]
 
 
 def _exponent(magnitude: Float64s) -> NDArray[np.intc]:
@@ -150,22 +168,26 @@ def round_to_odd(x: Float64s) -> Float64s:
     return np.copysign(np.where(np.isfinite(x), limited, np.abs(x)), x)
 
 
-def _nearest_away(m: Float64s, negative: Array, seed: int) -> Float64s:
+def _nearest_away(m: Float64s, negative: Array, words: Any) -> Float64s:
     return np.floor(m) + (m - np.floor(m) >= 0.5)
 
 
-def _stochastic(m: Float64s, negative: Array, seed: int) -> Float64s:
-    words = random_words(m.size, seed).reshape(m.shape)
-    return np.floor(m) + (words < np.floor((m - np.floor(m)) * 2.0**32))
+def _stochastic(m: Float64s, negative: Array, words: Any) -> Float64s:
+    return np.asarray(np.floor(m) + (words < np.floor((m - np.floor(m)) * 2.0**32)))
+
+
+def _nearest_toward_zero(m: Float64s, negative: Array, words: Any) -> Float64s:
+    return np.ceil(m - 0.5)
 
 
 # Each mode maps a magnitude, in units of the spacing around it, to a whole number.
-_ROUND: dict[str, Callable[[Float64s, Array, int], Float64s]] = {
-    "nearest_even": lambda m, negative, seed: np.rint(m),
+_ROUND: dict[str, Callable[[Float64s, Array, Any], Float64s]] = {
+    "nearest_even": lambda m, negative, words: np.rint(m),
     "nearest_away": _nearest_away,
-    "toward_zero": lambda m, negative, seed: np.floor(m),
-    "up": lambda m, negative, seed: np.where(negative, np.floor(m), np.ceil(m)),
-    "down": lambda m, negative, seed: np.where(negative, np.ceil(m), np.floor(m)),
+    "nearest_toward_zero": _nearest_toward_zero,
+    "toward_zero": lambda m, negative, words: np.floor(m),
+    "up": lambda m, negative, words: np.where(negative, np.floor(m), np.ceil(m)),
+    "down": lambda m, negative, words: np.where(negative, np.ceil(m), np.floor(m)),
     "stochastic": _stochastic,
 }
 # Where a mode's overflow is infinite (IEEE 754-2019, 7.4).
@@ -176,12 +198,14 @@ _CARRIES: dict[str, Callable[[Array], Any]] = {
 }
 
 
-def _round_on_grid(x: Float64s, f: Row, rounding: str, seed: int) -> Float64s:
+def _round_on_grid(x: Float64s, f: Row, rounding: str, words: Any) -> Float64s:
     """|x| rounded to the format's spacing, as if the exponent had no upper end."""
     smallest = -f.bias if f.top == "scale" else 1 - f.bias
     exponent = np.maximum(_exponent(np.abs(x)), smallest) - f.man
+    if not f.subnormals:  # below the smallest normal number the next one is zero
+        exponent = np.where(np.abs(x) < 2.0**smallest, smallest, exponent)
     quantum = np.zeros_like(exponent) if f.top == "integer" else exponent
-    rounded = _ROUND[rounding](np.ldexp(np.abs(x), -quantum), np.signbit(x), seed)
+    rounded = _ROUND[rounding](np.ldexp(np.abs(x), -quantum), np.signbit(x), words)
     return np.asarray(np.ldexp(rounded, quantum))
 
 
@@ -200,12 +224,13 @@ def _scale_rules(code: Array, x: Float64s, overflow: str) -> Array:
 
 def encode(
     x: ArrayLike,
-    dtype: Any,
+    fmt: Any,
     *,
     rounding: str = "nearest_even",
     overflow: str = "saturate",
     nan: str = "code",
     seed: int = 0,
+    words: Any = None,
 ) -> Array:
     """Numbers to codes: round on the grid, settle overflow, look the code up in the table of values.
 
@@ -213,10 +238,12 @@ def encode(
     ----------
     x : array_like of float32, float64, float16 or bfloat16
         Any shape. float64 is rounded once.
-    dtype : str or dtype
+    fmt : str or dtype
         The target format.
     rounding, overflow, nan, seed
         As in `dsv3_numerics.encode`.
+    words : ndarray, shape of `x`, optional
+        The random words of stochastic rounding, instead of those of `seed` in C order.
 
     Returns
     -------
@@ -233,13 +260,15 @@ def encode(
     >>> encode(np.float32([1.0, 1.07, 1e9]), "float8_e4m3fn").astype(float).tolist()
     [1.0, 1.125, 448.0]
     """
-    name = format_name(dtype)
-    f = FORMATS[name]
+    name = format_name(fmt)
+    f = format_row(name)
     given = np.asarray(x)
+    if rounding == "stochastic" and words is None:
+        words = random_words(given.size, seed).reshape(given.shape)
     with np.errstate(invalid="ignore", over="ignore"):
         wide = np.asarray(given.astype(np.float64))
         wide = round_to_odd(wide) if rounding == "stochastic" else wide
-        value = _round_on_grid(wide, f, rounding, seed)
+        value = _round_on_grid(wide, f, rounding, words)
     negative, is_nan = np.signbit(wide), np.isnan(wide)
     if is_nan.any() and (nan == "raise" or (nan == "code" and nan_code(f) is None)):
         raise ValueError(f"x contains NaN and nan={nan!r} has no code for it in {name}")
@@ -262,7 +291,7 @@ def _raw(codes: ArrayLike, fmt: Any) -> tuple[NDArray[np.intp], str]:
     """Codes as whole numbers in 0..2**bits-1, and the format they are in."""
     array = np.asarray(codes)
     name = format_name(array.dtype if fmt is None else fmt)
-    return array.view(f"u{array.itemsize}").astype(np.intp) & ((1 << FORMATS[name].bits) - 1), name
+    return array.view(f"u{array.itemsize}").astype(np.intp) & ((1 << format_row(name).bits) - 1), name
 
 
 def decode(codes: ArrayLike, *, fmt: Any = None, dtype: Any = np.float32) -> Array:
@@ -294,12 +323,17 @@ def decode(codes: ArrayLike, *, fmt: Any = None, dtype: Any = np.float32) -> Arr
         return np.asarray(np.asarray(value, np.float32).astype(dtype))
 
 
+def _order(bits: int) -> NDArray[np.intp]:
+    """Places of a code's bits in the stream: E5M6 fills words from the top, others bytes from the bottom."""
+    return np.arange(bits)[::-1] if bits == 12 else np.arange(bits)
+
+
 def pack(codes: ArrayLike, *, fmt: Any = None) -> Array:
     """Codes side by side without unused bits, along the last axis.
 
-    4- and 6-bit codes fill bytes from the low bit up (two per byte, four per three bytes). 12-bit codes fill
-    three 32-bit words per eight codes from the top bit down, as DeepSeek's TileKernels do. The last group is
-    filled up with zero codes.
+    Codes fill bytes from the low bit up. 12-bit codes fill three 32-bit words per eight codes from the top
+    bit down, as DeepSeek's TileKernels do. A group is the fewest codes that fill whole bytes, or those three
+    words; the last one is filled up with zero codes.
 
     Examples
     --------
@@ -307,12 +341,11 @@ def pack(codes: ArrayLike, *, fmt: Any = None) -> Array:
     [33, 3]
     """
     raw, name = _raw(codes, fmt)
-    bits = FORMATS[name].bits
-    group = {4: 2, 6: 4, 12: 8}[bits]
+    bits = format_row(name).bits
+    group = 8 if bits == 12 else 8 // np.gcd(bits, 8)
     padded = np.pad(raw, [(0, 0)] * (raw.ndim - 1) + [(0, -raw.shape[-1] % group)])
-    order = np.arange(bits) if bits < 8 else np.arange(bits)[::-1]
-    stream = (padded[..., None] >> order & 1).reshape(*raw.shape[:-1], padded.shape[-1] * bits)
-    if bits < 8:
+    stream = (padded[..., None] >> _order(bits) & 1).reshape(*raw.shape[:-1], padded.shape[-1] * bits)
+    if bits != 12:
         return np.packbits(stream.astype(np.uint8), axis=-1, bitorder="little")
     return np.ascontiguousarray(np.packbits(stream.astype(np.uint8), axis=-1)).view(">u4").astype(np.uint32)
 
@@ -326,14 +359,13 @@ def unpack(packed: ArrayLike, *, fmt: Any, size: int) -> Array:
     [1, 2, 3]
     """
     name, array = format_name(fmt), np.asarray(packed)
-    bits = FORMATS[name].bits
-    if bits < 8:
-        stream = np.unpackbits(array, axis=-1, bitorder="little")
-    else:
+    bits = format_row(name).bits
+    if bits == 12:
         stream = np.unpackbits(np.ascontiguousarray(array.astype(">u4")).view(np.uint8), axis=-1)
-    place = 1 << (np.arange(bits) if bits < 8 else np.arange(bits)[::-1])
+    else:
+        stream = np.unpackbits(array, axis=-1, bitorder="little")
     held = stream.shape[-1] // bits
     rows = stream[..., : held * bits].reshape(*array.shape[:-1], held, bits)
-    code: Array = (rows * place).sum(axis=-1)[..., :size]
+    code: Array = (rows * (1 << _order(bits))).sum(axis=-1)[..., :size]
     out = code_dtype(name)
     return code.astype(f"u{out.itemsize}").view(out)

@@ -3,7 +3,7 @@
 =================================== ===========================================================
 spelling                            is
 =================================== ===========================================================
-``format:group:scale[:rule]``       codes that share scales (``e4m3:1x128:f32``)
+``format:group:scale[:rule]``       codes that share scales (``e4m3:1x128:f32``), and ``[:rounding]``
 ``format[:rounding]``               a plain cast (``bf16``, ``float32``)
 ``logfmtN[:1xT[:rounding]]``        logarithmic codes in tiles, of 128 by default
 ``logfmtN:deepep[:rounding]``       the same as DeepEP's combine sends them

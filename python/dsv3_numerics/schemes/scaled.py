@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +14,9 @@ import numpy.typing as npt
 from .. import _core
 from .._arrays import SOURCES, Array, deliver, destination, flat
 from ..number_formats import FormatInfo, Rounding, decode, encode, format_info, formats
-from ..quant import Scale, quantize_blocks, quantize_tiles
+from ..quant import GlobalScale, quantize_blocks, quantize_tiles
 from ..quantized import Quantized
+from ..scale_rule import Rule, Scale, rules
 from .scheme import (
     NAMED,
     WHOLE,
@@ -33,7 +34,8 @@ from .scheme import (
 _SCALES: dict[str, Scale] = {"f32": "float32", "ue8m0": "ue8m0", "mx": "mx", "nvfp4": "nvfp4"}
 _SCALE_BITS = {"float32": 32, "ue8m0": 8, "mx": 8, "nvfp4": 8}
 _TENSOR_BITS = {"nvfp4": 32}  # stored once per tensor, next to the scales of the groups
-_OWN_RULE = ("mx", "nvfp4")  # scale kinds whose standard leaves no choice of rule
+_OWN_RULE = ("mx", "nvfp4")  # scale kinds with a default rule of their own
+_ROW: Literal["row"] = "row"
 _NAMES = {spelling: name for name, spelling in NAMED.items()}
 
 NATIVE: dict[str, int] = {"float32": 32, "float64": 64}
@@ -152,7 +154,7 @@ class Cast(Scheme):
         check_seed(self, self.rounding, seed)
         overflow: Any = "nonfinite" if self.format in _TORCH_LIKE else "saturate"
         rounding: Any = self.rounding
-        return encode(x, self.format, rounding=rounding, overflow=overflow, seed=seed or 0, out=out)
+        return encode(x, self.format, rounding=rounding, overflow=overflow, seed=seed, out=out)
 
     def decode(self, held: Any, dtype: npt.DTypeLike = np.float32) -> Array:
         if self.format in NATIVE:
@@ -162,7 +164,7 @@ class Cast(Scheme):
         return decode(held, fmt=self.format, dtype=dtype)
 
     def __str__(self) -> str:
-        name = self.format if self.format in NATIVE else short_names()[self.format]
+        name = self.format if self.format in NATIVE else short_name(self.format)
         return name if self.rounding == _NEAREST else f"{name}:{self.rounding}"
 
     @classmethod
@@ -203,7 +205,14 @@ class Scaled(Scheme):
         See `quantize_tiles`.
     rule : str or None
         Whose arithmetic makes the scales, see `quantize_tiles`; None: "deepseek_v3", or what a recipe says.
-        "flashmla": float32 scales that are powers of two by a float32 logarithm, at least 1e-4.
+        "flashmla": float32 scales that are powers of two by a float32 logarithm, at least 1e-4. MX and NVFP4
+        have rules of their own (``mxfp8:rceil``).
+    global_scale : {"tensor", "row"}
+        Of NVFP4: one scale of scales for the tensor, or one for each row (``nvfp4:row``), so that tokens do
+        not touch each other.
+    rounding : str or None
+        How quotients become codes, see `encode`; None: as the rule says, mostly to nearest even. "stochastic"
+        takes a seed from whoever quantizes.
     requantize : bool
         True: dequantize and requantize a weight that is already quantized.
     """
@@ -213,6 +222,8 @@ class Scaled(Scheme):
     scale: Scale = "float32"
     rule: str | None = None
     requantize: bool = False
+    global_scale: GlobalScale = "tensor"
+    rounding: str | None = None
 
     @property
     def group(self) -> Group | None:
@@ -220,7 +231,7 @@ class Scaled(Scheme):
 
     @property
     def needs_tensor_amax(self) -> bool:
-        return self.scale == "nvfp4"
+        return self.scale == "nvfp4" and self.global_scale == "tensor"
 
     @property
     def is_quantized(self) -> bool:
@@ -233,7 +244,7 @@ class Scaled(Scheme):
     @property
     def short_format(self) -> str:
         """The format as schemes spell it."""
-        return short_names()[self.format]
+        return short_name(self.format)
 
     @property
     def scales(self) -> str:
@@ -243,19 +254,29 @@ class Scaled(Scheme):
     def with_rule(self, rule: str) -> Scheme:
         return replace(self, rule=rule) if self.uses_scale_rule and rule != DEFAULT_RULE else self
 
+    def with_rounding(self, rounding: str) -> Scheme:
+        if rounding not in _ROUNDINGS:
+            raise ValueError(f"rounding: found {rounding!r}, expected one of {', '.join(_ROUNDINGS)}")
+        return replace(self, rounding=rounding)
+
+    def per_token(self) -> Scheme:
+        return replace(self, global_scale=_ROW) if self.scale == "nvfp4" else self
+
     def bits(self, rows: int, cols: int) -> int:
         br, bc = self.block
         groups = -(-rows // (br or max(rows, 1))) * -(-cols // (bc or max(cols, 1)))
         codes = rows * cols * format_info(self.format).bits
-        return codes + groups * _SCALE_BITS[self.scale] + _TENSOR_BITS.get(self.scale, 0)
+        globals_ = rows if self.global_scale == _ROW else 1
+        return codes + groups * _SCALE_BITS[self.scale] + globals_ * _TENSOR_BITS.get(self.scale, 0)
 
     def approximate(
         self, slab: npt.NDArray[np.floating], amax: Floats | None = None, tensor_amax: float | None = None
     ) -> Approximation:
+        check_seed(self, self.rounding or "", None)
         q = self._as_stored(
             quantize_blocks(
                 slab,
-                dtype=self.format,
+                fmt=self.format,
                 block=None if self.block == WHOLE else self.block,
                 amax=amax,
                 tensor_amax=tensor_amax if self.needs_tensor_amax else None,
@@ -268,7 +289,14 @@ class Scaled(Scheme):
         return Approximation(q.dequantize(), saturated_in(slab, q.codes, self.format, layout, scales))
 
     def encode(
-        self, x: Array, *, out: Any = None, axis: int = -1, floor: float | None = None, **settings: Any
+        self,
+        x: Array,
+        *,
+        seed: Any = None,
+        out: Any = None,
+        axis: int = -1,
+        floor: float | None = None,
+        **settings: Any,
     ) -> Quantized:
         """Codes with scales: tiles along the last axis, or another, or blocks of the last two.
 
@@ -277,7 +305,8 @@ class Scaled(Scheme):
         refuse_settings(self, settings)
         if out is not None and self.rule == _FLASHMLA:
             refuse_settings(self, {"out": out})
-        chosen = {"dtype": self.format, "out": out, **self._settings()}
+        check_seed(self, self.rounding or "", seed)
+        chosen = {"fmt": self.format, "out": out, "seed": seed, **self._settings()}
         if floor is not None:
             chosen["floor"] = floor
         rows, cols = self.block
@@ -289,9 +318,10 @@ class Scaled(Scheme):
 
     def _settings(self) -> dict[str, Any]:
         if self.rule == _FLASHMLA:
-            return _FLASHMLA_SETTINGS
+            return {**_FLASHMLA_SETTINGS, "rounding": self.rounding}
         rule = {} if self.rule is None else {"rule": self.rule}
-        return {"scale": self.scale, **rule}
+        shared = {"global_scale": self.global_scale} if self.scale == "nvfp4" else {}
+        return {"scale": self.scale, "rounding": self.rounding, **rule, **shared}
 
     def _as_stored(self, q: Quantized) -> Quantized:
         """Scales as the scheme stores them."""
@@ -300,45 +330,60 @@ class Scaled(Scheme):
         return replace(q, scales=q.weight_scale_inv(), scale_kind=self.scale, rule=None)
 
     def __str__(self) -> str:
-        spelling = self._spell()
-        name = _NAMES.get(spelling, spelling)
+        plain = replace(self, rule=None, global_scale="tensor", rounding=None)._spell()
+        short = ":".join([_NAMES[plain], *self._tail()]) if plain in _NAMES else self._spell()
+        name = _NAMES.get(self._spell(), short)
         return f"{name}:{_REQUANTIZED}" if self.requantize else name
 
     def _spell(self) -> str:
         parts = [self.short_format, write_group(self.block)]
-        if not format_info(self.format).is_integer or (self.scale, self.rule) != ("float32", None):
+        bare = (self.scale, self.rule, self.rounding) == ("float32", None, None)
+        if not format_info(self.format).is_integer or not bare:
             parts.append(_short_scale(self.scale))
-        if self.rule is not None:
-            parts.append(self.rule)
-        return ":".join(parts)
+        return ":".join([*parts, *self._tail()])
+
+    def _tail(self) -> list[str]:
+        row = [_ROW] if self.global_scale == _ROW else []
+        return [*row, *(part for part in (self.rule, self.rounding) if part is not None)]
 
     @classmethod
     def takes(cls, parts: list[str]) -> bool:
-        return 2 <= len(parts) <= 4 or (len(parts) == 5 and parts[-1] == _REQUANTIZED)
+        n = len(parts) - (len(parts) > 2 and parts[-1] == _REQUANTIZED)
+        n -= n > 3 and parts[n - 1] in _ROUNDINGS
+        n -= n > 3 and parts[2:4] == ["nvfp4", _ROW]
+        return 2 <= n <= 4
 
     @classmethod
     def read(cls, spelling: str, parts: list[str]) -> Scheme:
         requantize = parts[-1] == _REQUANTIZED and len(parts) > 2
         if requantize:
             parts = parts[:-1]
+        rounding = parts[-1] if len(parts) > 3 and parts[-1] in _ROUNDINGS else None
+        parts = parts[:-1] if rounding else parts
+        shared: GlobalScale = "tensor"
+        if len(parts) > 3 and parts[2] == "nvfp4" and parts[3] == _ROW:
+            parts, shared = [*parts[:3], *parts[4:]], _ROW
         name = _format(spelling, parts[0])
         block = read_group(spelling, parts[1])
         scale = _SCALES[pick(spelling, "scale", parts[2], list(_SCALES))] if len(parts) > 2 else "float32"
         rule = None
         if len(parts) > 3:
-            rule = pick(spelling, "rule", parts[3], rules())
-        if scale in _OWN_RULE and rule is not None:
-            raise ValueError(
-                f"scheme {spelling!r}: {parts[2]} scales follow their own standard and take no rule"
-            )
+            rule = parts[3] if parts[3] == _FLASHMLA else _rule(spelling, parts[3], scale, name)
         if rule == _FLASHMLA and scale != "float32":
             raise ValueError(f"scheme {spelling!r}: {rule} keeps f32 scales, found {parts[2]}")
-        return cls(name, block, scale, rule, requantize)
+        return cls(name, block, scale, rule, requantize, shared, rounding)
 
 
-def rules() -> list[str]:
-    """Return the rules that a spelling may name."""
-    return [*(str(rule["name"]) for rule in _core.scale_rules()), _FLASHMLA]
+def _rule(spelling: str, text: str, scale: str, fmt: str) -> str:
+    """Read a rule, by a name alone or with other columns, that can make this kind of scale."""
+    if "(" not in text:
+        pick(spelling, "rule", text, [*rules(), _FLASHMLA])
+    try:
+        rule = Rule.parse(text)
+        _core.check_rule(rule.columns(), scale, fmt, True)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"scheme {spelling!r}: {error}") from error
+    return str(rule)
 
 
 def _short_scale(scale: str) -> str:
@@ -383,10 +428,23 @@ def short_names() -> dict[str, str]:
     return short
 
 
+_SPELLED = re.compile(r"e\d+m\d+b-?\d+_\w+")
+
+
+def short_name(fmt: str) -> str:
+    """How schemes spell a format: its short name, or the row that a format made at run time is spelled by."""
+    return short_names().get(fmt, fmt)
+
+
 def _format(spelling: str, text: str, *, named: bool = False) -> str:
     names = short_names()
     if text in names:
         return text
+    if _SPELLED.fullmatch(text):
+        try:
+            return format_info(text).name
+        except ValueError as error:
+            raise ValueError(f"scheme {spelling!r}: {error}") from error
     options = list(names.values()) + (list(NAMED) + list(NATIVE) if named else [])
     found = pick(spelling, "format", text, options)
     return next(name for name, short in names.items() if short == found)

@@ -109,6 +109,10 @@ class Scheme(ABC):
         """Return the same, with its scales by this rule where `uses_scale_rule`."""
         return self
 
+    def per_token(self) -> Scheme:
+        """Return the same with nothing that rows share: NVFP4 with a scale of scales for each."""
+        return self
+
     def with_rounding(self, rounding: str) -> Scheme:
         """Return the same, rounding so.
 
@@ -271,7 +275,7 @@ def quantize(
     scheme: Any,
     *,
     rounding: str | None = None,
-    seed: int | None = None,
+    seed: int | np.random.Generator | None = None,
     out: Any = None,
 ) -> Any:
     """Quantize in any scheme: one front door for formats, scales, LogFMT and a user's own.
@@ -284,8 +288,8 @@ def quantize(
         that `Scheme.parse` takes. Groups of one row run along the last axis; others are blocks of the last
         two axes, with leading axes as a stack.
     rounding : str, optional
-        Instead of the scheme's own: see `encode` for casts, `logfmt_encode` for LogFMT.
-    seed : int, optional
+        Instead of the scheme's own: see `encode` for casts and scaled codes, `logfmt_encode` for LogFMT.
+    seed : int or numpy.random.Generator, optional
         For stochastic rounding, which needs one.
     out : ndarray or tuple of ndarray, optional
         Where codes (and scales, or ranges) are written, as for `quantize_tiles`, `logfmt_encode` or `encode`.
@@ -339,7 +343,7 @@ def refuse_settings(scheme: Scheme, settings: dict[str, Any]) -> None:
         raise ValueError(f"{name}: found {value!r}, but scheme '{scheme}' has no use for it; leave it out")
 
 
-def check_seed(scheme: Scheme, rounding: str, seed: int | None) -> None:
+def check_seed(scheme: Scheme, rounding: str, seed: Any) -> None:
     """Ask for a seed exactly where a scheme rounds at random."""
     if rounding == "stochastic" and seed is None:
         raise ValueError(

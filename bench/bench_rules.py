@@ -1,0 +1,143 @@
+"""Rounding modes, scale rules and formats made at run time, each beside the tuned path: ratios of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import dsv3_numerics as d3
+from bench_formats import numbers
+from dsv3_numerics import reference
+from harness import Row, Timed, measure, set_state
+from suite import Array, levels
+
+SIZES = {"16Mi": (4096, 4096), "64Ki": (64, 1024)}
+STREAMED = "16Mi"  # the size that gates are for
+NAMED = "float8_e4m3fn"
+OWN = d3.Format(exponent=4, mantissa=3, bias=6, top="nan_only")
+WIDE = d3.Format(exponent=4, mantissa=7, bias=7)
+MODES = ("nearest_away", "nearest_toward_zero", "toward_zero", "up", "down", "stochastic")
+
+Call = Callable[[], Any]
+
+
+class Pair(NamedTuple):
+    """An operation, the one beside it, and the least rate in multiples of that one's."""
+
+    name: str
+    run: Callable[[Array], Call]
+    beside: str
+    yardstick: Callable[[Array], Call]
+    gate: float
+
+
+def encoding(fmt: Any, **options: Any) -> Callable[[Array], Call]:
+    """Encode into memory that is there."""
+
+    def prepare(x: Array) -> Call:
+        out = d3.encode(x, fmt, **options)
+        return partial(d3.encode, x, fmt, out=out, **options)
+
+    return prepare
+
+
+def decoding(fmt: Any) -> Callable[[Array], Call]:
+    """Decode into memory that is there."""
+
+    def prepare(x: Array) -> Call:
+        codes = d3.encode(x, fmt)
+        out = d3.decode(codes, fmt=fmt)
+        return partial(d3.decode, codes, fmt=fmt, out=out)
+
+    return prepare
+
+
+def quantizing(**options: Any) -> Callable[[Array], Call]:
+    """Quantize tiles into memory that is there."""
+
+    def prepare(x: Array) -> Call:
+        q = d3.quantize_tiles(x, **options)
+        return partial(d3.quantize_tiles, x, out=(q.codes, q.scales), **options)
+
+    return prepare
+
+
+NEAREST = encoding(NAMED)
+E4M3 = quantizing(tile=128)
+PAIRS = (
+    *(
+        Pair(f"f32->e4m3 {mode}", encoding(NAMED, rounding=mode, seed=1), "nearest even", NEAREST, 0.5)
+        for mode in MODES
+    ),
+    Pair("f32->e8m0", encoding("float8_e8m0fnu"), "f32->e4m3", NEAREST, 0.5),
+    Pair("f32->own 8 bits", encoding(OWN), "f32->e4m3", NEAREST, 0.9),
+    Pair("f32->own 12 bits", encoding(WIDE), "f32->e5m6", encoding("e5m6"), 0.9),
+    Pair("own 8 bits->f32", decoding(OWN), "e4m3->f32", decoding(NAMED), 0.9),
+    Pair("own 12 bits->f32", decoding(WIDE), "e5m6->f32", decoding("e5m6"), 0.9),
+    Pair("quantize own 1x128", quantizing(fmt=OWN, tile=128), "e4m3 1x128", E4M3, 0.9),
+    Pair("quantize nvfp4", quantizing(scale="nvfp4", tensor_amax=6.0), "e4m3 1x128", E4M3, 0.6),
+    Pair("quantize nvfp4, found", quantizing(scale="nvfp4"), "e4m3 1x128", E4M3, 0.6),
+    Pair("quantize mxfp8", quantizing(scale="mx"), "e4m3 1x128", E4M3, 0.6),
+    Pair("quantize mxfp8:rceil", quantizing(scale="mx", rule="rceil"), "e4m3 1x128", E4M3, 0.6),
+    Pair("quantize mxfp4", quantizing(fmt="e2m1", scale="mx"), "e4m3 1x128", E4M3, 0.6),
+    Pair("quantize 1x128 torchao", quantizing(tile=128, rule="torchao"), "e4m3 1x128", E4M3, 0.6),
+)
+
+
+def rows(sizes: Any = SIZES, threads: tuple[int, ...] = (1, 2), pairs: int = 9) -> Iterator[Row]:
+    """Measure each pair, at the best level, with one thread and with two."""
+    level = levels()[-1]
+    for label, shape in sizes.items():
+        x = numbers(shape, 1.0)
+        for pair in PAIRS:
+            run, beside = pair.run(x), pair.yardstick(x)
+            for count in threads:
+                set_state(level, count)
+                m = measure(Timed(run), Timed(beside), pairs=pairs)
+                rate = x.size / m.seconds / 1e9
+                gate = pair.gate if label == STREAMED else None
+                yield Row(
+                    pair.name,
+                    label,
+                    level,
+                    count,
+                    "out",
+                    f"x {pair.beside}",
+                    rate,
+                    m.ratio,
+                    gate,
+                    pairs=m.pairs,
+                    dropped=m.dropped,
+                )
+
+
+def quick() -> str:
+    """Compare every operation with the textbook on a short array."""
+    x = numbers((3, 160), 1.0)
+    for mode in MODES:
+        got, expected = (m.encode(x, NAMED, rounding=mode, seed=1) for m in (d3, reference))
+        assert got.tobytes() == expected.tobytes(), mode
+    for fmt in (OWN, WIDE):
+        name = d3.format_info(fmt).name
+        assert d3.encode(x, fmt).tobytes() == reference.encode(x, name).tobytes(), name
+    for options in (
+        {"scale": "nvfp4"},
+        {"scale": "mx"},
+        {"scale": "mx", "rule": "rceil"},
+        {"rule": "torchao"},
+    ):
+        got, expected = (m.quantize_tiles(x, **options) for m in (d3, reference))
+        assert np.asarray(got.codes).tobytes() == expected.codes.tobytes(), options
+    return f"{len(PAIRS)} pairs, their outputs equal to the reference"
+
+
+def empty_call() -> object:
+    """Encode one number: what a call costs before any work is done."""
+    return d3.encode(_ONE, NAMED, out=_CODE)
+
+
+_ONE = np.ones(1, np.float32)
+_CODE = d3.encode(_ONE, NAMED)

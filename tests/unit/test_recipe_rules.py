@@ -1,0 +1,45 @@
+"""Rules and NVFP4 in recipes: one's own rule is followed, and batch mates do not move each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dsv3_numerics import Recipe, Rule, Scheme
+from dsv3_numerics.model import Config, Model, random_weights
+
+IDS = [3, 1, 4, 1, 5, 9]
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    config = Config.preset("tiny")
+    return Model(config, random_weights(config))
+
+
+@pytest.mark.parametrize("field", ["activations", "combine"])
+def test_tokens_in_nvfp4_do_not_depend_on_their_batch_mates(model: Any, field: str) -> None:
+    recipe = Recipe.preset("bf16").replace(**{field: "nvfp4"})
+    assert str(getattr(recipe, field)) == "nvfp4:row"
+    alone = model.forward([IDS], recipe=recipe)
+    beside = model.forward([IDS, [7] * 6], recipe=recipe)
+    np.testing.assert_array_equal(alone[0], beside[0])
+
+
+def test_a_rule_of_ones_own_is_followed_and_survives_json(model: Any) -> None:
+    base = Recipe.preset("deepseek_v3")
+    own = base.replace(rule=Rule.parse("deepgemm").replace(amax_floor=4.0))
+    assert own.rule == "deepgemm(amax_floor=4)"
+    assert Recipe.from_json(own.to_json()) == own
+    assert (model.forward([IDS], recipe=own) != model.forward([IDS], recipe=base)).any()
+    with pytest.raises(ValueError, match=r"^rule: found 'deepgemm\(scale_op=none\)'"):
+        base.replace(rule="deepgemm(scale_op=none)")
+
+
+def test_mx_and_nvfp4_rules_are_schemes(model: Any) -> None:
+    recipes = [Recipe.preset("bf16").replace(activations=s, weights=s) for s in ("mxfp8", "mxfp8:rceil")]
+    floor, rceil = (model.forward([IDS], recipe=recipe) for recipe in recipes)
+    assert (floor != rceil).any()
+    assert Scheme.parse("mxfp4:even").read_back(np.full((1, 32), 7, np.float32))[0, 0] == 8
