@@ -59,6 +59,11 @@ def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
     return len(shape) == len(to) and all(n in (1, m) for n, m in zip(shape, to, strict=True))
 
 
+def _of_one(part: Any) -> Any:
+    """Index an axis of one as `part` indexes the axis that it is broadcast to."""
+    return slice(0, 1) if isinstance(part, slice) else np.zeros_like(part)
+
+
 def checked_global_scale(value: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Check a scale of scales: one number, or an array that broadcasts to the scales' shape.
 
@@ -226,7 +231,9 @@ class Quantized(CodedArray):
         axis = None if self.axis is None else axis_after(index, self.axis)
         g = self.global_scale
         if g is not None and np.ndim(g):
-            g = np.broadcast_to(g, self.scales.shape)[groups]
+            g = np.asarray(g)[
+                tuple(_of_one(part) if n == 1 else part for n, part in zip(g.shape, groups, strict=True))
+            ]
         return replace(self, codes=self.codes[index], scales=self.scales[groups], axis=axis, global_scale=g)
 
     @property

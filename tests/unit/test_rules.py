@@ -272,6 +272,11 @@ def test_a_global_scale_for_each_row_is_kept(tmp_path: Path) -> None:
     np.testing.assert_array_equal(back.global_scale, q.global_scale)
     np.testing.assert_array_equal(back.dequantize(), q.dequantize())
     assert q.nbytes == q.codes.nbytes + q.scales.nbytes + 16
+    for part in (np.s_[1:3], np.s_[2], np.s_[[3, 0]], np.s_[:, 16:48]):
+        picked = q[part]
+        np.testing.assert_array_equal(picked.dequantize(), q.dequantize()[part])
+    assert np.shape(q[1:3, 16:48].global_scale) == (2, 1)
+    np.testing.assert_array_equal(q.T.dequantize(), q.dequantize().T)
     for wrong in (np.ones(4, f32), f32(-1), f32(np.nan), np.ones((4, 3), f32)):
         with pytest.raises(ValueError, match=r"^global_scale: found"):
             dn.Quantized(q.codes, q.scales, q.format, q.block, q.axis, "nvfp4", None, wrong)
