@@ -144,7 +144,7 @@ impl Decoder for Wide {
     }
 }
 
-/// What a value is multiplied by, in float32, before it is written.
+/// Factor of a value, in float32, before it is written.
 pub trait Multiplier: Copy + Send + Sync {
     /// The products of `x`, the `j`-th vector of the group that starts at element `at`.
     fn apply<L: Lanes>(&self, l: L, at: usize, j: usize, x: L::F) -> L::F;
@@ -163,7 +163,7 @@ impl Multiplier for Unscaled {
 
 /// How float32 lanes are written.
 pub trait Sink: Copy + Send + Sync {
-    /// What the output holds.
+    /// Format of the output's elements.
     type Item: Copy + Default + Send + Sync;
     /// Writes a group. Its NaNs are the quiet ones.
     fn store<L: Lanes>(&self, l: L, x: [L::F; 4], out: &mut [Self::Item], stream: bool);

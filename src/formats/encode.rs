@@ -18,9 +18,9 @@ const CHUNK: usize = 64 * 1024;
 pub struct EncodeOptions {
     /// Rounding mode.
     pub rounding: Rounding,
-    /// What overflow becomes.
+    /// Result of overflow.
     pub overflow: Overflow,
-    /// What NaN becomes.
+    /// Result of NaN.
     pub nan: NanPolicy,
     /// Seed of stochastic rounding.
     pub seed: u64,

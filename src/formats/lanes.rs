@@ -31,7 +31,7 @@ pub struct LaneRounder {
     clip: u32,
     zero_code: u32,
     negative_code: u32,
-    /// Whether zero keeps its sign.
+    /// True: zero keeps its sign.
     signed_zero: bool,
 }
 

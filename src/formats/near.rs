@@ -74,7 +74,7 @@ impl Near {
         })
     }
 
-    /// Whether codes are a sign bit above a magnitude.
+    /// True: codes are a sign bit above a magnitude.
     pub fn plain(&self) -> bool {
         !matches!(self.top, Top::Fnuz | Top::Integer)
     }

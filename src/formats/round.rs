@@ -51,7 +51,7 @@ named_enum! {
 }
 
 named_enum! {
-    /// What becomes of a number beyond the format's range.
+    /// Treatment of a number beyond the format's range.
     Overflow, "overflow" {
         /// The largest finite number.
         Saturate = "saturate",
@@ -61,7 +61,7 @@ named_enum! {
 }
 
 named_enum! {
-    /// What becomes of NaN.
+    /// Treatment of NaN.
     NanPolicy, "nan" {
         /// The format's NaN; an error if it has none.
         Code = "code",
@@ -81,7 +81,7 @@ pub struct Rounder {
     pub format: Format,
     /// The rounding mode.
     pub rounding: Rounding,
-    /// Whether overflow saturates.
+    /// True: overflow saturates.
     pub saturate: bool,
     /// The magnitude code that NaN becomes.
     pub nan: u32,

@@ -4,7 +4,7 @@ use crate::simd::{Lanes, Narrow};
 
 /// How the elements of an input array widen to float32 lanes.
 pub trait Source: Copy + Send + Sync {
-    /// What the array holds.
+    /// Format of the array's elements.
     type Item: Copy + Send + Sync + Default;
     /// Loads a vector, exactly (float64: rounded to odd).
     fn load<L: Lanes>(l: L, src: &[Self::Item]) -> L::F;
@@ -84,7 +84,7 @@ impl Input<'_> {
         }
     }
 
-    /// Whether there are none.
+    /// True for no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -120,7 +120,7 @@ impl Codes<'_> {
         }
     }
 
-    /// Whether there are none.
+    /// True for no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -135,7 +135,7 @@ impl CodesMut<'_> {
         }
     }
 
-    /// Whether there are none.
+    /// True for no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -164,7 +164,7 @@ impl Output<'_> {
         }
     }
 
-    /// Whether there are none.
+    /// True for no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -174,7 +174,7 @@ impl Output<'_> {
 pub trait Code: Copy + Send + Sync + Default {
     /// Stores a group of codes.
     fn store<L: Lanes>(l: L, codes: [L::U; 4], out: &mut [Self], stream: bool);
-    /// Whether [`Lanes::store_narrow`] stores such codes.
+    /// True where [`Lanes::store_narrow`] stores such codes.
     const BYTE: bool;
     /// [`Lanes::store_narrow`].
     fn store_narrow<L: Lanes>(l: L, x: [L::F; 4], format: Narrow, out: &mut [Self], stream: bool);

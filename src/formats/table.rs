@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::simd::Lookup;
 use std::sync::LazyLock;
 
-/// What the codes at the top of the range mean.
+/// Meaning of the codes at the top of the range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Top {
     /// All ones is NaN, no infinities (OCP E4M3).
@@ -48,9 +48,9 @@ pub struct Format {
     pub man: u32,
     /// Exponent bias.
     pub bias: i32,
-    /// What the top codes mean.
+    /// Meaning of the top codes.
     pub top: Top,
-    /// Whether there are numbers below the smallest normal one besides zero. Without them, numbers round to zero or to the
+    /// True: there are numbers below the smallest normal one besides zero. Without them, numbers round to zero or to the
     /// smallest normal one, and the codes in between mean zero.
     pub subnormals: bool,
 }
@@ -150,7 +150,7 @@ impl Format {
         }
     }
 
-    /// What overflow becomes when it does not saturate: infinity, else NaN. Always `max_code + 1`.
+    /// Result of overflow that does not saturate: infinity, else NaN. Always `max_code + 1`.
     pub const fn overflow_code(&self) -> Option<u32> {
         match self.top {
             Top::None | Top::Integer => None,

@@ -43,7 +43,7 @@ impl Blocks {
         self.stack * self.rows * self.cols
     }
 
-    /// Whether there are none.
+    /// True for no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -1,4 +1,4 @@
-//! What the quantizers' lane code reads: float32 and bfloat16. The other inputs become float32 first.
+//! Inputs of the quantizers' lane code: float32 and bfloat16. The other inputs become float32 first.
 
 use super::amax::RUN;
 use crate::formats::source::Input;

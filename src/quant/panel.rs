@@ -60,7 +60,7 @@ pub(super) struct BlockScales {
     factor: Vec<f32>,
     each_divisor: Vec<f32>,
     each_factor: Vec<f32>,
-    /// Whether the fast lane code may run: every element finite, every quotient ordinary.
+    /// True where the fast lane code may run: every element finite, every quotient ordinary.
     pub safe: bool,
 }
 

@@ -19,7 +19,7 @@ use crate::simd::{dispatch, Kernel, Lanes, Narrow, MAX_GROUP};
 use crate::threads::{num_threads, run_tasks};
 
 named_enum! {
-    /// What to do about NaN and infinity.
+    /// Policy for NaN and infinity.
     NonFinitePolicy, "nonfinite" {
         /// An error.
         Raise = "raise",
@@ -533,7 +533,7 @@ impl Job<'_> {
         }
     }
 
-    /// What quotients are to come multiplied by.
+    /// Factor that quotients are to come with.
     #[inline(always)]
     fn fold<L: Lanes>(&self) -> f32 {
         self.narrow.map_or(1.0, |(_, scale)| if L::NARROW { scale } else { 1.0 })

@@ -8,7 +8,7 @@ use crate::formats::round::{named_enum, Rounding};
 use crate::formats::table::{Format, Top};
 
 named_enum! {
-    /// What a scale is.
+    /// Kind of a scale.
     ScaleKind, "scale" {
         /// A float32.
         Float32 = "float32",
@@ -22,7 +22,7 @@ named_enum! {
 }
 
 named_enum! {
-    /// What a NaN does to its block's amax.
+    /// Effect of a NaN on its block's amax.
     AmaxNan, "amax_nan" {
         /// It is the amax, and spoils the block.
         Keep = "keep",
@@ -88,7 +88,7 @@ named_enum! {
 }
 
 named_enum! {
-    /// What elements are divided by where a power-of-two scale is its least, 2^-127 (byte 0).
+    /// Divisor of elements where a power-of-two scale is its least, 2^-127 (byte 0).
     Byte0, "byte0" {
         /// The scale.
         Scale = "scale",
@@ -100,7 +100,7 @@ named_enum! {
 }
 
 named_enum! {
-    /// What elements are multiplied by where an E4M3 block scale is zero.
+    /// Factor of elements where an E4M3 block scale is zero.
     ZeroScale, "zero_scale" {
         /// FLT_MAX: codes saturate.
         Max = "max",
@@ -121,7 +121,7 @@ pub struct Rule {
     pub amax_nan: AmaxNan,
     /// The least amax.
     pub amax_floor: f32,
-    /// What amax is brought to, where that is not the format's largest number.
+    /// Value that amax is brought to, where that is not the format's largest number.
     pub max: Option<f32>,
     /// The float32 scale.
     pub scale_op: ScaleOp,
@@ -141,7 +141,7 @@ pub struct Rule {
     pub zero_tile: ZeroTile,
     /// How quotients become codes.
     pub rounding: Rounding,
-    /// Whether there is a negative zero.
+    /// True: there is a negative zero.
     pub negative_zero: bool,
     /// NVFP4: the block scale that the tensor's amax gets.
     pub block_max: f32,
@@ -155,7 +155,7 @@ const fn candidates(first: f32, second: f32) -> [f32; CANDIDATES] {
     [first, second, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
 }
 
-/// What a column is where a row does not say it.
+/// Value of a column where a row does not say it.
 pub const PLAIN: Rule = Rule {
     name: "",
     amax_nan: AmaxNan::Keep,

@@ -15,7 +15,7 @@ const E4M3_MAX: f32 = 448.0;
 pub struct Global<'a> {
     /// Multiplied in.
     pub encode: &'a [f32],
-    /// What stored scales are multiplied by.
+    /// Factor of stored scales.
     pub decode: &'a [f32],
 }
 
@@ -23,7 +23,7 @@ impl Global<'_> {
     /// No scale of scales.
     pub const ONE: Global<'static> = Global { encode: &[1.0], decode: &[1.0] };
 
-    /// Those of some blocks.
+    /// Scales of some blocks.
     pub(crate) fn part(self, blocks: std::ops::Range<usize>) -> Self {
         if self.encode.len() == 1 {
             return self;
@@ -43,7 +43,7 @@ impl Global<'_> {
 pub(crate) struct Scaler {
     pub kind: ScaleKind,
     pub rule: Rule,
-    /// What amax is brought to.
+    /// Value that amax is brought to.
     max: f32,
     /// The exponent of the format's largest number, and its mantissa bits.
     emax: i32,
@@ -52,11 +52,11 @@ pub(crate) struct Scaler {
 
 /// Scales of blocks, in arrays of one length.
 pub(crate) struct ScaleArrays<'a> {
-    /// What is stored, as a number.
+    /// Stored value, as a number.
     pub stored: &'a mut [f32],
-    /// What codes are multiplied by to get values back.
+    /// Factor of codes that gives values back.
     pub divisor: &'a mut [f32],
-    /// What values are multiplied by, unless they are divided by the divisor.
+    /// Factor of values, unless they are divided by the divisor.
     pub factor: &'a mut [f32],
 }
 
@@ -158,7 +158,7 @@ impl Scaler {
         Scaler { kind, rule, max: rule.max.unwrap_or(format.max()), emax, man: format.man }
     }
 
-    /// Whether elements are divided; else they are multiplied by the factor.
+    /// True: elements are divided; else they are multiplied by the factor.
     pub fn divides(&self) -> bool {
         self.kind == ScaleKind::Float32 && self.rule.apply_op == ApplyOp::Divide
     }
@@ -201,7 +201,7 @@ impl Scaler {
         to_e4m3((amax / target) * encode)
     }
 
-    /// What stored scales come to, whoever chose them.
+    /// Values of stored scales, whoever chose them.
     #[inline(always)]
     pub fn applied(&self, stored: &[f32], global: Global<'_>, divisor: &mut [f32], factor: &mut [f32]) {
         let blocks = stored.iter().zip(divisor.iter_mut()).zip(factor.iter_mut());
@@ -227,7 +227,7 @@ impl Scaler {
         }
     }
 
-    /// What elements are multiplied by under a power of two.
+    /// Factor of elements under a power of two.
     #[inline(always)]
     fn power_factor(&self, s: f32) -> f32 {
         let least = match self.rule.byte0 {

@@ -1,4 +1,4 @@
-//! What a quantization cost, in float64.
+//! Errors of a quantization, in float64.
 //!
 //! Sums are taken over fixed runs of elements and added up in order, so they do not depend on threads.
 

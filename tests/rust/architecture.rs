@@ -328,7 +328,7 @@ fn checker_catches_each_violation() {
     }
 }
 
-/// What looks like a violation and is none.
+/// Lines that look like a violation and are none.
 #[test]
 fn checker_accepts_what_is_allowed() {
     let rows: &[(&str, &str)] = &[
