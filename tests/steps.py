@@ -198,12 +198,17 @@ class Steps:
 
 def as_reference(q: Any) -> reference.Quantized:
     """The textbook's container with the same codes and scales."""
-    return reference.Quantized(q.codes, q.scales, q.format, q.block, q.axis, q.scale_kind, q.rule, None)
+    return reference.Quantized(
+        q.codes, q.scales, q.format, q.block, q.axis, q.scale_kind, q.rule, q.global_scale
+    )
 
 
 def codes(scheme: Any, x: Any, rule: str = "deepseek_v3") -> reference.Quantized:
     """Tiles by the textbook."""
-    return reference.quantize_tiles(x, fmt=scheme.format, tile=scheme.group_k, scale=scheme.scale, rule=rule)
+    options: dict[str, Any] = {"rule": scheme.rule or (rule if scheme.uses_scale_rule else None)}
+    if scheme.scale == "nvfp4":
+        options["global_scale"] = scheme.global_scale
+    return reference.quantize_tiles(x, fmt=scheme.format, tile=scheme.group_k, scale=scheme.scale, **options)
 
 
 def back(scheme: Any, x: Any) -> Any:

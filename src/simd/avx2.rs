@@ -377,14 +377,17 @@ impl Lanes for Avx2 {
     }
     #[inline(always)]
     fn shl_each(self, a: __m256i, n: __m256i) -> __m256i {
+        // SAFETY: the token proves the features.
         unsafe { _mm256_sllv_epi32(a, n) }
     }
     #[inline(always)]
     fn shr_each(self, a: __m256i, n: __m256i) -> __m256i {
+        // SAFETY: the token proves the features.
         unsafe { _mm256_srlv_epi32(a, n) }
     }
     #[inline(always)]
     fn philox_round(self, counter: __m256i, key: __m256i) -> __m256i {
+        // SAFETY: the token proves the features.
         unsafe {
             let (m0, m1) = (i64::from(PHILOX[0]), i64::from(PHILOX[1]));
             let by = _mm256_setr_epi64x(m0, m1, m0, m1);

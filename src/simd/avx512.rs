@@ -524,14 +524,17 @@ impl Lanes for Avx512 {
     }
     #[inline(always)]
     fn shl_each(self, a: __m512i, n: __m512i) -> __m512i {
+        // SAFETY: the token proves the features.
         unsafe { _mm512_sllv_epi32(a, n) }
     }
     #[inline(always)]
     fn shr_each(self, a: __m512i, n: __m512i) -> __m512i {
+        // SAFETY: the token proves the features.
         unsafe { _mm512_srlv_epi32(a, n) }
     }
     #[inline(always)]
     fn philox_round(self, counter: __m512i, key: __m512i) -> __m512i {
+        // SAFETY: the token proves the features.
         unsafe {
             let by = _mm512_set1_epi64(i64::from(PHILOX[0]));
             let by = _mm512_mask_set1_epi64(by, 0b1010_1010, i64::from(PHILOX[1]));

@@ -595,9 +595,9 @@ def test_a_cache_keeps_what_its_scheme_leaves(word: str) -> None:
 
 
 def test_dispatch_in_nvfp4_is_what_experts_multiply(small: Model) -> None:
-    """Each expert's rows are the rows of all tokens in codes, under their one global scale."""
+    """Each expert's rows are the rows of all tokens in codes, each under its global scale."""
     recipe = Recipe(dispatch="nvfp4")
     records = watched(small, recipe)
     sent = next(r for r in records if r.operation.kind == "dispatch")
-    codes = quantize(sent.inputs[0], "nvfp4")
+    codes = quantize(sent.inputs[0], "nvfp4:row")
     np.testing.assert_array_equal(sent.output, codes.dequantize(np.float64))

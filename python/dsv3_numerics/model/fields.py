@@ -30,7 +30,11 @@ NONE = "none"
 GATES = (NONE, *COMPUTE)
 MASK_VALUES: Mapping[str, float] = {"-inf": -np.inf, "0": 0.0}
 RULES: tuple[str, ...] = tuple(
-    name for name, rule in rules().items() if "none" not in (rule.scale_op, rule.pow2_op) and rule.max is None
+    name
+    for name, rule in rules().items()
+    if "none" not in (rule.scale_op, rule.pow2_op)
+    and rule.max is None
+    and (rule.least_exponent == -126 or rule.scale_op == "inverse")
 )
 """Rules that make float32 scales and powers of two."""
 
