@@ -18,11 +18,13 @@ from dsv3_numerics.model import (
     Gate,
     Model,
     Sampler,
+    random_checkpoint,
     random_weights,
     stream,
     traffic,
     update_bias,
 )
+from dsv3_numerics.model import model as model_module
 
 TINY = Config.preset("tiny")
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -123,6 +125,41 @@ def test_all_missing_and_misshapen_tensors_are_listed() -> None:
 def test_config_that_contradicts_the_tensors() -> None:
     config = TINY.replace(n_routed_experts=30)
     with pytest.raises(ValueError, match=r"gate.weight: found shape \(24, 128\)|experts.24.*missing"):
+        Model(config, random_weights(TINY))
+
+
+ABSURD: dict[str, dict[str, int]] = {
+    "layers": {"num_hidden_layers": 10**12},
+    "fewer layers": {"num_hidden_layers": 3 * 10**5},
+    "dense layers": {"num_hidden_layers": 2 * 10**6, "first_k_dense_replace": 10**18},
+    "drafts": {"num_nextn_predict_layers": 10**12},
+    "experts": {"n_routed_experts": 6 * 10**9},
+    "experts of no layer": {"n_routed_experts": 6 * 10**9, "first_k_dense_replace": 3},
+}
+
+
+@pytest.mark.parametrize("numbers", ABSURD.values(), ids=ABSURD)
+def test_absurd_numbers_of_layers_and_experts_are_refused(numbers: dict[str, int], tmp_path: Path) -> None:
+    content = json.loads((GOLDEN / "tiny_v3_fp8" / "config.json").read_text()) | numbers
+    with pytest.raises(ValueError, match="of at most 1048576 tensors"):
+        Config.from_json(content)
+    folder = tmp_path / "model"
+    shutil.copytree(GOLDEN / "tiny_v3_fp8", folder)
+    (folder / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="of at most 1048576 tensors"):
+        Model.from_checkpoint(folder)
+    with pytest.raises(ValueError, match="of at most 1048576 tensors"):
+        random_checkpoint(tmp_path / "made", Config.from_json(folder))
+    assert not (tmp_path / "made").exists()
+
+
+def test_layers_are_counted_before_they_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def named(config: Config) -> None:
+        raise AssertionError("names are made of a number in a file")
+
+    monkeypatch.setattr(model_module, "expected_shapes", named)
+    config = TINY.replace(num_hidden_layers=10**4)
+    with pytest.raises(ValueError, match=r"num_hidden_layers: found 10000 .* layer 4, 5, .* and 9985 more"):
         Model(config, random_weights(TINY))
 
 

@@ -190,6 +190,20 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], Any, str, str, bool]] = {
     ),
     "not declared": ({}, {"model_type": "deepseek_v3"}, "config", "no quantization_config", False),
     "a section of lists": ({}, {"quantization_config": []}, "config", "expected an object", False),
+    "absurdly many layers": (
+        {},
+        CONFIG | {"num_hidden_layers": 10**12},
+        "config",
+        "layer 2, 3, 4, 5, 6, 7, 8, 9 (and 999999999990 more) is not there",
+        False,
+    ),
+    "absurdly many experts": (
+        {},
+        CONFIG | {"n_routed_experts": 10**9},
+        "config",
+        "others than experts 0 to 999999999",
+        False,
+    ),
     "more layers declared": ({}, CONFIG | {"num_hidden_layers": 9}, "config", "layer 2, 3, 4, 5, 6", False),
     "no layer for prediction": (
         {},

@@ -7,8 +7,9 @@ configuration and tensors. All work on names, shapes and dtypes; values are `ins
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from .declared import CONFIG_NAME
@@ -39,7 +40,7 @@ _SHAPES = {
 # Nine digits: longer ones are no numbers of layers, and cost quadratic time.
 _LAYER = re.compile(r"(?:^|\.)layers\.([0-9]{1,9})\.(?:mlp\.experts\.([0-9]{1,9})\.)?")
 _NUMBER = re.compile(r"(?<=\.)[0-9]{1,9}(?=\.)")
-_MOST = 1 << 20
+_NAMED = 8  # numbers that a problem names
 _MAY_BE_ELSEWHERE = ("scale missing", "scale without weight")
 
 
@@ -137,29 +138,54 @@ def _layers(where: str, config: dict[str, Any], ckpt: Checkpoint) -> Iterator[Pr
             if match[2] is not None:
                 experts.add(int(match[2]))
     main, more = config.get("num_hidden_layers"), config.get("num_nextn_predict_layers") or 0
-    if _countable(main) and _countable(more):
+    routed = config.get("n_routed_experts")
+    for key, value in (
+        ("num_hidden_layers", main),
+        ("num_nextn_predict_layers", more),
+        ("n_routed_experts", routed),
+    ):
+        if value is not None and not _is_count(value):
+            yield Problem("config", f"{where}: {key}: found {_brief(value)}, expected a number of at least 0")
+    if _is_count(main) and _is_count(more):
         here = f"{where}: num_hidden_layers is {main}, num_nextn_predict_layers {more}"
         for numbers, what, note in (
-            (set(range(main)) - layers.keys(), "not there", False),
-            (set(range(main, main + more)) - layers.keys(), "not there", True),
-            (layers.keys() - set(range(main + more)), "one too many", False),
+            (_absent(0, main, layers), "not there", False),
+            (_absent(main, main + more, layers), "not there", True),
+            (_few({layer for layer in layers if layer >= main + more}), "one too many", False),
         ):
             if numbers:
-                yield Problem("config", f"{here}, but layer {_few(numbers)} is {what}", note)
-    routed = config.get("n_routed_experts")
-    if _countable(routed):
-        expected = set(range(routed))
-        wrong = {number for number, experts in layers.items() if experts and experts != expected}
+                yield Problem("config", f"{here}, but layer {numbers} is {what}", note)
+    if _is_count(routed):
+        wrong = {
+            number
+            for number, experts in layers.items()
+            if experts and (len(experts) != routed or max(experts) >= routed)
+        }
         if wrong:
             text = f"layer {_few(wrong)} has others than experts 0 to {routed - 1}"
             yield Problem("config", f"{where}: n_routed_experts is {routed}, but {text}")
 
 
-def _countable(value: object) -> TypeGuard[int]:
-    return type(value) is int and 0 <= value < _MOST
+def _is_count(value: object) -> TypeGuard[int]:
+    return type(value) is int and value >= 0
+
+
+def _brief(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:76]}..."
+
+
+def _absent(start: int, stop: int, there: Collection[int]) -> str:
+    """Say which numbers of a range are not there; the range may be of any length."""
+    held = sum(start <= number < stop for number in there)
+    return _some(islice((n for n in range(start, stop) if n not in there), _NAMED), stop - start - held)
 
 
 def _few(numbers: set[int]) -> str:
-    """Return the first of some numbers, and how many there are more."""
-    first = ", ".join(map(str, sorted(numbers)[:8]))
-    return first if len(numbers) <= 8 else f"{first} (and {len(numbers) - 8} more)"
+    """Say the first of some numbers, and how many there are more."""
+    return _some(sorted(numbers)[:_NAMED], len(numbers))
+
+
+def _some(numbers: Iterable[int], count: int) -> str:
+    first = ", ".join(map(str, numbers))
+    return first if count <= _NAMED else f"{first} (and {count - _NAMED} more)"

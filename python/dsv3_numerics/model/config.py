@@ -20,6 +20,7 @@ from .families import FAMILIES, GATES, LATENT_NORM_EPS, REFUSED
 from .rope_config import Yarn
 
 _LARGEST = 16 << 20  # bytes of a config.json; published ones have a few thousand
+_MOST_TENSORS = 1 << 20  # of a model; the largest releases have 10^5
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ class Config:
                 f"scoring_func: found {self.scoring_func!r} with topk_method {self.topk_method!r}, expected "
                 + " or ".join(f"{scoring!r} with {method!r}" for scoring, method in GATES)
             )
+        self._check_extent()
         self._check_indexer()
         self._check_eos()
         if self.qk_rope_head_dim % 2:
@@ -140,6 +142,18 @@ class Config:
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not (number and math.isfinite(value) and value > 0):
                 raise ValueError(f"{name}: found {value!r}, expected a positive number")
+
+    def _check_extent(self) -> None:
+        """Refuse numbers of layers and experts over which no program should loop."""
+        layers, experts = self.num_hidden_layers + self.num_nextn_predict_layers, self.n_routed_experts
+        dense = min(self.first_k_dense_replace, self.num_hidden_layers)
+        tensors = layers + 3 * experts * (layers - dense)  # at least so many: a norm, and three an expert
+        if tensors > _MOST_TENSORS or experts > _MOST_TENSORS:
+            raise ValueError(
+                f"num_hidden_layers, num_nextn_predict_layers, n_routed_experts: found "
+                f"{self.num_hidden_layers}, {self.num_nextn_predict_layers} and {experts}, expected a model "
+                f"of at most {_MOST_TENSORS} tensors"
+            )
 
     def _check_eos(self) -> None:
         ends = self.eos_token_id

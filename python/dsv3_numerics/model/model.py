@@ -32,6 +32,7 @@ from .weights import (
     CheckpointWeights,
     Given,
     check,
+    ensure_layers,
     expected_shapes,
     gathered,
     layers_beyond,
@@ -90,6 +91,7 @@ class Model:
         self.dtype = np.dtype(dtype)
         if self.dtype not in (np.float32, np.float64):
             raise TypeError(f"dtype: found {self.dtype}, expected float32 or float64")
+        ensure_layers(weights, config)
         self.weights = gathered(weights, expected_shapes(config), "weights", weights_as_bf16=weights_as_bf16)
         unknown = unknown_tensors(weights, config)
         check([f"{name}: not a tensor of {config.model_type}" for name in unknown], "weights")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Any, TypeAlias
 
 import ml_dtypes
@@ -164,6 +165,27 @@ def layers_beyond(names: Iterable[str], config: Config) -> set[int]:
     last = config.num_hidden_layers + config.num_nextn_predict_layers
     found = (int(match[1]) for match in map(_LAYER.match, names) if match)
     return {layer for layer in found if layer >= last}
+
+
+def ensure_layers(names: Iterable[str], config: Config) -> None:
+    """Refuse, before any name is made of it, a number of layers that the tensors do not bear out.
+
+    Raises
+    ------
+    ValueError
+        Layers that the config has and of which there is no tensor at all.
+    """
+    there = {int(match[1]) for match in map(_LAYER.match, names) if match}
+    layers = config.num_hidden_layers + config.num_nextn_predict_layers
+    absent = layers - sum(layer < layers for layer in there)
+    if absent:
+        first = list(islice((layer for layer in range(layers) if layer not in there), _LISTED))
+        more = f" and {absent - len(first)} more" if absent > len(first) else ""
+        raise ValueError(
+            f"num_hidden_layers: found {config.num_hidden_layers} (num_nextn_predict_layers "
+            f"{config.num_nextn_predict_layers}), but there is no tensor of layer "
+            f"{', '.join(map(str, first))}{more}"
+        )
 
 
 def _under(prefix: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
