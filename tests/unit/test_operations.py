@@ -106,6 +106,8 @@ def by_hand(done: OpRecord, stored: Quantized, recipe: Recipe) -> Any:
         left = x.astype(ml_dtypes.bfloat16)
         if scheme.is_quantized:
             rule: Any = {"rule": recipe.rule} if scheme.uses_scale_rule else {}
+            if scheme.scale == "nvfp4":
+                rule["global_scale"] = scheme.global_scale
             left = quantize_tiles(x, fmt=scheme.format, tile=scheme.group_k, scale=scheme.scale, **rule)
     right: Any = stored
     made = recipe.weights
