@@ -22,7 +22,7 @@ from text import split
 from train import Plan
 
 from dsv3_numerics import Quantized, checkpoint
-from dsv3_numerics.model import Stored
+from dsv3_numerics.model import CheckpointWeights
 
 TOKENS, FRESH, BATCH = 512, 256, 16
 
@@ -48,7 +48,7 @@ def evaluate(w: Weights, biases: jax.Array, text: np.ndarray, sizes: Sizes) -> n
 
 def read(folder: Path, plan: Plan) -> tuple[Weights, jax.Array]:
     """The weights that a checkpoint means, under the names of `model`."""
-    held = Stored(checkpoint.open(folder))
+    held = CheckpointWeights(checkpoint.open(folder))
     found: dict[str, list[np.ndarray]] = {}
     biases = {}
     for name in held:

@@ -19,10 +19,13 @@ from train import Plan
 
 from dsv3_numerics import quantize_blocks
 from dsv3_numerics.checkpoint import save
-from dsv3_numerics.checkpoint.conversion.plan import in_recipe
 
 CONTEXT = 512  # positions that config.json promises
 BLOCK = 128
+FP8 = (  # the weights that a release quantizes, in attention and in every SwiGLU
+    *("q_a_proj.weight", "q_b_proj.weight", "kv_a_proj_with_mqa.weight", "kv_b_proj.weight", "o_proj.weight"),
+    *("gate_proj.weight", "up_proj.weight", "down_proj.weight"),
+)
 
 
 def released(w: dict[str, np.ndarray], biases: np.ndarray, plan: Plan) -> dict[str, np.ndarray]:
@@ -48,7 +51,7 @@ def stored(weights: dict[str, np.ndarray], *, fp8: bool) -> dict[str, np.ndarray
     """Each tensor as a release's file holds it."""
     found: dict[str, np.ndarray] = {}
     for name, value in sorted(weights.items()):
-        if fp8 and in_recipe(name):
+        if fp8 and name.endswith(FP8):
             coded = quantize_blocks(value, block=(BLOCK, BLOCK))
             found[name], found[f"{name}_scale_inv"] = coded.codes, coded.weight_scale_inv()
         elif name.endswith("bias"):

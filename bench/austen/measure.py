@@ -128,7 +128,7 @@ def expert_load(model: Model, text: str) -> dict[str, Any]:
         )
         share = loads / loads.mean(axis=-1, keepdims=True)
         sums = [traffic(x, config) for x in seen.values()]
-        copies = sum(t.sent for t in sums) / sum(t.sent_to_experts for t in sums)
+        copies = sum(t.dispatched for t in sums) / sum(t.sent_to_experts for t in sums)
         found[name] = {"least": share.min(), "most": share.max(), "copies": copies}
         found[name]["load"] = share.round(4).tolist()
         print(
