@@ -25,7 +25,7 @@ import shapes
 import suite
 from harness import Row, Timed, measure, set_state
 
-NAMES = ("import", "formats", "quant", "rules", "logfmt", "gemm", "checkpoint", "model", "recipe")
+NAMES = ("import", "formats", "quant", "rules", "logfmt", "gemm", "units", "checkpoint", "model", "recipe")
 WHEN_NAMED = ("fullsize",)
 
 
