@@ -55,6 +55,7 @@ CACHES = (
     "bf16",
     "e5m2",
     "flashmla",
+    "fp8_ds_mla",
     "e4m3:1x64:ue8m0",
     "e4m3:row:f32",
     "e5m6:1x32:ue8m0",

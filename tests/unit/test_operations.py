@@ -603,3 +603,25 @@ def test_dispatch_in_nvfp4_is_what_experts_multiply(small: Model) -> None:
     sent = next(r for r in records if r.operation.kind == "dispatch")
     codes = quantize(sent.inputs[0], "nvfp4:row")
     np.testing.assert_array_equal(sent.output, codes.dequantize(np.float64))
+
+
+def test_fp8_ds_mla_is_what_vllm_writes() -> None:
+    """Codes of x / max(amax / 448, FLT_MIN), four such scales in float32, the key in bfloat16."""
+    from dsv3_numerics.model.cache_formats import CacheFormat
+
+    rng = np.random.default_rng(5)
+    powers = np.ldexp(1.0, rng.integers(-140, 60, (40, 1)))
+    x = (rng.standard_normal((40, 576)) * powers).astype(ml_dtypes.bfloat16).astype(np.float32)
+    x[3, :128], x[4, 128:256] = 0, np.float32(2.0**-130)
+    found = CacheFormat.of("fp8_ds_mla", 512, 64)
+    records = found.write(x)
+    assert records.shape == (40, 656)
+    tiles = x[:, :512].reshape(40, 4, 128)
+    amax = np.abs(tiles).max(axis=2)
+    scales = np.maximum(amax / np.float32(448), np.finfo(np.float32).tiny)
+    codes = np.clip(tiles / scales[..., None], -448, 448).astype(ml_dtypes.float8_e4m3fn)
+    key = x[:, 512:].astype(ml_dtypes.bfloat16)
+    parts = [codes.reshape(40, 512), scales, key]
+    expected = np.concatenate([np.ascontiguousarray(part).view(np.uint8) for part in parts], axis=1)
+    assert np.array_equal(records, expected)
+    assert np.array_equal(found.read(records, np.dtype(np.float32))[:, 512:], x[:, 512:])

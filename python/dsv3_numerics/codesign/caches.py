@@ -127,7 +127,7 @@ INDEX_KEYS: dict[str, Callable[[int], int]] = {
 }
 """Bytes of an index key of d channels: BF16; E4M3 with a float32 a tile; FP4 with a byte for 32."""
 
-_SAME = {"bfloat16": "bf16", "flashmla": "fp8"}
+_SAME = {"bfloat16": "bf16", "flashmla": "fp8", "fp8_ds_mla": "fp8"}
 
 
 def formats(shape: Shape) -> dict[str, Format]:

@@ -36,6 +36,8 @@ class CacheFormat:
     scheme              codes                               for each tile           bytes in DeepSeek-V3
     =================== =================================== ======================= =======================
     flashmla            E4M3                                a float32 power of two  512 + 16 + 128 = 656
+    fp8_ds_mla          E4M3                                a float32, amax / 448   512 + 16 + 128 = 656
+    mxfp8               E4M3, tiles of 32                   a power of two, a byte  512 + 16 + 128 = 656
     e4m3:1x64:ue8m0     E4M3                                a power of two, a byte  512 + 8 + 128 = 648
     mxfp4               E2M1, low half first                a power of two, a byte  256 + 16 + 128 = 400
     logfmt8             8 bits                              float32 least, largest  512 + 32 + 128 = 672

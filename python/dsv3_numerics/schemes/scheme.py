@@ -32,6 +32,7 @@ NAMED: dict[str, str] = {
     "mxfp4": "e2m1:1x32:mx",
     "nvfp4": "e2m1:1x16:nvfp4",
     "flashmla": "e4m3:1x128:f32:flashmla",
+    "fp8_ds_mla": "e4m3:1x128:f32:vllm_fp8_ds_mla",
 }
 """Names for schemes that a standard, a vendor or a kernel has named."""
 
