@@ -201,10 +201,13 @@ def textbook(q: dn.Quantized) -> reference.Quantized:
 def test_every_kind_of_scale(scale: Any, product_level: str) -> None:
     rng = seeded(scale)
     x, y = (rng.standard_normal((5, 300)).astype(f32) for _ in "xy")
-    a, b = (dn.quantize_tiles(v, fmt=E4M3, scale=scale, tile=64) for v in (x, y))
-    w = dn.quantize_blocks(y, fmt=E4M3, scale=scale, block=(2, 96))
+    nv = scale == "nvfp4"
+    fmt, every = ("float4_e2m1fn", 16) if nv else (E4M3, 32)
+    a, b = (dn.quantize_tiles(v, fmt=fmt, scale=scale, tile=16 if nv else 64) for v in (x, y))
+    w = dn.quantize_blocks(y, fmt=fmt, scale=scale, block=(2, 16 if nv else 96))
+    options: dict[str, Any] = {"accumulator": "exact" if nv else "hopper_fp8", "promote_every": every}
     for right in (b, w):
-        same(dn.matmul_nt(a, right, promote_every=32), product(a, right, promote_every=32))
+        same(dn.matmul_nt(a, right, **options), product(a, right, **options))
 
 
 def test_groups_of_the_two_sides_may_differ(product_level: str) -> None:
