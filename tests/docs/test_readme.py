@@ -21,7 +21,15 @@ def fences(file: Path, language: str) -> list[str]:
 
 @pytest.mark.parametrize(
     "name",
-    ["README.md", "CONTRIBUTING.md", "docs/schemes.md", "docs/training.md", "docs/rules.md", "docs/units.md"],
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/austen.md",
+        "docs/schemes.md",
+        "docs/training.md",
+        "docs/rules.md",
+        "docs/units.md",
+    ],
 )
 def test_python_blocks_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All python blocks of a file, in order and in one namespace, as doctests."""

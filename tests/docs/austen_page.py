@@ -1,0 +1,109 @@
+"""Fills the tables of docs/austen.md from bench/austen/results: ``python tests/docs/austen_page.py``."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "austen.md"
+RESULTS = ROOT / "bench" / "austen" / "results"
+
+
+def measured() -> dict[str, Any]:
+    """The figures that ``bench/austen/measure.py`` wrote."""
+    found: dict[str, Any] = json.loads((RESULTS / "measured.json").read_text())
+    return found
+
+
+def _table(headings: list[str], rows: list[list[str]]) -> str:
+    lines = [headings, ["---", *["--:"] * (len(headings) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def recipes() -> str:
+    """Bits per byte by recipe."""
+    rows = []
+    for name, row in measured()["bits per byte"].items():
+        low, high = row["interval"]
+        more = "" if name == "float64" else f"{row['percent']:+.3f} %"
+        span = "" if name == "float64" else f"{low:+.3f} to {high:+.3f}"
+        rows.append([name, f"{row['bits']:.5f}", more, span])
+    return _table(["recipe", "bits a byte", "beside float64", "95 % interval, %"], rows)
+
+
+def speculation() -> str:
+    """Drafts of MTP that were right."""
+    rows = []
+    both = ("float64", "speculation"), ("deepseek_v3", "speculation, deepseek_v3")
+    for name, key in (pair for pair in both if pair[1] in measured()):
+        row = measured()[key]
+        low, high = row["interval"]
+        p, c = row["accepted"], row["cost"]
+        rows.append([name, f"{p:.1%}", f"{low:.1%} to {high:.1%}", f"{c:.2f}", f"{(1 + p) / (1 + c):.2f}"])
+    return _table(["recipe", "drafts accepted", "95 % interval", "cost c", "(1 + p) / (1 + c)"], rows)
+
+
+def load() -> str:
+    """Load of experts with the bias and without."""
+    rows = [
+        [name, f"{row['least']:.2f}", f"{row['most']:.2f}", f"{row['copies']:.2f}"]
+        for name, row in measured()["expert load"].items()
+    ]
+    return _table(["routing", "least loaded", "most loaded", "copies sent between nodes, a choice"], rows)
+
+
+def training() -> str:
+    """The curve's milestones."""
+    with open(RESULTS / "curve.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["held_out"]]
+    return _table(
+        ["step", "millions of bytes read", "training", "held out, windows of 256", "MTP right"],
+        [
+            [
+                row["step"],
+                f"{int(row['tokens']) / 1e6:.2f}",
+                f"{float(row['train']):.3f}",
+                f"{float(row['held_out']):.3f}",
+                f"{float(row['mtp_right']):.1%}",
+            ]
+            for row in rows
+        ],
+    )
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "recipes": recipes,
+    "speculation": speculation,
+    "load": load,
+    "training": training,
+}
+
+
+def _pattern(block: str) -> re.Pattern[str]:
+    return re.compile(rf"(<!-- {block}: begin[^\n]*-->\n)(.*?)(\n<!-- {block}: end -->)", re.DOTALL)
+
+
+def current(text: str, block: str) -> str:
+    """A table as the page has it."""
+    found = _pattern(block).search(text)
+    if found is None:
+        raise LookupError(f"no block {block!r} in {PAGE.name}")
+    return found[2]
+
+
+def main() -> None:
+    """Rewrite the tables."""
+    text = PAGE.read_text()
+    for block, table in BLOCKS.items():
+        current(text, block)
+        text = _pattern(block).sub(lambda m, table=table: m[1] + table() + m[3], text)  # type: ignore[misc]
+    PAGE.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
