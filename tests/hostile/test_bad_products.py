@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import dsv3_numerics as dn
-from dsv3_numerics import linear
+from dsv3_numerics import training
 from dsv3_numerics.reference import ACCUMULATORS
 
 E4M3, E5M2 = ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2
@@ -229,20 +229,20 @@ def test_bad_out() -> None:
 def test_linear_layers_that_do_not_fit() -> None:
     x, w, dy = np.ones((4, 8), f32), np.ones((6, 8), f32), np.ones((4, 6), f32)
     with pytest.raises(ValueError, match=r"x and w: found shapes \(4, 8\) and \(6, 7\)"):
-        linear.fprop(x, w[:, :7])
+        training.fprop(x, w[:, :7])
     with pytest.raises(ValueError, match=r"dy and w: found shapes \(4, 5\) and \(6, 8\)"):
-        linear.dgrad(dy[:, :5], w)
+        training.dgrad(dy[:, :5], w)
     with pytest.raises(ValueError, match=r"dy and x: found shapes \(3, 6\) and \(4, 8\)"):
-        linear.wgrad(dy[:3], x)
+        training.wgrad(dy[:3], x)
     for call in (
-        lambda: linear.fprop(x[0], w),
-        lambda: linear.dgrad(dy, w[None]),
-        lambda: linear.wgrad(dy[None], x),
+        lambda: training.fprop(x[0], w),
+        lambda: training.dgrad(dy, w[None]),
+        lambda: training.wgrad(dy[None], x),
     ):
         with pytest.raises(ValueError, match="expected two axes"):
             call()
     for bad in ((x[:, :7], w, dy), (x, w, dy[:, :5]), (x[:3], w, dy)):
         with pytest.raises(ValueError, match="found shapes"):
-            linear.linear_errors(*bad)
+            training.linear_errors(*bad)
     with pytest.raises(ValueError, match=r"x.*NaN|NaN.*x"):
-        linear.fprop(x * f32(np.nan), w)
+        training.fprop(x * f32(np.nan), w)
