@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from ._arrays import Array
+from ._regular import open_regular, path_of
 
 if TYPE_CHECKING:
     from zipfile import ZipFile
@@ -73,7 +74,7 @@ def read_archive(
     ValueError
         Where it is not such a file, or `make` refuses what is in it.
     """
-    with open(path, "rb") as file:
+    with open_regular(path_of(path, "path")) as file:
         try:
             return make(*_read(file, kind, names))
         except (

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -125,3 +127,30 @@ def test_text_goes_through_the_folders_tokenizer(tmp_path: Path, capsys: pytest.
     tokens = Model.from_checkpoint(folder).generate([3, 1, 4], max_new_tokens=3).tokens
     assert code == 0
     assert out.split() == [f"w{i}" for i in tokens]
+
+
+class _Unread:
+    """The package tokenizers before a file that it does not know: a bare Exception."""
+
+    @staticmethod
+    def from_file(path: str) -> None:
+        raise Exception("data did not match any variant at line 1")
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "7", "", '{"model": []}'])
+def test_a_tokenizer_that_is_none_is_noted(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "tokenizers", SimpleNamespace(Tokenizer=_Unread))
+    folder = tmp_path / "model"
+    shutil.copytree(TINY, folder)
+    (folder / "tokenizer.json").write_text(content)
+    code, out, err = call(str(folder), "--ids", "3,1,4", capsys=capsys)
+    assert (code, out) == call(str(TINY), "--ids", "3,1,4", capsys=capsys)[:2]
+    assert err.startswith(f"note: {folder}/tokenizer.json: not a tokenizer")
+    assert len(err.splitlines()) == 1
+    code, out, err = call(str(folder), "--text", "a", capsys=capsys)
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].startswith("Error: --text: ")
+    assert "tokenizer.json: not a tokenizer" in err
+    assert "Traceback" not in err

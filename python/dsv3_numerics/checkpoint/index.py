@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from .._regular import read_small
 from .readers import CheckpointError, readable
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -216,19 +216,9 @@ def _snapshot(path: Path) -> Path:
     return snapshots[0]
 
 
-def ensure_regular(path: Path) -> None:
-    """Refuse what is not a plain file: a pipe would block, a device has no end."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise CheckpointError(f"{path}: not a regular file")
-
-
 def _content(path: Path, limit: int) -> bytes:
-    ensure_regular(path)
-    with path.open("rb") as file:
-        content = file.read(limit + 1)
-    if len(content) > limit:
-        raise CheckpointError(f"{path}: longer than {limit} bytes")
-    return content
+    with readable(path):
+        return read_small(path, limit)
 
 
 def read_json(path: Path) -> dict[str, Any]:

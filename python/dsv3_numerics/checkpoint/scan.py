@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .. import _core
+from .._regular import ensure_regular
 from .dtypes import DTYPES, Dtype
-from .index import CheckpointFiles, ensure_regular, kind_of, shown
+from .index import CheckpointFiles, kind_of, shown
 from .readers import CheckpointError, readable
 
 SCALE_SUFFIX = "_scale_inv"

@@ -18,6 +18,7 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
+from .._regular import OtherVersion, open_regular, read_array_header
 from .chunks import Chunk, WorkerContext
 from .dequantize import decode_region
 from .index import SUFFIX
@@ -233,12 +234,12 @@ class WeightTensor(Tensor):
 
 
 def _npy(path: Path) -> Iterator[Tensor | Skipped]:
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         yield _npy_entry(path.stem, path, file, path.stat().st_size, None)
 
 
 def _npz(path: Path) -> Iterator[Tensor | Skipped]:
-    with zipfile.ZipFile(path) as archive:
+    with open_regular(path) as stream, zipfile.ZipFile(stream) as archive:
         for info in archive.infolist():
             if not info.filename.endswith(".npy"):
                 yield Skipped(info.filename, "not an .npy member")
@@ -249,13 +250,13 @@ def _npz(path: Path) -> Iterator[Tensor | Skipped]:
 
 
 def _npy_entry(name: str, path: Path, file: IO[bytes], length: int, member: str | None) -> Tensor | Skipped:
-    version = np.lib.format.read_magic(file)
-    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(
-        version
-    )
-    if read is None:
-        return Skipped(name, f"version {version[0]}.{version[1]} of the .npy format")
-    shape, columns_first, dtype = read(file)
+    try:
+        header = read_array_header(file, length)
+    except OtherVersion as error:
+        return Skipped(name, str(error))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {name!r}: {error}") from None
+    shape, columns_first, dtype, begin = header
     kind = dtype.newbyteorder("=").name
     if dtype.kind == "V" and dtype.names is None:
         kind += " (NumPy does not keep the type of ml_dtypes arrays in .npy files)"
@@ -264,12 +265,12 @@ def _npy_entry(name: str, path: Path, file: IO[bytes], length: int, member: str 
         reason = "in Fortran order with more than two axes: save np.ascontiguousarray of it"
     if reason is not None:
         return Skipped(name, reason, math.prod(shape))
-    if min(shape) < 0 or file.tell() + math.prod(shape) * dtype.itemsize > length:
-        raise CheckpointError(
-            f"{path}: {name!r} is said to have shape {shape}, for which {length} bytes are too few"
-        )
+    try:
+        header.ensure_fits(length)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {name!r} is {error}") from None
     transposed = columns_first and len(shape) == 2
-    return StoredTensor(name, shape, kind, path.name, path, file.tell(), dtype.str, transposed, member)
+    return StoredTensor(name, shape, kind, path.name, path, begin, dtype.str, transposed, member)
 
 
 _ARRAYS: dict[str, Callable[[Path], Iterator[Tensor | Skipped]]] = {".npy": _npy, ".npz": _npz}

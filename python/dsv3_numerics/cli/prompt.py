@@ -7,9 +7,19 @@ from typing import Any
 
 import click
 
+from .._regular import read_small_text
+
+_REASON = 200  # characters of another package's message that are passed on
+
 
 class Words:
-    """Text to ids and back, by the folder's tokenizer; byte tokens need no package for it."""
+    """Text to ids and back, by the folder's tokenizer; byte tokens need no package for it.
+
+    Attributes
+    ----------
+    problem : str
+        What is wrong with the folder's tokenizer.json; empty: nothing. Only `encode` needs one.
+    """
 
     def __init__(self, path: Path) -> None:
         from ..model import ByteTokenizer
@@ -17,6 +27,7 @@ class Words:
         file = path / "tokenizer.json"
         self._bytes = ByteTokenizer.from_file(file) if file.is_file() else None
         self._tokenizer: Any = None
+        self.problem = ""
         if self._bytes is not None:
             return
         try:
@@ -24,10 +35,15 @@ class Words:
         except ImportError:
             self._why = "the package tokenizers is not installed (pip install tokenizers)"
             return
-        if file.is_file():
-            self._tokenizer = Tokenizer.from_file(str(file))
-        else:
+        if not file.is_file():
             self._why = f"{file}: no such file"
+            return
+        try:
+            self._tokenizer = Tokenizer.from_file(str(file))
+        except Exception as error:  # the package raises bare ones
+            reason = (str(error).splitlines() or ["not read"])[0][:_REASON]
+            self._why = f"{file}: not a tokenizer that the package tokenizers reads ({reason})"
+            self.problem = self._why
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text."""
@@ -58,9 +74,11 @@ def parse_ids(ids: str) -> list[int]:
     text = ids
     if ids.startswith("@"):
         try:
-            text = Path(ids[1:]).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise click.BadParameter(f"{ids[1:]}: {error}", param_hint="--ids") from error
+            text = read_small_text(ids[1:])
+        except OSError as error:
+            raise click.BadParameter(f"{ids[1:]}: {error.strerror}", param_hint="--ids") from error
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="--ids") from error
     try:
         found = [int(part) for part in text.replace(",", " ").split()]
     except ValueError as error:

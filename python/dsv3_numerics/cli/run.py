@@ -132,6 +132,8 @@ def run_command(
     if (ids is None) == (text is None):
         raise click.UsageError("give --ids or --text, and not both")
     words = Words(path) if text is not None or (path / "tokenizer.json").is_file() else None
+    if words is not None and words.problem and ids is not None:
+        click.echo(f"note: {words.problem}; tokens are shown as ids", err=True)
     prompt = np.array(parse_ids(ids) if ids is not None else words.encode(text or ""), np.int64)  # type: ignore[union-attr]
     names = _matching(traces, model)
     found: dict[str, Any] = {}

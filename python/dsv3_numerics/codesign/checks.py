@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .._regular import open_regular, read_array_header
 
 
 def integer(value: Any, name: str, least: int, most: int) -> int:
@@ -47,7 +50,10 @@ def one_of(found: Any, name: str, possible: Iterable[str]) -> None:
 def read_array(path: str | Path, name: str) -> NDArray[Any]:
     """Return an array from an ``.npy`` file; no pickles."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
+            length = os.fstat(file.fileno()).st_size
+            read_array_header(file, length).ensure_fits(length)
+            file.seek(0)
             found: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
     except (OSError, ValueError, EOFError, SyntaxError, MemoryError, OverflowError) as error:
         raise ValueError(f"{name}: cannot read {path}: {error}".splitlines()[0]) from None

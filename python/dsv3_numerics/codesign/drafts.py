@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from .._regular import read_small_text
 from .checks import integer, number
 from .figures import ISCA, Answer, Figure
 from .plots import MTP_PLOTS
@@ -42,7 +43,7 @@ def accepted_share(path: str | Path) -> float:
         The file holds no such counts.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = json.loads(read_small_text(path))
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"from: cannot read {path}: {error}") from None
     if isinstance(found, dict):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._regular import read_small_text
 from .checks import one_of
 from .formats import COMMON, canonical
 from .traces import open_model
@@ -96,10 +97,8 @@ def _content(path: Path) -> list[dict[str, Any]] | dict[str, Any]:
         path = path / "results.json"
     if not path.is_file():
         raise ValueError(f"errors: found {str(path)!r}, no such file")
-    if path.stat().st_size > _LARGEST_FILE:
-        raise ValueError(f"errors: {path} has {path.stat().st_size} bytes, expected at most {_LARGEST_FILE}")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_small_text(path, _LARGEST_FILE)
         content: Any = list(csv.DictReader(text.splitlines())) if path.suffix == ".csv" else json.loads(text)
     except (ValueError, RecursionError, csv.Error) as error:
         raise ValueError(f"errors: cannot read {path}: {error}") from None

@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from .._regular import read_small_text
 from .checks import number, one_of
 from .figures import TAGS
 
@@ -124,9 +125,7 @@ def _find(source: str) -> Hardware:
     file = Path(path)
     if not file.is_file():
         raise ValueError(f"hardware: found {path!r}, no such file")
-    if file.stat().st_size > _LARGEST_FILE:
-        raise ValueError(f"{file}: {file.stat().st_size} bytes, expected at most {_LARGEST_FILE}")
-    rows = _parsed(file.read_text(encoding="utf-8", errors="replace"), str(file))
+    rows = _parsed(read_small_text(file, _LARGEST_FILE), str(file))
     if not name and len(rows) != 1:
         raise ValueError(f"{file}: found {len(rows)} machines, expected {file}:NAME of {', '.join(rows)}")
     if name:

@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from .._regular import read_small
 from .families import FAMILIES, SAME, STATE_SPACE, layer_of
 from .fields import Fields
 from .shape import Shape
@@ -52,10 +53,8 @@ def read_shape(source: object) -> Shape:
     file = path / "config.json" if path.is_dir() else path
     if not file.exists():
         raise ValueError(f"config: found {name!r}, no such file; presets are {', '.join(presets())}")
-    if file.stat().st_size > _LARGEST_FILE:
-        raise ValueError(f"{file}: {file.stat().st_size} bytes, expected at most {_LARGEST_FILE}")
     label = file.parent.resolve().name if file.name == "config.json" else file.stem
-    return _shape(_parsed(file.read_bytes(), str(file)), label)
+    return _shape(_parsed(read_small(file, _LARGEST_FILE), str(file)), label)
 
 
 def presets() -> list[str]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .._regular import read_small_text
 from .checks import integer, read_array
 from .figures import Answer, Figure
 from .timelines import EPLB_PLOTS
@@ -200,7 +201,7 @@ def read_load(path: str | Path) -> Any:
     try:
         if file.suffix == ".npy":
             return read_array(file, "load")
-        text = file.read_text(encoding="utf-8")
+        text = read_small_text(file)
         if file.suffix == ".json":
             return np.array(json.loads(text), float)
         return np.array([[float(v) for v in row] for row in csv.reader(text.splitlines()) if row])

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from .._regular import read_small
+
 _LARGEST = 1 << 20  # bytes of a tokenizer.json of 256 tokens; ordinary ones have megabytes
 
 
@@ -54,10 +56,8 @@ class ByteTokenizer:
             The file cannot be read.
         """
         file = Path(path)
-        if file.stat().st_size > _LARGEST:
-            return None
         try:
-            found = json.loads(file.read_bytes())
+            found = json.loads(read_small(file, _LARGEST))
         except (ValueError, RecursionError):
             return None
         ids = _byte_ids(found)

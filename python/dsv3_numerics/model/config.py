@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
+from .._regular import read_small
 from .config_fields import INDEXER, OPTIONAL_COUNTS, read_fields
 from .families import FAMILIES, GATES, LATENT_NORM_EPS, REFUSED
 from .rope_config import Yarn
@@ -367,10 +368,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def _read(path: Path) -> dict[str, Any]:
     file = path / "config.json" if path.is_dir() else path
-    if file.stat().st_size > _LARGEST:
-        raise ValueError(f"{file}: {file.stat().st_size} bytes, expected at most {_LARGEST}")
+    content = read_small(file, _LARGEST)
     try:
-        found = json.loads(file.read_bytes())
+        found = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file}: not JSON ({error})") from error
     if not isinstance(found, dict):

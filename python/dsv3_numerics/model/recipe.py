@@ -20,6 +20,7 @@ import numpy as np
 from .._arrays import positive
 from .._atomic import replacing
 from .._recipes import PresetFamily, dtype_word, one_of
+from .._regular import read_small_text
 from ..accumulator import AccumulatorInfo, accumulator_info, accumulators
 from ..quantized import SCALE_DTYPES
 from ..schemes import Identity, OwnScheme, Scaled, Scheme
@@ -38,6 +39,7 @@ from .fields import (
 )
 
 _NONE = Identity()
+_LARGEST = 1 << 20  # bytes of a recipe file
 _MOST_NAMED = 3  # fields in which a recipe may differ from a preset and still be called after it
 _COMMON = (
     "e4m3:1x128:f32",
@@ -397,8 +399,9 @@ class Recipe(PresetFamily):
         ValueError, TypeError
             As for `from_json`, with the path.
         """
+        text = read_small_text(path, _LARGEST)
         try:
-            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+            return cls.from_json(text)
         except TypeError as error:
             raise TypeError(f"{os.fspath(path)}: {error}") from None
         except ValueError as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .._atomic import replacing
+from .._regular import read_small
 
 
 @contextmanager
@@ -90,7 +91,7 @@ def read_results(folder: Path) -> dict[str, Any] | None:
 def read_json(path: Path) -> Any:
     """Read a JSON file that anybody may have written; None if it is missing or none."""
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_small(path))
     except (OSError, ValueError, RecursionError):
         return None
 
