@@ -24,6 +24,7 @@ SOURCES = {
     np.dtype(ml_dtypes.bfloat16): "bfloat16",
 }
 _AS_IS = {np.dtype(t) for t in (np.float32, np.float64, np.uint8, np.uint16, np.uint32)}
+_BRIEF = 160  # characters of a given value in a message
 _CPU = 1
 # DLPack's device numbers (DLDeviceType).
 _DEVICES = {
@@ -138,21 +139,38 @@ def normalize_axis(axis: SupportsIndex, ndim: int) -> int:
     return given % ndim
 
 
+def brief(value: Any) -> str:
+    """Write a value that was given, for a message: no more of it than a line holds.
+
+    Examples
+    --------
+    >>> brief("x" * 1000)[-17:]
+    'x... (1002 signs)'
+    """
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return f"an integer of {value.bit_length()} bits" if isinstance(value, int) else type(value).__name__
+    return text if len(text) <= _BRIEF else f"{text[: _BRIEF - 20]}... ({len(text)} signs)"
+
+
 def whole(value: Any, name: str) -> int:
     """Return a whole number; bool and float are refused with TypeError."""
     if isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name}: found {value!r}, expected an integer")
+        raise TypeError(f"{name}: found {brief(value)}, expected an integer")
     try:
         return operator.index(value)
     except TypeError:
-        raise TypeError(f"{name}: found {value!r} ({type(value).__name__}), expected an integer") from None
+        raise TypeError(
+            f"{name}: found {brief(value)} ({type(value).__name__}), expected an integer"
+        ) from None
 
 
 def positive(value: Any, name: str) -> int:
     """Return a whole number of at least one."""
     number = whole(value, name)
     if number < 1:
-        raise ValueError(f"{name}: found {number}, expected at least 1")
+        raise ValueError(f"{name}: found {brief(number)}, expected at least 1")
     return number
 
 
@@ -177,5 +195,5 @@ def seed_key(seed: Any, rounding: Any = "stochastic") -> int:
         return int(seed.integers(0, 1 << 64, dtype=np.uint64)) if rounding == "stochastic" else 0
     key = whole(seed, "seed")
     if not 0 <= key < 1 << 64:
-        raise ValueError(f"seed: found {key}, expected 0 to 2**64 - 1")
+        raise ValueError(f"seed: found {brief(key)}, expected 0 to 2**64 - 1")
     return key

@@ -6,6 +6,7 @@ writer leaves a name of its own kind behind, which `is_temporary` knows.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import threading
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+_UNITS = ("kB", "MB", "GB")
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.partial")
 
 
@@ -114,6 +116,41 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+RESERVE = 16 << 20
+"""Bytes left free on a disk for an index, a configuration and the folder itself."""
+
+
+def ensure_space(folder: Path, needed: int) -> None:
+    """Check that a disk has room for so many bytes, and some more; the folder need not be there.
+
+    Raises
+    ------
+    OSError
+        It has not; both sizes are told.
+    """
+    import shutil  # which loads its compressors
+
+    place = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    free = shutil.disk_usage(place).free
+    if needed and needed + RESERVE > free:
+        told = f"{size_text(needed)} are needed, {size_text(free)} are free ({size_text(RESERVE)} stay so)"
+        raise OSError(errno.ENOSPC, told, str(place))
+
+
+def size_text(size: int) -> str:
+    """Write a number of bytes in the largest unit, up to GB, of which it is a tenth or more.
+
+    Examples
+    --------
+    >>> size_text(0), size_text(16 << 20), size_text(685_000_000_000)
+    ('0 bytes', '16.78 MB', '685.00 GB')
+    """
+    if size < 1000:
+        return f"{size} bytes"
+    power = min(len(str(size)) // 3, len(_UNITS))
+    return f"{size / 1000**power:.2f} {_UNITS[power - 1]}"
 
 
 def ensure_writable(folder: Path) -> None:

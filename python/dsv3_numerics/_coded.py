@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import DTypeLike
 
-from ._arrays import Array
+from ._arrays import Array, brief
 
 Index = tuple[Any, ...]
 
@@ -143,7 +143,9 @@ def _every_axis(index: Any, ndim: int) -> Index:
     """Return an index with one part for each axis."""
     parts = index if isinstance(index, tuple) else (index,)
     if any(part is None or isinstance(part, bool | np.bool_) for part in parts):
-        raise IndexError(f"index: found {index!r}, expected integers, slices, an array of integers, or ...")
+        raise IndexError(
+            f"index: found {brief(index)}, expected integers, slices, an array of integers, or ..."
+        )
     holes = [i for i, part in enumerate(parts) if part is Ellipsis]
     if len(holes) > 1 or len(parts) - len(holes) > ndim:
         raise IndexError(f"index: found {len(parts)} parts for {ndim} axes")
@@ -163,7 +165,7 @@ def _whole_groups(part: Any, size: int, length: int, axis: int) -> slice:
     """Return the groups that a slice of elements covers, which must be whole."""
     if not isinstance(part, slice):
         raise ValueError(
-            f"index: found {part!r} on axis {axis}, whose elements share scales by {size}; expected a "
+            f"index: found {brief(part)} on axis {axis}, whose elements share scales by {size}; expected a "
             "slice of whole groups"
         )
     start, stop, step = part.indices(length)

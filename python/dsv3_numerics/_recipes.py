@@ -11,7 +11,10 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
+from ._arrays import brief
+
 BF16 = "bf16"
+_COMPARED = 80  # characters of a word that are compared with those of a table
 
 
 def one_of(found: Any, name: str, possible: Iterable[str]) -> None:
@@ -19,9 +22,9 @@ def one_of(found: Any, name: str, possible: Iterable[str]) -> None:
     words = list(possible)
     if isinstance(found, str) and found in words:
         return
-    close = difflib.get_close_matches(str(found), words, 1)
+    close = difflib.get_close_matches(str(found)[:_COMPARED], words, 1)
     hint = f" (did you mean {close[0]}?)" if close else ""
-    raise ValueError(f"{name}: found {found!r}, expected one of {', '.join(words)}{hint}")
+    raise ValueError(f"{name}: found {brief(found)}, expected one of {', '.join(words)}{hint}")
 
 
 def dtype_word(value: Any) -> Any:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import _core
+from ._arrays import brief
 
 
 @dataclass(frozen=True)
@@ -117,4 +118,4 @@ def accumulator_info(name: str) -> AccumulatorInfo:
         return _ACCUMULATORS[name]
     except (KeyError, TypeError):
         expected = ", ".join(_ACCUMULATORS)
-        raise ValueError(f"accumulator: found {name!r}, expected one of {expected}") from None
+        raise ValueError(f"accumulator: found {brief(name)}, expected one of {expected}") from None

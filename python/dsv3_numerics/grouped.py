@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from ._arrays import Array, as_array, deliver, destination, whole
+from ._arrays import Array, as_array, brief, deliver, destination, whole
 from .gemm import matmul_grouped_nt, matmul_nt
 from .quantized import Quantized
 
@@ -227,7 +227,7 @@ def _one_row(x: Quantized) -> None:
     """Refuse scales that several rows share: rows are picked."""
     tiles = x.axis == len(x.shape) - 1
     if not tiles and not (x.axis is None and x.block[0] == 1):
-        raise ValueError(f"a: found {x!r}, expected tiles along the last axis, or blocks of one row")
+        raise ValueError(f"a: found {brief(x)}, expected tiles along the last axis, or blocks of one row")
 
 
 def _rows(x: Any, order: NDArray[np.int64]) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _core
-from ._arrays import Array, as_array, flat, whole
+from ._arrays import Array, as_array, brief, flat, whole
 
 Layout = Literal["plain", "deepep"]
 
@@ -24,7 +24,7 @@ def code_dtype(bits: Any) -> np.dtype[Any]:
     found = whole(bits, "bits")
     if not LEAST_BITS <= found <= MOST_BITS:
         why = " (a sign and a zero leave 2 bits one value, and no step)" if found == 2 else ""
-        raise ValueError(f"bits: found {found}, expected {LEAST_BITS} to {MOST_BITS}{why}")
+        raise ValueError(f"bits: found {brief(found)}, expected {LEAST_BITS} to {MOST_BITS}{why}")
     return np.dtype(np.uint8 if found <= 8 else np.uint16)
 
 
@@ -63,7 +63,7 @@ def logfmt_pack(codes: ArrayLike, *, bits: int, layout: Layout = "plain") -> NDA
     >>> logfmt_pack(np.zeros((2, 7168), np.uint16), bits=10, layout="deepep").shape
     (2, 8960)
     """
-    dtype = code_dtype(bits)
+    dtype, bits = code_dtype(bits), int(bits)
     array = _checked(codes, "codes", dtype, f" for {bits} bits")
     length = array.shape[-1]
     packed = np.empty((*array.shape[:-1], _row_bytes(length, bits, layout)), np.uint8)
@@ -104,7 +104,7 @@ def logfmt_unpack(packed: ArrayLike, *, bits: int, size: int, layout: Layout = "
     >>> logfmt_unpack(np.uint8([49, 125]), bits=4, size=4)
     array([ 1,  3, 13,  7], dtype=uint8)
     """
-    dtype = code_dtype(bits)
+    dtype, bits = code_dtype(bits), int(bits)
     array = _checked(packed, "packed", np.dtype(np.uint8), "")
     length = whole(size, "size")
     if length < 0 or _row_bytes(length, bits, layout) != array.shape[-1]:
@@ -120,7 +120,7 @@ def logfmt_unpack(packed: ArrayLike, *, bits: int, size: int, layout: Layout = "
 
 def _row_bytes(length: int, bits: int, layout: Layout) -> int:
     if layout not in get_args(Layout):
-        raise ValueError(f"layout: found {layout!r}, expected one of {', '.join(get_args(Layout))}")
+        raise ValueError(f"layout: found {brief(layout)}, expected one of {', '.join(get_args(Layout))}")
     return -(-length * bits // 8) if layout == "plain" else 2 * bits * -(-length // _GROUP)
 
 

@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from . import _core
 from ._archive import as_dtype, read_archive, write_archive
-from ._arrays import Array, deliver, destination, flat, positive, real_dtype, whole
+from ._arrays import Array, brief, deliver, destination, flat, positive, real_dtype, whole
 from ._coded import CodedArray, Index, axis_after, repeated
 from .logfmt_packing import Layout, code_dtype, logfmt_pack
 
@@ -33,7 +33,7 @@ _ARRAYS = ("codes", "amin", "amax", "escaped", "escaped_values")
 def one_of(value: Any, name: str, names: Any) -> None:
     """Refuse a word that is none of a Literal's."""
     if value not in get_args(names):
-        raise ValueError(f"{name}: found {value!r}, expected one of {', '.join(get_args(names))}")
+        raise ValueError(f"{name}: found {brief(value)}, expected one of {', '.join(get_args(names))}")
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import ml_dtypes
 import numpy as np
@@ -19,6 +19,7 @@ from . import _core
 from ._arrays import (
     Array,
     as_array,
+    brief,
     deliver,
     destination,
     flat,
@@ -28,6 +29,7 @@ from ._arrays import (
     source,
     whole,
 )
+from ._recipes import one_of
 
 Rounding = Literal[
     "nearest_even", "toward_zero", "up", "down", "nearest_away", "nearest_toward_zero", "stochastic"
@@ -88,9 +90,9 @@ class Format:
         standard = (1 << max(self.exponent - 1, 0)) - 1
         object.__setattr__(self, "bias", standard if self.bias is None else whole(self.bias, "bias"))
         if self.top not in _TOPS:
-            raise ValueError(f"top: found {self.top!r}, expected one of {', '.join(_TOPS)}")
+            raise ValueError(f"top: found {brief(self.top)}, expected one of {', '.join(_TOPS)}")
         if not isinstance(self.subnormals, (bool, np.bool_)):
-            raise TypeError(f"subnormals: found {self.subnormals!r}, expected True or False")
+            raise TypeError(f"subnormals: found {brief(self.subnormals)}, expected True or False")
         if self.exponent > _MOST or self.mantissa > _MOST or abs(self.bias or 0) > 1 << 20:
             raise ValueError(
                 f"exponent, mantissa, bias: found {self}, expected at most 16 bits and a float32's range"
@@ -255,7 +257,7 @@ def format_info(fmt: Any) -> FormatInfo:
         return _BY_DTYPE[np.dtype(fmt)]
     except (KeyError, TypeError):
         raise TypeError(
-            f"fmt: found {fmt!r}, expected the name of a format, its dtype, a Format or a FormatInfo"
+            f"fmt: found {brief(fmt)}, expected the name of a format, its dtype, a Format or a FormatInfo"
         ) from None
 
 
@@ -263,7 +265,7 @@ def _made(name: str) -> FormatInfo:
     """Make a format of the caller's own, or find the row of the table that it is."""
     if not re.fullmatch(r"e\d{1,2}m\d{1,2}b-?\d{1,7}_[a-z_]+", name):
         raise ValueError(
-            f"fmt: found {name!r}, expected one of {', '.join(_FORMATS)}, a short name such as e4m3, "
+            f"fmt: found {brief(name)}, expected one of {', '.join(_FORMATS)}, a short name such as e4m3, "
             "or a Format"
         )
     row = _core.format_row(name)
@@ -371,6 +373,12 @@ def encode(
     """
     array, kind = source(x, "x")
     info = format_info(fmt)
+    for word, name, words in (
+        (rounding, "rounding", Rounding),
+        (overflow, "overflow", Overflow),
+        (nan, "nan", NanPolicy),
+    ):
+        one_of(word, name, get_args(words))
     key = seed_key(seed, rounding)
     codes = destination(out, array.shape, info.dtype, array)
     _core.encode(flat(array), kind, flat(codes), info.name, rounding, overflow, nan, key)

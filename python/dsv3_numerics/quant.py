@@ -18,6 +18,7 @@ from . import _core
 from ._arrays import (
     Array,
     as_array,
+    brief,
     deliver,
     destination,
     flat,
@@ -170,6 +171,7 @@ def quantize_tiles(
     if array.ndim == 0:
         raise ValueError("x: found no axis, expected at least one")
     place = normalize_axis(axis, array.ndim)
+    _one_of("scale", scale, SCALE_DTYPES)
     length: Any = _STANDARDS.get(scale, (None, _TILE))[1] if tile == "standard" else tile
     block = (max(array.shape[place], 1) if length is None else positive(length, "tile"),)
     settings = Settings(
@@ -229,11 +231,12 @@ def quantize_blocks(
     array, kind = source(w, "w")
     if array.ndim < 2:
         raise ValueError(f"w: found shape {array.shape}, expected at least two axes")
-    if block == "standard":
+    _one_of("scale", scale, SCALE_DTYPES)
+    if isinstance(block, str) and block == "standard":
         block = (1, _STANDARDS[scale][1]) if scale in _STANDARDS else _BLOCK
     given: Any = (None, None) if block is None else block
     if not isinstance(given, (tuple, list)) or len(given) != 2:
-        raise ValueError(f"block: found {block!r}, expected two lengths (each may be None) or None")
+        raise ValueError(f"block: found {brief(block)}, expected two lengths (each may be None) or None")
     lengths = zip(given, array.shape[-2:], strict=True)
     size = tuple(max(whole, 1) if length is None else positive(length, "block") for length, whole in lengths)
     settings = Settings(
@@ -285,7 +288,10 @@ def requantize_tiles(
     >>> bool((requantize_tiles(q, axis=0, tile=2).dequantize() == q.dequantize()).all())
     True
     """
-    kind: Any = scale or q.scale_kind
+    if not isinstance(q, Quantized):
+        raise TypeError(f"q: found {type(q).__name__}, expected a Quantized (quantize_tiles makes one)")
+    kind: Any = q.scale_kind if scale is None else scale
+    _one_of("scale", kind, SCALE_DTYPES)
     same = {kind, q.scale_kind} <= {"float32", "ue8m0"} or kind == q.scale_kind
     return quantize_tiles(
         q.dequantize(),
@@ -293,7 +299,7 @@ def requantize_tiles(
         tile=tile,
         axis=axis,
         scale=kind,
-        rule=rule or (q.rule if same else None),
+        rule=(q.rule if same else None) if rule is None else rule,
         floor=floor,
         rounding=rounding,
         seed=seed,
@@ -372,8 +378,8 @@ def _quantize(
 
 
 def _one_of(name: str, found: Any, expected: Iterable[str]) -> None:
-    if found not in expected:
-        raise ValueError(f"{name}: found {found!r}, expected one of {', '.join(expected)}")
+    if not isinstance(found, str) or found not in expected:
+        raise ValueError(f"{name}: found {brief(found)}, expected one of {', '.join(expected)}")
 
 
 def _checked_format(fmt: Any, scale: str) -> FormatInfo:
@@ -398,18 +404,23 @@ def _checked_rule(settings: Settings) -> Rule:
     if floor is None:
         return rule
     if scale in _STANDARDS:
-        raise ValueError(f"floor: found {floor!r}, but scale={scale!r} has none; leave it out")
+        raise ValueError(f"floor: found {brief(floor)}, but scale={scale!r} has none; leave it out")
     return rule.replace(amax_floor=_magnitude(floor, "floor"))
 
 
 def _magnitude(value: Any, name: str) -> float:
     """Return a finite float32 of at least 0."""
-    if isinstance(value, (bool, np.bool_, str)) or np.ndim(value):
-        raise TypeError(f"{name}: found {value!r}, expected a number")
+    if isinstance(value, (bool, np.bool_, str, bytes)) or np.ndim(value):
+        raise TypeError(f"{name}: found {brief(value)}, expected a number")
     with np.errstate(over="ignore"):
-        number = float(np.float32(value))
+        try:
+            number = float(np.float32(value))
+        except OverflowError:  # an integer beyond float64
+            number = math.inf
+        except (TypeError, ValueError):
+            raise TypeError(f"{name}: found {brief(value)}, expected a number") from None
     if not 0 <= number < math.inf:
-        raise ValueError(f"{name}: found {value!r}, expected a finite number of at least 0")
+        raise ValueError(f"{name}: found {brief(value)}, expected a finite number of at least 0")
     return number
 
 
@@ -500,9 +511,9 @@ def _global_scale(
     word = given if isinstance(given, str) else None
     if settings.scale != "nvfp4":
         if top is not None:
-            raise ValueError(f"tensor_amax: found {top!r}, but only scale='nvfp4' has a use for it")
+            raise ValueError(f"tensor_amax: found {brief(top)}, but only scale='nvfp4' has a use for it")
         if word != "tensor":
-            raise ValueError(f"global_scale: found {given!r}, but only scale='nvfp4' has a use for it")
+            raise ValueError(f"global_scale: found {brief(given)}, but only scale='nvfp4' has a use for it")
         return _ONE, _ONE, None
     if word is not None:
         _one_of("global_scale", word, get_args(GlobalScale))

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from . import _core
 from ._archive import as_dtype, read_archive, write_archive
-from ._arrays import Array, as_array, deliver, destination, flat, positive, real_dtype, whole
+from ._arrays import Array, as_array, brief, deliver, destination, flat, positive, real_dtype, whole
 from ._coded import CodedArray, Index, axis_after, repeated
 from .number_formats import code_array, decode, format_info
 
@@ -75,7 +75,7 @@ def checked_global_scale(value: Any, shape: tuple[int, ...]) -> NDArray[np.float
         Another shape; NaN, infinity, or a number below 0.
     """
     if isinstance(value, str | bool | np.bool_):
-        raise TypeError(f"global_scale: found {value!r}, expected one number or an array of float32")
+        raise TypeError(f"global_scale: found {brief(value)}, expected one number or an array of float32")
     array = as_array(value, "global_scale")
     if array.ndim == 0 and array.dtype.kind in "fiu":
         with np.errstate(over="ignore"):
@@ -88,7 +88,7 @@ def checked_global_scale(value: Any, shape: tuple[int, ...]) -> NDArray[np.float
             f"{shape}, that of the scales: ones where blocks share it"
         )
     if not (np.isfinite(array) & (array >= 0)).all():
-        raise ValueError(f"global_scale: found {value!r}, expected finite numbers of at least 0")
+        raise ValueError(f"global_scale: found {brief(value)}, expected finite numbers of at least 0")
     return array.astype(np.float32)
 
 
@@ -158,7 +158,7 @@ class Quantized(CodedArray):
         info = format_info(self.format)
         if self.scale_kind not in SCALE_DTYPES:
             raise ValueError(
-                f"scale_kind: found {self.scale_kind!r}, expected one of {', '.join(SCALE_DTYPES)}"
+                f"scale_kind: found {brief(self.scale_kind)}, expected one of {', '.join(SCALE_DTYPES)}"
             )
         parts: list[tuple[str, Any, np.dtype[Any]]] = [
             ("codes", self.codes, info.dtype),

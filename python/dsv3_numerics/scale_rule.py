@@ -14,6 +14,7 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from . import _core
+from ._arrays import brief
 
 Scale = Literal["float32", "ue8m0", "mx", "nvfp4"]
 
@@ -110,12 +111,14 @@ class Rule:
             value = getattr(self, name)
             if kind == "words":
                 if value not in _WORDS[name]:
-                    raise ValueError(f"{name}: found {value!r}, expected one of {', '.join(_WORDS[name])}")
+                    raise ValueError(
+                        f"{name}: found {brief(value)}, expected one of {', '.join(_WORDS[name])}"
+                    )
             elif kind == "numbers":
                 object.__setattr__(self, name, tuple(_number(v, name) for v in _several(value, name)))
             elif kind == "flag":
                 if not isinstance(value, (bool, np.bool_)):
-                    raise TypeError(f"{name}: found {value!r}, expected True or False")
+                    raise TypeError(f"{name}: found {brief(value)}, expected True or False")
             elif value is not None or name != "max":
                 object.__setattr__(self, name, _number(value, name))
         if self.least_exponent not in (-127, -126):
@@ -150,24 +153,24 @@ class Rule:
         if isinstance(rule, Rule):
             return rule
         if not isinstance(rule, str):
-            raise TypeError(f"rule: found {rule!r}, expected a name or a Rule")
+            raise TypeError(f"rule: found {brief(rule)}, expected a name or a Rule")
         name, _, rest = rule.partition("(")
         if name not in _NAMED:
-            raise ValueError(f"rule: found {rule!r}, expected one of {', '.join(_NAMED)}")
+            raise ValueError(f"rule: found {brief(rule)}, expected one of {', '.join(_NAMED)}")
         if not rest:
             if "(" in rule:
                 raise ValueError(
-                    f"rule: found {rule!r}, expected columns in brackets, as in {name}(amax_floor=0)"
+                    f"rule: found {brief(rule)}, expected columns in brackets, as in {name}(amax_floor=0)"
                 )
             return _NAMED[name]
         if not rest.endswith(")"):
-            raise ValueError(f"rule: found {rule!r}, expected a closing bracket")
+            raise ValueError(f"rule: found {brief(rule)}, expected a closing bracket")
         changes: dict[str, Any] = {}
         for part in filter(None, re.split(r"\s*,\s*", rest[:-1].strip())):
             column, given, text = (piece.strip() for piece in part.partition("="))
             if not given or column not in _KINDS or column in changes:
                 raise ValueError(
-                    f"rule: found {part!r} in {rule!r}, expected column=value with a column of "
+                    f"rule: found {brief(part)} in {rule!r}, expected column=value with a column of "
                     f"{', '.join(_KINDS)}"
                 )
             changes[column] = _read(column, text, rule)
@@ -214,17 +217,17 @@ _KINDS = {
 def _number(value: Any, name: str) -> float:
     """Round to a finite float32."""
     if isinstance(value, (bool, np.bool_, str)) or np.ndim(value):
-        raise TypeError(f"{name}: found {value!r}, expected a number")
+        raise TypeError(f"{name}: found {brief(value)}, expected a number")
     with np.errstate(over="ignore"):
         number = float(np.float32(value))
     if not np.isfinite(number):
-        raise ValueError(f"{name}: found {value!r}, expected a finite number")
+        raise ValueError(f"{name}: found {brief(value)}, expected a finite number")
     return number
 
 
 def _several(value: Any, name: str) -> tuple[Any, ...]:
     if not isinstance(value, (tuple, list)) or not value:
-        raise TypeError(f"{name}: found {value!r}, expected a tuple of one number or more")
+        raise TypeError(f"{name}: found {brief(value)}, expected a tuple of one number or more")
     return tuple(value)
 
 

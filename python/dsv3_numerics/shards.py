@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ._arrays import positive, whole
+from ._arrays import brief, positive, whole
 from .quantized import Quantized
 
 
@@ -118,7 +118,7 @@ def join_shards(shards: Sequence[Quantized], *, axis: int, block: tuple[int, ...
             or shapes[0] != shapes[1]
             or len(head.block) != len(shard.block)
         ):
-            raise ValueError(f"shards: found {shard!r} as number {i}, which does not continue {head!r}")
+            raise ValueError(f"shards: found {brief(shard)} as number {i}, which does not continue {head!r}")
     codes = np.concatenate([shard.codes for shard in shards], axis=place)
     blocked = _blocked_axes(head)
     if place not in blocked:

@@ -358,3 +358,43 @@ def test_more_than_two_to_the_31_elements() -> None:
     assert q.scales[-2:].tolist() == [np.float32(2) / np.float32(448), 1]
     assert q.codes[-4:].astype(float).tolist() == [0, 224, -448, 448]
     assert dn.encode(x, "float8_e4m3fn", out=q.codes)[-4:].astype(float).tolist() == [0, 1, -2, 448]
+
+
+WRONG_SETTINGS: dict[str, tuple[Any, type[Exception], str]] = {
+    "a path that is a number": (lambda x: dn.Quantized.load(True), TypeError, "path: found bool"),
+    "an array to regroup": (lambda x: dn.requantize_tiles(x, axis=0), TypeError, "q: found ndarray"),
+    "an integer beyond float64": (
+        lambda x: dn.quantize_tiles(x, floor=10**400),
+        ValueError,
+        "floor: found 1",
+    ),
+    "one beyond its digits": (lambda x: dn.quantize_tiles(x, floor=10**9000), ValueError, "29898 bits"),
+    "a complex number": (lambda x: dn.quantize_tiles(x, floor=1j), TypeError, "floor: found 1j"),
+    "a dtype as a scale": (lambda x: dn.quantize_tiles(x, scale=np.dtype("f4")), ValueError, "scale: found"),
+    "a list as a scale": (lambda x: dn.quantize_blocks(x, scale=[1]), ValueError, r"scale: found \[1\]"),
+    "an empty scale": (
+        lambda x: dn.requantize_tiles(dn.quantize_tiles(x), axis=0, scale={}),
+        ValueError,
+        "scale: found {}",
+    ),
+    "a number as rounding": (lambda x: dn.quantize_tiles(x, rounding=5), ValueError, "rounding: found 5"),
+    "encode's rounding": (lambda x: dn.encode(x, "e4m3", rounding=5), ValueError, "rounding: found 5"),
+    "encode's overflow": (lambda x: dn.encode(x, "e4m3", overflow=[]), ValueError, r"overflow: found \[\]"),
+    "a megabyte": (lambda x: dn.encode(x, "y" * 10**6), ValueError, "1000002 signs"),
+    "a megabyte of a word": (lambda x: dn.Recipe.preset("y" * 10**6), ValueError, "1000002 signs"),
+}
+
+
+@pytest.mark.parametrize(("run", "error", "message"), WRONG_SETTINGS.values(), ids=WRONG_SETTINGS)
+def test_settings_of_other_kinds(run: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message) as caught:
+        run(np.ones((4, 128), np.float32))
+    assert len(str(caught.value)) < 2000
+
+
+@pytest.mark.parametrize("kind", [int, np.uint8, np.int8, np.uint16, np.int64])
+def test_bits_are_any_kind_of_integer(kind: type) -> None:
+    x = np.linspace(-3, 5, 64, dtype=np.float32)
+    q = dn.logfmt_encode(x, bits=kind(8))
+    packed = dn.logfmt_pack(q.codes, bits=kind(8))
+    assert np.array_equal(dn.logfmt_unpack(packed, bits=kind(8), size=64), q.codes)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import signal
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -145,3 +149,60 @@ def test_make_says_how_to_go_on(tmp_path: Path, by: signal.Signals) -> None:
     assert (code, out) == (STOPS[by][0], "")
     assert err.splitlines()[-1].endswith("; the same command goes on where it was")
     assert "Traceback" not in err
+
+
+def in_shell(line: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as a shell does, with its redirections."""
+    command = f"{shlex.quote(sys.executable)} -m dsv3_numerics.cli {line}"
+    return subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell's redirections")
+@pytest.mark.parametrize(
+    ("line", "code", "words"),
+    [
+        ("recipes >&-", 1, "dsv3-numerics: standard output is closed"),
+        ("schemes 256 2>&-", 2, ""),
+        ("formats >/dev/full", 1, "No space left on device"),
+        ("recipes --json >/dev/full", 1, "No space left on device"),
+    ],
+)
+def test_standard_streams_that_take_nothing(line: str, code: int, words: str) -> None:
+    if "full" in line and not Path("/dev/full").exists():
+        pytest.skip("no device that is full")
+    done = in_shell(line)
+    assert (done.returncode, words in done.stderr) == (code, True), done.stderr
+    assert len(done.stderr.splitlines()) <= 1
+    assert "Exception" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["x.npz", "x.safetensors"])
+def test_run_checks_its_output_before_the_work(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def working(*args: object, **settings: object) -> None:
+        raise AssertionError("work before the output was looked at")
+
+    monkeypatch.setattr("dsv3_numerics.model.Model.from_checkpoint", working)
+    Path("file").write_text("mine")
+    Path("folder.npz").mkdir()
+    for out, words in (
+        (f"nowhere/{name}", "no such folder"),
+        (f"file/{name}", "no such folder"),
+        ("folder.npz", "not a file"),
+    ):
+        code, _, err = call("run", GOLDEN, "--ids", "3", "--out", out, "--overwrite", capsys=capsys)
+        assert (code, words in err) == (1, True), err
+    full = shutil.disk_usage(".")._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    code, _, err = call("run", GOLDEN, "--ids", "3", "--out", name, capsys=capsys)
+    assert (code, "0 bytes are free" in err) == (1, True), err
+    assert sorted(path.name for path in Path().iterdir()) == ["file", "folder.npz"]
+
+
+def test_messages_are_no_longer_than_people_read(capsys: pytest.CaptureFixture[str]) -> None:
+    long = "y" * 100_000
+    for args in (["formats", long], ["recipes", long], ["run", GOLDEN, "--ids", "1", "--recipe", long]):
+        code, _, err = call(*args, capsys=capsys)
+        assert code in (1, 2)
+        assert len(err) < 5000

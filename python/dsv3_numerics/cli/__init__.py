@@ -13,7 +13,7 @@ import sys
 import click
 
 from .codesign import codesign_command
-from .console import INTERRUPTED, TERMINATED, Terminated, terminations
+from .console import INTERRUPTED, TERMINATED, Terminated, ensure_streams, silence, terminations
 from .convert import convert_command
 from .experiment import experiment_command
 from .formats import formats_command
@@ -39,6 +39,8 @@ VERBS = (
     sensitivity_command,
     study_command,
 )
+
+_LONGEST = 2000  # characters of a line of a message
 
 _EXAMPLES = """
 \b
@@ -73,8 +75,10 @@ for verb in VERBS:
 def main(args: list[str] | None = None) -> None:
     """Run the command line; every expected failure ends in one line and an exit code."""
     try:
+        ensure_streams()
         with terminations():
             code = cli.main(args, prog_name="dsv3-numerics", standalone_mode=False)
+            sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
         error.show()
@@ -86,16 +90,25 @@ def main(args: list[str] | None = None) -> None:
         click.echo(("terminated" if terminated else "interrupted") + notes, err=True)
         sys.exit(TERMINATED if terminated else INTERRUPTED)
     except BrokenPipeError:
-        sys.stderr.close()
+        silence()
         sys.exit(1)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, MemoryError) as error:
         click.echo(f"dsv3-numerics: {_one_line(error)}", err=True)
+        if isinstance(error, OSError):  # it may have been standard output's
+            silence()
         sys.exit(1)
 
 
 def _one_line(error: Exception) -> str:
-    """Write an error as people read it: an operating system's without number and brackets."""
+    """Write an error as people read it: an operating system's without number and brackets, none for ever."""
+    return "\n".join(
+        line if len(line) <= _LONGEST else f"{line[:_LONGEST]}... ({len(line)} signs)"
+        for line in _told(error).split("\n")
+    )
+
+
+def _told(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         named = error.filename is not None and str(error.filename) not in error.strerror
         return f"{error.filename}: {error.strerror}" if named else error.strerror
-    return str(error)
+    return str(error) or ("out of memory" if isinstance(error, MemoryError) else type(error).__name__)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import signal
 import sys
 import threading
@@ -30,6 +32,37 @@ _NAME = 36  # columns for what is being done
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM: ends a run as Ctrl-C does, with a code of its own."""
+
+
+def ensure_streams() -> None:
+    """Refuse a closed standard output before any file takes its number; a closed standard error is nowhere.
+
+    Raises
+    ------
+    OSError
+        Standard output is closed.
+    """
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  (for the process)
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, "standard output is closed, expected it open (>/dev/null drops it)")
+
+
+def silence() -> None:
+    """Send what is still to be written on standard output nowhere: writing it fails."""
+    if sys.stdout is None:
+        return
+    try:
+        number = sys.stdout.fileno()
+    except (OSError, ValueError):  # none of the system's
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(nowhere, number)
+    finally:
+        os.close(nowhere)
 
 
 @contextmanager
@@ -106,13 +139,31 @@ def print_json(content: Any) -> None:
 
 def writable(folder: Path) -> Path:
     """Check a folder to write into before any work is done; it is made if need be."""
-    from .._atomic import ensure_writable
+    from .._atomic import RESERVE, ensure_space, ensure_writable
 
     try:
         ensure_writable(folder)
+        ensure_space(folder, RESERVE)
     except OSError as error:
         raise click.ClickException(f"--out: cannot write into {folder}: {error.strerror or error}") from error
     return folder
+
+
+def writable_file(file: Path, *, overwrite: bool, option: str = "--out") -> None:
+    """Check a file to write before any work is done: its folder must take it, and nothing else be there."""
+    from .._atomic import RESERVE, ensure_space, ensure_writable
+
+    if file.exists() and not file.is_file():
+        raise click.ClickException(f"{option}: {file} is there and not a file")
+    if file.exists() and not overwrite:
+        raise click.ClickException(f"{option}: {file} is there already; give another name, or --overwrite")
+    if not file.parent.is_dir():
+        raise click.ClickException(f"{option}: {file.parent}: no such folder")
+    try:
+        ensure_writable(file.parent)
+        ensure_space(file.parent, RESERVE)
+    except OSError as error:
+        raise click.ClickException(f"{option}: cannot write {file}: {error.strerror or error}") from error
 
 
 def results_folder(folder: Path, about: Mapping[str, Any], *, overwrite: bool) -> Path:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .console import json_option, make_console, print_json, progress_bar
+from .console import json_option, make_console, print_json, progress_bar, writable_file
 from .prompt import Words, parse_ids
 
 if TYPE_CHECKING:
@@ -119,8 +119,8 @@ def run_command(
         temperature = _DEMO_TEMPERATURE if demo and not speculative else 0.0
     if out is not None and out.suffix not in _SUFFIXES:
         raise click.BadParameter(f"found {out.name!r}, expected {' or '.join(_SUFFIXES)}", param_hint="--out")
-    if out is not None and out.exists() and not overwrite:
-        raise click.ClickException(f"--out: {out} is there already; give another name, or --overwrite")
+    if out is not None:
+        writable_file(out, overwrite=overwrite)
     recipe = None if spelled is None else _recipe(spelled)
     model = Model.from_checkpoint(path, dtype=dtype, weights_as_bf16=weights_as_bf16)
     if traces == ("list",):

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
+from .._arrays import brief
 from .._regular import read_small
 from .config_fields import INDEXER, OPTIONAL_COUNTS, read_fields
 from .families import FAMILIES, GATES, LATENT_NORM_EPS, REFUSED
@@ -99,23 +100,26 @@ class Config:
         for name in _COUNTS:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
-                raise ValueError(f"{name}: found {value!r}, expected an integer of at least 1")
+                raise ValueError(f"{name}: found {brief(value)}, expected an integer of at least 1")
         for name in ("n_shared_experts", "first_k_dense_replace", "num_nextn_predict_layers"):
             value = getattr(self, name)
             if type(value) is not int or value < 0:
-                raise ValueError(f"{name}: found {value!r}, expected an integer of at least 0")
+                raise ValueError(f"{name}: found {brief(value)}, expected an integer of at least 0")
         for name in OPTIONAL_COUNTS:
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < 1):
-                raise ValueError(f"{name}: found {value!r}, expected a positive integer or null")
+                raise ValueError(f"{name}: found {brief(value)}, expected a positive integer or null")
         for name in ("norm_topk_prob", "rope_interleave", "indexer_rope_interleave"):
             if type(getattr(self, name)) is not bool:
-                raise ValueError(f"{name}: found {getattr(self, name)!r}, expected true or false")
+                raise ValueError(f"{name}: found {brief(getattr(self, name))}, expected true or false")
         if self.model_type not in FAMILIES:
-            raise ValueError(f"model_type: found {self.model_type!r}, expected one of {', '.join(FAMILIES)}")
+            raise ValueError(
+                f"model_type: found {brief(self.model_type)}, expected one of {', '.join(FAMILIES)}"
+            )
         if (self.scoring_func, self.topk_method) not in GATES:
             raise ValueError(
-                f"scoring_func: found {self.scoring_func!r} with topk_method {self.topk_method!r}, expected "
+                f"scoring_func: found {brief(self.scoring_func)} with topk_method "
+                f"{brief(self.topk_method)}, expected "
                 + " or ".join(f"{scoring!r} with {method!r}" for scoring, method in GATES)
             )
         self._check_extent()
@@ -142,7 +146,7 @@ class Config:
             value = getattr(self, name)
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not (number and math.isfinite(value) and value > 0):
-                raise ValueError(f"{name}: found {value!r}, expected a positive number")
+                raise ValueError(f"{name}: found {brief(value)}, expected a positive number")
 
     def _check_extent(self) -> None:
         """Refuse numbers of layers and experts over which no program should loop."""
@@ -160,7 +164,9 @@ class Config:
         ends = self.eos_token_id
         for end in ends if isinstance(ends, tuple) else () if ends is None else (ends,):
             if type(end) is not int or end < 0:
-                raise ValueError(f"eos_token_id: found {ends!r}, expected a token's number, several, or null")
+                raise ValueError(
+                    f"eos_token_id: found {brief(ends)}, expected a token's number, several, or null"
+                )
 
     def _check_indexer(self) -> None:
         sizes = {name: getattr(self, name) for name in INDEXER}
@@ -215,7 +221,7 @@ class Config:
         if not isinstance(kind, str) or kind not in FAMILIES:
             reason = REFUSED.get(kind) if isinstance(kind, str) else None
             raise ValueError(
-                f"config: model_type: found {kind!r}"
+                f"config: model_type: found {brief(kind)}"
                 + (f" ({reason})" if reason else "")
                 + f", expected one of {', '.join(FAMILIES)}"
             )
@@ -234,7 +240,7 @@ class Config:
             No such preset; the message lists them.
         """
         if name not in PRESETS:
-            raise ValueError(f"preset: found {name!r}, expected one of {', '.join(PRESETS)}")
+            raise ValueError(f"preset: found {brief(name)}, expected one of {', '.join(PRESETS)}")
         return cls(**PRESETS[name])
 
     def to_dict(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .._arrays import brief
 from ..accumulator import accumulators
 from ..scale_rule import Rule, rules
 from ..schemes import Cast, DeepEPLog, OwnScheme, Scaled, Scheme
@@ -156,7 +157,7 @@ def rule_word(value: Any) -> str:
         return str(rule)
     if value not in RULES:
         raise ValueError(
-            f"rule: found {value!r}, expected one of {', '.join(RULES)}, or one of those with columns"
+            f"rule: found {brief(value)}, expected one of {', '.join(RULES)}, or one of those with columns"
         )
     return str(value)
 

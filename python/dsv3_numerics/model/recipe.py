@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from .._arrays import positive
+from .._arrays import brief, positive
 from .._atomic import replacing
 from .._recipes import PresetFamily, dtype_word, one_of
 from .._regular import read_small_text
@@ -152,13 +152,13 @@ class Recipe(PresetFamily):
             possible = [f"activations one of {', '.join(common)}"] if common else []
             possible += ["compute bf16"] if "bfloat16" in unit.inputs else []
             raise ValueError(
-                f"accumulator: found {unit.name!r}, which adds products of codes, with activations "
+                f"accumulator: found {brief(unit.name)}, which adds products of codes, with activations "
                 f"'{self.activations}' in {self.compute}; expected "
                 f"{' or '.join([*possible, 'accumulator none'])}"
             )
         if not self.weights.is_identity and "weights" not in sides:
             raise ValueError(
-                f"accumulator: found {unit.name!r}, which adds products of codes, with weights "
+                f"accumulator: found {brief(unit.name)}, which adds products of codes, with weights "
                 f"'{self.weights}', which are none; expected accumulator none"
             )
         formats = {codes_of(scheme, self.compute) or "" for scheme in sides.values()}
@@ -171,7 +171,7 @@ class Recipe(PresetFamily):
                 and (info.scale is None or all(_unit_takes(info, held) for held in sides.values()))
             ]
             raise ValueError(
-                f"accumulator: found {unit.name!r}, which takes {', '.join(unit.inputs)}, with {found}; "
+                f"accumulator: found {brief(unit.name)}, which takes {', '.join(unit.inputs)}, with {found}; "
                 f"expected one of {', '.join([*taking, NONE])}"
             )
         if unit.scale is not None:
@@ -381,7 +381,7 @@ class Recipe(PresetFamily):
         start = cls.preset(fields.pop("preset", "float64"))
         for old in OLD_FIELDS.keys() & fields.keys():
             if OLD_FIELDS[old] in fields:
-                raise ValueError(f"field: found {old!r} and {OLD_FIELDS[old]!r}, expected one of them")
+                raise ValueError(f"field: found {brief(old)} and {OLD_FIELDS[old]!r}, expected one of them")
             fields[OLD_FIELDS[old]] = fields.pop(old)
         for name in fields:
             one_of(name, "field", ("preset", *_FIELDS))

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
+from .._arrays import brief
+
 DEFAULT_THETA = 10000.0
 
 
@@ -45,10 +47,12 @@ class Yarn:
         for name in ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow"):
             value = getattr(self, name)
             if not (_is_number(value) and value > 0):
-                raise ValueError(f"rope_scaling.{name}: found {value!r}, expected a positive number")
+                raise ValueError(f"rope_scaling.{name}: found {brief(value)}, expected a positive number")
         for name in ("mscale", "mscale_all_dim"):
             if not _is_number(getattr(self, name)):
-                raise ValueError(f"rope_scaling.{name}: found {getattr(self, name)!r}, expected a number")
+                raise ValueError(
+                    f"rope_scaling.{name}: found {brief(getattr(self, name))}, expected a number"
+                )
 
     def magnitude(self, mscale: float) -> float:
         """``0.1 mscale ln(factor) + 1``, or 1 where nothing is extended."""
@@ -126,7 +130,7 @@ def _section(place: str, found: Any) -> Rope:
     if isinstance(found, Yarn):
         return Rope(math.nan, found)
     if not isinstance(found, Mapping):
-        raise ValueError(f"{place}: found {found!r}, expected an object or null")
+        raise ValueError(f"{place}: found {brief(found)}, expected an object or null")
     kinds = {found[key] for key in _TYPE_KEYS if isinstance(found.get(key), str)}
     odd = [key for key in _TYPE_KEYS if not isinstance(found.get(key, ""), str)]
     if odd or len(kinds) > 1:
@@ -156,7 +160,7 @@ def _yarn(place: str, found: Mapping[str, Any]) -> Yarn:
     values = {name: found[name] for name in _YARN if found.get(name) is not None}
     for name, value in values.items():
         if not _is_number(value):
-            raise ValueError(f"{place}.{name}: found {value!r}, expected a number")
+            raise ValueError(f"{place}.{name}: found {brief(value)}, expected a number")
     yarn = Yarn(**values)
     # transformers takes the ratio only where both are given and not zero, and mscale 1 alone otherwise.
     both = bool(values.get("mscale")) and bool(values.get("mscale_all_dim"))
@@ -172,7 +176,7 @@ def _yarn(place: str, found: Mapping[str, Any]) -> Yarn:
 
 def _theta(name: str, value: Any) -> float:
     if not (_is_number(value) and value > 0):
-        raise ValueError(f"{name}: found {value!r}, expected a positive number")
+        raise ValueError(f"{name}: found {brief(value)}, expected a positive number")
     return float(value)
 
 

@@ -6,9 +6,7 @@ come from `block_pool` and are like those of `random`; which tensors there are i
 
 from __future__ import annotations
 
-import errno
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from .._arrays import Array, positive, seed_key, whole
-from .._atomic import PartialFile, is_temporary, replacing
+from .._atomic import PartialFile, ensure_space, is_temporary, replacing
 from .._progress import Progress
 from ..checkpoint.conversion.families import in_recipe
 from ..checkpoint.conversion.plan import to_json
@@ -39,7 +37,6 @@ if sys.platform != "win32":
 
 
 _SHARD = 4 << 30
-_RESERVE = 16 << 20  # bytes left free for index, configuration and the folder itself
 _SCALES = ("float32", "ue8m0")
 
 
@@ -150,12 +147,12 @@ def random_checkpoint(
     texts = {CONFIG_NAME: to_json(_config(config, kind)), INDEX_NAME: to_json(_index(shards))}
     target = Path(folder)
     if not target.exists():
-        _ensure_space(target, sum(shard.size for shard in shards.values()))
+        ensure_space(target, sum(shard.size for shard in shards.values()))
     target.mkdir(parents=True, exist_ok=True)
     with _alone(target):
         missing = _missing(target, shards, texts)
         written = sum(shard.size for file, shard in shards.items() if file in missing)
-        _ensure_space(target, written)
+        ensure_space(target, written)
         numbers, done = _Numbers(kind, seed), 0
         for file, shard in shards.items():
             if file not in missing:
@@ -302,16 +299,6 @@ def _is(path: Path, beginning: bytes, size: int) -> bool:
         return False
     with open(path, "rb") as file:
         return file.read(len(beginning)) == beginning
-
-
-def _ensure_space(folder: Path, needed: int) -> None:
-    """Return an error now is better than one after minutes."""
-    place = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
-    free = shutil.disk_usage(place).free
-    if needed and needed + _RESERVE > free:
-        raise OSError(
-            errno.ENOSPC, f"{needed / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free", str(folder)
-        )
 
 
 # --- The numbers ----------------------------------------------------------------------------------------

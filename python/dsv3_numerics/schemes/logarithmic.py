@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from .._arrays import Array
+from .._arrays import Array, brief
 from ..logfmt import LogFmt, logfmt_encode
 from ..logfmt_packing import LEAST_BITS, MOST_BITS
 from ..number_formats import decode, encode
@@ -181,5 +181,5 @@ def _rounding(spelling: str, parts: list[str]) -> Any:
 
 def _checked_rounding(rounding: str) -> Any:
     if rounding not in _ROUNDINGS:
-        raise ValueError(f"rounding: found {rounding!r}, expected one of {', '.join(_ROUNDINGS)}")
+        raise ValueError(f"rounding: found {brief(rounding)}, expected one of {', '.join(_ROUNDINGS)}")
     return rounding

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .._arrays import SOURCES, Array, deliver, destination, flat
+from .._arrays import SOURCES, Array, brief, deliver, destination, flat
 from ..number_formats import FormatInfo, Rounding, decode, encode, format_info, formats
 from ..quant import GlobalScale, quantize_blocks, quantize_tiles
 from ..quantized import Quantized
@@ -120,9 +120,11 @@ class Cast(Scheme):
 
     def with_rounding(self, rounding: str) -> Scheme:
         if rounding not in _ROUNDINGS:
-            raise ValueError(f"rounding: found {rounding!r}, expected one of {', '.join(_ROUNDINGS)}")
+            raise ValueError(f"rounding: found {brief(rounding)}, expected one of {', '.join(_ROUNDINGS)}")
         if self.format in NATIVE and rounding != _NEAREST:
-            raise ValueError(f"rounding: found {rounding!r}, but {self.format} is rounded to nearest even")
+            raise ValueError(
+                f"rounding: found {brief(rounding)}, but {self.format} is rounded to nearest even"
+            )
         return replace(self, rounding=rounding)
 
     def bits(self, rows: int, cols: int) -> int:
@@ -256,7 +258,7 @@ class Scaled(Scheme):
 
     def with_rounding(self, rounding: str) -> Scheme:
         if rounding not in _ROUNDINGS:
-            raise ValueError(f"rounding: found {rounding!r}, expected one of {', '.join(_ROUNDINGS)}")
+            raise ValueError(f"rounding: found {brief(rounding)}, expected one of {', '.join(_ROUNDINGS)}")
         return replace(self, rounding=rounding)
 
     def per_token(self) -> Scheme:

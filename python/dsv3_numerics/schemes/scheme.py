@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .._arrays import Array, source
+from .._arrays import Array, brief, source
 from ..logfmt import LogFmt
 from ..quantized import Quantized
 
@@ -122,7 +122,9 @@ class Scheme(ABC):
         ValueError
             The scheme does not round so; the message lists how it does.
         """
-        raise ValueError(f"rounding: found {rounding!r}, but scheme '{self}' has no use for it; leave it out")
+        raise ValueError(
+            f"rounding: found {brief(rounding)}, but scheme '{self}' has no use for it; leave it out"
+        )
 
     @abstractmethod
     def bits(self, rows: int, cols: int) -> int | None:
@@ -237,7 +239,7 @@ class Scheme(ABC):
                 if found is not None:
                     return found
             raise TypeError(
-                f"scheme: found {spelling!r}, expected a spelling such as 'e4m3:1x128:f32', a Scheme, a "
+                f"scheme: found {brief(spelling)}, expected a spelling such as 'e4m3:1x128:f32', a Scheme, a "
                 "dtype, a function, or an object with the methods quantize and dequantize"
             )
         text = spelling.strip().lower()
@@ -259,7 +261,7 @@ class Scheme(ABC):
     @classmethod
     def read(cls, spelling: str, parts: list[str]) -> Scheme:
         """Read the parts of a spelling that this kind takes; kinds without a spelling take none."""
-        raise TypeError(f"{cls.__name__} has no spelling, found {spelling!r}")
+        raise TypeError(f"{cls.__name__} has no spelling, found {brief(spelling)}")
 
     @classmethod
     def of(cls, value: Any) -> Scheme | None:
@@ -341,7 +343,9 @@ def quantize(
 def refuse_settings(scheme: Scheme, settings: dict[str, Any]) -> None:
     """Refuse options of `quantize` that a scheme has no use for."""
     for name, value in settings.items():
-        raise ValueError(f"{name}: found {value!r}, but scheme '{scheme}' has no use for it; leave it out")
+        raise ValueError(
+            f"{name}: found {brief(value)}, but scheme '{scheme}' has no use for it; leave it out"
+        )
 
 
 def check_seed(scheme: Scheme, rounding: str, seed: Any) -> None:

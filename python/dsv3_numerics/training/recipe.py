@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .._arrays import Array, as_array, deliver, destination, source
+from .._arrays import Array, as_array, brief, deliver, destination, source
 from .._recipes import BF16, PresetFamily, dtype_word, one_of
 from ..accumulator import accumulator_info
 from ..gemm import matmul_nt
@@ -109,8 +109,8 @@ class LinearRecipe(PresetFamily):
             for scheme in operands.values():
                 if scheme.format not in takes:
                     raise ValueError(
-                        f"accumulator: found {self.accumulator!r} for operands of {scheme.format}, but it "
-                        f"takes {', '.join(takes)}"
+                        f"accumulator: found {brief(self.accumulator)} for operands of {scheme.format}, but "
+                        f"it takes {', '.join(takes)}"
                     )
         self._check_unused(operands)
 
@@ -127,7 +127,7 @@ class LinearRecipe(PresetFamily):
                 value = getattr(self, name)
                 found = str(value) if isinstance(value, Scheme) else value
                 raise ValueError(
-                    f"{name}: found {found!r}, but {operand} in {operands[operand]} have no scales"
+                    f"{name}: found {brief(found)}, but {operand} in {operands[operand]} have no scales"
                 )
 
     @property

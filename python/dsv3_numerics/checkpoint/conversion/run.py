@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..._arrays import positive
-from ..._atomic import is_temporary, replacing, sync_folder
+from ..._atomic import ensure_space, is_temporary, replacing, sync_folder
 from ..._progress import Progress
 from ...machine import get_num_threads
 from .. import reader
@@ -35,7 +34,6 @@ from .targets import choose
 
 _MOST_JOBS = 8  # by default; disks and memory have enough of it
 _CHUNK = 4 << 20
-_RESERVE = 16 << 20  # bytes left free for index, configuration and the folder itself
 # Files that tools keep beside a checkpoint: no part of it.
 _NOT_COPIED = (".git", ".cache", "__pycache__")
 
@@ -360,15 +358,7 @@ class _Run:
 
     def _ensure_space(self, others: int) -> None:
         """Fail now rather than after an hour."""
-        needed = sum(shard.layout.size for shard in self.todo) + others + _RESERVE
-        place = next(folder for folder in (self._target, *self._target.parents) if folder.is_dir())
-        free = shutil.disk_usage(place).free
-        if needed > free:
-            raise OSError(
-                errno.ENOSPC,
-                f"dst: {needed / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free",
-                str(place),
-            )
+        ensure_space(self._target, sum(shard.layout.size for shard in self.todo) + others)
         self._total = sum(shard.bytes_read + shard.layout.size for shard in self.todo) + 2 * others
 
     def _write(self, folder: Path, finished: Callable[[Shard], None]) -> None:
