@@ -1,7 +1,8 @@
 """Whole files or none: written under a temporary name, synced, and only then renamed.
 
 Lives here: the one writer of files in the package. A file is complete under its name or not there; a killed
-writer leaves a name of its own kind behind, which `is_temporary` knows.
+writer leaves a name of its own kind behind, which `is_temporary` knows, and which the next writer in the
+folder removes: a writer at work holds a lock on its file, which the system takes from a killed one.
 """
 
 from __future__ import annotations
@@ -9,11 +10,16 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
+
+if sys.platform != "win32":
+    import fcntl
 
 _UNITS = ("kB", "MB", "GB")
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.partial")
@@ -59,8 +65,8 @@ def begin(target: Path, size: int = 0) -> PartialFile:
     OSError
         It cannot be made.
     """
-    temporary = target.with_name(f".{target.name[:50]}.{os.urandom(6).hex()}.partial")
-    stream = open(temporary, "xb", buffering=0)  # noqa: SIM115  (closed by `publish` and `discard`)
+    remove_leftovers(target.parent)
+    stream, temporary = _own(target)
     try:
         stream.truncate(size)
     except BaseException:
@@ -70,10 +76,62 @@ def begin(target: Path, size: int = 0) -> PartialFile:
     return PartialFile(stream, temporary)
 
 
+def _own(target: Path) -> tuple[IO[bytes], Path]:
+    """Make an empty file beside `target` and lock it, as long as it is open."""
+    while True:
+        temporary = target.with_name(f".{target.name[:50]}.{os.urandom(6).hex()}.partial")
+        stream = open(temporary, "xb", buffering=0)  # noqa: SIM115  (closed by `publish` and `discard`)
+        if _lock(stream.fileno()) is not False and os.path.lexists(temporary):
+            return stream, temporary
+        stream.close()  # another process took it for a leftover before it was locked
+
+
+def _lock(handle: int) -> bool | None:
+    """Lock a file for its writer; False where somebody else does, None where the system has no such locks."""
+    if sys.platform == "win32":
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed writers left in a folder; files of writers at work stay."""
+    try:
+        names = [name for name in os.listdir(folder) if is_temporary(name)]
+    except OSError:  # what is wrong with the folder, its user will say
+        return
+    for name in names:
+        with suppress(OSError):
+            _remove_if_left(folder / name)
+
+
+def _remove_if_left(path: Path) -> None:
+    if not stat.S_ISREG(path.lstat().st_mode):
+        return
+    if sys.platform == "win32":
+        path.unlink()  # refused by the system while it is open
+        return
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if _lock(handle):
+            path.unlink()
+    finally:
+        os.close(handle)
+
+
 def publish(file: PartialFile, target: Path) -> None:
     """Give a synced file its name, for good."""
-    file.close()
-    os.replace(file.path, target)
+    if os.name == "nt":  # where open files cannot be renamed
+        file.close()
+        os.replace(file.path, target)
+    else:
+        os.replace(file.path, target)  # while it is locked: nobody takes it for a leftover
+        file.close()
     sync_folder(target.parent)
 
 
@@ -164,5 +222,6 @@ def ensure_writable(folder: Path) -> None:
     import tempfile  # which loads a dozen modules
 
     folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
     with tempfile.TemporaryFile(dir=folder) as probe:
         probe.write(b"x")
