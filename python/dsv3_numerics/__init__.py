@@ -4,8 +4,9 @@ Lives here: the public names. Casts are in `number_formats`, quantizers in `quan
 `scale_rule`, logarithmic codes in `logfmt`, the language of schemes in `schemes`, matrix units in
 `accumulator` and `gemm`. The rooms load on first use: `checkpoint` opens files, `training` has a layer's and
 an expert's passes, `model` runs a checkpoint by a `Recipe`, `study` measures errors of tensors, `sensitivity`
-those of a recipe's choices, `experiments` what the papers claim, `codesign` does their arithmetic, `report`
-writes results, `reference` is the textbook in plain NumPy, and ``dsv3-numerics --help`` runs it all.
+those of a recipe's choices, `experiments` what the papers claim, `codesign` does their arithmetic, `compare`
+says where two results differ and why, `report` writes results, `reference` is the textbook in plain NumPy,
+and ``dsv3-numerics --help`` runs it all.
 
 Examples
 --------
@@ -21,7 +22,18 @@ from typing import TYPE_CHECKING, Any
 from ._core import __version__
 
 if TYPE_CHECKING:  # the names as a type checker sees them; at run time they load on first use, see below
-    from . import checkpoint, codesign, experiments, model, reference, report, sensitivity, study, training
+    from . import (
+        checkpoint,
+        codesign,
+        compare,
+        experiments,
+        model,
+        reference,
+        report,
+        sensitivity,
+        study,
+        training,
+    )
     from .accumulator import AccumulatorInfo, accumulator_info, accumulators
     from .gemm import matmul_grouped_nt, matmul_nt, mma_step
     from .logfmt import LogFmt, logfmt_decode, logfmt_encode, logfmt_pack, logfmt_unpack
@@ -47,6 +59,7 @@ __all__ = [
     "accumulators",
     "checkpoint",
     "codesign",
+    "compare",
     "decode",
     "encode",
     "experiments",

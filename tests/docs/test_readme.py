@@ -25,6 +25,7 @@ def fences(file: Path, language: str) -> list[str]:
         "README.md",
         "CONTRIBUTING.md",
         "docs/austen.md",
+        "docs/compare.md",
         "docs/schemes.md",
         "docs/training.md",
         "docs/rules.md",

@@ -13,6 +13,7 @@ import sys
 import click
 
 from .codesign import codesign_command
+from .compare import compare_command
 from .console import INTERRUPTED, TERMINATED, Terminated, ensure_streams, silence, terminations
 from .convert import convert_command
 from .experiment import experiment_command
@@ -27,6 +28,7 @@ from .tables import accumulators_command, dialects_command, recipes_command, sch
 VERBS = (
     accumulators_command,
     codesign_command,
+    compare_command,
     convert_command,
     dialects_command,
     experiment_command,
@@ -55,6 +57,7 @@ Examples:
   dsv3-numerics formats float8_e4m3fn               all values of a format
   dsv3-numerics recipes                             what can be named: also schemes, accumulators
   dsv3-numerics experiment                          what the papers claim, measured again
+  dsv3-numerics compare ours.npz theirs.npz         where two results differ, by how much, and why
   dsv3-numerics codesign                            the papers' arithmetic for any model
 """
 

@@ -1,0 +1,93 @@
+"""The verb ``compare``: two results side by side, and why they differ."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .console import json_option, print_json, progress_bar
+
+if TYPE_CHECKING:
+    from ..compare import Explanation
+
+DIFFERS, BAD = 1, 2
+
+
+class BadInput(click.ClickException):
+    """Input that cannot be compared."""
+
+    exit_code = BAD
+
+
+@click.command("compare")
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@click.option(
+    "--quantized",
+    metavar="X,CODES,SCALES",
+    help="Why: B's codes and scales against quantizations of A's tensor X (names of the tensors; or "
+    "X,CODES,SCALES,GLOBAL for NVFP4).",
+)
+@click.option("--fmt", metavar="FORMAT", help="Format of codes that are held as plain unsigned integers.")
+@click.option("--quiet", "-q", is_flag=True, help="Print nothing; the exit code says it.")
+@json_option
+def compare_command(
+    a: Path, b: Path, quantized: str | None, fmt: str | None, quiet: bool, as_json: bool
+) -> None:
+    """Compare two files or folders of tensors bit for bit, and say where and by how much they differ.
+
+    A and B are .npy, .npz or .safetensors files, checkpoint folders, folders that `golden` wrote, or folders
+    of such files. Names are matched as they are, then by a table of other projects' spellings; those without
+    a partner are listed. Exit codes: 0 all equal, 1 something differs or has no partner, 2 bad input.
+
+    \b
+    Examples:
+      dsv3-numerics compare ours.npz theirs.safetensors
+      dsv3-numerics compare golden/ dump/ --json
+      dsv3-numerics compare golden/ dump/ --quantized x,codes,scales
+    """
+    from ..compare import compare
+
+    why: Explanation | None = None
+    try:
+        with progress_bar() as progress:
+            found = compare(a, b, progress=progress)
+        if quantized is not None:
+            why = _explained(a, b, quantized, fmt)
+    except (ValueError, TypeError, OSError) as error:
+        raise BadInput(str(error)) from error
+    if as_json:
+        content: dict[str, Any] = found.to_dict()
+        if why is not None:
+            content["why"] = why.to_dict()
+        print_json(content)
+    elif not quiet:
+        for line in found.lines() + ([] if why is None else ["", *why.lines()]):
+            click.echo(line)
+    if not found.equal:
+        sys.exit(DIFFERS)
+
+
+def _explained(a: Path, b: Path, names: str, fmt: str | None) -> Explanation:
+    """Explain codes and scales of B by an input in A."""
+    from ..compare import explain_quantization
+    from ..compare.files import opened
+
+    parts = names.split(",")
+    if len(parts) not in (3, 4):
+        raise ValueError(
+            f"--quantized: found {names!r}, expected three names: X,CODES,SCALES (or four, with GLOBAL)"
+        )
+    with opened(a, "A") as left, opened(b, "B") as right:
+        for side, held, name in (("A", left, parts[0]), *(("B", right, n) for n in parts[1:])):
+            if name not in held:
+                raise ValueError(
+                    f"--quantized: found no tensor {name!r} in {side}: {', '.join(list(held)[:8])}"
+                )
+        outer = float(right[parts[3]].reshape(-1)[0]) if len(parts) == 4 else None
+        return explain_quantization(
+            left[parts[0]], right[parts[1]], right[parts[2]], fmt=fmt, global_scale=outer
+        )

@@ -1,0 +1,269 @@
+"""Two arrays of one shape: differing bits, distances, errors and places, in one pass.
+
+Lives here: `compare_arrays` and its result. Files and names are in `files`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .._arrays import Array, as_array, positive
+from .kinds import Kind, as_codes, kind_of
+
+_CHUNK = 1 << 20  # elements
+_WORST = 5
+_TILE = 128
+
+
+@dataclass
+class ArrayComparison:
+    """Differences between two arrays.
+
+    Attributes
+    ----------
+    name : str
+    a, b : str
+        Dtype and shape of each.
+    equal : bool
+        True: the same shape, and the same bits everywhere. Never anything else.
+    note : str
+        Reason why elements were not compared, or how dtypes were; may be empty.
+    elements, differing : int
+    bits : dict of int to int
+        Elements by how many of their bits differ.
+    distance : dict of str to int
+        Differing elements by distance on the line of codes (ULP, for floats): "0" is zeros of unlike sign,
+        "3-4" is two bounds. NaN are not in it.
+    zeros, nan_a, nan_b, nan_payloads : int
+        Zeros of unlike sign; NaN in one side only; NaN of unlike bits on both.
+    saturated_a, saturated_b : int
+        Differing elements that are the largest finite number.
+    first : tuple of int or None
+        Place of the first difference.
+    rows, tiles, blocks : int
+        Rows, 1x128 tiles and 128x128 blocks with a difference, of `row_count`, `tile_count`, `block_count`.
+    worst_rows : list of (row, differing elements)
+    max_abs, max_rel, sqnr_db : float or None
+        Largest absolute and relative error, and signal to noise of all finite elements, with A as the signal;
+        None for codes that mean nothing without scales.
+    """
+
+    name: str
+    a: str
+    b: str
+    equal: bool
+    note: str = ""
+    elements: int = 0
+    differing: int = 0
+    bits: dict[int, int] = field(default_factory=dict)
+    distance: dict[str, int] = field(default_factory=dict)
+    zeros: int = 0
+    nan_a: int = 0
+    nan_b: int = 0
+    nan_payloads: int = 0
+    saturated_a: int = 0
+    saturated_b: int = 0
+    first: tuple[int, ...] | None = None
+    rows: int = 0
+    row_count: int = 0
+    tiles: int = 0
+    tile_count: int = 0
+    blocks: int = 0
+    block_count: int = 0
+    worst_rows: list[tuple[int, int]] = field(default_factory=list)
+    max_abs: float | None = None
+    max_rel: float | None = None
+    sqnr_db: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything, as JSON has it."""
+        return {**vars(self), "bits": {str(k): v for k, v in self.bits.items()}}
+
+
+def compare_arrays(
+    a: ArrayLike, b: ArrayLike, *, name: str = "", fmt: str | None = None, tile: int = _TILE
+) -> ArrayComparison:
+    """Compare two arrays bit for bit.
+
+    Parameters
+    ----------
+    a, b : array_like
+        Codes of a format, floats or integers. Memory-mapped arrays are read once, a piece at a time (twice
+        where they differ).
+    name : str
+        Copied into the result.
+    fmt : str, optional
+        Format of codes that are held as plain unsigned integers.
+    tile : int
+        Edge of tiles and blocks that are counted.
+
+    Returns
+    -------
+    ArrayComparison
+        Unsigned integers beside a format of the same width are taken for its codes, with a note. Other unlike
+        dtypes are compared as float64 numbers, and are never equal.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Complex numbers, text and objects; `fmt` of another width.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> found = compare_arrays(np.float32([1, 2, 3]), np.float32([1, 2, 3.0000002]))
+    >>> found.equal, found.differing, found.distance, found.first
+    (False, 1, {'1': 1}, (2,))
+    """
+    left, right = as_array(a, "a"), as_array(b, "b")
+    edge = positive(tile, "tile")
+    result = ArrayComparison(name, _facts(left), _facts(right), False, elements=left.size)
+    if left.shape != right.shape:
+        result.note = f"shapes differ: {left.shape} and {right.shape}"
+        if left.shape == right.shape[::-1] and left.dtype == right.dtype and left.ndim > 1:
+            same = bool((as_codes(left) == as_codes(right.T)).all())
+            result.note += "; B is A transposed, bit for bit" if same else ""
+        return result
+    kind, left, right, result.note = _one_kind(left, right, fmt)
+    u, v = as_codes(left), as_codes(right)
+    cols = left.shape[-1] if left.ndim and left.shape[-1] > 1 else max(left.size, 1)
+    tally = _Tally(kind, u.size, max(cols, 1), edge)
+    changed = [
+        start for start in range(0, u.size, _CHUNK)
+        if not _same(u[start : start + _CHUNK], v[start : start + _CHUNK])
+    ]  # fmt: skip
+    for start in changed:
+        tally.add(start, u[start : start + _CHUNK], v[start : start + _CHUNK])
+    tally.finish(result, left.shape)
+    if kind.numbers:
+        _errors(result, kind, u, v, set(changed))
+    result.equal = result.differing == 0 and not result.note.startswith("dtypes differ")
+    return result
+
+
+def _facts(array: Array) -> str:
+    return f"{array.dtype} {list(array.shape)}"
+
+
+def _one_kind(left: Array, right: Array, fmt: str | None) -> tuple[Kind, Array, Array, str]:
+    """Bring both sides to one kind of bits."""
+    dtypes = left.dtype.newbyteorder("="), right.dtype.newbyteorder("=")
+    if dtypes[0] == dtypes[1]:
+        return kind_of(dtypes[0], fmt), left, right, ""
+    plain = [d.kind == "u" for d in dtypes]
+    if dtypes[0].itemsize == dtypes[1].itemsize and plain[0] != plain[1]:
+        named = dtypes[plain[0]]
+        if named.kind not in "i":
+            note = f"unsigned integers taken for codes of {named}"
+            return kind_of(named), left, right, note
+    note = f"dtypes differ: {dtypes[0]} and {dtypes[1]}, compared as float64 numbers"
+    for dtype in dtypes:
+        kind_of(dtype)  # refuse what is no number
+    wide = kind_of(np.float64)
+    return wide, left.astype(np.float64), right.astype(np.float64), note
+
+
+def _same(u: Array, v: Array) -> bool:
+    """Tell whether all bits are equal, eight bytes at a time where they can be."""
+    if u.nbytes % 8 == 0 and u.ctypes.data % 8 == 0 and v.ctypes.data % 8 == 0:
+        u, v = u.view(np.uint64), v.view(np.uint64)
+    return bool((u == v).all())
+
+
+class _Tally:
+    """Counts over differing elements."""
+
+    def __init__(self, kind: Kind, size: int, cols: int, edge: int) -> None:
+        self.kind, self.cols, self.edge = kind, cols, edge
+        self.rows, self.wide = -(-size // cols) if size else 0, -(-cols // edge)
+        self.per_tile: NDArray[np.int64] = np.zeros(self.rows * self.wide, np.int64)
+        self.bits: NDArray[np.int64] = np.zeros(65, np.int64)
+        self.far: NDArray[np.int64] = np.zeros(66, np.int64)
+        self.counts = dict.fromkeys(
+            ("zeros", "nan_a", "nan_b", "nan_payloads", "saturated_a", "saturated_b"), 0
+        )
+        self.first: int | None = None
+
+    def add(self, start: int, u: Array, v: Array) -> None:
+        """Count a piece."""
+        at = np.flatnonzero(u != v)
+        u, v, kind = u[at], v[at], self.kind
+        if self.first is None:
+            self.first = start + int(at[0])
+        self.bits += np.bincount(np.bitwise_count(u ^ v), minlength=65)
+        nan_a, nan_b = kind.nan(u), kind.nan(v)
+        numbers = ~(nan_a | nan_b)
+        gap = np.abs(kind.line(v[numbers]).astype(np.float64) - kind.line(u[numbers]).astype(np.float64))
+        self.far += np.bincount(
+            np.where(gap > 0, np.ceil(np.log2(np.maximum(gap, 1))) + 1, 0).astype(int), minlength=66
+        )
+        found = {
+            "zeros": kind.zero(u) & kind.zero(v),
+            "nan_a": nan_a & ~nan_b,
+            "nan_b": nan_b & ~nan_a,
+            "nan_payloads": nan_a & nan_b,
+            "saturated_a": kind.saturated(u),
+            "saturated_b": kind.saturated(v),
+        }
+        for name, mask in found.items():
+            self.counts[name] += int(mask.sum())
+        place = start + at
+        tiles = place // self.cols * self.wide + place % self.cols // self.edge
+        least = int(tiles[0])
+        counted = np.bincount(tiles - least)
+        self.per_tile[least : least + counted.size] += counted
+
+    def finish(self, result: ArrayComparison, shape: tuple[int, ...]) -> None:
+        """Put the counts into a result."""
+        result.differing = int(self.bits.sum())
+        result.bits = {int(n): int(self.bits[n]) for n in np.flatnonzero(self.bits)}
+        result.distance = {_bin(int(n)): int(self.far[n]) for n in np.flatnonzero(self.far)}
+        for name, count in self.counts.items():
+            setattr(result, name, count)
+        if self.first is not None:
+            result.first = tuple(int(i) for i in np.unravel_index(self.first, shape))
+        tiles = self.per_tile.reshape(self.rows, self.wide)
+        per_row = tiles.sum(axis=1)
+        result.rows, result.row_count = int((per_row > 0).sum()), self.rows
+        result.tiles, result.tile_count = int((tiles > 0).sum()), tiles.size
+        if self.rows:
+            blocks = np.add.reduceat(tiles, np.arange(0, self.rows, self.edge), axis=0)
+            result.blocks, result.block_count = int((blocks > 0).sum()), blocks.size
+        order = np.argsort(-per_row, kind="stable")[:_WORST]
+        result.worst_rows = [(int(row), int(per_row[row])) for row in order if per_row[row]]
+
+
+def _bin(place: int) -> str:
+    """Name a power of two's range of distances."""
+    if place <= 2:
+        return str(place)
+    return f"{2 ** (place - 2) + 1}-{2 ** (place - 1)}"
+
+
+def _errors(result: ArrayComparison, kind: Kind, u: Array, v: Array, changed: set[int]) -> None:
+    """Errors of numbers: over everything where something differs."""
+    result.max_abs = result.max_rel = 0.0
+    result.sqnr_db = math.inf
+    if not changed:
+        return
+    signal = noise = 0.0
+    for start in range(0, u.size, _CHUNK):
+        x = kind.values(u[start : start + _CHUNK])
+        with np.errstate(all="ignore"):
+            signal += float(np.square(x, where=np.isfinite(x), out=np.zeros_like(x)).sum())
+            if start not in changed:
+                continue
+            y = kind.values(v[start : start + _CHUNK])
+            good = np.isfinite(x) & np.isfinite(y)
+            error = np.abs(np.subtract(y, x, where=good, out=np.zeros_like(x)))
+            noise += float(np.square(error).sum())
+            result.max_abs = max(result.max_abs, float(error.max()))
+            relative = np.where(error > 0, error / np.abs(x), 0.0)
+            result.max_rel = max(result.max_rel, float(relative.max()))
+    if noise > 0:
+        result.sqnr_db = 10 * math.log10(signal / noise) if signal > 0 else -math.inf
