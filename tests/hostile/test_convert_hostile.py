@@ -17,6 +17,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+import commands
 import stored
 from dsv3_numerics._atomic import PartialFile, is_temporary
 from dsv3_numerics.checkpoint import CheckpointError, convert, open, save
@@ -219,18 +220,33 @@ def test_an_interruption_stops_all_workers(tmp_path: Path, wanted: dict[str, byt
     assert 0.99 < done[-1] / seen[-1][2] <= 1
 
 
+# A worker that has written waits for the signal, and then until it has stopped the others: nothing is late.
+PACED = """
+import threading
+from dsv3_numerics import cli
+from dsv3_numerics.checkpoint.conversion.pipeline import Pipeline
+fail, do, failed = Pipeline._fail, Pipeline._do, threading.Event()
+def failing(self, error):
+    fail(self, error)
+    failed.set()
+def pacing(self, *args):
+    do(self, *args)
+    done("a chunk")
+    failed.wait()
+Pipeline._fail, Pipeline._do = failing, pacing
+cli.main(sys.argv[1:])
+"""
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signal")
-def test_control_c_on_the_command(tmp_path: Path) -> None:
-    hole(tmp_path / "w.safetensors", (32768, 32768))
-    command = [sys.executable, "-m", "dsv3_numerics.cli", "convert", tmp_path / "w.safetensors"]
-    command += [tmp_path / "out.safetensors", "--to", "f32"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    end = time.monotonic() + 60
-    while not any(is_temporary(p.name) for p in tmp_path.iterdir()) and time.monotonic() < end:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert (process.returncode, err.strip()) == (130, "interrupted")
+@pytest.mark.parametrize("by", commands.STOPS)
+def test_signals_stop_the_command(tmp_path: Path, by: signal.Signals) -> None:
+    hole(tmp_path / "w.safetensors", (256, 256))
+    args = ["convert", "w.safetensors", "out.safetensors", "--to", "f32"]
+    code, _, err = commands.stopped(PACED, *args, after=1, by=by, folder=tmp_path)
+    words = "interrupted" if by == signal.SIGINT else "terminated"
+    assert (code, err.splitlines()) == (commands.STOPS[by][0], [f"{words}; --resume does the rest"])
+    assert "Traceback" not in err
     assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
 
 

@@ -77,17 +77,15 @@ def test_a_run_is_written_where_it_says(
     ]
 
 
-SLOW = """
-import sys, time
+PACED = """
 from dsv3_numerics import cli, experiments
 from dsv3_numerics.experiments import combine
 measure = combine._measure
-def slowly(load, name, wire):
+def pacing(load, name, wire):
     rows = measure(load, name, wire)
-    print("done", wire.name, file=sys.stderr, flush=True)
-    time.sleep(0.5)
+    done(wire.name)
     return rows
-combine._measure = slowly
+combine._measure = pacing
 cli.main(sys.argv[1:])
 """
 
@@ -96,7 +94,7 @@ cli.main(sys.argv[1:])
 @pytest.mark.parametrize("by", commands.STOPS)
 def test_an_interruption_leaves_what_is_done(tmp_path: Path, by: signal.Signals) -> None:
     args = ["experiment", "combine", "--quick", "--out", "out"]
-    code, out, err = commands.stopped(SLOW, *args, after=3, by=by, folder=tmp_path)
+    code, out, err = commands.stopped(PACED, *args, after=3, by=by, folder=tmp_path)
     wanted, words = commands.STOPS[by]
     assert code == wanted, err
     assert "Traceback" not in err

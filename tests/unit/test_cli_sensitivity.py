@@ -131,17 +131,15 @@ def test_errors_are_short(
     assert [p.name for p in tmp_path.iterdir()] == ["bad.json"], "nothing was written"
 
 
-SLOW = """
-import sys, time
+PACED = """
 from dsv3_numerics import cli
 from dsv3_numerics.sensitivity import files, running
 files.PLOTS.clear()
 save = running.Kept.save
-def slowly(kept, variant, part, content):
+def pacing(kept, variant, part, content):
     save(kept, variant, part, content)
-    print("done", part, variant.name, file=sys.stderr, flush=True)
-    time.sleep(0.2)
-running.Kept.save = slowly
+    done(part, variant.name)
+running.Kept.save = pacing
 cli.main(sys.argv[1:])
 """
 
@@ -152,7 +150,7 @@ def test_an_interruption_is_taken_up_by_the_same_command(
     tmp_path: Path, by: signal.Signals, capsys: pytest.CaptureFixture[str]
 ) -> None:
     args = ["--demo", *QUICK, "--out", "out"]
-    code, out, err = commands.stopped(SLOW, "sensitivity", *args, after=3, by=by, folder=tmp_path)
+    code, out, err = commands.stopped(PACED, "sensitivity", *args, after=3, by=by, folder=tmp_path)
     wanted, words = commands.STOPS[by]
     assert code == wanted, err
     assert "Traceback" not in err
