@@ -245,7 +245,7 @@ def test_signals_stop_the_command(tmp_path: Path, by: signal.Signals) -> None:
     args = ["convert", "w.safetensors", "out.safetensors", "--to", "f32"]
     code, _, err = commands.stopped(PACED, *args, after=1, by=by, folder=tmp_path)
     words = "interrupted" if by == signal.SIGINT else "terminated"
-    assert (code, err.splitlines()) == (commands.STOPS[by][0], [f"{words}; --resume does the rest"])
+    assert (code, err.strip().splitlines()) == (commands.STOPS[by][0], [f"{words}; --resume does the rest"])
     assert "Traceback" not in err
     assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
 
