@@ -17,6 +17,8 @@ from pathlib import Path
 
 from dsv3_numerics import cli
 
+LOADS = "90,132,40,61,104,165,39,4,73,56,183,86\n20,107,104,64,19,197,187,157,172,86,16,27\n"
+MINE = '[mine]\nnetwork = 25e9\nsource = "measured by us with ib_write_bw"\n'
 PAGES = Path(__file__).parents[2] / "docs" / "codesign"
 BLOCK = re.compile(r"(?m)^```console\n\$ dsv3-numerics ([^\n]*)\n(.*?)^```$", re.DOTALL)
 PICTURE = re.compile(r"<!-- picture: (\S+) of (.*?) -->")
@@ -25,6 +27,12 @@ PICTURE = re.compile(r"<!-- picture: (\S+) of (.*?) -->")
 def pages() -> list[Path]:
     """All pages of parts."""
     return sorted(PAGES.glob("*.md"))
+
+
+def write_inputs(folder: Path) -> None:
+    """Write the files that commands of the pages read."""
+    (folder / "loads.csv").write_text(LOADS)
+    (folder / "mine.toml").write_text(MINE)
 
 
 def printed(command: str) -> str:
@@ -56,11 +64,13 @@ def _draw(page: Path) -> None:
 
 def main() -> None:
     """Rewrite the pages."""
-    for page in pages():
-        page.write_text(filled(page.read_text()))
-        if "--run" in sys.argv:
-            _draw(page)
-        print(page)
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        write_inputs(Path(folder))
+        for page in pages():
+            page.write_text(filled(page.read_text()))
+            if "--run" in sys.argv:
+                _draw(page)
+            print(page)
 
 
 if __name__ == "__main__":

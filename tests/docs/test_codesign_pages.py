@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from codesign_pages import BLOCK, PAGES, PICTURE, filled, pages
+from codesign_pages import BLOCK, PAGES, PICTURE, filled, pages, write_inputs
 
 from dsv3_numerics.cli.codesign import PARTS
 
@@ -20,15 +20,10 @@ def test_commands_print_what_the_page_shows(
 ) -> None:
     """`python tests/docs/codesign_pages.py` rewrites it."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "loads.csv").write_text(LOADS)
-    (tmp_path / "mine.toml").write_text(MINE)
+    write_inputs(tmp_path)
     text = page.read_text()
     assert BLOCK.search(text)
     assert filled(text) == text
-
-
-LOADS = "90,132,40,61,104,165,39,4,73,56,183,86\n20,107,104,64,19,197,187,157,172,86,16,27\n"
-MINE = '[mine]\nnetwork = 25e9\nsource = "measured by us with ib_write_bw"\n'
 
 
 def test_every_part_has_a_page_and_a_worked_question() -> None:

@@ -60,7 +60,7 @@ class TestCasts:
         info = dn.format_info(name)
         values = np.unique(table[np.isfinite(table) & (table >= info.min)])
         x = data.draw(arrays(np.float64, st.integers(0, 80), elements=st.sampled_from(values.tolist())))
-        codes = dn.encode(x, name, rounding=rounding)
+        codes = dn.encode(x, name, rounding=rounding, seed=3)
         np.testing.assert_array_equal(dn.decode(codes, fmt=name, dtype=np.float64), x)
 
     @given(numbers, signed_of, monotone)
@@ -80,8 +80,8 @@ class TestCasts:
         """Negation goes through; up and down change places."""
         x = _finite(x)
         mirrored: Any = {"up": "down", "down": "up"}.get(rounding, rounding)
-        one = dn.decode(dn.encode(x, name, rounding=rounding), fmt=name)
-        other = dn.decode(dn.encode(-x, name, rounding=mirrored), fmt=name)
+        one = dn.decode(dn.encode(x, name, rounding=rounding, seed=3), fmt=name)
+        other = dn.decode(dn.encode(-x, name, rounding=mirrored, seed=3), fmt=name)
         np.testing.assert_array_equal(one, -other)
 
     @given(numbers, signed_of)
@@ -91,7 +91,7 @@ class TestCasts:
         x = x[np.abs(_wide(x)) <= dn.format_info(name).max]
         modes: Any = ("down", "up", "nearest_even", "nearest_away", "stochastic", "toward_zero")
         low, high, *others = (
-            dn.decode(dn.encode(x, name, rounding=mode), fmt=name, dtype=np.float64) for mode in modes
+            dn.decode(dn.encode(x, name, rounding=mode, seed=3), fmt=name, dtype=np.float64) for mode in modes
         )
         assert (low <= x).all()
         assert (x <= high).all()
