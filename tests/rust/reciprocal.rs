@@ -9,7 +9,7 @@
 //! 2^(man+4-j) of one. All such (S, B, D) are tried here, with margins: twice the distance in S, all D up to 2^(man+3).
 
 use dsv3_numerics::formats::{encode, table, CodesMut, EncodeOptions, Format, Input, FORMATS};
-use dsv3_numerics::quant::{quantize, Blocks, QuantizeOptions};
+use dsv3_numerics::quant::{quantize, Blocks, QuantizeOptions, Rule, RULES};
 use dsv3_numerics::simd::{set_level, Level};
 
 /// The significands near multiples of 2^(24-j).
@@ -75,9 +75,10 @@ fn check(format: &'static Format, mut x: Vec<f32>, scale: f32) -> usize {
     x.push(amax);
     let n = x.len();
     let blocks = Blocks::new([1, 1, n], [1, n]).unwrap();
-    let options = QuantizeOptions { floor: Some(0.0), ..Default::default() };
+    let rule = Rule { amax_floor: 0.0, ..RULES[0] };
+    let options = QuantizeOptions { rule, ..Default::default() };
     let divided: Vec<f32> = x.iter().map(|x| x / scale).collect();
-    let (mut expected, mut codes, mut scales) = (vec![0u16; n], vec![0u16; n], [0f32]);
+    let (mut expected, mut codes, mut scales) = (vec![0u16; n], vec![0u16; n], [0u8; 4]);
     let (mut expected_bytes, mut bytes) = (vec![0u8; n], vec![0u8; n]);
     for level in Level::all_available() {
         set_level(level).unwrap();
@@ -91,7 +92,7 @@ fn check(format: &'static Format, mut x: Vec<f32>, scale: f32) -> usize {
             quantize(Input::F32(&x), blocks, format, &options, CodesMut::U16(&mut codes), &mut scales)
                 .unwrap();
         }
-        assert_eq!(scales[0], scale);
+        assert_eq!(f32::from_ne_bytes(scales), scale);
         assert!(bytes == expected_bytes && codes == expected, "{} at {scale:e}, {level:?}", format.name);
     }
     n
