@@ -219,9 +219,25 @@ def ensure_writable(folder: Path) -> None:
     OSError
         It cannot.
     """
-    import tempfile  # which loads a dozen modules
-
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
+    _probe(folder)
+
+
+def ensure_makeable(folder: Path) -> None:
+    """Check that a folder can be made and written into, and make nothing.
+
+    Raises
+    ------
+    OSError
+        It cannot.
+    """
+    place = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+    _probe(place)
+
+
+def _probe(folder: Path) -> None:
+    import tempfile  # which loads a dozen modules
+
     with tempfile.TemporaryFile(dir=folder) as probe:
         probe.write(b"x")

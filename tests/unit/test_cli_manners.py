@@ -204,3 +204,20 @@ def test_messages_are_no_longer_than_people_read(capsys: pytest.CaptureFixture[s
         code, _, err = call(*args, capsys=capsys)
         assert code in (1, 2)
         assert len(err) < 5000
+
+
+def test_codesign_checks_its_output_before_the_work(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def working(*args: object, **settings: object) -> None:
+        raise AssertionError("work before the output was looked at")
+
+    monkeypatch.setattr("dsv3_numerics.codesign.kv", working)
+    Path("file").write_text("mine")
+    code, _, err = call("codesign", "kv", "deepseek_v3", "--out", "file/below", capsys=capsys)
+    assert (code, "--out: cannot write into file/below: Not a directory" in err) == (1, True), err
+    full = shutil.disk_usage(".")._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    code, _, err = call("codesign", "kv", "deepseek_v3", "--out", "new", capsys=capsys)
+    assert (code, "0 bytes are free" in err) == (1, True), err
+    assert [path.name for path in Path().iterdir()] == ["file"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .console import make_console, writable
+from .console import make_console, makeable, writable
 
 if TYPE_CHECKING:
     from ..codesign import Answer
@@ -26,7 +26,13 @@ def outputs(function: Command) -> Command:
     """Add the options of every part."""
     json_option = click.option("--json", "as_json", is_flag=True, help="JSON to standard output.")
     kind = click.Path(path_type=Path)
-    out = click.option("--out", type=kind, metavar="DIR", help="Also write CSV, JSON, report.md and plots.")
+    out = click.option(
+        "--out",
+        type=kind,
+        callback=makeable,
+        metavar="DIR",
+        help="Also write CSV, JSON, report.md and plots.",
+    )
     return out(json_option(function))
 
 

@@ -149,6 +149,21 @@ def writable(folder: Path) -> Path:
     return folder
 
 
+def makeable(context: click.Context, parameter: click.Parameter, folder: Path | None) -> Path | None:
+    """Check a folder that an option names, as its callback: it is made when there is something to write."""
+    from .._atomic import RESERVE, ensure_makeable, ensure_space
+
+    if folder is None:
+        return None
+    try:
+        ensure_makeable(folder)
+        ensure_space(folder, RESERVE)
+    except OSError as error:
+        told = f"{parameter.opts[0]}: cannot write into {folder}: {error.strerror or error}"
+        raise click.ClickException(told) from error
+    return folder
+
+
 def writable_file(file: Path, *, overwrite: bool, option: str = "--out") -> None:
     """Check a file to write before any work is done: its folder must take it, and nothing else be there."""
     from .._atomic import RESERVE, ensure_space, ensure_writable
