@@ -25,6 +25,8 @@ from dsv3_numerics.codesign.errors import read_errors
 from dsv3_numerics.codesign.hardware import read_hardware
 from dsv3_numerics.codesign.reader import read_shape
 from dsv3_numerics.codesign.replicas import read_load
+from dsv3_numerics.compare.files import opened
+from dsv3_numerics.compare.manifest import MANIFEST
 from dsv3_numerics.model import Config
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
@@ -48,6 +50,11 @@ def _socket(path: Path) -> None:
         os.chdir(here)
 
 
+def _opened(path: Path) -> None:
+    with opened(path, "a"):
+        pass
+
+
 KINDS: dict[str, Callable[[Path], None]] = {
     "a pipe": os.mkfifo,
     "a socket": _socket,
@@ -66,6 +73,9 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "load": ("x.csv", read_load),
     "acceptance": ("x.json", accepted_share),
     "hardware": ("x.toml", lambda path: read_hardware(str(path))),
+    "npy to compare": ("x.npy", _opened),
+    "npz to compare": ("x.npz", _opened),
+    "a manifest": (MANIFEST, lambda path: _opened(path.parent)),
     "errors": ("x.csv", lambda path: read_errors([path])),
 }
 

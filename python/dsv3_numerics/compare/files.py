@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike
 from .. import checkpoint
 from .._arrays import Array
 from .._progress import Meter, Progress
+from .._regular import open_regular, read_array_header
 from .arrays import ArrayComparison, compare_arrays
 from .manifest import MANIFEST, open_manifest
 from .names import match_names
@@ -214,6 +215,9 @@ def opened(source: Any, name: str) -> Iterator[Mapping[str, Array]]:
 def _loaded(path: Path) -> Any:
     """Map an array of NumPy's."""
     try:
+        with open_regular(path) as file:
+            length = os.fstat(file.fileno()).st_size
+            read_array_header(file, length).ensure_fits(length)
         return np.lib.format.open_memmap(path, mode="r")
     except (ValueError, EOFError) as error:
         raise ValueError(f"{path}: no array of NumPy's ({error})") from error
@@ -222,7 +226,7 @@ def _loaded(path: Path) -> Any:
 @contextmanager
 def _archive(path: Path) -> Iterator[Any]:
     """Open an archive of NumPy's."""
-    with open(path, "rb") as stream:
+    with open_regular(path) as stream:
         try:
             found = np.load(stream, allow_pickle=False)
         except (ValueError, BadZipFile, EOFError) as error:

@@ -17,6 +17,7 @@ import numpy as np
 
 from .. import checkpoint
 from .._arrays import Array
+from .._regular import ensure_regular, read_small
 
 MANIFEST = "manifest.json"
 FORMAT = "dsv3_numerics.golden/1"
@@ -32,7 +33,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(read_small(path))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: no JSON ({error})") from error
     if not isinstance(found, dict) or found.get("format") != FORMAT:
@@ -75,6 +76,7 @@ def _tensors(folder: Path, manifest: dict[str, Any]) -> Iterator[tuple[str, Arra
             path = _inside(folder, row["file"])
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{folder / MANIFEST}: a tensor's row is not understood ({error!r})") from error
+        ensure_regular(path)
         if path.suffix == ".bin":
             if path.stat().st_size != size:
                 raise ValueError(f"{path}: found {path.stat().st_size} bytes, expected {size}")
