@@ -5,8 +5,8 @@ Lives here: the public names. Casts are in `number_formats`, quantizers in `quan
 `accumulator` and `gemm`. The rooms load on first use: `checkpoint` opens files, `training` has a layer's and
 an expert's passes, `model` runs a checkpoint by a `Recipe`, `study` measures errors of tensors, `sensitivity`
 those of a recipe's choices, `experiments` what the papers claim, `codesign` does their arithmetic, `compare`
-says where two results differ and why, `report` writes results, `reference` is the textbook in plain NumPy,
-and ``dsv3-numerics --help`` runs it all.
+says where two results differ and why, `golden` writes known answers, `report` writes results, `reference` is
+the textbook in plain NumPy, and ``dsv3-numerics --help`` runs it all.
 
 Examples
 --------
@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # the names as a type checker sees them; at run time they loa
         codesign,
         compare,
         experiments,
+        golden,
         model,
         reference,
         report,
@@ -66,6 +67,7 @@ __all__ = [
     "format_info",
     "formats",
     "get_num_threads",
+    "golden",
     "logfmt_decode",
     "logfmt_encode",
     "logfmt_pack",

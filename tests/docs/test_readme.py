@@ -26,6 +26,7 @@ def fences(file: Path, language: str) -> list[str]:
         "CONTRIBUTING.md",
         "docs/austen.md",
         "docs/compare.md",
+        "docs/golden.md",
         "docs/schemes.md",
         "docs/training.md",
         "docs/rules.md",

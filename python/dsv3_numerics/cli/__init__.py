@@ -18,6 +18,7 @@ from .console import INTERRUPTED, TERMINATED, Terminated, ensure_streams, silenc
 from .convert import convert_command
 from .experiment import experiment_command
 from .formats import formats_command
+from .golden import golden_command
 from .inspect import inspect_command
 from .make import make_command
 from .run import run_command
@@ -33,6 +34,7 @@ VERBS = (
     dialects_command,
     experiment_command,
     formats_command,
+    golden_command,
     inspect_command,
     make_command,
     recipes_command,
@@ -58,6 +60,7 @@ Examples:
   dsv3-numerics recipes                             what can be named: also schemes, accumulators
   dsv3-numerics experiment                          what the papers claim, measured again
   dsv3-numerics compare ours.npz theirs.npz         where two results differ, by how much, and why
+  dsv3-numerics golden list                         vectors with known answers, for kernels
   dsv3-numerics codesign                            the papers' arithmetic for any model
 """
 
