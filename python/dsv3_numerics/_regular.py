@@ -89,7 +89,7 @@ def read_small(path: str | os.PathLike[str], limit: int = LARGEST) -> bytes:
     with open_regular(path) as file:
         content = file.read(limit + 1)
     if len(content) > limit:
-        raise ValueError(f"{os.fspath(path)}: longer than {limit} bytes")
+        raise ValueError(f"{os.fspath(path)}: longer than {limit} bytes, expected at most as many")
     return content
 
 
