@@ -104,6 +104,7 @@ def convert_command(
 
 
 def _print(report: ConvertReport) -> None:
+    from .._atomic import size_text
     from ..report.text import plain
 
     for note in report.notes:
@@ -115,6 +116,6 @@ def _print(report: ConvertReport) -> None:
     files = f"{report.files} file{'' if report.files == 1 else 's'}{earlier}"
     click.echo(f"{plain(str(report.path))}: {files}; tensors: {tensors or 'none'}")
     click.echo(
-        f"{report.bytes_read / 1e9:.2f} GB read, {report.bytes_written / 1e9:.2f} GB written in "
+        f"{size_text(report.bytes_read)} read, {size_text(report.bytes_written)} written in "
         f"{report.seconds:.1f} s, {rate:.2f} GB/s{checked}"
     )
