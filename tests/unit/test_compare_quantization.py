@@ -171,6 +171,11 @@ def flip(codes: NDArray[np.uint8], scales: Floats) -> None:
     codes[6, 77] ^= 0x20
 
 
+def flip_to_nan(codes: NDArray[np.uint8], scales: Floats) -> None:
+    row, column = np.argwhere(codes == 0x7E)[-1]
+    codes[row, column] ^= 1
+
+
 def nan_tile(codes: NDArray[np.uint8], scales: Floats) -> None:
     codes[6, 128:256] = 0x7F
 
@@ -231,6 +236,11 @@ def test_leftovers_are_classified(cause: str) -> None:
     total = found.nearest.elements - found.nearest.matching
     total += found.nearest.scales - found.nearest.scales_matching
     assert sum(found.classes.values()) == total  # each difference once
+
+
+def test_a_flipped_bit_may_make_a_nan() -> None:
+    codes, scales = changed(flip_to_nan)
+    assert explain_quantization(X, codes, scales, **CODES).cause == "one flipped bit"
 
 
 def test_shifted_codes_are_named() -> None:

@@ -223,7 +223,6 @@ class _Look:
         numbers = decode(self.found, fmt=self.info.name, dtype=np.float64)
         own = decode(self.own, fmt=self.info.name, dtype=np.float64)
         self.take("signs of zero", (numbers == 0) & (own == 0))
-        self.take("NaN", np.isnan(numbers) | np.isnan(own))
         low, high = neighbours(self.q, self.info)
         beside = (numbers == low) | (numbers == high)
         self.take("ties only", ties(self.q, self.info) & beside)
@@ -234,6 +233,7 @@ class _Look:
                 (p.tolist(), hex(int(self.found[tuple(p)])), hex(int(self.own[tuple(p)]))) for p in places
             ]
             self.take("one flipped bit" if len(places) == 1 else "flipped bits", flips)
+        self.take("NaN", np.isnan(numbers) | np.isnan(own))
         for how, narrow in (("bfloat16", to_bfloat16), ("float16", to_float16)):
             self.take(f"double rounding by {how}", self.found == rounded(narrow(self.q), self.info))
         with np.errstate(invalid="ignore"):

@@ -237,7 +237,8 @@ def classify(
     b, o = found.astype(np.float64), own.astype(np.float64)
     exact, reach = exact_product(given), magnitude(given)
     with np.errstate(all="ignore"):
-        take("NaN or infinite", ~np.isfinite(b) | ~np.isfinite(o))
+        if total > _FEW:
+            take("NaN or infinite", ~np.isfinite(b) | ~np.isfinite(o))
         take("signs of zero", (b == 0) & (o == 0))
         _moved_rows(take, evidence, u, v, left)
         take("zeros where there is a sum", (b == 0) & (reach > 0) & (np.abs(o) > 0))
@@ -255,6 +256,7 @@ def classify(
                     (p.tolist(), hex(int(u[tuple(p)])), hex(int(v[tuple(p)]))) for p in places
                 ]
             take("one flipped bit" if len(places) == 1 else "flipped bits", flips)
+        take("NaN or infinite", ~np.isfinite(b) | ~np.isfinite(o))
         half = 0.0
         if own.dtype != f32:
             line = kind_of(own.dtype).line
