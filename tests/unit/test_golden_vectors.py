@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,20 @@ def test_partial_sums_end_in_the_product(tmp_path: Path) -> None:
             assert steps.shape == (16, 16, 24)
             a, b = (np.ascontiguousarray(held[f"{case}.{side}_codes"][:, 128:256]) for side in "ab")
             assert (matmul_nt(a, b, promote_every=None) == steps[7]).all()
+
+
+def test_a_product_is_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The verb, on folders whose units are unlike."""
+    for unit in ("hopper_fp8", "ada_fp8"):
+        golden.write("product", tmp_path / unit, unit=unit, cases=["normal"])
+    names = ",".join(f"normal.{name}" for name in ("a_codes", "a_scales", "b_codes", "b_scales", "d"))
+    folders = [str(tmp_path / unit) for unit in ("hopper_fp8", "ada_fp8")]
+    code, out, _ = call("compare", *folders, "--product", names, "--json", capsys=capsys)
+    why = json.loads(out)["why"]
+    assert (code, why["cause"]) == (1, "equal")
+    assert {fit["columns"]["unit"] for fit in why["fits"] if fit["assumptions"] == 0} == {"ada_fp8"}
+    for wrong in ("a,b", names.replace("a_scales", "d"), names.replace("normal.d", "x")):
+        assert call("compare", *folders, "--product", wrong, capsys=capsys)[0] == 2
 
 
 def test_a_changed_file_is_found(tmp_path: Path) -> None:

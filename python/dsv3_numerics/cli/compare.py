@@ -31,11 +31,16 @@ class BadInput(click.ClickException):
     help="Why: B's codes and scales against quantizations of A's tensor X (names of the tensors; or "
     "X,CODES,SCALES,GLOBAL for NVFP4).",
 )
+@click.option(
+    "--product",
+    metavar="A,A_SCALES,B,B_SCALES,D",
+    help="Why: B's tensor D against products of A's codes and scales (row by row, not in a kernel's layout).",
+)
 @click.option("--fmt", metavar="FORMAT", help="Format of codes that are held as plain unsigned integers.")
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing; the exit code says it.")
 @json_option
 def compare_command(
-    a: Path, b: Path, quantized: str | None, fmt: str | None, quiet: bool, as_json: bool
+    a: Path, b: Path, quantized: str | None, product: str | None, fmt: str | None, quiet: bool, as_json: bool
 ) -> None:
     """Compare two files or folders of tensors bit for bit, and say where and by how much they differ.
 
@@ -51,12 +56,16 @@ def compare_command(
     """
     from ..compare import compare
 
+    if quantized is not None and product is not None:
+        raise click.UsageError("--product: found --quantized too, expected one of them")
     why: Explanation | None = None
     try:
         with progress_bar() as progress:
             found = compare(a, b, progress=progress)
         if quantized is not None:
             why = _explained(a, b, quantized, fmt)
+        elif product is not None:
+            why = _explained_product(a, b, product)
     except (ValueError, TypeError, OSError) as error:
         raise BadInput(str(error)) from error
     if as_json:
@@ -91,3 +100,47 @@ def _explained(a: Path, b: Path, names: str, fmt: str | None) -> Explanation:
         return explain_quantization(
             left[parts[0]], right[parts[1]], right[parts[2]], fmt=fmt, global_scale=outer
         )
+
+
+_TILES = (128, 64, 32, 16)
+_KINDS = {"float32": "float32", "float8_e8m0fnu": "ue8m0"}
+
+
+def _explained_product(a: Path, b: Path, names: str) -> Explanation:
+    """Explain a product in B by codes and scales in A."""
+    from ..compare import explain_product
+    from ..compare.files import opened
+
+    parts = names.split(",")
+    if len(parts) != 5:
+        raise ValueError(f"--product: found {names!r}, expected five names: A,A_SCALES,B,B_SCALES,D")
+    with opened(a, "A") as left, opened(b, "B") as right:
+        for side, held, name in (*(("A", left, n) for n in parts[:4]), ("B", right, parts[4])):
+            if name not in held:
+                raise ValueError(
+                    f"--product: found no tensor {name!r} in {side}: {', '.join(list(held)[:8])}"
+                )
+        first, second = (_side(left, parts[i], parts[i + 1]) for i in (0, 2))
+        return explain_product(first, second, right[parts[4]])
+
+
+def _side(held: Any, codes_name: str, scales_name: str) -> Any:
+    """Join codes and scales; the groups are those that fit the shapes."""
+    from ..number_formats import code_array
+    from ..quantized import Quantized, scales_shape
+
+    codes, info = code_array(held[codes_name], None, codes_name)
+    scales = held[scales_name]
+    kind = _KINDS.get(scales.dtype.name)
+    if codes.ndim != 2 or kind is None:
+        raise ValueError(
+            f"--product: found {codes_name} {codes.shape} with {scales_name} of {scales.dtype}, expected "
+            f"two axes, and scales of {' or '.join(_KINDS)}"
+        )
+    for wide in (*_TILES, codes.shape[1]):
+        for block, axis in (((wide,), 1), ((128, wide), None)):
+            if scales.shape == scales_shape(codes.shape, block, axis):
+                return Quantized(codes, scales, info.name, block, axis, kind)
+    raise ValueError(
+        f"--product: found {scales_name} of {scales.shape}, expected one for each group of {codes.shape}"
+    )
