@@ -115,7 +115,7 @@ class OtherVersion(ValueError):
 
 
 class ArrayHeader(NamedTuple):
-    """What the header of an ``.npy`` says, and where the numbers begin."""
+    """Contents of an ``.npy`` header, and where the numbers begin."""
 
     shape: tuple[int, ...]
     columns_first: bool

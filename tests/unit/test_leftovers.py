@@ -1,4 +1,4 @@
-"""What killed writers leave behind, and who removes it."""
+"""Files that killed writers leave behind, and who removes them."""
 
 from __future__ import annotations
 

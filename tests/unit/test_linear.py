@@ -52,7 +52,7 @@ def layer(tokens: int, inner: int, outer: int) -> tuple[Any, Any, Any]:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_recipe_by_the_textbook(shape: tuple[int, int, int], recipe: LinearRecipe) -> None:
     x, w, dy = layer(*shape)
-    common: dict[str, Any] = {"dtype": recipe.activations.format, "rule": recipe.rule}
+    common: dict[str, Any] = {"fmt": recipe.activations.format, "rule": recipe.rule}
     units: dict[str, Any] = {"accumulator": recipe.accumulator, "promote_every": recipe.promote_every}
     t = recipe.activations.group_k
 
@@ -253,7 +253,7 @@ WIDE = {"activations": "float64", "weights": "float64", "gradients": "float64", 
         ({"activations": "logfmt8"}, "activations: .*expected codes with scales"),
         ({"weights": "e4m3"}, "weights: .*expected bf16, float64, or codes with scales"),
         ({"weights": "mxfp8:requantized"}, "weights: .*leave 'requantized' out"),
-        ({"saved_activations": "bf16:1x128:f32"}, "saved_activations: .*dtype: "),
+        ({"saved_activations": "bf16:1x128:f32"}, "saved_activations: .*fmt: "),
         (
             {**WIDE, "gradient_floor": 1e-6},
             "gradient_floor: found 1e-06, but gradients in float64 have no scales",

@@ -289,9 +289,9 @@ def test_node_limited_routing_bounds_traffic(tiny: Model) -> None:
     routing = Gate(TINY, random_weights(TINY, "model.layers.1.mlp.gate.", dtype=np.float64))(x)
     found = traffic(routing, TINY)
     assert found.nodes.max() <= TINY.topk_group
-    assert found.sent == found.nodes.sum() <= found.sent_to_experts == 500 * TINY.num_experts_per_tok
+    assert found.dispatched == found.nodes.sum() <= found.sent_to_experts == 500 * TINY.num_experts_per_tok
     assert found.load.sum() == found.sent_to_experts
-    assert traffic(routing, TINY, nodes=1).sent == 500
+    assert traffic(routing, TINY, nodes=1).dispatched == 500
     assert "nodes for a token" in str(found)
 
 

@@ -138,6 +138,8 @@ def _exact(x: float, name: str, rounding: str) -> float:
         return float(below if low < high else above)
     if rounding == "nearest_away":
         return float(above if x > 0 else below)
+    if rounding == "nearest_toward_zero":
+        return float(below if x > 0 else above)
     # Ties to even: the neighbour that is an even multiple of the gap between the two.
     return float(below if (below / (above - below)) % 2 == 0 else above)
 
@@ -188,6 +190,7 @@ def test_overflow_follows_the_rounding_direction() -> None:
     assert got == {
         "nearest_even": inf,
         "nearest_away": inf,
+        "nearest_toward_zero": inf,
         "stochastic": inf,
         "toward_zero": [0x7B, 0xFB],
         "up": [0x7C, 0xFB],

@@ -12,10 +12,10 @@ from .dialects import DIALECTS, Dialect
 from .inspection import Inspection, inspect
 from .reader import Checkpoint, open
 from .readers import ArrayTensor, CheckpointError, Rows, Tensor
-from .resolve import StoredWeight
 from .saving import save
 from .scan import TensorInfo
 from .sources import Skipped, Source, array_tensor, checkpoint_source, open_source
+from .stored import StoredWeight
 
 __all__ = [
     "DIALECTS",

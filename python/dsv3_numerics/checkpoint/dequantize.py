@@ -22,8 +22,8 @@ from ..quantized import Quantized, core_layout
 from .chunks import LARGEST_CHUNK, Chunk, WorkerContext, aligned, split
 from .index import shown
 from .readers import CheckpointError
-from .resolve import StoredWeight
 from .scan import TensorInfo
+from .stored import StoredWeight
 
 if TYPE_CHECKING:
     from .reader import Checkpoint

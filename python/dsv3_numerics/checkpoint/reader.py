@@ -28,8 +28,9 @@ from .declared import CONFIG_NAME, HF_QUANT_NAME, Declaration, read_declaration
 from .index import CheckpointFiles, locate, read_json, shown
 from .prefetch import LEAST, ask
 from .readers import CheckpointError, fill, readable
-from .resolve import Contents, StoredWeight, resolve
+from .resolve import resolve
 from .scan import FileFingerprint, Scan, TensorInfo, scan
+from .stored import Contents, StoredWeight
 
 _BLOCK = (128, 128)
 

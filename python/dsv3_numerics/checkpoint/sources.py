@@ -25,8 +25,8 @@ from .index import SUFFIX
 from .reader import Checkpoint
 from .reader import open as open_checkpoint
 from .readers import ArrayTensor, CheckpointError, Floating, Rows, StoredTensor, Tensor, readable
-from .resolve import StoredWeight
 from .scan import TensorInfo
+from .stored import StoredWeight
 
 # safetensors' name: ours, the item in the file
 _SAFETENSORS = {

@@ -10,7 +10,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from ..quant import Scale, quantize_tiles
+from ..quant import quantize_tiles
+from ..scale_rule import Scale
 from ..training import (
     ExpertRecipe,
     ExpertWeights,

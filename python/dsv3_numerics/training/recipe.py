@@ -18,7 +18,7 @@ from .._arrays import Array, as_array, brief, deliver, destination, source
 from .._recipes import BF16, PresetFamily, dtype_word, one_of
 from ..accumulator import accumulator_info
 from ..gemm import matmul_nt
-from ..quant import Rule, requantize_tiles
+from ..quant import requantize_tiles
 from ..quantized import Quantized
 from ..schemes import Cast, Identity, Scaled, Scheme, quantize
 from .swiglu import COMPUTE
@@ -82,7 +82,7 @@ class LinearRecipe(PresetFamily):
     recompute_activations: bool = False
     gradients_arrive: bool = False
     gradient_floor: float | None = None
-    rule: Rule = "deepseek_v3"
+    rule: str = "deepseek_v3"
     accumulator: str = "hopper_fp8"
     promote_every: int | None = 128
 

@@ -24,8 +24,8 @@ from ..chunks import Chunk, WorkerContext, WriteOp, sides_of, split
 from ..dequantize import decode_region, read_codes, read_scales
 from ..index import shown
 from ..readers import CheckpointError
-from ..resolve import StoredWeight
 from ..scan import TensorInfo
+from ..stored import StoredWeight
 from ..write import Entry
 from .steps import Step
 from .targets import Form, stored_scales

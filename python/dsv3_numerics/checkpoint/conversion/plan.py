@@ -22,9 +22,9 @@ from ..declared import HF_QUANT_NAME, METHODS
 from ..index import read_json, shown
 from ..reader import Checkpoint
 from ..readers import CheckpointError
-from ..resolve import StoredWeight
 from ..scan import SCALE_SUFFIX, Problem, TensorInfo
 from ..selection import selected
+from ..stored import StoredWeight
 from ..write import Layout, layout
 from .configuration import ignore, set_dtype, with_ignored, with_section, without_sections
 from .encode import Encode, Reblock, ToNvfp4

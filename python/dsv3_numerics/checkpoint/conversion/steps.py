@@ -20,15 +20,16 @@ from numpy.typing import NDArray
 from ... import _core
 from ..._arrays import SOURCES, Array, flat
 from ...number_formats import decode, format_info
-from ...quant import Scale, quantize_blocks
+from ...quant import quantize_blocks
 from ...quantized import scales_shape
+from ...scale_rule import Scale
 from ..chunks import LARGEST_CHUNK, Chunk, WorkerContext, WriteOp, sides_of, split, write_ops
 from ..dequantize import chunks_of, decode_chunk, layout_of, read_codes, read_scales
 from ..dtypes import DTYPES
 from ..index import shown
 from ..readers import CheckpointError
-from ..resolve import StoredWeight
 from ..scan import TensorInfo
+from ..stored import StoredWeight
 from ..write import Entry
 
 _COPIED = 1 << 20  # bytes of a chunk that is only copied

@@ -280,7 +280,7 @@ class Form:
         entries += [Entry(expand(need, self.name), "I32", (len(self.shape),)) for need in row.needs]
         return tuple(entries)
 
-    def ops(self, chunk: Chunk, codes: Array, scales: Array, second: np.float32 | None) -> Iterator[WriteOp]:
+    def ops(self, chunk: Chunk, codes: Array, scales: Array, second: Any) -> Iterator[WriteOp]:
         """Yield what a chunk of whole blocks writes.
 
         Parameters
@@ -306,7 +306,8 @@ class Form:
         if (place, r0, c0) == (0, 0, 0):
             rest = iter(entries[2:])
             if row.second:
-                assert second is not None
+                if np.ndim(second) or second is None:
+                    raise ValueError("global_scale: found one for each row, expected one for the tensor")
                 number = np.float32(1) / second if row.divides else second
                 yield WriteOp(next(rest).name, 0, np.array([number], np.float32).view(np.uint8))
             for entry in rest:
