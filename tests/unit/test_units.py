@@ -230,3 +230,16 @@ def test_scales_of_steps() -> None:
     eight = np.zeros(32, "float8_e4m3fn")
     with pytest.raises(ValueError, match="a_scales: found scales, expected none: 'hopper_fp8'"):
         dn.mma_step(eight, eight, accumulator="hopper_fp8", a_scales=good)
+
+
+@pytest.mark.parametrize("unit", ["blackwell_nvfp4", "blackwell_mxf4", "blackwell_mxf8"])
+def test_no_rows_give_no_rows(unit: str) -> None:
+    """Core and textbook agree on an empty product of a unit with scales."""
+    scheme = {"blackwell_nvfp4": "nvfp4", "blackwell_mxf4": "mxfp4", "blackwell_mxf8": "mxfp8"}[unit]
+    a = dn.quantize(np.zeros((0, 128), np.float32), scheme)
+    b = dn.quantize(np.ones((3, 128), np.float32), scheme)
+    found = dn.matmul_nt(a, b, accumulator=unit)
+    assert found.shape == (0, 3)
+    kind = {"scale": a.scale_kind, "fmt": a.format, "tile": a.block[-1]}
+    left, right = (reference.quantize_tiles(x.dequantize(), **kind) for x in (a, b))
+    np.testing.assert_array_equal(reference.matmul_nt(left, right, accumulator=unit), found)

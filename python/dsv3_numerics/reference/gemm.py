@@ -152,7 +152,8 @@ def _scaled_groups(a: Operand, b: Operand, c: Float32s, row: Accumulator) -> Flo
     assert row.keep is not None
     shape = np.broadcast_shapes(a.codes.shape, b.codes.shape)
     pad = [(0, 0)] * (len(shape) - 1) + [(0, -shape[-1] % 16)]
-    quarters = np.pad((a.values * b.values * 4).astype(np.int64), pad).reshape(*shape[:-1], -1, 16)
+    groups = -(-shape[-1] // 16)
+    quarters = np.pad((a.values * b.values * 4).astype(np.int64), pad).reshape(*shape[:-1], groups, 16)
     (sa, ea, na), (sb, eb, nb) = (
         tuple(table[np.asarray(x.unit_scales)[..., ::16]] for table in _scale_fields(row.scale))
         for x in (a, b)
