@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -322,6 +323,12 @@ class Settings(NamedTuple):
     out: Any
 
 
+@lru_cache(maxsize=1024)
+def _check_rule(rule: Rule, scale: str, fmt: str, is_found: bool) -> None:
+    """Raise ValueError unless the rule can make scales of this kind for the format; asked once for each."""
+    _core.check_rule(rule.columns(), scale, fmt, is_found)
+
+
 def _quantize(
     x: Array, kind: str, fmt: Any, block: tuple[int, ...], axis: int | None, settings: Settings
 ) -> Quantized:
@@ -335,7 +342,7 @@ def _quantize(
         raise ValueError("scales: found scales and amax, expected one of the two")
     largest = None if settings.amax is None else _checked_amax(settings.amax, shape)
     given = None if settings.scales is None else _checked_scales(settings.scales, shape, scale, rule)
-    _core.check_rule(rule.columns(), scale, info.name, given is None)
+    _check_rule(rule, scale, info.name, given is None)
     rounding = settings.rounding
     if rounding is not None:
         _one_of("rounding", rounding, get_args(Rounding))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -131,7 +132,7 @@ class Rule:
 
     def columns(self) -> dict[str, Any]:
         """Every column by its name, as the core takes them."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return dict(vars(self))
 
     @classmethod
     def parse(cls, rule: str | Rule) -> Rule:
@@ -178,11 +179,7 @@ class Rule:
 
     def __str__(self) -> str:
         """Spell the rule as `parse` reads it: its name, or the nearest name and the columns that differ."""
-        mine = self.columns()
-        best = min(_NAMED, key=lambda name: sum(v != mine[k] for k, v in _NAMED[name].columns().items()))
-        theirs = _NAMED[best].columns()
-        other = [f"{name}={_write(value)}" for name, value in mine.items() if value != theirs[name]]
-        return f"{best}({','.join(other)})" if other else best
+        return _spelled(self)
 
     def __repr__(self) -> str:
         plain = _PLAIN.columns()
@@ -255,6 +252,16 @@ def _read(column: str, text: str, rule: str) -> Any:
     except (ValueError, KeyError):
         raise ValueError(f"rule: found {column}={text} in {rule!r}, expected another value") from None
     return None if text.lower() == "none" and column == "max" else text
+
+
+@lru_cache(maxsize=1024)
+def _spelled(rule: Rule) -> str:
+    """Compare a rule with every row once: quantizers write the name into each result."""
+    mine = rule.columns()
+    best = min(_NAMED, key=lambda name: sum(v != mine[k] for k, v in _NAMED[name].columns().items()))
+    theirs = _NAMED[best].columns()
+    other = [f"{name}={_write(value)}" for name, value in mine.items() if value != theirs[name]]
+    return f"{best}({','.join(other)})" if other else best
 
 
 _PLAIN = Rule()
