@@ -121,12 +121,8 @@ class Cache:
         """Write the index keys of new tokens (batch, new, channels), and return all of each sequence."""
         assert self.index_keys is not None
         new, held = keys.shape[1], self.index_keys[layer]
-        if held.dtype == dtype:
-            rounded = keys
-        else:
-            rounded = (
-                encode(keys, held.dtype.name, overflow="nonfinite") if held.dtype.itemsize == 2 else keys
-            )
+        narrow = held.dtype.itemsize == 2
+        rounded = encode(keys, held.dtype.name, overflow="nonfinite") if narrow else keys
         found = []
         for row, past, fresh in zip(held, self.lengths.tolist(), rounded, strict=True):
             row[past : past + new] = fresh

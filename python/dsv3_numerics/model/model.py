@@ -35,7 +35,7 @@ from .weights import (
     ensure_layers,
     expected_shapes,
     gathered,
-    layers_beyond,
+    layers_of,
     unknown_tensors,
 )
 
@@ -92,8 +92,9 @@ class Model:
         if self.dtype not in (np.float32, np.float64):
             raise TypeError(f"dtype: found {self.dtype}, expected float32 or float64")
         ensure_layers(weights, config)
-        self.weights = gathered(weights, expected_shapes(config), "weights", weights_as_bf16=weights_as_bf16)
-        unknown = unknown_tensors(weights, config)
+        shapes = expected_shapes(config)
+        self.weights = gathered(weights, shapes, "weights", weights_as_bf16=weights_as_bf16)
+        unknown = unknown_tensors(weights, config, shapes)
         check([f"{name}: not a tensor of {config.model_type}" for name in unknown], "weights")
         layers = range(config.num_hidden_layers)
         self.layers = tuple(
@@ -543,16 +544,15 @@ class Model:
 
 def _fitting(config: Config, names: Iterable[str]) -> Config:
     """Return the config, without multi-token prediction where a file has none; warn of what is left out."""
-    main, beyond = config.num_hidden_layers, layers_beyond(names, config)
-    if config.num_nextn_predict_layers and not layers_beyond(
-        names, config.replace(num_nextn_predict_layers=0)
-    ):
+    main, there = config.num_hidden_layers, layers_of(names)
+    if config.num_nextn_predict_layers and not any(layer >= main for layer in there):
         warnings.warn(
             f"no tensors of multi-token prediction (layer {main} on), though the config has "
             f"num_nextn_predict_layers {config.num_nextn_predict_layers}: running without it",
             stacklevel=3,
         )
         return config.replace(num_nextn_predict_layers=0)
+    beyond = [layer for layer in there if layer >= main + config.num_nextn_predict_layers]
     if beyond:
         some = ", ".join(map(str, sorted(beyond)[:8]))
         warnings.warn(f"{len(beyond)} layers beyond the config's are left out: {some}", stacklevel=3)

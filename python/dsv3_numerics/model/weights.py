@@ -139,12 +139,12 @@ _DUPLICATES = ("embed_tokens.weight", "shared_head.head.weight")  # in layers of
 _DERIVED = ("self_attn.rotary_emb.inv_freq",)  # of the config; older programs saved it
 
 
-def unknown_tensors(names: Iterable[str], config: Config) -> list[str]:
-    """Tensors that no part of a model takes: with one, the file holds another model than the config says.
+def unknown_tensors(names: Iterable[str], config: Config, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Return the tensors that no part of a model takes: the file holds another model than the config says.
 
-    Layers beyond those of the config, which programs leave out together, are not among them.
+    `shapes` are the `expected_shapes`. Layers beyond those of the config, which programs leave out together,
+    are not among them.
     """
-    shapes = expected_shapes(config)
     last = config.num_hidden_layers + config.num_nextn_predict_layers
     unknown = []
     for name in names:
@@ -160,11 +160,9 @@ def unknown_tensors(names: Iterable[str], config: Config) -> list[str]:
 _LAYER = re.compile(r"model\.layers\.(\d{1,9})\.")
 
 
-def layers_beyond(names: Iterable[str], config: Config) -> set[int]:
-    """Layers of which there are tensors, beyond those that the config has."""
-    last = config.num_hidden_layers + config.num_nextn_predict_layers
-    found = (int(match[1]) for match in map(_LAYER.match, names) if match)
-    return {layer for layer in found if layer >= last}
+def layers_of(names: Iterable[str]) -> set[int]:
+    """Return the layers of which there are tensors."""
+    return {int(match[1]) for match in map(_LAYER.match, names) if match}
 
 
 def ensure_layers(names: Iterable[str], config: Config) -> None:
@@ -175,7 +173,7 @@ def ensure_layers(names: Iterable[str], config: Config) -> None:
     ValueError
         Layers that the config has and of which there is no tensor at all.
     """
-    there = {int(match[1]) for match in map(_LAYER.match, names) if match}
+    there = layers_of(names)
     layers = config.num_hidden_layers + config.num_nextn_predict_layers
     absent = layers - sum(layer < layers for layer in there)
     if absent:
