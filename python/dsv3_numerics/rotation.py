@@ -13,6 +13,45 @@ from numpy.typing import ArrayLike, NDArray
 from ._arrays import normalize_axis, positive, source
 
 
+def hadamard(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Multiply the last axis by the Hadamard matrix of its size over the root of that size.
+
+    Butterflies in float32, in the natural (Sylvester) order, then one product with the factor: what
+    DeepSeek-V3.2 does to index queries and keys before it rounds them.
+
+    Parameters
+    ----------
+    x : ndarray of float32, shape (..., size)
+        The size a power of two.
+
+    Returns
+    -------
+    ndarray of float32, of that shape
+
+    Raises
+    ------
+    ValueError
+        Another size.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dsv3_numerics.rotation import hadamard
+    >>> hadamard(np.float32([[2, 0, 0, 0]])).tolist()
+    [[1.0, 1.0, 1.0, 1.0]]
+    """
+    size = x.shape[-1]
+    if size < 1 or size & (size - 1):
+        raise ValueError(f"x: found {size} channels, expected a power of two")
+    y, distance = x, 1
+    while distance < size:
+        pairs = y.reshape(*x.shape[:-1], -1, 2, distance)
+        first, second = pairs[..., 0, :], pairs[..., 1, :]
+        y = np.stack([first + second, first - second], axis=-2).reshape(x.shape)
+        distance *= 2
+    return y * np.float32(1 / np.sqrt(size))
+
+
 def random_hadamard(
     x: ArrayLike,
     *,
@@ -77,14 +116,7 @@ def random_hadamard(
         moved = np.moveaxis(array.astype(np.float32), place, -1)
     signs = np.random.default_rng(seed).choice(np.array([-1, 1], np.float32), size)
     groups = moved.reshape(*moved.shape[:-1], -1, size)
-    y: Any = groups if inverse else groups * signs
-    distance = 1
-    while distance < size:
-        pairs = y.reshape(*groups.shape[:-1], -1, 2, distance)
-        first, second = pairs[..., 0, :], pairs[..., 1, :]
-        y = np.stack([first + second, first - second], axis=-2).reshape(groups.shape)
-        distance *= 2
-    y = y * np.float32(1 / np.sqrt(size))
+    y: Any = hadamard(groups if inverse else groups * signs)
     y = y * signs if inverse else y
     out: NDArray[np.float32] = np.ascontiguousarray(np.moveaxis(y.reshape(moved.shape), -1, place))
     return out

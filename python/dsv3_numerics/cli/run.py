@@ -92,8 +92,8 @@ def run_command(
       layer3.attn_out  layer3.c_kv  layer3.topk_idx  'layer*.router_logits'  final_norm
       --trace list prints all names
 
-    --recipe runs operations in low precision: bf16, deepseek_v3, deepseek_v31, blackwell, or a JSON file of
-    fields, as {"preset": "deepseek_v3", "cache": "fp8"}.
+    --recipe runs operations in low precision: bf16, deepseek_v3, deepseek_v31, deepseek_v32, blackwell, or
+    a JSON file of fields, as {"preset": "deepseek_v3", "cache": "fp8"}.
 
     --out takes .npz or .safetensors; it holds the prompt's logits, the traces, and the generated tokens.
 

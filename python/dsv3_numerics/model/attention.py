@@ -132,7 +132,8 @@ class MLA(Layer):
         check_cache(cache, ops)
         self.weights.prefetch(self.weights, ops.recipe)
         if cache is None:
-            cache = Cache(config, max(batch, 1), max(new, 1), dtype=ops.recipe.cache_scheme, layers=1)
+            kept = ops.recipe.cache_scheme, ops.recipe.index_scheme
+            cache = Cache(config, max(batch, 1), max(new, 1), dtype=kept[0], index_dtype=kept[1], layers=1)
             layer = 0
         if array.size == 0:
             return np.empty_like(array)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._arrays import positive
-from ..number_formats import encode
+from ..quantized import Quantized
 from .cache_formats import CacheFormat
 from .config import Config
 
@@ -34,6 +34,8 @@ class Cache:
     dtype : dtype, str or Scheme
         How latents are kept: float32 and float64 as they are computed, bfloat16 and float16 rounded to
         nearest even, any other scheme in codes (see `CacheFormat`).
+    index_dtype : dtype, str or Scheme, optional
+        How keys of a lightning indexer are kept; by default of `dtype`, or bfloat16 beside latents in codes.
     layers : int, optional
         Layers; the model's by default.
 
@@ -41,9 +43,10 @@ class Cache:
     ----------
     data : ndarray, shape (layers, batch, capacity, kv_lora_rank + qk_rope_head_dim)
         Of `dtype`; uint8 for codes, whose last axis is the bytes of a token.
-    format : CacheFormat
+    format, index_format : CacheFormat
+        Of latents, and of index keys.
     index_keys : ndarray, shape (layers, batch, capacity, index_head_dim), or None
-        Keys of the lightning indexer, where there is one: of `dtype`, or bfloat16 beside latents in codes.
+        Keys of the lightning indexer, where there is one; the last axis is bytes where they are codes.
     lengths : ndarray of int64, shape (batch,)
         Tokens of each sequence that are held.
 
@@ -69,16 +72,20 @@ class Cache:
         capacity: int = 1024,
         *,
         dtype: Any = np.float32,
+        index_dtype: Any = None,
         layers: int | None = None,
     ) -> None:
         self.format = CacheFormat.of(dtype, config.kv_lora_rank, config.qk_rope_head_dim)
+        if index_dtype is None:
+            index_dtype = _BFLOAT16 if self.format.packed else dtype
+        self.index_format = CacheFormat.of(index_dtype, config.index_head_dim or 1, 0)
         count = config.num_hidden_layers if layers is None else positive(layers, "layers")
         shape = (count, positive(batch, "batch"), positive(capacity, "capacity"), self.format.width)
         self.data: NDArray[Any] = np.zeros(shape, self.format.dtype)
         self.index_keys: NDArray[Any] | None = None
         if config.index_head_dim is not None:
-            kept = _BFLOAT16 if self.format.packed else self.format.dtype
-            self.index_keys = np.zeros((*shape[:3], config.index_head_dim), kept)
+            kept = self.index_format
+            self.index_keys = np.zeros((*shape[:3], kept.width), kept.dtype)
         self.lengths: NDArray[np.int64] = np.zeros(batch, np.int64)
 
     @property
@@ -119,15 +126,23 @@ class Cache:
 
     def append_index_keys(self, layer: int, keys: NDArray[Any], dtype: np.dtype[Any]) -> list[NDArray[Any]]:
         """Write the index keys of new tokens (batch, new, channels), and return all of each sequence."""
+        self._write_index_keys(layer, keys)
+        return [self.index_format.read(rows, dtype) for rows in self._held_index_keys(layer, keys.shape[1])]
+
+    def append_index_codes(self, layer: int, keys: NDArray[Any]) -> list[Quantized]:
+        """Write index keys as `append_index_keys`, and return all of each sequence as codes and scales."""
+        self._write_index_keys(layer, keys)
+        return [self.index_format.codes(rows) for rows in self._held_index_keys(layer, keys.shape[1])]
+
+    def _write_index_keys(self, layer: int, keys: NDArray[Any]) -> None:
         assert self.index_keys is not None
-        new, held = keys.shape[1], self.index_keys[layer]
-        narrow = held.dtype.itemsize == 2
-        rounded = encode(keys, held.dtype.name, overflow="nonfinite") if narrow else keys
-        found = []
-        for row, past, fresh in zip(held, self.lengths.tolist(), rounded, strict=True):
-            row[past : past + new] = fresh
-            found.append(row[: past + new].astype(dtype, copy=False))
-        return found
+        for row, past, fresh in zip(self.index_keys[layer], self.lengths.tolist(), keys, strict=True):
+            row[past : past + len(fresh)] = self.index_format.write(fresh)
+
+    def _held_index_keys(self, layer: int, new: int) -> list[NDArray[Any]]:
+        assert self.index_keys is not None
+        held = zip(self.index_keys[layer], self.lengths.tolist(), strict=True)
+        return [row[: past + new] for row, past in held]
 
     def reserve(self, new: int, batch: int) -> None:
         """Raise ValueError unless `new` more tokens of `batch` sequences fit."""

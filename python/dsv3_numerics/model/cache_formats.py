@@ -143,6 +143,16 @@ class CacheFormat:
         )
         return out
 
+    def codes(self, records: Array) -> Quantized:
+        """Return records (n, width) of a scheme with scales as its value; the rotary key is left out."""
+        codes, tiles = self._parts
+        found = self._latent(
+            np.ascontiguousarray(records[:, :codes]),
+            np.ascontiguousarray(records[:, codes : codes + tiles]),
+        )
+        assert isinstance(found, Quantized)
+        return found
+
     def _latent(self, codes: Array, tiles: Array) -> Quantized | LogFmt | Array:
         if isinstance(self.scheme, LogTiles):
             ranges = tiles.view(np.float32)

@@ -29,6 +29,7 @@ NONE = "none"
 """As it is: no scheme, no accumulator, and the compute dtype."""
 
 GATES = (NONE, *COMPUTE)
+ROTATIONS = ("hadamard", NONE)
 MASK_VALUES: Mapping[str, float] = {"-inf": -np.inf, "0": 0.0}
 RULES: tuple[str, ...] = tuple(
     name
@@ -81,6 +82,7 @@ _PREDICATES: Mapping[str, tuple[Predicate, ...]] = {
     "activations": (_not_requantized, _not_sent, _of_rows),
     "weights": (_not_sent,),
     "cache": (_not_requantized, _not_sent, _in_bytes, _token_by_token, _of_rows),
+    "indexer": (_not_requantized, _not_sent, _in_bytes, _token_by_token, _of_rows),
     "dispatch": (_not_requantized, _of_rows),
     "combine": (_not_requantized, _of_rows),
 }

@@ -294,7 +294,8 @@ def _speculative(model: Model, prompt: Ids, cache: Cache, log: Speculation, how:
     The model's cache holds all tokens but the newest; MTP's holds every pair (hidden state at i, token i +
     1).
     """
-    drafts = Cache(model.config, 1, cache.capacity, dtype=cache.format.scheme, layers=1)
+    kept = cache.format.scheme, cache.index_format.scheme
+    drafts = Cache(model.config, 1, cache.capacity, dtype=kept[0], index_dtype=kept[1], layers=1)
     recipe = how.get("recipe")
     hidden = model.hidden(prompt, cache=cache, **how)
     token = best(model.head(hidden[:, -1:], recipe=recipe))

@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from .. import _core
 from .._arrays import Array
+from ..quantized import Quantized
 from .activations import Activations
 from .cache import Cache
 from .config import Config
+from .index_codes import code_scores, spread
 from .layer import Layer, Source, Trace
 from .operations import Operations
 from .weights import indexer_shapes
@@ -48,8 +50,9 @@ class Indexer(Layer):
     """Scores of earlier tokens by a few narrow heads, and the ``index_topk`` best of them.
 
     ``sum over heads of w[t, h] * max(0, q[t, h] . k[s] / sqrt(index_head_dim))``, queries from the normalised
-    query latent, one key for all heads. Among equal scores, which the ReLU makes common, the lower position
-    wins. Up to ``index_topk`` positions everything is attended to.
+    query latent, one key for all heads; on codes where a recipe's ``indexer`` says so, see `index_codes`.
+    Among equal scores, which the ReLU makes common, the lower position wins. Up to ``index_topk`` positions
+    everything is attended to.
 
     Parameters
     ----------
@@ -100,12 +103,21 @@ class Indexer(Layer):
         k = self._rotate(ops, f"{at}indexer.rotate_k", k.reshape(batch, new, 1, channels), positions)
         w = ops.precise_linear(f"{at}indexer.weights_proj", x, self.weights, "weights_proj.weight")
         w = w.reshape(batch, new, heads) * w.dtype.type(heads**-0.5)
-        keys = cache.append_index_keys(layer, k.reshape(batch, new, channels), q.dtype)
-        longest = max(len(held) for held in keys)
+        k = k.reshape(batch, new, channels)
+        coded: list[Quantized] = []
+        keys: list[Array] = []
+        if ops.recipe.indexer.is_quantized:
+            q, k = spread(q, ops.recipe), spread(k, ops.recipe)
+            coded = cache.append_index_codes(layer, k)
+        else:
+            keys = cache.append_index_keys(layer, k, q.dtype)
+        longest = int(cache.lengths.max()) + new
         wanted = any(trace.wants(f"{at}{name}") for name in TRACED)
         if longest <= top and not wanted:
             return None
-        found = [self._select(*sequence, top) for sequence in zip(q, keys, w, strict=True)]
+        scores = [self._scores(*parts) for parts in zip(q, keys, w, strict=False)]
+        scores += [code_scores(*parts, ops.recipe) for parts in zip(q, coded, w, strict=False)]
+        found = [_selected(of_one, new, top) for of_one in scores]
         for name, values in zip(TRACED, zip(*found, strict=True), strict=True):
             if trace.wants(f"{at}{name}"):
                 trace.put(f"{at}{name}", _stacked(values, -np.inf if name == TRACED[0] else False))
@@ -118,17 +130,14 @@ class Indexer(Layer):
         turned = ops.rotate(name, turning, self._rope, positions, heads)
         return np.concatenate([turned.reshape(turning.shape), x[..., rope:]], axis=-1)
 
-    def _select(self, q: Array, k: Array, w: Array, top: int) -> tuple[Array, Flags, Array]:
-        """Scores (new, positions), flags of the same shape, and by how much each selection is decided."""
+    def _scores(self, q: Array, k: Array, w: Array) -> Array:
+        """Scores (new, positions) of numbers."""
         heads, channels, _ = _sizes(self.config)
-        new, dtype = len(q), q.dtype.name
-        scores = np.empty((new, len(k)), q.dtype)
-        flags, gap = np.empty(scores.shape, np.bool_), np.empty(new, q.dtype)
-        past, scale = len(k) - new, channels**-0.5
+        scores = np.empty((len(q), len(k)), q.dtype)
         a, b, factors = (np.ascontiguousarray(part).reshape(-1) for part in (q, k, w))
-        _core.index_scores(a, b, factors, dtype, heads, channels, past, scale, scores.reshape(-1))
-        _core.select(scores.reshape(-1), dtype, past, top, flags.reshape(-1), gap)
-        return scores, flags, gap
+        past, scale = len(k) - len(q), channels**-0.5
+        _core.index_scores(a, b, factors, q.dtype.name, heads, channels, past, scale, scores.reshape(-1))
+        return scores
 
 
 TRACED = ("index_scores", "index_selected", "selection_gap")
@@ -142,6 +151,16 @@ def _sizes(config: Config) -> tuple[int, int, int]:
     assert channels is not None
     assert top is not None
     return heads, channels, top
+
+
+def _selected(scores: Array, new: int, top: int) -> tuple[Array, Flags, Array]:
+    """Scores that the future is masked out of, flags of their shape, and how far each choice is decided."""
+    past = scores.shape[1] - new
+    future = np.arange(scores.shape[1]) > past + np.arange(new)[:, None]
+    scores[future] = -np.inf
+    flags, gap = np.empty(scores.shape, np.bool_), np.empty(new, scores.dtype)
+    _core.select(scores.reshape(-1), scores.dtype.name, past, top, flags.reshape(-1), gap)
+    return scores, flags, gap
 
 
 def _stacked(values: tuple[Array, ...], fill: Any) -> Array:

@@ -85,9 +85,15 @@ def floats(x: ArrayLike, channels: int, name: str = "x") -> Array:
 
 def check_cache(cache: Cache | None, ops: Operations) -> None:
     """Raise ValueError where a recipe keeps its cache in another format than the one that is given."""
-    expected = str(ops.recipe.cache_scheme)
-    if cache is not None and ops.named and cache.format.name != expected:
-        raise ValueError(
-            f"cache: found {cache.format.name}, but recipe {ops.recipe.name!r} keeps {expected}; expected "
-            f"one made by new_cache(recipe=...), or a recipe with cache={cache.format.name!r}"
-        )
+    if cache is None or not ops.named:
+        return
+    index = ops.recipe.index_scheme
+    pairs = [("cache", "", cache.format, ops.recipe.cache_scheme)]
+    if index is not None and cache.index_keys is not None:
+        pairs.append(("indexer", " for index keys", cache.index_format, index))
+    for field, what, found, expected in pairs:
+        if found.name != str(expected):
+            raise ValueError(
+                f"cache: found {found.name}{what}, but recipe {ops.recipe.name!r} keeps {expected}; expected "
+                f"one made by new_cache(recipe=...), or a recipe with {field}={found.name!r}"
+            )

@@ -167,9 +167,12 @@ class Model:
 
         `dtype` may be any that `Cache` takes; a forward by a recipe wants the recipe's own.
         """
+        index_dtype = None
         if recipe is not None and dtype is None:
-            dtype = Recipe.of(recipe).cache_scheme
-        return Cache(self.config, batch, capacity, dtype=self.dtype if dtype is None else dtype)
+            chosen = Recipe.of(recipe)
+            dtype, index_dtype = chosen.cache_scheme, chosen.index_scheme
+        dtype = self.dtype if dtype is None else dtype
+        return Cache(self.config, batch, capacity, dtype=dtype, index_dtype=index_dtype)
 
     def _operations(self, recipe: Choice, hook: Hook | None) -> Operations:
         """Make the operations of a recipe, which is held against all weights first."""
@@ -263,7 +266,7 @@ class Model:
         batch, tokens = array.shape
         counts = self._lengths(lengths, batch, tokens)
         if cache is None and tokens > positive(chunk, "chunk"):
-            cache = self.new_cache(batch, tokens, dtype=ops.recipe.cache_scheme)
+            cache = self.new_cache(batch, tokens, recipe=ops.recipe)
         out = np.empty((batch, tokens, self.config.hidden_size), ops.recipe.dtype)
         if not array.size:
             return out

@@ -31,6 +31,7 @@ from .fields import (
     MASK_VALUES,
     NONE,
     OLD_FIELDS,
+    ROTATIONS,
     SCHEMES,
     codes_of,
     modern,
@@ -81,6 +82,12 @@ class Recipe(PresetFamily):
         released code does.
     group_mask_value : {"-inf", "0"}
         The score of groups that were not chosen.
+    indexer : str or Scheme
+        How the queries and keys of a lightning indexer (DSA) are held, keys in the cache too; "none": in
+        `compute`. On codes with a scale for each head their products are the accumulator's, from zero and
+        without promotion, and the scales go into the heads' weights, as released.
+    index_rotation : {"hadamard", "none"}
+        What queries and keys go through before they are quantized.
 
     Raises
     ------
@@ -108,6 +115,8 @@ class Recipe(PresetFamily):
     combine: Any = _NONE
     gate: str = NONE
     group_mask_value: str = "-inf"
+    indexer: Any = _NONE
+    index_rotation: str = "hadamard"
 
     CHOICES: ClassVar[tuple[str, ...]] = (
         "compute",
@@ -120,6 +129,8 @@ class Recipe(PresetFamily):
         "combine",
         "gate",
         "group_mask_value",
+        "indexer",
+        "index_rotation",
     )
     """The fields that `only` and `without` take; "accumulator" stands for `promote_every` too."""
 
@@ -141,7 +152,9 @@ class Recipe(PresetFamily):
                     f"{', '.join(ACCUMULATORS[1:])}"
                 )
             return
-        self._check_accumulator(accumulator_info(self.accumulator))
+        unit = accumulator_info(self.accumulator)
+        self._check_accumulator(unit)
+        self._check_indexer(unit)
 
     # --- Which choices go together --------------------------------------------------------------------------
 
@@ -208,6 +221,18 @@ class Recipe(PresetFamily):
                     f"products, with {name} '{held}'; expected {name} one of {', '.join(fits)}"
                 )
 
+    def _check_indexer(self, unit: AccumulatorInfo) -> None:
+        """Refuse codes of an indexer that the accumulator does not add without their scales."""
+        codes = codes_of(self.indexer, self.compute) if self.indexer.is_quantized else None
+        if codes is not None and (unit.scale is not None or codes not in unit.inputs):
+            scales = f", with scales in {unit.scale}" if unit.scale is not None else ""
+            taking = [info.name for info in accumulators() if info.scale is None and codes in info.inputs]
+            raise ValueError(
+                f"indexer: found '{self.indexer}' with accumulator {unit.name!r}, which takes "
+                f"{', '.join(unit.inputs)}{scales}; expected indexer none or accumulator one of "
+                f"{', '.join([*taking, NONE])}"
+            )
+
     def _sides(self) -> Iterator[tuple[str, Scheme]]:
         """Return the operands of products on codes, as far as the recipe knows them."""
         if codes_of(self.activations, self.compute):
@@ -234,6 +259,11 @@ class Recipe(PresetFamily):
     def cache_scheme(self) -> Scheme:
         """The scheme of the cache, which is the compute dtype where the recipe has none."""
         return Scheme.parse(self.compute) if self.cache.is_identity else self.scheme("cache")
+
+    @property
+    def index_scheme(self) -> Scheme | None:
+        """The scheme of an indexer's keys in the cache; None: as the cache has it by itself."""
+        return None if self.indexer.is_identity else self.scheme("indexer")
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -450,6 +480,11 @@ class Recipe(PresetFamily):
             sums if gate == "bf16" else gate,
             gate,
         )
+        if not self.indexer.is_identity:
+            turned = "" if self.index_rotation == NONE else ", rotated"
+            held = f"{_label(self.indexer, n)} x {_label(self.indexer, n)}{turned}"
+            own = sums if self.accumulator == NONE else self.accumulator
+            yield "indexer's scores", held, _scales(self.indexer), own, "float32"
         kept, plain = str(self.cache_scheme), self.cache.group is None
         yield "cache", kept, _scales(self.cache), "", kept if plain else "bf16"
         for name, held, added in (
@@ -484,6 +519,7 @@ _WORDS: Mapping[str, Any] = {
     "accumulator": ACCUMULATORS,
     "gate": GATES,
     "group_mask_value": MASK_VALUES,
+    "index_rotation": ROTATIONS,
 }
 
 FLOAT64 = Recipe()
@@ -512,10 +548,14 @@ PRESETS: Mapping[str, Recipe] = {
     "bf16": _BF16,
     "deepseek_v3": _V3,
     "deepseek_v31": _V31,
+    "deepseek_v32": _V31.replace(
+        rule="deepseek_v32_exp", cache="e4m3:1x128:ue8m0", indexer="e4m3:1x128:ue8m0"
+    ),
     "blackwell": _V31.replace(accumulator="blackwell_fp8"),
     "blackwell_mxfp8": _scaled_units("mxfp8", "blackwell_mxf8"),
     "blackwell_nvfp4": _scaled_units("nvfp4", "blackwell_nvfp4"),
 }
 """float64 and float32 in everything; bf16 as torch runs a converted model; deepseek_v3 and deepseek_v31 as
-released for Hopper, with float32 and power-of-two scales; blackwell the same products on its accumulator;
+released for Hopper, with float32 and power-of-two scales; deepseek_v32 with the FP8 indexer and latent of
+V3.2's corrected code; blackwell the same products on its accumulator;
 blackwell_mxfp8 and blackwell_nvfp4 on its block-scaled units, weights and dispatch in their formats too."""
