@@ -8,11 +8,14 @@ from typing import Any
 
 import click
 
-from .console import progress_bar
+from .console import json_option, print_json, progress_bar
+
+_WORDS = ("list", "suite", "verify")
 
 
 @click.command("golden")
 @click.argument("operation")
+@click.argument("folder", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder  [default: golden-OPERATION]"
 )
@@ -33,75 +36,173 @@ from .console import progress_bar
     metavar="NAME=VALUE",
     help="An argument of the operation, as rule=deepep, block=128,128, promote_every=none; may be repeated.",
 )
+@click.option(
+    "--from",
+    "source",
+    metavar="CHECKPOINT",
+    help="Real inputs too: a checkpoint, or demo for the demo model.",
+)
+@click.option(
+    "--tensor",
+    "tensors",
+    multiple=True,
+    metavar="NAME",
+    help="With --from: a tensor, or an operation whose input it is; a second for the second input.",
+)
+@click.option("--recompute", is_flag=True, help="With `verify`: make every answer again too.")
+@click.option("--overwrite", is_flag=True, help="Write a folder anew that holds another set.")
+@json_option
 def golden_command(
     operation: str,
+    folder: Path | None,
     out: Path | None,
     suite: str | None,
     form: str,
     seed: int,
     cases: tuple[str, ...],
     settings: tuple[str, ...],
+    source: str | None,
+    tensors: tuple[str, ...],
+    recompute: bool,
+    overwrite: bool,
+    as_json: bool,
 ) -> None:
     """Write golden vectors: inputs, scales in the kernel's layout, partial sums, outputs, and a manifest.
 
-    OPERATION is cast, quantize, logfmt or product, or `suite` for a project's ready set with a README. The
-    same command writes the same bytes on every machine. `list` shows operations, arguments and cases.
+    OPERATION is cast, quantize, logfmt, product, fprop, dgrad, wgrad, gate, expert, attention, layer or
+    forward; or `suite` for a project's ready set with a README, or `verify` FOLDER. The same command writes
+    the same bytes on every machine. `list` shows operations, their arguments, kinds of input, and suites.
+
+    \b
+    Inputs come in kinds, each there to catch one fault: normal numbers, ties, powers of two, cancellation,
+    subnormals, one outlier, zero tiles, specials; --from adds real ones. A folder that is complete is left
+    as it is; an interrupted suite goes on where it stopped.
 
     \b
     Examples:
       dsv3-numerics golden list
       dsv3-numerics golden quantize --set rule=deepep --set layout=mn_major --out q
-      dsv3-numerics golden product --set unit=ada_fp8 --set output=bfloat16 --form bin
+      dsv3-numerics golden product --set unit=ada_fp8 --set grouped=masked --form bin
+      dsv3-numerics golden quantize --from demo --tensor layer2.q_a_proj
+      dsv3-numerics golden attention --set absorbed=true --set tokens=1 --set past=20
+      dsv3-numerics golden forward --set model=./V3-tiny --set recipe=deepseek_v3
       dsv3-numerics golden suite --for deepgemm --out vectors
+      dsv3-numerics golden verify vectors --recompute
     """
-    from ..golden import OPERATIONS, write, write_suite
-
-    if operation == "list":
-        for line in _listed():
-            click.echo(line)
-        return
-    folder = out or Path(f"golden-{suite or operation}")
-    if operation == "suite":
-        if suite is None:
-            raise click.UsageError("suite: found no --for, expected a project")
-        if settings or cases:
-            raise click.UsageError("suite: found --set or --case, expected none: the set is ready")
-        with progress_bar() as progress:
-            click.echo(f"wrote {write_suite(suite, folder, form=form, seed=seed, progress=progress)}")
-        return
-    if suite is not None:
+    if folder is not None and operation != "verify":
+        raise click.UsageError(f"found {str(folder)!r} after {operation}, expected --out {folder}")
+    if recompute and operation != "verify":
+        raise click.UsageError(f"--recompute: found with {operation}, expected it with verify")
+    if suite is not None and operation != "suite":
         raise click.UsageError(
             f"--for: found {suite!r} with {operation}, expected `golden suite --for {suite}`"
         )
+    given = {"--set": settings, "--case": cases, "--from": source, "--tensor": tensors}
+    unused = [name for name, value in given.items() if value]
+    if operation in _WORDS and unused:
+        raise click.UsageError(f"{operation}: found {unused[0]}, expected none")
+    if operation == "list":
+        _list(as_json=as_json)
+    elif operation == "verify":
+        _verify(folder, recompute=recompute, as_json=as_json)
+    else:
+        if operation == "suite" and suite is None:
+            raise click.UsageError("suite: found no --for, expected a project")
+        place = out or Path(f"golden-{suite or operation}")
+        request = {
+            "cases": cases or None,
+            "source": source,
+            "tensors": tensors,
+            **_arguments(operation, settings),
+        }
+        how = {"form": form, "seed": seed, "overwrite": overwrite}
+        _write(operation, suite, place, request, how, as_json=as_json)
+
+
+def _write(
+    operation: str,
+    suite: str | None,
+    place: Path,
+    request: dict[str, Any],
+    how: dict[str, Any],
+    *,
+    as_json: bool,
+) -> None:
+    from ..golden import write, write_suite
+
+    try:
+        with progress_bar() as progress:
+            if suite is not None:
+                write_suite(suite, place, progress=progress, **how)
+            else:
+                write(operation, place, progress=progress, **request, **how)
+    except FileExistsError as error:
+        raise click.ClickException(f"{error} (--out, --overwrite)") from error
+    if as_json:
+        print_json(json.loads((place / "manifest.json").read_text()) | {"folder": str(place)})
+    else:
+        click.echo(f"wrote {place}" if suite is not None else f"wrote {place / 'manifest.json'}")
+
+
+def _verify(folder: Path | None, *, recompute: bool, as_json: bool) -> None:
+    from ..golden import verify
+
+    if folder is None:
+        raise click.UsageError("verify: found no folder, expected `golden verify FOLDER`")
+    with progress_bar() as progress:
+        found = verify(folder, recompute=recompute, progress=progress)
+    if as_json:
+        print_json({"folder": str(folder), **found._asdict()})
+        return
+    again = f", {found.recomputed} made again alike" if recompute else ""
+    click.echo(f"{folder}: {found.tensors} tensors and {found.files} files are what the manifest says{again}")
+    for name in found.unlisted:
+        click.echo(f"not in the manifest: {name}")
+
+
+def _arguments(operation: str, settings: tuple[str, ...]) -> dict[str, Any]:
+    from ..golden import OPERATIONS
+
     defaults = OPERATIONS[operation].defaults if operation in OPERATIONS else {}
-    arguments = dict(_setting(text, defaults) for text in settings)
-    click.echo(f"wrote {write(operation, folder, form=form, seed=seed, cases=cases or None, **arguments)}")
+    return dict(_setting(text, defaults) for text in settings)
 
 
 def _setting(text: str, defaults: Any) -> tuple[str, Any]:
-    """Read NAME=VALUE: numbers where the default is one, two numbers for a block."""
+    """Read NAME=VALUE: numbers where the default is one, several for a block, true or false for a switch."""
     name, equals, value = text.partition("=")
     if not equals:
         raise click.UsageError(f"--set: found {text!r}, expected NAME=VALUE")
     default = defaults.get(name)
     try:
         if isinstance(default, tuple):
-            high, wide = value.replace("x", ",").split(",")
-            return name, (int(high), int(wide))
+            return name, tuple(int(part) for part in value.replace("x", ",").split(","))
+        if isinstance(default, bool):
+            return name, {"true": True, "false": False}[value.lower()]
         if isinstance(default, int):
             return name, None if value.lower() == "none" else int(value)
-    except ValueError:
-        raise click.UsageError(f"--set: found {text!r}, expected numbers as in {name}={default}") from None
+    except (ValueError, KeyError):
+        wanted = "true or false" if isinstance(default, bool) else f"numbers as in {name}={default}"
+        raise click.UsageError(f"--set: found {text!r}, expected {wanted}") from None
     return name, value
 
 
-def _listed() -> list[str]:
+def _list(*, as_json: bool) -> None:
     from ..golden import OPERATIONS, SUITES
     from ..golden.inputs import CASES
 
-    lines = []
+    if as_json:
+        rows = {
+            name: {"summary": row.summary, "arguments": dict(row.defaults), "cases": row.cases}
+            for name, row in OPERATIONS.items()
+        }
+        cases = {name: case.catches for name, case in CASES.items()}
+        print_json({"operations": rows, "cases": cases, "suites": list(SUITES)})
+        return
     for name, row in OPERATIONS.items():
-        lines += [f"{name}: {row.summary}", *(f"  {k}={json.dumps(v)}" for k, v in row.defaults.items())]
-        lines.append(f"  cases: {', '.join(row.cases)}")
-    lines += ["cases:", *(f"  {name}: {case.catches}" for name, case in CASES.items())]
-    return [*lines, f"suites: {', '.join(SUITES)}"]
+        click.echo(f"{name}: {row.summary}")
+        click.echo(f"  {'  '.join(f'{k}={json.dumps(v)}' for k, v in row.defaults.items())}")
+        click.echo(f"  cases: {', '.join(row.cases)}")
+    click.echo("cases:")
+    for name, case in CASES.items():
+        click.echo(f"  {name}: {case.catches}")
+    click.echo(f"suites: {', '.join(SUITES)}")

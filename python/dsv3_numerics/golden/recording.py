@@ -1,0 +1,61 @@
+"""Records of a forward's operations as tensors: results, and the codes and scales that products took.
+
+Lives here: `Recorder`, a hook.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .._arrays import Array
+from ..model.recipe import Recipe
+from ..model.records import OpRecord
+from ..quantized import SCALE_DTYPES, Quantized
+from ..schemes import Scaled, quantize
+from .tensors import Tensor, Tensors, coded, operand
+
+
+class Recorder:
+    """Hook that keeps what operations give, and what linear layers are given where they take codes.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    prefix : str
+        Of the operations' names; what follows it names the tensors.
+
+    Attributes
+    ----------
+    found : dict of str to Tensor
+    """
+
+    def __init__(self, recipe: Recipe, prefix: str = "") -> None:
+        self.recipe, self.prefix = recipe, prefix
+        self.found: Tensors = {}
+
+    def __call__(self, record: OpRecord) -> None:
+        """Keep one operation."""
+        name, kind, told = record.operation
+        name = name.removeprefix(self.prefix)
+        if kind == "linear":
+            self.found |= self._operand(name, record.inputs)
+        self.found[f"{name}.out"] = Tensor(np.array(record.output), f"result of {kind} {name}: {told}")
+
+    def _operand(self, name: str, inputs: tuple[Array, ...]) -> Tensors:
+        dispatched = len(inputs) == 2
+        scheme = self.recipe.activation_scheme(dispatched=dispatched)
+        if not isinstance(scheme, Scaled):
+            return {}
+        told = f"what {name} multiplies"
+        if not dispatched:
+            rows = inputs[0].reshape(-1, inputs[0].shape[-1])
+            return operand(quantize(rows, scheme), f"{name}.x", told)
+        codes, scales = inputs
+        if scales.dtype != SCALE_DTYPES[scheme.scale] or scheme.scale == "nvfp4":
+            return {
+                f"{name}.x_codes": coded(codes, scheme.format, told),
+                f"{name}.x_scales": Tensor(scales, "scales of each row and group; without the global scale"),
+            }
+        tile = scheme.group_k or codes.shape[-1]
+        q = Quantized(codes, scales, scheme.format, (tile,), axis=1, scale_kind=scheme.scale)
+        return operand(q, f"{name}.x", told)
