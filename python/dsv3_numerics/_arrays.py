@@ -8,6 +8,7 @@ integers (those have no buffer protocol). Not here: formats and scales (see `for
 from __future__ import annotations
 
 import operator
+import sys
 from typing import Any, SupportsIndex, TypeAlias
 
 import ml_dtypes
@@ -49,7 +50,7 @@ def as_array(x: Any, name: str) -> Array:
     ValueError
         Nested sequences without a shape.
     """
-    if isinstance(x, np.ma.MaskedArray):
+    if is_masked(x):
         raise TypeError(f"{name}: found a masked array, expected one without a mask (fill it first)")
     if not isinstance(x, np.ndarray) and hasattr(x, "__dlpack_device__"):
         kind, index = (int(part) for part in x.__dlpack_device__())
@@ -62,6 +63,12 @@ def as_array(x: Any, name: str) -> Array:
         return np.asarray(x)
     except ValueError as error:
         raise ValueError(f"{name}: found no array ({error})") from error
+
+
+def is_masked(x: Any) -> bool:
+    """Tell if `x` is a masked array, without an import: a fork in the midst of one leaves its lock held."""
+    masked = sys.modules.get("numpy.ma")  # where nobody has loaded it, there are none
+    return masked is not None and isinstance(x, getattr(masked, "MaskedArray", ()))
 
 
 def source(x: Any, name: str) -> tuple[Array, str]:
@@ -109,7 +116,7 @@ def destination(
     """
     if out is None:
         return np.empty(shape, dtype)
-    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+    if not isinstance(out, np.ndarray) or is_masked(out):
         raise TypeError(f"{name}: found {type(out).__name__}, expected a numpy.ndarray")
     if out.dtype != dtype or not out.dtype.isnative:
         raise TypeError(f"{name}: found dtype {out.dtype.str} ({out.dtype}), expected {dtype}")

@@ -2,7 +2,8 @@
 
 Lives here: the one writer of files in the package. A file is complete under its name or not there; a killed
 writer leaves a name of its own kind behind, which `is_temporary` knows, and which the next writer in the
-folder removes: a writer at work holds a lock on its file, which the system takes from a killed one.
+folder removes: a writer at work holds a lock on its file, which the system takes from a killed one. Locks may
+not reach other machines that share a file system, so what those have left stays for a day.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 import stat
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +24,8 @@ if sys.platform != "win32":
     import fcntl
 
 _UNITS = ("kB", "MB", "GB")
+_FOREIGN = 86400.0
+"""Seconds that a file of another machine must be untouched to count as left."""
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.partial")
 
 
@@ -79,11 +83,19 @@ def begin(target: Path, size: int = 0) -> PartialFile:
 def _own(target: Path) -> tuple[IO[bytes], Path]:
     """Make an empty file beside `target` and lock it, as long as it is open."""
     while True:
-        temporary = target.with_name(f".{target.name[:50]}.{os.urandom(6).hex()}.partial")
+        temporary = target.with_name(f".{target.name[:50]}.{host_tag()}{os.urandom(4).hex()}.partial")
         stream = open(temporary, "xb", buffering=0)  # noqa: SIM115  (closed by `publish` and `discard`)
         if _lock(stream.fileno()) is not False and os.path.lexists(temporary):
             return stream, temporary
         stream.close()  # another process took it for a leftover before it was locked
+
+
+def host_tag() -> str:
+    """Return four digits that tell this machine from most others, as temporary names have them."""
+    import zlib
+
+    node = os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "")
+    return f"{zlib.crc32(node.encode()) & 0xFFFF:04x}"
 
 
 def _lock(handle: int) -> bool | None:
@@ -111,7 +123,11 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def _remove_if_left(path: Path) -> None:
-    if not stat.S_ISREG(path.lstat().st_mode):
+    status = path.lstat()
+    if not stat.S_ISREG(status.st_mode):
+        return
+    ours = path.name.split(".")[-2].startswith(host_tag())
+    if not ours and abs(time.time() - status.st_mtime) < _FOREIGN:
         return
     if sys.platform == "win32":
         path.unlink()  # refused by the system while it is open

@@ -21,8 +21,9 @@ import commands
 import stored
 from dsv3_numerics._atomic import PartialFile, is_temporary
 from dsv3_numerics.checkpoint import CheckpointError, convert, open, save
-from dsv3_numerics.checkpoint.conversion.journal import JOURNAL_NAME, open_journal
+from dsv3_numerics.tasks.journal import journal_name, open_journal
 
+JOURNAL_NAME = journal_name("convert")
 FP8 = Path(__file__).parents[1] / "golden" / "tiny_v3_fp8"
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
 SCALE = "_scale_inv"
@@ -49,7 +50,7 @@ KILLER = """
 import os, pathlib, signal, sys, time
 from dsv3_numerics._atomic import PartialFile
 from dsv3_numerics.checkpoint import convert
-from dsv3_numerics.checkpoint.conversion import journal
+from dsv3_numerics.tasks import journal
 owner, name, n, second, src, dst = sys.argv[1:]
 owner = {"PartialFile": PartialFile, "Journal": journal.Journal}[owner]
 real, count = getattr(owner, name), 0
@@ -57,7 +58,7 @@ def killing(self, *args):
     global count
     count += not second or self.path.name.startswith("." + second)
     if count == int(n):
-        while second and '"file"' not in pathlib.Path(dst, journal.JOURNAL_NAME).read_text():
+        while second and '"task"' not in pathlib.Path(dst, journal.journal_name("convert")).read_text():
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
     return real(self, *args)
@@ -99,7 +100,7 @@ def test_kill_and_resume(
     assert set(whole) <= set(left)
     assert all(wanted[name] == data for name, data in left.items()), "what has its name is complete"
     assert stored.INDEX not in left
-    inodes = {name: (target / name).stat().st_ino for name in SHARDS if f'"file": "{name}"' in noted}
+    inodes = {name: (target / name).stat().st_ino for name in SHARDS if f'"task": "{name}"' in noted}
     convert(FP8, target, to="bf16", resume=True)
     assert contents(target) == wanted
     assert all((target / name).stat().st_ino == inode for name, inode in inodes.items()), "written once"
@@ -111,7 +112,7 @@ def stopped(target: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> No
 
     def failing(self: PartialFile, offset: int, data: Any) -> None:
         if offset and self.path.name.startswith(f".{SHARDS[1]}"):
-            while '"file"' not in (target / JOURNAL_NAME).read_text():
+            while '"task"' not in (target / JOURNAL_NAME).read_text():
                 time.sleep(0.01)
             raise OSError(28, "No space left on device")
         real(self, offset, data)
@@ -184,14 +185,14 @@ def test_a_damaged_file_or_journal_is_not_taken_for_whole(
     stopped(target, monkeypatch)
     os.truncate(target / SHARDS[0], 100)
     journal = target / JOURNAL_NAME
-    journal.write_bytes(journal.read_bytes() + b'{"file": "model-000')  # a line cut short
+    journal.write_bytes(journal.read_bytes() + b'{"task": "model-000')  # a line cut short
     assert convert(FP8, target, to="bf16", resume=True).resumed == 0
     assert contents(target) == wanted
     shutil.rmtree(target)
     stopped(target, monkeypatch)
     for content in (b"", b"[1]\n", b"{}\n", b"\xff\n", b'{"head": 3}\n'):
         journal.write_bytes(content)
-        with pytest.raises(CheckpointError, match="not a journal"):
+        with pytest.raises(ValueError, match="not a journal"):
             convert(FP8, target, to="bf16", resume=True)
 
 
@@ -199,8 +200,8 @@ def test_two_at_once(tmp_path: Path) -> None:
     pytest.importorskip("fcntl")
     (tmp_path / "out").mkdir()
     with (
-        open_journal(tmp_path / "out", {}, resume=False),
-        pytest.raises(CheckpointError, match="another process"),
+        open_journal(tmp_path / "out", "convert", {}, resume=False),
+        pytest.raises(ValueError, match="another process"),
     ):
         convert(FP8, tmp_path / "out", to="bf16", resume=True)
 

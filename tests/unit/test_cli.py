@@ -152,12 +152,12 @@ def test_the_demo_model_is_read_without_importing_its_package() -> None:
 
 PACED = """
 from dsv3_numerics import cli
-from dsv3_numerics.study import sweep
-one = sweep.study_one
-def pacing(study, tensor, *rest):
-    one(study, tensor, *rest)
-    done(tensor.name)
-sweep.study_one = pacing
+from dsv3_numerics.tasks.journal import Journal
+note = Journal.note
+def pacing(journal, task, facts):
+    note(journal, task, facts)
+    done(task.name)
+Journal.note = pacing
 cli.main(sys.argv[1:])
 """
 
@@ -200,13 +200,13 @@ def test_a_stopped_study_is_resumed_to_the_same_figures(
     assert (code, out.startswith("All is done")) == (0, True)
 
 
-@pytest.mark.parametrize("damage", [b"", b"PK", b"x" * 300])
+@pytest.mark.parametrize("damage", [b"", b"{}\n", b"x" * 300])
 def test_a_damaged_state_is_refused(weights: Path, damage: bytes, capsys: pytest.CaptureFixture[str]) -> None:
     Path("o").mkdir()
-    Path("o/unfinished.npz").write_bytes(damage)
+    Path("o/.dsv3-numerics-study.jsonl").write_bytes(damage)
     code, _, err = call("study", "w.npz", "-s", "mxfp4", "--out", "o", "--resume", capsys=capsys)
     assert (code, len(err.splitlines())) == (1, 1)
-    assert "unfinished.npz" in err
+    assert "not a journal" in err
     assert call("study", "w.npz", "-s", "mxfp4", "--out", "o", "--overwrite", capsys=capsys)[0] == 0
 
 

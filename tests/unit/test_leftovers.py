@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dsv3_numerics import Quantized, quantize_tiles
-from dsv3_numerics._atomic import begin, discard, ensure_writable, is_temporary, publish, replacing
+from dsv3_numerics._atomic import begin, discard, ensure_writable, host_tag, is_temporary, publish, replacing
 from dsv3_numerics.report.files import write_json
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals and locks of POSIX")
@@ -85,7 +85,11 @@ def test_only_files_of_our_own_kind_are_removed(tmp_path: Path) -> None:
         (tmp_path / name).write_text("mine")
     os.mkfifo(tmp_path / ".pipe.0123456789ab.partial")
     (tmp_path / ".link.0123456789ab.partial").symlink_to(tmp_path / ".x.partial")
-    (tmp_path / ".ours.0123456789ab.partial").write_text("a leftover")
+    (tmp_path / f".ours.{host_tag()}456789ab.partial").write_text("a leftover")
+    tag = f"{int(host_tag(), 16) ^ 1:04x}"  # of another machine, whose locks we may not see
+    (tmp_path / f".fresh.{tag}456789ab.partial").write_text("its writer may live")
+    (tmp_path / f".old.{tag}456789ab.partial").write_text("a leftover")
+    os.utime(tmp_path / f".old.{tag}456789ab.partial", (0, 0))
     discard(begin(tmp_path / "new"))
-    others = [".link.0123456789ab.partial", ".pipe.0123456789ab.partial"]
+    others = [".link.0123456789ab.partial", ".pipe.0123456789ab.partial", f".fresh.{tag}456789ab.partial"]
     assert sorted(os.listdir(tmp_path)) == sorted(kept + others)

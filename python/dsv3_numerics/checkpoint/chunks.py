@@ -58,30 +58,35 @@ class WriteOp(NamedTuple):
 
 @dataclass
 class Stats:
-    """Sums over what a worker has done.
+    """Sums over the chunks of a file.
 
     Attributes
     ----------
     requantized : int
         Blocks that got new codes because their scale was no power of two.
-    errors : dict of str to list of float
-        For each tensor that lost something: sums of squared errors and of squares.
+    errors : dict of str to list of two float
+        For each tensor that lost something: sums of squared errors and of squares, chunk by chunk.
     """
 
     requantized: int = 0
-    errors: dict[str, list[float]] = field(default_factory=dict)
+    errors: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
     def note(self, name: str, squared_error: float, squared: float) -> None:
         """Add sums over a part of a tensor."""
-        sums = self.errors.setdefault(name, [0.0, 0.0])
-        sums[0] += squared_error
-        sums[1] += squared
+        self.errors.setdefault(name, []).append((squared_error, squared))
 
     def add(self, other: Stats) -> None:
-        """Add another worker's."""
+        """Add those of other chunks."""
         self.requantized += other.requantized
-        for name, (squared_error, squared) in other.errors.items():
-            self.note(name, squared_error, squared)
+        for name, sums in other.errors.items():
+            self.errors.setdefault(name, []).extend(sums)
+
+    def totals(self) -> dict[str, tuple[float, float]]:
+        """Return the sums of each tensor, rounded once: they do not depend on the order of chunks."""
+        return {
+            name: (math.fsum(error for error, _ in sums), math.fsum(square for _, square in sums))
+            for name, sums in self.errors.items()
+        }
 
 
 @dataclass

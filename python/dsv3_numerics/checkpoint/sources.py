@@ -18,6 +18,7 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
+from .._arrays import is_masked
 from .._regular import OtherVersion, open_regular, read_array_header
 from .chunks import Chunk, WorkerContext
 from .dequantize import decode_region
@@ -115,7 +116,7 @@ def array_tensor(name: str, array: npt.ArrayLike) -> Tensor | Skipped:
     TypeError
         A masked array (its mask would be dropped), or an object array.
     """
-    if isinstance(array, np.ma.MaskedArray):
+    if is_masked(array):
         raise TypeError(f"{name}: found a masked array; expected a plain one (fill it, or compress it)")
     array = np.asarray(array)
     if array.dtype.hasobject:

@@ -57,7 +57,7 @@ def layout(entries: Sequence[Entry], metadata: Mapping[str, str]) -> Layout:
         A name twice or ``__metadata__``, text that is not Unicode, or so much of it that no reader takes it.
     """
     ordered = sorted(entries, key=lambda entry: -DTYPES[entry.dtype].bits)
-    table: dict[str, Any] = {_METADATA: dict(metadata)} if metadata else {}
+    table: dict[str, Any] = {_METADATA: dict(sorted(metadata.items()))} if metadata else {}
     begins: dict[str, int] = {}
     at = 0
     for entry in ordered:

@@ -21,6 +21,7 @@ from .formats import formats_command
 from .golden import golden_command
 from .inspect import inspect_command
 from .make import make_command
+from .merge import merge_command
 from .run import run_command
 from .sensitivity import sensitivity_command
 from .study import study_command
@@ -37,6 +38,7 @@ VERBS = (
     golden_command,
     inspect_command,
     make_command,
+    merge_command,
     recipes_command,
     run_command,
     schemes_command,
@@ -55,6 +57,7 @@ Examples:
   dsv3-numerics convert ./V3 ./V3-bf16 --to bf16    a checkpoint's FP8 weights as plain numbers
   dsv3-numerics run ./tiny-v3 --ids 3,1,4           a forward in float32 or float64
   dsv3-numerics make ./tiny-v3                      a checkpoint of random weights, of any size
+  dsv3-numerics merge ./V3-bf16                     end what runs with --part began
   dsv3-numerics sensitivity --demo                  which choice of a recipe costs how much, where
   dsv3-numerics formats float8_e4m3fn               all values of a format
   dsv3-numerics recipes                             what can be named: also schemes, accumulators

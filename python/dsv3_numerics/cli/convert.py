@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .console import json_option, print_json, progress_bar, resumable
+from .splitting import part_done, split_of, split_options
 
 if TYPE_CHECKING:
     from ..checkpoint import ConvertReport
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     type=click.Choice(["1"]),
     help="1: FP8 codes without any scale are the numbers themselves.",
 )
+@split_options
 @json_option
 def convert_command(
     src: Path,
@@ -45,6 +47,8 @@ def convert_command(
     verify: bool,
     resume: bool,
     missing_scale: str | None,
+    part: str | None,
+    dask: str | None,
     as_json: bool,
 ) -> None:
     """Convert a checkpoint out of low precision, into it, or between its dialects.
@@ -74,15 +78,21 @@ def convert_command(
     it and not understood stops the run before anything is written. A stopped run
     leaves SRC as it is, and whole files in DST; --resume does the rest.
 
+    A checkpoint of several files can be converted by several machines that see SRC and DST: by --part, in
+    jobs of any kind, or by --dask. Files are the same bytes whoever writes them.
+
     \b
     Examples:
       dsv3-numerics convert ./DeepSeek-V3 ./DeepSeek-V3-bf16 --to bf16
       dsv3-numerics convert ./my-bf16 ./my-fp8 --to fp8 --verify
       dsv3-numerics convert ./my-bf16 ./my-fp4 --to nvfp4 --dialect compressed-tensors
       dsv3-numerics convert model.safetensors model-f32.safetensors --to f32
+      dsv3-numerics convert ./DeepSeek-V3 ./DeepSeek-V3-bf16 --to bf16 --part 3/8
+      dsv3-numerics convert ./DeepSeek-V3 ./DeepSeek-V3-bf16 --to bf16 --dask tcp://head:8786
     """
     from ..checkpoint import convert
 
+    split_of(part, dask, jobs=jobs)
     with progress_bar(rate="GB", scale=1e9) as progress, resumable("--resume does the rest"):
         report = convert(
             src,
@@ -95,12 +105,29 @@ def convert_command(
             verify=verify,
             resume=resume,
             missing_scale=1 if missing_scale else None,
+            part=part,
+            dask=dask,
             progress=progress,
         )
+    _tell(report, as_json)
+
+
+def merge_convert(folder: Path, as_json: bool) -> None:
+    """End a conversion in parts."""
+    from ..checkpoint.conversion.run import merge_conversion
+
+    with progress_bar(rate="GB", scale=1e9) as progress, resumable("the same command goes on"):
+        report = merge_conversion(folder, progress)
+    _tell(report, as_json)
+
+
+def _tell(report: ConvertReport, as_json: bool) -> None:
     if as_json:
         print_json(asdict(report) | {"path": str(report.path)})
-    else:
-        _print(report)
+        return
+    _print(report)
+    if report.part:
+        part_done(report.path, report.part, f"{report.files + report.resumed} files")
 
 
 def _print(report: ConvertReport) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .console import json_option, keeping, leave, make_console, progress_bar, results_folder
 from .prompt import Words, demo_prompt, parse_ids
+from .splitting import part_done, split_of, split_options
 
 _TOKENS = 64
 _DEMO = ""  # --activations without a folder
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
     from ..model import Model
     from ..study import Scheme, Study
     from ..study.demo import Demo
-    from ..study.state import Unfinished
+    from ..study.split import StudyOfFiles
+    from ..tasks.journal import Journal
+    from ..tasks.plan import Split
 
 
 @click.command("study")
@@ -79,6 +83,7 @@ if TYPE_CHECKING:
 @click.option("--resume", is_flag=True, help="Go on with a study that was stopped; a finished one stays.")
 @click.option("--overwrite", is_flag=True, help="Replace other results in the output folder.")
 @click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads  [default: all CPUs]")
+@split_options
 @json_option
 def study_command(
     inputs: tuple[Path, ...],
@@ -96,6 +101,8 @@ def study_command(
     resume: bool,
     overwrite: bool,
     threads: int | None,
+    part: str | None,
+    dask: str | None,
     as_json: bool,
 ) -> None:
     """Measure what quantization schemes do to the tensors of a file, or to a model's activations.
@@ -104,7 +111,8 @@ def study_command(
     studied as the numbers that they mean. With --against, a quantized checkpoint is compared with its
     original instead. Files are read in pieces: memory stays small whatever their size. Written are
     results.csv, results.json, report.md and three plots. Ctrl-C and SIGTERM keep what is done, and --resume
-    goes on from there.
+    goes on from there. Several machines that see INPUT and DIR share the work of files by --part, in jobs of
+    any kind, or by --dask; the figures are the same.
 
     \b
     A scheme says how a tensor is quantized, format:group:scale[:rule]:
@@ -126,6 +134,7 @@ def study_command(
       dsv3-numerics study model.safetensors -s mxfp4 -s nvfp4 --out fp4
       dsv3-numerics study ./DeepSeek-V3-bf16 --include '*mlp.experts*' --threads 8
       dsv3-numerics study ./V3-fp8 --against ./V3-bf16
+      dsv3-numerics study ./V3-bf16 --out v3 --part 3/8
       dsv3-numerics study --activations --demo
       dsv3-numerics study --activations ./V3-fp8 --text "The capital of France is"
       dsv3-numerics study --activations ./tiny-v3 --tokens 256 --include '*.o_proj'
@@ -144,6 +153,14 @@ def study_command(
         raise click.UsageError("give --ids or --text, not both")
     if against is not None and (len(inputs) != 1 or schemes):
         raise click.UsageError("--against: give one INPUT, and no --scheme: it is what the checkpoint holds")
+    split = split_of(part, dask, threads=threads)
+    if not split.alone and (demo or model_path is not None):
+        why = "a forward goes layer by layer" if model_path is not None else "the demo is small"
+        raise click.UsageError(
+            f"--{'part' if part else 'dask'}: {why}, and is not split; it is for INPUT files"
+        )
+    if part is not None and overwrite:
+        raise click.UsageError("--overwrite: not with --part, whose results stand beside those of others")
     from ..study import DEFAULT_SCHEMES, Scheme
 
     console = make_console(quiet=as_json)
@@ -152,15 +169,18 @@ def study_command(
     except ValueError as error:
         raise click.BadParameter(str(error).removeprefix("scheme "), param_hint="--scheme") from error
     scale = None if missing_scale is None else float(missing_scale)
-    if against is not None:
-        study, title, work = _against(inputs[0], against, scale, include, exclude, threads)
-    elif model_path is None:
-        study, title, work = _of_tensors(inputs, demo, chosen, scale, include, exclude, threads)
-    else:
+    of_files: StudyOfFiles | None = None
+    if model_path is not None:
         prompt = ids, text, tokens
         path = Path(model_path) if model_path else None
         study, title, work = _of_activations(path, prompt, chosen, include, exclude, threads)
-    folder, state, done = _taken_up(study, out or Path(f"study-{title}"), resume, overwrite)
+    elif demo:
+        study, title, work = _of_demo(chosen, scale, include, exclude, threads)
+    else:
+        study, title, work, of_files = _of_files(
+            inputs, against, chosen, scale, include, exclude, threads, split, out
+        )
+    folder, done = _taken_up(study, out or Path(f"study-{title}"), resume, overwrite, split)
     if done:
         console.print(f"All is done: {folder / 'report.md'}", markup=False, highlight=False, soft_wrap=True)
         if as_json:
@@ -170,7 +190,10 @@ def study_command(
         console.print(
             note, style="yellow" if note.startswith("SYNTHETIC") else "", markup=False, highlight=False
         )
-    _do(study, work, state)
+    _do(study, work, folder, split, of_files)
+    if split.part is not None and not study.partial:
+        part_done(folder, split.part, f"{len(study.names())} tensors")
+        return
     _finish(study, folder, console)
     if as_json:
         click.echo((folder / "results.json").read_text())
@@ -179,8 +202,8 @@ def study_command(
     leave(study)
 
 
-Work = Callable[["Callable[[Study], None]"], None]
-"""Fills a study, and calls its argument after each tensor."""
+Work = Callable[["Journal"], None]
+"""Fills a study, but for what a journal holds, and notes each task in it."""
 
 _ABOUT = (
     *("inputs", "schemes", "include", "exclude", "tokens", "ids_sha256"),
@@ -188,80 +211,133 @@ _ABOUT = (
 )
 
 
-def _taken_up(study: Study, folder: Path, resume: bool, overwrite: bool) -> tuple[Path, Unfinished, bool]:
-    """Return the folder, the state of a stopped run (taken up, if so asked), and whether all is done."""
+def _about(study: Study) -> dict[str, Any]:
+    return {name: study.settings[name] for name in _ABOUT if name in study.settings}
+
+
+def _taken_up(study: Study, folder: Path, resume: bool, overwrite: bool, split: Split) -> tuple[Path, bool]:
+    """Return the folder, and whether all is done already."""
     from ..report.files import read_results
-    from ..study.state import Unfinished
+    from ..study.state import VERB
+    from ..tasks.journal import journals, remove_journals
 
-    about = {name: study.settings[name] for name in _ABOUT if name in study.settings}
-    results_folder(folder, about, overwrite=overwrite)
-    state = Unfinished(folder, about)
+    results_folder(folder, _about(study), overwrite=overwrite)
     if overwrite:
-        state.remove()
-    if state.exists() and not resume:
-        raise click.ClickException(
-            f"--out: {folder} holds an unfinished study; --resume goes on with it, --overwrite begins anew"
-        )
-    if state.exists():
-        state.load(study)
-    elif resume:
-        found = read_results(folder)
-        return folder, state, found is not None and found.get("partial") is None
-    return folder, state, False
+        remove_journals(folder, VERB)
+    resume = resume or split.part is not None
+    if journals(folder, VERB):
+        if not resume:
+            raise click.ClickException(
+                f"--out: {folder} holds an unfinished study; --resume goes on with it, "
+                "--overwrite begins anew"
+            )
+        return folder, False
+    found = read_results(folder) if resume else None
+    return folder, found is not None and found.get("partial") is None
 
 
-def _of_tensors(
-    inputs: tuple[Path, ...],
-    demo: bool,
+def merge_study(folder: Path, as_json: bool) -> None:
+    """End a study in parts."""
+    from ..study.split import StudyOfFiles
+    from ..study.state import VERB
+    from ..tasks.journal import journals, read_head
+    from ..tasks.plan import Split
+
+    _, given = read_head(journals(folder, VERB)[0])
+    try:
+        lists = {name: tuple(given["files"][name]) for name in ("inputs", "schemes", "include", "exclude")}
+        of_files = StudyOfFiles(**{**given["files"], **lists})
+        named = {name: given["settings"][name] for name in ("inputs", "against") if name in given["settings"]}
+        notes = list(given["notes"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder}: holds a study that is not of files, which is not done in parts"
+        ) from error
+    study, items = of_files.prepare()
+    study.settings |= named
+    study.notes = notes
+    split = Split(merge=True)
+
+    def work(journal: Journal) -> None:
+        of_files.execute(study, items, journal=journal, split=split)
+
+    console = make_console(quiet=as_json)
+    _do(study, work, folder, split, of_files)
+    _finish(study, folder, console)
+    if as_json:
+        click.echo((folder / "results.json").read_text())
+    leave(study)
+
+
+def _of_demo(
     schemes: Sequence[Scheme],
     missing_scale: float | None,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
     threads: int | None,
 ) -> tuple[Study, str, Work]:
-    """Return a study of files, its title, and what fills it."""
+    """Return a study of the demo's tensors, its title, and what fills it."""
     from ..study import demo_inputs, execute, prepare
 
-    found: Demo | None = demo_inputs() if demo else None
+    found: Demo = demo_inputs()
     study, tensors = prepare(
-        found.inputs if found else inputs,
-        schemes,
-        include=include,
-        exclude=exclude,
-        missing_scale=missing_scale,
+        found.inputs, schemes, include=include, exclude=exclude, missing_scale=missing_scale
     )
-    study.notes += found.notes if found else []
+    study.notes += found.notes
 
-    if not tensors:
-        raise click.ClickException(f"nothing to study: {_left_out(study)}")
-
-    def work(after: Callable[[Study], None]) -> None:
+    def work(journal: Journal) -> None:
         with progress_bar(rate="M elements") as progress:
-            execute(study, tensors, threads=threads, progress=progress, after=after)
+            execute(study, tensors, threads=threads, progress=progress, journal=journal)
 
-    return study, found.title if found else inputs[0].resolve().stem, work
+    return study, found.title, work
 
 
-def _against(
-    path: Path,
-    original: Path,
+def _of_files(
+    inputs: tuple[Path, ...],
+    against: Path | None,
+    schemes: Sequence[Scheme],
     missing_scale: float | None,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
     threads: int | None,
-) -> tuple[Study, str, Work]:
-    """Return a study of a quantized checkpoint beside its original, its title, and what fills it."""
-    from ..study.against import execute_against, prepare_against
+    split: Split,
+    out: Path | None,
+) -> tuple[Study, str, Work, StudyOfFiles]:
+    """Return a study of files, its title, what fills it, and the arguments that others open it with."""
+    from ..study.split import StudyOfFiles
 
-    study, pairs = prepare_against(
-        path, original, include=include, exclude=exclude, missing_scale=missing_scale
+    of_files = StudyOfFiles(
+        tuple(str(path.absolute()) for path in inputs),
+        () if against else tuple(map(str, schemes)),
+        None if against is None else str(against.absolute()),
+        include,
+        exclude,
+        missing_scale,
     )
+    study, items = of_files.prepare()
+    study.settings["inputs"] = [str(path) for path in inputs]
+    title = inputs[0].resolve().stem
+    if against is not None:
+        study.settings["against"] = str(against)
+        title += f"-against-{against.resolve().stem}"
+    if not items:
+        raise click.ClickException(f"nothing to study: {_left_out(study)}")
+    folder = out or Path(f"study-{title}")
 
-    def work(after: Callable[[Study], None]) -> None:
+    def work(journal: Journal) -> None:
         with progress_bar(rate="M elements") as progress:
-            execute_against(study, pairs, threads=threads, progress=progress, after=after)
+            of_files.execute(
+                study,
+                items,
+                threads=threads,
+                progress=progress,
+                journal=journal,
+                split=split,
+                opener=of_files,
+                folder=folder,
+            )
 
-    return study, f"{path.resolve().stem}-against-{original.resolve().stem}", work
+    return study, title, work, of_files
 
 
 def _of_activations(
@@ -287,9 +363,9 @@ def _of_activations(
     study.settings["inputs"] = [f"activations of {path}"]
     study.notes += notes
 
-    def work(after: Callable[[Study], None]) -> None:
+    def work(journal: Journal) -> None:
         with progress_bar() as progress:
-            execute_activations(study, model, tokens_in, threads=threads, progress=progress, after=after)
+            execute_activations(study, model, tokens_in, threads=threads, progress=progress, journal=journal)
 
     return study, f"{path.resolve().name}-activations", work
 
@@ -311,19 +387,29 @@ def _prompt(
     return found[:tokens], []
 
 
-def _do(study: Study, work: Work, state: Unfinished) -> None:
-    """Fill the study; whatever stops it, the study says so, and what is done is kept."""
+def _do(study: Study, work: Work, folder: Path, split: Split, of_files: StudyOfFiles | None) -> None:
+    """Fill the study; whatever stops it, the study says so, and what is done is kept in the journal."""
     from ..study import CheckpointError
+    from ..study.state import SYNC_SECONDS, VERB
+    from ..tasks.journal import open_journal
 
-    with keeping(study):
+    known = {} if of_files is None else {"files": asdict(of_files)}
+    with (
+        keeping(study),
+        open_journal(
+            folder,
+            VERB,
+            _about(study),
+            resume=True,
+            part=split.part,
+            arguments={**known, "settings": study.settings, "notes": study.notes},
+            every=SYNC_SECONDS,
+        ) as journal,
+    ):
         try:
-            work(state.save_if_due)
+            work(journal)
         except CheckpointError as error:
             study.partial = str(error)
-    if study.partial:
-        state.save(study)
-    else:
-        state.remove()
 
 
 def _left_out(study: Study) -> str:
@@ -343,7 +429,9 @@ def _left_out(study: Study) -> str:
 
 
 def _finish(study: Study, folder: Path, console: Console) -> None:
+    from ..study.state import VERB
     from ..study.tables import kinds_table, worst_table
+    from ..tasks.journal import remove_journals
 
     report = study.save(folder)
     if study.skipped:
@@ -358,4 +446,6 @@ def _finish(study: Study, folder: Path, console: Console) -> None:
     if study.partial:
         console.print(f"Partial: {study.partial}", style="bold red", markup=False, highlight=False)
         console.print("The same command with --resume goes on from here.", markup=False, highlight=False)
+    else:
+        remove_journals(folder, VERB)
     console.print(f"Report: {report}", markup=False, highlight=False, soft_wrap=True)

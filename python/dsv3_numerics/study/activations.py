@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,8 +21,12 @@ from ..checkpoint import Skipped, array_tensor
 from ..checkpoint.selection import selected
 from ..report.running import recorded
 from ..schemes import Scheme
+from ..tasks.journal import Journal
+from ..tasks.plan import Task
+from .result import StudyData
 from .saved import Study
 from .slabs import SLAB_ELEMENTS
+from .state import assemble, facts_of
 from .sweep import DEFAULT_SCHEMES, choose, study_one
 
 if TYPE_CHECKING:
@@ -163,13 +168,14 @@ def execute_activations(
     threads: int | None = None,
     progress: Progress | None = None,
     slab_elements: int = SLAB_ELEMENTS,
-    after: Callable[[Study], None] | None = None,
+    journal: Journal | None = None,
 ) -> None:
     """Run the forward, and study inputs as they come; if interrupted, the study holds those finished.
 
-    Inputs that the study holds already are passed over; `after` is called after each of the others.
+    Inputs that the journal holds are not studied again.
     """
-    studied = study.names()
+    known = {} if journal is None else journal.done
+    tasks: list[Task] = []
     include, exclude = study.settings["include"], study.settings["exclude"]
     last, layers = "", 0.0
 
@@ -182,15 +188,22 @@ def execute_activations(
         last = f"{operation} input"
         if progress is not None:
             progress(last, layers, len(model.layers))
-        if last in studied:
+        task = Task(len(tasks), last, 1.0)
+        tasks.append(task)
+        if last in known:
             return
-        tensor = array_tensor(last, record.inputs[0])
+        start = time.perf_counter()
+        tensor, piece = array_tensor(last, record.inputs[0]), StudyData(study.schemes)
+        piece.histograms = np.zeros_like(study.histograms)
         if isinstance(tensor, Skipped):
-            study.skipped.append(tensor)
+            piece.skipped.append(tensor)
         else:
-            study_one(study, tensor, lambda name, elements: None, slab_elements, kind)
-        if after is not None:
-            after(study)
+            study_one(piece, tensor, lambda name, elements: None, slab_elements, kind)
+        facts = facts_of(piece, time.perf_counter() - start)
+        if journal is None:
+            known[last] = facts
+        else:
+            journal.note(task, facts)
 
     def step(name: str, done: float, total: float) -> None:
         nonlocal layers
@@ -199,6 +212,10 @@ def execute_activations(
             progress(last, done, total)
 
     study.settings["slab_elements"] = slab_elements
-    with recorded(study, threads):
-        # In one chunk, so that each operation comes once.
-        model.forward(ids, absorbed=False, chunk=max(np.size(ids), 1), hook=hook, progress=step)
+    study.seconds += sum(facts["seconds"] for facts in known.values())
+    try:
+        with recorded(study, threads):
+            # In one chunk, so that each operation comes once.
+            model.forward(ids, absorbed=False, chunk=max(np.size(ids), 1), hook=hook, progress=step)
+    finally:
+        assemble(study, tasks, known)

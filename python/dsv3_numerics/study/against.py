@@ -6,22 +6,24 @@ The sums, the figures and the result are those of a study with a single column, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from .._progress import Meter, Progress
+from .._progress import Progress
 from ..checkpoint import Skipped, Tensor
 from ..checkpoint.selection import selected
-from ..report.running import recorded
 from ..schemes import OwnScheme
+from ..tasks.journal import Journal
+from ..tasks.plan import HERE, Opener, Split
 from .metrics import FIELDS, add_into, empty_row, sums_of
-from .result import TensorResult
+from .result import StudyData, TensorResult
 from .saved import Study
 from .slabs import SLAB_ELEMENTS, plan
-from .sweep import NotFinite, count_bad, finite, gather
+from .state import StudyWorker
+from .sweep import Advance, NotFinite, count_bad, finite, gather, sweep
 
 
 def _stored(x: object) -> object:
@@ -142,29 +144,31 @@ def prepare_against(
 
 def execute_against(
     study: Study,
-    pairs: Iterable[Pair],
+    pairs: Sequence[Pair],
     *,
     threads: int | None = None,
     progress: Progress | None = None,
     slab_elements: int = SLAB_ELEMENTS,
-    after: Callable[[Study], None] | None = None,
+    journal: Journal | None = None,
+    split: Split = HERE,
+    opener: Opener | None = None,
+    folder: Path | None = None,
 ) -> None:
-    """Study pairs one after the other; those that the study holds already are passed over."""
+    """Study pairs, as `sweep.execute` does tensors."""
     study.settings["slab_elements"] = slab_elements
-    done = study.names()
-    meter = Meter(progress, study.settings["elements_selected"])
-    with recorded(study, threads):
-        for pair in pairs:
-            name = pair.stored.name
-            if name in done:
-                meter.advance(name, pair.stored.size)
-                continue
-            _study_pair(study, pair, meter, slab_elements)
-            if after is not None:
-                after(study)
+    sweep(study, pair_worker(study, pairs, slab_elements), threads, progress, journal, split, opener, folder)
 
 
-def _study_pair(study: Study, pair: Pair, meter: Meter, slab_elements: int) -> None:
+def pair_worker(study: Study, pairs: Sequence[Pair], slab_elements: int) -> StudyWorker[Pair]:
+    """Return the worker that studies pairs."""
+
+    def measure(piece: StudyData, pair: Pair, advance: Advance) -> None:
+        _study_pair(piece, pair, advance, slab_elements)
+
+    return StudyWorker(study.schemes, pairs, [(p.stored.name, p.stored.size) for p in pairs], measure)
+
+
+def _study_pair(study: StudyData, pair: Pair, advance: Advance, slab_elements: int) -> None:
     stored, original = pair
     sums, histogram = empty_row(), np.zeros((256, 3))
     with stored.open() as read, original.open() as wanted:
@@ -175,7 +179,7 @@ def _study_pair(study: Study, pair: Pair, meter: Meter, slab_elements: int) -> N
                 row, part = sums_of(x, y.astype(np.float32, copy=False), 0)
                 add_into(sums, row)
                 histogram += part
-                meter.advance(stored.name, slab.size)
+                advance(stored.name, slab.size)
         except NotFinite:
             sides = {"stored": read, "original": wanted}
             bad = {side: count_bad(rows(*slab) for slab in slabs) for side, rows in sides.items()}

@@ -1,100 +1,134 @@
-"""State of an unfinished study: the sums of the tensors that are done, so that a second run goes on.
+"""Tasks of a study: groups of tensors, and what was found of each as JSON holds it.
 
-Lives here: `Unfinished`, a file beside the results. It says what it is a study of; that of another one is
-never taken up. It appears whole, is written now and then during the work, and goes when all is done.
+Lives here: `StudyWorker`, whose plan is the same wherever it is made, the facts of a task, and `assemble`,
+which puts facts together in the order of the plan: figures do not depend on who did what, or when.
 """
 
 from __future__ import annotations
 
+import base64
 import time
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Generic, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
-from .._archive import Meta, as_dtype, read_archive, write_archive
-from .._arrays import Array
 from ..checkpoint import Skipped
+from ..schemes import Scheme
+from ..tasks.journal import Journal
+from ..tasks.plan import Facts, Finished, Moved, Task, grouped
 from .metrics import FIELDS
 from .result import StudyData, TensorResult
 
-FILE = "unfinished.npz"
-_KIND = "Study"
-_EVERY = 60.0  # seconds between two writes
+VERB = "study"
+SYNC_SECONDS = 1.0
+"""Seconds between two waits for the disk: a small tensor takes less than such a wait."""
+
+_SHARE = 1000  # a task is this part of all elements, about
+_MOST = 1 << 27  # but no more elements than this, unless one tensor has them
+_FACTS = ("name", "shape", "dtype", "origin", "kind")
+
+Item = TypeVar("Item")
+Measure = Callable[[StudyData, Item, Moved], None]
+"""Studies an item and puts it into a study."""
 
 
-class Unfinished:
-    """File that holds what is done of a study.
+class StudyWorker(Generic[Item]):
+    """Worker of a study.
 
     Parameters
     ----------
-    folder : Path
-        Of the study.
-    about : mapping
-        What the study is of; a state of another study is refused.
+    schemes : sequence of Scheme
+    items : sequence
+        What is studied: tensors, or pairs of them.
+    sizes : sequence of (str, int)
+        Name and elements of each.
+    measure : callable
     """
 
-    def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
-        self.path = folder / FILE
-        self.about = dict(about)
-        self._written = time.monotonic()
-
-    def exists(self) -> bool:
-        """Tell whether there is such a state."""
-        return self.path.exists()
-
-    def load(self, study: StudyData) -> None:
-        """Take up what was done.
-
-        Raises
-        ------
-        ValueError
-            The file is of another study, or none.
-        """
-        meta, sums, histograms = read_archive(self.path, _KIND, ("sums", "histograms"), _read)
-        differ = [name for name, value in self.about.items() if meta["about"].get(name) != value]
-        shape = (len(meta["tensors"]), len(study.schemes), len(FIELDS))
-        if differ or sums.shape != shape or histograms.shape != study.histograms.shape:
-            other = ", ".join(differ) or "shapes"
-            raise ValueError(f"{self.path}: holds an unfinished study of other {other}")
-        study.tensors[:] = [
-            TensorResult(t["name"], tuple(t["shape"]), t["dtype"], t["origin"], row, t["kind"])
-            for t, row in zip(meta["tensors"], sums, strict=True)
+    def __init__(
+        self,
+        schemes: Sequence[Scheme],
+        items: Sequence[Item],
+        sizes: Sequence[tuple[str, int]],
+        measure: Measure[Item],
+    ) -> None:
+        self._schemes, self._items, self._measure = tuple(schemes), items, measure
+        counts = [size for _, size in sizes]
+        self._groups = grouped(counts, min(sum(counts) // _SHARE, _MOST))
+        self.tasks = [
+            Task(number, sizes[first][0], float(sum(counts[first:last])))
+            for number, (first, last) in enumerate(self._groups)
         ]
-        study.skipped[:] = [Skipped(**entry) for entry in meta["skipped"]]
-        study.histograms = histograms
-        study.seconds = meta["seconds"]
 
-    def save(self, study: StudyData) -> None:
-        """Write what is done."""
-        names = ("name", "shape", "dtype", "origin", "kind")
-        meta = {
-            "about": self.about,
-            "tensors": [{name: getattr(t, name) for name in names} for t in study.tensors],
-            "skipped": [vars(entry) for entry in study.skipped],
-            "seconds": study.seconds,
-        }
-        sums = np.array([t.sums for t in study.tensors]).reshape(-1, len(study.schemes), len(FIELDS))
-        write_archive(self.path, _KIND, meta, {"sums": sums, "histograms": study.histograms})
-        self._written = time.monotonic()
-
-    def save_if_due(self, study: StudyData) -> None:
-        """Write what is done, if the last time is a while ago."""
-        if time.monotonic() - self._written >= _EVERY:
-            self.save(study)
-
-    def remove(self) -> None:
-        """Forget it: all is done."""
-        self.path.unlink(missing_ok=True)
+    def run(self, tasks: Sequence[Task], moved: Moved, finished: Finished) -> None:
+        """Study the items of some tasks."""
+        for task in tasks:
+            start = time.perf_counter()
+            piece = StudyData(self._schemes, histograms=np.zeros((len(self._schemes), 256, 3)))
+            for item in self._items[slice(*self._groups[task.number])]:
+                self._measure(piece, item, moved)
+            finished(task, facts_of(piece, time.perf_counter() - start))
 
 
-def _read(meta: Meta, arrays: dict[str, Array]) -> tuple[Meta, Array, Array]:
-    sums, histograms = (as_dtype(arrays[name], np.float64) for name in ("sums", "histograms"))
-    expected = {"about": dict, "tensors": list, "skipped": list, "seconds": float}
-    if any(not isinstance(meta.get(name), kind) for name, kind in expected.items()):
-        raise ValueError(f"facts {sorted(meta)}")
-    names = {"name", "shape", "dtype", "origin", "kind"}
-    if any(not isinstance(t, dict) or set(t) != names for t in meta["tensors"]):
-        raise ValueError("tensors without their facts")
-    return meta, sums, histograms
+def facts_of(piece: StudyData, seconds: float) -> Facts:
+    """Return what was found of the tensors of a task; arrays of float64 are in base64, to the bit."""
+    used = np.flatnonzero(piece.histograms.any(axis=(0, 2)))
+    return {
+        "tensors": [
+            {**{name: getattr(t, name) for name in _FACTS}, "sums": _text(t.sums)} for t in piece.tensors
+        ],
+        "skipped": [vars(entry) for entry in piece.skipped],
+        "octaves": used.tolist(),
+        "histograms": _text(piece.histograms[:, used]),
+        "seconds": seconds,
+    }
+
+
+def assemble(study: StudyData, tasks: Iterable[Task], done: Mapping[str, Facts]) -> None:
+    """Put the facts of the tasks that are done into a study, in the order of the plan.
+
+    Raises
+    ------
+    ValueError
+        Facts of other schemes, or none.
+    """
+    columns = len(study.schemes)
+    for task in tasks:
+        facts = done.get(task.name)
+        if facts is None:
+            continue
+        try:
+            found = [
+                TensorResult(
+                    t["name"],
+                    tuple(t["shape"]),
+                    t["dtype"],
+                    t["origin"],
+                    _array(t["sums"], (columns, len(FIELDS))),
+                    t["kind"],
+                )
+                for t in facts["tensors"]
+            ]
+            skipped = [Skipped(**entry) for entry in facts["skipped"]]
+            octaves = np.array(facts["octaves"], np.intp)
+            study.histograms[:, octaves] += _array(facts["histograms"], (columns, len(octaves), 3))
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise ValueError(f"{task.name}: not the facts of a study ({error})") from error
+        study.tensors += found
+        study.skipped += skipped
+
+
+def _text(array: npt.NDArray[np.float64]) -> str:
+    return base64.b64encode(np.ascontiguousarray(array, "<f8").tobytes()).decode()
+
+
+def _array(text: str, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    return np.frombuffer(base64.b64decode(text, validate=True), "<f8").astype(np.float64).reshape(shape)
+
+
+def seconds_of(tasks: Iterable[Task], journal: Journal | None) -> float:
+    """Return the time that finished tasks took."""
+    done = {} if journal is None else journal.done
+    return float(sum(done[task.name]["seconds"] for task in tasks if task.name in done))

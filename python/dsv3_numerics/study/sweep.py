@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,10 +29,13 @@ from ..checkpoint import (
 from ..checkpoint.selection import selected
 from ..report.running import recorded
 from ..schemes import OwnScheme, Scheme
+from ..tasks.journal import Journal
+from ..tasks.plan import HERE, Facts, Opener, Split, Task
 from .metrics import FIELDS, Metrics, add_into, empty_row, sums_of
-from .result import TensorResult
+from .result import StudyData, TensorResult
 from .saved import Study
 from .slabs import SLAB_ELEMENTS, Amax, Slab, batches, plan
+from .state import StudyWorker, assemble, seconds_of
 
 DEFAULT_SCHEMES: tuple[Scheme, ...] = tuple(
     map(
@@ -183,28 +187,65 @@ def prepare(
 
 def execute(
     study: Study,
-    tensors: Iterable[Tensor],
+    tensors: Sequence[Tensor],
     *,
     threads: int | None = None,
     progress: Progress | None = None,
     slab_elements: int = SLAB_ELEMENTS,
-    after: Callable[[Study], None] | None = None,
+    journal: Journal | None = None,
+    split: Split = HERE,
+    opener: Opener | None = None,
+    folder: Path | None = None,
 ) -> None:
-    """Study tensors one after the other; if interrupted, the study holds the tensors that were finished.
+    """Study tensors; if interrupted, the study holds those that were finished.
 
-    Tensors that the study holds already are passed over; `after` is called after each of the others.
+    Tensors that the journal holds are not studied again. `split` says by whom the work is done: workers
+    elsewhere open it with `opener`, and all see `folder`.
     """
     study.settings["slab_elements"] = slab_elements
-    done = study.names()
-    meter = Meter(progress, study.settings.get("elements_selected", 0))
-    with recorded(study, threads):
-        for tensor in tensors:
-            if tensor.name in done:
-                meter.advance(tensor.name, tensor.size)
-                continue
-            study_one(study, tensor, meter.advance, slab_elements)
-            if after is not None:
-                after(study)
+    sweep(
+        study, tensor_worker(study, tensors, slab_elements), threads, progress, journal, split, opener, folder
+    )
+
+
+def tensor_worker(study: Study, tensors: Sequence[Tensor], slab_elements: int) -> StudyWorker[Tensor]:
+    """Return the worker that studies tensors under the schemes of a study."""
+
+    def measure(piece: StudyData, tensor: Tensor, advance: Advance) -> None:
+        study_one(piece, tensor, advance, slab_elements)
+
+    return StudyWorker(study.schemes, tensors, [(t.name, t.size) for t in tensors], measure)
+
+
+def sweep(
+    study: Study,
+    worker: StudyWorker[Any],
+    threads: int | None,
+    progress: Progress | None,
+    journal: Journal | None,
+    split: Split,
+    opener: Opener | None,
+    folder: Path | None,
+) -> None:
+    """Do the tasks of a study that are left, and put together what is done, however it ends."""
+    done = {} if journal is None else journal.done
+    mine = split.tasks(worker.tasks)
+    meter = Meter(progress, sum(task.cost for task in mine))
+    todo = [task for task in mine if task.name not in done]
+    meter.advance("", sum(task.cost for task in mine) - sum(task.cost for task in todo))
+    study.seconds += seconds_of(mine, journal)
+
+    def finished(task: Task, facts: Facts) -> None:
+        if journal is None:
+            done[task.name] = facts
+        else:
+            journal.note(task, facts)
+
+    try:
+        with recorded(study, threads):
+            split.perform(worker, opener, todo, folder, meter.advance, finished)
+    finally:
+        assemble(study, mine, done)
 
 
 def choose(schemes: Iterable[str | Scheme]) -> tuple[Scheme, ...]:
@@ -253,7 +294,7 @@ class NotFinite(Exception):
     """Values that no scheme can take."""
 
 
-def study_one(study: Study, tensor: Tensor, advance: Advance, slab_elements: int, kind: str = "") -> None:
+def study_one(study: StudyData, tensor: Tensor, advance: Advance, slab_elements: int, kind: str = "") -> None:
     """Study one tensor; it enters the study when all schemes are done."""
     sums = np.stack([empty_row() for _ in study.schemes])
     histograms = np.zeros_like(study.histograms)

@@ -41,6 +41,8 @@ class _OpenShard:
         Begun, but not ended.
     checksums : dict of int to (int, int)
         Length and CRC-32 of what was computed for each offset, where it is to be verified.
+    stats : Stats
+        Of the chunks that have ended.
     """
 
     shard: Shard
@@ -49,6 +51,7 @@ class _OpenShard:
     open_chunks: int = 0
     exhausted: bool = False
     checksums: dict[int, tuple[int, int]] = field(default_factory=dict)
+    stats: Stats = field(default_factory=Stats)
 
 
 class Pipeline:
@@ -63,10 +66,13 @@ class Pipeline:
         Workers.
     verify : bool
         Read each file again, and compare, before it gets its name.
+    alone : bool
+        Keep the arithmetic of a single worker on one thread, too.
     moved : callable
         Called with a file's name and the bytes read and written since the last call, by one thread at a time.
     finished : callable
-        Called with each shard whose file has got its name, by one thread at a time.
+        Called with each shard whose file has got its name, and the sums over its chunks, by one thread at a
+        time.
     """
 
     def __init__(
@@ -76,9 +82,12 @@ class Pipeline:
         jobs: int,
         verify: bool,
         moved: Callable[[str, int], None],
-        finished: Callable[[Shard], None],
+        finished: Callable[[Shard, Stats], None],
+        *,
+        alone: bool = False,
     ) -> None:
         self._ckpt, self._folder, self._jobs, self._verify = ckpt, folder, jobs, verify
+        self._alone = jobs > 1 or alone
         self._moved, self._finished = moved, finished
         self._lock = threading.Lock()  # of everything below
         self._calling = threading.Lock()  # of the callables
@@ -86,7 +95,6 @@ class Pipeline:
         self._open_shards: list[_OpenShard] = []
         self._error: BaseException | None = None
         self._ends: list[Future[None]] = []
-        self.stats = Stats()
 
     def run(self, shards: list[Shard]) -> None:
         """Write them all; whatever goes wrong, files that are not whole are removed.
@@ -124,20 +132,18 @@ class Pipeline:
 
     def _work(self) -> None:
         # With several workers one thread is enough for each chunk; the core's own would only compete.
-        _core.set_alone(self._jobs > 1)
+        _core.set_alone(self._alone)
         context = WorkerContext(self._ckpt)
         shard_file: _OpenShard | None = None
         try:
             while (task := self._next(shard_file)) is not None:
                 shard_file, step, chunk = task
                 self._do(shard_file, step, chunk, context)
-                self._leave(shard_file)
+                self._leave(shard_file, context)
         except BaseException as error:
             self._fail(error)
         finally:
             context.close()
-            with self._lock:
-                self.stats.add(context.stats)
 
     def _next(self, mine: _OpenShard | None) -> tuple[_OpenShard, Step, Chunk] | None:
         """Take a chunk of the same file, else of a new one, else of any; None when done or after an error."""
@@ -182,8 +188,10 @@ class Pipeline:
             shard_file.checksums[offset] = len(data), zlib.crc32(data)
         shard_file.file.write(offset, data)
 
-    def _leave(self, shard_file: _OpenShard) -> None:
+    def _leave(self, shard_file: _OpenShard, context: WorkerContext) -> None:
         with self._lock:
+            shard_file.stats.add(context.stats)
+            context.stats = Stats()
             shard_file.open_chunks -= 1
             self._end_if_done(shard_file)
 
@@ -211,7 +219,7 @@ class Pipeline:
             discard(shard_file.file)
             self._fail(error)
             return
-        self._call(self._finished, shard_file.shard)
+        self._call(self._finished, shard_file.shard, shard_file.stats)
 
     def _call(self, function: Callable[..., None], *args: object) -> None:
         with self._calling:

@@ -1,37 +1,39 @@
 """Converting a checkpoint: FP8 to plain numbers and back, file by file, in bounded memory.
 
 Lives here: `convert`, the checks before it begins, and the files that are not tensors. What is done with each
-tensor is decided in `plan` and done in `steps`; files and threads are in `pipeline`, what is finished in
-`journal`.
+tensor is decided in `plan` and done in `steps`; files and threads are in `pipeline`; what each task is in
+`worker`, what is finished in the journal of `dsv3_numerics.tasks`.
 """
 
 from __future__ import annotations
 
-import errno
+import math
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..._arrays import positive
 from ..._atomic import ensure_space, is_temporary, replacing, sync_folder
 from ..._progress import Progress
 from ...machine import get_num_threads
+from ...tasks.journal import Journal, journals, open_journal, read_head, remove_journals, verb_of
+from ...tasks.plan import Facts, Split, Task
 from .. import reader
-from ..chunks import Stats
 from ..declared import CONFIG_NAME, HF_QUANT_NAME
 from ..index import SUFFIX, shown
 from ..reader import Checkpoint
 from ..readers import CheckpointError, readable
 from ..scan import FileFingerprint
 from ..write import Layout
-from .journal import JOURNAL_NAME, Journal, open_journal
-from .pipeline import Pipeline, place_below
+from .pipeline import place_below
 from .plan import Plan, Shard, make_plan, to_json
 from .targets import choose
+from .worker import Conversion, ShardWriter
 
+VERB = "convert"
 _MOST_JOBS = 8  # by default; disks and memory have enough of it
 _CHUNK = 4 << 20
 # Files that tools keep beside a checkpoint: no part of it.
@@ -55,14 +57,15 @@ class ConvertReport:
         Tensors in all files by what is done with them: copied, dequantized, quantized, requantized, recoded
         (without loss), widened.
     errors : mapping of str to float
-        Relative error (root mean square) of each tensor that was rounded to another low-precision form in
-        this run.
+        Relative error (root mean square) of each tensor that was rounded to another low-precision form.
     bytes_read, bytes_written : int
         Of tensors, in this run.
     seconds : float
     verified : bool
     notes : tuple of str
         What the user should know.
+    part : str
+        The part that this run did, as "2/8"; empty: all, and the destination is complete.
     """
 
     path: Path
@@ -76,6 +79,7 @@ class ConvertReport:
     seconds: float
     verified: bool
     notes: tuple[str, ...] = ()
+    part: str = ""
 
 
 def convert(
@@ -90,6 +94,8 @@ def convert(
     verify: bool = False,
     resume: bool = False,
     missing_scale: float | None = None,
+    part: str | None = None,
+    dask: str | None = None,
     progress: Progress | None = None,
 ) -> ConvertReport:
     """Convert a checkpoint between low precision and plain numbers, or between dialects of low precision.
@@ -131,6 +137,13 @@ def convert(
         that is finished is left as it is.
     missing_scale : float, optional
         1: FP8 codes without scales are the numbers themselves; see `open`.
+    part : str, optional
+        Write only the I-th of N parts of the files, as "2/8", beside other processes or machines that write
+        theirs; what this part has done already stays. `merge` (the verb) ends the conversion when all are
+        done.
+    dask : str, optional
+        Let the workers of a Dask cluster write the files: the address of a scheduler, the path of its file,
+        or "local:N" for N processes on this machine. `src` and `dst` must be on a file system that all see.
     progress : callable, optional
         Called as ``progress(file, done, total)`` with bytes read and written, from one thread at a time.
 
@@ -170,56 +183,90 @@ def convert(
     (2, 2)
     """
     choose(to, dialect)  # which refuses what is not known
+    split = Split.of(part, dask)
+    if jobs is not None and dask is not None:
+        raise ValueError("jobs: found it with dask, expected one of them: each of Dask's threads does a file")
     workers = min(get_num_threads(), _MOST_JOBS) if jobs is None else positive(jobs, "jobs")
+    arguments = Conversion(
+        os.path.abspath(src),
+        str(Path(dst).resolve()),
+        to,
+        dialect,
+        tuple(include),
+        tuple(exclude),
+        verify,
+        missing_scale,
+    )
+    return _convert(Path(src), arguments, workers, resume, split, progress)
+
+
+def merge_conversion(folder: Path, progress: Progress | None = None) -> ConvertReport:
+    """End a conversion whose parts are all done: copy what holds no tensors, write index and configuration.
+
+    Raises
+    ------
+    ValueError
+        Parts are missing or at work, or the source has changed.
+    """
+    _, given = read_head(journals(folder, VERB)[0])
+    lists = {name: tuple(given.get(name, ())) for name in ("include", "exclude")}
+    arguments = Conversion(**{**given, **lists, "dst": str(folder.resolve())})
+    return _convert(Path(arguments.src), arguments, 1, True, Split(merge=True), progress)
+
+
+def _convert(
+    src: Path, arguments: Conversion, jobs: int, resume: bool, split: Split, progress: Progress | None
+) -> ConvertReport:
+    target, to = Path(arguments.dst), arguments.to
     start = time.perf_counter()
-    if os.path.lexists(Path(src) / JOURNAL_NAME):
+    if journals(src, VERB):
         raise CheckpointError(f"{src}: an unfinished conversion; finish it with resume first")
-    with reader.open(src, missing_scale=missing_scale) as ckpt:
-        source, target = ckpt.folder.resolve(), Path(dst).resolve()
-        single = ckpt.is_single
+    with reader.open(src, missing_scale=arguments.missing_scale) as ckpt:
+        source, single = ckpt.folder.resolve(), ckpt.is_single
         _ensure_apart(ckpt.path.resolve(), source, target, single)
-        plan = make_plan(ckpt, to, include, exclude, dialect)
-        run = _Run(ckpt, plan, target, workers, verify, progress)
+        plan = make_plan(ckpt, to, arguments.include, arguments.exclude, arguments.dialect)
+        run = _Run(ckpt, plan, arguments, jobs, split, progress)
         if single:
             run.one_file(resume)
         else:
-            options: dict[str, object] = {
-                "to": to,
-                "include": list(include),
-                "exclude": list(exclude),
-                "verify": verify,
-            }
-            if dialect is not None:
-                options["dialect"] = dialect
-            if missing_scale is not None:
-                options["missing_scale"] = 1
-            run.folder(options, resume)
+            run.folder(resume)
+    errors = {name: sums for facts in run.facts.values() for name, sums in facts["errors"].items()}
+    requantized = sum(facts["requantized"] for facts in run.facts.values())
     return ConvertReport(
         target,
         to,
         len(run.todo),
-        len(plan.shards) - len(run.todo),
+        run.resumed,
         dict(plan.counts),
-        {name: (e / x) ** 0.5 if x else 0.0 for name, (e, x) in sorted(run.stats.errors.items())},
+        {name: (e / x) ** 0.5 if x else 0.0 for name, (e, x) in sorted(errors.items())},
         sum(shard.bytes_read for shard in run.todo),
         sum(shard.layout.size for shard in run.todo),
         time.perf_counter() - start,
-        verify,
-        (*plan.notes, *_measured(run.stats, plan)),
+        arguments.verify,
+        (*plan.notes, *_measured(errors, requantized, plan, complete=len(run.facts) == len(plan.shards))),
+        "" if split.part is None else str(split.part),
     )
 
 
-def _errors(stats: Stats) -> list[str]:
+_Sums = Mapping[str, Sequence[float]]
+
+
+def _errors(errors: _Sums) -> list[str]:
     """Sum up the errors of tensors that were rounded."""
-    if not stats.errors:
+    if not errors:
         return []
-    lost, held = (sum(column) for column in zip(*stats.errors.values(), strict=True))
-    worst, (e, x) = max(stats.errors.items(), key=lambda item: item[1][0] / (item[1][1] or 1))
+    lost, held = _added(errors)
+    worst, (e, x) = max(sorted(errors.items()), key=lambda item: item[1][0] / (item[1][1] or 1))
     total, most = ((a / b) ** 0.5 if b else 0.0 for a, b in ((lost, held), (e, x)))
     return [
-        f"{len(stats.errors)} tensors were rounded, an error of {total:.2%} (root mean square); "
+        f"{len(errors)} tensors were rounded, an error of {total:.2%} (root mean square); "
         f"the largest is {most:.2%}, of {shown(worst)}"
     ]
+
+
+def _added(errors: _Sums) -> tuple[float, float]:
+    """Add sums over tensors, rounded once."""
+    return math.fsum(e for e, _ in errors.values()), math.fsum(x for _, x in errors.values())
 
 
 def _ensure_apart(path: Path, source: Path, target: Path, single: bool) -> None:
@@ -230,16 +277,14 @@ def _ensure_apart(path: Path, source: Path, target: Path, single: bool) -> None:
         raise ValueError(f"dst: found {target}, inside the source; expected a place outside it")
 
 
-def _measured(stats: Stats, plan: Plan) -> list[str]:
+def _measured(errors: _Sums, requantized: int, plan: Plan, *, complete: bool) -> list[str]:
     if not plan.counts["requantized"]:
-        return _errors(stats)
-    if not stats.requantized:
-        return ["all scales were powers of two: codes and scales are as they were"]
-    lost, held = (sum(column) for column in zip(*stats.errors.values(), strict=True))
+        return _errors(errors)
+    if not requantized:
+        return ["all scales were powers of two: codes and scales are as they were"] if complete else []
+    lost, held = _added(errors)
     error = (lost / held) ** 0.5 if held else 0.0
-    return [
-        f"{stats.requantized} blocks were rounded a second time, an error of {error:.2%} (root mean square)"
-    ]
+    return [f"{requantized} blocks were rounded a second time, an error of {error:.2%} (root mean square)"]
 
 
 class _Run:
@@ -248,28 +293,41 @@ class _Run:
     Attributes
     ----------
     todo : list of Shard
-        What no earlier run has finished.
-    stats : Stats
+        What no earlier run has finished, and this one is to.
+    resumed : int
+        Files that were there.
+    facts : dict of str to dict
+        By file that is whole: what its task found; see `ShardWriter`.
     """
 
     def __init__(
-        self, ckpt: Checkpoint, plan: Plan, target: Path, jobs: int, verify: bool, progress: Progress | None
+        self,
+        ckpt: Checkpoint,
+        plan: Plan,
+        arguments: Conversion,
+        jobs: int,
+        split: Split,
+        progress: Progress | None,
     ) -> None:
-        self._ckpt, self._plan, self._target = ckpt, plan, target
-        self._jobs, self._verify, self._progress = jobs, verify, progress
-        self._done = self._total = 0
+        self._ckpt, self._plan, self._arguments, self._split = ckpt, plan, arguments, split
+        self._target, self._jobs, self._progress = Path(arguments.dst), jobs, progress
+        self._done = self._total = 0.0
         self.todo: list[Shard] = list(plan.shards)
-        self.stats = Stats()
+        self.resumed = 0
+        self.facts: dict[str, Facts] = {}
 
     def one_file(self, resume: bool) -> None:
         """File to file: whole or not there, so a run to be resumed begins again or is done."""
+        if not self._split.alone:
+            how = "part" if self._split.part else "dask"
+            raise ValueError(f"{how}: found a source of one file, expected a folder: a task is a file")
         if self._target.suffix != SUFFIX:
             raise ValueError(f"dst: found {self._target}, expected a {SUFFIX} file, as the source is one")
         (shard,) = self._plan.shards
         self.todo = [Shard(self._target.name, shard.steps, shard.layout)]
         if os.path.lexists(self._target):
             if resume and _begins_with(self._target, shard.layout):
-                self.todo = []
+                self.todo, self.resumed = [], 1
                 return
             what = ", and is no result of this conversion" if resume else ""
             raise FileExistsError(
@@ -277,33 +335,67 @@ class _Run:
             )
         self._ensure_space(0)
         self._target.parent.mkdir(parents=True, exist_ok=True)
-        self._write(self._target.parent, lambda shard: None)
+        writer = self._writer(self.todo, self._target.parent)
+        writer.run(writer.tasks, self._moved, lambda task, facts: self.facts.update({task.name: facts}))
 
-    def folder(self, options: Mapping[str, object], resume: bool) -> None:
+    def folder(self, resume: bool) -> None:
         """Folder to folder, with a journal."""
-        source = self._ckpt.folder
+        source, split = self._ckpt.folder, self._split
         others = list(_others(source, self._ckpt.index_name))
+        resume = resume or split.part is not None
         if resume and self._is_finished(others):
-            self.todo = []
+            self.todo, self.resumed = [], len(self._plan.shards)
             return
         self._ensure_fresh(resume)
+        writer = self._writer(self._plan.shards, self._target)
+        mine = split.tasks(writer.tasks)
+        self.todo = [self._plan.shards[task.number] for task in mine]
+        if split.part is not None:
+            others = []  # whoever merges copies them
         if not resume:
             self._ensure_space(sum(size for _, size in others))
         self._target.mkdir(parents=True, exist_ok=True)
+        with open_journal(
+            self._target,
+            VERB,
+            self._head(),
+            resume=resume,
+            part=split.part,
+            arguments=asdict(self._arguments),
+        ) as journal:
+            if split.part is None:
+                _remove_temporaries(self._target)
+            tasks = [task for task in mine if not self._is_whole(task, journal)]
+            self.todo = [self._plan.shards[task.number] for task in tasks]
+            self.resumed = len(mine) - len(tasks)
+            others = [(file, size) for file, size in others if _size(self._target / file) != size]
+            self._ensure_space(sum(size for _, size in others))
+            split.perform(writer, self._arguments, tasks, self._target, self._moved, journal.note)
+            self.facts = {task.name: journal.done[task.name] for task in mine}
+            if split.part is None:
+                for file, _ in others:
+                    self._copy(file)
+                self._finish()
+
+    def _writer(self, shards: Sequence[Shard], folder: Path) -> ShardWriter:
+        return ShardWriter(self._ckpt, shards, folder, self._jobs, self._arguments.verify)
+
+    def _head(self) -> dict[str, object]:
+        """Options and source, which must be the same in all runs and parts of a conversion."""
+        given, source = self._arguments, self._ckpt.folder
         fingerprints = {
             file: list(FileFingerprint.of((source / file).stat())[:2]) for file in self._sources()
         }
-        with open_journal(
-            self._target, {"format": 1, **options, "source": fingerprints}, resume=resume
-        ) as journal:
-            _remove_temporaries(self._target)
-            self.todo = [shard for shard in self._plan.shards if not self._is_whole(shard, journal)]
-            others = [(file, size) for file, size in others if _size(self._target / file) != size]
-            self._ensure_space(sum(size for _, size in others))
-            self._write(self._target, lambda shard: journal.note(shard.file, shard.layout.size))
-            for file, _ in others:
-                self._copy(file)
-            self._finish()
+        head: dict[str, object] = {
+            "format": 2,
+            "to": given.to,
+            "include": list(given.include),
+            "exclude": list(given.exclude),
+            "verify": given.verify,
+            "dialect": given.dialect,
+            "missing_scale": given.missing_scale,
+        }
+        return {**head, "source": fingerprints}
 
     def _sources(self) -> Iterator[str]:
         yield from self._ckpt.files
@@ -326,7 +418,7 @@ class _Run:
     def _is_finished(self, others: list[tuple[str, int]]) -> bool:
         """Tell if the destination is what this conversion makes, as far as sizes and headers tell."""
         target = self._target
-        if not target.is_dir() or os.path.lexists(target / JOURNAL_NAME):
+        if not target.is_dir() or journals(target, VERB):
             return False
         return (
             all(_begins_with(target / shard.file, shard.layout) for shard in self._plan.shards)
@@ -340,8 +432,10 @@ class _Run:
             return
         if not self._target.is_dir():
             raise FileExistsError(f"dst: {self._target} is not a folder")
-        names = [entry.name for entry in self._target.iterdir() if not is_temporary(entry.name)]
-        if JOURNAL_NAME in names:
+        names = [
+            name for name in os.listdir(self._target) if not is_temporary(name) and verb_of(name) is None
+        ]
+        if journals(self._target, VERB):  # looked for after the others: where they are, it was there before
             if not resume:
                 raise FileExistsError(
                     f"dst: {self._target} holds an unfinished conversion; resume it, or remove it"
@@ -352,29 +446,17 @@ class _Run:
                 f"dst: {self._target} has {what}" if resume else f"dst: {self._target} {what}"
             )
 
-    def _is_whole(self, shard: Shard, journal: Journal) -> bool:
-        path = self._target / shard.file
-        return journal.done.get(shard.file) == shard.layout.size == _size(path)
+    def _is_whole(self, task: Task, journal: Journal) -> bool:
+        facts, size = journal.done.get(task.name, {}), self._plan.shards[task.number].layout.size
+        known = set(facts) == {"size", "requantized", "errors"}
+        return known and facts["size"] == size == _size(self._target / task.name)
 
     def _ensure_space(self, others: int) -> None:
         """Fail now rather than after an hour."""
         ensure_space(self._target, sum(shard.layout.size for shard in self.todo) + others)
         self._total = sum(shard.bytes_read + shard.layout.size for shard in self.todo) + 2 * others
 
-    def _write(self, folder: Path, finished: Callable[[Shard], None]) -> None:
-        pipeline = Pipeline(self._ckpt, folder, self._jobs, self._verify, self._moved, finished)
-        try:
-            pipeline.run(self.todo)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            why = os.strerror(error.errno)
-            text = f"{why}: files that are whole stay; make space, and resume"
-            raise OSError(error.errno, text, str(self._target)) from error
-        finally:
-            self.stats.add(pipeline.stats)
-
-    def _moved(self, file: str, count: int) -> None:
+    def _moved(self, file: str, count: float) -> None:
         self._done += count
         if self._progress is not None:
             self._progress(file, self._done, self._total)
@@ -394,7 +476,7 @@ class _Run:
         for name, data in self._texts():
             with replacing(self._target / name, len(data)) as file:
                 file.write(0, data)
-        (self._target / JOURNAL_NAME).unlink()
+        remove_journals(self._target, VERB)
         sync_folder(self._target)
 
 

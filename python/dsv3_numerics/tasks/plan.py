@@ -1,0 +1,219 @@
+"""One plan for one process, for parts of it, and for workers elsewhere.
+
+Lives here: `Task`, the protocols of who does tasks, and `Split`: by whom they are done. A worker lists the
+same tasks in the same order wherever it is opened, and what a task makes depends on nothing else; so results
+are put together by the numbers of their tasks, and are the same to the bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+Facts = dict[str, Any]
+"""Result of a task as JSON holds it; what is large is in files that the task has written."""
+
+_PART = re.compile(r"(\d{1,6})/(\d{1,6})")
+
+
+class Task(NamedTuple):
+    """One piece of a work.
+
+    Attributes
+    ----------
+    number : int
+        Its place in the plan.
+    name : str
+        Unique in the plan.
+    cost : float
+        In the unit of the work's progress (bytes, elements, layers).
+    """
+
+    number: int
+    name: str
+    cost: float
+
+
+Moved = Callable[[str, float], None]
+"""Called with an item's name and the cost that was just done of it."""
+
+Finished = Callable[[Task, Facts], None]
+"""Called with each task that is done, by one thread at a time."""
+
+
+class Worker(Protocol):
+    """Whoever can do the tasks of a plan; it holds open what they need."""
+
+    @property
+    def tasks(self) -> Sequence[Task]:
+        """The whole plan, the same wherever it is made."""
+
+    def run(self, tasks: Sequence[Task], moved: Moved, finished: Finished) -> None:
+        """Do some of the tasks, in any order."""
+
+
+class Opener(Protocol):
+    """Arguments of a work, from which any process can open a worker; hashable, and can be pickled."""
+
+    def open(self) -> AbstractContextManager[Worker]:
+        """Open a worker."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The `index`-th of `count` parts of a plan, from 1.
+
+    Examples
+    --------
+    >>> from dsv3_numerics.tasks.plan import Part, Task
+    >>> part = Part.parse("2/3")
+    >>> [task.name for task in part.of([Task(i, name, 1) for i, name in enumerate("abcde")])]
+    ['b', 'e']
+    """
+
+    index: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Part:
+        """Read ``I/N``.
+
+        Raises
+        ------
+        ValueError
+            Anything else, or a number out of range.
+        """
+        match = _PART.fullmatch(text.strip())
+        index, count = (int(match[1]), int(match[2])) if match else (0, 0)
+        if not 1 <= index <= count:
+            raise ValueError(f"part: found {text[:40]!r}, expected I/N with I from 1 to N, as 2/8")
+        return cls(index, count)
+
+    def of(self, tasks: Sequence[Task]) -> list[Task]:
+        """Return its tasks: every `count`-th, so that parts are about as large as each other."""
+        return [task for task in tasks if task.number % self.count == self.index - 1]
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+
+@dataclass(frozen=True)
+class Split:
+    """By whom the tasks of a plan are done.
+
+    Attributes
+    ----------
+    part : Part or None
+        Only the tasks of one part, by this process.
+    dask : str or None
+        Workers of Dask: the address of a scheduler, a scheduler's file, or ``local:N``.
+    merge : bool
+        By nobody: all are done, and what follows them is left.
+    """
+
+    part: Part | None = None
+    dask: str | None = None
+    merge: bool = False
+
+    @classmethod
+    def of(cls, part: str | None, dask: str | None) -> Split:
+        """Make one of arguments as users give them.
+
+        Raises
+        ------
+        ValueError
+            Both are given, or one is not understood.
+        """
+        if part is not None and dask is not None:
+            raise ValueError("part: found dask too, expected one of them: Dask splits the work itself")
+        if dask is not None:
+            from .cluster import ensure_address
+
+            ensure_address(dask)
+        return cls(None if part is None else Part.parse(part), dask)
+
+    @property
+    def alone(self) -> bool:
+        """True where one process does everything."""
+        return self.part is None and self.dask is None and not self.merge
+
+    def tasks(self, tasks: Sequence[Task]) -> list[Task]:
+        """Return those of a plan that this run is to do."""
+        return self.part.of(tasks) if self.part is not None else list(tasks)
+
+    def perform(
+        self,
+        worker: Worker,
+        opener: Opener | None,
+        todo: Sequence[Task],
+        folder: Path | None,
+        moved: Moved,
+        finished: Finished,
+    ) -> None:
+        """Do tasks.
+
+        Parameters
+        ----------
+        worker : Worker
+            Of this process.
+        opener : Opener or None
+            Of workers elsewhere.
+        todo : sequence of Task
+        folder : Path or None
+            Where all machines write.
+        moved, finished : callable
+
+        Raises
+        ------
+        ValueError
+            Tasks that are not done, where all should be.
+        """
+        if self.merge and todo:
+            names = ", ".join(task.name for task in todo[:3]) + (", ..." if len(todo) > 3 else "")
+            raise ValueError(
+                f"merge: {len(todo)} of {len(worker.tasks)} tasks are not done ({names}); run their parts "
+                "again, or the command without --part and with --resume, which does the rest"
+            )
+        if not todo:
+            return
+        if self.dask is None:
+            worker.run(todo, moved, finished)
+            return
+        if opener is None or folder is None:
+            raise ValueError("dask: found arrays in memory, expected files that all workers can read")
+        from .cluster import run
+
+        run(self.dask, opener, digest(worker.tasks), todo, folder, moved, finished)
+
+
+HERE = Split()
+"""Everything in this process."""
+
+
+def grouped(costs: Sequence[float], most: float) -> list[tuple[int, int]]:
+    """Put consecutive items together until they cost about `most`: first item and the one after the last.
+
+    Examples
+    --------
+    >>> grouped([1, 1, 5, 1, 1], 2)
+    [(0, 2), (2, 3), (3, 5)]
+    """
+    found: list[tuple[int, int]] = []
+    first, cost = 0, 0.0
+    for i, more in enumerate(costs):
+        if i > first and cost + more > most:
+            found.append((first, i))
+            first, cost = i, 0.0
+        cost += more
+    return [*found, (first, len(costs))] if costs else []
+
+
+def digest(tasks: Sequence[Task]) -> str:
+    """Digest of a plan: workers that list other tasks see another source."""
+    text = "\n".join(f"{task.number} {task.name} {task.cost!r}" for task in tasks)
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
