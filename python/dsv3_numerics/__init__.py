@@ -38,7 +38,7 @@ if TYPE_CHECKING:  # the names as a type checker sees them; at run time they loa
     from .accumulator import AccumulatorInfo, accumulator_info, accumulators
     from .gemm import matmul_grouped_nt, matmul_nt, mma_step
     from .logfmt import LogFmt, logfmt_decode, logfmt_encode, logfmt_pack, logfmt_unpack
-    from .machine import get_num_threads, set_num_threads, simd_level
+    from .machine import get_num_threads, set_num_threads, show_versions, simd_level
     from .model import Recipe
     from .number_formats import Format, FormatInfo, decode, encode, format_info, formats, pack, unpack
     from .quant import quantize_blocks, quantize_tiles, requantize_tiles
@@ -86,6 +86,7 @@ __all__ = [
     "rules",
     "sensitivity",
     "set_num_threads",
+    "show_versions",
     "simd_level",
     "study",
     "training",

@@ -15,6 +15,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from ._torch import dtype_of, from_tensor, is_tensor
+
 Array: TypeAlias = NDArray[Any]
 
 # Dtypes that can be encoded and decoded to, by the core's names.
@@ -52,6 +54,8 @@ def as_array(x: Any, name: str) -> Array:
     """
     if is_masked(x):
         raise TypeError(f"{name}: found a masked array, expected one without a mask (fill it first)")
+    if not isinstance(x, np.ndarray) and is_tensor(x):
+        return from_tensor(x, name)
     if not isinstance(x, np.ndarray) and hasattr(x, "__dlpack_device__"):
         kind, index = (int(part) for part in x.__dlpack_device__())
         if kind != _CPU:
@@ -88,7 +92,7 @@ def source(x: Any, name: str) -> tuple[Array, str]:
 
 def real_dtype(dtype: Any, name: str = "dtype") -> tuple[np.dtype[Any], str]:
     """Return a dtype to decode to, and the core's name of it."""
-    found = np.dtype(dtype)
+    found = np.dtype(dtype_of(dtype))
     if found not in SOURCES:
         raise TypeError(f"{name}: found {found}, expected one of {', '.join(SOURCES.values())}")
     return found, SOURCES[found]

@@ -6,6 +6,10 @@ DSV3_NUMERICS_THREADS and by DSV3_NUMERICS_SIMD with the name of a level.
 
 from __future__ import annotations
 
+import platform
+import sys
+from importlib import metadata
+
 from . import _core
 from ._arrays import positive
 
@@ -71,3 +75,39 @@ def simd_level() -> str:
     True
     """
     return _core.simd_level()
+
+
+_NEEDED = ("numpy", "ml_dtypes", "click", "rich", "matplotlib")
+_OPTIONAL = ("torch", "transformers", "safetensors", "tokenizers", "dask", "distributed", "jax", "numkong")
+
+
+def show_versions() -> None:
+    """Print what a report of a fault should say: versions, processor, vector instructions, threads.
+
+    Packages that are not installed are listed as absent; none is imported.
+
+    Examples
+    --------
+    >>> import dsv3_numerics
+    >>> dsv3_numerics.show_versions()  # doctest: +ELLIPSIS
+    dsv3_numerics  ...
+    """
+
+    def version(package: str) -> str:
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            return "-"
+
+    rows = [
+        ("dsv3_numerics", _core.__version__),
+        ("python", sys.version.split()[0]),
+        ("system", platform.platform()),
+        ("processor", platform.machine()),
+        ("vector instructions", simd_level()),
+        ("threads", str(get_num_threads())),
+        *((name, version(name)) for name in (*_NEEDED, *_OPTIONAL)),
+    ]
+    width = max(len(name) for name, _ in rows)
+    for name, found in rows:
+        print(f"{name:{width}}  {found}")

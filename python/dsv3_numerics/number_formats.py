@@ -30,6 +30,7 @@ from ._arrays import (
     whole,
 )
 from ._recipes import one_of
+from ._torch import dtype_of
 
 Rounding = Literal[
     "nearest_even", "toward_zero", "up", "down", "nearest_away", "nearest_toward_zero", "stochastic"
@@ -254,7 +255,7 @@ def format_info(fmt: Any) -> FormatInfo:
         found = _FORMATS.get(_SHORT.get(name, name)) or _MADE.get(name)
         return found or _made(name)
     try:
-        return _BY_DTYPE[np.dtype(fmt)]
+        return _BY_DTYPE[np.dtype(dtype_of(fmt))]
     except (KeyError, TypeError):
         raise TypeError(
             f"fmt: found {brief(fmt)}, expected the name of a format, its dtype, a Format or a FormatInfo"

@@ -72,7 +72,7 @@ Examples:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=_EXAMPLES,
 )
-@click.version_option(package_name="dsv3_numerics", prog_name="dsv3-numerics")
+@click.version_option(None, "-V", "--version", package_name="dsv3_numerics", prog_name="dsv3-numerics")
 def cli() -> None:
     """Small number formats and shared scales, as DeepSeek-V3 uses them, on any CPU."""
 
