@@ -43,8 +43,8 @@ def write_archive(
     write_npz(path, {"meta": np.frombuffer(facts, np.uint8), **members})
 
 
-def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, Array]) -> None:
-    """NumPy's .npz, which appears under its name only when complete.
+def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, Array], *, comment: bytes = b"") -> None:
+    """NumPy's .npz, which appears under its name only when complete; `comment` is that of the ZIP archive.
 
     Raises
     ------
@@ -57,6 +57,11 @@ def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, Array]) -> None
 
     with replacing(Path(path)) as file, open(file.path, "wb") as stream:
         np.savez(stream, allow_pickle=False, **arrays)
+        if comment:
+            from zipfile import ZipFile
+
+            with ZipFile(file.path, "a") as archive:
+                archive.comment = comment
 
 
 def read_archive(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ import click
 
 from .console import json_option, make_console, print_json, progress_bar, writable_file
 from .prompt import Words, parse_ids
+from .run_output import Wanted, keeping, matching, metadata, renamed, write
 
 if TYPE_CHECKING:
     from ..model import Generation, Model, Recipe
@@ -57,6 +57,14 @@ _DEMO_TEMPERATURE = 0.7
 @click.option("--eos", type=int, metavar="ID", help="Token that ends  [default: the config's; -1: none]")
 @click.option("--speculative", is_flag=True, help="Let the MTP layer draft: greedy, same tokens.")
 @click.option("--trace", "traces", multiple=True, metavar="NAME", help="An intermediate to keep, or a GLOB.")
+@click.option("--inputs", is_flag=True, help="Of operations in --trace: keep what went in too.")
+@click.option(
+    "--names",
+    type=click.Choice(["ours", "hf"]),
+    default="ours",
+    show_default=True,
+    help="hf: names and axes of transformers' modules, where there is one.",
+)
 @click.option("--out", type=click.Path(path_type=Path), metavar="F", help="Write logits and traces to F.")
 @click.option("--overwrite", is_flag=True, help="Replace F if it is there.")
 @json_option
@@ -77,6 +85,8 @@ def run_command(
     eos: int | None,
     speculative: bool,
     traces: tuple[str, ...],
+    inputs: bool,
+    names: str,
     out: Path | None,
     overwrite: bool,
     as_json: bool,
@@ -90,12 +100,15 @@ def run_command(
     \b
     --trace keeps intermediates of the prompt's forward, for --out or as a summary:
       layer3.attn_out  layer3.c_kv  layer3.topk_idx  'layer*.router_logits'  final_norm
-      --trace list prints all names
+      --trace list prints all names; single operations go by those of the checkpoint's tensors:
+      layer3.q_a_proj  'layer3.experts.*.down_proj'  layer3.attend  (--trace operations prints all)
 
     --recipe runs operations in low precision: bf16, deepseek_v3, deepseek_v31, deepseek_v32, blackwell, or
     a JSON file of fields, as {"preset": "deepseek_v3", "cache": "fp8"}.
 
-    --out takes .npz or .safetensors; it holds the prompt's logits, the traces, and the generated tokens.
+    --out takes .npz or .safetensors; it holds the prompt's logits, the traces, and the generated tokens, and
+    says in its metadata (of npz: the archive's comment) which model, recipe, dtype, form of attention and
+    versions they are of. --names hf names them as transformers' modules: model.layers.3.self_attn.q_a_proj.
 
     \b
     Examples:
@@ -105,10 +118,12 @@ def run_command(
       dsv3-numerics run ./V3-fp8 --ids 3,1,4 --recipe deepseek_v3 --absorbed
       dsv3-numerics run ./V3-fp8 --text "The capital of France is" --max-new-tokens 8
       dsv3-numerics run ./tiny-v3 --ids @prompt.txt --trace 'layer0.*' --out layer0.npz
+      dsv3-numerics run ./tiny-v3 --ids 3,1,4 --trace 'layer*_proj' --names hf --out ours.safetensors
     """
     import numpy as np
 
     from ..model import Model, demo_checkpoint
+    from ..model.operation_names import operation_names
 
     if demo == (path is not None):
         raise click.UsageError("give PATH or --demo, not both" if demo else "give a PATH, or --demo")
@@ -123,10 +138,11 @@ def run_command(
         writable_file(out, overwrite=overwrite)
     recipe = None if spelled is None else _recipe(spelled)
     model = Model.from_checkpoint(path, dtype=dtype, weights_as_bf16=weights_as_bf16)
-    if traces == ("list",):
+    if traces in (("list",), ("operations",)):
+        listed = model.trace_names() if traces == ("list",) else operation_names(model.config)
         if as_json:
-            print_json(model.trace_names())
-        for name in () if as_json else model.trace_names():
+            print_json(listed)
+        for name in () if as_json else listed:
             click.echo(name)
         return
     if (ids is None) == (text is None):
@@ -135,13 +151,16 @@ def run_command(
     if words is not None and words.problem and ids is not None:
         click.echo(f"note: {words.problem}; tokens are shown as ids", err=True)
     prompt = np.array(parse_ids(ids) if ids is not None else words.encode(text or ""), np.int64)  # type: ignore[union-attr]
-    names = _matching(traces, model)
+    wanted = matching(traces, model)
+    if inputs and not wanted.operations:
+        raise click.UsageError("--inputs: found no operation in --trace, expected one, as layer1.q_a_proj")
     found: dict[str, Any] = {}
     likeliest: list[dict[str, Any]] = []
     done: Generation | None = None
     how: dict[str, Any] = {"absorbed": absorbed, "recipe": recipe}
-    if out is not None or names or not max_new_tokens:
-        likeliest = _likeliest(_forward(model, prompt, names, how, found), words)
+    if out is not None or any(wanted) or not max_new_tokens:
+        last = _forward(model, prompt, wanted, {**how, "inputs": inputs}, found)
+        likeliest = _likeliest(last, words)
         if not as_json:
             _print_likeliest(likeliest)
     if max_new_tokens:
@@ -160,14 +179,31 @@ def run_command(
             **how,
         )
         found["tokens"] = done.tokens
+    absent = [name for name in wanted.operations if name not in found]
+    if absent and not as_json:
+        click.echo(f"note: {len(absent)} operations did not run, such as {absent[0]}", err=True)
+    about = metadata(
+        path,
+        model,
+        recipe,
+        tokens=len(prompt),
+        absorbed=absorbed,
+        traced=any(wanted),
+        names=names,
+        weights_as_bf16=weights_as_bf16,
+    )
+    kept = {name: x for name, x in found.items() if name not in ("ids", "logits", "tokens") or name in traces}
+    if names == "hf":
+        found, kept = (renamed(held, len(prompt)) for held in (found, kept))
     if out is not None:
-        _write(out, found)
+        write(out, found, about)
     if as_json:
-        print_json(_told(prompt, likeliest, done, {name: found[name] for name in names}, out))
+        told = _told(prompt, likeliest, done, kept, out)
+        print_json({**told, "absent": absent, "about": about} if out is not None or kept else told)
     elif out is not None:
         click.echo(f"{out}: {', '.join(found)}")
-    elif names:
-        _print_traces({name: found[name] for name in names})
+    elif kept:
+        _print_traces(kept)
 
 
 def _told(
@@ -211,29 +247,22 @@ def _recipe(spelled: str) -> Recipe:
         raise click.BadParameter(str(error).removeprefix("recipe: "), param_hint="--recipe") from error
 
 
-def _matching(traces: tuple[str, ...], model: Model) -> list[str]:
-    known = model.trace_names()
-    names: list[str] = []
-    for pattern in traces:
-        hits = fnmatch.filter(known, pattern)
-        if not hits:
-            raise click.BadParameter(
-                f"nothing is called {pattern!r}; --trace list prints all names", param_hint="--trace"
-            )
-        names += [name for name in hits if name not in names]
-    return names
-
-
-def _forward(
-    model: Model, prompt: Any, names: list[str], how: Mapping[str, Any], found: dict[str, Any]
-) -> Any:
-    """Fill `found` with logits and traces; the logits after the last token."""
+def _forward(model: Model, prompt: Any, wanted: Wanted, how: Mapping[str, Any], found: dict[str, Any]) -> Any:
+    """Fill `found` with logits, traces and operations; the logits after the last token."""
+    inputs = how["inputs"]
+    settings = {name: value for name, value in how.items() if name != "inputs"}
+    operations: dict[str, Any] = {}
+    if wanted.operations:
+        settings["hook"] = keeping(wanted.operations, operations, inputs=inputs)
     with progress_bar() as progress:
-        if names:
-            found |= model.trace(prompt, [*names, "logits"], progress=progress, **how)
+        if any(wanted):  # with MTP where operations of it are named
+            more = ["mtp.logits"] if any(name.startswith("mtp.") for name in wanted.operations) else []
+            traced = model.trace(prompt, [*wanted.traces, "logits", *more], progress=progress, **settings)
+            found |= {name: x for name, x in traced.items() if name in wanted.traces or name == "logits"}
             found["logits"] = found["logits"][0]
         else:
-            found["logits"] = model.forward(prompt, progress=progress, **how)
+            found["logits"] = model.forward(prompt, progress=progress, **settings)
+    found |= operations
     found["ids"] = prompt
     return found["logits"][-1]
 
@@ -313,14 +342,3 @@ def _print_traces(found: Mapping[str, Any]) -> None:
         for name, x in found.items()
     )
     make_console().print(rich_table(columns, rows, title="Traces (--out keeps them)"))
-
-
-def _write(out: Path, found: Mapping[str, Any]) -> None:
-    """Write a file that appears under its name only when complete."""
-    import numpy as np
-
-    from .._archive import write_npz
-    from ..checkpoint import save
-
-    write = write_npz if out.suffix == ".npz" else save
-    write(out, {name: np.ascontiguousarray(x) for name, x in found.items()})

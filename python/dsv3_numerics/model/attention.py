@@ -155,7 +155,7 @@ class MLA(Layer):
         probs = None
         if trace.wants(f"{at}probs"):
             probs = np.zeros((batch, new, heads, longest), array.dtype)
-        if self._cheaper(new, longest) if absorbed is None else absorbed:
+        if self.prefers_absorbed(new, longest) if absorbed is None else absorbed:
             out = ops.attend(
                 f"{at}attend",
                 q,
@@ -262,8 +262,8 @@ class MLA(Layer):
         for start in range(0, heads, size):
             yield start, min(start + size, heads)
 
-    def _cheaper(self, new: int, positions: int) -> bool:
-        """Tell whether the absorbed form takes fewer multiplications."""
+    def prefers_absorbed(self, new: int, positions: int) -> bool:
+        """Tell whether the absorbed form takes fewer multiplications, for new tokens among positions."""
         c = self.config
         up, rope = c.qk_nope_head_dim + c.v_head_dim, c.qk_rope_head_dim
         naive = positions * c.kv_lora_rank * up + new * positions * (up + rope)
