@@ -51,7 +51,7 @@ format: develop ## rewrite the layout of Rust and Python sources
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
 
-tables: develop ## rewrite the README's tables from the data
+tables: develop ## rewrite the tables of pages from the data
 	$(PY) tests/docs/tables.py
 
 bench: develop ## measure everything (a quarter of an hour on a quiet machine); writes bench/results/

@@ -10,7 +10,7 @@ from blocks import rewrite
 
 import dsv3_numerics as d3
 
-README = Path(__file__).parents[2] / "README.md"
+FORMATS = Path(__file__).parents[2] / "docs" / "formats.md"
 
 
 def _number(value: float) -> str:
@@ -223,7 +223,7 @@ def _cell(value: object) -> str:
 
 PAGE = Path(__file__).parents[2] / "docs" / "rules.md"
 BLOCKS: dict[str, tuple[Path, Callable[[], str]]] = {
-    "formats": (README, formats),
+    "formats": (FORMATS, formats),
     "rules": (PAGE, rules),
     "whose": (PAGE, whose),
 }
@@ -236,7 +236,7 @@ def render(block: str) -> str:
 
 def main() -> None:
     """Rewrite the tables."""
-    for page in (README, PAGE):
+    for page in (FORMATS, PAGE):
         rewrite(page, {block: make() for block, (file, make) in BLOCKS.items() if file == page})
 
 
