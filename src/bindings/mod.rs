@@ -9,6 +9,7 @@ mod formats;
 mod gemm;
 mod logfmt;
 mod model;
+mod projection;
 mod quant;
 mod system;
 
@@ -47,5 +48,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     gemm::register(m)?;
     logfmt::register(m)?;
     model::register(m)?;
+    projection::register(m)?;
     system::register(m)
 }

@@ -4,8 +4,8 @@ use super::array::{readonly, readwrite};
 use super::type_error;
 use crate::formats::{bfloat16, Format};
 use crate::model::{
-    self, Data, GateRule, IndexShape, MlaShape, Real, Rope, Round, Routing, Scoring, Selection, Sequence, Up,
-    Yarn,
+    self, Data, ExpertOrder, ExpertOutputs, GateRule, IndexShape, MlaShape, Real, Rope, Round, Routing,
+    Scoring, Selection, Sequence, Up, Yarn,
 };
 use numpy::PyReadonlyArray1;
 use pyo3::exceptions::PyValueError;
@@ -27,9 +27,11 @@ macro_rules! each_real {
         }
     };
 }
+pub(super) use each_real;
+
 /// A matrix as a checkpoint holds it. It keeps the arrays alive; nothing is copied.
 #[pyclass(frozen, module = "dsv3_numerics._core")]
-struct Weight {
+pub struct Weight {
     array: Py<PyAny>,
     dtype: String,
     rows: usize,
@@ -86,7 +88,7 @@ enum Numbers<'py> {
 }
 
 /// A weight whose arrays are held for reading.
-struct HeldWeight<'py> {
+pub struct HeldWeight<'py> {
     numbers: Numbers<'py>,
     rows: usize,
     cols: usize,
@@ -95,7 +97,7 @@ struct HeldWeight<'py> {
 }
 
 impl Weight {
-    fn hold<'py>(&self, py: Python<'py>) -> PyResult<HeldWeight<'py>> {
+    pub fn hold<'py>(&self, py: Python<'py>) -> PyResult<HeldWeight<'py>> {
         let array = self.array.bind(py);
         let numbers = match (self.dtype.as_str(), &self.scales) {
             ("float32", None) => Numbers::F32(readonly("weight", array, "float32")?),
@@ -118,7 +120,7 @@ impl Weight {
 }
 
 impl HeldWeight<'_> {
-    fn view(&self) -> PyResult<model::Weight<'_>> {
+    pub fn view(&self) -> PyResult<model::Weight<'_>> {
         let data = match &self.numbers {
             Numbers::F32(x) => Data::F32(x.as_slice()?),
             Numbers::F64(x) => Data::F64(x.as_slice()?),
@@ -136,44 +138,30 @@ impl HeldWeight<'_> {
     }
 }
 
-/// out = x W^T for rows of x.
-#[pyfunction]
-fn linear(
-    py: Python<'_>,
-    x: &Bound<'_, PyAny>,
-    dtype: &str,
-    rows: usize,
-    weight: &Bound<'_, Weight>,
-    out: &Bound<'_, PyAny>,
-) -> PyResult<()> {
-    let weight = weight.get().hold(py)?;
-    each_real!(dtype, T => {
-        let (x, mut out) = (readonly::<T>("x", x, dtype)?, readwrite::<T>("out", out, dtype)?);
-        let (x, w, out) = (x.as_slice()?, weight.view()?, out.as_slice_mut()?);
-        Ok(py.detach(|| model::linear(x, rows, &w, out))?)
-    })
-}
-
 /// Each row of x over its root mean square, times weight.
 #[pyfunction]
+#[allow(clippy::too_many_arguments)] // the keywords of one Python function
 fn rms_norm(
     py: Python<'_>,
     x: &Bound<'_, PyAny>,
     dtype: &str,
     weight: &Bound<'_, Weight>,
     eps: f64,
+    bfloat16: bool,
     out: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
     let weight = weight.get().hold(py)?;
     each_real!(dtype, T => {
         let (x, mut out) = (readonly::<T>("x", x, dtype)?, readwrite::<T>("out", out, dtype)?);
         let (x, w, out) = (x.as_slice()?, weight.view()?, out.as_slice_mut()?);
-        Ok(py.detach(|| w.panel::<T>(0, w.rows()).and_then(|w| model::rms_norm(x, &w, eps, out)))?)
+        let round = rounding::<T>(bfloat16)?;
+        Ok(py.detach(|| w.panel::<T>(0, w.rows()).and_then(|w| model::rms_norm(x, &w, eps, round, out)))?)
     })
 }
 
 /// Each row of x less its mean, over its standard deviation, times weight, plus bias.
 #[pyfunction]
+#[allow(clippy::too_many_arguments)] // the keywords of one Python function
 fn layer_norm(
     py: Python<'_>,
     x: &Bound<'_, PyAny>,
@@ -181,6 +169,7 @@ fn layer_norm(
     weight: &Bound<'_, Weight>,
     bias: &Bound<'_, Weight>,
     eps: f64,
+    bfloat16: bool,
     out: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
     let (weight, bias) = (weight.get().hold(py)?, bias.get().hold(py)?);
@@ -188,7 +177,8 @@ fn layer_norm(
         let (x, mut out) = (readonly::<T>("x", x, dtype)?, readwrite::<T>("out", out, dtype)?);
         let (w, b) = (vector::<T>(&weight)?, vector::<T>(&bias)?);
         let (x, out) = (x.as_slice()?, out.as_slice_mut()?);
-        Ok(py.detach(|| model::layer_norm(x, &w, &b, eps, out))?)
+        let round = rounding::<T>(bfloat16)?;
+        Ok(py.detach(|| model::layer_norm(x, (&w, &b), eps, round, out))?)
     })
 }
 
@@ -248,6 +238,7 @@ impl Positions<'_> {
 
 /// Turns the last channels of every head of x, (tokens, heads, width), in place.
 #[pyfunction]
+#[allow(clippy::too_many_arguments)] // the keywords of one Python function
 fn rotate(
     py: Python<'_>,
     x: &Bound<'_, PyAny>,
@@ -256,12 +247,14 @@ fn rotate(
     positions: Positions<'_>,
     heads: usize,
     width: usize,
+    bfloat16: bool,
 ) -> PyResult<()> {
     let (rope, positions) = (settings.rope(), positions.numbers()?);
     each_real!(dtype, T => {
         let mut x = readwrite::<T>("x", x, dtype)?;
         let x = x.as_slice_mut()?;
-        Ok(py.detach(|| rope.rotate_all(x, &positions, heads, width))?)
+        let round = rounding::<T>(bfloat16)?;
+        Ok(py.detach(|| rope.rotate_all(x, &positions, heads, width, round))?)
     })
 }
 
@@ -285,7 +278,7 @@ impl MlaSettings {
 }
 
 /// The rounding to bfloat16, where asked.
-fn rounding<T: Real>(bfloat16: bool) -> PyResult<Option<Round<T>>> {
+pub fn rounding<T: Real>(bfloat16: bool) -> PyResult<Option<Round<T>>> {
     if bfloat16 && T::ROUND_BFLOAT16.is_none() {
         return Err(type_error("dtype: found float64, expected float32 for bfloat16".to_owned()));
     }
@@ -396,6 +389,60 @@ fn silu_product(
     })
 }
 
+/// a + b.
+#[pyfunction]
+fn add(
+    py: Python<'_>,
+    a: &Bound<'_, PyAny>,
+    b: &Bound<'_, PyAny>,
+    dtype: &str,
+    bfloat16: bool,
+    out: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    each_real!(dtype, T => {
+        let (a, b) = (readonly::<T>("a", a, dtype)?, readonly::<T>("b", b, dtype)?);
+        let mut out = readwrite::<T>("out", out, dtype)?;
+        let (a, b, out) = (a.as_slice()?, b.as_slice()?, out.as_slice_mut()?);
+        let round = rounding::<T>(bfloat16)?;
+        Ok(py.detach(|| model::add(a, b, round, out))?)
+    })
+}
+
+/// Sums over each token's experts, in ascending order or as indices have them.
+#[pyfunction]
+#[allow(clippy::too_many_arguments)] // the keywords of one Python function
+fn combine(
+    py: Python<'_>,
+    parts: &Bound<'_, PyAny>,
+    indices: &Bound<'_, PyAny>,
+    shares: &Bound<'_, PyAny>,
+    shared: Option<&Bound<'_, PyAny>>,
+    dtype: &str,
+    top: usize,
+    channels: usize,
+    ascending: bool,
+    bfloat16: bool,
+    out: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let indices = readonly::<i64>("indices", indices, "int64")?;
+    let order = if ascending { ExpertOrder::Ascending } else { ExpertOrder::AsChosen };
+    each_real!(dtype, T => {
+        let (parts, shares) = (readonly::<T>("parts", parts, dtype)?, readonly::<T>("shares", shares, dtype)?);
+        let shared = shared.map(|x| readonly::<T>("shared", x, dtype)).transpose()?;
+        let mut out = readwrite::<T>("out", out, dtype)?;
+        let given = ExpertOutputs {
+            parts: parts.as_slice()?,
+            indices: indices.as_slice()?,
+            shares: shares.as_slice()?,
+            shared: shared.as_ref().map(|x| x.as_slice()).transpose()?,
+            top,
+            channels,
+        };
+        let (round, out) = (rounding::<T>(bfloat16)?, out.as_slice_mut()?);
+        Ok(py.detach(|| given.combine(order, round, out))?)
+    })
+}
+
 /// Every number of x to the nearest bfloat16, in place.
 #[pyfunction]
 fn round_bfloat16(py: Python<'_>, x: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -463,7 +510,8 @@ fn gate(
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Weight>()?;
-    m.add_function(wrap_pyfunction!(linear, m)?)?;
+    m.add_function(wrap_pyfunction!(add, m)?)?;
+    m.add_function(wrap_pyfunction!(combine, m)?)?;
     m.add_function(wrap_pyfunction!(rms_norm, m)?)?;
     m.add_function(wrap_pyfunction!(rope_frequencies, m)?)?;
     m.add_function(wrap_pyfunction!(rotate, m)?)?;

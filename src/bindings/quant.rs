@@ -47,7 +47,7 @@ fn scale_rules(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyDict>>> {
 }
 
 /// A rule by its name, or from a dict of columns; those left out are the plain ones.
-fn rule_of(rule: &Bound<'_, PyAny>) -> PyResult<Rule> {
+pub fn rule_of(rule: &Bound<'_, PyAny>) -> PyResult<Rule> {
     if let Ok(name) = rule.extract::<String>() {
         return Ok(*Rule::by_name(&name)?);
     }

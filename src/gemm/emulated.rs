@@ -85,7 +85,7 @@ impl MmaTask for EmulatedTask<'_, '_> {
 }
 
 /// The vector unit of an accumulator.
-fn unit(accumulator: &Accumulator) -> mma::Unit {
+pub(super) fn unit(accumulator: &Accumulator) -> mma::Unit {
     let software = accumulator.unit == Unit::Software;
     mma::Unit {
         products: if software { accumulator.products / 2 } else { accumulator.products },

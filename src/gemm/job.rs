@@ -4,6 +4,7 @@ use super::accumulator::{Accumulator, ResultType};
 use super::definition::canonical;
 use super::mma::is_half;
 use super::number::{numbers, Number};
+use super::prepared::Prepared;
 use crate::error::Error;
 use crate::formats::{Codes, Format, Output};
 
@@ -26,6 +27,8 @@ pub(crate) struct Side<'a> {
     pub blocks: (usize, usize),
     /// The scales that go into the unit with the codes.
     pub unit_scales: Option<Blocks<'a, u8>>,
+    /// The codes as columns, where they have been laid out before.
+    pub prepared: Option<&'a Prepared>,
 }
 
 /// Values that blocks of each matrix of a side share.

@@ -3,7 +3,8 @@
 //! [`accumulator`] holds THE table of units; [`mma`] defines one step of each in integers, [`exact`] and [`float32`]
 //! the two that are no tensor core. [`product`] is the way in: it checks, cuts the work into tiles and sends them to
 //! the fastest path that gives the same bytes as the definition ([`definition`]). [`skinny`] is the kernel of few rows by
-//! many, in the order of `float32` or in the order of the model's products ([`interleaved`]).
+//! many, in the order of `float32` or in the order of the model's products ([`interleaved`]). A matrix that is multiplied
+//! again and again can be laid out once ([`prepared`]).
 //!
 //! Not here: how numbers came by their scales ([`crate::quant`]), nor the lane operations ([`crate::simd`]).
 
@@ -20,10 +21,12 @@ mod matrix_core;
 mod mma;
 mod number;
 mod pack;
+mod prepared;
 pub mod product;
 mod scaled_groups;
 mod skinny;
 
 pub use accumulator::{Accumulator, Evidence, ResultType, Unit, UnitScale, ACCUMULATORS};
 pub use mma::mma_step;
+pub use prepared::Prepared;
 pub use product::{matmul_grouped_nt, matmul_nt, Operand, Options, Shape, UnitScales};

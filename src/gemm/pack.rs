@@ -5,6 +5,7 @@
 
 use super::job::{Blocks, Side};
 use super::mma::software_order;
+use super::prepared::Prepared;
 use crate::formats::{Codes, Format};
 use crate::simd::mma::{At, Floats, Mma, Unit, COLUMNS, LANES, WIDE_ZERO};
 use crate::simd::{Kernel, Lanes};
@@ -160,6 +161,8 @@ pub(super) struct Source<'a> {
     k: usize,
     /// Scales that move exponents, one for a multiple of [`SCALED`] codes.
     scales: Option<Blocks<'a, u8>>,
+    /// The same codes as columns, where they have been laid out before.
+    prepared: Option<&'a Prepared>,
 }
 
 /// Some rows of one side at some k.
@@ -172,7 +175,7 @@ pub(super) struct Block<'a> {
 impl<'a> Source<'a> {
     pub fn new(side: &Side<'a>, unit: Unit) -> Source<'a> {
         let fields = Fields::new(side.format, unit);
-        Source { codes: side.codes, fields, k: side.k, scales: side.unit_scales }
+        Source { codes: side.codes, fields, k: side.k, scales: side.unit_scales, prepared: side.prepared }
     }
 
     /// The scale of some codes of a row at `k`, as a factor and an exponent; 1 if all codes are zero, or if the scale is too
@@ -242,6 +245,18 @@ impl<'a> Source<'a> {
             self.prefetch(l, (row + c + COLUMNS) * self.k + block.start, block.len());
         }
         out
+    }
+
+    /// Loads [`COLUMNS`] rows from `row` on as columns, two k to a line.
+    #[inline(always)]
+    pub fn transposed<L: Lanes>(
+        &self,
+        l: L,
+        row: usize,
+        block: &Range<usize>,
+        ranges: &mut [ExponentRange],
+    ) -> [[u32; COLUMNS]; BLOCK / 2] {
+        lines(l, &self.columns(l, row, block, ranges), BLOCK / 2)
     }
 }
 
@@ -384,6 +399,13 @@ impl<M: Mma, F: Layout> Kernel for Pack<'_, M, F> {
                     out.fill(F::blank());
                     for (c, range) in ranges.iter_mut().enumerate() {
                         F::tf32_column(out, c, &bits[src.at(first + c, &k)], range);
+                    }
+                    return;
+                }
+                if let Some(prepared) = src.prepared {
+                    ranges.copy_from_slice(&prepared.ranges(first)[..ranges.len()]);
+                    for (i, out) in out.iter_mut().enumerate() {
+                        layout.column::<M>(fields, prepared.line(first, k.start / 2 + i), out);
                     }
                     return;
                 }

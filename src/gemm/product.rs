@@ -6,6 +6,7 @@ use super::emulated;
 use super::exact_f64;
 use super::float32;
 use super::job::{check_c, check_width, Blocks, Job, Row, Side, Tile};
+use super::prepared::Prepared;
 use super::scaled_groups;
 use crate::error::{same_length, Error};
 use crate::formats::{Codes, Format, Output};
@@ -25,6 +26,8 @@ pub struct Operand<'a> {
     pub group: (usize, usize),
     /// The scales that the unit takes with the codes, where it takes any.
     pub unit_scales: Option<UnitScales<'a>>,
+    /// The layout of these codes as a right operand, where there is one; used by the unit that it is for.
+    pub prepared: Option<&'a Prepared>,
 }
 
 /// Scales that go into a unit, as codes of its scales' format.
@@ -97,8 +100,9 @@ pub(super) fn side<'a>(
         }
     }
     let unit_scales = unit_scales(name, x, [matrices, rows, k], options.accumulator)?;
+    let prepared = x.prepared.filter(|held| held.fits(options.accumulator, x.format, [matrices, rows, k]));
     let (codes, format, rows) = (x.codes, x.format, rows.max(1));
-    Ok(Side { codes, format, k, scales: x.scales, group: x.group, rows, blocks, unit_scales })
+    Ok(Side { codes, format, k, scales: x.scales, group: x.group, rows, blocks, unit_scales, prepared })
 }
 
 /// Checks the scales that go into the unit.

@@ -4,29 +4,34 @@
 //! [`mla`] naive and absorbed over latents, the [`gate`], [`silu`]. All are generic over [`real::Real`], and nothing
 //! passes through a narrower type than the requested one, unless a caller gives the rounding of results, where a
 //! program that computes in that type would round. Weights ([`weight`]) stay in the form in which a checkpoint holds
-//! them and are widened panel by panel when they are used ([`linear`]), or decoded in registers. Not here: operations
+//! them and are widened panel by panel when they are used ([`linear`]), or decoded in registers; a recipe's products on codes
+//! are a [`projection`]. Not here: operations
 //! put together to layers and a model, which is Python's part, as are caches, names, traces and sampling.
 //!
 //! Products of many rows are matrixmultiply's (through ndarray), products of a few rows are those of
 //! [`crate::gemm::interleaved`], in an order of sums that is the same at every instruction-set level. No result depends on the number of threads.
 
 pub mod attention;
+pub mod combine;
 pub mod gate;
 pub mod indexer;
 pub mod linear;
 pub mod mla;
 pub mod norm;
+pub mod projection;
 pub mod real;
 pub mod rope;
 pub mod silu;
 pub mod weight;
 
 pub use attention::Round;
+pub use combine::{add, ExpertOrder, ExpertOutputs};
 pub use gate::{gate, GateRule, Routing, Scoring};
 pub use indexer::{index_scores, select, IndexShape, Selection};
 pub use linear::linear;
 pub use mla::{MlaShape, Sequence, Up};
 pub use norm::{layer_norm, rms_norm};
+pub use projection::{Matrix, Projection, RowQuantizer, Swiglu};
 pub use real::Real;
 pub use rope::{Rope, Yarn};
 pub use silu::silu_product;

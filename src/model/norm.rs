@@ -1,14 +1,21 @@
 //! RMSNorm, and the layer norm of an indexer's keys.
 
+use super::attention::Round;
 use super::real::Real;
 use crate::error::{same_length, Error};
 use crate::gemm::interleaved::dot;
 
-/// Each row of `x` divided by the root of its mean square (plus `eps`), times a weight for each channel.
+/// Each row of `x` divided by the root of its mean square (plus `eps`), times a weight for each channel, rounded.
 ///
 /// # Errors
 /// [`Error::Length`] where `x` is not whole rows of `w.len()` or `out` is not as long as `x`.
-pub fn rms_norm<T: Real>(x: &[T], w: &[T], eps: f64, out: &mut [T]) -> Result<(), Error> {
+pub fn rms_norm<T: Real>(
+    x: &[T],
+    w: &[T],
+    eps: f64,
+    round: Option<Round<T>>,
+    out: &mut [T],
+) -> Result<(), Error> {
     same_length("out", out.len(), x.len())?;
     let channels = w.len();
     if channels == 0 || !x.len().is_multiple_of(channels) {
@@ -21,15 +28,22 @@ pub fn rms_norm<T: Real>(x: &[T], w: &[T], eps: f64, out: &mut [T]) -> Result<()
             *out = *w * (*x / root);
         }
     }
+    round.inspect(|round| round(out));
     Ok(())
 }
 
 /// Each row of `x` less its mean and divided by its standard deviation (`eps` added to the variance), times `w`, plus
-/// `b`.
+/// `b`, rounded.
 ///
 /// # Errors
 /// As [`rms_norm`].
-pub fn layer_norm<T: Real>(x: &[T], w: &[T], b: &[T], eps: f64, out: &mut [T]) -> Result<(), Error> {
+pub fn layer_norm<T: Real>(
+    x: &[T],
+    (w, b): (&[T], &[T]),
+    eps: f64,
+    round: Option<Round<T>>,
+    out: &mut [T],
+) -> Result<(), Error> {
     same_length("out", out.len(), x.len())?;
     same_length("bias", b.len(), w.len())?;
     let channels = w.len();
@@ -45,5 +59,6 @@ pub fn layer_norm<T: Real>(x: &[T], w: &[T], b: &[T], eps: f64, out: &mut [T]) -
             *out = *w * (*out / deviation) + *b;
         }
     }
+    round.inspect(|round| round(out));
     Ok(())
 }

@@ -3,7 +3,7 @@
 use super::attention::Round;
 use super::weight::Data;
 use crate::formats::bfloat16::round_bfloat16;
-use crate::formats::Output;
+use crate::formats::{Input, Output};
 use ndarray::LinalgScalar;
 use std::iter::Sum;
 use std::ops::{AddAssign, MulAssign, Neg};
@@ -30,6 +30,8 @@ pub trait Real:
     fn order(&self, other: &Self) -> std::cmp::Ordering;
     /// The slice as something to decode into.
     fn output(out: &mut [Self]) -> Output<'_>;
+    /// The slice as something to encode.
+    fn input(x: &[Self]) -> Input<'_>;
     /// The slice as a kind of data.
     fn data(x: &[Self]) -> Data<'_>;
     /// The weights as they are, if they are stored in this type.
@@ -66,6 +68,9 @@ macro_rules! real {
             }
             fn output(out: &mut [$type]) -> Output<'_> {
                 Output::$variant(out)
+            }
+            fn input(x: &[$type]) -> Input<'_> {
+                Input::$variant(x)
             }
             fn data(x: &[$type]) -> Data<'_> {
                 Data::$variant(x)

@@ -1,5 +1,6 @@
 //! Rotary position embedding, with YaRN's stretched frequencies.
 
+use super::attention::Round;
 use super::real::Real;
 use crate::error::{same_length, Error};
 use crate::threads::run_tasks;
@@ -87,7 +88,8 @@ impl Rope {
         }
     }
 
-    /// Rotates the last channels of every head of `x`, (tokens, heads, width), each token by its position.
+    /// Rotates the last channels of every head of `x`, (tokens, heads, width), each token by its position, and rounds all
+    /// of `x`.
     ///
     /// # Errors
     /// [`Error::Length`] where `x` has not as many tokens as `positions`, [`Error::Unsupported`] where heads
@@ -98,6 +100,7 @@ impl Rope {
         positions: &[usize],
         heads: usize,
         width: usize,
+        round: Option<Round<T>>,
     ) -> Result<(), Error> {
         let dim = 2 * self.frequencies.len();
         if width < dim || width == 0 || heads == 0 {
@@ -113,6 +116,7 @@ impl Rope {
         run_tasks(elements, tasks, |(token, position): (&mut [T], &usize)| {
             let turn = self.turn::<T>(*position);
             token.chunks_exact_mut(width).for_each(|head| self.rotate(&mut head[width - dim..], &turn));
+            round.inspect(|round| round(token));
         });
         Ok(())
     }

@@ -154,7 +154,8 @@ impl<'a> Weight<'a> {
         let Data::Scaled { codes, format, scales, block, rounded } = self.data else { return None };
         let group = (block[0], block[1]);
         let codes = Codes::U8(codes);
-        let matrix = Operand { codes, format, scales: Some(scales), unit_scales: None, group };
+        let matrix =
+            Operand { codes, format, scales: Some(scales), unit_scales: None, group, prepared: None };
         CodedRows::new(&matrix, self.cols, from..to, rounded)
     }
 

@@ -227,7 +227,7 @@ fn the_last_channels_of_every_head_turn() {
     let x = Random(5).floats::<f64>(positions.len() * heads * width);
     let found = everywhere(|| {
         let mut x = x.clone();
-        rope.rotate_all(&mut x, &positions, heads, width).unwrap();
+        rope.rotate_all(&mut x, &positions, heads, width, None).unwrap();
         x
     });
     for (i, (found, x)) in found.chunks(width).zip(x.chunks(width)).enumerate() {
@@ -240,9 +240,9 @@ fn the_last_channels_of_every_head_turn() {
         }
     }
     let mut short = vec![0.0; 7];
-    assert!(rope.rotate_all(&mut short, &[0, 1], 1, 4).is_err());
-    assert!(rope.rotate_all(&mut short, &[0], 1, 3).is_err());
-    assert!(rope.rotate_all(&mut short, &[0], 0, 4).is_err());
+    assert!(rope.rotate_all(&mut short, &[0, 1], 1, 4, None).is_err());
+    assert!(rope.rotate_all(&mut short, &[0], 1, 3, None).is_err());
+    assert!(rope.rotate_all(&mut short, &[0], 0, 4, None).is_err());
 }
 
 #[test]

@@ -100,6 +100,7 @@ impl Case {
             scales: self.scales[side].as_deref(),
             group: self.groups[side],
             unit_scales: None,
+            prepared: None,
         }
     }
 
@@ -271,6 +272,7 @@ fn stacks_and_groups_are_products_side_by_side() {
                 scales: Some(&a_scales),
                 group: a_group,
                 unit_scales: None,
+                prepared: None,
             },
             Operand {
                 codes: Codes::U8(&b),
@@ -278,6 +280,7 @@ fn stacks_and_groups_are_products_side_by_side() {
                 scales: Some(&b_scales),
                 group: b_group,
                 unit_scales: None,
+                prepared: None,
             },
         ];
         let shape = Shape { stack: experts, m, n, k };

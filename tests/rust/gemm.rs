@@ -144,6 +144,7 @@ impl Case {
             scales: self.scales[side].as_deref(),
             group: self.groups[side],
             unit_scales: self.unit_scales(side),
+            prepared: None,
         }
     }
 
@@ -354,6 +355,7 @@ fn bad_unit_scales_are_errors() {
             scales: None,
             group: (1, 1),
             unit_scales,
+            prepared: None,
         };
         let good = UnitScales { codes: &codes[..2 * 4], group: (1, 16) };
         let good = Accumulator::by_name(name).unwrap().scale.map(|_| good);
@@ -470,9 +472,16 @@ fn experts_take_their_rows() {
             scales: Some(scales),
             group,
             unit_scales: None,
+            prepared: None,
         };
-        let right =
-            |codes| Operand { codes, format: &table::E5M2, scales: None, group: (1, 1), unit_scales: None };
+        let right = |codes| Operand {
+            codes,
+            format: &table::E5M2,
+            scales: None,
+            group: (1, 1),
+            unit_scales: None,
+            prepared: None,
+        };
         let (Held::Bytes(a), Held::Bytes(b)) = (&a, &b) else { unreachable!() };
         for level in Level::all_available() {
             set_level(level).unwrap();
@@ -505,7 +514,8 @@ fn known_steps() {
         };
         let (a, b, mut out) = (pad(a), pad(b), [0f32]);
         let format = &table::E4M3FN;
-        let side = |codes| Operand { codes, format, scales: None, group: (1, 1), unit_scales: None };
+        let side =
+            |codes| Operand { codes, format, scales: None, group: (1, 1), unit_scales: None, prepared: None };
         mma_step(accumulator, &side(Codes::U8(&a)), &side(Codes::U8(&b)), &[c], &mut out).unwrap();
         out[0].to_bits()
     };
@@ -530,6 +540,7 @@ fn bad_arguments_are_errors() {
         scales,
         group,
         unit_scales: None,
+        prepared: None,
     };
     let run = |a: &Operand<'_>, shape: [usize; 4], promote_every, name: &str, out: &mut [f32]| {
         let [stack, m, n, k] = shape;
