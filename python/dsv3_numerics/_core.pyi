@@ -17,12 +17,16 @@ _Layout: TypeAlias = tuple[int, int, int, int, int]
 _Operand: TypeAlias = tuple[Any, ...]
 
 __all__ = [
+    "Operand",
+    "Projection",
     "Weight",
     "__version__",
     "accumulators",
+    "add",
     "amax",
     "attend",
     "check_rule",
+    "combine",
     "count_saturated",
     "decode",
     "dequantize",
@@ -58,6 +62,7 @@ __all__ = [
     "silu_product",
     "simd_level",
     "simd_levels",
+    "swiglu",
     "unpack",
 ]
 
@@ -116,9 +121,17 @@ def count_saturated(
 ) -> int: ...
 def accumulators() -> list[dict[str, Any]]: ...
 def mma_step(a: _Operand, b: _Operand, c: _Float32s, accumulator: str, out: _Float32s) -> None: ...
+
+@final
+class Operand:
+    def __new__(cls, side: _Operand, rows: int, cols: int) -> Operand: ...
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    def prepare(self, accumulator: str) -> int: ...
+
 def matmul_nt(
     a: _Operand,
-    b: _Operand,
+    b: _Operand | Operand,
     shape: tuple[int, int, int, int],
     b_stacked: bool,
     c: _Float32s | None,
@@ -188,8 +201,42 @@ class Weight:
     def shape(self) -> tuple[int, int]: ...
     def numbers(self, out: _Array, dtype: str) -> None: ...
 
-def linear(x: _Array, dtype: str, rows: int, weight: Weight, out: _Array) -> None: ...
-def rms_norm(x: _Array, dtype: str, weight: Weight, eps: float, out: _Array) -> None: ...
+@final
+class Projection:
+    def __new__(
+        cls,
+        *,
+        rows: tuple[str, int | None, str, str | dict[str, Any], str | None] | None = None,
+        accumulator: str | None = None,
+        promote_every: int = 0,
+        bfloat16: bool = False,
+    ) -> Projection: ...
+
+def linear(
+    x: _Array, dtype: str, rows: int, weight: Weight | Operand, how: Projection, out: _Array
+) -> None: ...
+def swiglu(
+    x: _Array,
+    dtype: str,
+    rows: int,
+    weights: tuple[Weight | Operand, ...],
+    how: tuple[Projection, Projection],
+    out: _Array,
+) -> None: ...
+def rms_norm(x: _Array, dtype: str, weight: Weight, eps: float, bfloat16: bool, out: _Array) -> None: ...
+def add(a: _Array, b: _Array, dtype: str, bfloat16: bool, out: _Array) -> None: ...
+def combine(
+    parts: _Array,
+    indices: NDArray[np.int64],
+    shares: _Array,
+    shared: _Array | None,
+    dtype: str,
+    top: int,
+    channels: int,
+    ascending: bool,
+    bfloat16: bool,
+    out: _Array,
+) -> None: ...
 def rope_frequencies(settings: dict[str, Any]) -> tuple[list[float], float, float]: ...
 def rotate(
     x: _Array,
@@ -198,6 +245,7 @@ def rotate(
     positions: list[int] | NDArray[np.int64],
     heads: int,
     width: int,
+    bfloat16: bool,
 ) -> None: ...
 def attend(
     q: _Array,
@@ -227,7 +275,9 @@ def index_scores(
 def select(
     scores: _Array, dtype: str, past: int, top: int, flags: NDArray[np.bool_], gap: _Array
 ) -> None: ...
-def layer_norm(x: _Array, dtype: str, weight: Weight, bias: Weight, eps: float, out: _Array) -> None: ...
+def layer_norm(
+    x: _Array, dtype: str, weight: Weight, bias: Weight, eps: float, bfloat16: bool, out: _Array
+) -> None: ...
 def silu_product(a: _Array, b: _Array, dtype: str, bfloat16: bool, out: _Array) -> None: ...
 def round_bfloat16(x: _Float32s) -> None: ...
 def gate(

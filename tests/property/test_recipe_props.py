@@ -84,6 +84,15 @@ def test_json_names_and_tables(recipe: Recipe) -> None:
         }
 
 
+@settings(max_examples=60)
+@given(recipes, tokens, st.booleans())
+def test_hooks_change_no_bit(recipe: Recipe, ids: list[int], absorbed: bool) -> None:
+    """Several operations in one crossing of the core, or each by itself: the same bytes."""
+    seen: list[OpRecord] = []
+    expected = MODEL.forward(ids, recipe=recipe, absorbed=absorbed, hook=seen.append)
+    assert MODEL.forward(ids, recipe=recipe, absorbed=absorbed).tobytes() == expected.tobytes()
+
+
 @given(recipes)
 def test_single_choices(recipe: Recipe) -> None:
     """Each choice alone and each left out is a recipe; none left out of float64 changes it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +18,8 @@ from ..number_formats import decode, encode
 from ..quantized import Quantized
 from ..schemes import Scheme, quantize
 from .recipe import Recipe
+
+_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 
 class Activations:
@@ -43,6 +46,11 @@ class Activations:
         left._arrived, left.shape = codes, codes.shape
         left._made[scheme] = codes
         return left
+
+    @property
+    def plain(self) -> Array | None:
+        """The numbers, where no codes came in their place."""
+        return self._numbers
 
     def arrays(self) -> tuple[Array, ...]:
         """Operand as it came in: numbers, or codes and scales."""
@@ -117,21 +125,17 @@ def some_of(q: Quantized, index: NDArray[np.int64]) -> Quantized:
 
 def to_bfloat16(x: Array) -> Array:
     """Return a new array of the same dtype, rounded to bfloat16."""
+    if x.dtype == np.float32:
+        out = np.array(x, order="C")
+        _core.round_bfloat16(out.reshape(-1))
+        return out
     with np.errstate(over="ignore"):
         return decode(encode(x, "bfloat16", overflow="nonfinite"), dtype=x.dtype)
 
 
 def as_numbers(x: Array, recipe: Recipe) -> Array:
     """Return an array in a recipe's compute dtype, rounded once; no copy of what is that already."""
-    if recipe.bfloat16:
+    if recipe.bfloat16 and x.dtype != _BFLOAT16:
         x = to_bfloat16(x)
     array: Array = x.astype(recipe.dtype, copy=False)
-    return array
-
-
-def rounded(x: Any, recipe: Recipe) -> Array:
-    """Return a new result, C-contiguous and of the recipe's dtype; rounded in place under bf16."""
-    if recipe.bfloat16:
-        _core.round_bfloat16(x.reshape(-1))
-    array: Array = x
     return array

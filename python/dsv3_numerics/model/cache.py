@@ -44,7 +44,7 @@ class Cache:
     data : ndarray, shape (layers, batch, capacity, kv_lora_rank + qk_rope_head_dim)
         Of `dtype`; uint8 for codes, whose last axis is the bytes of a token.
     format, index_format : CacheFormat
-        Of latents, and of index keys.
+        Of latents, and of index keys (the same where there are none).
     index_keys : ndarray, shape (layers, batch, capacity, index_head_dim), or None
         Keys of the lightning indexer, where there is one; the last axis is bytes where they are codes.
     lengths : ndarray of int64, shape (batch,)
@@ -78,7 +78,9 @@ class Cache:
         self.format = CacheFormat.of(dtype, config.kv_lora_rank, config.qk_rope_head_dim)
         if index_dtype is None:
             index_dtype = _BFLOAT16 if self.format.packed else dtype
-        self.index_format = CacheFormat.of(index_dtype, config.index_head_dim or 1, 0)
+        self.index_format = self.format
+        if config.index_head_dim is not None:
+            self.index_format = CacheFormat.of(index_dtype, config.index_head_dim, 0)
         count = config.num_hidden_layers if layers is None else positive(layers, "layers")
         shape = (count, positive(batch, "batch"), positive(capacity, "capacity"), self.format.width)
         self.data: NDArray[Any] = np.zeros(shape, self.format.dtype)

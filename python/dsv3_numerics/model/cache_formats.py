@@ -6,6 +6,7 @@ Lives here: the layout of a scheme's codes and scales, there and back. Room and 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import ml_dtypes
@@ -68,7 +69,7 @@ class CacheFormat:
         """The scheme's."""
         return str(self.scheme)
 
-    @property
+    @cached_property
     def packed(self) -> bool:
         """True: tokens are bytes."""
         return not (isinstance(self.scheme, Cast) and self.scheme.format in _PLAIN)
@@ -78,7 +79,7 @@ class CacheFormat:
         """True: bfloat16 numbers come back as they are."""
         return not self.packed and not (isinstance(self.scheme, Cast) and self.scheme.format == "float16")
 
-    @property
+    @cached_property
     def dtype(self) -> np.dtype[Any]:
         """The dtype of the cache's array."""
         if isinstance(self.scheme, Cast) and not self.packed:
@@ -112,7 +113,7 @@ class CacheFormat:
     def write(self, x: Array) -> Array:
         """Tokens (n, rank + rope) as records (n, width)."""
         if not self.packed:
-            records: Array = quantize(x, self.scheme)
+            records: Array = x if x.dtype == self.dtype else quantize(x, self.scheme)
             return records
         latent, key = np.ascontiguousarray(x[:, : self.rank]), np.ascontiguousarray(x[:, self.rank :])
         q = quantize(latent, self.scheme)
@@ -126,11 +127,12 @@ class CacheFormat:
         return np.concatenate([np.ascontiguousarray(part).view(_BYTES) for part in parts], axis=1)
 
     def read(self, records: Array, dtype: np.dtype[Any]) -> Array:
-        """Return records (n, width) as tokens (n, rank + rope) of `dtype`; no copy where that is so alr."""
+        """Return records (n, width) as tokens (n, rank + rope) of `dtype`; no copy where they are that."""
         if records.dtype == dtype:
             return records
         if not self.packed:
-            return self.scheme.decode(records, dtype)
+            with np.errstate(over="ignore"):
+                return records.astype(dtype)
         codes, tiles = self._parts
         q = self._latent(
             np.ascontiguousarray(records[:, :codes]),

@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from .._arrays import Array
 from .activations import Activations
 from .config import Config
-from .expert_sums import by_expert
 from .families import GATES
 from .layer import NO_TRACE, Choice, Layer, Source, Trace
 from .operations import Operations
@@ -31,9 +30,10 @@ class Gate(Layer):
     config : Config
     weights : mapping of str to array
         ``weight`` (experts, hidden_size) and ``e_score_correction_bias`` (experts,).
-    masked : float
+    group_mask_value : float
         What biased scores count as in groups that were not chosen: minus infinity, or 0 as in the first
-        release, which matters where chosen biased scores are negative. A recipe has its own `masked`.
+        release, which matters where chosen biased scores are negative. A recipe has its own
+        `group_mask_value`.
 
     Examples
     --------
@@ -109,6 +109,9 @@ def swiglu(
     ops: Operations, x: Activations, weights: Weights, under: str, at: str, *, dispatched: bool = False
 ) -> Array:
     """``down(silu(gate(x)) * up(x))`` with the matrices under a prefix."""
+    found = ops.swiglu(x, weights, under, dispatched=dispatched)
+    if found is not None:
+        return found
     a, b = (
         ops.linear(f"{at}{under}{name}", x, weights, f"{under}{name}.weight", dispatched=dispatched)
         for name in ("gate_proj", "up_proj")
@@ -152,12 +155,14 @@ class MoE(Layer):
             trace.put(f"{at}shared", shared.reshape(array.shape))
         top = self.config.num_experts_per_tok
         indices, shares = routing.indices.reshape(-1, top), routing.weights.reshape(-1, top)
-        dispatched = ops.dispatch(f"{at}dispatch", tokens)
+        arriving = ops.codes_on_arrival
+        dispatched = ops.activations(tokens) if arriving else ops.dispatch(f"{at}dispatch", tokens)
         scheme = ops.recipe.activation_scheme(dispatched=True)
         order, runs = by_expert(indices)
         parts = np.empty((len(order), tokens.shape[1]), tokens.dtype)
         for expert, run in self._prefetched(runs, ops):
-            share = dispatched.rows(order[run] // top, scheme, ops.recipe)
+            index = order[run] // top
+            share = ops.activations(tokens[index]) if arriving else dispatched.rows(index, scheme, ops.recipe)
             parts[run] = swiglu(ops, share, self.weights, f"experts.{expert}.", at, dispatched=True)
         for name, value in zip(
             ("topk_idx", "topk_weight", "routing_gap", "router_logits"), routing, strict=True
@@ -167,6 +172,9 @@ class MoE(Layer):
 
     def _prefetched(self, runs: Sequence[tuple[int, slice]], ops: Operations) -> Iterator[tuple[int, slice]]:
         """Return the same runs; the disk is at work on the next experts while one is computed."""
+        if not self.weights.prefetches:
+            yield from runs
+            return
         for i in range(-_AHEAD, len(runs)):
             for expert, _ in runs[i + _AHEAD : i + _AHEAD + 1]:
                 self.weights.prefetch(matrices(f"experts.{expert}."), ops.recipe)
@@ -177,3 +185,14 @@ class MoE(Layer):
 def matrices(under: str) -> list[str]:
     """Return the tensors of a SwiGLU under a prefix."""
     return [f"{under}{name}_proj.weight" for name in ("gate", "up", "down")]
+
+
+def by_expert(indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[tuple[int, slice]]]:
+    """Places in (tokens, top), expert by expert and each expert's tokens in order; and each expert's part."""
+    order = np.argsort(indices, axis=None, kind="stable")
+    runs, start = [], 0
+    for expert, count in enumerate(np.bincount(indices.reshape(-1)).tolist()):
+        if count:
+            runs.append((expert, slice(start, start + count)))
+            start += count
+    return order, runs

@@ -92,7 +92,7 @@ def check_cache(cache: Cache | None, ops: Operations) -> None:
     if index is not None and cache.index_keys is not None:
         pairs.append(("indexer", " for index keys", cache.index_format, index))
     for field, what, found, expected in pairs:
-        if found.name != str(expected):
+        if found.scheme != expected and found.name != str(expected):
             raise ValueError(
                 f"cache: found {found.name}{what}, but recipe {ops.recipe.name!r} keeps {expected}; expected "
                 f"one made by new_cache(recipe=...), or a recipe with {field}={found.name!r}"

@@ -29,6 +29,7 @@ from .operations import Operations
 from .recipe import Recipe
 from .records import Hook, Operation
 from .weights import (
+    PREPARED_BYTES,
     CheckpointWeights,
     Given,
     check,
@@ -55,8 +56,11 @@ class Model:
     weights_as_bf16 : bool
         Whether FP8 weights count as their bfloat16 roundings, which is what a converted checkpoint holds;
         otherwise they are the exact float32 products of code and scale. Products on codes are the same.
-    masked : float
+    group_mask_value : float
         See `Gate`; recipes have their own.
+    prepared_bytes : int
+        Memory for FP8 weights that are laid out, when they are used a second time, for products under an
+        emulated unit: a byte each. Nothing but the time changes; 0 for none.
 
     Raises
     ------
@@ -86,6 +90,7 @@ class Model:
         dtype: DTypeLike = np.float32,
         weights_as_bf16: bool = False,
         group_mask_value: float = -np.inf,
+        prepared_bytes: int = PREPARED_BYTES,
     ) -> None:
         self.config = config
         self.dtype = np.dtype(dtype)
@@ -93,7 +98,9 @@ class Model:
             raise TypeError(f"dtype: found {self.dtype}, expected float32 or float64")
         ensure_layers(weights, config)
         shapes = expected_shapes(config)
-        self.weights = gathered(weights, shapes, "weights", weights_as_bf16=weights_as_bf16)
+        self.weights = gathered(
+            weights, shapes, "weights", weights_as_bf16=weights_as_bf16, prepared_bytes=prepared_bytes
+        )
         unknown = unknown_tensors(weights, config, shapes)
         check([f"{name}: not a tensor of {config.model_type}" for name in unknown], "weights")
         layers = range(config.num_hidden_layers)

@@ -7,6 +7,7 @@ everything in float32 or float64. Arithmetic is the core's, what a hook is told 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import ml_dtypes
@@ -18,11 +19,11 @@ from .._arrays import Array, as_array
 from ..gemm import matmul_nt
 from ..schemes import Scheme, quantize
 from . import descriptions
-from .activations import Activations, as_numbers, rounded, to_bfloat16
+from .activations import Activations, as_numbers, to_bfloat16
 from .cache import Cache
 from .cache_formats import CacheFormat
-from .expert_sums import summed_by_expert, summed_by_token
 from .fields import COMPUTE, MASK_VALUES, NONE
+from .projections import PLAIN, products_of
 from .recipe import Recipe
 from .records import Hook, Operation, OpRecord, Routing
 from .weights import Weights
@@ -52,6 +53,10 @@ class Operations:
         self, recipe: Recipe | str, hook: Hook | None = None, *, named: bool = True, foreign: bool = False
     ) -> None:
         self.recipe, self.hook, self.named, self._foreign = Recipe.of(recipe), hook, named, foreign
+        self.bfloat16, self._products = self.recipe.bfloat16, products_of(self.recipe)
+        whole = hook is None and not foreign
+        self._usual = self._products.usual if whole else None
+        self._first = self._products.first if whole else None
 
     @classmethod
     def of(
@@ -61,7 +66,7 @@ class Operations:
         if isinstance(recipe, Operations):
             return recipe
         if recipe is None:
-            return cls(Recipe.preset(dtype.name), hook, named=False)
+            return cls(_PLAIN["float32" if dtype.itemsize == 4 else "float64"], hook, named=False)
         return cls(recipe, hook)
 
     # --- Watching -------------------------------------------------------------------------------------------
@@ -103,6 +108,11 @@ class Operations:
         """Tell whether inputs may be written to."""
         return self.hook is None and not self._foreign
 
+    @property
+    def codes_on_arrival(self) -> bool:
+        """Tell whether experts' first products make the codes of dispatch themselves, each row's alone."""
+        return self._first is not None and self.recipe.dispatch.is_quantized
+
     # --- Linear layers --------------------------------------------------------------------------------------
 
     def activations(self, x: Array) -> Activations:
@@ -126,6 +136,11 @@ class Operations:
         `as_many_rows` adds numbers in the order of many rows however few there are, as the core does for keys
         and values.
         """
+        how = self._first if dispatched else self._usual
+        if how is not None and x.plain is not None:
+            weight = weights.right(key, self._products.use, rows)
+            with suppress(ValueError):  # step by step it is said where
+                return _projected(x.plain, weight, how)
         return self._do(
             name,
             "linear",
@@ -143,37 +158,55 @@ class Operations:
         rows: tuple[int, int] | None,
         as_many_rows: bool,
     ) -> Array:
-        recipe = self.recipe
+        recipe, use = self.recipe, self._products.use
         scheme = recipe.activation_scheme(dispatched=dispatched)
         if recipe.accumulator == NONE:
-            numbers, matrix = x.numbers(recipe, scheme), weights.matrix(key, recipe, rows=rows)
+            numbers, matrix = x.numbers(recipe, scheme), weights.matrix(key, use, rows=rows)
             missing = _FEW + 1 - len(numbers) if as_many_rows else 0
             if missing <= 0:
-                return self._plain_product(numbers, matrix)
-            return self._plain_product(np.pad(numbers, ((0, missing), (0, 0))), matrix)[: len(numbers)]
+                return _projected(numbers, matrix, PLAIN[self.bfloat16])
+            padded = np.pad(numbers, ((0, missing), (0, 0)))
+            return _projected(padded, matrix, PLAIN[self.bfloat16])[: len(numbers)]
         if scheme.is_identity:
             a: Any = x.numbers(recipe).reshape(-1, x.shape[-1]).astype(ml_dtypes.bfloat16)
         else:
             a = x.codes(scheme)
         out = matmul_nt(
             a,
-            weights.operand(key, recipe, rows=rows),
+            weights.operand(key, use, rows=rows),
             accumulator=recipe.accumulator,
             promote_every=recipe.promote_every,
-            dtype=ml_dtypes.bfloat16 if recipe.bfloat16 else np.float32,  # rounded where the sum ends
+            dtype=ml_dtypes.bfloat16 if self.bfloat16 else np.float32,  # rounded where the sum ends
         )
         return out.reshape(*x.shape[:-1], out.shape[-1]).astype(recipe.dtype, copy=False)
 
-    def _plain_product(self, x: Array, w: _core.Weight) -> Array:
-        out = np.empty((*x.shape[:-1], w.shape[0]), x.dtype)
-        _core.linear(x.reshape(-1), _name(x), x.size // x.shape[-1] if x.size else 0, w, out.reshape(-1))
-        return rounded(out, self.recipe)
+    def swiglu(
+        self, x: Activations, weights: Weights, under: str, *, dispatched: bool, out: Array | None = None
+    ) -> Array | None:
+        """``down(silu(gate(x)) * up(x))`` in one crossing, or None where that is not possible.
+
+        Hooks see it step by step, and so does whoever asks for what is wrong.
+        """
+        first, last, use = self._first if dispatched else self._usual, self._usual, self._products.use
+        numbers = x.plain
+        if first is None or last is None or numbers is None:
+            return None
+        found = tuple(weights.right(f"{under}{name}_proj.weight", use) for name in ("gate", "up", "down"))
+        if out is None:
+            out = np.empty((*numbers.shape[:-1], found[2].shape[0]), numbers.dtype)
+        rows = numbers.size // numbers.shape[-1]
+        try:
+            _core.swiglu(numbers.reshape(-1), _name(out), rows, found, (first, last), out.reshape(-1))
+        except ValueError:
+            return None
+        return out
 
     def plain_linear(self, name: str, x: Array, weights: Weights, key: str, kind: str = "linear") -> Array:
         """``x @ w.T`` of a layer that stays in numbers, as head and MTP's projection do."""
 
         def run(ops: Operations) -> Array:
-            return ops._plain_product(ops._take(x), weights.numbers_of(key, bfloat16=ops.recipe.bfloat16))
+            matrix = weights.numbers_of(key, bfloat16=ops.bfloat16)
+            return _projected(ops._take(x), matrix, PLAIN[ops.bfloat16])
 
         return self._do(name, kind, lambda: (x,), run, descriptions.numbers)
 
@@ -181,10 +214,9 @@ class Operations:
         """``x @ w.T`` of a layer that is computed in float32 where the others hand over bfloat16."""
 
         def run(ops: Operations) -> Array:
-            inner = Operations(_PLAIN["float32"]) if ops.recipe.bfloat16 else ops
             numbers = x.of(ops.recipe).numbers(ops.recipe)
-            matrix = weights.numbers_of(key, bfloat16=ops.recipe.bfloat16)
-            return inner._plain_product(as_numbers(numbers, inner.recipe), matrix)
+            matrix = weights.numbers_of(key, bfloat16=ops.bfloat16)
+            return _projected(numbers, matrix, PLAIN[False])
 
         return self._do(name, "linear", x.arrays, run, descriptions.numbers)
 
@@ -204,9 +236,9 @@ class Operations:
         def run(ops: Operations) -> Array:
             given = ops._take(x)
             out = np.empty_like(given)
-            w = weights.numbers_of(key, bfloat16=ops.recipe.bfloat16)
-            _core.rms_norm(given.reshape(-1), _name(given), w, eps, out.reshape(-1))
-            return rounded(out, ops.recipe)
+            w = weights.numbers_of(key, bfloat16=ops.bfloat16)
+            _core.rms_norm(given.reshape(-1), _name(given), w, eps, ops.bfloat16, out.reshape(-1))
+            return out
 
         return self._do(name, "norm", lambda: (x,), run, descriptions.numbers)
 
@@ -217,8 +249,8 @@ class Operations:
             given = ops._take(x)
             out = np.empty_like(given)
             w, b = (weights.numbers_of(f"{under}.{part}") for part in ("weight", "bias"))
-            _core.layer_norm(given.reshape(-1), _name(given), w, b, eps, out.reshape(-1))
-            return rounded(out, ops.recipe)
+            _core.layer_norm(given.reshape(-1), _name(given), w, b, eps, ops.bfloat16, out.reshape(-1))
+            return out
 
         return self._do(name, "norm", lambda: (x,), run, descriptions.numbers)
 
@@ -229,9 +261,7 @@ class Operations:
             left, right = ops._take(a), ops._take(b)
             out = np.empty_like(left)
             dtype = _name(left)
-            _core.silu_product(
-                left.reshape(-1), right.reshape(-1), dtype, ops.recipe.bfloat16, out.reshape(-1)
-            )
+            _core.silu_product(left.reshape(-1), right.reshape(-1), dtype, ops.bfloat16, out.reshape(-1))
             return out
 
         return self._do(name, "silu", lambda: (a, b), run, descriptions.numbers)
@@ -240,9 +270,16 @@ class Operations:
         """Return a residual connection."""
 
         def run(ops: Operations) -> Array:
-            return rounded(ops._take(a) + ops._take(b), ops.recipe)
+            return ops._sum(ops._take(a), ops._take(b))
 
         return self._do(name, "add", lambda: (a, b), run, descriptions.numbers)
+
+    def _sum(self, a: Array, b: Array) -> Array:
+        if not self.bfloat16:
+            return a + b
+        out = np.empty_like(a)
+        _core.add(a.reshape(-1), b.reshape(-1), _name(a), True, out.reshape(-1))
+        return out
 
     # --- Attention ------------------------------------------------------------------------------------------
 
@@ -256,8 +293,9 @@ class Operations:
             if not ops._alone:
                 turned = turned.copy()
             width = turned.size // (heads * len(positions))
-            _core.rotate(turned.reshape(-1), _name(turned), settings, positions, heads, width)
-            return rounded(turned, ops.recipe)
+            flat = turned.reshape(-1)
+            _core.rotate(flat, _name(turned), settings, positions, heads, width, ops.bfloat16)
+            return turned
 
         return self._do(name, "rotate", lambda: (x,), run, descriptions.numbers)
 
@@ -322,8 +360,9 @@ class Operations:
         heads = settings["heads"]
 
         def run(ops: Operations) -> Array:
-            recipe, queries = ops.recipe, ops._take(q)
-            matrix = None if expanded is not None else weights.matrix("kv_b_proj.weight", recipe)
+            queries = ops._take(q)
+            use = ops._products.use
+            matrix = None if expanded is not None else weights.matrix("kv_b_proj.weight", use)
             out = np.empty((batch, new, heads * settings["v"]), queries.dtype)
             for b, tokens in enumerate(map(ops._take, cached)):
                 shares = None
@@ -338,7 +377,7 @@ class Operations:
                     absorbed,
                     matrix,
                     None if expanded is None else ops._take(expanded[b]).reshape(-1),
-                    recipe.bfloat16,
+                    ops.bfloat16,
                     out[b].reshape(-1),
                     None if shares is None else shares.reshape(-1),
                     None if selected is None else selected[b].reshape(-1),
@@ -365,8 +404,10 @@ class Operations:
             own = recipe.compute if recipe.gate == NONE else recipe.gate
             inner = _PLAIN[own]
             matrix = weights.numbers_of("weight", bfloat16=recipe.bfloat16 or inner.bfloat16)
-            given = as_numbers(ops._take(x), inner)
-            logits = Operations(inner)._plain_product(given, matrix)
+            given = ops._take(x)
+            if own != recipe.compute:
+                given = as_numbers(given, inner)
+            logits = _projected(given, matrix, PLAIN[inner.bfloat16])
             shape = (*x.shape[:-1], settings["top"])
             indices = np.empty(shape, np.int64)
             found, gap = np.empty(shape, logits.dtype), np.empty(x.shape[:-1], logits.dtype)
@@ -421,13 +462,50 @@ class Operations:
             recipe, given = ops.recipe, ops._take(parts)
             extra = None if shared is None else ops._take(shared)
             if recipe.combine.is_identity:
-                return summed_by_expert(given, indices, shares, extra, recipe)
-            received = ops._through(recipe.scheme("combine"), given)
-            out = as_numbers(summed_by_token(received, indices, shares), recipe)
-            return out if extra is None else rounded(out + extra, recipe)
+                return _combined(given, indices, shares, extra, ascending=True, bfloat16=ops.bfloat16)
+            received = ops._through(recipe.scheme("combine"), given).astype(np.float32, copy=False)
+            if recipe.dtype == np.float32:
+                return _combined(received, indices, shares, extra, ascending=False, bfloat16=ops.bfloat16)
+            out = _combined(received, indices, shares, None, ascending=False, bfloat16=False)
+            wide: Array = out.astype(recipe.dtype)
+            return wide if extra is None else wide + extra
 
         inputs = (parts, indices, shares) if shared is None else (parts, indices, shares, shared)
         return self._do(name, "combine", lambda: inputs, run, descriptions.combine)
+
+
+def _projected(x: Array, w: _core.Weight | _core.Operand, how: _core.Projection) -> Array:
+    """``x @ w.T``, with activations put into codes and results rounded as a projection says."""
+    out = np.empty((*x.shape[:-1], w.shape[0]), x.dtype)
+    _core.linear(x.reshape(-1), _name(x), x.size // x.shape[-1] if x.size else 0, w, how, out.reshape(-1))
+    return out
+
+
+def _combined(
+    parts: Array,
+    indices: NDArray[np.int64],
+    shares: Array,
+    shared: Array | None,
+    *,
+    ascending: bool,
+    bfloat16: bool,
+) -> Array:
+    """Sum over each token's experts in the dtype of `parts`: in ascending order, or as `indices` has them."""
+    (tokens, top), channels = indices.shape, parts.shape[1]
+    out = np.empty((tokens, channels), parts.dtype)
+    _core.combine(
+        parts.reshape(-1),
+        indices.reshape(-1),
+        shares.astype(parts.dtype, copy=False).reshape(-1),
+        None if shared is None else shared.reshape(-1),
+        _name(parts),
+        top,
+        channels,
+        ascending,
+        bfloat16,
+        out.reshape(-1),
+    )
+    return out
 
 
 def _name(x: Array) -> str:

@@ -255,7 +255,7 @@ class Recipe(PresetFamily):
         arrived = dispatched and self.dispatch.is_quantized
         return self.scheme("dispatch" if arrived else "activations")
 
-    @property
+    @cached_property
     def cache_scheme(self) -> Scheme:
         """The scheme of the cache, which is the compute dtype where the recipe has none."""
         return Scheme.parse(self.compute) if self.cache.is_identity else self.scheme("cache")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import cached_property
 from itertools import islice
 from typing import Any, TypeAlias
 
@@ -18,12 +19,16 @@ import numpy as np
 
 from .. import _core
 from .._arrays import SOURCES, Array, as_array, flat
-from ..checkpoint import Checkpoint
+from .._operands import side_of
+from ..accumulator import accumulator_info
+from ..checkpoint import Checkpoint, reader
 from ..number_formats import encode, format_info
 from ..quantized import Quantized
 from ..schemes import Cast, Identity, Scaled, Scheme, quantize
 from .config import Config
+from .fields import NONE
 from .fitting import as_stored, check_fit, fits_anything, is_quantized, unlike
+from .projections import WeightUse
 from .recipe import Recipe
 
 Given: TypeAlias = Any
@@ -36,6 +41,9 @@ _STORED, _BF16 = Identity(), Cast("bfloat16")
 _WIDEST_CODE = 8  # bits of codes that the core widens in its products
 
 _LISTED = 12  # problems that a message lists in full
+
+PREPARED_BYTES = 1 << 30
+"""Memory for weights that are laid out once for all products under an emulated unit."""
 
 
 def indexer_shapes(config: Config) -> dict[str, tuple[int, ...]]:
@@ -190,6 +198,35 @@ def _under(prefix: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tupl
     return {prefix + name: shape for name, shape in shapes.items()}
 
 
+class Kept:
+    """Things made of tensors once, shared by all parts of a model.
+
+    Attributes
+    ----------
+    made : dict
+        Matrices, operands and arrays by tensor and use.
+    fitted : set
+        Prefixes and choices of recipes that were held against them.
+    once : set
+        Keys of operands that were used once, and are laid out when they are used again.
+    room : int
+        Bytes that are left for that.
+    """
+
+    def __init__(self, room: int) -> None:
+        self.made: dict[Any, Any] = {}
+        self.fitted: set[tuple[Any, ...]] = set()
+        self.once: set[Any] = set()
+        self.room = room
+
+    def prepare(self, key: Any, operand: _core.Operand, accumulator: str) -> None:
+        """Lay out an operand, if there is room."""
+        self.once.discard(key)
+        rows, cols = operand.shape
+        if rows * cols <= self.room:
+            self.room -= operand.prepare(accumulator)
+
+
 class Weights:
     """Named tensors of known shapes, turned into the core's matrices one by one, when they are used.
 
@@ -213,21 +250,24 @@ class Weights:
         *,
         weights_as_bf16: bool = False,
         prefix: str = "",
+        kept: Kept | None = None,
     ) -> None:
         self._found = found
         self._shapes = shapes
         self._weights_as_bf16 = weights_as_bf16
         self._prefix = prefix
-        self._made: dict[tuple[Any, ...], Any] = {}
-        self._fitted: set[tuple[Any, ...]] = set()
+        self._kept = Kept(PREPARED_BYTES) if kept is None else kept
+        self._made, self._fitted = self._kept.made, self._kept.fitted
 
     def under(self, prefix: str) -> Weights:
         """Return the tensors whose names begin with `prefix`."""
-        part = Weights(
-            self._found, self._shapes, weights_as_bf16=self._weights_as_bf16, prefix=self._prefix + prefix
+        return Weights(
+            self._found,
+            self._shapes,
+            weights_as_bf16=self._weights_as_bf16,
+            prefix=self._prefix + prefix,
+            kept=self._kept,
         )
-        part._made, part._fitted = self._made, self._fitted
-        return part
 
     def __iter__(self) -> Iterator[str]:
         n = len(self._prefix)
@@ -243,18 +283,35 @@ class Weights:
         """Return the numbers that a tensor means, as it is stored or rounded to bfloat16."""
         return self._matrix(name, _STORED, bfloat16)
 
-    def matrix(self, name: str, recipe: Recipe, *, rows: Rows = None) -> _core.Weight:
+    def right(self, name: str, use: WeightUse, rows: Rows = None) -> _core.Weight | _core.Operand:
+        """Return a weight as products take it, numbers or codes; what is used again is laid out for it."""
+        key = (self._prefix + name, use, rows)
+        found: _core.Weight | _core.Operand | None = self._made.get(key)
+        if found is None:
+            if use.accumulator == NONE:
+                found = self.matrix(name, use, rows=rows)
+            else:
+                unit, held = accumulator_info(use.accumulator), self.operand(name, use, rows=rows)
+                found = _core.Operand(side_of(held, key[0], unit).argument(), *held.shape)
+                if rows is None:
+                    self._kept.once.add(key)
+            self._made[key] = found
+        elif key in self._kept.once and isinstance(found, _core.Operand):
+            self._kept.prepare(key, found, use.accumulator)
+        return found
+
+    def matrix(self, name: str, use: WeightUse, *, rows: Rows = None) -> _core.Weight:
         """Return the numbers that a weight means in a recipe's scheme, for products of numbers."""
-        scheme = recipe.scheme("weights")
+        scheme, bfloat16 = use.scheme, use.bfloat16
         if rows is None:
-            return self._matrix(name, scheme, recipe.bfloat16)
-        held = some_rows(self._numbers_in(name, scheme, recipe.bfloat16), rows)
-        weights_as_bf16 = self._weights_as_bf16 or recipe.bfloat16 or scheme == _BF16
+            return self._matrix(name, scheme, bfloat16)
+        held = some_rows(self._numbers_in(name, scheme, bfloat16), rows)
+        weights_as_bf16 = self._weights_as_bf16 or bfloat16 or scheme == _BF16
         return matrix(self._prefix + name, held, held.shape, weights_as_bf16=weights_as_bf16)
 
-    def operand(self, name: str, recipe: Recipe, *, rows: Rows = None) -> Given:
+    def operand(self, name: str, use: WeightUse, *, rows: Rows = None) -> Given:
         """Return a weight in a recipe's scheme, for products of codes; some rows, in whole blocks."""
-        scheme = recipe.scheme("weights")
+        scheme = use.scheme
         held = self._codes(name, scheme) if isinstance(scheme, Cast) else self._held(name, scheme)
         return held if rows is None else some_rows(held, rows)
 
@@ -343,9 +400,14 @@ class Weights:
         check_fit(((self._prefix + name, self.given(name)) for name in self if is_quantized(name)), recipe)
         self._fitted.add((self._prefix, seen))
 
+    @property
+    def prefetches(self) -> bool:
+        """Tell whether there are tensors in files that are large enough to ask for."""
+        return isinstance(self._found, CheckpointWeights) and self._found.has_large
+
     def prefetch(self, names: Iterable[str], recipe: Recipe) -> None:
         """Ask the system to read what a recipe will use as it is stored; see `Checkpoint.prefetch`."""
-        if not isinstance(self._found, CheckpointWeights):
+        if not self.prefetches or not isinstance(self._found, CheckpointWeights):
             return
         scheme = recipe.scheme("weights")
         fulls = (self._prefix + name for name in names)
@@ -431,6 +493,11 @@ class CheckpointWeights(Mapping[str, Given]):
         held = self._checkpoint.weights.get(full)
         return self._checkpoint.info(full).shape if held is None else held.shape
 
+    @cached_property
+    def has_large(self) -> bool:
+        """True: `prefetch` has something to ask for."""
+        return any(info.nbytes >= reader.LEAST for info in self._checkpoint.infos())
+
     def prefetch(self, names: Iterable[str]) -> None:
         """Ask the system to read tensors that will be used soon."""
         fulls, held = [self._prefix + name for name in names], self._checkpoint.weights
@@ -504,6 +571,7 @@ def gathered(
     what: str,
     *,
     weights_as_bf16: bool = False,
+    prepared_bytes: int = PREPARED_BYTES,
 ) -> Weights:
     """`Weights` whose names and shapes have been looked at, all of them, before the first is used."""
     problems = [
@@ -516,4 +584,4 @@ def gathered(
         wrong = (mismatch(name, shape_of(name), shape) for name, shape in shapes.items())
         problems = [problem for problem in wrong if problem]
     check(problems, what)
-    return Weights(found, shapes, weights_as_bf16=weights_as_bf16)
+    return Weights(found, shapes, weights_as_bf16=weights_as_bf16, kept=Kept(prepared_bytes))

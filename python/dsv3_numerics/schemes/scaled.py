@@ -16,7 +16,7 @@ from .._arrays import SOURCES, Array, brief, deliver, destination, flat
 from ..number_formats import FormatInfo, Rounding, decode, encode, format_info, formats
 from ..quant import GlobalScale, quantize_blocks, quantize_tiles
 from ..quantized import Quantized
-from ..scale_rule import Rule, Scale, rules
+from ..scale_rule import DEFAULT_RULES, Rule, Scale, rules
 from .scheme import (
     NAMED,
     WHOLE,
@@ -51,6 +51,7 @@ _FLASHMLA = "flashmla"
 # as float32.
 _FLASHMLA_SETTINGS: dict[str, Any] = {"scale": "ue8m0", "rule": "vllm", "floor": 448e-4}
 _REQUANTIZED = "requantized"
+_BYTE = 8
 
 
 @dataclass(frozen=True)
@@ -324,6 +325,20 @@ class Scaled(Scheme):
         rule = {} if self.rule is None else {"rule": self.rule}
         shared = {"global_scale": self.global_scale} if self.scale == "nvfp4" else {}
         return {"scale": self.scale, "rounding": self.rounding, **rule, **shared}
+
+    def row_codes(self) -> tuple[str, int | None, str, dict[str, Any], str | None] | None:
+        """Return what the core needs to quantize rows on their way into a product.
+
+        Format, columns that share a scale, kind of scale, columns of the rule, rounding. None where rows are
+        not each for itself, or where more than that is needed: a seed, a scale of scales, codes in words.
+        """
+        wide = format_info(self.format).bits > _BYTE
+        if self.block[0] != 1 or wide or self.scale == "nvfp4" or self.rule == _FLASHMLA:
+            return None
+        if self.rounding == "stochastic":
+            return None
+        rule = Rule.parse(DEFAULT_RULES[self.scale] if self.rule is None else self.rule)
+        return self.format, self.block[1], self.scale, rule.columns(), self.rounding
 
     def _as_stored(self, q: Quantized) -> Quantized:
         """Scales as the scheme stores them."""
