@@ -27,7 +27,25 @@ _CODES = (*SCALED, "U8", "I8", "F4", "F6_E2M3", "F6_E3M2")
 _SMALL = 1 << 16  # bytes of a companion that is read
 _COMFY = {"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"}
 _COMFY_METADATA = "_quantization_metadata"
-_MODIFIERS = [(template[:3], template[3:]) for template in MODIFIERS]
+_COMFY_MARKER = "{m}.comfy_quant"
+_UNSUPPORTED = tuple(UNSUPPORTED)
+
+
+def _parts(template: str) -> tuple[bool, str]:
+    """Split a template: True for the weight's whole name, and what follows."""
+    return template[:3] == "{x}", template[3:]
+
+
+_MODIFIERS = [_parts(template) for template in MODIFIERS]
+_KNOWN = {
+    row.name: [_parts(t) for t in (row.codes, row.scale, row.second, *row.needs, *row.companions) if t]
+    for row in DIALECTS
+}
+# Rows by the dtype of codes, with the names of codes and of scales.
+_CANDIDATES: dict[str, list[tuple[Dialect, bool, str, bool, str]]] = defaultdict(list)
+for _row in DIALECTS:
+    for _dtype in _row.code_dtypes:
+        _CANDIDATES[_dtype].append((_row, *_parts(_row.codes), *_parts(_row.scale)))
 
 
 class _Miss(NamedTuple):
@@ -66,6 +84,17 @@ def resolve(
     return _Resolver(infos, declaration, read, folder, metadata, missing_scale).run()
 
 
+_SHAPE = 5  # depth of a miss whose scales have another shape
+
+
+class _Unfit(NamedTuple):
+    """Why scales of some shape have no form that a row knows; after their name, if it is about them."""
+
+    depth: int
+    reason: str
+    is_of_scale: bool = True
+
+
 class _Resolver:
     def __init__(
         self,
@@ -81,19 +110,24 @@ class _Resolver:
         self._contents = Contents(declaration)
         self._misses: dict[str, list[_Miss]] = defaultdict(list)
         self._beside: dict[str, tuple[str, ...]] = {}
+        self._fitting: dict[tuple[object, ...], tuple[str, Grid] | _Unfit] = {}  # by what it depends on
         self._told: set[str] = set()
 
     def run(self) -> Contents:
         contents = self._contents
         for text in self._declared.problems:
             self._tell(Problem("config", text))
-        rows = self._rows_by_dtype()
         for info in self._infos.values():
-            fits = [
-                fit
-                for row, end in rows.get(info.dtype, ())
-                if (end is None or info.name + end in self._infos) and (fit := self._fit(row, info))
-            ]
+            fits = []
+            for row, is_whole, end, of_whole, scale_end in _CANDIDATES.get(info.dtype, ()):
+                base = info.name.removesuffix(end)
+                if not base or len(base) + len(end) != len(info.name):
+                    continue
+                name = base if is_whole else f"{base}.weight"
+                scale = self._infos.get((name if of_whole else name.removesuffix(".weight")) + scale_end)
+                fit = None if scale is None else self._fit(row, name, info, scale)
+                if fit is not None:
+                    fits.append(fit)
             if fits:
                 self._choose(info, fits)
         self._raw()
@@ -107,24 +141,7 @@ class _Resolver:
 
     # --- One tensor against one row -------------------------------------------------------------------------
 
-    @staticmethod
-    def _rows_by_dtype() -> dict[str, list[tuple[Dialect, str | None]]]:
-        """Rows by the dtype of codes; with what a name needs to be that of scales, where that is all."""
-        rows: dict[str, list[tuple[Dialect, str | None]]] = defaultdict(list)
-        for row in DIALECTS:
-            plain = row.codes == "{x}" and row.scale.startswith("{x}")
-            for dtype in row.code_dtypes:
-                rows[dtype].append((row, row.scale.removeprefix("{x}") if plain else None))
-        return rows
-
-    def _fit(self, row: Dialect, codes: TensorInfo) -> StoredWeight | None:
-        name = weight_of(row.codes, codes.name)
-        if name is None:
-            return None
-        scale = self._infos.get(expand(row.scale, name))
-        if scale is None:
-            return None
-
+    def _fit(self, row: Dialect, name: str, codes: TensorInfo, scale: TensorInfo) -> StoredWeight | None:
         def miss(depth: int, reason: str, tensor: TensorInfo = scale) -> StoredWeight | None:
             self._misses[codes.name].append(_Miss(row, depth, reason, tensor))
             return None
@@ -138,18 +155,19 @@ class _Resolver:
         for need in row.needs:
             if expand(need, name) not in self._infos:
                 return miss(2, f"no {shown(expand(need, name))}", codes)
-        known = {
-            expand(t, name) for t in (row.codes, row.scale, row.second, *row.needs, *row.companions) if t
-        }
-        stranger = next((n for n in self._modifiers(name) if n not in known), None)
-        if stranger is not None:
+        module = name.removesuffix(".weight")
+        known = {(name if is_whole else module) + end for is_whole, end in _KNOWN[row.name]}
+        beside = self._modifiers(name)
+        if not known.issuperset(beside):
+            stranger = next(other for other in beside if other not in known)
             return miss(3, f"{shown(stranger)} stands beside it, of which this dialect knows nothing", codes)
         if second is not None and (math.prod(second.shape) != 1 or second.dtype != "F32"):
             what = f"{second.dtype} {list(second.shape)}"
             return miss(3, f"{shown(second.name)}: found {what}, expected one F32 number", second)
         if name != codes.name and name in self._infos:
             return miss(3, f"{shown(name)}, the name of the weight as numbers, is there too", codes)
-        shape = self._logical(row, name, codes)
+        plain = not row.packing and codes.dtype != "F4"
+        shape = codes.shape if plain else self._logical(row, name, codes)
         if isinstance(shape, str):
             return miss(3, shape, codes)
         if self._declared.method not in row.methods and self._declared.method is not None:
@@ -169,6 +187,25 @@ class _Resolver:
         miss: Callable[..., StoredWeight | None],
     ) -> StoredWeight | None:
         fmt, meaning = row.code_dtypes[codes.dtype], row.scale_dtypes[scale.dtype]
+        key = row.name, fmt, shape, scale.dtype, scale.shape
+        found = self._fitting.get(key)
+        if found is None:
+            found = self._fitting[key] = self._form_of(row, fmt, scale, shape)
+        if isinstance(found, _Unfit):
+            begin = f"{shown(scale.name)}: " if found.is_of_scale else ""
+            return miss(found.depth, begin + found.reason, scale if found.depth == _SHAPE else codes)
+        problem = self._comfy_problem(row, name, codes) if _COMFY_MARKER in row.needs else None
+        if problem is not None:
+            return miss(6, problem, codes)
+        others: tuple[TensorInfo, ...] = ()
+        if row.needs or row.companions:
+            names = (expand(template, name) for template in (*row.needs, *row.companions))
+            others = tuple(self._infos[other] for other in names if other in self._infos)
+        form, grid = found
+        return StoredWeight(name, row, codes, scale, second, others, fmt, shape, grid, form, meaning)
+
+    def _form_of(self, row: Dialect, fmt: str, scale: TensorInfo, shape: Shape) -> tuple[str, Grid] | _Unfit:
+        """Find the form that scales have; a reason where it is none, or two that differ."""
         asks = [Ask(shape, scale.shape, block, group) for block, group in self._sizes(row, fmt)]
         disagreement, fits = None, list[tuple[str, Grid]]()
         for form in row.forms:
@@ -182,25 +219,19 @@ class _Resolver:
                 else:
                     disagreement = disagreement or problem
         if not fits and disagreement is not None:
-            return miss(6, f"{self._declared.where}: {disagreement}", codes)
+            return _Unfit(6, f"{self._declared.where}: {disagreement}", is_of_scale=False)
         if not fits:
             size = f" in blocks of {asks[0].block[0]}x{asks[0].block[1]}" if "block" in row.forms else ""
             declared = f" ({self._declared.where})" if size and self._declared.block is not None else ""
-            return miss(
-                5,
-                f"{shown(scale.name)}: found shape {list(scale.shape)}, expected {self._expected(row, asks)} "
-                f"for a weight of {list(shape)}{size}{declared}",
+            return _Unfit(
+                _SHAPE,
+                f"found shape {list(scale.shape)}, expected {self._expected(row, asks)} for a weight of "
+                f"{list(shape)}{size}{declared}",
             )
         if len({grid.canonical() for _, grid in fits}) > 1:
             texts = " and ".join(f"{form_text(form)} of {g.high}x{g.wide}" for form, g in fits)
-            return miss(3, f"{shown(scale.name)}: {list(scale.shape)} fits {texts}", codes)
-        problem = self._comfy_problem(row, name, codes)
-        if problem is not None:
-            return miss(6, problem, codes)
-        names = (expand(template, name) for template in (*row.needs, *row.companions))
-        others = tuple(self._infos[other] for other in names if other in self._infos)
-        form, grid = fits[0]
-        return StoredWeight(name, row, codes, scale, second, others, fmt, shape, grid, form, meaning)
+            return _Unfit(3, f"{list(scale.shape)} fits {texts}")
+        return fits[0]
 
     def _disagreement(self, row: Dialect, fmt: str, form: str, grid: Grid, scale: TensorInfo) -> str | None:
         """Tell why what is declared, or known of the row, does not agree with scales of such a shape."""
@@ -244,7 +275,7 @@ class _Resolver:
         """Names beside a weight that change its meaning."""
         if name not in self._beside:
             module = name.removesuffix(".weight")
-            names = [(name if stem == "{x}" else module) + end for stem, end in _MODIFIERS]
+            names = [(name if is_whole else module) + end for is_whole, end in _MODIFIERS]
             if module != name:
                 names.append(module + ".scale")
             self._beside[name] = tuple(n for n in dict.fromkeys(names) if n in self._infos and n != name)
@@ -296,7 +327,8 @@ class _Resolver:
 
     def _choose(self, info: TensorInfo, fits: list[StoredWeight]) -> None:
         # Where several rows say the same, the one that is named after what is declared.
-        fits.sort(key=lambda fit: fit.dialect.methods[0] != self._declared.method)
+        if len(fits) > 1:
+            fits.sort(key=lambda fit: fit.dialect.methods[0] != self._declared.method)
         first = fits[0]
         for other in fits[1:]:
             same = (
@@ -353,7 +385,7 @@ class _Resolver:
         for info in left:
             if info.name in self._told:
                 continue
-            if any(info.name.endswith(end) for end in UNSUPPORTED):
+            if info.name.endswith(_UNSUPPORTED):
                 what = next(text for end, text in UNSUPPORTED.items() if info.name.endswith(end))
                 self._problem("not supported", info, f"{what}; no dialect here reads it")
             else:
@@ -442,9 +474,7 @@ class _Resolver:
 
     def _comfy_problem(self, row: Dialect, name: str, codes: TensorInfo) -> str | None:
         """Tell why a ``comfy_quant`` marker means something else; None if it means this."""
-        if "{m}.comfy_quant" not in row.needs:
-            return None
-        info = self._infos[expand("{m}.comfy_quant", name)]
+        info = self._infos[expand(_COMFY_MARKER, name)]
         try:
             content = json.loads(self._read(info)) if info.nbytes <= _SMALL else None
         except (ValueError, RecursionError):

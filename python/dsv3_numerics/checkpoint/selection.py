@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from itertools import repeat
 
 
 def selected(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
     """Tell whether a name matches one of `include`, if there are any, and none of `exclude`."""
-    wanted = not include or any(fnmatchcase(name, glob) for glob in include)
-    return wanted and not any(fnmatchcase(name, glob) for glob in exclude)
+    if include and not any(map(fnmatchcase, repeat(name), include)):
+        return False
+    return not any(map(fnmatchcase, repeat(name), exclude))

@@ -68,8 +68,7 @@ class StoredWeight:
     @property
     def parts(self) -> tuple[TensorInfo, ...]:
         """Everything that is stored for it."""
-        some = (self.codes, self.scale, self.second, *self.others)
-        return tuple(info for info in some if info is not None)
+        return tuple(filter(None, (self.codes, self.scale, self.second, *self.others)))
 
     @property
     def plain_shape(self) -> Shape:

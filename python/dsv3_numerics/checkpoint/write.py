@@ -65,10 +65,9 @@ def layout(entries: Sequence[Entry], metadata: Mapping[str, str]) -> Layout:
             raise ValueError(
                 f"tensors: found the name {entry.name!r}, expected each once, and not {_METADATA}"
             )
-        begins[entry.name] = at
-        offsets = [at, at + entry.nbytes]
-        table[entry.name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": offsets}
-        at += entry.nbytes
+        begins[entry.name], end = at, at + entry.nbytes
+        table[entry.name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": [at, end]}
+        at = end
     text = json.dumps(table, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     if len(text) > _MAX_HEADER:

@@ -96,7 +96,7 @@ class Encode(ToForm):
     def run(self, chunk: Chunk, context: WorkerContext) -> Iterator[WriteOp]:
         form, scaled = self.form, self.form.choice.target.scaled
         numbers = self._numbers(chunk, context)
-        settings: dict[str, Any] = {"dtype": scaled.format, "scale": scaled.scale}
+        settings: dict[str, Any] = {"fmt": scaled.format, "scale": scaled.scale}
         if scaled.scale == "nvfp4":
             settings["tensor_amax"] = self._amax(context)
         if form.choice.writer.form == "one":

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
+from itertools import repeat
 from typing import Any
 
 from ..chunks import LARGEST_CHUNK
@@ -54,10 +55,10 @@ class Shard:
     steps: tuple[Step, ...]
     layout: Layout
 
-    @property
+    @cached_property
     def bytes_read(self) -> int:
         """Bytes that its steps read."""
-        return sum(step.bytes_read for step in self.steps)
+        return sum([step.bytes_read for step in self.steps])
 
     @property
     def sources(self) -> set[str]:
@@ -110,7 +111,7 @@ def make_plan(
         not fit, an index or a configuration that cannot be read.
     """
     for pattern in include:
-        if not any(fnmatchcase(name, pattern) for name in (*ckpt, *ckpt.weights)):
+        if not any(map(fnmatchcase, (*ckpt, *ckpt.weights), repeat(pattern))):
             raise ValueError(f"include: found {pattern!r}, which matches no tensor")
     choice = choose(to, dialect)
     rules = _Rules(ckpt, to, choice, include, exclude)
@@ -123,7 +124,9 @@ def make_plan(
             shards.append(Shard(file, tuple(steps), layout(entries, ckpt.metadata(file))))
         else:
             notes.append(f"{file} is left out: it held nothing but scales")
-    plan = Plan(shards, counts=Counter(step.action for shard in shards for step in shard.steps), notes=notes)
+    plan = Plan(
+        shards, counts=Counter([step.action for shard in shards for step in shard.steps]), notes=notes
+    )
     _note(ckpt, plan, rules, to)
     if ckpt.index_name is not None:
         plan.index = _index(ckpt, plan)
@@ -141,7 +144,7 @@ def _note(ckpt: Checkpoint, plan: Plan, rules: _Rules, to: str) -> None:
     stay = sorted(kinds & {"BF16", "F16", "F32"} - {PLAIN[to][0] if to in PLAIN else ""})
     if counts["dequantized"] and to != "bf16" and stay:
         notes.append(f"tensors that were plain numbers stay what they are: {', '.join(stay)}")
-    if any(isinstance(step, Requantize) for step in steps):
+    if Requantize in set(map(type, steps)):
         notes.append(
             "FP8 blocks whose scale is no power of two yet are rounded a second time, an error of about 2.6% "
             "(root mean square); converting the original numbers, where they are at hand, has no such error"
@@ -373,9 +376,10 @@ def _index(ckpt: Checkpoint, plan: Plan) -> dict[str, Any]:
     metadata = index.get("metadata")
     size = sum(shard.layout.size - len(shard.layout.header) for shard in plan.shards)
     index["metadata"] = {**(metadata if isinstance(metadata, dict) else {}), "total_size": size}
-    index["weight_map"] = dict(
-        sorted((name, shard.file) for shard in plan.shards for name in shard.layout.begins)
-    )
+    files: dict[str, str] = {}
+    for shard in plan.shards:
+        files |= dict.fromkeys(shard.layout.begins, shard.file)
+    index["weight_map"] = dict(sorted(files.items()))
     return index
 
 

@@ -19,6 +19,7 @@ from ..._arrays import positive
 from ..._atomic import ensure_space, is_temporary, replacing, sync_folder
 from ..._progress import Progress
 from ...machine import get_num_threads
+from ...schemes import Scheme
 from ...tasks.journal import Journal, journals, open_journal, read_head, remove_journals, verb_of
 from ...tasks.plan import Facts, Split, Task
 from .. import reader
@@ -30,7 +31,7 @@ from ..scan import FileFingerprint
 from ..write import Layout
 from .pipeline import place_below
 from .plan import Plan, Shard, make_plan, to_json
-from .targets import choose
+from .targets import choose, target_name
 from .worker import Conversion, ShardWriter
 
 VERB = "convert"
@@ -86,11 +87,11 @@ def convert(
     src: str | os.PathLike[str],
     dst: str | os.PathLike[str],
     *,
-    to: str,
+    to: str | Scheme,
     dialect: str | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-    jobs: int | None = None,
+    threads: int | None = None,
     verify: bool = False,
     resume: bool = False,
     missing_scale: float | None = None,
@@ -111,7 +112,7 @@ def convert(
     dst : path
         A folder that is empty or not there yet. For a `src` that is one file, a ``.safetensors`` file that is
         not there yet.
-    to : str
+    to : str or Scheme
         bf16, f16 and f32 turn low-precision weights into numbers: ``float32(code) * scale``, for 16 bits
         rounded once more, to nearest even. What float16 cannot hold is an error, not an infinity. fp8 turns
         the weights that a release of the model's family has in FP8 into E4M3 codes with float32 scales of
@@ -127,7 +128,7 @@ def convert(
     include, exclude : sequence of str
         Globs. Only weights with a name that matches one of `include` (if there are any) and none of `exclude`
         are converted; the others are copied.
-    jobs : int, optional
+    threads : int, optional
         Threads that work on chunks of tensors; as many as the core's, but at most 8, by default. The result
         is the same.
     verify : bool
@@ -182,11 +183,12 @@ def convert(
     ...     ckpt["model.layers.0.mlp.up_proj.weight_scale_inv"].shape
     (2, 2)
     """
+    to = target_name(to)
     choose(to, dialect)  # which refuses what is not known
     split = Split.of(part, dask)
-    if jobs is not None and dask is not None:
-        raise ValueError("jobs: found it with dask, expected one of them: each of Dask's threads does a file")
-    workers = min(get_num_threads(), _MOST_JOBS) if jobs is None else positive(jobs, "jobs")
+    if threads is not None and dask is not None:
+        raise ValueError("threads: found them with dask, expected one of the two: Dask's do a file each")
+    workers = min(get_num_threads(), _MOST_JOBS) if threads is None else positive(threads, "threads")
     arguments = Conversion(
         os.path.abspath(src),
         str(Path(dst).resolve()),

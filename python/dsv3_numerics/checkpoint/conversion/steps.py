@@ -58,7 +58,10 @@ class Step(ABC):
     @property
     def bytes_read(self) -> int:
         """Bytes of what it reads."""
-        return sum(info.nbytes for info in self.inputs)
+        total = 0
+        for info in self.inputs:
+            total += info.end - info.begin
+        return total
 
     @abstractmethod
     def chunks(self) -> Iterator[Chunk]:

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from ... import _core
-from ..._arrays import Array, flat
+from ..._arrays import Array, brief, flat
 from ...number_formats import encode, format_info
 from ...quantized import Quantized
-from ...schemes import Scaled, Scheme
+from ...schemes import Cast, Scaled, Scheme
 from ..chunks import Chunk, WriteOp, write_ops
 from ..dialects import BY_NAME, Dialect, expand
 from ..forms import Grid, matrices
@@ -172,6 +172,31 @@ class Choice:
         return BY_NAME[self.writer.dialect]
 
 
+def target_name(to: str | Scheme) -> str:
+    """Return a target's name, or the spelling of a scheme: what is noted of a run.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Neither.
+
+    Examples
+    --------
+    >>> from dsv3_numerics import Scheme
+    >>> target_name(Scheme.parse("bfloat16")), target_name(Scheme.parse("e4m3:128x128:f32"))
+    ('bf16', 'e4m3:128x128:f32')
+    """
+    if to in TARGETS:
+        return str(to)
+    try:
+        scheme = Scheme.parse(to)
+    except (TypeError, ValueError) as error:
+        names = ", ".join(TARGETS)
+        text = f"to: found {brief(to)}, expected one of {names}, or a scheme ({error})"
+        raise type(error)(text) from error
+    return next((name for name, (_, word) in PLAIN.items() if scheme == Cast(word)), str(scheme))
+
+
 def choose(to: str, dialect: str | None) -> Choice | None:
     """Find what ``to`` and ``dialect`` mean; None for plain numbers.
 
@@ -194,11 +219,7 @@ def choose(to: str, dialect: str | None) -> Choice | None:
 
 
 def _by_scheme(to: str) -> LowTarget:
-    names = ", ".join(TARGETS)
-    try:
-        scheme = Scheme.parse(to)
-    except ValueError as error:
-        raise ValueError(f"to: found {to!r}, expected one of {names}, or a scheme ({error})") from error
+    scheme = Scheme.parse(to)
     for row in LOW:
         if row.scaled == scheme:
             return row
