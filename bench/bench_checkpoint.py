@@ -371,14 +371,14 @@ def dialect_rows(weights: int = 16, divide: int = 1, pairs: int = PAIRS) -> Iter
             stored_as(folder, kind, weights, divide)
         size = f"{weights} x {SIDES[0] // divide}x{SIDES[1] // divide}"
         elements = weights * math.prod(side // divide for side in SIDES)
-        plain = ours(folder, source="fp8", jobs=1)
+        plain = ours(folder, source="fp8", threads=1)
         ways = [
             (f"{kind} -> bf16", "x fp8", PACKED_GATE, {"source": kind}) for kind in ("mxfp4", "nvfp4", "int4")
         ]
         ways.append(("fp8 -> bf16, verified", "x unverified", VERIFY_GATE, {"source": "fp8", "verify": True}))
         for kernel, yardstick, gate, options in ways:
             set_state(level, 1)
-            m = alternate(ours(folder, jobs=1, **options), plain, folder / "dst", pairs)
+            m = alternate(ours(folder, threads=1, **options), plain, folder / "dst", pairs)
             rate = elements / m.seconds / 1e9
             note = f"{m.seconds:.2f} s, {2 * rate:.2f} GB/s of output"
             yield Row(

@@ -25,7 +25,19 @@ import shapes
 import suite
 from harness import Row, Timed, measure, set_state
 
-NAMES = ("import", "formats", "quant", "rules", "logfmt", "gemm", "units", "checkpoint", "model", "recipe")
+NAMES = (
+    "import",
+    "formats",
+    "quant",
+    "rules",
+    "logfmt",
+    "gemm",
+    "units",
+    "checkpoint",
+    "model",
+    "recipe",
+    "generate",
+)
 WHEN_NAMED = ("fullsize",)
 
 

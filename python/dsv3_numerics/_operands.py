@@ -178,7 +178,7 @@ def misfit(left: Side, right: Side, expected: str) -> ValueError:
 
 
 @dataclass(frozen=True)
-class Problem:
+class Product:
     """Two sides that fit together, and how they are added."""
 
     left: Side
@@ -188,7 +188,7 @@ class Problem:
     "0 for never"
 
     @classmethod
-    def of(cls, a: Any, b: Any, accumulator: Any, promote_every: Any) -> Problem:
+    def of(cls, a: Any, b: Any, accumulator: Any, promote_every: Any) -> Product:
         unit = accumulator_info(accumulator)
         left, right = side_of(a, "a", unit), side_of(b, "b", unit)
         check_formats(left, right, unit)

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from . import _core
 from ._arrays import Array, deliver, flat
 from ._operands import (
-    Problem,
+    Product,
     Side,
     check_formats,
     checked_offsets,
@@ -191,14 +191,14 @@ def matmul_nt(
     array([[-1568., -1568., -1568.],
            [-1568., -1568., -1568.]], dtype=float32)
     """
-    problem = Problem.of(a, b, accumulator, promote_every)
-    left, right = problem.left, problem.right
+    product = Product.of(a, b, accumulator, promote_every)
+    left, right = product.left, product.right
     leading = left.codes.shape[:-2]
     if right.codes.ndim > 2 and right.codes.shape[:-2] != leading:
         raise misfit(left, right, f"expected b with two axes, or with leading axes {leading}")
     shape = (*leading, left.codes.shape[-2], right.codes.shape[-2])
     stack = (math.prod(leading), *shape[-2:], left.codes.shape[-1])
-    start, result, kind = problem.arrays(shape, c, dtype, out)
+    start, result, kind = product.arrays(shape, c, dtype, out)
     _core.matmul_nt(
         left.argument(),
         right.argument(),
@@ -206,7 +206,7 @@ def matmul_nt(
         right.codes.ndim > 2,
         start,
         accumulator,
-        problem.every,
+        product.every,
         flat(result),
         kind,
     )
@@ -257,13 +257,13 @@ def matmul_grouped_nt(
            [128.],
            [128.]], dtype=float32)
     """
-    problem = Problem.of(a, b, accumulator, promote_every)
-    left, right = problem.left, problem.right
+    product = Product.of(a, b, accumulator, promote_every)
+    left, right = product.left, product.right
     if left.codes.ndim != 2 or right.codes.ndim != 3:
         raise misfit(left, right, "expected (m, k) and (experts, n, k)")
     (rows, k), (experts, n, _) = left.codes.shape, right.codes.shape
     ends = checked_offsets(offsets, experts, rows)
-    start, result, kind = problem.arrays((rows, n), c, dtype, out)
+    start, result, kind = product.arrays((rows, n), c, dtype, out)
     _core.matmul_grouped_nt(
         left.argument(),
         right.argument(),
@@ -271,7 +271,7 @@ def matmul_grouped_nt(
         ends,
         start,
         accumulator,
-        problem.every,
+        product.every,
         flat(result),
         kind,
     )

@@ -66,7 +66,6 @@ def quantize_tiles(
     seed: int | np.random.Generator | None = None,
     nonfinite: NonFinite = "raise",
     out: tuple[Array | None, Array | None] | None = None,
-    dtype: Any = None,
 ) -> Quantized:
     """Quantize with one scale for every `tile` consecutive elements of an axis.
 
@@ -120,8 +119,6 @@ def quantize_tiles(
         own code NaN.
     out : tuple of two (ndarray or None), optional
         Where codes and scales are written: exact shapes and dtypes, writeable. They may overlap the input.
-    dtype : optional
-        The same as `fmt`, by its older name.
 
     Returns
     -------
@@ -178,7 +175,7 @@ def quantize_tiles(
     settings = Settings(
         scale, rule, floor, amax, scales, tensor_amax, global_scale, rounding, seed, nonfinite, out
     )
-    return _quantize(array, kind, fmt if dtype is None else dtype, block, place, settings)
+    return _quantize(array, kind, fmt, block, place, settings)
 
 
 def quantize_blocks(
@@ -197,7 +194,6 @@ def quantize_blocks(
     seed: int | np.random.Generator | None = None,
     nonfinite: NonFinite = "raise",
     out: tuple[Array | None, Array | None] | None = None,
-    dtype: Any = None,
 ) -> Quantized:
     """Quantize with one scale for every block of the last two axes; leading axes are a stack of matrices.
 
@@ -210,7 +206,7 @@ def quantize_blocks(
         standard's: (1, 32) for "mx", (1, 16) for "nvfp4". None stands for a whole
         axis: (1, None) is a scale per row, (None, 1) per column, and None alone, for (None, None), per
         matrix.
-    fmt, scale, rule, floor, amax, scales, tensor_amax, global_scale, rounding, seed, nonfinite, out, dtype
+    fmt, scale, rule, floor, amax, scales, tensor_amax, global_scale, rounding, seed, nonfinite, out
         As for `quantize_tiles`.
 
     Returns
@@ -243,7 +239,7 @@ def quantize_blocks(
     settings = Settings(
         scale, rule, floor, amax, scales, tensor_amax, global_scale, rounding, seed, nonfinite, out
     )
-    return _quantize(array, kind, fmt if dtype is None else dtype, size, None, settings)
+    return _quantize(array, kind, fmt, size, None, settings)
 
 
 def requantize_tiles(

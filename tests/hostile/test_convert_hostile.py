@@ -63,7 +63,7 @@ def killing(self, *args):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(self, *args)
 setattr(owner, name, killing)
-convert(src, dst, to="bf16", jobs=1)
+convert(src, dst, to="bf16", threads=1)
 """
 
 
@@ -120,7 +120,7 @@ def stopped(target: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> No
     with monkeypatch.context() as patch:
         patch.setattr(PartialFile, "write", failing)
         with pytest.raises(OSError, match="No space left"):
-            convert(FP8, target, to="bf16", jobs=1, **options)
+            convert(FP8, target, to="bf16", threads=1, **options)
 
 
 def test_a_full_disk_leaves_no_temporaries_and_can_be_resumed(
@@ -211,7 +211,7 @@ def test_an_interruption_stops_all_workers(tmp_path: Path, wanted: dict[str, byt
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        convert(FP8, tmp_path / "out", to="bf16", jobs=4, progress=interrupt)
+        convert(FP8, tmp_path / "out", to="bf16", threads=4, progress=interrupt)
     assert set(contents(tmp_path / "out")) <= {JOURNAL_NAME, *SHARDS}
     seen: list[tuple[str, int, int]] = []
     convert(FP8, tmp_path / "out", to="bf16", resume=True, progress=lambda *news: seen.append(news))
@@ -279,7 +279,7 @@ def test_a_source_that_changes_meanwhile_gives_no_file(tmp_path: Path) -> None:
         os.utime(source / SHARDS[0], (1, 1))
 
     with pytest.raises(CheckpointError, match="changed since"):
-        convert(source, tmp_path / "out", to="bf16", progress=touch, jobs=1)
+        convert(source, tmp_path / "out", to="bf16", progress=touch, threads=1)
     assert SHARDS[0] not in contents(tmp_path / "out")
 
 
@@ -452,7 +452,7 @@ def test_memory_does_not_grow_with_a_tensor(tmp_path: Path, shape: tuple[int, in
         "from dsv3_numerics import checkpoint\n"
         "peak = lambda: int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]) / 1024\n"
         "before = peak()\n"
-        "checkpoint.convert(sys.argv[1], sys.argv[2], to='bf16', jobs=2)\n"
+        "checkpoint.convert(sys.argv[1], sys.argv[2], to='bf16', threads=2)\n"
         "print(peak() - before)\n"
     )
     command = [sys.executable, "-c", code, tmp_path / "w.safetensors", tmp_path / "out.safetensors"]

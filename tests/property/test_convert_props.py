@@ -39,7 +39,7 @@ def through(folder: Path, arrays: dict[str, np.ndarray], to: Any) -> dict[str, n
     """Convert a file."""
     save(folder / "in.safetensors", arrays)
     (folder / "out.safetensors").unlink(missing_ok=True)
-    convert(folder / "in.safetensors", folder / "out.safetensors", to=to, jobs=2, verify=True)
+    convert(folder / "in.safetensors", folder / "out.safetensors", to=to, threads=2, verify=True)
     with open(folder / "out.safetensors") as ckpt:
         return {name: array.copy() for name, array in ckpt.items()}
 

@@ -94,7 +94,7 @@ def test_a_changed_layout_is_right_or_refused(data: st.DataObject) -> None:
         source, target = Path(where, "src"), Path(where, "out")
         layout.write(source)
         try:
-            convert(source, target, to="f32", jobs=1)
+            convert(source, target, to="f32", threads=1)
         except CheckpointError:
             refused = True
         else:

@@ -220,10 +220,10 @@ def test_chunks_and_jobs_change_nothing(
     if to not in NUMPY:
         largest = max(largest, 1 << 14)  # a whole block
     source = FP8 if to in NUMPY or to == "fp8-ue8m0" else PLAIN
-    convert(source, tmp_path / "whole", to=to, jobs=1)
+    convert(source, tmp_path / "whole", to=to, threads=1)
     monkeypatch.setattr(chunks, "_CHUNK_SIZE", size)
     monkeypatch.setattr(chunks, "LARGEST_CHUNK", largest)
-    convert(source, tmp_path / "cut", to=to, jobs=5, verify=True)
+    convert(source, tmp_path / "cut", to=to, threads=5, verify=True)
     assert contents(tmp_path / "whole") == contents(tmp_path / "cut")
 
 
@@ -337,7 +337,9 @@ def test_transformers_loads_it(tmp_path: Path) -> None:
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        cli.main(["convert", str(FP8), str(tmp_path / "out"), "--to", "fp8-ue8m0", "--verify", "--jobs", "2"])
+        cli.main(
+            ["convert", str(FP8), str(tmp_path / "out"), "--to", "fp8-ue8m0", "--verify", "--threads", "2"]
+        )
     out, err = capsys.readouterr()
     assert not stop.value.code
     assert "48 requantized" in out

@@ -53,7 +53,7 @@ def test_a_layout_is_read_for_what_it_means(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_layout_is_converted_to_numbers(tmp_path: Path, name: str, to: str) -> None:
     layout = make(name, 1)
-    convert(layout.write(tmp_path / "src"), tmp_path / "out", to=to, jobs=2)
+    convert(layout.write(tmp_path / "src"), tmp_path / "out", to=to, threads=2)
     dtype = ml_dtypes.bfloat16 if to == "bf16" else np.float32
     with open(tmp_path / "out") as after:
         assert not after.weights

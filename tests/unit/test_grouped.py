@@ -19,11 +19,11 @@ RNG = np.random.default_rng(7)
 # accumulator, format and scales of a and b, products between promotions
 CASES: list[tuple[str, dict[str, Any], dict[str, Any], int | None]] = [
     ("hopper_fp8", {}, {}, 128),
-    ("float32", {"scale": "ue8m0"}, {"dtype": "float8_e5m2"}, 128),
+    ("float32", {"scale": "ue8m0"}, {"fmt": "float8_e5m2"}, 128),
     (
         "blackwell_mxf8",
         {"scale": "mx", "tile": 32},
-        {"scale": "mx", "tile": 32, "dtype": "float4_e2m1fn"},
+        {"scale": "mx", "tile": 32, "fmt": "float4_e2m1fn"},
         None,
     ),
     ("blackwell_mxf8", {"scale": "ue8m0", "tile": 128}, {"scale": "mx", "tile": 32}, 128),
@@ -35,7 +35,7 @@ IDS = [f"{case[0]}-{case[3]}" for case in CASES]
 
 def tiles(x: NDArray[Any], options: dict[str, Any]) -> dn.Quantized:
     """A tensor as an accumulator takes it."""
-    fixed = {"dtype": "float4_e2m1fn", "tile": 16} if options.get("scale") == "nvfp4" else {}
+    fixed = {"fmt": "float4_e2m1fn", "tile": 16} if options.get("scale") == "nvfp4" else {}
     return dn.quantize_tiles(x, **{**fixed, **options})
 
 

@@ -72,7 +72,7 @@ def test_parts_of_a_conversion_make_the_files_of_one_run(tmp_path: Path, to: str
 
 
 def test_errors_do_not_depend_on_jobs(tmp_path: Path) -> None:
-    reports = [convert(FP8, tmp_path / str(jobs), to="fp8-row", jobs=jobs) for jobs in (1, 3)]
+    reports = [convert(FP8, tmp_path / str(jobs), to="fp8-row", threads=jobs) for jobs in (1, 3)]
     assert reports[0].errors == reports[1].errors
     assert reports[0].errors
 

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 @click.option(
     "--exclude", multiple=True, metavar="GLOB", help="Convert no weights whose name matches; repeatable."
 )
-@click.option("--jobs", type=click.IntRange(1, 1024), metavar="N", help="Threads  [default: CPUs, at most 8]")
+@click.option(
+    "--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads  [default: CPUs, at most 8]"
+)
 @click.option("--verify", is_flag=True, help="Read every file again and compare before it gets its name.")
 @click.option("--resume", is_flag=True, help="Go on with a run that was stopped; a finished one stays.")
 @click.option(
@@ -43,7 +45,7 @@ def convert_command(
     dialect: str | None,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
-    jobs: int | None,
+    threads: int | None,
     verify: bool,
     resume: bool,
     missing_scale: str | None,
@@ -92,7 +94,7 @@ def convert_command(
     """
     from ..checkpoint import convert
 
-    split_of(part, dask, jobs=jobs)
+    split_of(part, dask, threads=threads)
     with progress_bar(rate="GB", scale=1e9) as progress, resumable("--resume does the rest"):
         report = convert(
             src,
@@ -101,7 +103,7 @@ def convert_command(
             dialect=dialect,
             include=include,
             exclude=exclude,
-            jobs=jobs,
+            threads=threads,
             verify=verify,
             resume=resume,
             missing_scale=1 if missing_scale else None,
