@@ -324,6 +324,11 @@ class Checkpoint(Mapping[str, Array]):
         """
         return values.dequantized(self, name, dtype, out)
 
+    @property
+    def has_large(self) -> bool:
+        """True: there are tensors that `prefetch` asks for."""
+        return any(info.nbytes >= LEAST for info in self.infos())
+
     def prefetch(self, names: Iterable[str]) -> None:
         """Ask the system to bring tensors into memory that will be read soon, whole.
 

@@ -21,7 +21,7 @@ from .. import _core
 from .._arrays import SOURCES, Array, as_array, flat
 from .._operands import side_of
 from ..accumulator import accumulator_info
-from ..checkpoint import Checkpoint, reader
+from ..checkpoint import Checkpoint
 from ..number_formats import encode, format_info
 from ..quantized import Quantized
 from ..schemes import Cast, Identity, Scaled, Scheme, quantize
@@ -496,7 +496,7 @@ class CheckpointWeights(Mapping[str, Given]):
     @cached_property
     def has_large(self) -> bool:
         """True: `prefetch` has something to ask for."""
-        return any(info.nbytes >= reader.LEAST for info in self._checkpoint.infos())
+        return self._checkpoint.has_large
 
     def prefetch(self, names: Iterable[str]) -> None:
         """Ask the system to read tensors that will be used soon."""

@@ -115,7 +115,7 @@ def _client(address: str) -> Iterator[Client]:
 
     local = _LOCAL.fullmatch(address)
     with ExitStack() as stack:
-        # What users see is our progress and our errors; a worker's heartbeat is no news.
+        # Users see our progress and our errors; a worker's heartbeat is no news.
         stack.enter_context(dask.config.set({"distributed.logging.distributed": "error"}))
         where: dict[str, Any] = {"address": address}
         if local:
