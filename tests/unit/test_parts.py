@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from commands import call
 from dsv3_numerics.checkpoint import convert, save
 from dsv3_numerics.checkpoint.conversion.run import merge_conversion
+from dsv3_numerics.model import Config, random_checkpoint
 from dsv3_numerics.tasks.journal import Journal, journal_name, journals, open_journal
 from dsv3_numerics.tasks.plan import Part, Task, grouped
 
@@ -170,9 +171,61 @@ def test_parts_of_a_comparison_with_the_original(
     assert figures(Path("parts")) == figures(Path("whole"))
 
 
+# --- Random checkpoints, sensitivity analyses ---------------------------------------------------------------
+
+
+def test_parts_of_a_random_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config, small = Config.preset("tiny"), {"shard_bytes": 200_000}
+    whole = random_checkpoint(tmp_path / "whole", config, **small)
+    parts = tmp_path / "parts"
+    for i in (2, 3):
+        assert random_checkpoint(parts, config, part=f"{i}/3", **small).part == f"{i}/3"
+    code, _, err = call("merge", str(parts), capsys=capsys)
+    assert (code, "tasks are not done" in err) == (1, True)
+    with pytest.raises(FileExistsError, match="other settings"):
+        random_checkpoint(parts, config, part="1/3", seed=1, **small)
+    random_checkpoint(parts, config, part="1/3", **small)
+    code, out, _ = call("merge", str(parts), "--json", capsys=capsys)
+    assert (code, json.loads(out)["files"]) == (0, whole.files)
+    assert contents(parts) == contents(tmp_path / "whole")
+
+
+def test_parts_of_a_sensitivity_analysis(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    random_checkpoint("tiny", Config.preset("tiny"))
+    args = [
+        "sensitivity",
+        "tiny",
+        "--ids",
+        "3,1,4",
+        "--only",
+        "gate",
+        "--only",
+        "cache",
+        "--perturbations",
+        "1",
+    ]
+    assert call(*args, "--out", "whole", capsys=capsys)[0] == 0
+    for i in (3, 1, 2):
+        code, out, _ = call(*args, "--out", "parts", "--part", f"{i}/3", capsys=capsys)
+        assert (code, f"Part {i}/3 is done" in out) == (0, True)
+        assert not Path("parts/results.json").exists()
+        if i == 1:
+            code, _, err = call("merge", "parts", capsys=capsys)
+            assert (code, "tasks are not done" in err) == (1, True)
+    assert call("merge", "parts", capsys=capsys)[0] == 0
+    assert figures(Path("parts")) == figures(Path("whole"))
+    assert contents(Path("parts/parts")) == contents(Path("whole/parts"))
+
+
 @pytest.mark.parametrize(
     "args",
     [
+        ["sensitivity", "--demo", "--part", "1/2"],
+        ["golden", "cast", "--part", "1/2"],
+        ["compare", "w.npz", "w.npz", "--dask", "local:2"],
         ["study", "--demo", "--part", "1/2"],
         ["study", "--activations", "--demo", "--part", "1/2"],
         ["study", "w.npz", "--part", "1/2", "--overwrite"],

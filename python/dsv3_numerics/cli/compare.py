@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .console import json_option, print_json, progress_bar
+from .splitting import not_split
 
 if TYPE_CHECKING:
     from ..compare import Explanation
@@ -38,6 +39,7 @@ class BadInput(click.ClickException):
 )
 @click.option("--fmt", metavar="FORMAT", help="Format of codes that are held as plain unsigned integers.")
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing; the exit code says it.")
+@not_split("one process reads each side once, as fast as the disk gives it")
 @json_option
 def compare_command(
     a: Path, b: Path, quantized: str | None, product: str | None, fmt: str | None, quiet: bool, as_json: bool

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from .console import json_option, print_json, progress_bar
+from .splitting import not_split
 
 _WORDS = ("list", "suite", "verify")
 
@@ -52,6 +53,7 @@ _WORDS = ("list", "suite", "verify")
 @click.option("--recompute", is_flag=True, help="With `verify`: make every answer again too.")
 @click.option("--overwrite", is_flag=True, help="Write a folder anew that holds another set.")
 @json_option
+@not_split("its vectors are small, and every machine makes the same")
 def golden_command(
     operation: str,
     folder: Path | None,

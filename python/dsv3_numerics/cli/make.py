@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .console import json_option, print_json, progress_bar, resumable
+from .splitting import part_done, split_of, split_options
+
+if TYPE_CHECKING:
+    from ..model.synthetic import RandomCheckpoint
 
 _KINDS: dict[str, dict[str, Any]] = {
     "fp8": {"fp8": True, "scale": "float32"},
@@ -35,6 +39,7 @@ _PART = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of all random numbers."
 )
+@split_options
 @json_option
 def make_command(
     folder: Path,
@@ -43,6 +48,8 @@ def make_command(
     include: tuple[str, ...],
     weights: str,
     seed: int,
+    part: str | None,
+    dask: str | None,
     as_json: bool,
 ) -> None:
     """Make a checkpoint of random weights in the release's format.
@@ -69,16 +76,37 @@ def make_command(
       dsv3-numerics make tiny-v3                          a model that runs in milliseconds
       dsv3-numerics make layer3 --config deepseek_v3 --layers 3
       dsv3-numerics make attn --config deepseek_v3 --layers 3 --include '*.self_attn.*'
+      dsv3-numerics make v3 --config deepseek_v3 --part 3/8
       dsv3-numerics run tiny-v3 --ids 3,1,4
     """
     from ..model import random_checkpoint
 
+    split_of(part, dask)
     chosen = None if layers is None else _parse(layers)
     found = _config(config)
     with progress_bar() as progress, resumable("the same command goes on where it was"):
         made = random_checkpoint(
-            folder, found, layers=chosen, include=include, seed=seed, progress=progress, **_KINDS[weights]
+            folder,
+            found,
+            layers=chosen,
+            include=include,
+            seed=seed,
+            part=part,
+            dask=dask,
+            progress=progress,
+            **_KINDS[weights],
         )
+    _tell(made, as_json)
+
+
+def merge_make(folder: Path, as_json: bool) -> None:
+    """End a checkpoint in parts."""
+    from ..model.synthetic import merge_random
+
+    _tell(merge_random(folder), as_json)
+
+
+def _tell(made: RandomCheckpoint, as_json: bool) -> None:
     if as_json:
         print_json(made._asdict() | {"path": str(made.path)})
         return
@@ -88,6 +116,8 @@ def make_command(
         click.echo(f"{made.path}: {what}; {made.written / 1e9:.3g} GB written in {made.seconds:.1f} s")
     else:
         click.echo(f"{made.path}: {what}; everything was there")
+    if made.part:
+        part_done(made.path, made.part, "its files are there")
 
 
 def _config(given: str) -> Any:

@@ -27,9 +27,16 @@ def merge_command(folder: Path, as_json: bool) -> None:
     """
     from ..tasks.journal import journals, verb_of
     from .convert import merge_convert
+    from .make import merge_make
+    from .sensitivity import merge_sensitivity
     from .study import merge_study
 
-    merges = {"convert": merge_convert, "study": merge_study}
+    merges = {
+        "convert": merge_convert,
+        "make": merge_make,
+        "sensitivity": merge_sensitivity,
+        "study": merge_study,
+    }
     verbs = sorted({verb for path in journals(folder) if (verb := verb_of(path.name))})
     if len(verbs) != 1 or verbs[0] not in merges:
         found = f"parts of {' and '.join(verbs)}" if verbs else "no parts of a run"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,13 +12,17 @@ import click
 
 from .console import json_option, keeping, leave, make_console, print_json, progress_bar
 from .prompt import Words, demo_prompt, parse_ids
+from .splitting import part_done, split_of, split_options
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from ..model import Model, Recipe
     from ..sensitivity import Sensitivity
-    from ..sensitivity.running import Prepared
+    from ..sensitivity.running import Prepared, SensitivityOf
+    from ..tasks.plan import Split
+
+VERB = "sensitivity"
 
 
 @click.command("sensitivity")
@@ -49,6 +56,7 @@ if TYPE_CHECKING:
 )
 @click.option("--restart", is_flag=True, help="Begin anew: remove the parts that the folder holds.")
 @click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads  [default: all CPUs]")
+@split_options
 @json_option
 def sensitivity_command(
     path: Path | None,
@@ -64,6 +72,8 @@ def sensitivity_command(
     out: Path | None,
     restart: bool,
     threads: int | None,
+    part: str | None,
+    dask: str | None,
     as_json: bool,
 ) -> None:
     """Find out which choice of a low-precision recipe costs how much, and where.
@@ -72,6 +82,8 @@ def sensitivity_command(
     every variant is compared with float64: operation by operation on the same inputs, layer by layer on the
     same inputs, and on the logits. Written are results.csv, results.json, report.md and plots. What is done
     is kept in parts/ below the folder: after Ctrl-C the same command goes on.
+
+    Several machines that see MODEL and DIR share the work by --part, in jobs of any kind, or by --dask.
 
     Give a text or ids that the model was made for: by default the ids are random. --demo takes tiny-austen on
     a novel that it was not trained on.
@@ -82,11 +94,17 @@ def sensitivity_command(
       dsv3-numerics sensitivity ./V3-fp8 --text "The capital of France is" --out paris
       dsv3-numerics sensitivity ./tiny-v3 --recipe bf16 --tokens 256
       dsv3-numerics sensitivity ./tiny-v3 --recipe mine.json --only combine --only cache
+      dsv3-numerics sensitivity ./V3-fp8 --ids @ids.txt --out v3 --part 3/8
     """
     if demo == (path is not None):
         raise click.UsageError("give MODEL or --demo, not both" if demo else "give a MODEL, or --demo")
     if ids is not None and text is not None:
         raise click.UsageError("give --ids or --text, not both")
+    split = split_of(part, dask, threads=threads)
+    if not split.alone and path is None:
+        raise click.UsageError(f"--{'part' if part else 'dask'}: not with --demo, which is small; give MODEL")
+    if part is not None and restart:
+        raise click.UsageError("--restart: not with --part, whose results stand beside those of others")
     from ..sensitivity import prepare
 
     console = make_console(quiet=as_json)
@@ -117,7 +135,11 @@ def sensitivity_command(
     if folder is not None and result.parts:
         told = f"{len(result.parts)} parts are done already, {len(prepared.jobs)} to do"
         console.print(told, markup=False, highlight=False)
-    _measure(prepared, threads)
+    opener = None if path is None else _opener(path, chosen, recipe, only, absorbed, perturbations)
+    _measure(prepared, threads, split, opener, folder)
+    if split.part is not None and folder is not None and not result.partial:
+        part_done(folder, split.part, "its parts are kept")
+        return
     _finish(result, folder, console)
     if as_json:
         from ..sensitivity.files import content
@@ -171,12 +193,67 @@ def _ids(
     return np.array(found[:tokens], np.int64), []
 
 
-def _measure(prepared: Prepared, threads: int | None) -> None:
+def _opener(
+    path: Path, ids: Any, recipe: Recipe, only: tuple[str, ...], absorbed: bool, perturbations: int
+) -> SensitivityOf:
+    """Return the arguments from which others open the same analysis."""
+    import numpy as np
+
+    from ..sensitivity.running import SensitivityOf
+
+    rows = tuple(tuple(row) for row in np.atleast_2d(ids).tolist())
+    return SensitivityOf(str(path.absolute()), rows, recipe.to_json(), only, absorbed, perturbations)
+
+
+def _measure(
+    prepared: Prepared, threads: int | None, split: Split, opener: SensitivityOf | None, folder: Path | None
+) -> None:
     """Do what is left with a progress bar; interrupted, the result says so and keeps what is done."""
     from ..sensitivity import execute
 
-    with progress_bar() as progress, keeping(prepared.result):
-        execute(prepared, threads=threads, progress=progress)
+    result = prepared.result
+    with progress_bar() as progress, keeping(result), _journal(prepared, split, opener, folder):
+        execute(prepared, threads=threads, progress=progress, split=split, opener=opener, folder=folder)
+
+
+@contextmanager
+def _journal(
+    prepared: Prepared, split: Split, opener: SensitivityOf | None, folder: Path | None
+) -> Iterator[None]:
+    """Hold the journal of a part, which says to `merge` what it is a part of; results are in ``parts``."""
+    from ..tasks.journal import open_journal
+
+    if split.part is None or folder is None or opener is None:
+        yield
+        return
+    result = prepared.result
+    arguments = {"opener": asdict(opener), "source": result.settings["source"], "notes": result.notes}
+    head = {**asdict(opener), "version": result.settings["version"]}
+    with open_journal(folder, VERB, head, resume=True, part=split.part, arguments=arguments):
+        yield
+
+
+def merge_sensitivity(folder: Path, as_json: bool) -> None:
+    """End an analysis in parts."""
+    from ..sensitivity import execute
+    from ..sensitivity.files import content
+    from ..sensitivity.running import SensitivityOf
+    from ..tasks.journal import journals, open_journal, read_head, remove_journals
+    from ..tasks.plan import Split
+
+    head, given = read_head(journals(folder, VERB)[0])
+    ids = tuple(tuple(row) for row in given["opener"]["ids"])
+    opener = SensitivityOf(**{**given["opener"], "ids": ids, "only": tuple(given["opener"]["only"])})
+    with open_journal(folder, VERB, head, resume=True, arguments=given):
+        prepared = opener.prepare(folder)
+        prepared.result.notes += given["notes"]
+        prepared.result.settings["source"] = given["source"]
+        execute(prepared, split=Split(merge=True))
+        console = make_console(quiet=as_json)
+        _finish(prepared.result, folder, console)
+        remove_journals(folder, VERB)
+    if as_json:
+        print_json(content(prepared.result))
 
 
 def _finish(result: Sensitivity, folder: Path | None, console: Console) -> None:

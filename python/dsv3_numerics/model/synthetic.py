@@ -6,11 +6,13 @@ come from `block_pool` and are like those of `random`; which tensors there are i
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,7 +21,7 @@ import numpy as np
 
 from .._arrays import Array, positive, seed_key, whole
 from .._atomic import PartialFile, ensure_space, is_temporary, replacing
-from .._progress import Progress
+from .._progress import Meter, Progress
 from ..checkpoint.conversion.families import in_recipe
 from ..checkpoint.conversion.plan import to_json
 from ..checkpoint.declared import CONFIG_NAME
@@ -27,6 +29,8 @@ from ..checkpoint.index import INDEX_NAME
 from ..checkpoint.scan import SCALE_SUFFIX
 from ..checkpoint.selection import selected
 from ..checkpoint.write import Entry, Layout, layout
+from ..tasks.journal import journals, open_journal, read_head, remove_journals, verb_of
+from ..tasks.plan import Finished, Moved, Split, Task
 from .block_pool import SIDE, BlockPool, Kind
 from .config import Config
 from .random import deviation, draw
@@ -36,6 +40,7 @@ if sys.platform != "win32":
     import fcntl
 
 
+VERB = "make"
 _SHARD = 4 << 30
 _SCALES = ("float32", "ue8m0")
 
@@ -54,6 +59,8 @@ class RandomCheckpoint(NamedTuple):
     written : int
         Bytes of files that were not there yet; 0 if an earlier run had made everything.
     seconds : float
+    part : str
+        The part that this run did, as "2/8"; empty: all.
     """
 
     path: Path
@@ -62,6 +69,7 @@ class RandomCheckpoint(NamedTuple):
     nbytes: int
     written: int
     seconds: float
+    part: str = ""
 
 
 def random_checkpoint(
@@ -74,6 +82,8 @@ def random_checkpoint(
     scale: Literal["float32", "ue8m0"] = "float32",
     seed: int = 0,
     shard_bytes: int = _SHARD,
+    part: str | None = None,
+    dask: str | None = None,
     progress: Progress | None = None,
 ) -> RandomCheckpoint:
     """Make a checkpoint of random weights, as a release of this config would have it.
@@ -102,6 +112,11 @@ def random_checkpoint(
         The same seed gives a tensor the same values whatever else is made.
     shard_bytes : int
         A file holds about so many bytes, and at least one tensor.
+    part : str, optional
+        Make only the I-th of N parts of the files, as "2/8", beside other processes or machines; `merge` (the
+        verb) writes what comes last.
+    dask : str, optional
+        Let the workers of a Dask cluster make them: a scheduler's address or file, or "local:N".
     progress : callable, optional
         Called with a tensor's name, the bytes written so far, and those of all there is to write.
 
@@ -137,41 +152,127 @@ def random_checkpoint(
     ...     ckpt.quantized("model.layers.0.self_attn.o_proj.weight")
     Quantized((128, 112) float8_e4m3fn, 128x128, float32 scales, 8.002 bits per element)
     """
-    start = time.perf_counter()
     if scale not in _SCALES:
         raise ValueError(f"scale: found {scale!r}, expected one of {', '.join(_SCALES)}")
-    kind: Kind = scale if fp8 else "bf16"
-    tensors = _chosen(config, layers, include)
-    about = {"format": "pt", "random.kind": kind, "random.seed": str(seed_key(seed))}
-    shards = _shards(tensors, fp8, positive(shard_bytes, "shard_bytes"), about)
-    texts = {CONFIG_NAME: to_json(_config(config, kind)), INDEX_NAME: to_json(_index(shards))}
-    target = Path(folder)
+    arguments = RandomWeights(
+        str(Path(folder).absolute()),
+        json.dumps(config.to_dict(), sort_keys=True),
+        None if layers is None else tuple(whole(layer, "layers") for layer in layers),
+        tuple(include),
+        scale if fp8 else "bf16",
+        seed_key(seed),
+        positive(shard_bytes, "shard_bytes"),
+    )
+    return _make(arguments, Split.of(part, dask), progress, Path(folder))
+
+
+def merge_random(folder: Path, progress: Progress | None = None) -> RandomCheckpoint:
+    """End a checkpoint whose parts are all made: write index and configuration.
+
+    Raises
+    ------
+    ValueError
+        Parts are missing.
+    OSError
+        Parts are at work.
+    """
+    _, given = read_head(journals(folder, VERB)[0])
+    lists = {name: None if given[name] is None else tuple(given[name]) for name in ("layers", "include")}
+    arguments = RandomWeights(**{**given, **lists, "folder": str(folder.absolute())})
+    return _make(arguments, Split(merge=True), progress, folder)
+
+
+def _make(
+    arguments: RandomWeights, split: Split, progress: Progress | None, target: Path
+) -> RandomCheckpoint:
+    start = time.perf_counter()
+    maker = ShardMaker(arguments)
+    shards, texts = maker.shards, maker.texts()
+    mine = split.tasks(maker.tasks)
     if not target.exists():
-        ensure_space(target, sum(shard.size for shard in shards.values()))
+        ensure_space(target, sum(shards[task.name].size for task in mine))
     target.mkdir(parents=True, exist_ok=True)
-    with _alone(target):
-        missing = _missing(target, shards, texts)
-        written = sum(shard.size for file, shard in shards.items() if file in missing)
+    with _alone(target, shared=split.part is not None):
+        missing = _missing(target, shards, texts, alone=split.part is None)
+        todo = [task for task in mine if task.name in missing]
+        written = sum(shards[task.name].size for task in todo)
         ensure_space(target, written)
-        numbers, done = _Numbers(kind, seed), 0
-        for file, shard in shards.items():
-            if file not in missing:
-                continue
-            with replacing(target / file, shard.size) as stream:
-                stream.write(0, shard.header)
-                done += len(shard.header)
-                for name in (name for name in tensors if name in shard.begins):
-                    for count in _write(stream, shard, name, numbers.bands(name, tensors[name])):
-                        done += count
-                        if progress is not None:
-                            progress(name, done, written)
-        for file, text in texts.items():  # what says that all is there comes last
-            if file in missing:
-                with replacing(target / file, len(text)) as stream:
-                    stream.write(0, text)
+        meter = Meter(progress, written)
+        opener = None if split.part is not None else arguments
+
+        def perform(finished: Finished) -> None:
+            split.perform(maker, opener, todo, target, meter.advance, finished)
+
+        if split.part is not None:
+            # which says to `merge` what this is; the files themselves say what is done
+            head = {name: value for name, value in asdict(arguments).items() if name != "folder"}
+            with open_journal(
+                target, VERB, head, resume=True, part=split.part, arguments=asdict(arguments)
+            ) as journal:
+                perform(journal.note)
+        else:
+            perform(lambda task, facts: None)
+            for file, text in texts.items():  # what says that all is there comes last
+                if file in missing:
+                    with replacing(target / file, len(text)) as stream:
+                        stream.write(0, text)
+            remove_journals(target, VERB)
     count = sum(len(shard.begins) for shard in shards.values())
     size = sum(shard.size - len(shard.header) for shard in shards.values())
-    return RandomCheckpoint(target, len(shards), count, size, written, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    told = "" if split.part is None else str(split.part)
+    return RandomCheckpoint(target, len(shards), count, size, written, seconds, told)
+
+
+@dataclass(frozen=True)
+class RandomWeights:
+    """Arguments of a random checkpoint, from which any process makes its files; see `random_checkpoint`."""
+
+    folder: str
+    config: str
+    layers: tuple[int, ...] | None
+    include: tuple[str, ...]
+    kind: Kind
+    seed: int
+    shard_bytes: int
+
+    @contextmanager
+    def open(self) -> Iterator[ShardMaker]:
+        """Open what makes the files."""
+        yield ShardMaker(self)
+
+
+class ShardMaker:
+    """Maker of a random checkpoint's files; its tasks are the files."""
+
+    def __init__(self, arguments: RandomWeights) -> None:
+        self._folder, self._kind, self._seed = Path(arguments.folder), arguments.kind, arguments.seed
+        self._config = Config.from_json(json.loads(arguments.config))
+        self._tensors = _chosen(self._config, arguments.layers, arguments.include)
+        about = {"format": "pt", "random.kind": self._kind, "random.seed": str(self._seed)}
+        self.shards = _shards(self._tensors, self._kind != "bf16", arguments.shard_bytes, about)
+        self.tasks = [Task(i, file, shard.size) for i, (file, shard) in enumerate(self.shards.items())]
+
+    def texts(self) -> dict[str, bytes]:
+        """Return what says that all is there: configuration and index."""
+        return {
+            CONFIG_NAME: to_json(_config(self._config, self._kind)),
+            INDEX_NAME: to_json(_index(self.shards)),
+        }
+
+    def run(self, tasks: Sequence[Task], moved: Moved, finished: Finished) -> None:
+        """Make some of the files."""
+        numbers = _Numbers(self._kind, self._seed)
+        for task in tasks:
+            shard = self.shards[task.name]
+            with replacing(self._folder / task.name, shard.size) as stream:
+                stream.write(0, shard.header)
+                more = len(shard.header)
+                for name in (name for name in self._tensors if name in shard.begins):
+                    for count in _write(stream, shard, name, numbers.bands(name, self._tensors[name])):
+                        moved(name, count + more)
+                        more = 0
+            finished(task, {})
 
 
 # --- What there is --------------------------------------------------------------------------------------
@@ -258,15 +359,15 @@ def _config(config: Config, kind: Kind) -> dict[str, Any]:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep other processes of this kind out of a folder, where the system can."""
+def _alone(folder: Path, *, shared: bool) -> Iterator[None]:
+    """Keep other processes of this kind out of a folder, where the system can; parts share it."""
     if sys.platform == "win32":
         yield
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise OSError(f"{folder}: another process is making a checkpoint in it") from None
         yield
@@ -274,7 +375,9 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _missing(folder: Path, shards: Mapping[str, Layout], texts: Mapping[str, bytes]) -> set[str]:
+def _missing(
+    folder: Path, shards: Mapping[str, Layout], texts: Mapping[str, bytes], *, alone: bool
+) -> set[str]:
     """Return the files that are not there yet; what a killed run left half-written is removed.
 
     Raises
@@ -286,10 +389,11 @@ def _missing(folder: Path, shards: Mapping[str, Layout], texts: Mapping[str, byt
     begins |= {file: (text, len(text)) for file, text in texts.items()}
     for path in folder.iterdir():
         if is_temporary(path.name):
-            path.unlink()
-        elif path.name not in begins:
+            if alone:
+                path.unlink()
+        elif path.name not in begins and verb_of(path.name) != VERB:
             raise FileExistsError(f"{folder}: found {path.name}, expected an empty folder")
-        elif not _is(path, *begins[path.name]):
+        elif path.name in begins and not _is(path, *begins[path.name]):
             raise FileExistsError(f"{path}: made with other settings, or not by us; expected an empty folder")
     return {file for file in begins if not (folder / file).exists()}
 

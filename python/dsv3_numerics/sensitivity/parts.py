@@ -50,10 +50,12 @@ class Kept:
         if restart:
             self._remove()
         path = self.folder / ABOUT
-        if path.exists():
+        strays = list(self.folder.glob("*.json"))
+        if path.exists():  # looked for after the others: another process writes it before them
             self._compare(path)
         else:
-            self._remove()  # parts that do not say what they are of
+            for stray in strays:  # parts that do not say what they are of
+                stray.unlink(missing_ok=True)
             write_text(_text(about), path)
 
     def _remove(self) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +18,7 @@ from .._progress import Meter, Progress
 from ..model import Config, Model, Recipe, random_weights
 from ..report.files import json_ready
 from ..report.running import recorded
+from ..tasks.plan import HERE, Facts, Finished, Moved, Opener, Split, Task
 from .forward import Subject
 from .identity import about
 from .measuring import MEASURES
@@ -40,12 +43,13 @@ class PartJob(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """A sensitivity analysis that may have begun, and what is left to do."""
+    """A sensitivity analysis that may have begun: all its jobs, and those left to do."""
 
     result: Sensitivity
     jobs: list[PartJob]
     subject: Subject
     kept: Kept | None
+    every: list[PartJob]
 
 
 def random_model() -> Model:
@@ -99,18 +103,20 @@ def prepare(
     settings = about(model, array, chosen, absorbed)
     kept = None if folder is None else Kept(Path(folder), settings, restart=restart)
     result = Sensitivity(chosen, found, settings=settings)
-    jobs = []
+    jobs: list[PartJob] = []
+    every: list[PartJob] = []
     # whole forwards first: they say most
     for part in reversed(PARTS):
         for variant in found:
             if part not in variant.parts:
                 continue
             done = kept.load(variant, part) if kept is not None else None
+            every.append(PartJob(variant, part, _cost(model, part, variant)))
             if done is not None:
                 result.parts[part, variant.name] = done
             else:
-                jobs.append(PartJob(variant, part, _cost(model, part, variant)))
-    return Prepared(result, jobs, Subject(model, array, chosen, absorbed), kept)
+                jobs.append(every[-1])
+    return Prepared(result, jobs, Subject(model, array, chosen, absorbed), kept, every)
 
 
 def _cost(model: Model, part: str, variant: Variant) -> float:
@@ -118,7 +124,15 @@ def _cost(model: Model, part: str, variant: Variant) -> float:
     return len(model.layers) * (2.0 if part == OPERATORS or variant.perturbation else 1.0)
 
 
-def execute(prepared: Prepared, *, threads: int | None = None, progress: Progress | None = None) -> None:
+def execute(
+    prepared: Prepared,
+    *,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    split: Split = HERE,
+    opener: Opener | None = None,
+    folder: Path | None = None,
+) -> None:
     """Do what is left; if interrupted, the result (and the folder) hold the parts that were finished.
 
     Parameters
@@ -127,28 +141,83 @@ def execute(prepared: Prepared, *, threads: int | None = None, progress: Progres
     threads : int, optional
         Threads for this run; the figures do not depend on it.
     progress : callable, optional
+    split : Split
+        By whom it is done; workers elsewhere open it with `opener`, and all see `folder`.
     """
-    result, jobs, subject, kept = prepared
-    meter = Meter(progress, sum(job.cost for job in jobs))
+    result, jobs, _, kept, _ = prepared
+    worker = PartWorker(prepared)
+    left = {job.label for job in jobs}
+    todo = [task for task in split.tasks(worker.tasks) if task.name in left]
+    meter = Meter(progress, sum(task.cost for task in todo))
+
+    def finished(task: Task, facts: Facts) -> None:
+        job = worker.job(task)
+        if kept is not None:
+            kept.save(job.variant, job.part, facts)
+        result.parts[job.part, job.variant.name] = facts
+
     with recorded(result, threads):
-        if jobs:
-            meter.advance("reference: float64")
-            subject.reference()
-        for job in jobs:
-            left = job.cost
-            meter.advance(job.label)
+        split.perform(worker, opener, todo, folder, meter.advance, finished)
+
+
+class PartWorker:
+    """Worker of a sensitivity analysis: a task is one part of one variant."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self._prepared = prepared
+        self.tasks = [Task(i, job.label, job.cost) for i, job in enumerate(prepared.every)]
+
+    def job(self, task: Task) -> PartJob:
+        """Return what a task is."""
+        return self._prepared.every[task.number]
+
+    def run(self, tasks: Sequence[Task], moved: Moved, finished: Finished) -> None:
+        """Measure some parts."""
+        subject = self._prepared.subject
+        moved("reference: float64", 0.0)
+        subject.reference()
+        for task in tasks:
+            job, left = self.job(task), task.cost
+            moved(job.label, 0.0)
 
             def step(label: str = job.label) -> None:
                 nonlocal left
-                meter.advance(label, min(1.0, left))
+                moved(label, min(1.0, left))
                 left -= min(1.0, left)
 
             found = MEASURES[job.part](subject, job.variant, step)
             content = json.loads(json.dumps(json_ready(found), sort_keys=True))  # as it is read back
-            if kept is not None:
-                kept.save(job.variant, job.part, content)
-            result.parts[job.part, job.variant.name] = content
-            meter.advance(job.label, left)
+            finished(task, content)
+            moved(job.label, left)
+
+
+@dataclass(frozen=True)
+class SensitivityOf:
+    """Arguments of an analysis of a checkpoint, from which any process opens a worker; see `run`."""
+
+    model: str
+    ids: tuple[tuple[int, ...], ...]
+    recipe: str
+    only: tuple[str, ...]
+    absorbed: bool
+    perturbations: int
+
+    def prepare(self, folder: Path | None = None) -> Prepared:
+        """Prepare the analysis; raises as `run` does."""
+        return prepare(
+            Model.from_checkpoint(self.model),
+            np.array(self.ids, np.int64),
+            Recipe.from_json(self.recipe),
+            only=self.only,
+            absorbed=self.absorbed,
+            perturbations=self.perturbations,
+            folder=folder,
+        )
+
+    @contextmanager
+    def open(self) -> Iterator[PartWorker]:
+        """Open what measures its parts."""
+        yield PartWorker(self.prepare())
 
 
 def run(
