@@ -12,7 +12,7 @@ from .console import json_option, print_json, progress_bar
 from .splitting import not_split
 
 if TYPE_CHECKING:
-    from ..compare import Explanation
+    from ..compare import Comparison, Explanation, ModelComparison
 
 DIFFERS, BAD = 1, 2
 
@@ -37,27 +37,58 @@ class BadInput(click.ClickException):
     metavar="A,A_SCALES,B,B_SCALES,D",
     help="Why: B's tensor D against products of A's codes and scales (row by row, not in a kernel's layout).",
 )
+@click.option(
+    "--model", "as_model", is_flag=True, help="Layers, experts and next tokens of two dumps of one model."
+)
+@click.option(
+    "--noise",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="DUMP",
+    help="Dump of A's side that differs by chance; two or more make the noise floor of --model.",
+)
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a one-page report too.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write compare.json, compare.txt and compare.html into a folder.",
+)
 @click.option("--fmt", metavar="FORMAT", help="Format of codes that are held as plain unsigned integers.")
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing; the exit code says it.")
 @not_split("one process reads each side once, as fast as the disk gives it")
 @json_option
 def compare_command(
-    a: Path, b: Path, quantized: str | None, product: str | None, fmt: str | None, quiet: bool, as_json: bool
+    a: Path,
+    b: Path,
+    quantized: str | None,
+    product: str | None,
+    as_model: bool,
+    noise: tuple[Path, ...],
+    html: Path | None,
+    out: Path | None,
+    fmt: str | None,
+    quiet: bool,
+    as_json: bool,
 ) -> None:
     """Compare two files or folders of tensors bit for bit, and say where and by how much they differ.
 
-    A and B are .npy, .npz or .safetensors files, checkpoint folders, folders that `golden` wrote, or folders
-    of such files. Names are matched as they are, then by a table of other projects' spellings; those without
-    a partner are listed. Exit codes: 0 all equal, 1 something differs or has no partner, 2 bad input.
+    A and B are .npy, .npz, .safetensors or .pt files (tensors only: nothing in them is run), checkpoint
+    folders, folders that `golden` wrote, dumps of SGLang (TP*_PP*_Rank*/Pass*.pt) or msprobe, or folders of
+    such files. Names are matched as they are, then by a table of other projects' spellings; those without a
+    partner are listed. Exit codes: 0 all equal, 1 something differs or has no partner, 2 bad input.
 
     \b
     Examples:
       dsv3-numerics compare ours.npz theirs.safetensors
       dsv3-numerics compare golden/ dump/ --json
-      dsv3-numerics compare golden/ dump/ --quantized x,codes,scales
+      dsv3-numerics compare golden/ dump/ --quantized x,codes,scales --html why.html
+      dsv3-numerics compare trace.npz sglang_dump/ --model --noise other1.npz --noise other2.npz
     """
-    from ..compare import compare
+    from ..compare import compare, compare_models
 
+    if noise and not as_model:
+        raise click.UsageError("--noise: found without --model, which it is for")
     if quantized is not None and product is not None:
         raise click.UsageError("--product: found --quantized too, expected one of them")
     why: Explanation | None = None
@@ -68,24 +99,56 @@ def compare_command(
             why = _explained(a, b, quantized, fmt)
         elif product is not None:
             why = _explained_product(a, b, product)
+        models = compare_models(a, b, noise=noise) if as_model else None
     except (ValueError, TypeError, OSError) as error:
         raise BadInput(str(error)) from error
+    content: dict[str, Any] = found.to_dict()
+    lines = found.lines()
+    if why is not None:
+        content["why"] = why.to_dict()
+        lines += ["", *why.lines()]
+    if models is not None:
+        content["model"] = models.to_dict()
+        lines += ["", *models.lines()]
+    _write(html, out, content, lines, found, why, models)
     if as_json:
-        content: dict[str, Any] = found.to_dict()
-        if why is not None:
-            content["why"] = why.to_dict()
         print_json(content)
     elif not quiet:
-        for line in found.lines() + ([] if why is None else ["", *why.lines()]):
+        for line in lines:
             click.echo(line)
     if not found.equal:
         sys.exit(DIFFERS)
 
 
+def _write(
+    html: Path | None,
+    out: Path | None,
+    content: dict[str, Any],
+    lines: list[str],
+    found: Comparison,
+    why: Explanation | None,
+    models: ModelComparison | None,
+) -> None:
+    """Write the report, and the folder with all of it."""
+    from ..compare.page import write_page
+    from ..report.files import write_json, write_lines
+
+    try:
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            write_json(content, out / "compare.json")
+            write_lines(lines, out / "compare.txt")
+            write_page(out / "compare.html", found, why=why, models=models)
+        if html is not None:
+            write_page(html, found, why=why, models=models)
+    except OSError as error:
+        raise BadInput(str(error)) from error
+
+
 def _explained(a: Path, b: Path, names: str, fmt: str | None) -> Explanation:
     """Explain codes and scales of B by an input in A."""
     from ..compare import explain_quantization
-    from ..compare.files import opened
+    from ..compare.sources import opened
 
     parts = names.split(",")
     if len(parts) not in (3, 4):
@@ -111,7 +174,7 @@ _KINDS = {"float32": "float32", "float8_e8m0fnu": "ue8m0"}
 def _explained_product(a: Path, b: Path, names: str) -> Explanation:
     """Explain a product in B by codes and scales in A."""
     from ..compare import explain_product
-    from ..compare.files import opened
+    from ..compare.sources import opened
 
     parts = names.split(",")
     if len(parts) != 5:

@@ -8,6 +8,7 @@ name all that reproduces it bit for bit, and classify what remains, with the cou
 from .arrays import ArrayComparison, compare_arrays
 from .explanation import Explanation, Fit
 from .files import Comparison, compare
+from .models import ModelComparison, compare_models
 from .product import explain_product
 from .quantization import explain_quantization
 
@@ -16,8 +17,10 @@ __all__ = [
     "Comparison",
     "Explanation",
     "Fit",
+    "ModelComparison",
     "compare",
     "compare_arrays",
+    "compare_models",
     "explain_product",
     "explain_quantization",
 ]

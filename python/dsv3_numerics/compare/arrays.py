@@ -17,6 +17,8 @@ from .kinds import Kind, as_codes, kind_of
 
 _CHUNK = 1 << 20  # elements
 _WORST = 5
+_CELLS = 48
+_SAMPLED = 1200
 _TILE = 128
 
 
@@ -51,6 +53,10 @@ class ArrayComparison:
     max_abs, max_rel, sqnr_db : float or None
         Largest absolute and relative error, and signal to noise of all finite elements, with A as the signal;
         None for codes that mean nothing without scales.
+    tile_map : list of list of int
+        Differing elements over rows and columns, in at most 48 x 48 cells.
+    sample : list of (a, b)
+        At most 1200 elements of both sides, as numbers, for a picture; not in JSON.
     """
 
     name: str
@@ -79,10 +85,13 @@ class ArrayComparison:
     max_abs: float | None = None
     max_rel: float | None = None
     sqnr_db: float | None = None
+    tile_map: list[list[int]] = field(default_factory=list, repr=False)
+    sample: list[tuple[float, float]] = field(default_factory=list, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, as JSON has it."""
-        return {**vars(self), "bits": {str(k): v for k, v in self.bits.items()}}
+        told = {name: value for name, value in vars(self).items() if name != "sample"}
+        return {**told, "bits": {str(k): v for k, v in self.bits.items()}}
 
 
 def compare_arrays(
@@ -93,8 +102,7 @@ def compare_arrays(
     Parameters
     ----------
     a, b : array_like
-        Codes of a format, floats or integers. Memory-mapped arrays are read once, a piece at a time (twice
-        where they differ).
+        Codes of a format, floats or integers. Memory-mapped arrays are read a piece at a time.
     name : str
         Copied into the result.
     fmt : str, optional
@@ -123,6 +131,9 @@ def compare_arrays(
     left, right = as_array(a, "a"), as_array(b, "b")
     edge = positive(tile, "tile")
     result = ArrayComparison(name, _facts(left), _facts(right), False, elements=left.size)
+    spread = left.shape != right.shape and _squeezed(left.shape) == _squeezed(right.shape)
+    if spread:
+        right = right.reshape(left.shape)
     if left.shape != right.shape:
         result.note = f"shapes differ: {left.shape} and {right.shape}"
         if left.shape == right.shape[::-1] and left.dtype == right.dtype and left.ndim > 1:
@@ -130,6 +141,8 @@ def compare_arrays(
             result.note += "; B is A transposed, bit for bit" if same else ""
         return result
     kind, left, right, result.note = _one_kind(left, right, fmt)
+    if spread:
+        result.note = "; ".join(filter(None, ("shapes differ by axes of length 1", result.note)))
     u, v = as_codes(left), as_codes(right)
     cols = left.shape[-1] if left.ndim and left.shape[-1] > 1 else max(left.size, 1)
     tally = _Tally(kind, u.size, max(cols, 1), edge)
@@ -140,10 +153,18 @@ def compare_arrays(
     for start in changed:
         tally.add(start, u[start : start + _CHUNK], v[start : start + _CHUNK])
     tally.finish(result, left.shape)
+    if result.differing:
+        at = np.unique(np.linspace(0, u.size - 1, min(u.size, _SAMPLED)).astype(np.int64))
+        pair = (kind.values(np.ascontiguousarray(x[at])).tolist() for x in (u, v))
+        result.sample = list(zip(*pair, strict=True))
     if kind.numbers:
         _errors(result, kind, u, v, set(changed))
-    result.equal = result.differing == 0 and not result.note.startswith("dtypes differ")
+    result.equal = result.differing == 0 and not spread and "dtypes differ" not in result.note
     return result
+
+
+def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(n for n in shape if n != 1)
 
 
 def _facts(array: Array) -> str:
@@ -234,8 +255,17 @@ class _Tally:
         if self.rows:
             blocks = np.add.reduceat(tiles, np.arange(0, self.rows, self.edge), axis=0)
             result.blocks, result.block_count = int((blocks > 0).sum()), blocks.size
+        if result.differing:
+            result.tile_map = _cells(_cells(tiles, 0), 1).tolist()
         order = np.argsort(-per_row, kind="stable")[:_WORST]
         result.worst_rows = [(int(row), int(per_row[row])) for row in order if per_row[row]]
+
+
+def _cells(counts: NDArray[np.int64], axis: int) -> NDArray[np.int64]:
+    """Add up neighbours until an axis has few cells."""
+    step = -(-counts.shape[axis] // _CELLS)
+    found: NDArray[np.int64] = np.add.reduceat(counts, np.arange(0, counts.shape[axis], step), axis=axis)
+    return found
 
 
 def _bin(place: int) -> str:

@@ -9,6 +9,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _SHOWN = 8
+_DAMAGE = (
+    "one flipped bit",
+    "flipped bits",
+    "bit ",
+    "tiles of",
+    "rows of",
+    "swapped",
+    "stale",
+    "codes by a stale scale",
+    "scale off by a power of two",
+    "scales off by a power of two",
+    "scales missing",
+    "zero-point",
+)
+"""Beginnings of classes that tell of places rather than of arithmetic."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +95,11 @@ class Explanation:
     classes: dict[str, int] = field(default_factory=dict)
     evidence: dict[str, Any] = field(default_factory=dict)
     tried: int = 0
+
+    @property
+    def conclusive(self) -> bool:
+        """True: what remains of the nearest is damage of places, which no other arithmetic would explain."""
+        return bool(self.classes) and all(name.startswith(_DAMAGE) for name in self.classes)
 
     @property
     def exact(self) -> bool:
@@ -157,16 +177,16 @@ def of_classes(
     found = {name: count for name, count in classes.items() if count}
     named = [name for name in found if name != "unexplained"]
     total = sum(found.values())
+    told = ", ".join(f"{count} {name}" for name, count in found.items())
     if garbage:
-        cause, lead = (
-            "garbage",
-            f"Nothing tried comes near: {nearest.matching} of {nearest.elements} {what} agree",
-        )
+        cause = "garbage"
+        lead = f"Nothing tried comes near: {nearest.matching} of {nearest.elements} {what} agree"
     elif not named:
         cause, lead = "unexplained", f"{total} differences from the nearest hypothesis are of no known kind"
     elif len(found) == 1:
         cause, lead = named[0], f"All {total} differences from the nearest hypothesis: {named[0]}"
     else:
-        told = ", ".join(f"{count} {name}" for name, count in found.items())
         cause, lead = "several", f"{total} differences from the nearest hypothesis: {told}"
+    if nearest.assumptions and not garbage:
+        lead += f"; and the nearest hypothesis is a variant itself ({nearest.name})"
     return Explanation(lead, cause, [], nearest, found, evidence, tried)

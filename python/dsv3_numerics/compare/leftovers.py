@@ -6,26 +6,24 @@ difference is counted in one class; what fits none is "unexplained".
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .._arrays import Array
-from ..number_formats import FormatInfo, decode
-from .code_rows import neighbours, rounded, ties
+from .case import Case
+from .code_rows import ROUNDINGS, neighbours, numbers_of, rounded, ties
 from .scale_rows import Floats, cut_to_bfloat16, to_bfloat16, to_float16
-
-if TYPE_CHECKING:
-    from .quantization import _Case
 
 _FEW = 4  # differing codes that may be flipped bits rather than a rule
 _LISTED = 5
+_MANY = 16  # codes that tell chance from a rule
 Mask = NDArray[np.bool_]
 
 
 def classify(
-    case: _Case,
+    case: Case,
     found: Array,
     own: Array,
     scales: Floats,
@@ -33,9 +31,10 @@ def classify(
     used: Floats,
     amax: Floats,
     quotient: str,
-    info: FormatInfo,
+    rounding: str,
     *,
     scales_known: bool,
+    scales_given: bool = True,
 ) -> tuple[dict[str, int], dict[str, Any]]:
     """Put every difference between `found` and `own` codes and scales in a class.
 
@@ -44,17 +43,20 @@ def classify(
     classes, evidence
         Codes (and scales) in each class, "unexplained" last; places and factors by the class's name.
     """
-    look = _Look(case, found, own, used, amax, quotient, info)
+    look = _Look(case, found, own, used, amax, quotient, rounding)
     if scales_known:
         look.tiles_by_their_scale(scales, own_scales)
+    look.few_bits()
     look.whole_tiles()
     look.moved_tiles()
     look.tiles_by_other_scales(used)
+    look.zero_point()
     look.codes()
     if scales_known:
         look.scales(scales, own_scales)
-    else:
+    elif scales_given:
         look.add("scales of unknown making", scales.size)
+        look.unknown_scales(scales)
     rest = int(look.left.sum())
     if rest:
         look.classes["unexplained"] = look.classes.get("unexplained", 0) + rest
@@ -67,15 +69,17 @@ class _Look:
 
     def __init__(
         self,
-        case: _Case,
+        case: Case,
         found: Array,
         own: Array,
         used: Floats,
         amax: Floats,
         quotient: str,
-        info: FormatInfo,
+        rounding: str,
     ) -> None:
-        self.case, self.found, self.own, self.info, self.quotient = case, found, own, info, quotient
+        self.case, self.found, self.own, self.info, self.quotient = case, found, own, case.info, quotient
+        self.round = ROUNDINGS[rounding][1]
+        self.nearest = rounding.startswith("nearest")
         self.left: Mask = found != own
         self.total = int(self.left.sum())
         self.used, self.amax = used, amax
@@ -88,7 +92,7 @@ class _Look:
         """Make codes by other scales."""
         with np.errstate(all="ignore"):
             amax = self.amax * (scales / self.used)
-        return rounded(self.case.quotients(scales, self.quotient, amax), self.info)
+        return self.round(self.case.quotients(scales, self.quotient, amax), self.info)
 
     def add(self, name: str, count: int) -> None:
         if count:
@@ -115,6 +119,9 @@ class _Look:
     def touched(self) -> Mask:
         """Return groups with codes that are left."""
         return ~self.every(~self.left)
+
+    def numbers(self, codes: Array) -> NDArray[np.float64]:
+        return numbers_of(codes, self.info)
 
     # --- Groups ---------------------------------------------------------------------------------------------
 
@@ -143,28 +150,58 @@ class _Look:
             f"{int(groups.sum())}, {np.argwhere(groups)[:_LISTED].tolist()}"
         )
 
+    def few_bits(self) -> None:
+        """Find few codes that differ by one bit each and are no ties."""
+        if not 0 < self.total <= _FEW:
+            return
+        flips = self.left & (np.bitwise_count(self.found ^ self.own) == 1)
+        numbers, own = self.numbers(self.found), self.numbers(self.own)
+        low, high = neighbours(self.q, self.info)
+        with np.errstate(invalid="ignore"):
+            zero = (numbers == 0) & (own == 0)
+            flips &= ~zero & ~(ties(self.q, self.info) & ((numbers == low) | (numbers == high)))
+        self._flipped(flips)
+
+    def _flipped(self, flips: Mask) -> None:
+        places = np.argwhere(flips)
+        if not len(places):
+            return
+        self.evidence["flipped bits: place, found, expected"] = [
+            (p.tolist(), hex(int(self.found[tuple(p)])), hex(int(self.own[tuple(p)])))
+            for p in places[:_LISTED]
+        ]
+        self.take("one flipped bit" if len(places) == 1 else "flipped bits", flips)
+
     def whole_tiles(self) -> None:
         """Find groups of NaN, of zeros, of one code."""
         touched = self.touched()
         if not touched.any():
             return
-        numbers = decode(self.found, fmt=self.info.name, dtype=np.float32)
-        own = decode(self.own, fmt=self.info.name, dtype=np.float32)
+        numbers, own = self.numbers(self.found), self.numbers(self.own)
+        first = self.found[:: self.case.block[0], :: self.case.block[1]]
+        with np.errstate(invalid="ignore"):
+            stuck = self.found == self.case.spread(first.astype(np.float32)).astype(self.found.dtype)
+        several = ~self.every(self.own == self.own.reshape(-1)[0])
         for name, mask, other in (
             ("tiles of NaN", np.isnan(numbers), np.isnan(own)),
             ("tiles of zeros", numbers == 0, own == 0),
+            ("tiles of one code", stuck, np.zeros_like(stuck)),
         ):
-            groups = self.every(mask) & ~self.every(other) & touched
-            if groups.any() and self.take(name, self.group_mask(groups)):
+            groups = self.every(mask) & ~self.every(other) & touched & several
+            if groups.any() and self.case.block != (1, 1) and self.take(name, self.group_mask(groups)):
                 self.note(name, groups)
 
     def moved_tiles(self) -> None:
-        """Find 1 x width tiles that stand elsewhere in the result that was to be."""
+        """Find rows, and 1 x width tiles, that stand elsewhere in the result that was to be."""
         m, k = self.found.shape
-        width = min(self.case.block[1], 128)
-        whole = k // width
-        if whole * width == 0 or m * whole < 2:
-            return
+        for width in dict.fromkeys((k, min(self.case.block[1], 128), 32)):
+            whole = k // width
+            if width < 8 or m * whole < 2 or not self.left.any():
+                continue
+            self._moved(width, whole)
+
+    def _moved(self, width: int, whole: int) -> None:
+        m = len(self.found)
         own, found, left = (
             np.ascontiguousarray(a[:, : whole * width]).reshape(m * whole, width)
             for a in (self.own, self.found, self.left)
@@ -178,7 +215,7 @@ class _Look:
         pairs = [
             (int(t), where[found[t].tobytes()])
             for t in touched
-            if found[t].tobytes() in where and np.unique(found[t]).size > 1
+            if found[t].tobytes() in where and np.unique(found[t]).size > 2
         ]
         if not pairs:
             return
@@ -186,19 +223,23 @@ class _Look:
         for tile, _ in pairs:
             row, column = divmod(tile, whole)
             mask[row, column * width : (column + 1) * width] = True
-        back = {b: a for a, b in pairs}
-        swapped = all(dict(pairs).get(b) == a for a, b in pairs)
-        name = "swapped tiles" if swapped and back else "tiles of another place"
+        there = dict(pairs)
+        swapped = all(there.get(b) == a for a, b in pairs)
+        what = "rows" if whole == 1 else "tiles"
+        name = f"swapped {what}" if swapped else f"{what} of another place"
+        steps = {b - a for a, b in pairs}
+        if not swapped and len(steps) == 1 and len(pairs) > 1:
+            self.evidence[f"{name}: all from the same distance"] = f"{steps.pop()} {what}"
         self.take(name, mask)
-        self.evidence[f"{name}: tile found at, belongs at"] = [
-            (divmod(a, whole), divmod(b, whole)) for a, b in pairs[:_LISTED]
+        self.evidence[f"{name}: found at, belongs at"] = [
+            (divmod(a, whole), divmod(b, whole)) if whole > 1 else (a, b) for a, b in pairs[:_LISTED]
         ]
 
     def tiles_by_other_scales(self, used: Floats) -> None:
         """Find groups whose codes follow another scale than the one stored with them."""
         others = {
             f"codes by a scale off by a power of two (2**{j})": used * np.float32(2.0**j)
-            for j in (-3, -2, -1, 1, 2, 3)
+            for j in (-4, -3, -2, -1, 1, 2, 3, 4)
         }
         for axis, what in ((1, "group"), (0, "row of groups")):
             for by in (1, -1):
@@ -214,26 +255,41 @@ class _Look:
                 self.take(name, self.group_mask(groups))
                 self.note(name, groups)
 
+    def zero_point(self) -> None:
+        """Find integers that are all off by the same."""
+        if not self.info.is_integer or int(self.left.sum()) < 8:
+            return
+        edge = self.info.max
+        found, own = self.numbers(self.found), self.numbers(self.own)
+        inside = (np.abs(found) < edge) & (np.abs(own) < edge)
+        if not (self.left & inside).any():
+            return
+        away = (found - own)[self.left & inside]
+        values, counts = np.unique(away, return_counts=True)
+        point = float(values[counts.argmax()])
+        with np.errstate(all="ignore"):
+            moved = rounded((np.rint(self.q.astype(np.float64)) + point).astype(np.float32), self.info)
+        fits = (self.found == moved) | (found - own == point)
+        if int((fits & self.left).sum()) * 2 > int(self.left.sum()):
+            self.evidence["zero-point"] = point
+            self.take("zero-point (the same number added to codes)", fits)
+
     # --- Codes ----------------------------------------------------------------------------------------------
 
     def codes(self) -> None:
         """Classify single codes."""
         if not self.left.any():
             return
-        numbers = decode(self.found, fmt=self.info.name, dtype=np.float64)
-        own = decode(self.own, fmt=self.info.name, dtype=np.float64)
+        numbers, own = self.numbers(self.found), self.numbers(self.own)
         self.take("signs of zero", (numbers == 0) & (own == 0))
         low, high = neighbours(self.q, self.info)
         beside = (numbers == low) | (numbers == high)
+        if self.nearest:
+            self._by_chance(low, high, beside)
         self.take("ties only", ties(self.q, self.info) & beside)
-        flips = self.left & (np.bitwise_count(self.found ^ self.own) == 1)
-        if 0 < int(self.left.sum()) <= _FEW and flips.sum() == self.left.sum() and self.total <= _FEW:
-            places = np.argwhere(flips)[:_LISTED]
-            self.evidence["flipped bits: place, found, expected"] = [
-                (p.tolist(), hex(int(self.found[tuple(p)])), hex(int(self.own[tuple(p)]))) for p in places
-            ]
-            self.take("one flipped bit" if len(places) == 1 else "flipped bits", flips)
+        self._stuck_bit(beside)
         self.take("NaN", np.isnan(numbers) | np.isnan(own))
+        self.take("sign turned", (numbers == -own) & (own != 0))
         for how, narrow in (("bfloat16", to_bfloat16), ("float16", to_float16)):
             self.take(f"double rounding by {how}", self.found == rounded(narrow(self.q), self.info))
         with np.errstate(invalid="ignore"):
@@ -241,7 +297,36 @@ class _Look:
         self.take("quotients within 4 ulps of a tie", near & beside)
         beyond = np.abs(self.q) > self.info.max
         self.take("overflow", beyond)
-        self.take("the other neighbour (another or stochastic rounding)", beside)
+        self.take("the other neighbour (another rounding)", beside)
+        one_bit = self.left & (np.bitwise_count(self.found ^ self.own) == 1)
+        if one_bit.sum() == self.left.sum():
+            self._flipped(one_bit)
+
+    def _by_chance(self, low: NDArray[np.float64], high: NDArray[np.float64], beside: Mask) -> None:
+        """Find codes that are the other neighbour as often as stochastic rounding has it."""
+        count = int((beside & self.left).sum())
+        between = (low < high) & np.isfinite(low) & np.isfinite(high)
+        with np.errstate(all="ignore"):
+            fraction = np.where(between, (self.q - low) / (high - low), 0.0)
+        least = np.minimum(fraction, 1 - fraction)[between]
+        expected, variance = float(least.sum()), float((least * (1 - least)).sum())
+        if count > _MANY and abs(count - expected) <= 5 * np.sqrt(variance):
+            self.evidence["codes that are not the nearest"] = (
+                f"{count}; {expected:.1f} of stochastic rounding"
+            )
+            self.take("stochastic rounding (the other neighbour, as often as chance has it)", beside)
+
+    def _stuck_bit(self, beside: Mask) -> None:
+        """Find a bit that is the same in all codes although it should not be."""
+        if int(self.left.sum()) <= _FEW:
+            return
+        changed = self.found ^ self.own
+        for bit in range(self.info.bits):
+            mask = self.found.dtype.type(1 << bit)
+            found = self.found & mask
+            if (found == found.reshape(-1)[0]).all() and (changed & mask).any():
+                value = int(found.reshape(-1)[0] != 0)
+                self.take(f"bit {bit} stuck at {value}", changed == mask)
 
     # --- Scales ---------------------------------------------------------------------------------------------
 
@@ -252,6 +337,10 @@ class _Look:
             return
         with np.errstate(all="ignore"):
             factor = found / own
+            bits = np.bitwise_count(found.view(np.uint32) ^ own.view(np.uint32)) == 1
+            finite = np.isfinite(found) & np.isfinite(own)
+            ratio = np.median(factor[left & finite]) if (left & finite).any() else np.nan
+            alike = np.abs(factor / ratio - 1) < 1e-6
             classes = {
                 "scales missing (zero)": found == 0,
                 "scales missing (NaN or infinite)": ~np.isfinite(found),
@@ -260,13 +349,42 @@ class _Look:
                 "scales off by one ulp": np.abs(found - own) <= np.spacing(np.abs(own)),
                 "scales missing (one)": found == 1,
                 "stale or swapped scales (of another group)": np.isin(found, own),
-                "scales off by a power of two, their codes not": np.frexp(np.abs(factor))[0] == 0.5,
+                "scales off by a power of two, their codes not": (np.frexp(np.abs(factor))[0] == 0.5)
+                & (factor > 0),
                 "negative scales": found < 0,
-                "unexplained scales": np.ones_like(left),
+                "flipped bits of scales": bits & (int(left.sum()) <= _FEW),
+                "scales off by one factor": alike & (int(left.sum()) > _FEW),
             }
+            if int(left.sum()) * 2 > left.size and self._unrelated(found, own):
+                classes["scales of another tensor (unrelated to this input)"] = np.ones_like(left)
+            classes["unexplained scales"] = np.ones_like(left)
         for name, mask in classes.items():
             taken = mask & left
             if taken.any():
                 self.add("unexplained" if name == "unexplained scales" else name, int(taken.sum()))
                 self.note(name, taken)
+                if name == "scales off by one factor":
+                    self.evidence["factor of scales"] = float(ratio)
                 left &= ~taken
+
+    def _unrelated(self, found: Floats, own: Floats) -> bool:
+        """Tell whether scales do not go with the input, and note the correlation of their logarithms."""
+        good = (found > 0) & (own > 0) & np.isfinite(found) & np.isfinite(own)
+        if good.sum() < 4:
+            return False
+        a, b = np.log2(found[good].astype(np.float64)), np.log2(own[good].astype(np.float64))
+        if a.std() == 0 or b.std() == 0:
+            return bool(a.std() != b.std())
+        ranks = (np.argsort(np.argsort(v)) for v in (a, b))
+        correlation = float(np.corrcoef(*ranks)[0, 1])
+        self.evidence["correlation of scales with those expected (ranks)"] = round(correlation, 3)
+        return abs(correlation) < 0.5
+
+    def unknown_scales(self, found: Floats) -> None:
+        """Note how scales of unknown making lie to those of the plainest rule."""
+        with np.errstate(all="ignore"):
+            factor = found.astype(np.float64) / (self.case.amax / self.case.limit)
+        factor = factor[np.isfinite(factor)]
+        if factor.size:
+            told = [float(np.round(v, 4)) for v in (factor.min(), np.median(factor), factor.max())]
+            self.evidence["scales over amax / max: least, median, largest"] = told

@@ -8,14 +8,28 @@ from __future__ import annotations
 import re
 
 SPELLINGS: tuple[tuple[str, str, str], ...] = (
-    ("transformers, vLLM, SGLang", r"^model\.", ""),
-    ("wrappers (torch.compile, FSDP)", r"\b(_orig_mod|_fsdp_wrapped_module|module)\.", ""),
     ("msprobe", r"^(Module|Functional)\.", ""),
-    ("traces of this package", r"^layer(\d+)\.", r"layers.\1."),
-    ("transformers", r"\.self_attn\.", "."),
-    ("vLLM, SGLang (attention in one module)", r"\.(mla_attn|attn)\.", "."),
-    ("transformers", r"\.mlp\.", "."),
-    ("dumps", r"\.(output|forward\.output)(\.0)?$", ""),
+    ("transformers, vLLM, SGLang", r"^model\.(?!$)", ""),
+    ("wrappers (torch.compile, FSDP)", r"\b(_orig_mod|_fsdp_wrapped_module|module)\.", ""),
+    ("msprobe", r"\.[A-Z]\w*\.forward\.0\.output(\.0)?$", ""),
+    ("dumps", r"\.(output|forward\.output|forward\.0\.output)(\.0)?$", ""),
+    ("SGLang (first of several outputs)", r"(?<!layers)(?<!layer)(?<!experts)\.0$", ""),
+    ("traces of this package", r"^layer(\d+)(?=\.|$)", r"layers.\1"),
+    (
+        "attention and feed-forward in modules of their own",
+        r"(\.(self_attn|mla_attn|attn|mlp))+\.(?=\w)",
+        ".",
+    ),
+    ("transformers, vLLM, SGLang", r"\.self_attn$", ".attn"),
+    ("traces of this package", r"\.attn_out$", ".attn"),
+    ("traces of this package", r"\.mlp_out$", ".mlp"),
+    ("traces of this package", r"\.attn_norm$", ".input_layernorm"),
+    ("traces of this package", r"\.ffn_norm$", ".post_attention_layernorm"),
+    ("traces of this package", r"\.c_kv$", ".kv_a_layernorm"),
+    ("traces of this package", r"\.router_logits$", ".gate"),
+    ("traces of this package", r"\.shared$", ".shared_experts"),
+    ("traces of this package", r"^final_norm$", "norm"),
+    ("traces of this package", r"^logits$", "lm_head"),
 )
 """Rows of who writes so, a pattern, and what it becomes; applied in order."""
 

@@ -1,6 +1,7 @@
 """Products explained: which unit, promotion, order and rounding makes this product of those operands.
 
-Lives here: the search over the tables of `product_rows`, and classes of what nothing reproduces.
+Lives here: the search over the tables of `product_rows` and `product_sums`. What nothing reproduces is
+classified in `product_leftovers`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -16,33 +16,25 @@ from .._arrays import Array, as_array
 from ..quantized import Quantized
 from .code_rows import as_bits
 from .explanation import Explanation, Fit, of_classes, of_fits
-from .kinds import kind_of
-from .product_rows import (
-    LAYOUTS,
-    OPERANDS,
-    OUTPUTS,
-    Operands,
-    Sums,
-    codes_of,
-    exact_product,
-    magnitude,
-    sums_table,
-)
+from .product_leftovers import classify
+from .product_rows import CHANGES, LAYOUTS, OUTPUTS, Operands, codes_of
+from .product_sums import Sums, exact_product, magnitude, sums_table
 from .scale_rows import Floats, f32
 
 _ROWS, _COLUMNS = 16, 32  # outputs of a sample
 _KEPT = 8
-_FEW = 4
-_LISTED = 5
-_NARROW = 2.0**-12
-"""Error of sums of 13 bits, relative to the sum of magnitudes; such units are looked for by name first."""
-Mask = NDArray[np.bool_]
+_MOST = 32
+_HELD = 8  # whole products that are held at a time
+_CHANGES = 6
+_TERMS = 1 << 25
+_NEAR = 2.0**-7
+"""Error over the sum of magnitudes that no accumulator exceeds."""
 
 
 @dataclass(frozen=True)
 class _Hypothesis:
     sums: tuple[str, str]
-    operands: str
+    operands: tuple[str, ...]
     output: str
     layout: str
     assumptions: int
@@ -123,56 +115,159 @@ class _Search:
         self.product = product
         self.table: Sums = sums_table()
 
+    @np.errstate(all="ignore")
     def run(self) -> Explanation:
         """Search."""
         m, n = self.shape
         rows = np.unique(np.linspace(0, m - 1, min(m, _ROWS)).astype(np.intp))
         columns = np.unique(np.linspace(0, n - 1, min(n, _COLUMNS)).astype(np.intp))
-        scored = self._score(rows, columns)
-        if not scored:
-            raise ValueError("a and b: found formats and scales that no unit takes")
-        scored.sort(key=lambda item: (-item[0], item[1].assumptions))
-        exact = [h for score, h in scored if score == 1.0]
-        confirmed = self._confirm(exact or [h for _, h in scored[:_KEPT]])
+        part = self.given.take(rows, columns)
+        plain = self._score((), part, list(self.read), rows, columns, plain=True)
+        best = max((score for score, _ in plain), default=0.0)
+        exact = [h for score, h in plain if score == 1.0]
+        confirmed = self._confirm(exact[:_MOST])
         fits = [fit for fit, _ in confirmed if fit.exact]
         if fits:
             return of_fits(fits, self.tried, "outputs")
-        if exact:
-            confirmed += self._confirm([h for _, h in scored[len(exact) : len(exact) + _KEPT]])
-        nearest, hypothesis = max(confirmed, key=lambda pair: (pair[0].matching, -pair[0].assumptions))
+        scored = plain
+        for names, changed, layouts in self._likely(rows, columns):
+            part = changed.take(rows, columns)
+            scored += self._score(names, part, layouts, rows, columns, plain=False)
+            best = max((score for score, _ in scored), default=0.0)
+            if best == 1.0:
+                break
+        if not scored:
+            raise ValueError("a and b: found formats and scales that no unit takes")
+        scored.sort(key=lambda item: (-item[0], item[1].assumptions))
+        exact = [h for score, h in scored if score == 1.0 and h not in exact][:_MOST]
+        more = self._confirm(exact)
+        fits = [fit for fit, _ in more if fit.exact]
+        if fits:
+            return of_fits(fits, self.tried, "outputs")
+        confirmed += more + self._confirm([h for score, h in scored if score < 1.0][:_KEPT])
+        nearest, hypothesis = min(confirmed, key=lambda pair: _distance(pair[0]))
         return self._classified(nearest, hypothesis)
 
-    def _score(self, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> list[tuple[float, _Hypothesis]]:
-        found = {name: bits[np.ix_(rows, columns)] for name, bits in self.read.items()}
+    def _likely(
+        self, rows: NDArray[np.intp], columns: NDArray[np.intp]
+    ) -> list[tuple[tuple[str, ...], Operands, list[str]]]:
+        """Return changes of operands under which the product is near, with the layouts of it that are.
+
+        The nearest come first, and no change at all where it is near too.
+
+        Nearness is the median error over the sum of magnitudes: sums of any unit stay near, wrong scales do
+        not.
+        """
+        part = self.given.take(rows, columns)
+        found = {
+            name: np.asarray(bits[np.ix_(rows, columns)]).view(self.product.dtype).astype(np.float64)
+            for name, bits in self.read.items()
+        }
+        plain: tuple[str, ...] = ()
+        distances: list[tuple[float, tuple[str, ...], str]] = []
+
+        def measure(names: tuple[str, ...], given: Operands) -> None:
+            exact, reach = exact_product(given), magnitude(given)
+            for layout, b in found.items():
+                error = np.abs(b - exact) / reach
+                error = error[np.isfinite(error)]
+                distances.append((float(np.median(error)) if error.size else np.inf, names, layout))
+
+        measure(plain, part)
+        singles: dict[str, Operands] = {}
+        for name, change in CHANGES.items():
+            whole = change(self.given)
+            if whole is not None:
+                singles[name] = whole
+                measure((name,), whole.take(rows, columns))
+        if min(distances)[0] > _NEAR:  # two departures
+            for first, changed in singles.items():
+                for second, change in CHANGES.items():
+                    if " a " not in f" {first} " or " b " not in f" {second} " or "both" in first + second:
+                        continue
+                    again = change(changed)
+                    if again is not None:
+                        measure((first, second), again.take(rows, columns))
+        best = min(distances)[0]
+        kept: dict[tuple[str, ...], list[str]] = {}
+        if any(names == plain and distance <= 8 * best + 1e-7 for distance, names, _ in distances):
+            kept[plain] = list(self.read)
+        for distance, names, layout in sorted(distances, key=lambda d: (d[0], len(d[1]))):
+            if distance > 8 * best + 1e-7 or len(kept) > _CHANGES:
+                break
+            layouts = kept.setdefault(names, [])
+            if layout not in layouts:
+                layouts.append(layout)
+        kept.setdefault(plain, list(self.read))
+        out = []
+        for names, layouts in kept.items():
+            changed = self.changed(names)
+            assert changed is not None
+            out.append((names, changed, layouts))
+        return out
+
+    def changed(self, names: tuple[str, ...]) -> Operands | None:
+        """Change the operands."""
+        given: Operands | None = self.given
+        for name in names:
+            given = None if given is None else CHANGES[name](given)
+        return given
+
+    def _score(
+        self,
+        names: tuple[str, ...],
+        part: Operands,
+        layouts: list[str],
+        rows: NDArray[np.intp],
+        columns: NDArray[np.intp],
+        *,
+        plain: bool,
+    ) -> list[tuple[float, _Hypothesis]]:
+        """Compare every way to add on the sample; the plain ones only, or the others too."""
+        found = {name: self.read[name][np.ix_(rows, columns)] for name in layouts}
         scored: list[tuple[float, _Hypothesis]] = []
-        for kind, (cost, change) in OPERANDS.items():
-            changed = change(self.given)
-            if changed is None:
+        for key, (more, sums) in self.table.items():
+            if (plain and more) or (not names and not plain and not more):
                 continue
-            part = changed.take(rows, columns)
-            for key, (more, sums) in self.table.items():
-                if cost and more:
-                    continue  # one departure of operands or of sums at a time
-                made = _tried(sums, part)
-                if made is None:
-                    continue
-                for output, (add, round_) in self.outputs.items():
-                    bits = as_bits(round_(made))
-                    for layout, other in found.items():
-                        total = cost + more + add + LAYOUTS[layout][0]
-                        self.tried += 1
-                        share = float((bits == other).mean())
-                        scored.append((share, _Hypothesis(key, kind, output, layout, total)))
+            made = _tried(sums, part)
+            if made is None:
+                continue
+            for output, (add, round_) in self.outputs.items():
+                bits = as_bits(round_(made))
+                for layout, other in found.items():
+                    total = len(names) + more + add + LAYOUTS[layout][0]
+                    self.tried += 1
+                    scored.append(
+                        (float((bits == other).mean()), _Hypothesis(key, names, output, layout, total))
+                    )
         return scored
+
+    def _made(self, h: _Hypothesis) -> Floats | None:
+        """Compute a hypothesis whole; orders of float32 sums a few rows at a time."""
+        changed = self.changed(h.operands)
+        if changed is None:
+            return None
+        sums = self.table[h.sums][1]
+        (m, n), k = self.shape, codes_of(changed.a).shape[1]
+        if h.sums[0] != "float32":
+            return _tried(sums, changed)
+        step = max(1, _TERMS // (n * k))
+        everything = np.arange(n)
+        parts = [
+            _tried(sums, changed.take(np.arange(start, min(start + step, m)), everything))
+            for start in range(0, m, step)
+        ]
+        return None if any(part is None for part in parts) else np.concatenate(parts)  # type: ignore[arg-type]
 
     def _confirm(self, hypotheses: list[_Hypothesis]) -> list[tuple[Fit, _Hypothesis]]:
         out = []
-        made: dict[tuple[tuple[str, str], str], Floats | None] = {}
+        made: dict[tuple[Any, Any], Floats | None] = {}
         for h in hypotheses:
             key = h.sums, h.operands
             if key not in made:
-                changed = OPERANDS[h.operands][1](self.given)
-                made[key] = None if changed is None else _tried(self.table[h.sums][1], changed)
+                if len(made) >= _HELD:
+                    made.clear()
+                made[key] = self._made(h)
             product = made[key]
             if product is None:
                 continue
@@ -182,14 +277,19 @@ class _Search:
         return out
 
     def _classified(self, nearest: Fit, h: _Hypothesis) -> Explanation:
-        changed = OPERANDS[h.operands][1](self.given)
+        changed = self.changed(h.operands)
+        sums = self._made(h)
         assert changed is not None
-        sums = _tried(self.table[h.sums][1], changed)
         assert sums is not None
         own = self.outputs[h.output][1](sums)
         found = self.read[h.layout].view(own.dtype)
         classes, evidence, noise = classify(changed, found, own, sums)
         return of_classes(nearest, classes, evidence, self.tried, garbage=noise, what="outputs")
+
+
+def _distance(fit: Fit) -> float:
+    """Weigh what a hypothesis leaves by what it assumes."""
+    return (fit.elements - fit.matching) * (1 + 0.5 * fit.assumptions)
 
 
 def _tried(sums: Any, given: Operands) -> Floats | None:
@@ -204,112 +304,8 @@ def _tried(sums: Any, given: Operands) -> Floats | None:
 
 def _columns(h: _Hypothesis) -> dict[str, str]:
     columns = {"unit": h.sums[0], "sums": h.sums[1], "output": h.output}
-    if h.operands != "as given":
-        columns["operands"] = h.operands
+    if h.operands:
+        columns["operands"] = ", ".join(h.operands)
     if h.layout != "as given":
         columns["output layout"] = h.layout
     return columns
-
-
-def classify(
-    given: Operands, found: Array, own: Array, sums: Floats
-) -> tuple[dict[str, int], dict[str, Any], bool]:
-    """Put every output that differs in a class.
-
-    Returns
-    -------
-    classes, evidence, garbage
-        Outputs in each class; figures; True where B has nothing to do with the product.
-    """
-    u, v = as_bits(found), as_bits(own)
-    left: Mask = u != v
-    total = int(left.sum())
-    classes: dict[str, int] = {}
-    evidence: dict[str, Any] = {}
-
-    def take(name: str, mask: Mask) -> None:
-        nonlocal left
-        mask = mask & left
-        if mask.any():
-            classes[name] = classes.get(name, 0) + int(mask.sum())
-            left = left & ~mask
-
-    b, o = found.astype(np.float64), own.astype(np.float64)
-    exact, reach = exact_product(given), magnitude(given)
-    with np.errstate(all="ignore"):
-        if total > _FEW:
-            take("NaN or infinite", ~np.isfinite(b) | ~np.isfinite(o))
-        take("signs of zero", (b == 0) & (o == 0))
-        _moved_rows(take, evidence, u, v, left)
-        take("zeros where there is a sum", (b == 0) & (reach > 0) & (np.abs(o) > 0))
-        factor = b / o
-        power = (np.frexp(np.abs(factor))[0] == 0.5) & (np.abs(factor) != 1)
-        if (power & left).any():
-            evidence["factors"] = np.unique(factor[power & left])[:_LISTED].tolist()
-        take("off by a power of two (a scale)", power & (factor > 0))
-        take("sign turned", factor == -1)
-        flips = left & (np.bitwise_count(u ^ v) == 1)
-        if 0 < total <= _FEW and int(flips.sum()) == int(left.sum()):
-            places = np.argwhere(flips)[:_LISTED]
-            if len(places):
-                evidence["flipped bits: place, found, expected"] = [
-                    (p.tolist(), hex(int(u[tuple(p)])), hex(int(v[tuple(p)]))) for p in places
-                ]
-            take("one flipped bit" if len(places) == 1 else "flipped bits", flips)
-        take("NaN or infinite", ~np.isfinite(b) | ~np.isfinite(o))
-        half = 0.0
-        if own.dtype != f32:
-            line = kind_of(own.dtype).line
-            beside = np.abs(line(u) - line(v)) == 1
-            middle = (b + o) / 2
-            take("ties only (rounding of the output)", beside & (sums == middle))
-            half = 2.0**-8 if own.dtype == np.dtype(ml_dtypes.bfloat16) else 2.0**-11
-        k = codes_of(given.a).shape[1]
-        error = np.maximum(np.abs(b - exact) - half * np.abs(exact), 0)
-        relative = error / reach
-        if left.any():
-            evidence["largest error over the sum of magnitudes, in units of 2**-24"] = float(
-                relative[left].max() * 2.0**24
-            )
-            evidence["terms of a sum"] = k
-        take("order of sums (within the bound of float32)", error <= k * 2.0**-24 * reach)
-        take("sums of fewer bits (within 2**-12 of the sum of magnitudes)", error <= _NARROW * reach)
-        noise, signal = float(np.nansum((b - exact)[left] ** 2)), float(np.nansum(exact[left] ** 2))
-    garbage = bool(total * 2 > u.size and int(left.sum()) * 2 > total and noise > signal / 4)
-    if left.any():
-        classes["unexplained"] = int(left.sum())
-        evidence["unexplained, first places"] = np.argwhere(left)[:_LISTED].tolist()
-    return classes, evidence, garbage
-
-
-def _moved_rows(take: Any, evidence: dict[str, Any], u: Array, v: Array, left: Mask) -> None:
-    """Find rows, and tiles of 64 columns, that stand elsewhere."""
-    m, n = u.shape
-    for width in dict.fromkeys((n, min(n, 128), min(n, 64))):
-        whole = n // width
-        if width < 2 or m * whole < 2:
-            continue
-        own, found, open_ = (
-            np.ascontiguousarray(x[:, : whole * width]).reshape(m * whole, width) for x in (v, u, left)
-        )
-        where = {tile.tobytes(): i for i, tile in reversed(list(enumerate(own)))}
-        pairs = [
-            (int(t), where[found[t].tobytes()])
-            for t in np.flatnonzero(open_.any(axis=1))
-            if found[t].tobytes() in where and np.unique(found[t]).size > 1
-        ]
-        if not pairs:
-            continue
-        mask = np.zeros(left.shape, np.bool_)
-        for tile, _ in pairs:
-            row, column = divmod(tile, whole)
-            mask[row, column * width : (column + 1) * width] = True
-        there = dict(pairs)
-        swapped = all(there.get(y) == x for x, y in pairs)
-        what = "rows" if width == n else "tiles"
-        name = f"swapped {what}" if swapped else f"{what} of another place"
-        take(name, mask)
-        evidence[f"{name}: found at, belongs at"] = [
-            (divmod(x, whole), divmod(y, whole)) for x, y in pairs[:_LISTED]
-        ]
-        return

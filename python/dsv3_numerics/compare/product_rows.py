@@ -1,21 +1,20 @@
-"""Hypotheses about products: units, promotions, how partial sums are added, and how results are rounded.
+"""Hypotheses about products: what may have been done to operands, and how results are rounded and laid out.
 
-Lives here: the tables, and the operands that they work on. The search is in `product`.
+Lives here: the tables, and the operands that they work on. Sums are in `product_sums`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import accumulator
 from .._arrays import Array
-from ..gemm import matmul_nt
+from ..number_formats import encode, format_info, formats
 from ..quantized import Quantized
 from .scale_rows import Floats, cut_to_bfloat16, f32, to_bfloat16, to_float16
 
@@ -30,6 +29,8 @@ class Operands:
     a: Any
     b: Any
     c: Floats | None = None
+    partials: dict[Any, Floats] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Sums of parts that several hypotheses share, of samples."""
 
     @classmethod
     def of(cls, a: Any, b: Any, c: Floats | None) -> Operands:
@@ -48,12 +49,14 @@ class Operands:
         lengths = [x.block[0] for x in (self.a, self.b) if isinstance(x, Quantized) and x.block[0] < k]
         return min(lengths) if lengths else None
 
-    def factors(self) -> Iterator[tuple[slice, Floats, Floats]]:
-        """Yield each part of k in which no scale changes, with the scales of both sides."""
+    def factors(self, every: int | None = None) -> Iterator[tuple[slice, Floats, Floats]]:
+        """Yield each part of k in which no scale changes, at most `every` long, with the scales of both."""
         k = codes_of(self.a).shape[1]
         step = self.group or 128
         for start in range(0, k, step):
-            yield slice(start, min(start + step, k)), _scales_at(self.a, start), _scales_at(self.b, start)
+            end, left, right = min(start + step, k), _scales_at(self.a, start), _scales_at(self.b, start)
+            for begin in range(start, end, every or step):
+                yield slice(begin, min(begin + (every or step), end)), left, right
 
 
 def codes_of(x: Any) -> Array:
@@ -87,21 +90,116 @@ def dequantized(x: Any) -> Floats:
     return x.dequantize() if isinstance(x, Quantized) else np.asarray(x).astype(f32)
 
 
-# --- Scales of operands -------------------------------------------------------------------------------------
+# --- Operands -----------------------------------------------------------------------------------------------
+
+Change = Callable[[Operands], Operands | None]
 
 
-def _moved(side: str, how: Callable[[Array], Array | None]) -> Callable[[Operands], Operands | None]:
+def _on(side: str, how: Callable[[Any], Any]) -> Change:
+    """Change one side; None where that does not go, or changes nothing."""
+
     def change(given: Operands) -> Operands | None:
         x = given.a if side == "a" else given.b
+        moved = how(x)
+        if moved is None:
+            return None
+        return replace(given, a=moved) if side == "a" else replace(given, b=moved)
+
+    return change
+
+
+def _bytes(x: Array) -> bytes:
+    return np.ascontiguousarray(x).tobytes()
+
+
+def _of_scales(how: Callable[[Array], Array | None]) -> Callable[[Any], Any]:
+    def change(x: Any) -> Any:
         if not isinstance(x, Quantized):
             return None
         scales = how(x.scales)
-        if scales is None or np.array_equal(
-            scales.view(f"u{scales.itemsize}"), x.scales.view(f"u{scales.itemsize}")
-        ):
+        if scales is None or _bytes(scales) == _bytes(x.scales):
             return None
-        moved = replace(x, scales=np.ascontiguousarray(scales))
-        return replace(given, a=moved) if side == "a" else replace(given, b=moved)
+        return replace(x, scales=np.ascontiguousarray(scales))
+
+    return change
+
+
+def _of_codes(how: Callable[[Array], Array | None]) -> Callable[[Any], Any]:
+    def change(x: Any) -> Any:
+        codes = how(codes_of(x))
+        if codes is None or _bytes(codes) == _bytes(codes_of(x)):
+            return None
+        codes = np.ascontiguousarray(codes)
+        return replace(x, codes=codes) if isinstance(x, Quantized) else codes
+
+    return change
+
+
+def _as_format(name: str) -> Callable[[Any], Any]:
+    """Read the codes as those of another format."""
+    info = format_info(name)
+
+    def change(x: Any) -> Any:
+        codes = codes_of(x)
+        own = format_info(x.format if isinstance(x, Quantized) else codes.dtype)
+        if own.bits != info.bits or own.name == info.name or codes.dtype.kind not in "Vf":
+            return None
+        read = codes.view(info.dtype)
+        return replace(x, codes=read, format=info.name) if isinstance(x, Quantized) else read
+
+    return change
+
+
+def _ones(s: Array) -> Array:
+    return np.ones_like(s, f32).astype(s.dtype)
+
+
+def _squared(s: Array) -> Array | None:
+    if s.dtype == f32:
+        return s * s
+    wide = 2 * s.view(np.uint8).astype(np.int64) - 127
+    return wide.clip(0, 254).astype(np.uint8).view(s.dtype) if s.dtype.name == "float8_e8m0fnu" else None
+
+
+def _inverse(s: Array) -> Array | None:
+    with np.errstate(all="ignore"):
+        if s.dtype == f32:
+            return f32(1) / s
+    return (254 - s.view(np.uint8)).view(s.dtype) if s.dtype.name == "float8_e8m0fnu" else None
+
+
+def _bias(by: int) -> Callable[[Array], Array | None]:
+    def change(s: Array) -> Array | None:
+        if s.dtype == f32:
+            return s * f32(2.0**by)
+        wide = s.view(np.uint8).astype(np.int64) + by
+        return wide.clip(0, 254).astype(np.uint8).view(s.dtype) if s.dtype.name == "float8_e8m0fnu" else None
+
+    return change
+
+
+def _power(up: bool) -> Callable[[Array], Array | None]:
+    def change(s: Array) -> Array | None:
+        if s.dtype != f32:
+            return None
+        mantissa, exponent = np.frexp(s)
+        return np.ldexp(f32(1), exponent - ((mantissa == 0.5) | (not up))).astype(f32)
+
+    return change
+
+
+def _swizzled(back: bool) -> Callable[[Array], Array | None]:
+    """Lay scales out in tiles of 128 rows by 4 groups, or undo it, under the same shape."""
+
+    def change(s: Array) -> Array | None:
+        rows, groups = s.shape
+        if rows % 128 or groups % 4:
+            return None
+        if back:
+            t = s.reshape(rows // 128, groups // 4, 32, 4, 4).transpose(0, 3, 2, 1, 4)
+        else:
+            t = s.reshape(rows // 128, 4, 32, groups // 4, 4).transpose(0, 3, 2, 1, 4)
+        return np.ascontiguousarray(t).reshape(rows, groups)
 
     return change
 
@@ -112,19 +210,129 @@ _SCALE_MOVES: dict[str, Callable[[Array], Array | None]] = {
     "off by one row (one late)": lambda s: np.roll(s, 1, 0),
     "off by one row (one early)": lambda s: np.roll(s, -1, 0),
     "transposed memory under an untransposed shape": lambda s: s.reshape(s.shape[::-1]).T,
+    "transposed": lambda s: s.T if s.shape[0] == s.shape[1] else s.T.reshape(s.shape),
+    "128x4 swizzled": _swizzled(back=False),
+    "read as if 128x4 swizzled": _swizzled(back=True),
+    "groups in reverse": lambda s: s[:, ::-1],
     "all those of the first group": lambda s: np.repeat(s[:, :1], s.shape[1], axis=1),
-    "left out (1)": lambda s: np.ones_like(s) if s.dtype == f32 else None,
+    "all those of the last group": lambda s: np.repeat(s[:, -1:], s.shape[1], axis=1),
+    "all those of the first row": lambda s: np.repeat(s[:1], s.shape[0], axis=0),
+    "left out (1)": _ones,
+    "applied twice": _squared,
+    "inverted": _inverse,
+    "times two (an exponent bias off by one)": _bias(1),
+    "halved (an exponent bias off by one)": _bias(-1),
+    "rounded to bfloat16": lambda s: to_bfloat16(s) if s.dtype == f32 else None,
+    "cut to bfloat16": lambda s: cut_to_bfloat16(s) if s.dtype == f32 else None,
+    "rounded to float16": lambda s: to_float16(s) if s.dtype == f32 else None,
+    "rounded up to a power of two": _power(up=True),
+    "rounded down to a power of two": _power(up=False),
 }
 
-OPERANDS: dict[str, tuple[int, Callable[[Operands], Operands | None]]] = {
-    "as given": (0, lambda given: given),
-    "c left out": (1, lambda given: replace(given, c=None) if given.c is not None else None),
-    **{
-        f"scales of {side} {name}": (1, _moved(side, how))
-        for side in "ab"
-        for name, how in _SCALE_MOVES.items()
-    },
+
+def _pairs(codes: Array) -> Array | None:
+    even = codes.shape[1] % 2 == 0
+    return codes.reshape(len(codes), -1, 2)[:, :, ::-1].reshape(codes.shape) if even else None
+
+
+def _without_subnormals(codes: Array) -> Array | None:
+    try:
+        info = format_info(codes.dtype)
+    except (TypeError, ValueError):
+        return None
+    if info.is_integer or not info.has_subnormals:
+        return None
+    small = np.abs(codes.astype(f32)) < info.tiny
+    return np.where(small.astype(bool), np.zeros_like(codes), codes)
+
+
+_CODE_MOVES: dict[str, Callable[[Array], Array | None]] = {
+    "neighbours swapped in pairs (nibbles swapped)": _pairs,
+    "shifted by one along k (one late)": lambda c: np.roll(c, 1, 1),
+    "shifted by one along k (one early)": lambda c: np.roll(c, -1, 1),
+    "shifted by 128 along k (one tile late)": lambda c: np.roll(c, 128, 1) if c.shape[1] > 128 else None,
+    "shifted by 128 along k (one tile early)": lambda c: np.roll(c, -128, 1) if c.shape[1] > 128 else None,
+    "with k in reverse": lambda c: c[:, ::-1],
+    "transposed": lambda c: c.T if c.shape[0] == c.shape[1] else None,
+    "with subnormals flushed to zero": _without_subnormals,
 }
+
+
+def _global(how: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def change(x: Any) -> Any:
+        if not isinstance(x, Quantized) or x.global_scale is None:
+            return None
+        with np.errstate(all="ignore"):
+            return replace(x, global_scale=how(np.asarray(x.global_scale, f32)))
+
+    return change
+
+
+def _rounded_to(dtype: Any) -> Callable[[Any], Any]:
+    """Round plain operands to another dtype."""
+
+    def change(x: Any) -> Any:
+        if isinstance(x, Quantized):
+            return None
+        codes = codes_of(x)
+        if codes.dtype.itemsize < 2 or codes.dtype == dtype:
+            return None
+        with np.errstate(over="ignore"):
+            return codes.astype(f32).astype(dtype)
+
+    return change
+
+
+def _cut_to_bf16(x: Any) -> Any:
+    if isinstance(x, Quantized) or codes_of(x).dtype != f32:
+        return None
+    return cut_to_bfloat16(codes_of(x)).astype(_BF16)
+
+
+def _both(how: Callable[[Any], Any]) -> Change:
+    def change(given: Operands) -> Operands | None:
+        a, b = how(given.a), how(given.b)
+        return None if a is None or b is None else replace(given, a=a, b=b)
+
+    return change
+
+
+def _scales_exchanged(given: Operands) -> Operands | None:
+    a, b = given.a, given.b
+    if not (isinstance(a, Quantized) and isinstance(b, Quantized)) or a.scales.shape != b.scales.shape:
+        return None
+    if a.scales.dtype != b.scales.dtype:
+        return None
+    return replace(given, a=replace(a, scales=b.scales), b=replace(b, scales=a.scales))
+
+
+_SIDE: dict[str, Callable[[Any], Any]] = {
+    **{f"scales of {{}} {name}": _of_scales(how) for name, how in _SCALE_MOVES.items()},
+    **{f"codes of {{}} {name}": _of_codes(how) for name, how in _CODE_MOVES.items()},
+    **{
+        f"codes of {{}} read as {info.name}": _as_format(info.name)
+        for info in formats()
+        if info.bits <= 8 and info.dtype.kind in "Vf" and not info.is_integer
+    },
+    "global scale of {} left out": _global(lambda g: np.ones_like(g)),
+    "global scale of {} applied twice": _global(lambda g: g * g),
+    "global scale of {} inverted": _global(lambda g: f32(1) / g),
+}
+
+CHANGES: dict[str, Change] = {
+    "c left out": lambda given: replace(given, c=None) if given.c is not None else None,
+    "c applied twice": lambda given: replace(given, c=given.c + given.c) if given.c is not None else None,
+    **{name.format(side): _on(side, how) for side in "ab" for name, how in _SIDE.items()},
+    "scales of a and b exchanged": _scales_exchanged,
+    **{f"both: {name.format('a and b')}": _both(how) for name, how in _SIDE.items()},
+    "both rounded to bfloat16 before": _both(_rounded_to(_BF16)),
+    "both cut to bfloat16 before": _both(_cut_to_bf16),
+    "both rounded to float16 before": _both(_rounded_to(np.dtype(np.float16))),
+    "both rounded to float8_e4m3fn before": _both(_rounded_to(np.dtype(ml_dtypes.float8_e4m3fn))),
+    "a rounded to bfloat16 before": _on("a", _rounded_to(_BF16)),
+    "b rounded to bfloat16 before": _on("b", _rounded_to(_BF16)),
+}
+"""What may have been done to operands: each counts as one assumption."""
 
 # --- Outputs ------------------------------------------------------------------------------------------------
 
@@ -134,14 +342,27 @@ OUTPUTS: dict[str, dict[str, tuple[int, Callable[[Floats], Array]]]] = {
         "rounded to bfloat16, held as float32": (1, to_bfloat16),
         "cut to bfloat16, held as float32": (1, cut_to_bfloat16),
         "rounded to float16, held as float32": (1, to_float16),
+        "cut to tf32, held as float32": (
+            1,
+            lambda x: (np.ascontiguousarray(x).view(np.uint32) & np.uint32(0xFFFFE000)).view(f32),
+        ),
     },
     "bfloat16": {
         "rounded to bfloat16, to nearest even": (0, lambda x: x.astype(_BF16)),
         "cut to bfloat16": (1, lambda x: cut_to_bfloat16(x).astype(_BF16)),
+        "rounded to bfloat16, ties away from zero": (1, lambda x: encode(x, _BF16, rounding="nearest_away")),
+        "rounded up to bfloat16": (1, lambda x: encode(x, _BF16, rounding="up")),
+        "rounded down to bfloat16": (1, lambda x: encode(x, _BF16, rounding="down")),
         "rounded to float16, then to bfloat16 (double rounding)": (1, lambda x: to_float16(x).astype(_BF16)),
     },
     "float16": {
         "rounded to float16, to nearest even": (0, lambda x: _half(x)),
+        "cut to float16": (1, lambda x: encode(x, "float16", rounding="toward_zero")),
+        "rounded to float16, overflow saturated": (1, lambda x: encode(x, "float16")),
+        "rounded to float16, ties away from zero": (
+            1,
+            lambda x: encode(x, "float16", rounding="nearest_away"),
+        ),
         "rounded to bfloat16, then to float16 (double rounding)": (1, lambda x: _half(to_bfloat16(x))),
     },
 }
@@ -160,126 +381,3 @@ LAYOUTS: dict[str, tuple[int, Callable[[Array], Array | None]]] = {
     "off by one column (one late)": (1, lambda p: np.roll(p, -1, 1)),
     "off by one column (one early)": (1, lambda p: np.roll(p, 1, 1)),
 }
-
-# --- Sums ---------------------------------------------------------------------------------------------------
-
-Sum = Callable[[Operands], Floats]
-Sums = dict[tuple[str, str], tuple[int, Sum]]
-
-
-def _unit(name: str, every: int | None) -> Sum:
-    def product(given: Operands) -> Floats:
-        found: Floats = matmul_nt(given.a, given.b, c=given.c, accumulator=name, promote_every=every)
-        return found
-
-    return product
-
-
-def _partial(name: str, given: Operands, part: slice) -> Floats:
-    a, b = (np.ascontiguousarray(codes_of(x)[:, part]) for x in (given.a, given.b))
-    found: Floats = matmul_nt(a, b, accumulator=name, promote_every=None)
-    return found
-
-
-def _added(name: str, add: Callable[[Floats, Floats, Floats, Floats], Floats]) -> Sum:
-    """Add partial sums of a unit by an own step ``add(sum, partial, scale of a, scale of b)``."""
-
-    def product(given: Operands) -> Floats:
-        if given.c is not None:
-            total = given.c
-        else:
-            total = np.zeros((len(codes_of(given.a)), len(codes_of(given.b))), f32)
-        for part, left, right in given.factors():
-            total = add(total, _partial(name, given, part), left[:, None], right[None])
-        return total
-
-    return product
-
-
-_ADDITIONS: dict[str, Callable[[Floats, Floats, Floats, Floats], Floats]] = {
-    "scaled partial sums rounded, then added": lambda t, p, a, b: t + p * (a * b),
-    "partial sums times each scale, rounded twice, then added": lambda t, p, a, b: t + (p * a) * b,
-    "partial sums times b's scale first, then a's, then added": lambda t, p, a, b: t + (p * b) * a,
-    "sums held in bfloat16": lambda t, p, a, b: to_bfloat16(t + p * (a * b)),
-    "sums held in float16": lambda t, p, a, b: to_float16(t + p * (a * b)),
-    "partial sums rounded to bfloat16": lambda t, p, a, b: t + to_bfloat16(p) * (a * b),
-    "sums of scaled sums (scales applied to all before)": lambda t, p, a, b: (t + p) * (a * b),
-}
-
-
-def _promotion_forgotten(name: str) -> Sum:
-    """One chain over all of k, scaled once at its end by the last scales."""
-
-    def product(given: Operands) -> Floats:
-        *_, (_, left, right) = given.factors()
-        whole = _partial(name, given, slice(None))
-        return whole * (left[:, None] * right[None])
-
-    return product
-
-
-def _part_missing(name: str, which: int) -> Sum:
-    def product(given: Operands) -> Floats:
-        parts = list(given.factors())
-        del parts[which]
-        total = np.zeros((len(codes_of(given.a)), len(codes_of(given.b))), f32)
-        for part, left, right in parts:
-            total = total + _partial(name, given, part) * (left[:, None] * right[None])
-        return total
-
-    return product
-
-
-def _bfloat16_unit(name: str) -> Sum:
-    def product(given: Operands) -> Floats:
-        a, b = (dequantized(x).astype(_BF16) for x in (given.a, given.b))
-        found: Floats = matmul_nt(a, b, c=given.c, accumulator=name, promote_every=None)
-        return found
-
-    return product
-
-
-def exact_product(given: Operands) -> NDArray[np.float64]:
-    """Return the product of what the codes mean, in float64."""
-    total: NDArray[np.float64] = dequantized(given.a).astype(np.float64) @ dequantized(given.b).T.astype(
-        np.float64
-    )
-    return total if given.c is None else total + given.c
-
-
-def magnitude(given: Operands) -> NDArray[np.float64]:
-    """Return the sum of magnitudes of all products, by which errors of sums are bounded."""
-    a, b = (np.abs(dequantized(x)).astype(np.float64) for x in (given.a, given.b))
-    total: NDArray[np.float64] = a @ b.T
-    return total if given.c is None else total + np.abs(given.c)
-
-
-def _in_order(given: Operands) -> Floats:
-    a, b = dequantized(given.a), dequantized(given.b)
-    total = np.zeros((len(a), len(b)), f32) if given.c is None else given.c.copy()
-    for i in range(a.shape[1]):
-        total += a[:, i, None] * b[None, :, i]
-    return total
-
-
-def sums_table() -> Sums:
-    """Make every row: (unit or arithmetic, promotion or addition) with its assumptions and its function."""
-    out: Sums = {}
-    for info in accumulator.accumulators():
-        for every in PROMOTIONS:
-            told = "never promoted" if every is None else f"promoted every {every}"
-            out[info.name, told] = (0, _unit(info.name, every))
-        if info.scale is None and info.result == "float32":
-            for told, add in _ADDITIONS.items():
-                out[info.name, told] = (1, _added(info.name, add))
-            out[info.name, "promotion forgotten: one chain, scaled at its end"] = (
-                1,
-                _promotion_forgotten(info.name),
-            )
-            out[info.name, "the first part of k left out"] = (1, _part_missing(info.name, 0))
-            out[info.name, "the last part of k left out"] = (1, _part_missing(info.name, -1))
-        if "bfloat16" in info.inputs:
-            out[info.name, "dequantized to bfloat16 before"] = (1, _bfloat16_unit(info.name))
-    out["float64", "dequantized, rounded once"] = (1, lambda given: exact_product(given).astype(f32))
-    out["float32", "dequantized, one chain in the order of k"] = (1, _in_order)
-    return out

@@ -1,7 +1,7 @@
 """Hypotheses about scales: what may have been computed from the largest magnitude of each group.
 
-Lives here: tables of floors, operations and powers of two, in float32 arithmetic spelled out, and the layouts
-in which scales may be stored or misread. Rules of the package are tried by its own quantizers besides.
+Lives here: tables of magnitudes, floors, operations and powers of two, in float32 arithmetic spelled out.
+Rules of the package are rows too. Layouts in which scales may be stored are in `scale_layouts`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._arrays import Array
-from ..layouts import from_128x4, from_mn_major, from_packed_ue8m0
 
 Floats = NDArray[np.float32]
 f32 = np.float32
@@ -34,6 +33,10 @@ class ScaleRow(NamedTuple):
     uses: list[tuple[str, int, Floats]]
 
 
+AS_STORED = "stored scale"
+TOLD_HALF = {f32(2): "twice (an exponent bias off by one)", f32(0.5): "half (an exponent bias off by one)"}
+
+
 def to_bfloat16(x: Array) -> Floats:
     """Round to bfloat16, to nearest even."""
     return x.astype(ml_dtypes.bfloat16).astype(f32)
@@ -50,7 +53,31 @@ def to_float16(x: Array) -> Floats:
         return x.astype(np.float16).astype(f32)
 
 
-FLOORS = {"1e-4": 1e-4, "1e-10": 1e-10, "1e-12": 1e-12, "none": 0.0}
+def _e4m3(x: Array) -> Floats:
+    return np.minimum(x, f32(448)).astype(ml_dtypes.float8_e4m3fn).astype(f32)
+
+
+def _least(floor: float) -> Callable[[Floats], Floats]:
+    return lambda a: np.maximum(a, f32(floor))
+
+
+def _plus(floor: float) -> Callable[[Floats], Floats]:
+    return lambda a: a + f32(floor)
+
+
+FLOORS: dict[str, Callable[[Floats], Floats]] = {
+    "floor 1e-4": _least(1e-4),
+    "floor 1e-10": _least(1e-10),
+    "floor 1e-12": _least(1e-12),
+    "floor none": lambda a: a,
+}
+
+ODD_FLOORS: dict[str, Callable[[Floats], Floats]] = {
+    **{f"floor {name}": _least(float(name)) for name in ("1e-3", "1e-5", "1e-6", "1e-7", "1e-8", "1e-9")},
+    "floor FLT_MIN": _least(float(np.finfo(f32).tiny)),
+    **{f"{name} added": _plus(float(name)) for name in ("1e-4", "1e-5", "1e-6", "1e-8", "1e-10", "1e-12")},
+}
+"""Floors that no rule of ours has; tried where nothing plainer fits."""
 
 SCALE_OPS: dict[str, Callable[[Floats, np.float32], Floats]] = {
     "amax / max": lambda a, m: a / m,
@@ -78,148 +105,120 @@ POWERS: dict[str, Callable[[Floats], Floats]] = {
     "2**ceil(float32(log2))": _log2,
     "power of two at or below": lambda s: _power(s, lambda m, e: e - 1),
     "nearest power of two": lambda s: _power(s, lambda m, e: e - (m < 0.75)),
+    "power of two nearest in log2": lambda s: _power(s, lambda m, e: e - (m < np.sqrt(0.5))),
 }
 
 _NARROW: dict[str, Callable[[Floats], Floats]] = {
     "rounded to bfloat16": to_bfloat16,
     "cut to bfloat16": cut_to_bfloat16,
     "rounded to float16": to_float16,
+    "rounded to E4M3": _e4m3,
 }
 
+# --- Magnitudes ---------------------------------------------------------------------------------------------
 
-def scale_rows(amax: Floats, most: float) -> Iterator[ScaleRow]:
-    """Make every row of the tables for largest magnitudes of groups, and the format's largest number."""
+
+def _over(axis: int | None) -> Callable[[Floats, Floats, Floats], Floats]:
+    """Take the largest over whole rows, columns of groups, or everything."""
+    return lambda a, high, low: np.broadcast_to(a.max(axis=axis, keepdims=True), a.shape).copy()
+
+
+def _block_of_rows(a: Floats, high: Floats, low: Floats) -> Floats:
+    most = np.maximum.reduceat(a, np.arange(0, len(a), 128), axis=0)
+    return np.repeat(most, 128, axis=0)[: len(a)]
+
+
+PLAIN_AMAX = "of the group"
+
+AMAXES: dict[str, tuple[int, Callable[[Floats, Floats, Floats], Floats]]] = {
+    PLAIN_AMAX: (0, lambda a, high, low: a),
+    "rounded to bfloat16": (1, lambda a, high, low: to_bfloat16(a)),
+    "cut to bfloat16": (1, lambda a, high, low: cut_to_bfloat16(a)),
+    "rounded to float16": (1, lambda a, high, low: to_float16(a)),
+    "largest number, not magnitude (abs forgotten)": (1, lambda a, high, low: high),
+    "half of largest minus least (asymmetric)": (1, lambda a, high, low: (high - low) / f32(2)),
+    "of the group before": (1, lambda a, high, low: np.roll(a, 1, 1)),
+    "of the group after": (1, lambda a, high, low: np.roll(a, -1, 1)),
+    "of the row before": (1, lambda a, high, low: np.roll(a, 1, 0)),
+    "of the row after": (1, lambda a, high, low: np.roll(a, -1, 0)),
+    "of the whole row": (1, _over(1)),
+    "of all rows": (1, _over(0)),
+    "of the whole tensor": (1, _over(None)),
+    "of the block of 128 rows": (1, _block_of_rows),
+    "of the row's first group": (1, lambda a, high, low: np.repeat(a[:, :1], a.shape[1], axis=1)),
+}
+"""Largest magnitudes as they may have been found, from magnitudes, largest and least numbers of groups."""
+
+WHOLE_AMAXES = ("of all rows", "of the whole tensor", "of the block of 128 rows", "of the row before",
+                "of the row after")  # fmt: skip
+"""Those that a sample of rows does not show; they are found on everything."""
+
+MAXES = (448.0, 240.0, 224.0, 256.0, 512.0, 57344.0, 128.0, 127.0, 127.5, 6.0, 4.0, 8.0, 7.0, 7.5, 28.0, 15.5,
+         30.0, 1.0)  # fmt: skip
+"""Numbers to which amax may have been brought: largest ones of formats, and those beside them."""
+
+
+def scale_rows(amax: Floats, most: float, *, odd: bool = False) -> Iterator[ScaleRow]:
+    """Make every row of the tables for largest magnitudes of groups, and the format's largest number.
+
+    `odd` makes those of floors that no rule has instead.
+    """
     limit = f32(most)
-    with np.errstate(all="ignore"):
-        for floor_name, floor in FLOORS.items():
-            a = np.maximum(amax, f32(floor))
-            for op_name, operation in SCALE_OPS.items():
-                s = operation(a, limit)
-                name = f"{op_name}, floor {floor_name}"
-                yield from _rows_of(name, s, limit, a)
-        exponent = np.frexp(amax)[1] - np.frexp(limit)[1]
-        s = np.ldexp(f32(1), np.where(amax > 0, np.clip(exponent, -127, 127), -127).astype(np.intc))
-        yield ScaleRow("2**(floor(log2(amax)) - floor(log2(max)))", 1, s, amax, [("stored scale", 0, s)])
+    for floor_name, floor in (ODD_FLOORS if odd else FLOORS).items():
+        a = floor(amax)
+        for op_name, operation in SCALE_OPS.items():
+            yield from rows_of(f"{op_name}, {floor_name}", 1, operation(a, limit), limit, a)
+    if odd:
+        return
+    exponent = np.frexp(amax)[1] - np.frexp(limit)[1]
+    for by, told in ((0, "floor"), (1, "ceil")):
+        up = exponent + by * (np.frexp(amax)[0] > 0.5)
+        s = np.ldexp(f32(1), np.where(amax > 0, np.clip(up, -127, 127), -127).astype(np.intc))
+        name = f"2**({told}(log2(amax)) - floor(log2(max)))"
+        yield ScaleRow(name, 1, s, amax, _by_itself(s))
+        for factor, twice in TOLD_HALF.items():
+            stored = s * factor
+            yield ScaleRow(f"{name}, stored {twice}", 2, stored, amax, [("scale as it should be", 0, s)])
 
 
-def _rows_of(name: str, s: Floats, limit: np.float32, a: Floats) -> Iterator[ScaleRow]:
-    """One float32 scale, stored as it is and in every other way."""
+def _by_itself(s: Floats) -> list[tuple[str, int, Floats]]:
+    """Name the divisors that need no other scale than the one stored."""
+    return [
+        (AS_STORED, 0, s),
+        ("half the scale (off by a power of two)", 1, s * f32(0.5)),
+        ("twice the scale (off by a power of two)", 1, s * f32(2)),
+        ("the inverse of the scale", 1, f32(1) / s),
+        ("1 (not divided by a scale)", 1, np.ones_like(s)),
+    ]
+
+
+def rows_of(name: str, cost: int, s: Floats, limit: np.float32, a: Floats) -> Iterator[ScaleRow]:
+    """Make the rows of one float32 scale: stored as it is, and in every other way."""
     powers = {how: power(s) for how, power in POWERS.items()}
-    uses = [("stored scale", 0, s)]
+    uses = _by_itself(s)
     uses += [(f"scale as {how}, but stored unrounded", 1, p) for how, p in powers.items()]
     uses += [(f"scale {how}, but stored unrounded", 1, narrow(s)) for how, narrow in _NARROW.items()]
-    yield ScaleRow(name, 1, s, a, uses)
+    yield ScaleRow(name, cost, s, a, uses)
     before = "scale before it was rounded (quantized, then the scale rounded)"
     for how, p in powers.items():
-        yield ScaleRow(f"{name}, {how}", 1, p, a, [("stored scale", 0, p), (before, 1, s)])
-        for factor, told in ((f32(2), "twice"), (f32(0.5), "half")):
+        yield ScaleRow(f"{name}, {how}", cost, p, a, [*_by_itself(p), (before, 1, s)])
+        for factor, told in TOLD_HALF.items():
             yield ScaleRow(
-                f"{name}, {how}, stored {told}", 2, p * factor, a, [("scale as it should be", 0, p)]
+                f"{name}, {how}, stored {told}", cost + 1, p * factor, a, [("scale as it should be", 0, p)]
             )
     for how, narrow in _NARROW.items():
         n = narrow(s)
-        yield ScaleRow(f"{name}, {how}", 2, n, a, [("stored scale", 0, n), (before, 1, s)])
-    for factor, told in ((f32(2), "twice"), (f32(0.5), "half")):
-        yield ScaleRow(f"{name}, stored {told}", 2, s * factor, a, [("scale as it should be", 0, s)])
-    yield ScaleRow(
-        f"{name}, stored as its inverse 1 / s", 2, f32(1) / s, a, [("scale as it should be", 0, s)]
-    )
-    yield ScaleRow(
-        f"{name}, stored as its inverse max / amax", 2, limit / a, a, [("scale as it should be", 0, s)]
-    )
-
-
-def scale_values(stored: Array) -> Floats | None:
-    """Return scales as float32 numbers; None for dtypes that only a layout reads."""
-    if stored.dtype == np.uint8:
-        return np.asarray(stored.view(ml_dtypes.float8_e8m0fnu).astype(f32), f32)
-    if stored.dtype.kind in "iu":
-        return None
-    return np.asarray(stored.astype(f32), f32)
-
-
-def _plain(s: Array, rows: int, groups: int) -> Array | None:
-    return s.reshape(rows, groups) if s.size == rows * groups and s.shape != (groups, rows) else None
-
-
-def _transposed(s: Array, rows: int, groups: int) -> Array | None:
-    return s.T if s.shape == (groups, rows) and rows != 1 and groups != 1 else None
-
-
-def _column_major(s: Array, rows: int, groups: int) -> Array | None:
-    return s.reshape(groups, rows).T if s.shape == (rows, groups) else None
-
-
-def _square_transposed(s: Array, rows: int, groups: int) -> Array | None:
-    return s.T if s.shape == (rows, groups) == (groups, rows) else None
-
-
-def _square_plain(s: Array, rows: int, groups: int) -> Array | None:
-    return s if s.shape == (rows, groups) == (groups, rows) else None
-
-
-def _mn_major(s: Array, rows: int, groups: int) -> Array | None:
-    fits = s.dtype == f32 and s.shape == (groups, -(-rows // 4) * 4)
-    return from_mn_major(s, rows) if fits else None
-
-
-def _packed(s: Array, rows: int, groups: int) -> Array | None:
-    fits = s.dtype in (np.int32, np.uint32) and s.shape == (-(-groups // 4), -(-rows // 4) * 4)
-    return from_packed_ue8m0(s.view(np.int32), rows, groups) if fits else None
-
-
-def _packed_backwards(s: Array, rows: int, groups: int) -> Array | None:
-    return _packed(s.byteswap(), rows, groups) if s.dtype in (np.int32, np.uint32) else None
-
-
-def _swizzled(s: Array, rows: int, groups: int) -> Array | None:
-    high, wide = -(-rows // 128) * 128, -(-groups // 4) * 4
-    return (
-        from_128x4(s.reshape(high, wide), rows, groups) if s.itemsize == 1 and s.size == high * wide else None
-    )
-
-
-def _swizzled_twice(s: Array, rows: int, groups: int) -> Array | None:
-    once = _swizzled(s, rows, groups)
-    return None if once is None or once.size != s.size else _swizzled(once, rows, groups)
-
-
-def _rolled(by: int, axis: int) -> Callable[[Array, int, int], Array | None]:
-    def read(s: Array, rows: int, groups: int) -> Array | None:
-        if s.shape != (rows, groups) or s.shape[axis] < 2:
-            return None
-        return np.roll(s, -by, axis)
-
-    return read
-
-
-LAYOUTS: dict[str, tuple[int, Callable[[Array, int, int], Array | None]]] = {
-    "row-major": (0, lambda s, r, g: _plain(s, r, g) if r != g else _square_plain(s, r, g)),
-    "transposed": (1, lambda s, r, g: _transposed(s, r, g) if r != g else _square_transposed(s, r, g)),
-    "MN-major, TMA-aligned": (0, _mn_major),
-    "MN-major, packed UE8M0": (0, _packed),
-    "128x4 swizzled": (1, _swizzled),
-    "transposed memory under an untransposed shape": (1, _column_major),
-    "MN-major, packed UE8M0, bytes of words reversed": (1, _packed_backwards),
-    "128x4 swizzled twice": (1, _swizzled_twice),
-    "off by one group (one late)": (1, _rolled(1, 1)),
-    "off by one group (one early)": (1, _rolled(-1, 1)),
-    "off by one row (one late)": (1, _rolled(1, 0)),
-    "off by one row (one early)": (1, _rolled(-1, 0)),
-}
-"""Ways to read stored scales as (rows, groups): assumptions, and a reader, which may return None."""
-
-
-def readings(stored: Array, rows: int, groups: int) -> Iterator[tuple[str, int, Floats]]:
-    """Read stored scales in every layout that fits; readings that are alike are named by the first."""
-    seen: set[bytes] = set()
-    for name, (assumptions, read) in LAYOUTS.items():
-        found = read(stored, rows, groups)
-        values = None if found is None else scale_values(found)
-        if values is None or values.shape != (rows, groups):
-            continue
-        values = np.ascontiguousarray(values)
-        key = values.tobytes()
-        if key not in seen:
-            seen.add(key)
-            yield name, assumptions, values
+        yield ScaleRow(f"{name}, {how}", cost + 1, n, a, [*_by_itself(n), (before, 1, s)])
+    for factor, told in TOLD_HALF.items():
+        yield ScaleRow(f"{name}, stored {told}", cost + 1, s * factor, a, [("scale as it should be", 0, s)])
+    for told, other in (
+        ("inverse 1 / s", f32(1) / s),
+        ("inverse max / amax", limit / a),
+        ("square root", np.sqrt(s)),
+        ("square", s * s),
+        ("amax", a),
+    ):
+        yield ScaleRow(
+            f"{name}, stored as its {told}" if told != "amax" else f"{name}, stored as amax itself",
+            cost + 1, other, a, [("scale as it should be", 0, s)],
+        )  # fmt: skip
