@@ -11,6 +11,7 @@ from decimal import Context, Decimal
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -186,6 +187,11 @@ def test_operands_and_results_of_an_expert(recipe: str, tmp_path: Path) -> None:
     assert (held["hidden.down_proj.out"] == held["hidden.y"]).all()
     assert held["hidden.x"].shape == held["hidden.y"].shape == (4, 128)
     assert "weights.gate_proj.weight_codes" in held
+    for name in ("gate_proj", "up_proj", "down_proj"):
+        sums = held.get(f"hidden.{name}.promotion_sums", held.get(f"hidden.{name}.step_sums"))
+        if sums is not None:
+            assert (sums[-1].astype(ml_dtypes.bfloat16) == held[f"hidden.{name}.out"]).all()
+    assert "hidden.down_proj.step_sums" in held
 
 
 def test_a_forward_comes_with_a_checkpoint_that_gives_it(tmp_path: Path) -> None:
@@ -200,6 +206,24 @@ def test_a_forward_comes_with_a_checkpoint_that_gives_it(tmp_path: Path) -> None
     (place / "model" / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="SHA-256"):
         golden.verify(place)
+
+
+def test_a_config_alone_is_a_random_model(tmp_path: Path) -> None:
+    """The same weights and answers as those of a name that means the same config; the path plays no part."""
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(CONFIGS["heads"].to_dict()))
+    few: dict[str, Any] = {"cases": ["hidden"], "batch": 1, "tokens": 2, "sums": True}
+    for name, model in (("a", str(file)), ("b", "heads")):
+        golden.write("attention", tmp_path / name, model=model, **few)
+    file.unlink()
+    assert golden.verify(tmp_path / "a", recompute=True).recomputed > 20
+    a, b = (open_manifest(tmp_path / name) for name in ("a", "b"))
+    assert a.keys() == b.keys()
+    assert all(a[name].tobytes() == b[name].tobytes() for name in a)
+    sums = a["hidden.q_a_proj.promotion_sums"]
+    assert (sums[-1].astype(ml_dtypes.bfloat16) == a["hidden.q_a_proj.out"].reshape(2, -1)).all()
+    with pytest.raises(OSError, match="nowhere"):
+        golden.write("gate", tmp_path / "c", model="nowhere.json")
 
 
 def test_real_models_are_named_by_their_files(tmp_path: Path) -> None:

@@ -5,13 +5,16 @@ Lives here: `Request`, what someone asks for, and `build`. Files are `writing`'s
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 from .._arrays import Array
 from .._progress import Meter, Progress
 from .._recipes import one_of
+from ..model.config import Config
 from ..model.recipe import Recipe
 from .held_models import fingerprint, held_model, is_random, model_files
 from .inputs import CASES, Given, drawing
@@ -56,6 +59,8 @@ class Request:
         full = checked(operation, arguments)
         if row.has_model and str(full["recipe"]).endswith(".json"):  # the manifest holds what it says
             full["recipe"] = " ".join(Recipe.load(full["recipe"]).to_json().split())
+        if row.has_model and str(full["model"]).endswith(".json"):
+            full["model"] = json.dumps(Config.from_json(Path(full["model"])).to_dict())
         if type(seed) is not int or not 0 <= seed < 2**63:
             raise ValueError(f"seed: found {seed!r}, expected a whole number, 0 to 2**63 - 1")
         real: tuple[str, ...] = ()

@@ -103,25 +103,28 @@ class RandomWeights(Mapping[str, Array]):
 
 @lru_cache(maxsize=2)
 def held_model(name: str, seed: int) -> Model:
-    """Return a random model by name, the demo model, or that of a checkpoint's folder.
+    """Return a random model by name or of a config's JSON, the demo model, or that of a checkpoint's folder.
 
     Raises
     ------
     OSError, ValueError
         There is none such, or it cannot be read.
     """
-    if name in CONFIGS:
-        return Model(CONFIGS[name], RandomWeights(CONFIGS[name], seed))
+    if is_random(name):
+        config = CONFIGS[name] if name in CONFIGS else Config.from_json(json.loads(name))
+        return Model(config, RandomWeights(config, seed))
     try:
         return model_of(name)
     except FileNotFoundError:
         known = ", ".join((*CONFIGS, DEMO))
-        raise FileNotFoundError(f"model: found {name!r}, expected {known}, or a folder") from None
+        raise FileNotFoundError(
+            f"model: found {name!r}, expected {known}, a folder, or a config.json"
+        ) from None
 
 
 def is_random(name: str) -> bool:
     """Tell whether a model is drawn here, so that others do not have it."""
-    return name in CONFIGS
+    return name in CONFIGS or name.startswith("{")
 
 
 def writes_weights(name: str, weights: Weights) -> bool:
@@ -137,8 +140,16 @@ def model_files(model: Model, recipe: Recipe) -> tuple[dict[str, Any], dict[str,
 
     FP8 with ``weight_scale_inv``, as released, where the recipe has its weights so; otherwise bfloat16.
     """
-    config = {"architectures": ["DeepseekV3ForCausalLM"], **model.config.to_dict(), "torch_dtype": "bfloat16"}
-    config = {key: value for key, value in config.items() if key not in ("latent_norm_eps",)}
+    config = {
+        "architectures": ["DeepseekV3ForCausalLM"],
+        **model.config.to_dict(),
+        "num_key_value_heads": model.config.num_attention_heads,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+    }
+    del config["latent_norm_eps"]  # a constant of all modelling code
     if model.config.is_sparse:
         config["architectures"] = ["DeepseekV32ForCausalLM"]
     released = str(recipe.weights).split(":")[:2] == ["e4m3", "128x128"]

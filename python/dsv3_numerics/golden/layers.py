@@ -137,7 +137,7 @@ def expert(arguments: dict[str, Any], given: Given) -> Tensors:
     _checked(moe.weights, recipe)
     x = as_numbers(_hidden(model, arguments, given, "ffn_norm", arguments["tokens"]), recipe)
     prefix = f"experts.{_expert(model, arguments)}."
-    recorder = Recorder(recipe, prefix)
+    recorder = Recorder(recipe, prefix, moe.weights if arguments["sums"] else None)
     ops = Canonical(recipe, recorder)
     sent = ops.dispatch("dispatch", x)
     y = swiglu(ops, sent, moe.weights, prefix, "", dispatched=True)
@@ -184,7 +184,8 @@ def _filled(
     Sequences are of unlike lengths: every second one holds three quarters.
     """
     past, new = arguments["past"], arguments["tokens"]
-    cache = Cache(model.config, len(x), max(past + new, 1), dtype=recipe.cache_scheme, layers=1)
+    kept = {"dtype": recipe.cache_scheme, "index_dtype": recipe.index_scheme}
+    cache = Cache(model.config, len(x), max(past + new, 1), layers=1, **kept)
     if past:
         ops = Canonical(recipe)
         if isinstance(part, Block):
@@ -230,7 +231,7 @@ def _through(arguments: dict[str, Any], given: Given, entry: str) -> Tensors:
     cache, fresh = _filled(part, model, arguments, x, recipe)
     out = {"x": Tensor(fresh, "input of the new tokens (batch, tokens, channels)")}
     out |= _cache_tensors(cache, "cache", "before")
-    recorder = Recorder(recipe)
+    recorder = Recorder(recipe, weights=part.weights if arguments["sums"] else None)
     hook = recorder if arguments["record"] == "operations" else None
     at = f"layer{block.layer}."
     names = [name.removeprefix(at) for name in model.trace_names() if name.startswith(at)]

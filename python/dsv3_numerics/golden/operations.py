@@ -61,6 +61,7 @@ _ATTENTION = {
     "tokens": 4,
     "past": 0,
     "record": "operations",
+    "sums": False,
 }
 
 OPERATIONS: dict[str, Operation] = {
@@ -116,7 +117,7 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "expert": Operation(
         "one expert: dispatch, gate, up, SwiGLU, down, combine",
-        {**_OF_MODEL, "tokens": 8, "expert": 0},
+        {**_OF_MODEL, "tokens": 8, "expert": 0, "sums": True},
         _MODEL,
         layers.expert,
         layers.expert_weights,

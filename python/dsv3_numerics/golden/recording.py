@@ -8,10 +8,14 @@ from __future__ import annotations
 import numpy as np
 
 from .._arrays import Array
+from ..gemm import matmul_nt
+from ..model.fields import NONE
 from ..model.recipe import Recipe
 from ..model.records import OpRecord
+from ..model.weights import Weights
 from ..quantized import SCALE_DTYPES, Quantized
 from ..schemes import Scaled, quantize
+from .partial_sums import partial_sums
 from .tensors import Tensor, Tensors, coded, operand
 
 
@@ -23,14 +27,16 @@ class Recorder:
     recipe : Recipe
     prefix : str
         Of the operations' names; what follows it names the tensors.
+    weights : Weights, optional
+        Those of the part that runs: partial sums of its linear layers are kept too.
 
     Attributes
     ----------
     found : dict of str to Tensor
     """
 
-    def __init__(self, recipe: Recipe, prefix: str = "") -> None:
-        self.recipe, self.prefix = recipe, prefix
+    def __init__(self, recipe: Recipe, prefix: str = "", weights: Weights | None = None) -> None:
+        self.recipe, self.prefix, self.weights = recipe, prefix, weights
         self.found: Tensors = {}
 
     def __call__(self, record: OpRecord) -> None:
@@ -48,8 +54,8 @@ class Recorder:
             return {}
         told = f"what {name} multiplies"
         if not dispatched:
-            rows = inputs[0].reshape(-1, inputs[0].shape[-1])
-            return operand(quantize(rows, scheme), f"{name}.x", told)
+            held = quantize(inputs[0].reshape(-1, inputs[0].shape[-1]), scheme)
+            return {**operand(held, f"{name}.x", told), **self._sums(name, held)}
         codes, scales = inputs
         if scales.dtype != SCALE_DTYPES[scheme.scale] or scheme.scale == "nvfp4":
             return {
@@ -58,4 +64,16 @@ class Recorder:
             }
         tile = scheme.group_k or codes.shape[-1]
         q = Quantized(codes, scales, scheme.format, (tile,), axis=1, scale_kind=scheme.scale)
-        return operand(q, f"{name}.x", told)
+        return {**operand(q, f"{name}.x", told), **self._sums(name, q)}
+
+    def _sums(self, name: str, x: Quantized) -> Tensors:
+        """Partial sums of a linear layer, where its product is one of codes."""
+        if self.weights is None or self.recipe.accumulator == NONE:
+            return {}
+        keys = [f"{under}{self.prefix}{name}.weight" for under in ("", "self_attn.", "mlp.")]
+        key = next((key for key in keys if key in self.weights), None)
+        if key is None:
+            return {}
+        w = self.weights.operand(key, self.recipe)
+        sums = partial_sums(x, w, matmul_nt, self.recipe.accumulator, self.recipe.promote_every)
+        return {f"{name}.{which}": tensor for which, tensor in sums.items()}

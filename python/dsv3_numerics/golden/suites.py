@@ -65,7 +65,8 @@ SUITES: dict[str, tuple[_Part, ...]] = {
         ("decode_bf16", "attention", {**_DECODE, "recipe": "bf16"}),
         ("decode_two", "attention", {**_DECODE, "recipe": _FLASHMLA, "tokens": 2}),
         ("prefill", "attention", {"model": "heads", "recipe": "bf16", "tokens": 16}),
-        ("sparse", "attention", {"model": "heads_dsa", "recipe": _FLASHMLA, "absorbed": True, "past": 20}),
+        ("sparse", "attention", {**_DECODE, "model": "heads_dsa", "recipe": "deepseek_v32"}),
+        ("sparse_prefill", "attention", {"model": "heads_dsa", "recipe": "bf16", "tokens": 12, "batch": 1}),
     ),
     "blackwell": (
         ("mxfp8", "quantize", _MX),
