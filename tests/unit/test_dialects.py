@@ -270,6 +270,51 @@ def test_every_target_in_every_dialect_is_read_back(tmp_path: Path, to: str, con
     assert checkpoint.inspect(tmp_path / "out", scales=True).consistent
 
 
+@pytest.mark.parametrize("consumer", ["deepseek_v3", "compressed-tensors", "deepseek_v4"])
+def test_gpt_oss_becomes_blocks_bit_for_bit(tmp_path: Path, consumer: str) -> None:
+    layout = make("gpt-oss")
+    to = "fp8-ue8m0" if consumer == "deepseek_v4" else "fp8"
+    report = convert(layout.write(tmp_path / "src"), tmp_path / "out", to=to, dialect=consumer)
+    assert report.tensors["recoded"] == 1
+    with open(tmp_path / "out") as after:
+        ((name, meaning),) = layout.meaning.items()
+        assert after.weights[name].shape == meaning.shape, "the axes of its name as plain numbers"
+        assert same(after.dequantized(name), meaning)
+        assert not after.contents.problems
+
+
+@pytest.mark.parametrize("to", [row.name for row in LOW if "fp8" not in row.name or row.name == "fp8-row"])
+def test_gpt_oss_is_rounded_where_groups_run_across(tmp_path: Path, to: str) -> None:
+    layout = make("gpt-oss")
+    (name,) = layout.meaning
+    layout.tensors[f"{name}_scales"] = (120 + layout.tensors[f"{name}_scales"] % 3).astype(np.uint8)
+    report = convert(layout.write(tmp_path / "src"), tmp_path / "out", to=to, exclude=["*_bias"])
+    assert any("axes exchanged" in note for note in report.notes)
+    with open(tmp_path / "src") as before, open(tmp_path / "out") as after:
+        x, y = before.dequantized(name), after.dequantized(name)
+        assert x.shape == y.shape
+        assert np.linalg.norm(y - x) / np.linalg.norm(x) == pytest.approx(report.errors[name], rel=1e-6)
+        assert report.errors[name] < 0.3
+
+
+def test_scales_for_compressed_tensors_are_those_that_its_loader_keeps(tmp_path: Path) -> None:
+    x = np.random.default_rng(5).normal(size=(200, 300)).astype(np.float32)
+    plain = dialects.Layout("", {W: x}, {}, {"model_type": "qwen3"})
+    convert(plain.write(tmp_path / "plain"), tmp_path / "rounded", to="fp8", dialect="compressed-tensors")
+    convert(make("v3").write(tmp_path / "v3"), tmp_path / "wide", to="fp8", dialect="compressed-tensors")
+    convert(make("v4").write(tmp_path / "v4"), tmp_path / "short", to="fp8", dialect="compressed-tensors")
+    for name, dtype in (("rounded", "BF16"), ("wide", "F32"), ("short", "BF16")):
+        with open(tmp_path / name) as after:
+            assert after.weights[W].scale is not None
+            assert after.weights[W].scale.dtype == dtype
+    for name, source in (("wide", "v3"), ("short", "v4")):
+        with open(tmp_path / name) as after:
+            assert same(after.dequantized(W), make(source).meaning[W])
+    with open(tmp_path / "rounded") as after:
+        error = np.linalg.norm(after.dequantized(W) - x) / np.linalg.norm(x)
+        assert error < 0.03
+
+
 def test_a_scheme_that_no_dialect_holds_is_refused(tmp_path: Path) -> None:
     folder = make("v3").write(tmp_path / "src")
     for options, message in (

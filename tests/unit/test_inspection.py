@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from dsv3_numerics import checkpoint, cli
-from dsv3_numerics.checkpoint import CheckpointError
+from dsv3_numerics.checkpoint import CheckpointError, consistency
+from dsv3_numerics.model import families
 from stored import INDEX, of_arrays, shards
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -352,3 +353,26 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path, capsys: pytest.CaptureF
         assert (code, out, len(err.splitlines())) == (1, "", 1)
         with pytest.raises(CheckpointError):
             checkpoint.inspect(path)
+
+
+@pytest.mark.parametrize("kind", [*families.FAMILIES, "text_config"])
+def test_layers_and_shapes_of_every_family_that_the_forward_knows(tmp_path: Path, kind: str) -> None:
+    other = {alias: name for name, alias in consistency.FAMILIES.get(kind, {}).items()}
+    for i, (change, text) in enumerate(
+        (
+            ({}, None),
+            ({"num_hidden_layers": 9}, "layer 2, 3, 4, 5, 6"),
+            ({"n_routed_experts": 3}, "layer 1 has others"),
+            ({"hidden_size": 301}, "vocab_size x hidden_size is"),
+        )
+    ):
+        config: dict[str, Any] = CONFIG | change
+        if kind == "text_config":
+            config = {"model_type": "kimi_k25", "text_config": config | {"model_type": "kimi_k2"}}
+        else:
+            config["model_type"] = kind
+            for alias, name in other.items():
+                config[alias] = config.pop(name)
+        found = checkpoint.inspect(folder(tmp_path / str(i), config=config))
+        assert found.consistent is (text is None), found.problems
+        assert text is None or any(text in problem.text for problem in found.problems)

@@ -18,11 +18,25 @@ from .index import CheckpointFiles, shown, stored_files
 from .reader import Checkpoint
 from .readers import CheckpointError
 from .scan import Problem, Scan
+from .selection import is_of_text
 
 if TYPE_CHECKING:
     from .inspection import Inspection
 
-# Shapes by DeepSeek's configurations: the end of a name, and the keys of its lengths.
+# Families whose tensors and sizes have DeepSeek's names, by ``model_type``: other names of the keys below.
+# The forward's own list of them is in `dsv3_numerics.model`, a floor above; a test holds the two together.
+FAMILIES: dict[str, dict[str, str]] = {
+    "deepseek_v2": {},
+    "deepseek_v3": {},
+    "deepseek_v32": {},
+    "deepseek_v4": {},
+    "deepseek_v41": {},
+    "glm4_moe_lite": {},
+    "glm_moe_dsa": {},
+    "kimi_k2": {},
+    "sarvam_mla": {"n_routed_experts": "num_experts"},
+}
+# Shapes by their configurations: the end of a name, and the keys of its lengths.
 _SHAPES = {
     "embed_tokens.weight": ("vocab_size", "hidden_size"),
     "lm_head.weight": ("vocab_size", "hidden_size"),
@@ -63,10 +77,21 @@ def check(
         return
     where = str(ckpt.folder / CONFIG_NAME)
     yield from _quantization(where, ckpt, result, complete)
-    if str(config.get("model_type", "")).startswith("deepseek"):
-        yield from _shapes(where, config, result)
+    sizes = _sizes(config)
+    if sizes is not None:
+        yield from _shapes(where, sizes, result)
         if complete and not found.problems:
-            yield from _layers(where, config, ckpt)
+            yield from _layers(where, sizes, ckpt)
+
+
+def _sizes(config: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the part of a configuration that tells sizes, under DeepSeek's names; None in other families."""
+    for part in (config, config.get("text_config")):
+        kind = part.get("model_type") if isinstance(part, dict) else None
+        if isinstance(part, dict) and isinstance(kind, str) and kind in FAMILIES:
+            other = {name: part[alias] for name, alias in FAMILIES[kind].items() if alias in part}
+            return {**part, **other}
+    return None
 
 
 def _dialects(ckpt: Checkpoint, result: Inspection, complete: bool) -> Iterator[Problem]:
@@ -133,7 +158,7 @@ def _layers(where: str, config: dict[str, Any], ckpt: Checkpoint) -> Iterator[Pr
     layers: dict[int, set[int]] = {}
     for info in ckpt.infos():
         match = _LAYER.search(info.name)
-        if match:
+        if match and is_of_text(info.name):
             experts = layers.setdefault(int(match[1]), set())
             if match[2] is not None:
                 experts.add(int(match[2]))

@@ -32,6 +32,23 @@ METHODS = {
     "modelopt_fp8": "modelopt",
     "quark": "quark",
 }
+# Methods that no dialect describes, and why.
+REFUSED = {
+    "aqlm": "sums of vectors out of codebooks",
+    "auto-round": "GPTQ's or AWQ's packing, as its own section says",
+    "awq": "integers in an order that kernels want, with zero points",
+    "bitnet": "ternary weights, four a byte along rows",
+    "bitsandbytes": "codes by a table of quantiles, whose scales may be codes themselves",
+    "eetq": "integers in an order that kernels want",
+    "gguf": "blocks of llama.cpp's own kinds",
+    "gptq": "integers packed down columns, with zero points and an order of columns",
+    "higgs": "vectors out of a rotated grid",
+    "hqq": "integers with zero points that are numbers, in tiles of their own",
+    "quanto": "tensors that a library of its own takes apart",
+    "spqr": "codes with outliers stored beside them",
+    "torchao": "tensors that a library of its own takes apart",
+    "vptq": "sums of vectors out of codebooks",
+}
 # Where a method lists modules that are not quantized.
 IGNORE_KEYS = {
     "fp8": "modules_to_not_convert",
@@ -48,19 +65,22 @@ _FORMATS = {
     "float8_e4m3fnuz": ("e4m3", "e4m3fnuz", "float8_e4m3fnuz"),
     "float8_e5m2fnuz": ("e5m2", "e5m2fnuz", "float8_e5m2fnuz"),
 }
-# Results of ModelOpt's algorithms on a weight: formats of codes; empty: any, by layer.
-_ALGORITHMS: dict[str, tuple[str, ...]] = {
-    "FP8": ("float8_e4m3fn",),
-    "FP8_PER_CHANNEL_PER_TOKEN": ("float8_e4m3fn",),
-    "FP8_PB_WO": ("float8_e4m3fn",),
-    "FP8_PB_REAL": ("float8_e4m3fn",),
-    "NVFP4": ("float4_e2m1fn",),
-    "W4A16_NVFP4": ("float4_e2m1fn",),
-    "NVFP4_AWQ": ("float4_e2m1fn",),
-    "MXFP4": ("float4_e2m1fn",),
-    "W4A8_MXFP4_FP8": ("float4_e2m1fn",),
-    "MXFP8": ("float8_e4m3fn",),
-    "MIXED_PRECISION": (),
+_E4M3, _E2M1 = "float8_e4m3fn", "float4_e2m1fn"
+_ONE, _BLOCKS = ("one", "expert"), ("block", "split_block")
+# Results of ModelOpt's algorithms on a weight: format of codes, forms of scales, elements of a group; None:
+# any of them, by layer.
+_ALGORITHMS: dict[str, tuple[str, tuple[str, ...], int | None] | None] = {
+    "FP8": (_E4M3, _ONE, None),
+    "FP8_PER_CHANNEL_PER_TOKEN": (_E4M3, ("row",), None),
+    "FP8_PB_WO": (_E4M3, _BLOCKS, None),
+    "FP8_PB_REAL": (_E4M3, _BLOCKS, None),
+    "NVFP4": (_E2M1, ("group",), 16),
+    "W4A16_NVFP4": (_E2M1, ("group",), 16),
+    "NVFP4_AWQ": (_E2M1, ("group",), 16),
+    "MXFP4": (_E2M1, ("group",), 32),
+    "W4A8_MXFP4_FP8": (_E2M1, ("group",), 32),
+    "MXFP8": (_E4M3, ("group",), 32),
+    "MIXED_PRECISION": None,
 }
 _COMPRESSIONS = (
     "dense",
@@ -135,6 +155,10 @@ class Declaration:
     groups : tuple of GroupScheme
     quark : tuple of str
         Formats of codes that Quark's section names.
+    group_size : int or None
+        Elements that share a scale, where ModelOpt's or Quark's section says so for all weights.
+    scale_format : str or None
+        ``"e8m0"`` or another, where Quark's section says so for all weights.
     problems : tuple of str
         What cannot be understood.
     """
@@ -148,6 +172,8 @@ class Declaration:
     algorithm: str | None = None
     groups: tuple[GroupScheme, ...] = ()
     quark: tuple[str, ...] = ()
+    group_size: int | None = None
+    scale_format: str | None = None
     problems: tuple[str, ...] = ()
 
     @property
@@ -172,11 +198,16 @@ class Declaration:
         if self.method == "compressed-tensors" and self.groups:
             return self._compressed(fmt, form, block)
         if self.method == "modelopt" and self.algorithm is not None:
-            formats = _ALGORITHMS.get(self.algorithm, ())
-            if formats and fmt not in formats:
+            row = _ALGORITHMS[self.algorithm]
+            if row is not None and fmt != row[0]:
                 return f"quant_algo: found {self.algorithm!r}, but codes are {fmt}"
+            if row is not None and (form not in row[1] or row[2] not in (None, block[1])):
+                size = f" of {block[1]}" if form == "group" else ""
+                return f"quant_algo: found {self.algorithm!r}, but scales are {form_text(form)}{size}"
         if self.method == "quark" and self.quark and fmt not in self.quark:
             return f"weight dtype: found {', '.join(self.quark)}, but codes are {fmt}"
+        if form == "group" and self.group_size not in (None, block[1]):
+            return f"group_size: found {self.group_size}, but scales are for {block[1]} elements of a row"
         if self.method == "mxfp4" and fmt != "float4_e2m1fn":
             return f"quant_method: found 'mxfp4', but codes are {fmt}"
         return self._blocks(fmt, form, block)
@@ -296,8 +327,10 @@ class _Reading:
             if isinstance(method, str) and method.lower() in METHODS:
                 self._put("method", METHODS[method.lower()], where)
             else:
+                why = REFUSED.get(method.lower()) if isinstance(method, str) else None
                 known = ", ".join(sorted(set(METHODS.values())))
-                self.problems.append(f"{where}: quant_method: found {shown(method)}, expected one of {known}")
+                told = f"{why}; no dialect here reads it" if why else f"expected one of {known}"
+                self.problems.append(f"{where}: quant_method: found {shown(method)}, {told}")
         if "weight_block_size" in content:
             self._block(content["weight_block_size"], where)
         for key in ("scale_fmt", "fmt", "expert_dtype"):
@@ -399,13 +432,21 @@ class _Reading:
             return
         if isinstance(algorithm, str) and algorithm.upper() in _ALGORITHMS:
             self._put("algorithm", algorithm.upper(), where)
+            if _ALGORITHMS[algorithm.upper()] is not None:
+                self._group_size(content.get("group_size"), where)
         else:
             self.problems.append(
                 f"{where}: quant_algo: found {shown(algorithm)}, expected one of {', '.join(_ALGORITHMS)}"
             )
 
+    def _group_size(self, size: object, where: str) -> None:
+        if type(size) is int and size > 0:
+            self._put("group_size", size, where)
+        elif size not in (None, 0, -1):
+            self.problems.append(f"{where}: group_size: found {shown(size)}, expected a positive integer")
+
     def _quark(self, content: Mapping[str, Any], where: str) -> None:
-        formats = set[str]()
+        formats, sizes, kinds = set[str](), list[object](), list[object]()
         layers = content.get("layer_quant_config")
         configs = [content.get("global_quant_config")]
         configs += list(layers.values()) if isinstance(layers, dict) else []
@@ -413,10 +454,16 @@ class _Reading:
             weight = config.get("weight") if isinstance(config, dict) else None
             for part in weight if isinstance(weight, list) else [weight]:
                 kind = part.get("dtype") if isinstance(part, dict) else None
-                if isinstance(kind, str) and kind in _QUARK:
+                if isinstance(part, dict) and isinstance(kind, str) and kind in _QUARK:
                     formats.add(_QUARK[kind])
+                    sizes.append(part.get("group_size"))
+                    kinds.append(part.get("scale_format"))
                 elif kind is not None:
                     self.problems.append(
                         f"{where}: weight dtype: found {shown(kind)}, expected one of {', '.join(_QUARK)}"
                     )
         self._put("quark", tuple(sorted(formats)), where)
+        if len(sizes) == 1:
+            self._group_size(sizes[0], where)
+            if isinstance(kinds[0], str):
+                self._put("scale_format", kinds[0].lower(), where)

@@ -143,6 +143,21 @@ def _meaning(weight: StoredWeight, stored: Array) -> NDArray[np.float32]:
     return stored if stored.dtype == np.float32 else decode(stored)
 
 
+def second_value(ckpt: Checkpoint, weight: StoredWeight) -> np.float32:
+    """Return the scale of scales.
+
+    Raises
+    ------
+    CheckpointError
+        It is not finite, or negative.
+    """
+    context = WorkerContext(ckpt)
+    try:
+        return _second(context, weight)
+    finally:
+        context.close()
+
+
 def _second(context: WorkerContext, weight: StoredWeight) -> np.float32:
     """Return the scale of scales, read once."""
     info = weight.second
@@ -239,18 +254,21 @@ def weight_named(ckpt: Checkpoint, name: str) -> StoredWeight | None:
     KeyError
         No such weight and no such tensor.
     CheckpointError
-        The tensor is not understood, or holds a part of a weight of another name.
+        The tensor is not understood, or what is declared of all weights; or it holds a part of a weight of
+        another name.
     """
     contents = ckpt.contents
     weight = contents.weights.get(name)
     if weight is not None:
+        if contents.undeclared is not None:
+            raise CheckpointError(f"{contents.undeclared.text}; {shown(name)} may mean something else")
         return weight
     problem = contents.problem_of.get(name)
     if problem is not None:
         raise CheckpointError(problem.text)
     info = ckpt.info(name)
     owner = contents.owner.get(name)
-    if owner is not None and contents.weights[owner].codes is info:
+    if owner is not None and contents.weights[owner].codes == info:
         raise CheckpointError(
             f"{ckpt.folder / info.file}: {shown(name)} holds packed codes of {shown(owner)}; ask for that"
         )
@@ -318,11 +336,7 @@ def _stored_scales(
         at = int(bad.argmax())
         raise bad_scale(ckpt, info, values.reshape(-1)[at], at)
     if weight.second is not None:
-        context = WorkerContext(ckpt)
-        try:
-            second = _second(context, weight)
-        finally:
-            context.close()
+        second = second_value(ckpt, weight)
         if weight.dialect.divides:  # a product with the reciprocal would be rounded differently
             return _with_second(weight, values, second), "float32", None, None
         return stored, "nvfp4", None, second
@@ -370,7 +384,7 @@ def _plain(ckpt: Checkpoint, info: TensorInfo, target: np.dtype[Any], out: Array
     owner = ckpt.contents.owner.get(info.name)
     if owner is not None:
         weight = ckpt.contents.weights[owner]
-        if weight.scale is info and weight.scale_meaning == "e8m0":
+        if weight.scale == info and weight.scale_meaning == "e8m0":
             numbers = destination(out, info.shape, target)
             numbers[...] = cast(_meaning(weight, ckpt.read(info.name)), target)
             return deliver(numbers, out)

@@ -97,7 +97,10 @@ class Dialect:
         return f"code * (scale {'/' if self.divides else '*'} {self.second.rsplit('}')[-1].lstrip('_.')})"
 
 
-_ACTIVATIONS = ("{m}.input_scale", "{m}.output_scale", "{m}.k_scale", "{m}.v_scale", "{m}.q_scale")
+_ACTIVATIONS = (
+    *("{m}.input_scale", "{m}.output_scale", "{m}.activation_scale"),
+    *("{m}.k_scale", "{m}.v_scale", "{m}.q_scale"),
+)
 
 _DEEPSEEK_V3 = Dialect(
     "deepseek_v3",
@@ -108,6 +111,7 @@ _DEEPSEEK_V3 = Dialect(
     "{x}_scale_inv",
     {**_NUMBERS, **_POWERS},
     ("block",),
+    companions=_ACTIVATIONS,
 )
 _DEEPSEEK_V4 = Dialect(
     "deepseek_v4",
@@ -118,6 +122,7 @@ _DEEPSEEK_V4 = Dialect(
     "{m}.scale",
     {**_NUMBERS, "F8_E8M0": "e8m0"},
     ("block",),
+    companions=_ACTIVATIONS,
 )
 _COMPRESSED_FP8 = Dialect(
     "compressed_tensors_fp8",
@@ -140,6 +145,7 @@ _MXFP8 = Dialect(
     _POWERS,
     ("group",),
     group=32,
+    companions=_ACTIVATIONS,
 )
 _NVFP4 = Dialect(
     "modelopt_nvfp4",
@@ -191,7 +197,6 @@ DIALECTS: tuple[Dialect, ...] = (
         methods=("fp8", None),
         scale_dtypes=_NUMBERS,
         forms=("one", "expert"),
-        companions=("{m}.activation_scale",),
     ),
     Dialect(
         "mistral_consolidated",
@@ -237,7 +242,7 @@ DIALECTS: tuple[Dialect, ...] = (
         name="fp8_weight_scale",
         published="AutoFP8, FBGEMM, and files without a configuration",
         methods=("fp8", "fbgemm_fp8", None),
-        companions=(*_ACTIVATIONS, "{m}.input_scale_ub", "{m}.activation_scale"),
+        companions=(*_ACTIVATIONS, "{m}.input_scale_ub"),
         declared=False,
     ),
     replace(
@@ -246,7 +251,6 @@ DIALECTS: tuple[Dialect, ...] = (
         published="MXFP8 of compressed-tensors, ModelOpt and Quark",
         methods=("compressed-tensors", "modelopt", "quark", "mxfp8", None),
         scale="{x}_scale",
-        companions=_ACTIVATIONS,
     ),
     _NVFP4,
     replace(
@@ -385,7 +389,7 @@ SCALE_ENDS = (
 
 # Kinds of files that no row describes: the end of a name, and what it is.
 UNSUPPORTED = {
-    ".qweight": "GPTQ or AWQ (integers in an order of their own, with zero points)",
+    ".qweight": "GPTQ or AWQ (integers in an order of their own, with zero points), or HQQ",
     ".qzeros": "GPTQ or AWQ zero points",
     ".g_idx": "GPTQ with reordered columns",
     ".weight_g_idx": "columns reordered by activation (actorder group)",

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from . import consistency
-from .dequantize import scale_values
+from .dequantize import scale_values, second_value
 from .index import locate, shown, stored_files
 from .reader import Checkpoint
 from .readers import CheckpointError
@@ -252,7 +252,7 @@ def _count(result: Inspection, info: TensorInfo, ckpt: Checkpoint) -> None:
     layer = _LAYER.search(info.name)
     owner = ckpt.contents.owner.get(info.name)
     weight = None if owner is None else ckpt.weights[owner]
-    is_codes = weight is not None and weight.codes is info
+    is_codes = weight is not None and weight.codes == info
     parameters = info.size if weight is None else weight.size if is_codes else 0
     if weight is None and _weight_name(info.name, ckpt) != info.name:
         parameters = 0
@@ -272,7 +272,7 @@ def _count(result: Inspection, info: TensorInfo, ckpt: Checkpoint) -> None:
     if is_codes and weight.scale is not None:
         result.scales.weights += 1
         result.scales.parameters += weight.size
-    if info is weight.scale:
+    if info == weight.scale:
         result.scales.dtypes[info.dtype] = result.scales.dtypes.get(info.dtype, 0) + 1
 
 
@@ -290,7 +290,7 @@ def _patterns(tensors: Iterable[TensorInfo], ckpt: Checkpoint) -> list[Pattern]:
     for info in tensors:
         name = _weight_name(info.name, ckpt)
         weight = ckpt.weights.get(name)
-        if name != info.name if weight is None else weight.codes is not info:
+        if name != info.name if weight is None else weight.codes != info:
             continue
         scale = None if weight is None else weight.scale
         beside = f"{scale.dtype} {list(scale.shape)}" if scale else ""
@@ -340,6 +340,11 @@ def _read_scales(result: Inspection, ckpt: Checkpoint, all_of_them: bool) -> Non
             powers = not (good.view(np.uint32) & _MANTISSA).any()
             scales.powers_of_two = powers and scales.powers_of_two is not False
         result.problems += _bad_values(f"{ckpt.folder / info.file}: {shown(name)}", values)
+        if weight.second is not None:
+            try:
+                second_value(ckpt, weight)
+            except CheckpointError as error:
+                result.problems.append(Problem("scale of scales", str(error)))
 
 
 def _bad_values(where: str, values: np.ndarray[Any, np.dtype[np.float32]]) -> Iterable[Problem]:

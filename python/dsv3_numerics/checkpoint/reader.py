@@ -28,7 +28,7 @@ from .declared import CONFIG_NAME, HF_QUANT_NAME, Declaration, read_declaration
 from .index import CheckpointFiles, locate, read_json, shown
 from .prefetch import LEAST, ask
 from .readers import CheckpointError, fill, readable
-from .resolve import resolve
+from .resolve import COMFY_METADATA, resolve
 from .scan import FileFingerprint, Scan, TensorInfo, scan
 from .stored import Contents, StoredWeight
 
@@ -238,12 +238,13 @@ class Checkpoint(Mapping[str, Array]):
         def read(info: TensorInfo) -> bytes:
             return bytes(self._mapped(info.file)[info.begin : info.end])
 
+        marked = {file: content.get(COMFY_METADATA) for file, content in self._found.metadata.items()}
         return resolve(
             self._found.tensors,
             declaration,
             read,
             folder=str(self.folder),
-            metadata=self._found.metadata,
+            comfy={file: text for file, text in marked.items() if text is not None},
             missing_scale=self.missing_scale,
         )
 

@@ -24,9 +24,11 @@ from .stored import WORDS, Contents, StoredWeight
 
 # Small dtypes: tensors of them hold codes, or nothing that is a weight.
 _CODES = (*SCALED, "U8", "I8", "F4", "F6_E2M3", "F6_E3M2")
+# Integers that are no weights, unless several codes are in each.
+_WORDS = ("I16", "U16", "I32", "U32", "I64", "U64")
 _SMALL = 1 << 16  # bytes of a companion that is read
 _COMFY = {"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"}
-_COMFY_METADATA = "_quantization_metadata"
+COMFY_METADATA = "_quantization_metadata"
 _COMFY_MARKER = "{m}.comfy_quant"
 _UNSUPPORTED = tuple(UNSUPPORTED)
 
@@ -63,7 +65,7 @@ def resolve(
     read: Callable[[TensorInfo], bytes],
     *,
     folder: str,
-    metadata: Mapping[str, Mapping[str, str]],
+    comfy: Mapping[str, str],
     missing_scale: float | None = None,
 ) -> Contents:
     """Find the dialect of every low-precision weight.
@@ -76,12 +78,12 @@ def resolve(
         Gives the bytes of a tiny tensor.
     folder : str
         For messages.
-    metadata : mapping of str to mapping
-        Metadata of each file.
+    comfy : mapping of str to str
+        `COMFY_METADATA` in the metadata of each file that has it.
     missing_scale : float, optional
         1: FP8 codes without scales are numbers.
     """
-    return _Resolver(infos, declaration, read, folder, metadata, missing_scale).run()
+    return _Resolver(infos, declaration, read, folder, comfy, missing_scale).run()
 
 
 _SHAPE = 5  # depth of a miss whose scales have another shape
@@ -102,11 +104,11 @@ class _Resolver:
         declaration: Declaration,
         read: Callable[[TensorInfo], bytes],
         folder: str,
-        metadata: Mapping[str, Mapping[str, str]],
+        comfy: Mapping[str, str],
         missing_scale: float | None,
     ) -> None:
         self._infos, self._declared, self._read = infos, declaration, read
-        self._folder, self._metadata, self._missing = folder, metadata, missing_scale
+        self._folder, self._comfy, self._missing = folder, comfy, missing_scale
         self._contents = Contents(declaration)
         self._misses: dict[str, list[_Miss]] = defaultdict(list)
         self._beside: dict[str, tuple[str, ...]] = {}
@@ -244,7 +246,11 @@ class _Resolver:
         powers = declared.scale_fmt == "ue8m0" or declared.method == "mxfp8" or form == "group"
         if scale.dtype == "U8" and not powers:
             return "no scale_fmt 'ue8m0', without which bytes are no exponents"
-        return declared.disagreement(fmt, form, grid.block)
+        problem = declared.disagreement(fmt, form, grid.block)
+        is_power = row.scale_dtypes[scale.dtype] == "e8m0"
+        if problem is None and declared.scale_format not in (None, "e8m0" if is_power else None):
+            return f"scale_format: found {declared.scale_format!r}, but scales are {scale.dtype}"
+        return problem
 
     def _sizes(self, row: Dialect, fmt: str) -> list[tuple[tuple[int, int], int]]:
         """Blocks and lengths of groups that scales may be for, as declared or as the row has it."""
@@ -336,7 +342,7 @@ class _Resolver:
                 == (first.name, first.format, first.shape, first.scale_meaning, first.dialect.divides)
                 and (other.second is None) == (first.second is None)
                 and other.grid.canonical() == first.grid.canonical()
-                and other.scale is first.scale
+                and other.scale == first.scale
             )
             if not same:
                 text = f"fits both {first} and {other}; leave it out with exclude, or declare which it is"
@@ -383,13 +389,19 @@ class _Resolver:
             if info.name in self._misses and info.name not in self._told:
                 self._closest(info)
         for info in left:
-            if info.name in self._told:
-                continue
-            if info.name.endswith(_UNSUPPORTED):
-                what = next(text for end, text in UNSUPPORTED.items() if info.name.endswith(end))
-                self._problem("not supported", info, f"{what}; no dialect here reads it")
-            else:
+            if info.name.endswith(_UNSUPPORTED) and info.name not in self._told:
+                self._unsupported(info, next(end for end in UNSUPPORTED if info.name.endswith(end)))
+        for info in left:
+            if info.name not in self._told:
                 self._leftover(info)
+
+    def _unsupported(self, info: TensorInfo, end: str) -> None:
+        """Tell of a tensor of a kind that no row describes, and of the weight that it belongs to."""
+        module = info.name.removesuffix(end)
+        weight = f"{module}.weight"
+        names = (info.name, weight) if weight in self._infos and end != ".weight" else (info.name,)
+        text = self._named(info, f"{UNSUPPORTED[end]}; no dialect here reads it")
+        self._tell(Problem("not supported", text, tensors=names))
 
     def _closest(self, info: TensorInfo) -> None:
         misses = self._misses[info.name]
@@ -414,12 +426,12 @@ class _Resolver:
 
     def _leftover(self, info: TensorInfo) -> None:
         name = info.name
+        beside = self._modifiers(name)
+        if info.dtype in _CODES and beside and not self._is_scale(name):
+            text = f"{info.dtype} beside {shown(beside[0])}, which fits no dialect"
+            self._tell(Problem("scale does not fit", self._named(info, text), tensors=(name, *beside)))
+            return
         if info.dtype in SCALED and not self._is_scale(name):
-            beside = self._modifiers(name)
-            if beside:
-                text = f"{info.dtype} beside {shown(beside[0])}, which fits no dialect"
-                self._problem("scale does not fit", info, text)
-                return
             expected = shown(name + "_scale_inv")
             text = (
                 f"{info.dtype} without scales, expected {expected}; if codes are the numbers, say so with "
@@ -469,8 +481,12 @@ class _Resolver:
             return True
         if info.dtype in ("F4", "F6_E2M3", "F6_E3M2"):
             return True
-        wide = len(info.shape) > 1 and info.dtype in _CODES
-        return wide and (info.name.endswith((".weight", "_proj")) or bool(self._declared.sections))
+        if len(info.shape) < 2:
+            return False
+        named = info.name.endswith((".weight", "_proj"))
+        return (named and info.dtype in _WORDS) or (
+            info.dtype in _CODES and (named or bool(self._declared.sections))
+        )
 
     def _comfy_problem(self, row: Dialect, name: str, codes: TensorInfo) -> str | None:
         """Tell why a ``comfy_quant`` marker means something else; None if it means this."""
@@ -490,11 +506,8 @@ class _Resolver:
 
     def _comfy_metadata(self) -> None:
         """Check that formats in a file's metadata (ComfyUI) are those of the weights."""
-        for file, content in self._metadata.items():
-            text = content.get(_COMFY_METADATA)
-            if text is None:
-                continue
-            where = f"{self._folder}/{file}: metadata {_COMFY_METADATA}"
+        for file, text in self._comfy.items():
+            where = f"{self._folder}/{file}: metadata {COMFY_METADATA}"
             try:
                 layers = json.loads(text)["layers"]
                 formats = {name: layer["format"] for name, layer in layers.items()}
@@ -511,5 +524,7 @@ class _Resolver:
 
     def _problem(self, kind: str, info: TensorInfo, text: str, weight: StoredWeight | None = None) -> None:
         names = [info.name] + ([weight.name, *(part.name for part in weight.parts)] if weight else [])
-        what = f"{self._folder}/{info.file}: {shown(info.name)}: {text}"
-        self._tell(Problem(kind, what, tensors=tuple(dict.fromkeys(names))))
+        self._tell(Problem(kind, self._named(info, text), tensors=tuple(dict.fromkeys(names))))
+
+    def _named(self, info: TensorInfo, text: str) -> str:
+        return f"{self._folder}/{info.file}: {shown(info.name)}: {text}"

@@ -22,7 +22,7 @@ from .._arrays import is_masked
 from .._regular import OtherVersion, open_regular, read_array_header
 from .chunks import Chunk, WorkerContext
 from .dequantize import decode_region
-from .index import SUFFIX
+from .index import SUFFIX, kind_of
 from .reader import Checkpoint
 from .reader import open as open_checkpoint
 from .readers import ArrayTensor, CheckpointError, Floating, Rows, StoredTensor, Tensor, readable
@@ -96,12 +96,11 @@ def open_source(path: str | Path, *, missing_scale: float | None = None) -> Sour
     path = Path(path)
     with readable(path):
         kind = path.suffix.lower()
-        if path.is_dir() or kind == SUFFIX:
+        if kind not in _ARRAYS or not path.is_file():
+            if path.is_file() and kind not in (SUFFIX, ".json") and kind_of(path) is None:
+                expected = f"{', '.join(_KINDS)} or a folder"
+                raise CheckpointError(f"{path}: unknown kind of file; expected {expected}")
             return checkpoint_source(open_checkpoint(path, missing_scale=missing_scale))
-        if not path.exists():
-            raise CheckpointError(f"{path}: no such file or folder")
-        if kind not in _ARRAYS:
-            raise CheckpointError(f"{path}: unknown kind of file; expected {', '.join(_KINDS)} or a folder")
         source = Source()
         for entry in _ARRAYS[kind](path):
             source.take(entry)
@@ -158,10 +157,12 @@ def checkpoint_source(ckpt: Checkpoint) -> Source:
             source.take(_entry(ckpt, info))
             continue
         weight = contents.weights[owner]
-        if weight.codes is not info:
+        if weight.codes != info:
             source.take(Skipped(info.name, f"the scales of {owner}", info.size, "scales of a weight"))
         elif reason := _no_numbers(weight.shape):
             source.take(Skipped(owner, reason, weight.size))
+        elif contents.undeclared is not None:
+            source.take(Skipped(owner, contents.undeclared.text, weight.size, "declared, and not understood"))
         else:
             source.take(WeightTensor(owner, weight.plain_shape, "float32", info.file, ckpt, weight))
     for info in ckpt.unlisted:

@@ -132,6 +132,11 @@ class Contents:
                 found.setdefault(name, problem)
         return found
 
+    @cached_property
+    def undeclared(self) -> Problem | None:
+        """The first problem of no tensor in particular: what is declared of all weights is not understood."""
+        return next((p for p in self.problems if not p.tensors and not p.note), None)
+
     @property
     def dialects(self) -> dict[str, Dialect]:
         """The rows in use, by name."""

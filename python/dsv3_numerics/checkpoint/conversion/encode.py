@@ -167,14 +167,18 @@ def _parts(weight: StoredWeight) -> tuple[TensorInfo, ...]:
 
 
 def region(context: WorkerContext, weight: StoredWeight, chunk: Chunk, form: Form) -> NDArray[np.float32]:
-    """Numbers of a chunk of a form's grid."""
+    """Numbers of a chunk of a form's grid, whose axes are those of the weight as plain numbers."""
     out = context.buffer("source", math.prod(chunk.shape), _SINGLE).reshape(chunk.shape)
-    decode_region(context, weight, in_grid(weight, chunk, form), out)
+    turned = out.T if weight.dialect.transposed else out
+    decode_region(context, weight, in_grid(weight, chunk, form), turned)
     return out
 
 
 def in_grid(weight: StoredWeight, chunk: Chunk, form: Form) -> Chunk:
-    """Return a chunk of a form's grid in that of the source, which may see a stack as one matrix."""
+    """Return a chunk of a form's grid in that of the source: transposed, or in a stack seen as one matrix."""
+    if weight.dialect.transposed:
+        place, r0, r1, c0, c1 = chunk
+        return Chunk(place, c0, c1, r0, r1)
     if weight.grid.stack == form.grid.stack:
         return chunk
     down = chunk.place * form.grid.rows
@@ -230,7 +234,10 @@ class Reblock(Exact):
         if form.choice.target.scaled.scale == "ue8m0":
             self._ensure_powers(context, chunk, scales)
         stored: Array = scales
-        if form.choice.writer.scale_dtype != "F32":
+        if form.choice.writer.scale_dtype == "BF16":
+            stored = stored_scales(form.choice, scales)
+            self._ensure_held(context, chunk, scales, decode(stored))
+        elif form.choice.writer.scale_dtype != "F32":
             stored = encode(scales, "float8_e8m0fnu").view(np.uint8)
         yield from form.ops(chunk, codes.reshape(-1), stored.reshape(-1), None)
 
@@ -245,7 +252,7 @@ class Reblock(Exact):
         scales = read_scales(context, weight, cover).reshape(down, -1)
         rows, cols = np.arange(r0, r1) // high - top // high, np.arange(c0, c1) // wide - left // wide
         each: NDArray[np.float32] = scales[rows][:, cols]
-        return each
+        return each.T if weight.dialect.transposed else each
 
     def _blocks(self, x: Array, how: Any, fill: float) -> Array:
         """One value for each block of a chunk: `how` over its elements."""
@@ -265,7 +272,7 @@ class Reblock(Exact):
         self, context: WorkerContext, chunk: Chunk, spread: NDArray[np.float32]
     ) -> tuple[Array, NDArray[np.float32]] | None:
         """Codes as they are, where no block has two scales; None where one has, or codes are not E4M3."""
-        if self.weight.format != "float8_e4m3fn":
+        if self.weight.format != "float8_e4m3fn" or self.weight.dialect.transposed:
             return None
         least, largest = self._blocks(spread, np.min, np.inf), self._blocks(spread, np.max, -np.inf)
         if not (least == largest).all():
@@ -314,6 +321,14 @@ class Reblock(Exact):
         again = decode(codes) * each
         wrong = again.view(np.uint32) != np.ascontiguousarray(numbers).view(np.uint32)
         return codes, scales, self._blocks(wrong, np.max, False)
+
+    def _ensure_held(
+        self, context: WorkerContext, chunk: Chunk, scales: NDArray[np.float32], held: NDArray[np.float32]
+    ) -> None:
+        bad = held != scales
+        if bad.any():
+            i, j = (int(n) for n in np.argwhere(bad)[0])
+            raise self.refuse(context, chunk, i, j, f"its scale, {scales[i, j]}, is no bfloat16 number")
 
     def _ensure_powers(self, context: WorkerContext, chunk: Chunk, scales: NDArray[np.float32]) -> None:
         bad = (scales > 0) & (np.frexp(scales)[0] != 0.5)

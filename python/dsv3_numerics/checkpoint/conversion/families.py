@@ -6,10 +6,11 @@ says so.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from ..selection import is_of_text
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,11 @@ _MLA = ("q_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_
 _QKVO = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 FAMILIES: tuple[Family, ...] = (
-    Family("DeepSeek V3", ("deepseek_v2", "deepseek_v3", "kimi_k2", "kimi_k25"), (*_MLA, *_MLP)),
+    Family(
+        "DeepSeek V3",
+        ("deepseek_v2", "deepseek_v3", "kimi_k2", "kimi_k25", "glm4_moe_lite", "sarvam_mla"),
+        (*_MLA, *_MLP),
+    ),
     Family(
         "DeepSeek V3.2",
         ("deepseek_v32", "glm_moe_dsa"),
@@ -88,8 +93,6 @@ ANY = Family(
     tuple(dict.fromkeys(module for row in FAMILIES for module in row.modules)),
     _FUSED,
 )
-# Parts of multimodal models that releases leave plain.
-_OTHER_PARTS = re.compile(r"(^|\.)(visual|vision\w*|audio\w*|multi_modal_projector|mm_projector)\.")
 
 
 def family_of(config: Mapping[str, Any] | None) -> Family:
@@ -113,7 +116,7 @@ def is_quantized_by(family: Family, name: str) -> bool:
     >>> is_quantized_by(FAMILIES[0], "model.layers.3.mlp.gate.weight")
     False
     """
-    if _OTHER_PARTS.search(name):
+    if not is_of_text(name):  # releases leave other parts plain
         return False
     module = "." + name.removesuffix(".weight")
     if name.endswith(".weight"):

@@ -149,6 +149,7 @@ def _note(ckpt: Checkpoint, plan: Plan, rules: _Rules, to: str) -> None:
             "FP8 blocks whose scale is no power of two yet are rounded a second time, an error of about 2.6% "
             "(root mean square); converting the original numbers, where they are at hand, has no such error"
         )
+    notes += _about_forms(steps)
     if rules.dropped:
         ends = Counter(name.rsplit(".", 1)[-1] for name in rules.dropped)
         texts = ", ".join(f"{count} {end}" for end, count in ends.most_common())
@@ -165,6 +166,35 @@ def _note(ckpt: Checkpoint, plan: Plan, rules: _Rules, to: str) -> None:
             f"{len(ckpt.unlisted)} tensors that the index does not list are left out; the first is {first}"
         )
     notes += ckpt.notes
+
+
+def _about_forms(steps: Sequence[Step]) -> list[str]:
+    """Remarks on weights whose new form is not quite what a reader expects."""
+    notes = []
+    turned = [
+        step
+        for step in steps
+        if isinstance(step, Encode)
+        and isinstance(step.source, StoredWeight)
+        and step.source.dialect.transposed
+    ]
+    if turned:
+        notes.append(
+            f"{len(turned)} weights are stored with their axes exchanged, and are rounded again: the new "
+            "groups run along rows of the weight as plain numbers, across the old ones"
+        )
+    wide = [
+        step
+        for step in steps
+        if isinstance(step, Reblock)
+        and (step.form.choice.consumer, step.form.choice.writer.scale_dtype) == ("compressed-tensors", "F32")
+    ]
+    if wide:
+        notes.append(
+            f"{len(wide)} weights keep their float32 scales; transformers' loader of this dialect holds them "
+            "in bfloat16, and changes what weights mean by up to 0.4 %"
+        )
+    return notes
 
 
 class _Rules:
@@ -265,7 +295,7 @@ class _Rules:
         return info.dtype in _FLOATS and len(info.shape) > 1 and is_quantized_by(self.family, info.name)
 
     def _of_weight(self, weight: StoredWeight, info: TensorInfo) -> Step | None:
-        is_codes = info is weight.codes
+        is_codes = info == weight.codes
         if not self.is_selected(weight.name):
             if is_codes:
                 self.kept.append(weight)
@@ -281,7 +311,7 @@ class _Rules:
 
     def _low_to_low(self, weight: StoredWeight, info: TensorInfo, choice: Choice) -> Step | None:
         """Low precision to low precision: as it is, without loss where the target asks for it, or rounded."""
-        is_codes = info is weight.codes
+        is_codes = info == weight.codes
         if (
             self._is_release(choice)
             and weight.dialect.name == "deepseek_v3"
@@ -297,28 +327,32 @@ class _Rules:
             if info in weight.others:
                 self.dropped.append(info.name)
             return None
-        if weight.dialect.transposed:
-            raise self._error(weight, "its axes would have to be exchanged; convert to bf16 first")
         if choice.writer.exact and self.block != (128, 128):
             raise self._error(weight, f"others are in blocks of {self.block[0]}x{self.block[1]}, and stay so")
-        form = self._form(choice, weight.name, weight.shape, weight.codes)
         self.coded += 1
         if choice.writer.exact:
-            return Reblock(form, weight)
+            is_short = weight.scale_meaning == "e8m0" or (weight.scale and weight.scale.dtype == "BF16")
+            if choice.writer.scale_dtype == "BF16" and not is_short:
+                choice = choice.with_scales("F32")
+            return Reblock(self._form(choice, weight.name, weight.plain_shape, weight.codes), weight)
+        form = self._form(choice, weight.name, weight.plain_shape, weight.codes)
+        turned = weight.dialect.transposed
         is_mxfp4 = weight.scale_meaning == "e8m0" and weight.grid.block == (1, 32)
-        if choice.target.name == "nvfp4" and weight.format == "float4_e2m1fn" and is_mxfp4:
+        if choice.target.name == "nvfp4" and weight.format == "float4_e2m1fn" and is_mxfp4 and not turned:
             return ToNvfp4(form, weight)
         return Encode(form, weight)
 
     def _release_to_release(self, weight: StoredWeight, info: TensorInfo, choice: Choice) -> Step | None:
         """FP8 in blocks to FP8 in the same blocks."""
-        is_codes = info is weight.codes
+        is_codes = info == weight.codes
         if is_codes:
             self.kept.append(weight)
         if _kind(choice) == "float32":
-            if info is weight.scale and info.dtype != "F32":
+            if info == weight.scale and info.dtype != "F32":
                 return WidenScales(info, weight.scale_meaning)
             return Copy(info)
+        if info in weight.others:
+            self.dropped.append(info.name)
         self._ensure_block(weight.name, weight.shape)
         return Requantize(weight) if is_codes else None
 

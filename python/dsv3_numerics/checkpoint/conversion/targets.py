@@ -45,7 +45,8 @@ class Writer:
     scale_dtype : str
         As safetensors spells it; BF16 where loaders hold scales so, whatever the file has.
     exact : bool
-        True: a low-precision source is converted without loss, or refused.
+        True: a low-precision source is converted without loss, or refused. Its scales are stored as F32 where
+        BF16 could not hold them.
     """
 
     dialect: str
@@ -86,7 +87,7 @@ LOW: tuple[LowTarget, ...] = (
         "e4m3:128x128:f32",
         {
             "deepseek_v3": Writer("deepseek_v3", "block", "F32", exact=True),
-            "compressed-tensors": Writer("compressed_tensors_fp8", "block", "F32", exact=True),
+            "compressed-tensors": Writer("compressed_tensors_fp8", "block", "BF16", exact=True),
             "modelopt": Writer("modelopt_fp8", "split_block", "F32", exact=True),
         },
     ),
@@ -170,6 +171,13 @@ class Choice:
     def row(self) -> Dialect:
         """The row of the table of dialects."""
         return BY_NAME[self.writer.dialect]
+
+    def with_scales(self, dtype: str) -> Choice:
+        """Return the same with scales of another dtype."""
+        writer = replace(self.writer, scale_dtype=dtype)
+        return Choice(
+            replace(self.target, writers={**self.target.writers, self.consumer: writer}), self.consumer
+        )
 
 
 def target_name(to: str | Scheme) -> str:
@@ -485,9 +493,10 @@ def _form_of(name: str, q: Quantized, dialect: str | None) -> Form:
         raise ValueError(f"tensors: {name!r} has tiles along axis {q.axis}, which no dialect holds")
     for row in LOW:
         for consumer, writer in row.writers.items():
+            choice = Choice(row, consumer)
             if writer.scale_dtype == "BF16":  # which would round the scales that are there
-                row = replace(row, writers={**row.writers, consumer: replace(writer, scale_dtype="F32")})
-            form = Form(Choice(row, consumer), name, q.shape)
+                choice = choice.with_scales("F32")
+            form = Form(choice, name, q.shape)
             if form.problem is not None or dialect not in (None, consumer, writer.dialect):
                 continue
             same = (row.scaled.format, row.scaled.scale) == (q.format, q.scale_kind)
