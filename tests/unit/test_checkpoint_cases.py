@@ -42,7 +42,7 @@ def test_read(tmp_path: Path, name: str) -> None:
     found = checkpoint.inspect(folder, scales=True)
     assert found.consistent, found.problems
     assert sum(g.parameters for g in found.dialects.values()) == sum(x.size for x in case.meaning.values())
-    convert(folder, tmp_path / "out", to="bf16", jobs=1)
+    convert(folder, tmp_path / "out", to="bf16", threads=1)
     with open(tmp_path / "out") as after:
         assert not after.weights
         assert set(after) == set(case.meaning) | set(plain)
@@ -64,7 +64,7 @@ def test_refused(tmp_path: Path, name: str) -> None:
     case = CASES[name]()
     folder = case.write(tmp_path / "src")
     with pytest.raises(CheckpointError) as error:
-        convert(folder, tmp_path / "out", to="bf16", jobs=1)
+        convert(folder, tmp_path / "out", to="bf16", threads=1)
     assert case.refused in str(error.value)
     assert str(folder) in str(error.value), "the file is named"
     assert not list((tmp_path / "out").glob("*.safetensors"))

@@ -130,6 +130,24 @@ def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
 
 
+def glob_options(what: str) -> Callable[[Command], Command]:
+    """Add ``--include`` and ``--exclude`` to a verb, for names of such things."""
+
+    def add(command: Command) -> Command:
+        for name, text in (("--exclude", "No"), ("--include", "Only")):
+            told = f"{text} {what} whose name matches; may be repeated."
+            command = click.option(name, multiple=True, metavar="GLOB", help=told)(command)
+        return command
+
+    return add
+
+
+def missing_scale_option(command: Command) -> Command:
+    """Add ``--missing-scale`` to a verb."""
+    told = "1: FP8 codes without any scale are the numbers themselves."
+    return click.option("--missing-scale", type=click.Choice(["1"]), help=told)(command)
+
+
 def print_json(content: Any) -> None:
     """Print JSON on standard output; null for figures that JSON does not have."""
     from ..report.files import json_ready

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .console import json_option, print_json, progress_bar, resumable
+from .console import glob_options, json_option, missing_scale_option, print_json, progress_bar, resumable
 from .splitting import part_done, split_of, split_options
 
 if TYPE_CHECKING:
@@ -20,22 +20,13 @@ if TYPE_CHECKING:
 @click.argument("dst", metavar="DST", type=click.Path(path_type=Path))
 @click.option("--to", required=True, metavar="FORM", help="Form of the weights: see below.")
 @click.option("--dialect", metavar="NAME", help="Whose layout low-precision weights get: see below.")
-@click.option(
-    "--include", multiple=True, metavar="GLOB", help="Convert only weights whose name matches; repeatable."
-)
-@click.option(
-    "--exclude", multiple=True, metavar="GLOB", help="Convert no weights whose name matches; repeatable."
-)
+@glob_options("weights")
 @click.option(
     "--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads  [default: CPUs, at most 8]"
 )
 @click.option("--verify", is_flag=True, help="Read every file again and compare before it gets its name.")
 @click.option("--resume", is_flag=True, help="Go on with a run that was stopped; a finished one stays.")
-@click.option(
-    "--missing-scale",
-    type=click.Choice(["1"]),
-    help="1: FP8 codes without any scale are the numbers themselves.",
-)
+@missing_scale_option
 @split_options
 @json_option
 def convert_command(

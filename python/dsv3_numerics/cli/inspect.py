@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .console import make_console
+from .console import glob_options, make_console, missing_scale_option
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,17 +22,8 @@ _EXAMPLES = 3  # of each kind of problem
 @click.command("inspect")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--scales", is_flag=True, help="Read all scales: NaN, infinite, negative, zero; their range.")
-@click.option(
-    "--include", multiple=True, metavar="GLOB", help="Only tensors whose name matches; may be repeated."
-)
-@click.option(
-    "--exclude", multiple=True, metavar="GLOB", help="No tensors whose name matches; may be repeated."
-)
-@click.option(
-    "--missing-scale",
-    type=click.Choice(["1"]),
-    help="1: FP8 codes without any scale are the numbers themselves.",
-)
+@glob_options("tensors")
+@missing_scale_option
 @click.option("--json", "as_json", is_flag=True, help="Everything as JSON, each tensor included.")
 def inspect_command(
     path: Path,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import click
 
+from .._arrays import brief
 from .._regular import read_small_text
 
+_NUMBER = re.compile(r"[+-]?[0-9]{1,40}")
 _REASON = 200  # characters of another package's message that are passed on
 
 
@@ -79,10 +82,11 @@ def parse_ids(ids: str) -> list[int]:
             raise click.BadParameter(f"{ids[1:]}: {error.strerror}", param_hint="--ids") from error
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="--ids") from error
-    try:
-        found = [int(part) for part in text.replace(",", " ").split()]
-    except ValueError as error:
-        raise click.BadParameter(f"{error}; expected whole numbers", param_hint="--ids") from error
+    parts = text.replace(",", " ").split()
+    wrong = next((part for part in parts if not _NUMBER.fullmatch(part)), None)
+    if wrong is not None:
+        raise click.BadParameter(f"found {brief(wrong)}, expected whole numbers", param_hint="--ids")
+    found = [int(part) for part in parts]
     if not found:
         raise click.BadParameter("found none, expected at least one token id", param_hint="--ids")
     if not all(-(2**63) <= i < 2**63 for i in found):

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .console import json_option, keeping, leave, make_console, progress_bar, results_folder
+from .console import (
+    glob_options,
+    json_option,
+    keeping,
+    leave,
+    make_console,
+    missing_scale_option,
+    progress_bar,
+    results_folder,
+)
 from .prompt import Words, demo_prompt, parse_ids
 from .splitting import part_done, split_of, split_options
 
@@ -59,24 +68,9 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Compare INPUT, a quantized checkpoint, with the original that it was made from.",
 )
-@click.option(
-    "--missing-scale",
-    type=click.Choice(["1"]),
-    help="1: FP8 codes without any scale are the numbers themselves.",
-)
+@missing_scale_option
 @click.option("--scheme", "-s", "schemes", multiple=True, metavar="S", help="A scheme; repeat it for more.")
-@click.option(
-    "--include",
-    multiple=True,
-    metavar="GLOB",
-    help="Only tensors (operations) whose name matches; may be repeated.",
-)
-@click.option(
-    "--exclude",
-    multiple=True,
-    metavar="GLOB",
-    help="No tensors (operations) whose name matches; may be repeated.",
-)
+@glob_options("tensors (operations)")
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="DIR", help="Output folder  [default: study-NAME]"
 )
