@@ -19,7 +19,7 @@ from ...number_formats import encode, format_info
 from ...quantized import Quantized
 from ...schemes import Cast, Scaled, Scheme
 from ..chunks import Chunk, WriteOp, write_ops
-from ..dialects import BY_NAME, Dialect, expand
+from ..dialects import BY_NAME, Dialect, expand, weight_of
 from ..forms import Grid, matrices
 from ..write import Entry
 
@@ -271,6 +271,8 @@ class Form:
         grid, row = self.grid, self.choice.row
         if len(self.shape) < 2:
             return f"shape {list(self.shape)} has no rows and columns"
+        if weight_of(row.codes, expand(row.codes, self.name)) != self.name:
+            return f"its codes would be {expand(row.codes, self.name)}, which is another weight's name"
         if self.choice.writer.form == "group" and grid.cols % grid.wide:
             return f"{grid.cols} columns are no multiple of groups of {grid.wide}"
         if row.packing == "nibbles" and grid.cols % 2:
