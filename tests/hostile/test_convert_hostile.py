@@ -415,13 +415,13 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
     ("options", "error"),
     [
         ({"to": "int5"}, ValueError),
-        ({"to": "bf16", "jobs": 0}, ValueError),
-        ({"to": "bf16", "jobs": 1.5}, TypeError),
+        ({"to": "bf16", "threads": 0}, ValueError),
+        ({"to": "bf16", "threads": 1.5}, TypeError),
         ({"to": "bf16", "include": ["x*"]}, ValueError),
     ],
 )
 def test_options_are_checked(tmp_path: Path, options: dict, error: type[Exception]) -> None:
-    with pytest.raises(error, match=r"to|jobs|include"):
+    with pytest.raises(error, match=r"to|threads|include"):
         convert(FP8, tmp_path / "out", **options)
     assert not list(tmp_path.iterdir())
 
