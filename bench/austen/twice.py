@@ -13,6 +13,7 @@ import csv
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -74,8 +75,10 @@ def main(novels: Path, target: Path, steps: int = 300) -> None:
                 with open(target, "a", newline="") as file:
                     csv.writer(file).writerows([seed, name, *row] for row in rows)
                 print(seed, name, rows[-2], "held out", rows[-1][1], flush=True)
-    for line in summary(target):
-        print(line)
+    rows = summary(target)
+    target.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
+    for row in rows:
+        print(row)
 
 
 def _read(target: Path) -> dict[tuple[int, str], dict[int, float]]:
@@ -87,21 +90,19 @@ def _read(target: Path) -> dict[tuple[int, str], dict[int, float]]:
     return found
 
 
-def summary(target: Path) -> list[str]:
+def summary(target: Path) -> list[dict[str, Any]]:
     """The gap of FP8 over the seeds with its 95 % interval (Student's), beside the spread between seeds."""
     found = _read(target)
     last = max(max(steps) for steps in found.values())
-    lines = []
+    rows: list[dict[str, Any]] = []
     for what, step in (("training, last 25 steps", last), ("held out", -1)):
         both = np.array([[found[seed, name][step] for name in ARITHMETIC] for seed in SEEDS])
         gap = 100 * (both[:, 1] / both[:, 0] - 1)
         half = 4.303 * gap.std(ddof=1) / len(gap) ** 0.5  # t of 0.975 at two degrees of freedom
         apart = 100 * np.abs(np.subtract.outer(both[:, 0], both[:, 0])).max() / both[:, 0].mean()
-        lines.append(
-            f"{what}: BF16 {both[:, 0].mean():.4f} bits a byte; FP8 {gap.mean():+.3f} % ± {half:.3f}; "
-            f"BF16 runs of different seeds up to {apart:.3f} % apart"
-        )
-    return lines
+        figures = {"bf16": both[:, 0].mean(), "gap": gap.mean(), "half": half, "apart": apart}
+        rows.append({"what": what, **{name: round(float(value), 5) for name, value in figures.items()}})
+    return rows
 
 
 if __name__ == "__main__":

@@ -32,8 +32,54 @@ def recipes() -> str:
         low, high = row["interval"]
         more = "" if name == "float64" else f"{row['percent']:+.3f} %"
         span = "" if name == "float64" else f"{low:+.3f} to {high:+.3f}"
-        rows.append([name, f"{row['bits']:.5f}", more, span])
-    return _table(["recipe", "bits a byte", "beside float64", "95 % interval, %"], rows)
+        both = ["" if name == "float64" else f"{row[key]:.1e}" for key in ("kl", "random")]
+        rows.append([name, f"{row['bits']:.5f}", more, span, *both])
+    return _table(
+        ["recipe", "bits a byte", "beside float64", "95 % interval, %", "median KL, nats", "random weights"],
+        rows,
+    )
+
+
+def hopper() -> str:
+    """Hopper's sums beside exact ones."""
+    row = measured()["hopper"]
+    low, high = row["interval"]
+    return _table(
+        ["bits a byte, beside exact sums", "95 % interval, %", "median KL, nats"],
+        [[f"{row['percent']:+.4f} %", f"{low:+.4f} to {high:+.4f}", f"{row['kl']:.1e}"]],
+    )
+
+
+def tiles() -> str:
+    """Tiles that experts send back, and what formats lose of them."""
+    both = measured()["tiles"], measured()["tiles, random weights"]
+    rows = [["zeros", *(f"{row['zeros']:.2%}" for row in both)]]
+    for q in both[0]["span"]:
+        name = "widest span" if q == "100" else f"span, {q} %"
+        rows.append([f"{name}, powers of two", *(f"{row['span'][q]:.1f}" for row in both)])
+    rows += [
+        [f"error in {word}", *(f"{row['error'][word]:.2%}" for row in both)] for word in both[0]["error"]
+    ]
+    return _table(["tiles of 128", "trained", "random weights"], rows)
+
+
+def twice() -> str:
+    """Trained in BF16 and in FP8 from the same starts."""
+    with open(RESULTS / "twice.json") as file:
+        rows = json.load(file)
+    return _table(
+        ["", "BF16", "FP8, beside it", "95 % interval, %", "BF16 runs of different seeds"],
+        [
+            [
+                row["what"],
+                f"{row['bf16']:.4f}",
+                f"{row['gap']:+.3f} %",
+                f"{row['gap'] - row['half']:+.3f} to {row['gap'] + row['half']:+.3f}",
+                f"up to {row['apart']:.2f} % apart",
+            ]
+            for row in rows
+        ],
+    )
 
 
 def speculation() -> str:
@@ -78,6 +124,8 @@ def training() -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "recipes": recipes,
+    "hopper": hopper,
+    "tiles": tiles,
     "speculation": speculation,
     "load": load,
     "training": training,
