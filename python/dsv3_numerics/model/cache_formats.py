@@ -113,6 +113,9 @@ class CacheFormat:
     def write(self, x: Array) -> Array:
         """Tokens (n, rank + rope) as records (n, width)."""
         if not self.packed:
+            if self.dtype == _BFLOAT16 and x.dtype == np.float32:
+                with np.errstate(over="ignore"):
+                    return x.astype(_BFLOAT16)
             records: Array = x if x.dtype == self.dtype else quantize(x, self.scheme)
             return records
         latent, key = np.ascontiguousarray(x[:, : self.rank]), np.ascontiguousarray(x[:, self.rank :])

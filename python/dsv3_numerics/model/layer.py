@@ -46,6 +46,12 @@ class _Silent(Trace):
     def __init__(self) -> None:
         super().__init__(frozenset())
 
+    def wants(self, name: str) -> bool:
+        return False
+
+    def put(self, name: str, value: Array) -> None:
+        pass
+
 
 NO_TRACE = _Silent()
 
@@ -63,9 +69,9 @@ class Layer:
         self, x: ArrayLike, recipe: Choice, hook: Hook | None, name: str = "x"
     ) -> tuple[Operations, Array]:
         """Return the operations of a recipe that fits the weights, and an input in its numbers."""
+        if isinstance(recipe, Operations) and isinstance(x, np.ndarray):  # of the layer around this one
+            return recipe, x
         array = floats(x, self.config.hidden_size, name)
-        if isinstance(recipe, Operations):
-            return recipe, array
         ops = Operations.of(recipe, array.dtype, hook)
         if ops.named:
             self.weights.check_fit(ops.recipe)

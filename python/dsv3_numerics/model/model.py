@@ -409,8 +409,9 @@ class Model:
         ids, _ = self._ids(next_ids)
         ops = self._operations(recipe, hook)
         embedded = self.embed(ids, recipe=ops)
+        hidden = floats(hidden, self.config.hidden_size, "hidden")
         if ops is not recipe and ops.named:
-            hidden = as_numbers(floats(hidden, self.config.hidden_size, "hidden"), ops.recipe)
+            hidden = as_numbers(hidden, ops.recipe)
         out = self.mtp_layers[depth](hidden, embedded, cache, absorbed=absorbed, recipe=ops, trace=trace)
         if cache is not None:
             cache.lengths += ids.shape[1]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from .. import _core
 from .._arrays import Array, as_array
 from ..gemm import matmul_nt
-from ..schemes import Scheme, quantize
+from ..schemes import Cast, Scheme, quantize
 from . import descriptions
 from .activations import Activations, as_numbers, to_bfloat16
 from .cache import Cache
@@ -31,6 +31,7 @@ from .weights import Weights
 Result = TypeVar("Result")
 # Rows up to which the core adds products in another order.
 _FEW = 8
+_BF16 = Cast("bfloat16")
 _PLAIN = {compute: Recipe(compute=compute) for compute in COMPUTE}
 
 
@@ -100,7 +101,7 @@ class Operations:
 
     def _through(self, scheme: Scheme, x: Array) -> Array:
         """Return what is left of numbers that have been in a scheme."""
-        lossless = scheme.is_identity or (self.recipe.bfloat16 and str(scheme) == "bf16")
+        lossless = scheme.is_identity or (self.bfloat16 and scheme == _BF16)
         return x if lossless else scheme.read_back(x)
 
     @property
