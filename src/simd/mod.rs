@@ -1,7 +1,7 @@
 //! Floor 0: which instruction set runs, and the lane operations that kernels are written in.
 //!
-//! The only `unsafe` code of the crate lives here. A *level* is a zero-sized token ([`scalar::Scalar`],
-//! [`avx2::Avx2`], [`avx512::Avx512`]) that can only be had when the CPU has its features, so the lane
+//! The only `unsafe` code of the crate lives here. A *level* is a zero-sized token ([`scalar::Scalar`], and `Neon` or
+//! `Avx2` and `Avx512` by the architecture) that can only be had when the CPU has its features, so the lane
 //! operations of [`Lanes`] have safe signatures and a kernel is ordinary generic code on its own floor:
 //! a struct that implements [`Kernel`]. [`dispatch`] runs it at the level in force. The highest level, `amx`, has
 //! the lanes of `avx512`; its tiles, which only products use, come with a token of their own (`amx::Amx`).
@@ -23,6 +23,10 @@ pub mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub mod avx512;
 pub mod mma;
+#[cfg(target_arch = "aarch64")]
+pub mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neon_tables;
 
 pub use lanes::{
     f16_to_f32, f64_to_f32_odd, fma, ColumnSink, F16Shift, Kernel, Lanes, Lookup, Narrow, MAX_GROUP, PHILOX,
@@ -40,22 +44,25 @@ use std::sync::OnceLock;
 pub enum Level {
     /// Portable Rust, compiled for the baseline CPU.
     Scalar = 0,
+    /// NEON (every AArch64).
+    Neon = 1,
     /// AVX2 with FMA and F16C (Haswell, Zen and later).
-    Avx2 = 1,
+    Avx2 = 2,
     /// AVX-512 F/BW/DQ/VL/CD with VBMI and VNNI (Ice Lake, Zen 4 and later).
-    Avx512 = 2,
+    Avx512 = 3,
     /// AVX-512, and AMX tiles of bfloat16 for products (Sapphire Rapids and later).
-    Amx = 3,
+    Amx = 4,
 }
 
 impl Level {
     /// Every level that exists, slowest first.
-    pub const ALL: [Level; 4] = [Level::Scalar, Level::Avx2, Level::Avx512, Level::Amx];
+    pub const ALL: [Level; 5] = [Level::Scalar, Level::Neon, Level::Avx2, Level::Avx512, Level::Amx];
 
     /// The name that `DSV3_NUMERICS_SIMD` takes.
     pub fn name(self) -> &'static str {
         match self {
             Level::Scalar => "scalar",
+            Level::Neon => "neon",
             Level::Avx2 => "avx2",
             Level::Avx512 => "avx512",
             Level::Amx => "amx",
@@ -64,7 +71,8 @@ impl Level {
 
     /// Tests if this CPU can run the level.
     pub fn available(self) -> bool {
-        self <= detected()
+        let here = self != Level::Neon || cfg!(target_arch = "aarch64");
+        here && self <= detected()
     }
 
     /// The available levels, slowest first.
@@ -103,6 +111,10 @@ fn detected() -> Level {
             if avx2::Avx2::detect().is_some() {
                 return Level::Avx2;
             }
+        }
+        #[cfg(target_arch = "aarch64")]
+        if neon::Neon::detect().is_some() {
+            return Level::Neon;
         }
         Level::Scalar
     })
@@ -163,6 +175,12 @@ pub fn dispatch_at<K: Kernel>(level: Level, kernel: K) -> K::Out {
             if let Some(l) = avx2::Avx2::detect() {
                 return l.enter(kernel);
             }
+        }
+    }
+    #[cfg(target_arch = "aarch64")]
+    if level >= Level::Neon {
+        if let Some(l) = neon::Neon::detect() {
+            return l.enter(kernel);
         }
     }
     let _ = level;

@@ -90,3 +90,35 @@ mod x86 {
         }
     }
 }
+
+#[cfg(target_arch = "aarch64")]
+pub(super) use arm::neon;
+
+#[cfg(target_arch = "aarch64")]
+mod arm {
+    use super::super::neon::Neon;
+    use std::arch::aarch64::*;
+
+    /// Transposes an 8 x 8 tile, a quarter at a time.
+    #[inline(always)]
+    pub fn neon(_: Neon, rows: &[f32], out: &mut [f32]) {
+        let (rows, out) = (&rows[..64], &mut out[..64]);
+        // SAFETY: the token proves NEON; quarters of rows are read and written inside the 64.
+        unsafe {
+            for (row, col) in [(0, 0), (0, 4), (4, 0), (4, 4)] {
+                let from = |i: usize| vld1q_f32(rows.as_ptr().add(8 * (row + i) + col));
+                let mut to = |i: usize, x: float64x2_t| {
+                    vst1q_f32(out.as_mut_ptr().add(8 * (col + i) + row), vreinterpretq_f32_f64(x));
+                };
+                let double = |x: float32x4_t| vreinterpretq_f64_f32(x);
+                let (a, b, c, d) = (from(0), from(1), from(2), from(3));
+                let (even, odd) = (double(vtrn1q_f32(a, b)), double(vtrn2q_f32(a, b)));
+                let (even_below, odd_below) = (double(vtrn1q_f32(c, d)), double(vtrn2q_f32(c, d)));
+                to(0, vtrn1q_f64(even, even_below));
+                to(1, vtrn1q_f64(odd, odd_below));
+                to(2, vtrn2q_f64(even, even_below));
+                to(3, vtrn2q_f64(odd, odd_below));
+            }
+        }
+    }
+}

@@ -14,11 +14,13 @@ mod skinny_simd;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
 mod vectors;
+#[cfg(target_arch = "x86_64")]
+mod with_tiles;
 
 use super::definition::Chain;
 use super::job::{self, Job, Tile};
 use crate::formats::Codes;
-use crate::simd::{level, Level, Lookup};
+use crate::simd::Lookup;
 use crate::threads::{num_threads, run_tasks};
 use output::Region;
 
@@ -125,29 +127,13 @@ fn in_steps(job: &Job<'_>, whole: Vec<Tile<'_>>) {
     let (a, b) = (ByteOperand::new(&job.a), ByteOperand::new(&job.b));
     let p = Problem { a, b, k: job.k, interval: job.interval, chained: job.chained };
     let work = whole.iter().map(|t| t.rows() * t.cols()).sum::<usize>().saturating_mul(job.k) / PER_ELEMENT;
-    if amx() {
-        #[cfg(target_arch = "x86_64")]
-        with_tiles(job, &p, whole, work);
-    } else {
-        let (few, many): (Vec<_>, Vec<_>) =
-            whole.into_iter().partition(|t| t.rows() <= skinny_simd::MAX_ROWS);
-        skinny_simd::product(&p, few, work);
-        run_tasks(work, blocks(many), |tile| vectors::product(&p, Region::new(tile)));
+    #[cfg(target_arch = "x86_64")]
+    if with_tiles::available() {
+        return with_tiles::run(job, &p, whole, work);
     }
-}
-
-#[cfg(target_arch = "x86_64")]
-fn with_tiles(job: &Job<'_>, p: &Problem<'_>, whole: Vec<Tile<'_>>, work: usize) {
-    let (few, many): (Vec<_>, Vec<_>) = whole.into_iter().partition(|t| t.rows() <= skinny_amx::MAX_ROWS);
-    let (fewer, few): (Vec<_>, Vec<_>) = few.into_iter().partition(|t| t.rows() < skinny_amx::MIN_ROWS);
-    skinny_simd::product(p, fewer, work);
-    skinny_amx::product(job, p, few, work);
-    run_tasks(work, blocks(many), |tile| {
-        let restart = Restart::of(job, &tile);
-        let mut region = Region::new(tile);
-        tiles::product(p, &mut region);
-        restart.finish(region);
-    });
+    let (few, many): (Vec<_>, Vec<_>) = whole.into_iter().partition(|t| t.rows() <= skinny_simd::MAX_ROWS);
+    skinny_simd::product(&p, few, work);
+    run_tasks(work, blocks(many), |tile| vectors::product(&p, Region::new(tile)));
 }
 
 /// Cuts tiles for the threads: along the rows, where there are many of them, else along the columns.
@@ -162,38 +148,4 @@ fn blocks(whole: Vec<Tile<'_>>) -> Vec<Tile<'_>> {
         tile.cut(height, width, &mut blocks);
     }
     blocks
-}
-
-#[cfg(target_arch = "x86_64")]
-fn amx() -> bool {
-    level() == Level::Amx && crate::simd::amx::Amx::detect().is_some()
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn amx() -> bool {
-    false
-}
-
-/// Results that AMX would get wrong: it flushes subnormal accumulators, which only a sum that begins with c can meet.
-struct Restart(Vec<(usize, usize, f32)>);
-
-impl Restart {
-    fn of(job: &Job<'_>, tile: &Tile<'_>) -> Restart {
-        let mut results = Vec::new();
-        for row in (0..tile.rows()).filter(|_| job.chained && job.k > 0) {
-            let Some(c) = tile.c_from(row, 0) else { break };
-            for (col, c) in c.iter().enumerate().take(tile.cols()).filter(|(_, c)| c.is_subnormal()) {
-                let a = Float32Sum.items(&job.a, tile.a_row + row);
-                let b = Float32Sum.items(&job.b, tile.b_row + col);
-                results.push((row, col, Float32Sum.run(&a, &b, *c)));
-            }
-        }
-        Restart(results)
-    }
-
-    fn finish(&self, mut region: Region<'_>) {
-        for (row, col, result) in &self.0 {
-            region.put(*row, *col, &[*result]);
-        }
-    }
 }

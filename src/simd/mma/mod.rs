@@ -14,7 +14,11 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 pub mod groups;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 
+#[cfg(target_arch = "aarch64")]
+use super::neon::Neon;
 #[cfg(target_arch = "x86_64")]
 use super::{avx2::Avx2, avx512::Avx512};
 
@@ -189,6 +193,13 @@ pub fn dispatch_mma<T: MmaTask>(task: T) -> Option<T> {
             }
         }
     }
+    #[cfg(target_arch = "aarch64")]
+    if super::level() >= super::Level::Neon {
+        if let Some(l) = Neon::detect() {
+            task.run(l);
+            return None;
+        }
+    }
     Some(task)
 }
 
@@ -209,9 +220,11 @@ fn check_wide(unit: Unit, rows: &WideRows, at: At, columns: usize, count: usize)
 
 /// Names each number below the number of pairs in a step, so that the compiler sees them one by one: a loop over an
 /// array of registers it would leave rolled, and spill.
+#[cfg(target_arch = "x86_64")]
 macro_rules! each_pair {
     ($each:ident) => {
         $each!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
     };
 }
+#[cfg(target_arch = "x86_64")]
 use each_pair;

@@ -1,0 +1,407 @@
+//! NEON, which every AArch64 CPU has: eight lanes in two registers, as one would leave half of the 32 registers idle.
+//!
+//! Nothing beyond the first version of the architecture is used. `bf16` and `dotprod` have no operation that keeps the
+//! bits of these kernels (`BFMMLA` rounds to odd and flushes subnormal numbers), and conversions between float16 and
+//! float32 come without `fullfp16`. They are assembly here, since the compiler's own float16 vectors are younger than the
+//! oldest compiler that builds this crate.
+
+use super::lanes::{ColumnSink, Kernel, Lanes, Lookup, Narrow, PHILOX};
+use super::neon_tables;
+use super::scalar::Scalar;
+use std::arch::aarch64::*;
+use std::arch::asm;
+
+/// Proof that this CPU has NEON.
+#[derive(Clone, Copy)]
+pub struct Neon(());
+
+impl Neon {
+    /// The token, if the CPU has the features.
+    #[inline]
+    pub fn detect() -> Option<Neon> {
+        std::arch::is_aarch64_feature_detected!("neon").then_some(Neon(()))
+    }
+
+    /// Runs a kernel in a function that has the features switched on.
+    #[inline]
+    pub fn enter<K: Kernel>(self, kernel: K) -> K::Out {
+        #[target_feature(enable = "neon")]
+        fn inner<K: Kernel>(l: Neon, kernel: K) -> K::Out {
+            kernel.run(l)
+        }
+        // SAFETY: the token proves that the CPU has NEON.
+        unsafe { inner(self, kernel) }
+    }
+}
+
+const N: usize = 8;
+
+/// Eight 32-bit lanes: the lower four and the upper four.
+#[derive(Clone, Copy)]
+pub struct Two<T>(pub(super) T, pub(super) T);
+
+/// Operations that are one instruction for each register.
+macro_rules! lanewise {
+    ($($name:ident($($x:ident: $t:ty),+) -> $r:ty = $op:ident;)*) => {$(
+        #[inline(always)]
+        fn $name(self, $($x: Two<$t>),+) -> Two<$r> {
+            // SAFETY: the token proves NEON.
+            unsafe { Two($op($($x.0),+), $op($($x.1),+)) }
+        }
+    )*};
+}
+
+/// Eight float16, widened.
+#[inline(always)]
+pub(super) fn widen_f16(h: uint16x8_t) -> Two<float32x4_t> {
+    let (low, high);
+    // SAFETY: the instructions are NEON's, which the token of the caller proves, and touch no memory.
+    unsafe {
+        asm!("fcvtl {0:v}.4s, {1:v}.4h", out(vreg) low, in(vreg) h, options(pure, nomem, nostack));
+        asm!("fcvtl2 {0:v}.4s, {1:v}.8h", out(vreg) high, in(vreg) h, options(pure, nomem, nostack));
+    }
+    Two(low, high)
+}
+
+/// Eight float32, rounded to the nearest float16.
+#[inline(always)]
+pub(super) fn round_f16(x: Two<float32x4_t>) -> uint16x8_t {
+    let h;
+    // SAFETY: the instructions are NEON's, which the token of the caller proves, and touch no memory.
+    unsafe {
+        asm!("fcvtn {0:v}.4h, {1:v}.4s", "fcvtn2 {0:v}.8h, {2:v}.4s", out(vreg) h, in(vreg) x.0, in(vreg) x.1,
+             options(pure, nomem, nostack));
+    }
+    h
+}
+
+/// Four float32, rounded to the nearest float16 and widened again.
+#[inline(always)]
+pub(super) fn through_f16(x: float32x4_t) -> float32x4_t {
+    let y;
+    // SAFETY: the instructions are NEON's, which the token of the caller proves, and touch no memory.
+    unsafe {
+        asm!("fcvtn {0:v}.4h, {1:v}.4s", "fcvtl {0:v}.4s, {0:v}.4h", out(vreg) y, in(vreg) x,
+             options(pure, nomem, nostack));
+    }
+    y
+}
+
+/// The lower words of eight lanes, in order.
+#[inline(always)]
+fn low_words(x: Two<uint32x4_t>) -> uint16x8_t {
+    // SAFETY: NEON is proved by the token of the caller.
+    unsafe { vuzp1q_u16(vreinterpretq_u16_u32(x.0), vreinterpretq_u16_u32(x.1)) }
+}
+
+/// The lower bytes of sixteen words, in order.
+#[inline(always)]
+pub(super) fn low_bytes(a: uint16x8_t, b: uint16x8_t) -> uint8x16_t {
+    // SAFETY: NEON is proved by the token of the caller.
+    unsafe { vuzp1q_u8(vreinterpretq_u8_u16(a), vreinterpretq_u8_u16(b)) }
+}
+
+/// Float32 with all that float16 would cut off of a narrow format replaced by one sticky bit, so that float16 holds them.
+#[inline(always)]
+fn sticky(x: float32x4_t, lost: uint32x4_t, odd: uint32x4_t) -> float32x4_t {
+    // SAFETY: NEON is proved by the token of the caller.
+    unsafe {
+        let bits = vreinterpretq_u32_f32(x);
+        // Where anything is lost, the lowest places become the sticky bit and zeros.
+        let field = vandq_u32(vtstq_u32(bits, lost), vorrq_u32(lost, odd));
+        vreinterpretq_f32_u32(vbslq_u32(field, odd, bits))
+    }
+}
+
+impl Lanes for Neon {
+    const N: usize = N;
+    type F = Two<float32x4_t>;
+    type U = Two<uint32x4_t>;
+    type M = Two<uint32x4_t>;
+    type RegisterTable = &'static Lookup;
+
+    #[inline(always)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Out {
+        self.enter(kernel)
+    }
+    #[inline(always)]
+    fn f32(self, x: f32) -> Self::F {
+        // SAFETY: the token proves NEON.
+        unsafe { Two(vdupq_n_f32(x), vdupq_n_f32(x)) }
+    }
+    #[inline(always)]
+    fn u32(self, x: u32) -> Self::U {
+        // SAFETY: the token proves NEON.
+        unsafe { Two(vdupq_n_u32(x), vdupq_n_u32(x)) }
+    }
+
+    #[inline(always)]
+    fn load_f32(self, src: &[f32]) -> Self::F {
+        let src = &src[..N];
+        // SAFETY: eight float32 are read from a slice of eight; the token proves NEON.
+        unsafe { Two(vld1q_f32(src.as_ptr()), vld1q_f32(src.as_ptr().add(4))) }
+    }
+    #[inline(always)]
+    fn load_u32(self, src: &[u32]) -> Self::U {
+        let src = &src[..N];
+        // SAFETY: eight words are read from a slice of eight; the token proves NEON.
+        unsafe { Two(vld1q_u32(src.as_ptr()), vld1q_u32(src.as_ptr().add(4))) }
+    }
+    #[inline(always)]
+    fn load_f16(self, src: &[u16]) -> Self::F {
+        let src = &src[..N];
+        // SAFETY: eight halves are read from a slice of eight; the token proves NEON.
+        widen_f16(unsafe { vld1q_u16(src.as_ptr()) })
+    }
+    #[inline(always)]
+    fn load_bf16(self, src: &[u16]) -> Self::F {
+        let src = &src[..N];
+        // SAFETY: eight halves are read from a slice of eight; the token proves NEON.
+        unsafe {
+            let x = vld1q_u16(src.as_ptr());
+            let (low, high) = (vshll_n_u16::<16>(vget_low_u16(x)), vshll_high_n_u16::<16>(x));
+            Two(vreinterpretq_f32_u32(low), vreinterpretq_f32_u32(high))
+        }
+    }
+    #[inline(always)]
+    fn load_f64(self, src: &[f64]) -> Self::F {
+        let src = &src[..N];
+        // SAFETY: eight float64 are read from a slice of eight; the token proves NEON.
+        unsafe {
+            let two = |at: usize| {
+                let (a, b) = (vld1q_f64(src.as_ptr().add(at)), vld1q_f64(src.as_ptr().add(at + 2)));
+                vcvtx_high_f32_f64(vcvtx_f32_f64(a), b) // to odd
+            };
+            Two(two(0), two(4))
+        }
+    }
+    #[inline(always)]
+    fn columns(self, table: &Lookup, codes: &[u8], each: impl ColumnSink<Self>) {
+        super::columns::neon(self, table, codes, each);
+    }
+    #[inline(always)]
+    fn transpose(self, rows: &[f32], out: &mut [f32]) {
+        super::transpose::neon(self, rows, out);
+    }
+    #[inline(always)]
+    fn load_u8(self, src: &[u8]) -> Self::U {
+        let src = &src[..N];
+        // SAFETY: eight bytes are read from a slice of eight; the token proves NEON.
+        unsafe {
+            let words = vmovl_u8(vld1_u8(src.as_ptr()));
+            Two(vmovl_u16(vget_low_u16(words)), vmovl_high_u16(words))
+        }
+    }
+    // In float64 the portable code is NEON's: two lanes at a time.
+    #[inline(always)]
+    fn polynomial(self, c: &[f64], x: &[f64], out: &mut [f64]) {
+        Scalar.polynomial(c, x, out);
+    }
+    #[inline(always)]
+    fn products(self, rows: &[f64], steps: &[f64; 16], near: u32, out: &mut [f32]) -> bool {
+        Scalar.products(rows, steps, near, out)
+    }
+    #[inline(always)]
+    fn permute16(self, table: &[f32; 16], index: Self::U) -> Self::F {
+        neon_tables::permute16(self, table, index)
+    }
+    #[inline(always)]
+    fn gather256(self, table: &[f32; 256], index: Self::U) -> Self::F {
+        let mut lanes = [0; N];
+        self.store_u32(index, &mut lanes);
+        self.load_f32(&lanes.map(|i: u32| table[(i & 255) as usize]))
+    }
+    #[inline(always)]
+    fn lookup(self, table: &Lookup, codes: &[u8]) -> [Self::F; 4] {
+        neon_tables::lookup(self, table, codes)
+    }
+    #[inline(always)]
+    fn register_table(self, table: &'static Lookup) -> Option<Self::RegisterTable> {
+        Some(table)
+    }
+    #[inline(always)]
+    fn lookup_registers(self, table: Self::RegisterTable, codes: &[u8]) -> [Self::F; 4] {
+        self.lookup(table, codes)
+    }
+    #[inline(always)]
+    fn lookup_bf16(self, table: &Lookup, codes: &[u8], out: &mut [u16], _stream: bool) {
+        neon_tables::lookup_bf16(self, table, codes, out);
+    }
+
+    #[inline(always)]
+    fn store_f32(self, x: Self::F, out: &mut [f32], _stream: bool) {
+        let out = &mut out[..N];
+        // SAFETY: eight float32 are written to a slice of eight; the token proves NEON.
+        unsafe {
+            vst1q_f32(out.as_mut_ptr(), x.0);
+            vst1q_f32(out.as_mut_ptr().add(4), x.1);
+        }
+    }
+    #[inline(always)]
+    fn store_u32(self, x: Self::U, out: &mut [u32]) {
+        let out = &mut out[..N];
+        // SAFETY: eight words are written to a slice of eight; the token proves NEON.
+        unsafe {
+            vst1q_u32(out.as_mut_ptr(), x.0);
+            vst1q_u32(out.as_mut_ptr().add(4), x.1);
+        }
+    }
+    #[inline(always)]
+    fn store_u8(self, x: [Self::U; 4], out: &mut [u8], _stream: bool) {
+        let out = &mut out[..4 * N];
+        let first = low_bytes(low_words(x[0]), low_words(x[1]));
+        let second = low_bytes(low_words(x[2]), low_words(x[3]));
+        // SAFETY: 32 bytes are written to a slice of 32; the token proves NEON.
+        unsafe {
+            vst1q_u8(out.as_mut_ptr(), first);
+            vst1q_u8(out.as_mut_ptr().add(16), second);
+        }
+    }
+    #[inline(always)]
+    fn store_u16(self, x: [Self::U; 4], out: &mut [u16], _stream: bool) {
+        let out = &mut out[..4 * N];
+        for j in 0..4 {
+            // SAFETY: eight words are written inside a slice of 32; the token proves NEON.
+            unsafe { vst1q_u16(out.as_mut_ptr().add(N * j), low_words(x[j])) };
+        }
+    }
+    const NARROW: bool = true;
+    #[inline(always)]
+    fn store_narrow(self, x: [Self::F; 4], f: Narrow, out: &mut [u8], _stream: bool) {
+        let out = &mut out[..4 * N];
+        // SAFETY: 32 bytes are written to a slice of 32; the token proves NEON.
+        unsafe {
+            let (lost, odd) = (vdupq_n_u32(f.sticky), vdupq_n_u32(f.sticky + 1));
+            let half = |x: Two<float32x4_t>| round_f16(Two(sticky(x.0, lost, odd), sticky(x.1, lost, odd)));
+            let last = vdupq_n_u16(1 << f.cut);
+            let below_half = vdupq_n_s16((1 << (f.cut - 1)) - 1);
+            let cut = vdupq_n_s16(-(f.cut as i16));
+            let nearest = |h: uint16x8_t| {
+                let magnitude = vreinterpretq_s16_u16(vbicq_u16(h, vdupq_n_u16(0x8000)));
+                let sum = vqsubq_s16(magnitude, vreinterpretq_s16_u16(vtstq_u16(h, last)));
+                vshlq_u16(vreinterpretq_u16_s16(vqaddq_s16(sum, below_half)), cut)
+            };
+            let (limit, nan) = (vdupq_n_u8(f.limit), vdupq_n_u8(f.nan));
+            let (first_nan, sign) = (vdupq_n_u8((0x7E00 >> f.cut) as u8), vdupq_n_u8(f.sign));
+            let down = vdupq_n_s8(f.sign.trailing_zeros() as i8 - 7);
+            for part in 0..2 {
+                let (a, b) = (half(x[2 * part]), half(x[2 * part + 1]));
+                let codes = low_bytes(nearest(a), nearest(b));
+                // float16's own NaNs stand above its infinity and above every overflow
+                let codes = vbslq_u8(vcgeq_u8(codes, first_nan), nan, vminq_u8(codes, limit));
+                let top = vuzp2q_u8(vreinterpretq_u8_u16(a), vreinterpretq_u8_u16(b));
+                vst1q_u8(out.as_mut_ptr().add(16 * part), vbslq_u8(sign, vshlq_u8(top, down), codes));
+            }
+        }
+    }
+    #[inline(always)]
+    fn flush(self, x: Self::F) -> Self::F {
+        // SAFETY: the token proves NEON.
+        let one = |x: float32x4_t| unsafe {
+            let small = vcaltq_f32(x, vdupq_n_f32(f32::MIN_POSITIVE));
+            let bits = vbicq_u32(vreinterpretq_u32_f32(x), vshrq_n_u32::<1>(small));
+            vreinterpretq_f32_u32(bits)
+        };
+        Two(one(x.0), one(x.1))
+    }
+
+    #[inline(always)]
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        // SAFETY: the token proves NEON.
+        unsafe { Two(vfmaq_f32(c.0, a.0, b.0), vfmaq_f32(c.1, a.1, b.1)) }
+    }
+    #[inline(always)]
+    fn add_product(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        self.fma(a, b, c)
+    }
+    #[inline(always)]
+    fn estimate(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        self.fma(a, b, c)
+    }
+    #[inline(always)]
+    fn fmax(self, a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: the token proves NEON.
+        unsafe { Two(vbslq_f32(vcgtq_f32(a.0, b.0), a.0, b.0), vbslq_f32(vcgtq_f32(a.1, b.1), a.1, b.1)) }
+    }
+    #[inline(always)]
+    fn fdiv_by(self, a: Self::F, b: Self::F, r: Self::F) -> Self::F {
+        // SAFETY: the token proves NEON.
+        let one = |a: float32x4_t, b: float32x4_t, r: float32x4_t| unsafe {
+            let q = vmulq_f32(a, r);
+            vfmaq_f32(q, vfmsq_f32(a, q, b), r)
+        };
+        Two(one(a.0, b.0, r.0), one(a.1, b.1, r.1))
+    }
+    lanewise! {
+        bits(x: float32x4_t) -> uint32x4_t = vreinterpretq_u32_f32;
+        float(x: uint32x4_t) -> float32x4_t = vreinterpretq_f32_u32;
+        fadd(a: float32x4_t, b: float32x4_t) -> float32x4_t = vaddq_f32;
+        fmul(a: float32x4_t, b: float32x4_t) -> float32x4_t = vmulq_f32;
+        fdiv(a: float32x4_t, b: float32x4_t) -> float32x4_t = vdivq_f32;
+        and(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t = vandq_u32;
+        or(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t = vorrq_u32;
+        xor(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t = veorq_u32;
+        add(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t = vaddq_u32;
+        sub(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t = vsubq_u32;
+        min(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t = vminq_u32;
+        max(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t = vmaxq_u32;
+        gt(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t = vcgtq_u32;
+        select(m: uint32x4_t, a: uint32x4_t, b: uint32x4_t) -> uint32x4_t = vbslq_u32;
+    }
+
+    // A shift to the right is one to the left by less than zero, and only a byte of the distance counts.
+    #[inline(always)]
+    fn shl(self, a: Self::U, n: u32) -> Self::U {
+        // SAFETY: the token proves NEON.
+        let n = unsafe { vdupq_n_s32(n as i32) };
+        // SAFETY: the token proves NEON.
+        unsafe { Two(vshlq_u32(a.0, n), vshlq_u32(a.1, n)) }
+    }
+    #[inline(always)]
+    fn shr(self, a: Self::U, n: u32) -> Self::U {
+        // SAFETY: the token proves NEON.
+        let n = unsafe { vdupq_n_s32(-(n as i32)) };
+        // SAFETY: the token proves NEON.
+        unsafe { Two(vshlq_u32(a.0, n), vshlq_u32(a.1, n)) }
+    }
+    #[inline(always)]
+    fn shl_each(self, a: Self::U, n: Self::U) -> Self::U {
+        // SAFETY: the token proves NEON.
+        let one = |a: uint32x4_t, n: uint32x4_t| unsafe {
+            vshlq_u32(a, vreinterpretq_s32_u32(vminq_u32(n, vdupq_n_u32(32))))
+        };
+        Two(one(a.0, n.0), one(a.1, n.1))
+    }
+    #[inline(always)]
+    fn shr_each(self, a: Self::U, n: Self::U) -> Self::U {
+        // SAFETY: the token proves NEON.
+        let one = |a: uint32x4_t, n: uint32x4_t| unsafe {
+            vshlq_u32(a, vnegq_s32(vreinterpretq_s32_u32(vminq_u32(n, vdupq_n_u32(32)))))
+        };
+        Two(one(a.0, n.0), one(a.1, n.1))
+    }
+    #[inline(always)]
+    fn philox_round(self, counter: Self::U, key: Self::U) -> Self::U {
+        // SAFETY: the token proves NEON.
+        let one = |counter: uint32x4_t, key: uint32x4_t| unsafe {
+            let by = vld1_u32(PHILOX.as_ptr());
+            // The products of the even words: (lo0, hi0, lo1, hi1), which the round wants reversed.
+            let even = vmovn_u64(vreinterpretq_u64_u32(counter));
+            let products = vrev64q_u32(vreinterpretq_u32_u64(vmull_u32(even, by)));
+            let products = vextq_u32::<2>(products, products);
+            let odd = vreinterpretq_u32_u64(vshrq_n_u64::<32>(vreinterpretq_u64_u32(counter)));
+            veorq_u32(veorq_u32(products, odd), key)
+        };
+        Two(one(counter.0, key.0), one(counter.1, key.1))
+    }
+    #[inline(always)]
+    fn any(self, m: Self::M) -> bool {
+        // SAFETY: the token proves NEON.
+        unsafe { vmaxvq_u32(vorrq_u32(m.0, m.1)) != 0 }
+    }
+    #[inline(always)]
+    fn hmax(self, a: Self::U) -> u32 {
+        // SAFETY: the token proves NEON.
+        unsafe { vmaxvq_u32(vmaxq_u32(a.0, a.1)) }
+    }
+}
