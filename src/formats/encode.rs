@@ -122,6 +122,7 @@ struct Nearest<'a, S: Source, C: Code, const PLAIN: bool> {
     walk: Walk,
 }
 
+#[derive(Clone, Copy)]
 struct NearestMap<S, C, const PLAIN: bool> {
     near: Near,
     /// The same, where a level rounds it in float16 lanes: subnormal numbers become zero, as they would.
@@ -135,6 +136,16 @@ impl<S: Source, C: Code, const PLAIN: bool> GroupMap for NearestMap<S, C, PLAIN>
     #[inline(always)]
     fn group<L: Lanes>(&self, l: L, _at: usize, src: &[S::Item], out: &mut [C], stream: bool) {
         if let (true, Some((format, scale))) = (L::NARROW && C::BYTE, self.narrow) {
+            if L::ANY_NORMAL {
+                let format = Narrow { normal: (f32::from_bits(format.normal) / scale).to_bits(), ..format };
+                let x = [
+                    S::load(l, src),
+                    S::load(l, &src[L::N..]),
+                    S::load(l, &src[2 * L::N..]),
+                    S::load(l, &src[3 * L::N..]),
+                ];
+                return C::store_narrow(l, x, format, out, stream);
+            }
             let scale = l.f32(scale);
             let x = [
                 l.fmul(l.flush(S::load(l, src)), scale),
@@ -180,6 +191,7 @@ struct AnyMode<'a, S: Source, C: Code> {
     walk: Walk,
 }
 
+#[derive(Clone, Copy)]
 struct AnyModeMap<S, C> {
     rounder: LaneRounder,
     seed: u64,

@@ -70,7 +70,8 @@ impl Near {
             let sticky = (1 << (self.shift - 2)) - 1;
             let scale = f32::from_bits((127 << 23) + ((127 - 14) << 23) - self.emin_bits);
             let (limit, nan) = (self.limit_code as u8, self.nan as u8);
-            (Narrow { sticky, cut: self.shift - 13, limit, nan, sign: 1 << (self.bits - 1) }, scale)
+            let (normal, cut, sign) = ((127 - 14) << 23, self.shift - 13, 1 << (self.bits - 1));
+            (Narrow { normal, sticky, cut, limit, nan, sign }, scale)
         })
     }
 

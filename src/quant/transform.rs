@@ -199,6 +199,7 @@ pub(super) struct EncodeAny<'a, S: Source, C: Code> {
     pub ahead: usize,
 }
 
+#[derive(Clone, Copy)]
 struct EncodeAnyMap<'a, P, S, C> {
     rounder: LaneRounder,
     divide: bool,

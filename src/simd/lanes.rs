@@ -77,6 +77,8 @@ impl Lookup {
 /// A float format of at most three mantissa bits with a sign above its magnitude, as [`Lanes::store_narrow`] takes it.
 #[derive(Clone, Copy, Debug)]
 pub struct Narrow {
+    /// Float32 bits of the smallest normal number.
+    pub normal: u32,
     /// Mask of the float32 bits that only count as sticky: those more than two places below the mantissa.
     pub sticky: u32,
     /// Mantissa bits of a float16 that are rounded off.
@@ -210,12 +212,15 @@ pub trait Lanes: Copy {
     fn store_u16(self, x: [Self::U; 4], out: &mut [u16], stream: bool);
     /// True if the level implements [`Lanes::store_narrow`].
     const NARROW: bool = false;
-    /// Rounds a group of float32 to nearest even and stores its codes. The caller multiplies by the power of two that
-    /// moves the format's smallest normal number to 2^-14, float16's; no input may be subnormal.
+    /// True if [`Lanes::store_narrow`] takes numbers as they are, whatever [`Narrow::normal`].
+    const ANY_NORMAL: bool = false;
+    /// Rounds a group of float32 to nearest even and stores its codes. Unless [`Lanes::ANY_NORMAL`], the caller multiplies by the power of two that
+    /// moves the format's smallest normal number to 2^-14, float16's, after [`Lanes::flush`].
     fn store_narrow(self, _x: [Self::F; 4], _format: Narrow, _out: &mut [u8], _stream: bool) {
         unreachable!("only where NARROW")
     }
-    /// Flushes subnormal lanes to zero of the same sign.
+    /// Flushes subnormal lanes to zero of the same sign, where the float units of the level are slow on them: only for
+    /// what makes no difference between the two.
     fn flush(self, x: Self::F) -> Self::F {
         let bits = self.bits(x);
         let normal = self.gt(self.and(bits, self.u32(0x7FFF_FFFF)), self.u32(0x007F_FFFF));

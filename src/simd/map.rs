@@ -28,7 +28,7 @@ impl Walk {
 }
 
 /// An elementwise function, one group at a time.
-pub trait GroupMap {
+pub trait GroupMap: Copy {
     /// Element type read.
     type In: Copy + Default + Send + Sync;
     /// Element type written.
@@ -69,20 +69,28 @@ pub fn map_groups<L: Lanes, M: GroupMap>(
     let sections = if walk.stream && n >= LONG { SECTIONS } else { 1 };
     let section = (n - i) / L::GROUP / sections * L::GROUP;
     let first = i;
+    // A copy that nothing points to: stores cannot change it, so that what is made of it stays in registers.
+    let near = *map;
+    let end = first + sections * section;
+    let mut k = first;
     while i < first + section {
-        for s in 0..sections {
-            let k = i + s * section;
-            let group = &src[k..k + L::GROUP];
-            if walk.ahead > 0 {
-                for line in 0..std::mem::size_of_val(group).div_ceil(64) {
-                    l.prefetch(group, walk.ahead + 64 * line);
-                }
+        // SAFETY: `k` is at least a group below the end of its section, and all sections end within `n` elements.
+        let (group, out) =
+            unsafe { (src.get_unchecked(k..k + L::GROUP), out.get_unchecked_mut(k..k + L::GROUP)) };
+        if walk.ahead > 0 {
+            for line in 0..std::mem::size_of_val(group).div_ceil(64) {
+                l.prefetch(group, walk.ahead + 64 * line);
             }
-            map.group(l, at + k, group, &mut out[k..k + L::GROUP], walk.stream);
         }
-        i += L::GROUP;
+        near.group(l, at + k, group, out, walk.stream);
+        // To the same place of the next section, or from the last one to the next group of the first.
+        k += section;
+        if k >= end {
+            i += L::GROUP;
+            k = i;
+        }
     }
-    i = first + sections * section;
+    i = end;
     while i < n {
         let k = (n - i).min(L::GROUP);
         l.call(Partial { map, at: at + i, src: &src[i..i + k], out: &mut out[i..i + k] });

@@ -26,6 +26,8 @@ pub mod mma;
 #[cfg(target_arch = "aarch64")]
 pub mod neon;
 #[cfg(target_arch = "aarch64")]
+mod neon_narrow;
+#[cfg(target_arch = "aarch64")]
 mod neon_tables;
 
 pub use lanes::{

@@ -6,8 +6,8 @@
 //! oldest compiler that builds this crate.
 
 use super::lanes::{ColumnSink, Kernel, Lanes, Lookup, Narrow, PHILOX};
-use super::neon_tables;
 use super::scalar::Scalar;
+use super::{neon_narrow, neon_tables};
 use std::arch::aarch64::*;
 use std::arch::asm;
 
@@ -63,18 +63,6 @@ pub(super) fn widen_f16(h: uint16x8_t) -> Two<float32x4_t> {
     Two(low, high)
 }
 
-/// Eight float32, rounded to the nearest float16.
-#[inline(always)]
-pub(super) fn round_f16(x: Two<float32x4_t>) -> uint16x8_t {
-    let h;
-    // SAFETY: the instructions are NEON's, which the token of the caller proves, and touch no memory.
-    unsafe {
-        asm!("fcvtn {0:v}.4h, {1:v}.4s", "fcvtn2 {0:v}.8h, {2:v}.4s", out(vreg) h, in(vreg) x.0, in(vreg) x.1,
-             options(pure, nomem, nostack));
-    }
-    h
-}
-
 /// Four float32, rounded to the nearest float16 and widened again.
 #[inline(always)]
 pub(super) fn through_f16(x: float32x4_t) -> float32x4_t {
@@ -99,18 +87,6 @@ fn low_words(x: Two<uint32x4_t>) -> uint16x8_t {
 pub(super) fn low_bytes(a: uint16x8_t, b: uint16x8_t) -> uint8x16_t {
     // SAFETY: NEON is proved by the token of the caller.
     unsafe { vuzp1q_u8(vreinterpretq_u8_u16(a), vreinterpretq_u8_u16(b)) }
-}
-
-/// Float32 with all that float16 would cut off of a narrow format replaced by one sticky bit, so that float16 holds them.
-#[inline(always)]
-fn sticky(x: float32x4_t, lost: uint32x4_t, odd: uint32x4_t) -> float32x4_t {
-    // SAFETY: NEON is proved by the token of the caller.
-    unsafe {
-        let bits = vreinterpretq_u32_f32(x);
-        // Where anything is lost, the lowest places become the sticky bit and zeros.
-        let field = vandq_u32(vtstq_u32(bits, lost), vorrq_u32(lost, odd));
-        vreinterpretq_f32_u32(vbslq_u32(field, odd, bits))
-    }
 }
 
 impl Lanes for Neon {
@@ -266,43 +242,14 @@ impl Lanes for Neon {
         }
     }
     const NARROW: bool = true;
+    const ANY_NORMAL: bool = true;
     #[inline(always)]
     fn store_narrow(self, x: [Self::F; 4], f: Narrow, out: &mut [u8], _stream: bool) {
-        let out = &mut out[..4 * N];
-        // SAFETY: 32 bytes are written to a slice of 32; the token proves NEON.
-        unsafe {
-            let (lost, odd) = (vdupq_n_u32(f.sticky), vdupq_n_u32(f.sticky + 1));
-            let half = |x: Two<float32x4_t>| round_f16(Two(sticky(x.0, lost, odd), sticky(x.1, lost, odd)));
-            let last = vdupq_n_u16(1 << f.cut);
-            let below_half = vdupq_n_s16((1 << (f.cut - 1)) - 1);
-            let cut = vdupq_n_s16(-(f.cut as i16));
-            let nearest = |h: uint16x8_t| {
-                let magnitude = vreinterpretq_s16_u16(vbicq_u16(h, vdupq_n_u16(0x8000)));
-                let sum = vqsubq_s16(magnitude, vreinterpretq_s16_u16(vtstq_u16(h, last)));
-                vshlq_u16(vreinterpretq_u16_s16(vqaddq_s16(sum, below_half)), cut)
-            };
-            let (limit, nan) = (vdupq_n_u8(f.limit), vdupq_n_u8(f.nan));
-            let (first_nan, sign) = (vdupq_n_u8((0x7E00 >> f.cut) as u8), vdupq_n_u8(f.sign));
-            let down = vdupq_n_s8(f.sign.trailing_zeros() as i8 - 7);
-            for part in 0..2 {
-                let (a, b) = (half(x[2 * part]), half(x[2 * part + 1]));
-                let codes = low_bytes(nearest(a), nearest(b));
-                // float16's own NaNs stand above its infinity and above every overflow
-                let codes = vbslq_u8(vcgeq_u8(codes, first_nan), nan, vminq_u8(codes, limit));
-                let top = vuzp2q_u8(vreinterpretq_u8_u16(a), vreinterpretq_u8_u16(b));
-                vst1q_u8(out.as_mut_ptr().add(16 * part), vbslq_u8(sign, vshlq_u8(top, down), codes));
-            }
-        }
+        neon_narrow::store(self, x, f, out);
     }
     #[inline(always)]
     fn flush(self, x: Self::F) -> Self::F {
-        // SAFETY: the token proves NEON.
-        let one = |x: float32x4_t| unsafe {
-            let small = vcaltq_f32(x, vdupq_n_f32(f32::MIN_POSITIVE));
-            let bits = vbicq_u32(vreinterpretq_u32_f32(x), vshrq_n_u32::<1>(small));
-            vreinterpretq_f32_u32(bits)
-        };
-        Two(one(x.0), one(x.1))
+        x // no slower than other numbers
     }
 
     #[inline(always)]

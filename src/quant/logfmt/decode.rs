@@ -364,6 +364,7 @@ impl<C: Code> Kernel for DecodeRun<'_, C> {
 }
 
 /// float32 to the output's type.
+#[derive(Clone, Copy)]
 struct Write<K>(K);
 
 impl<K: Sink> GroupMap for Write<K> {

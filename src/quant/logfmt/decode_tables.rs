@@ -196,6 +196,7 @@ fn or_zero<L: Lanes>(l: L, bits: u32, code: L::U, x: L::F) -> L::F {
 }
 
 /// Decodes codes of one tile from its tables.
+#[derive(Clone, Copy)]
 struct TableMap<'a, K, C> {
     table: &'a TileTables,
     grid: TileGrid,

@@ -266,6 +266,7 @@ impl<S: Source, C: Code> Kernel for EncodeRun<'_, S, C> {
 }
 
 /// Codes by the estimate, a group at a time; a group that it cannot tell falls back to the definition.
+#[derive(Clone, Copy)]
 struct EstimateMap<S, C, const DEEP: bool> {
     estimate: LinearEstimate,
     finder: Finder,
