@@ -66,12 +66,12 @@ def simd_level() -> str:
     Returns
     -------
     str
-        "scalar", "avx2", "avx512" or "amx" (avx512, and tiles for products): the best of this machine, unless
-        DSV3_NUMERICS_SIMD names another.
+        "scalar", "neon" (64-bit ARM), "avx2", "avx512" or "amx" (avx512, and tiles for products): the best of this
+        machine, unless DSV3_NUMERICS_SIMD names another.
 
     Examples
     --------
-    >>> simd_level() in ("scalar", "avx2", "avx512", "amx")
+    >>> simd_level() in ("scalar", "neon", "avx2", "avx512", "amx")
     True
     """
     return _core.simd_level()

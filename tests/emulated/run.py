@@ -1,11 +1,11 @@
 """Builds the core for 64-bit ARM and runs it under qemu: tests, every float32, instruction counts.
 
-    python tests/emulated/run.py test      # the Rust tests; records RESULT.md
-    python tests/emulated/run.py sweep     # every float32 of two formats against this machine; records RESULT.md
-    python tests/emulated/run.py count     # instructions an element, NEON beside scalar; writes bench/results/neon.md
-    python tests/emulated/run.py wheel     # a wheel in dist/, linked by zig; needs maturin[zig] and auditwheel
+    python tests/emulated/run.py test    # the Rust tests; records RESULT.md
+    python tests/emulated/run.py sweep   # every float32 of two formats, codes compared; records RESULT.md
+    python tests/emulated/run.py count   # instructions an element; writes bench/results/neon.md
+    python tests/emulated/run.py wheel   # a wheel in dist/, linked by zig; needs maturin[zig], auditwheel
 
-Needs a Rust compiler with the standard library of the target, a cross linker and qemu's user emulation. It uses
+Needs a Rust compiler with the standard library of the target, a cross linker and qemu's user emulation;
 nothing of the package and no library.
 """
 
@@ -39,6 +39,22 @@ NEEDS = f"""\
 """
 
 
+SWEPT = """\
+Codes of `neon` under emulation beside those of `scalar` on the machine that emulates, which the
+[exhaustive sweep](../exhaustive/RESULT.md) holds against ml_dtypes. A stripe is 2^26 float32; what is
+compared is a digest of its codes.
+"""
+
+COUNTED = """\
+# Instructions of NEON beside the scalar level: counts, no times
+
+Written by `make arm-count`: rustc {rustc}, qemu {qemu}. Instructions that an emulator counts, two runs of a
+kernel less one, an element (of products: a multiplication). They say nothing of speed: an instruction may
+take one cycle or twenty. The scalar level, too, is compiled to NEON, as far as the compiler sees how.
+The bar, for casts and quantizers: at most {bar} of the scalar level's.
+"""
+
+
 def compilers() -> list[str]:
     """Rust compilers to try: the one asked for, or the first on the path, then Debian's."""
     asked = os.environ.get("RUSTC")
@@ -54,11 +70,11 @@ def targets(rustc: str) -> bool:
     return found.returncode == 0 and any(Path(found.stdout.strip()).glob("libstd-*.rlib"))
 
 
-def environment() -> dict[str, str]:
-    """The variables under which cargo builds for the target and runs what it built; exits where something is missing."""
+def environment(tools: tuple[str, ...] = (LINKER, EMULATOR)) -> dict[str, str]:
+    """The variables under which cargo builds and runs for the target; exits where a tool is missing."""
     rustc = next(filter(targets, compilers()), None)
     missing = [] if rustc else [f"the standard library of {TARGET}"]
-    missing += [tool for tool in (LINKER, EMULATOR) if shutil.which(tool) is None]
+    missing += [tool for tool in tools if shutil.which(tool) is None]
     if rustc is None or missing:
         raise SystemExit(NEEDS.format(missing=", ".join(missing)))
     name = TARGET.upper().replace("-", "_")
@@ -90,7 +106,10 @@ def record(part: str, value: object, env: dict[str, str]) -> None:
 def markdown(known: dict) -> str:
     """The record: what ran, under what, and how it ended."""
     lines = ["# The core on 64-bit ARM, emulated", ""]
-    lines += ["Written by `make arm-test` and `make arm-sweep`: the core, built for `aarch64`, run under qemu.", ""]
+    lines += [
+        "Written by `make arm-test` and `make arm-sweep`: the core, built for `aarch64`, run under qemu.",
+        "",
+    ]
     if (tests := known.get("test")) is not None:
         lines += [f"## Rust tests (rustc {tests['rustc']}, qemu {tests['qemu']})", ""]
         lines += ["The tests compare every level that there is, `scalar` and `neon`, byte for byte.", ""]
@@ -99,9 +118,7 @@ def markdown(known: dict) -> str:
         lines += [""]
     if (sweep := known.get("sweep")) is not None:
         lines += [f"## Every float32 (rustc {sweep['rustc']}, qemu {sweep['qemu']})", ""]
-        lines += ["Codes of `neon` under emulation beside those of `scalar` on the machine that emulates, which"]
-        lines += ["[the exhaustive sweep](../exhaustive/RESULT.md) holds against ml_dtypes. A stripe is 2^26 float32;"]
-        lines += ["digests of its codes are compared.", ""]
+        lines += [SWEPT]
         lines += ["| format | overflow | stripes of 64 | that differ |", "|---|---|---|---|"]
         lines += [f"| {fmt} | {mode} | {ran} | {differ} |" for fmt, mode, ran, differ in sweep["outcome"]]
         lines += [""]
@@ -130,7 +147,15 @@ def test(env: dict[str, str]) -> int:
 
 def built(env: dict[str, str], name: str, target: bool) -> Path:
     """An example, built for the target or for this machine."""
-    command = ["cargo", "build", "--release", "--example", name, "--message-format", "json-render-diagnostics"]
+    command = [
+        "cargo",
+        "build",
+        "--release",
+        "--example",
+        name,
+        "--message-format",
+        "json-render-diagnostics",
+    ]
     if target:
         command += ["--target", TARGET]
     else:
@@ -182,13 +207,7 @@ def count(env: dict[str, str], write: bool) -> int:
     program = built(env, "kernels", target=True)
     listed = subprocess.run([EMULATOR, str(program)], capture_output=True, text=True, check=True).stdout
     lines = [
-        "# Instructions of NEON beside the scalar level: counts, no times",
-        "",
-        f"Written by `make arm-count`: rustc {version(env['RUSTC'])}, qemu {version(EMULATOR)}. Instructions that an emulator",
-        "counts, one run of a kernel less none, an element (of products: a multiplication). They say nothing of speed: an",
-        "instruction may take one cycle or twenty, and the scalar level is compiled to NEON as far as the compiler sees how.",
-        f"The bar, for casts and quantizers: at most {BAR} of the scalar level's.",
-        "",
+        COUNTED.format(rustc=version(env["RUSTC"]), qemu=version(EMULATOR), bar=BAR),
         "| kernel | scalar | neon | neon / scalar | bar |",
         "|---|---|---|---|---|",
     ]
@@ -232,13 +251,15 @@ def main() -> int:
     parser.add_argument("--stripes", type=int, nargs=2, default=(0, 64), help="first and number, of 64")
     parser.add_argument("--dry", action="store_true", help="count: write no file")
     options = parser.parse_args()
+    if options.part == "wheel":
+        return wheel(environment(tools=()))
     env = environment()
     if options.part == "test":
         return test(env)
     if options.part == "sweep":
         first, number = options.stripes
         return sweep(env, options.formats, range(first, first + number))
-    return wheel(env) if options.part == "wheel" else count(env, not options.dry)
+    return count(env, not options.dry)
 
 
 if __name__ == "__main__":

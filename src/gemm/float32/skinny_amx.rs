@@ -7,7 +7,8 @@
 use super::output::{Region, Scratch};
 use super::runs::{segments, KSegment};
 use super::tiles::{OperandRows, Promotion, SpreadPromotion, WidenLhs, WidenRhs, ROW_GAP, SIDE};
-use super::{Problem, Restart, STEP};
+use super::with_tiles::Restart;
+use super::{Problem, STEP};
 use crate::gemm::job::{Job, Tile};
 use crate::simd::amx::{Amx, Lhs, Sums, Tiles};
 use crate::simd::{Kernel, Lanes};

@@ -27,10 +27,10 @@ pub(super) fn run(job: &Job<'_>, p: &Problem<'_>, whole: Vec<Tile<'_>>, work: us
 }
 
 /// Results that AMX would get wrong: it flushes subnormal accumulators, which only a sum that begins with c can meet.
-struct Restart(Vec<(usize, usize, f32)>);
+pub(super) struct Restart(Vec<(usize, usize, f32)>);
 
 impl Restart {
-    fn of(job: &Job<'_>, tile: &Tile<'_>) -> Restart {
+    pub fn of(job: &Job<'_>, tile: &Tile<'_>) -> Restart {
         let mut results = Vec::new();
         for row in (0..tile.rows()).filter(|_| job.chained && job.k > 0) {
             let Some(c) = tile.c_from(row, 0) else { break };
@@ -43,7 +43,7 @@ impl Restart {
         Restart(results)
     }
 
-    fn finish(&self, mut region: Region<'_>) {
+    pub fn finish(&self, mut region: Region<'_>) {
         for (row, col, result) in &self.0 {
             region.put(*row, *col, &[*result]);
         }
