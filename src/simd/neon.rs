@@ -236,9 +236,9 @@ impl Lanes for Neon {
     #[inline(always)]
     fn store_u16(self, x: [Self::U; 4], out: &mut [u16], _stream: bool) {
         let out = &mut out[..4 * N];
-        for j in 0..4 {
-            // SAFETY: eight words are written inside a slice of 32; the token proves NEON.
-            unsafe { vst1q_u16(out.as_mut_ptr().add(N * j), low_words(x[j])) };
+        for (x, out) in x.into_iter().zip(out.chunks_exact_mut(N)) {
+            // SAFETY: eight words are written to a slice of eight; the token proves NEON.
+            unsafe { vst1q_u16(out.as_mut_ptr(), low_words(x)) };
         }
     }
     const NARROW: bool = true;
