@@ -175,6 +175,7 @@ fn product(accumulator: &str, m: usize, repeats: usize) {
         scales: None,
         group: (1, DEEP),
         unit_scales: None,
+        prepared: None,
     };
     let options =
         Options { accumulator: Accumulator::by_name(accumulator).unwrap(), promote_every: Some(128) };
