@@ -95,10 +95,11 @@ def version(command: str) -> str:
     return re.search(r"\d+\.\d+(\.\d+)?", out)[0]  # type: ignore[index]
 
 
-def record(part: str, value: object, env: dict[str, str]) -> None:
+def record(part: str, value: object, env: dict[str, str], note: str = "") -> None:
     """Keeps the outcome of one part and writes the page of all."""
     known = json.loads(RECORD.read_text()) if RECORD.exists() else {}
-    known[part] = {"rustc": version(env["RUSTC"]), "qemu": version(EMULATOR), "outcome": value}
+    about = {"rustc": version(env["RUSTC"]), "qemu": version(EMULATOR), "note": note}
+    known[part] = {**about, "outcome": value}
     RECORD.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
     RESULT.write_text(markdown(known))
 
@@ -113,12 +114,13 @@ def markdown(known: dict) -> str:
     if (tests := known.get("test")) is not None:
         lines += [f"## Rust tests (rustc {tests['rustc']}, qemu {tests['qemu']})", ""]
         lines += ["The tests compare every level that there is, `scalar` and `neon`, byte for byte.", ""]
+        lines += [tests["note"], ""] if tests["note"] else []
         lines += ["| tests | passed | failed |", "|---|---|---|"]
         lines += [f"| {name} | {passed} | {failed} |" for name, passed, failed in tests["outcome"]]
         lines += [""]
     if (sweep := known.get("sweep")) is not None:
         lines += [f"## Every float32 (rustc {sweep['rustc']}, qemu {sweep['qemu']})", ""]
-        lines += [SWEPT]
+        lines += [SWEPT, *([sweep["note"], ""] if sweep["note"] else [])]
         lines += ["| format | overflow | stripes of 64 | that differ |", "|---|---|---|---|"]
         lines += [f"| {fmt} | {mode} | {ran} | {differ} |" for fmt, mode, ran, differ in sweep["outcome"]]
         lines += [""]
