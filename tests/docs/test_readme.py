@@ -30,6 +30,7 @@ def fences(file: Path, language: str) -> list[str]:
         "docs/formats.md",
         "docs/tour.md",
         "docs/golden.md",
+        "docs/machines.md",
         "docs/schemes.md",
         "docs/training.md",
         "docs/rules.md",
