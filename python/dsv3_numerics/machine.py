@@ -66,8 +66,8 @@ def simd_level() -> str:
     Returns
     -------
     str
-        "scalar", "neon" (64-bit ARM), "avx2", "avx512" or "amx" (avx512, and tiles for products): the best of this
-        machine, unless DSV3_NUMERICS_SIMD names another.
+        "scalar", "neon" (64-bit ARM), "avx2", "avx512" or "amx" (avx512, and tiles for products): the best of
+        this machine, unless DSV3_NUMERICS_SIMD names another.
 
     Examples
     --------
