@@ -15,6 +15,17 @@ def code(name: str) -> str:
     return "`" + plain(name).replace("|", "\\|").replace("`", "'") + "`"
 
 
+def counted(number: int, noun: str) -> str:
+    """Write a number of things.
+
+    Examples
+    --------
+    >>> counted(1, "tensor"), counted(1234, "tensor")
+    ('1 tensor', '1,234 tensors')
+    """
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def decibels(value: float) -> str:
     """Write an SQNR to a tenth; "exact" where nothing changed at all."""
     return "exact" if value == math.inf else f"{value:.1f}"

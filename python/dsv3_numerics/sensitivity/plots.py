@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -88,9 +88,9 @@ def costs(result: SensitivityData, figure: Figure) -> None:
     for variant in rows:
         y, look = at[variant.name], style(variant)
         kl, errors = (result.spread(variant, metric) for metric in ("kl_nats", "relative_error"))
-        _bar(left, y, look, _above(kl, _LEAST_KL), "< 1e-9" if kl.median else "nothing")
+        _bar(left, y, look, _above(kl, _LEAST_KL), "< 1e-9" if kl.median else "nothing", best="left")
         above = [decibels(e) for e in _above(errors, _LEAST_ERROR)]
-        _bar(right, y, look, above, "> 120 dB" if errors.median else "exact")
+        _bar(right, y, look, above, "> 120 dB" if errors.median else "exact", best="right")
     left.set_xscale("log")
     left.set_yticks([at[v.name] for v in rows], [named(result, v) for v in rows])
     for y, text in heads:
@@ -112,8 +112,10 @@ def _above(spread: Spread, least: float) -> list[float]:
     return [v if v > least else math.nan for v in (spread.p5, spread.median, spread.p95)]
 
 
-def _bar(axes: Axes, y: float, look: Style, values: list[float], nothing: str) -> None:
-    """Draw a dot for the median and a bar between the percentiles, as far as there are any; else a word."""
+def _bar(
+    axes: Axes, y: float, look: Style, values: list[float], nothing: str, *, best: Literal["left", "right"]
+) -> None:
+    """Draw a dot for the median, a bar between the percentiles; without them a word at the best end."""
     ends = [v for v in values if math.isfinite(v)]
     if math.isfinite(values[1]):
         axes.plot(
@@ -125,8 +127,9 @@ def _bar(axes: Axes, y: float, look: Style, values: list[float], nothing: str) -
         )  # fmt: skip
     else:
         axes.annotate(
-            nothing, (0.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=look.colour
-        )
+            nothing, (0.01 if best == "left" else 0.99, y), xycoords=("axes fraction", "data"), va="center",
+            ha=best, fontsize=8, color=look.colour,
+        )  # fmt: skip
 
 
 def _there(result: SensitivityData, role: str, choice: str) -> list[Variant]:

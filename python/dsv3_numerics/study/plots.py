@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..report.drawing import LINES, Style, save_plots
+from ..report.drawing import LINES, Style, save_possible
 from ..report.text import decibels, plain
 from ..schemes import Scheme
 from .files import octaves
@@ -58,8 +58,8 @@ def styles(schemes: tuple[Scheme, ...]) -> list[Style]:
 
 
 def draw(study: StudyData, folder: Path) -> dict[str, Path]:
-    """Draw every plot into a folder; returns path by title."""
-    return save_plots(study, PLOTS, folder)
+    """Draw every plot that there are figures for into a folder; returns path by title."""
+    return {title: folder / name for title, name in save_possible(study, PLOTS, folder).items()}
 
 
 def layer_pattern(name: str) -> str:
@@ -77,6 +77,8 @@ def layer_pattern(name: str) -> str:
 
 def heatmap(study: StudyData, figure: Figure) -> None:
     """SQNR of every tensor against the median of its scheme; like names together, the hardest on top."""
+    if len(study.tensors) < 2:
+        raise LookupError("one tensor is its own median")
     totals = study.totals()
     columns = sorted(range(len(totals)), key=lambda i: -totals[i].sqnr_db)
     bands, note = _bands(study)

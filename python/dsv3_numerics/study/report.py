@@ -9,7 +9,7 @@ from pathlib import Path
 from ..report import provenance
 from ..report.files import write_lines
 from ..report.page import made_section, markdown, picture_sections
-from ..report.text import code, decibels, plain, share
+from ..report.text import code, counted, decibels, plain, share
 from .result import StudyData, Total
 from .tables import COLUMNS, kind_rows, total_rows, worst_rows
 
@@ -79,7 +79,8 @@ def _lines(study: StudyData, plots: Mapping[str, str]) -> Iterable[str]:
     for note in study.notes:
         yield f"> {note}"
         yield ""
-    yield f"{len(study.tensors)} tensors, {study.elements:,} elements, {len(study.schemes)} schemes."
+    sizes = (len(study.tensors), "tensor"), (study.elements, "element"), (len(study.schemes), "scheme")
+    yield ", ".join(counted(*size) for size in sizes) + "."
     yield ""
     yield from _left_out(study)
     if study.tensors:

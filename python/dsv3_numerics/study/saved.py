@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..report.text import counted
 from .result import StudyData
 
 if TYPE_CHECKING:
@@ -56,5 +57,6 @@ class Study(StudyData):
 
     def __repr__(self) -> str:
         state = f", partial ({self.partial})" if self.partial else ""
-        size = f"{len(self.tensors)} tensors, {self.elements} elements, {len(self.schemes)} schemes"
+        parts = (len(self.tensors), "tensor"), (self.elements, "element"), (len(self.schemes), "scheme")
+        size = ", ".join(counted(*part) for part in parts)
         return f"<Study of {size}{state}>"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..report.terminal import Column, rich_table
-from ..report.text import decibels, plain, ppm, share
+from ..report.text import counted, decibels, plain, ppm, share
 from .result import StudyData, Total
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def worst_rows(study: StudyData, limit: int = 10) -> list[tuple[str, str, float,
 
 def totals_table(study: StudyData) -> Table:
     """Make a rich table of the totals."""
-    title = f"{len(study.tensors)} tensors, {study.elements:,} elements; SQNR in dB"
+    title = f"{counted(len(study.tensors), 'tensor')}, {counted(study.elements, 'element')}; SQNR in dB"
     columns = [_left(COLUMNS[0][0]), *(_right(name) for name, _ in COLUMNS[1:])]
     rows = (texts for _, texts in total_rows(study))
     return rich_table(columns, rows, title=title + (" (partial)" if study.partial else ""), **_LOOK)
