@@ -34,6 +34,7 @@ NAMES = (
     "gemm",
     "units",
     "checkpoint",
+    "compare",
     "model",
     "recipe",
     "generate",

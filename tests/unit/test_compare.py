@@ -12,7 +12,7 @@ import pytest
 
 from commands import call
 from dsv3_numerics import checkpoint, formats
-from dsv3_numerics.compare import compare, compare_arrays
+from dsv3_numerics.compare import compare, compare_arrays, compare_models
 
 F8 = np.dtype(ml_dtypes.float8_e4m3fn)
 
@@ -106,3 +106,51 @@ def test_damaged_files_are_bad_input(
 ) -> None:
     (tmp_path / name).write_bytes(content)
     assert call("compare", str(tmp_path / name), str(tmp_path / name), capsys=capsys)[0] == 2
+
+
+def layers(scale: float, seed: int = 0) -> dict[str, Any]:
+    """A trace of three layers, off by so much."""
+    rng = np.random.default_rng(0)
+    noise = np.random.default_rng(seed + 1)
+    out: dict[str, Any] = {}
+    for i in range(3):
+        x = rng.standard_normal((1, 6, 32))
+        out[f"layer{i}.output"] = x + scale * 10**i * noise.standard_normal(x.shape)
+        out[f"layer{i}.topk_idx"] = np.arange(12).reshape(1, 6, 2)
+        out[f"layer{i}.routing_gap"] = np.linspace(0.01, 1, 6).reshape(1, 6)
+    x = rng.standard_normal((6, 20))
+    out["logits"] = x + scale * noise.standard_normal(x.shape)
+    return out
+
+
+def test_models_are_held_against_chance() -> None:
+    a, noise = layers(0), [layers(1e-6, seed) for seed in range(1, 5)]
+    found = compare_models(a, layers(1e-6, 9), noise=noise)
+    assert (found.first_layer, "within the noise floor" in found.verdict) == (None, True)
+    b = layers(1e-6, 9)
+    b["layer1.output"] = b["layer1.output"] * 1.01
+    b["logits"] = b["logits"] * 1.1
+    b["layer2.topk_idx"] = b["layer2.topk_idx"].copy()
+    b["layer2.topk_idx"][0, 0] = [7, 8]
+    found = compare_models(a, b, noise=noise)
+    assert (found.first_layer, "beyond the noise floor" in found.verdict) == (1, True)
+    assert [(one.layer, one.changed) for one in found.experts] == [(0, 0), (1, 0), (2, 1)]
+    assert (found.experts[2].gap_changed, found.experts[2].wide) == (0.01, 0)
+    assert found.kl is not None
+    assert len(found.kl_tokens) == 6
+    assert any("first beyond" in line for line in found.lines())
+
+
+def test_models_without_a_floor_say_so() -> None:
+    found = compare_models(layers(0), layers(1e-3))
+    assert "nothing is said of chance" in found.verdict
+    assert found.first_layer is None
+    assert any("fewer than two perturbed runs" in text for text in found.missing)
+    assert compare_models({"x": np.ones(2)}, {"x": np.ones(2)}).kl is None
+
+
+def test_axes_of_one_are_compared_but_not_equal() -> None:
+    a = np.arange(6, dtype=np.float32).reshape(1, 2, 3)
+    found = compare_arrays(a, a[0])
+    assert (found.equal, found.differing) == (False, 0)
+    assert "axes of length 1" in found.note

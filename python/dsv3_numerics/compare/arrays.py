@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from .._arrays import Array, as_array, positive
 from .kinds import Kind, as_codes, kind_of
 
-_CHUNK = 1 << 20  # elements
+_CHUNK = 1 << 16  # elements
 _WORST = 5
 _CELLS = 48
 _SAMPLED = 1200
@@ -102,7 +102,7 @@ def compare_arrays(
     Parameters
     ----------
     a, b : array_like
-        Codes of a format, floats or integers. Memory-mapped arrays are read a piece at a time.
+        Codes of a format, floats or integers. Memory-mapped arrays are read once, a piece at a time.
     name : str
         Copied into the result.
     fmt : str, optional
@@ -146,19 +146,13 @@ def compare_arrays(
     u, v = as_codes(left), as_codes(right)
     cols = left.shape[-1] if left.ndim and left.shape[-1] > 1 else max(left.size, 1)
     tally = _Tally(kind, u.size, max(cols, 1), edge)
-    changed = [
-        start for start in range(0, u.size, _CHUNK)
-        if not _same(u[start : start + _CHUNK], v[start : start + _CHUNK])
-    ]  # fmt: skip
-    for start in changed:
-        tally.add(start, u[start : start + _CHUNK], v[start : start + _CHUNK])
+    for start in range(0, u.size, _CHUNK):
+        tally.add(start, u[start : start + _CHUNK], v[start : start + _CHUNK], u)
     tally.finish(result, left.shape)
     if result.differing:
         at = np.unique(np.linspace(0, u.size - 1, min(u.size, _SAMPLED)).astype(np.int64))
         pair = (kind.values(np.ascontiguousarray(x[at])).tolist() for x in (u, v))
         result.sample = list(zip(*pair, strict=True))
-    if kind.numbers:
-        _errors(result, kind, u, v, set(changed))
     result.equal = result.differing == 0 and not spread and "dtypes differ" not in result.note
     return result
 
@@ -197,7 +191,7 @@ def _same(u: Array, v: Array) -> bool:
 
 
 class _Tally:
-    """Counts over differing elements."""
+    """Counts over differing elements, a piece at a time, as long as it is in the cache."""
 
     def __init__(self, kind: Kind, size: int, cols: int, edge: int) -> None:
         self.kind, self.cols, self.edge = kind, cols, edge
@@ -209,35 +203,77 @@ class _Tally:
             ("zeros", "nan_a", "nan_b", "nan_payloads", "saturated_a", "saturated_b"), 0
         )
         self.first: int | None = None
+        self.max_abs = self.max_rel = self.signal = self.noise = 0.0
 
-    def add(self, start: int, u: Array, v: Array) -> None:
-        """Count a piece."""
+    def add(self, start: int, u: Array, v: Array, whole: Array) -> None:
+        """Count a piece; squares of A are summed once there is a difference, with those before it."""
+        if _same(u, v):
+            if self.first is not None:
+                self._square(u)
+            return
         at = np.flatnonzero(u != v)
-        u, v, kind = u[at], v[at], self.kind
         if self.first is None:
             self.first = start + int(at[0])
+            for before in range(0, start, _CHUNK):
+                self._square(whole[before : before + _CHUNK])
+        self._square(u)
+        if at.size < u.size:
+            u, v = u[at], v[at]
         self.bits += np.bincount(np.bitwise_count(u ^ v), minlength=65)
-        nan_a, nan_b = kind.nan(u), kind.nan(v)
-        numbers = ~(nan_a | nan_b)
-        gap = np.abs(kind.line(v[numbers]).astype(np.float64) - kind.line(u[numbers]).astype(np.float64))
-        self.far += np.bincount(
-            np.where(gap > 0, np.ceil(np.log2(np.maximum(gap, 1))) + 1, 0).astype(int), minlength=66
-        )
-        found = {
-            "zeros": kind.zero(u) & kind.zero(v),
-            "nan_a": nan_a & ~nan_b,
-            "nan_b": nan_b & ~nan_a,
-            "nan_payloads": nan_a & nan_b,
-            "saturated_a": kind.saturated(u),
-            "saturated_b": kind.saturated(v),
-        }
-        for name, mask in found.items():
-            self.counts[name] += int(mask.sum())
-        place = start + at
-        tiles = place // self.cols * self.wide + place % self.cols // self.edge
+        self._measure(u, v)
+        tiles = start + at
+        if self.rows > 1:
+            row = tiles // self.cols
+            tiles = row * self.wide + (tiles - row * self.cols) // self.edge
+        else:
+            tiles //= self.edge
         least = int(tiles[0])
         counted = np.bincount(tiles - least)
         self.per_tile[least : least + counted.size] += counted
+
+    def _measure(self, u: Array, v: Array) -> None:
+        """Count distances and specials of elements that differ, and their errors."""
+        kind = self.kind
+        x, y = kind.values(u), kind.values(v)
+        finite = np.isfinite(x) & np.isfinite(y)
+        if not finite.all():
+            nan_a, nan_b = np.isnan(x), np.isnan(y)
+            self.counts["nan_a"] += int((nan_a & ~nan_b).sum())
+            self.counts["nan_b"] += int((nan_b & ~nan_a).sum())
+            self.counts["nan_payloads"] += int((nan_a & nan_b).sum())
+            numbers = ~(nan_a | nan_b)
+            gap = _gap(kind, u[numbers], v[numbers])
+        else:
+            gap = _gap(kind, u, v)
+        self.far += np.bincount(_bins(gap), minlength=66)
+        self.counts["zeros"] += int(((x == 0) & (y == 0)).sum())
+        self.counts["saturated_a"] += int((np.abs(x) == kind.most).sum())
+        self.counts["saturated_b"] += int((np.abs(y) == kind.most).sum())
+        if not kind.numbers:
+            return
+        if not finite.all():
+            x, y = x[finite], y[finite]
+        error = np.abs(np.subtract(y, x, out=y), out=y)
+        if not error.size:
+            return
+        with np.errstate(all="ignore"):
+            self.noise += float(np.dot(error, error))
+            self.max_abs = max(self.max_abs, float(error.max()))
+            relative = np.divide(error, np.abs(x), where=error > 0, out=np.zeros_like(error))
+            self.max_rel = max(self.max_rel, float(relative.max()))
+
+    def _square(self, u: Array) -> None:
+        """Add squares of finite numbers."""
+        if not self.kind.numbers:
+            return
+        with np.errstate(all="ignore"):
+            x = u.view(np.float32) if self.kind.name == "float32" else self.kind.values(u)
+            total = float(np.dot(x, x))
+            if not math.isfinite(total):
+                x = x.astype(np.float64)
+                x = x[np.isfinite(x)]
+                total = float(np.dot(x, x))
+        self.signal += total
 
     def finish(self, result: ArrayComparison, shape: tuple[int, ...]) -> None:
         """Put the counts into a result."""
@@ -246,6 +282,11 @@ class _Tally:
         result.distance = {_bin(int(n)): int(self.far[n]) for n in np.flatnonzero(self.far)}
         for name, count in self.counts.items():
             setattr(result, name, count)
+        if self.kind.numbers:
+            result.max_abs, result.max_rel, result.sqnr_db = self.max_abs, self.max_rel, math.inf
+            if self.noise > 0:
+                level = math.log10(self.signal / self.noise) if self.signal > 0 else -math.inf
+                result.sqnr_db = 10 * level
         if self.first is not None:
             result.first = tuple(int(i) for i in np.unravel_index(self.first, shape))
         tiles = self.per_tile.reshape(self.rows, self.wide)
@@ -268,32 +309,21 @@ def _cells(counts: NDArray[np.int64], axis: int) -> NDArray[np.int64]:
     return found
 
 
+def _gap(kind: Kind, u: Array, v: Array) -> NDArray[np.float64]:
+    """Return distances on the line of codes."""
+    if kind.bits < 64:
+        return np.abs(kind.line(v) - kind.line(u)).astype(np.float64)
+    return np.abs(kind.line(v).astype(np.float64) - kind.line(u).astype(np.float64))
+
+
+def _bins(gap: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the bins of distances: 0, 1, 2, up to 4, up to 8, and so on."""
+    exponent = ((2 * gap - 1).view(np.int64) >> 52) - 1022
+    return np.where(gap > 0, exponent, 0)
+
+
 def _bin(place: int) -> str:
     """Name a power of two's range of distances."""
     if place <= 2:
         return str(place)
     return f"{2 ** (place - 2) + 1}-{2 ** (place - 1)}"
-
-
-def _errors(result: ArrayComparison, kind: Kind, u: Array, v: Array, changed: set[int]) -> None:
-    """Errors of numbers: over everything where something differs."""
-    result.max_abs = result.max_rel = 0.0
-    result.sqnr_db = math.inf
-    if not changed:
-        return
-    signal = noise = 0.0
-    for start in range(0, u.size, _CHUNK):
-        x = kind.values(u[start : start + _CHUNK])
-        with np.errstate(all="ignore"):
-            signal += float(np.square(x, where=np.isfinite(x), out=np.zeros_like(x)).sum())
-            if start not in changed:
-                continue
-            y = kind.values(v[start : start + _CHUNK])
-            good = np.isfinite(x) & np.isfinite(y)
-            error = np.abs(np.subtract(y, x, where=good, out=np.zeros_like(x)))
-            noise += float(np.square(error).sum())
-            result.max_abs = max(result.max_abs, float(error.max()))
-            relative = np.where(error > 0, error / np.abs(x), 0.0)
-            result.max_rel = max(result.max_rel, float(relative.max()))
-    if noise > 0:
-        result.sqnr_db = 10 * math.log10(signal / noise) if signal > 0 else -math.inf

@@ -5,6 +5,7 @@ Lives here: `Kind`, which knows for a dtype where its NaN, zeros and largest num
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -43,39 +44,20 @@ class Kind:
     table: NDArray[np.float64] | None = None
     integer: bool = False
 
-    def nan(self, codes: Array) -> NDArray[np.bool_]:
-        """Return True where a code is NaN."""
-        if self.table is not None:
-            return np.isnan(self.table)[codes]
-        if self.integer:
-            return np.zeros(codes.shape, np.bool_)
-        return np.isnan(self.values(codes))
-
     def values(self, codes: Array) -> Array:
         """Return numbers as float64."""
         if self.table is not None:
             return self.table[codes]
         return codes.view(self.name).astype(np.float64)
 
-    def saturated(self, codes: Array) -> NDArray[np.bool_]:
-        """Return True where a code is the largest finite number of either sign."""
-        if self.table is not None:
-            magnitude = np.abs(np.where(np.isfinite(self.table), self.table, 0))
-            result: NDArray[np.bool_] = (magnitude == magnitude.max())[codes]
-            return result
+    @property
+    def most(self) -> float:
+        """Largest finite number; NaN where that means nothing."""
         if self.integer:
-            return np.zeros(codes.shape, np.bool_)
-        found: NDArray[np.bool_] = np.abs(self.values(codes)) == float(np.finfo(self.name).max)
-        return found
-
-    def zero(self, codes: Array) -> NDArray[np.bool_]:
-        """Return True where a code is a zero of either sign."""
-        if self.table is not None:
-            zeros: NDArray[np.bool_] = (self.table == 0)[codes]
-            return zeros
-        if self.integer:
-            return np.asarray(codes == 0)
-        return np.asarray((codes << 1) == 0)
+            return math.nan
+        if self.table is None:
+            return float(np.finfo(self.name).max)
+        return float(np.abs(self.table[np.isfinite(self.table)]).max())
 
     def line(self, codes: Array) -> NDArray[np.int64]:
         """Return places on the line of codes: neighbours differ by one, both zeros are at 0."""

@@ -185,7 +185,7 @@ class _Look:
         for name, mask, other in (
             ("tiles of NaN", np.isnan(numbers), np.isnan(own)),
             ("tiles of zeros", numbers == 0, own == 0),
-            ("tiles of one code", stuck, np.zeros_like(stuck)),
+            ("tiles of one code", stuck, (numbers == 0) & (own == 0)),
         ):
             groups = self.every(mask) & ~self.every(other) & touched & several
             if groups.any() and self.case.block != (1, 1) and self.take(name, self.group_mask(groups)):
@@ -356,7 +356,7 @@ class _Look:
                 "scales off by one factor": alike & (int(left.sum()) > _FEW),
             }
             if int(left.sum()) * 2 > left.size and self._unrelated(found, own):
-                classes["scales of another tensor (unrelated to this input)"] = np.ones_like(left)
+                classes = {"scales of another tensor (unrelated to this input)": np.ones_like(left)}
             classes["unexplained scales"] = np.ones_like(left)
         for name, mask in classes.items():
             taken = mask & left

@@ -10,15 +10,17 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._arrays import Array
-from ..sensitivity.metrics import Spread, divergence, other_experts, prediction_interval, row_errors, same_top
 from .names import canonical
 from .sources import opened
+
+if TYPE_CHECKING:
+    from ..sensitivity.metrics import Spread
 
 Source = str | os.PathLike[str] | Mapping[str, ArrayLike]
 _LAYER = re.compile(r"^layers\.(\d+)$")
@@ -225,6 +227,8 @@ def _pair(name: str, a: _Dump, b: _Dump) -> tuple[Array, Array] | None:
 
 
 def _compared(a: _Dump, b: _Dump, noise: list[_Dump]) -> ModelComparison:
+    from ..sensitivity.metrics import Spread, divergence, prediction_interval, row_errors, same_top
+
     out = ModelComparison()
     layers = sorted(int(match[1]) for name in a.names if (match := _LAYER.match(name)))
     for layer in layers:
@@ -271,6 +275,8 @@ def _experts(out: ModelComparison, a: _Dump, b: _Dump) -> None:
         for name in a.names
         if name.startswith("layers.") and name.endswith(".topk_idx")
     )
+    from ..sensitivity.metrics import other_experts
+
     told = 0
     for layer in layers:
         pair = _pair(f"layers.{layer}.topk_idx", a, b)

@@ -47,6 +47,8 @@ _SAMPLE = 1 << 14  # elements
 _KEPT = 6  # hypotheses that are confirmed on everything although they do not fit the sample whole
 _MOST = 24  # those that fit it, and are confirmed
 _CLEAR = 2  # differences that no odder hypothesis is asked to explain
+_ODD = 2  # place of what no rule does, whose fits another format may explain more plainly
+_PLAIN_ENOUGH = 2  # assumptions
 _CHANCE = 0.9  # share of unlike scales that tells as much as all
 _LEAST = 0.2  # share of codes below which no other rounding is tried
 _UNKNOWN = "scales of unknown making"
@@ -265,10 +267,11 @@ class Search:
     @np.errstate(all="ignore")
     def run(self) -> Explanation:
         """Search."""
+        fits: list[Fit] = []
         for number, views in enumerate(self._views()):
             scored: list[tuple[float, int, _Hypothesis]] = []
             for view in views:
-                found = list(self._score(view, deep=number in (2, 4)))
+                found = list(self._score(view, deep=number in (_ODD, 4)))
                 if number < 2:
                     self.best[view.block, view.input] = max((score for score, _, _ in found), default=0.0)
                 scored += found
@@ -277,8 +280,8 @@ class Search:
                 self._keep_blocks(scored)
             exact = [h for score, _, h in scored if score == 2.0][:_MOST]
             confirmed = self._confirm(exact)
-            fits = [fit for fit, _ in confirmed if fit.exact]
-            if fits:
+            fits += [fit for fit, _ in confirmed if fit.exact]
+            if fits and (number != _ODD or min(fit.assumptions for fit in fits) <= _PLAIN_ENOUGH):
                 return of_fits(_unique(fits), self.tried, "codes")
             rest = [h for score, _, h in scored if score < 2.0][:_KEPT]
             self.near += confirmed + self._confirm(rest)
@@ -286,9 +289,9 @@ class Search:
                 nearest, hypothesis = min(self.near, key=lambda pair: _distance(pair[0]))
                 explained = self._classified(nearest, hypothesis)
                 sure = explained.conclusive and nearest.matching * 2 >= nearest.elements
-                if _differences(nearest) <= _CLEAR or sure:
+                if not fits and (_differences(nearest) <= _CLEAR or sure):
                     return explained
-        return explained
+        return of_fits(_unique(fits), self.tried, "codes") if fits else explained
 
     def _keep_blocks(self, scored: list[tuple[float, int, _Hypothesis]]) -> None:
         """Drop groups under which far less is reproduced than under others."""
@@ -321,6 +324,7 @@ class Search:
             }
             for reading, part in read:
                 share = _equal(scales, part)
+                share = share if share > 1 - _CHANCE else 0.0
                 for how, same in agree.items():
                     total = cost + reading.assumptions + codes[how].assumptions
                     yield (
@@ -329,7 +333,8 @@ class Search:
                             view, reading, how, rule[0], AS_STORED, _OWN, PLAIN_ROUNDING, total, rule
                         ),
                     )  # fmt: skip
-        for reading, share, row in self._matching_rows(case, read, view):
+        for reading, alike, row in self._matching_rows(case, read, view):
+            share = alike if alike > 1 - _CHANCE else 0.0
             for use, more, divisor in row.uses:
                 for choice, same in self._rounded(case, use, divisor, row.amax, codes).items():
                     quotient, rounding, how = choice
