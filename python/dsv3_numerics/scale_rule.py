@@ -47,7 +47,7 @@ class Rule:
     scale_op : {"divide", "multiply", "inverse", "none"}
         ``a / max``; ``a * (1 / max)``; ``1 / min(max / a, FLT_MAX)``; or no float32 scale.
     scale_floor, pow2_floor : float
-        The least `s`, and the least `s` of which a power of two is made.
+        The least `s` (of NVFP4 the least block scale), and the least `s` of which a power of two is made.
     pow2_op : {"bit", "float_log2", "ratio", "floor", "ceil", "even", "none"}
         The exponent of power-of-two scales: of `s`, plus one if it has a mantissa; ``ceil(log2(s))`` with
         the logarithm
@@ -57,7 +57,8 @@ class Rule:
         The least exponent of a power of two. -126 also keeps `a` at ``max * 2**-126`` or more, so that no
         scale is subnormal.
     apply_op : {"divide", "multiply_inverse", "multiply_ratio"}
-        Quotients by a float32 scale: ``x / s``, ``x * (1 / s)``, ``x * min(max / a, FLT_MAX)``.
+        Quotients by a float32 scale: ``x / s``, ``x * (1 / s)``, ``x * min(max / a, FLT_MAX)``. NVFP4 has the
+        first two, by the block scale times the global one.
     byte0 : {"scale", "normal", "one"}
         What elements are divided by under a power of two of ``2**-127``: that scale, ``2**-126``, or 1.
     zero_tile : {"floor", "one"}
@@ -72,6 +73,13 @@ class Rule:
         NVFP4: what a block's amax may become. Of several, the one with the least squared error is taken.
     zero_scale : {"max", "zero"}
         NVFP4: what elements are multiplied by where the block scale is 0: FLT_MAX (codes saturate) or 0.
+    block_op : {"divide", "multiply", "multiply_global"}
+        NVFP4's block scale, with g the scale of scales: ``(a / target) * g``, ``(a * (1 / target)) * g``, or
+        ``a * (g * (1 / target))``.
+    subnormals : {"nearest", "float32_tail"}
+        What rounds quotients below e5m6's normal numbers: the bits that are cut, or the low 17 bits of the
+        float32, as in TileKernels' cast (which so rounds some up and some down that it should not). Other
+        formats and roundings do not look at it.
 
     Raises
     ------
@@ -106,6 +114,8 @@ class Rule:
     block_max: float = 448.0
     candidates: tuple[float, ...] = (6.0,)
     zero_scale: str = "max"
+    block_op: str = "divide"
+    subnormals: str = "nearest"
 
     def __post_init__(self) -> None:
         for name, kind in _KINDS.items():
@@ -200,6 +210,8 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "zero_tile": ("floor", "one"),
     "rounding": ("nearest_even", "toward_zero", "up", "down", "nearest_away", "nearest_toward_zero"),
     "zero_scale": ("max", "zero"),
+    "block_op": ("divide", "multiply", "multiply_global"),
+    "subnormals": ("nearest", "float32_tail"),
 }
 _KINDS = {
     field.name: (

@@ -4,11 +4,13 @@ use super::array::{readonly, readwrite, HeldCodes, HeldCodesMut, HeldInput, Held
 use super::type_error;
 use crate::error::Error;
 use crate::formats::{Format, Rounding};
-use crate::quant::rule::{AmaxNan, ApplyOp, Byte0, Pow2Op, ScaleOp, ZeroScale, ZeroTile, CANDIDATES, PLAIN};
+use crate::quant::rule::{
+    AmaxNan, ApplyOp, BlockOp, Byte0, Pow2Op, ScaleOp, Subnormals, ZeroScale, ZeroTile, CANDIDATES, PLAIN,
+};
 use crate::quant::{
     self, Blocks, Global, NonFinitePolicy, QuantizeOptions, Rule, ScaleKind, ScaleSource, RULES,
 };
-use numpy::{PyArray2, PyArrayMethods};
+use numpy::{PyArray2, PyArrayDyn, PyArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
@@ -41,13 +43,36 @@ fn scale_rules(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyDict>>> {
         row.set_item("block_max", r.block_max)?;
         row.set_item("candidates", PyTuple::new(py, r.targets())?)?;
         row.set_item("zero_scale", r.zero_scale.name())?;
+        row.set_item("block_op", r.block_op.name())?;
+        row.set_item("subnormals", r.subnormals.name())?;
         Ok(row)
     };
     RULES.iter().map(row).collect()
 }
 
-/// A rule by its name, or from a dict of columns; those left out are the plain ones.
+/// A rule that is read: calls that take it do not read its columns again.
+#[pyclass(frozen)]
+struct RuleRow(Rule);
+
+/// Reads a rule, from a dict of columns or by its name.
+#[pyfunction]
+fn rule_row(rule: &Bound<'_, PyAny>) -> PyResult<RuleRow> {
+    Ok(RuleRow(rule_of(rule)?))
+}
+
+/// Settles whether any number is NaN.
+#[pyfunction]
+fn has_nan(numbers: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let array =
+        numbers.cast::<PyArrayDyn<f32>>().map_err(|_| type_error("numbers: expected float32".into()))?;
+    Ok(array.try_readonly()?.as_array().iter().any(|x| x.is_nan()))
+}
+
+/// A rule that is read already, or by its name, or from a dict of columns; those left out are the plain ones.
 pub fn rule_of(rule: &Bound<'_, PyAny>) -> PyResult<Rule> {
+    if let Ok(row) = rule.cast::<RuleRow>() {
+        return Ok(row.get().0);
+    }
     if let Ok(name) = rule.extract::<String>() {
         return Ok(*Rule::by_name(&name)?);
     }
@@ -71,6 +96,8 @@ pub fn rule_of(rule: &Bound<'_, PyAny>) -> PyResult<Rule> {
             "block_max" => row.block_max = value.extract()?,
             "candidates" => row.candidates = candidates_of(&value.extract::<Vec<f32>>()?)?,
             "zero_scale" => row.zero_scale = ZeroScale::parse(&text()?)?,
+            "block_op" => row.block_op = BlockOp::parse(&text()?)?,
+            "subnormals" => row.subnormals = Subnormals::parse(&text()?)?,
             other => {
                 return Err(type_error(format!("rule: found a column {other:?}, which rules do not have")))
             }
@@ -246,6 +273,9 @@ fn count_saturated(
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(scale_rules, m)?)?;
+    m.add_class::<RuleRow>()?;
+    m.add_function(wrap_pyfunction!(rule_row, m)?)?;
+    m.add_function(wrap_pyfunction!(has_nan, m)?)?;
     m.add_function(wrap_pyfunction!(amax, m)?)?;
     m.add_function(wrap_pyfunction!(quantize, m)?)?;
     m.add_function(wrap_pyfunction!(check_rule, m)?)?;

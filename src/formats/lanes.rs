@@ -33,6 +33,8 @@ pub struct LaneRounder {
     negative_code: u32,
     /// True: zero keeps its sign.
     signed_zero: bool,
+    /// True: below the smallest normal number the low 17 bits of the float32 decide, not the bits that are cut.
+    float32_tail: bool,
 }
 
 impl LaneRounder {
@@ -62,6 +64,7 @@ impl LaneRounder {
             zero_code: if r.saturate { 0 } else { beyond },
             negative_code: beyond,
             signed_zero: f.top != Top::Fnuz,
+            float32_tail: false,
         }
     }
 
@@ -75,6 +78,13 @@ impl LaneRounder {
     #[must_use]
     pub fn without_negative_zero(self) -> LaneRounder {
         LaneRounder { signed_zero: false, ..self }
+    }
+
+    /// Rounds subnormals of a format with six mantissa bits as TileKernels does, as if they had been cut where normal
+    /// numbers are.
+    #[must_use]
+    pub fn with_float32_tail(self) -> LaneRounder {
+        LaneRounder { float32_tail: true, ..self }
     }
 
     /// Replaces the float32 bits of a group of elements, the first of which is `first` of its array, by their codes. `seed` is
@@ -123,6 +133,12 @@ impl LaneRounder {
                 let sum = l.xor(l.add(fraction, other), l.u32(u32::MAX));
                 l.shr(l.or(l.and(fraction, other), l.and(l.or(fraction, other), sum)), 31)
             }
+        };
+        let up = if self.float32_tail {
+            let tail = l.add(l.and(a, l.u32(0x1_FFFF)), l.and(whole, one));
+            l.select(small, l.select(l.gt(tail, l.u32(0x1_0000)), one, l.u32(0)), up)
+        } else {
+            up
         };
         let quanta = l.add(whole, up);
         let mut code = l.add(l.shl(l.sub(binade, l.u32(self.emin)), self.man), quanta);

@@ -4,7 +4,7 @@ use super::amax::{amax_bits, RUN};
 use super::layout::{Blocks, RowPart};
 use super::native::each_native;
 use super::panel::{BlockScales, Limits, Prepare};
-use super::rule::{AmaxNan, Rule, ScaleKind, RULES};
+use super::rule::{AmaxNan, Rule, ScaleKind, Subnormals, RULES};
 use super::scale::{Global, Scaler};
 use super::search::search;
 use super::transform::{raise_each, run_amax, Encode, EncodeAny, RunScales};
@@ -193,6 +193,10 @@ impl<'a> Job<'a> {
         if !rule.negative_zero {
             (near, lanes) = (None, lanes.without_negative_zero());
         }
+        let e5m6 = (format.exp, format.man, format.bias, format.subnormals) == (5, 6, 15, true);
+        if e5m6 && rule.subnormals == Subnormals::Float32Tail && rounding == Rounding::NearestEven {
+            (near, lanes) = (None, lanes.with_float32_tail());
+        }
         // Folded into scales, the power of two may not make them extreme.
         let narrow = near.and_then(|near| near.narrow()).filter(|(_, by)| (1e-9..=1.0).contains(by));
         Ok(Job {
@@ -235,10 +239,9 @@ impl<'a> Job<'a> {
 
     /// Bytes of a stored scale.
     fn width(&self) -> usize {
-        if self.scaler.kind == ScaleKind::Float32 {
-            4
-        } else {
-            1
+        match self.scaler.kind {
+            ScaleKind::Float32 => 4,
+            _ => 1,
         }
     }
 

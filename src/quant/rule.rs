@@ -100,6 +100,28 @@ named_enum! {
 }
 
 named_enum! {
+    /// How NVFP4 brings a block's amax `a` to a target.
+    BlockOp, "block_op" {
+        /// `(a / target) * g`, with g the scale of scales.
+        Divide = "divide",
+        /// `(a * (1 / target)) * g`.
+        Multiply = "multiply",
+        /// `a * (g * (1 / target))`.
+        MultiplyGlobal = "multiply_global",
+    }
+}
+
+named_enum! {
+    /// What decides the rounding of quotients below a format's smallest normal number.
+    Subnormals, "subnormals" {
+        /// The bits that fall off, as everywhere else.
+        Nearest = "nearest",
+        /// Of E5M6 the low 17 bits of the float32, wherever the cut is (TileKernels); of other formats the bits that fall off.
+        Float32Tail = "float32_tail",
+    }
+}
+
+named_enum! {
     /// Factor of elements where an E4M3 block scale is zero.
     ZeroScale, "zero_scale" {
         /// FLT_MAX: codes saturate.
@@ -149,6 +171,10 @@ pub struct Rule {
     pub candidates: [f32; CANDIDATES],
     /// NVFP4: quotients under a scale of zero.
     pub zero_scale: ZeroScale,
+    /// NVFP4: from a block's amax to its scale.
+    pub block_op: BlockOp,
+    /// Rounding of subnormal quotients.
+    pub subnormals: Subnormals,
 }
 
 const fn candidates(first: f32, second: f32) -> [f32; CANDIDATES] {
@@ -174,6 +200,8 @@ pub const PLAIN: Rule = Rule {
     block_max: 448.0,
     candidates: candidates(6.0, 0.0),
     zero_scale: ZeroScale::Max,
+    block_op: BlockOp::Divide,
+    subnormals: Subnormals::Nearest,
 };
 
 macro_rules! rules {
@@ -208,7 +236,12 @@ rules! {
         amax_nan: AmaxNan::Skip, amax_floor: 1e-10,
         scale_op: ScaleOp::Multiply, apply_op: ApplyOp::MultiplyRatio,
     }
+    "sglang_colmajor" { amax_floor: 1e-10, pow2_op: Pow2Op::FloatLog2 }
     "tilekernels" { amax_floor: 1e-4, apply_op: ApplyOp::MultiplyRatio }
+    "tilekernels_fp4" { apply_op: ApplyOp::MultiplyRatio }
+    "tilekernels_e5m6" {
+        amax_floor: 1e-4, apply_op: ApplyOp::MultiplyRatio, subnormals: Subnormals::Float32Tail,
+    }
     "torchao" {
         amax_floor: 1e-12, scale_op: ScaleOp::Inverse, apply_op: ApplyOp::MultiplyRatio,
         pow2_op: Pow2Op::Absent,
@@ -237,13 +270,22 @@ rules! {
         scale_op: ScaleOp::Absent, pow2_op: Pow2Op::Even, least_exponent: -127, byte0: Byte0::Normal,
     }
     "torchao_rceil" { pow2_op: Pow2Op::FloatLog2, least_exponent: -127, byte0: Byte0::One }
-    "nvfp4" { amax_nan: AmaxNan::Skip, scale_op: ScaleOp::Absent, pow2_op: Pow2Op::Absent }
-    "nvfp4_vllm" {
-        amax_nan: AmaxNan::Skip, scale_op: ScaleOp::Absent, pow2_op: Pow2Op::Absent, zero_scale: ZeroScale::Zero,
+    "nvfp4" {
+        amax_nan: AmaxNan::Skip, scale_op: ScaleOp::Absent, pow2_op: Pow2Op::Absent,
+        apply_op: ApplyOp::MultiplyInverse,
     }
+    "transformer_engine_nvfp4" {
+        amax_nan: AmaxNan::Skip, scale_op: ScaleOp::Absent, pow2_op: Pow2Op::Absent,
+        apply_op: ApplyOp::MultiplyInverse, block_op: BlockOp::MultiplyGlobal,
+    }
+    "nvfp4_vllm" {
+        amax_nan: AmaxNan::Skip, scale_op: ScaleOp::Absent, pow2_op: Pow2Op::Absent,
+        apply_op: ApplyOp::MultiplyInverse, block_op: BlockOp::Multiply, zero_scale: ZeroScale::Zero,
+    }
+    "nvfp4_flashmla" { scale_op: ScaleOp::Absent, pow2_op: Pow2Op::Absent, scale_floor: 1.0 / 512.0 }
     "nvfp4_four_over_six" {
         amax_nan: AmaxNan::Skip, scale_op: ScaleOp::Absent, pow2_op: Pow2Op::Absent,
-        block_max: 256.0, candidates: candidates(6.0, 4.0),
+        apply_op: ApplyOp::MultiplyInverse, block_max: 256.0, candidates: candidates(6.0, 4.0),
     }
 }
 
@@ -317,6 +359,13 @@ impl Rule {
                 "scale",
                 format!("{:?}", kind.name()),
                 format!("\"float32\" or \"ue8m0\" with {}", format.name),
+            ));
+        }
+        if kind == ScaleKind::Nvfp4 && self.apply_op == ApplyOp::MultiplyRatio {
+            return Err(refuse(
+                "apply_op",
+                "\"multiply_ratio\" with NVFP4",
+                "\"multiply_inverse\", or \"divide\"",
             ));
         }
         match kind {

@@ -2,7 +2,7 @@
 //!
 //! Each column is a loop over the blocks, so that the compiler can use its vectors whatever the rule.
 
-use super::rule::{ApplyOp, Byte0, Pow2Op, Rule, ScaleKind, ScaleOp, ZeroScale, ZeroTile};
+use super::rule::{ApplyOp, BlockOp, Byte0, Pow2Op, Rule, ScaleKind, ScaleOp, ZeroScale, ZeroTile};
 use crate::formats::table::Format;
 
 const NAN: f32 = f32::from_bits(0x7FC0_0000);
@@ -160,7 +160,7 @@ impl Scaler {
 
     /// True: elements are divided; else they are multiplied by the factor.
     pub fn divides(&self) -> bool {
-        self.kind == ScaleKind::Float32 && self.rule.apply_op == ApplyOp::Divide
+        matches!(self.kind, ScaleKind::Float32 | ScaleKind::Nvfp4) && self.rule.apply_op == ApplyOp::Divide
     }
 
     /// Writes the scales of blocks from the bits of their largest magnitudes, which order NaN above infinity.
@@ -198,7 +198,12 @@ impl Scaler {
     /// The E4M3 scale that brings a block's amax to `target`.
     #[inline(always)]
     pub fn block_scale(&self, amax: f32, target: f32, encode: f32) -> f32 {
-        to_e4m3((amax / target) * encode)
+        let scale = match self.rule.block_op {
+            BlockOp::Divide => (amax / target) * encode,
+            BlockOp::Multiply => (amax * (1.0 / target)) * encode,
+            BlockOp::MultiplyGlobal => amax * (encode * (1.0 / target)),
+        };
+        to_e4m3(at_least(scale, self.rule.scale_floor))
     }
 
     /// Values of stored scales, whoever chose them.
@@ -221,7 +226,7 @@ impl Scaler {
                 for (i, ((s, divisor), factor)) in blocks.enumerate() {
                     let effective = s * global.at(i).1;
                     let inverse = at_most(1.0 / effective, f32::MAX);
-                    (*divisor, *factor) = (effective, if *s == 0.0 { dead } else { inverse });
+                    (*divisor, *factor) = if *s == 0.0 { (1.0 / dead, dead) } else { (effective, inverse) };
                 }
             }
         }

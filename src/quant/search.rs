@@ -88,9 +88,11 @@ impl<S: Source> Kernel for Part<'_, S> {
                 let (mut divisor, mut factor) = ([0.0], [0.0]);
                 scaler.applied(&[stored], global, &mut divisor, &mut factor);
                 let mut error = 0.0;
+                let scale = if stored == 0.0 { 0.0 } else { divisor[0] };
                 for x in &block {
-                    let code = rounder.code((x * factor[0]).to_bits(), 0);
-                    let e = f64::from(values[code as usize & 0xFF] * divisor[0]) - f64::from(*x);
+                    let quotient = if scaler.divides() { x / divisor[0] } else { x * factor[0] };
+                    let code = rounder.code(quotient.to_bits(), 0);
+                    let e = f64::from(values[code as usize & 0xFF] * scale) - f64::from(*x);
                     error += e * e;
                 }
                 if k == 0 || error < least {

@@ -56,12 +56,16 @@ class Rule(NamedTuple):
     "NVFP4: what a block's amax may become"
     zero_scale: str = "max"
     "NVFP4: x is multiplied by FLT_MAX (max) or zero where a block scale is zero"
+    block_op: str = "divide"
+    "NVFP4: (a / target) * g, (a * (1 / target)) * g (multiply), or a * (g * (1 / target)) (multiply_global)"
+    subnormals: str = "nearest"
+    "E5M6: below 2^-14 the low 17 bits of the float32 decide (float32_tail), wherever the cut is"
 
 
 _DEEPSEEK = Rule(amax_floor=1e-4)
 _CUDA = Rule(amax_nan="skip")
 _MX = Rule(scale_op="none", least_exponent=-127)
-_NVFP4 = Rule(amax_nan="skip", scale_op="none", pow2_op="none")
+_NVFP4 = Rule(amax_nan="skip", scale_op="none", pow2_op="none", apply_op="multiply_inverse")
 _INVERSE = Rule(scale_op="inverse", apply_op="multiply_ratio", zero_tile="one", least_exponent=-127)
 RULES = {
     "deepseek_v3": _DEEPSEEK,
@@ -79,7 +83,10 @@ RULES = {
     "vllm_fp8_ds_mla": _CUDA._replace(scale_floor=float(SMALLEST_NORMAL), pow2_op="none"),
     "sglang_triton": Rule(amax_floor=1e-10, apply_op="multiply_inverse", pow2_op="none"),
     "sglang_cuda": _CUDA._replace(amax_floor=1e-10, scale_op="multiply", apply_op="multiply_ratio"),
+    "sglang_colmajor": Rule(amax_floor=1e-10, pow2_op="float_log2"),
     "tilekernels": _DEEPSEEK._replace(apply_op="multiply_ratio"),
+    "tilekernels_fp4": Rule(apply_op="multiply_ratio"),
+    "tilekernels_e5m6": _DEEPSEEK._replace(apply_op="multiply_ratio", subnormals="float32_tail"),
     "torchao": Rule(amax_floor=1e-12, scale_op="inverse", apply_op="multiply_ratio", pow2_op="none"),
     "transformers": _INVERSE._replace(pow2_op="none"),
     "transformer_engine": _INVERSE._replace(amax_nan="skip", pow2_op="ratio"),
@@ -94,7 +101,9 @@ RULES = {
     "torchao_even": _MX._replace(pow2_op="even", byte0="normal"),
     "torchao_rceil": Rule(pow2_op="float_log2", least_exponent=-127, byte0="one"),
     "nvfp4": _NVFP4,
-    "nvfp4_vllm": _NVFP4._replace(zero_scale="zero"),
+    "transformer_engine_nvfp4": _NVFP4._replace(block_op="multiply_global"),
+    "nvfp4_vllm": _NVFP4._replace(block_op="multiply", zero_scale="zero"),
+    "nvfp4_flashmla": Rule(scale_op="none", pow2_op="none", scale_floor=2.0**-9),
     "nvfp4_four_over_six": _NVFP4._replace(block_max=256, candidates=(6.0, 4.0)),
 }
 DEFAULT_RULES = {"float32": "deepseek_v3", "ue8m0": "deepseek_v3", "mx": "floor", "nvfp4": "nvfp4"}
@@ -108,6 +117,18 @@ class Scaling(NamedTuple):
     stored: Float32s
     effective: Float32s
     multiplier: Float32s | None = None
+    "None: numbers are divided, by the divisor, or by the effective scale"
+    divisor: Float32s | None = None
+
+    def quotient(self, x: Float32s, block: tuple[int, ...]) -> Float32s:
+        """Bring numbers into the range of codes."""
+        found: Any
+        if self.multiplier is not None:
+            found = x * expand(self.multiplier, x.shape, block)
+        else:
+            divisor = self.effective if self.divisor is None else self.divisor
+            found = x / expand(divisor, x.shape, block)
+        return np.asarray(found, f32)
 
 
 def _top(name: str) -> np.float32:
@@ -206,11 +227,19 @@ def _by_nvfp4(stored: Float32s, decode_by: Float32s, rule: Rule) -> Scaling:
     effective = stored * decode_by
     multiplier = np.minimum(f32(1) / effective, FLT_MAX)
     dead = f32(0) if rule.zero_scale == "zero" else FLT_MAX
+    if rule.apply_op == "divide":
+        return Scaling(stored, effective, None, np.where(stored == 0, f32(1) / dead, effective))
     return Scaling(stored, effective, np.where(stored == 0, dead, multiplier))
 
 
-def _block_scale(amax: Float32s, target: float, encode_by: Float32s) -> Float32s:
-    return decode(encode((amax / f32(target)) * encode_by, "float8_e4m3fn"))
+def _block_scale(amax: Float32s, target: float, encode_by: Float32s, rule: Rule) -> Float32s:
+    inverse = f32(1) / f32(target)
+    ways = {
+        "divide": (amax / f32(target)) * encode_by,
+        "multiply": (amax * inverse) * encode_by,
+        "multiply_global": amax * (encode_by * inverse),
+    }
+    return decode(encode(np.maximum(ways[rule.block_op], f32(rule.scale_floor)), "float8_e4m3fn"))
 
 
 SCALES = {"float32": _float32, "ue8m0": _power_of_two, "mx": _power_of_two}
@@ -323,7 +352,7 @@ def _search(
     best, least = None, None
     for target in rule.candidates:
         how = scale_of(target)
-        codes = encode(x * expand(how.multiplier, x.shape, block), name, rounding=rounding)
+        codes = encode(how.quotient(x, block), name, rounding=rounding)
         back = decode(codes, fmt=name) * expand(how.effective, x.shape, block)
         squares = (back.astype(np.float64) - x.astype(np.float64)) ** 2
         error = np.zeros(amax.shape)
@@ -360,7 +389,7 @@ def _quantize(
             encode_by, g = _global(largest, options, rule, fmax)
 
             def scale_of(target: float) -> Scaling:
-                return _by_nvfp4(_block_scale(largest, target, encode_by), g, rule)
+                return _by_nvfp4(_block_scale(largest, target, encode_by, rule), g, rule)
 
             if options.scales is not None:
                 stored = decode(np.asarray(options.scales))
@@ -376,19 +405,34 @@ def _quantize(
             how = Scaling(s, s, inverse if scale == "float32" else _by_power(s, rule))
         else:
             how = SCALES[scale](largest, name, rule, fmax)
-        factor = expand(how.effective if how.multiplier is None else how.multiplier, x.shape, block)
-        quotient = x / factor if how.multiplier is None else x * factor
-        quotient = np.copysign(quotient, x)  # a NaN that hardware makes may have either sign
+        quotient = np.copysign(how.quotient(x, block), x)  # a NaN that hardware makes may have either sign
         if rule.max is not None:
             quotient = np.copysign(np.minimum(np.abs(quotient), fmax), quotient)
     rounding = options.rounding or rule.rounding
     words = order(random_words(x.size, options.seed)) if rounding == "stochastic" else None
     codes = encode(quotient, name, rounding=rounding, words=words)
+    row = format_row(name)
+    e5m6 = (row.exp, row.man, row.bias, row.subnormals) == (5, 6, 15, True)
+    if e5m6 and rule.subnormals == "float32_tail" and rounding == "nearest_even":
+        codes = np.where(np.abs(quotient) < f32(2.0**-14), _by_tail(quotient), codes)
     if not rule.negative_zero:
         minus = quotient_is_minus_zero(codes, name)
         codes = np.where(minus, codes.dtype.type(0), codes)
     stored = how.stored if SCALE_FORMATS[scale] is None else encode(how.stored, SCALE_FORMATS[scale])
     return codes, stored, None if options.global_scale is None else g
+
+
+def _by_tail(quotient: Float32s) -> Array:
+    """Return E5M6 codes of numbers below 2^-14 as TileKernels makes them.
+
+    The half-precision bits are cut by four, and one is added where the last kept bit and the low 17 bits of
+    the float32 exceed a half of 2^17, as if the number were normal.
+    """
+    bits = np.ascontiguousarray(quotient, f32).view(np.uint32).astype(np.int64)
+    kept = np.floor(np.abs(quotient.astype(np.float64)) / 2.0**-20).astype(np.int64)
+    up = (kept & 1) + (bits & 0x1FFFF) > 0x10000
+    codes: Array = ((bits >> 31 << 11) | (kept + up)).astype(np.uint16)
+    return codes
 
 
 def quotient_is_minus_zero(codes: Array, name: str) -> Any:
