@@ -27,6 +27,7 @@ from harness import Row, Timed, measure, set_state
 
 NAMES = (
     "import",
+    "calls",
     "formats",
     "quant",
     "rules",

@@ -104,6 +104,11 @@ def flat(array: Array) -> Array:
     return native if native.dtype in _AS_IS else native.view(f"u{native.dtype.itemsize}")
 
 
+def raw_view(array: Array) -> Any:
+    """Return the dtype that the core sees an array's elements as; None for its own."""
+    return None if array.dtype in _AS_IS else np.dtype(f"u{array.dtype.itemsize}")
+
+
 def destination(
     out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], *inputs: Array, name: str = "out"
 ) -> Array:

@@ -19,6 +19,7 @@ _Operand: TypeAlias = tuple[Any, ...]
 __all__ = [
     "Operand",
     "Projection",
+    "RuleRow",
     "Weight",
     "__version__",
     "accumulators",
@@ -37,6 +38,7 @@ __all__ = [
     "formats",
     "gate",
     "get_num_threads",
+    "has_nan",
     "index_scores",
     "layer_norm",
     "linear",
@@ -53,6 +55,7 @@ __all__ = [
     "rope_frequencies",
     "rotate",
     "round_bfloat16",
+    "rule_row",
     "safetensors_header",
     "scale_rules",
     "select",
@@ -93,7 +96,7 @@ def quantize(
     codes_out: _Array,
     scales_out: NDArray[np.uint8],
     scale: str,
-    rule: str | dict[str, Any],
+    rule: str | dict[str, Any] | RuleRow,
     global_encode: _Float32s,
     global_decode: _Float32s,
     amax: _Float32s | None,
@@ -102,7 +105,13 @@ def quantize(
     rounding: str | None,
     seed: int,
 ) -> None: ...
-def check_rule(rule: str | dict[str, Any], scale: str, fmt: str, searching: bool) -> None: ...
+
+@final
+class RuleRow: ...
+
+def rule_row(rule: str | dict[str, Any] | RuleRow) -> RuleRow: ...
+def has_nan(numbers: _Float32s) -> bool: ...
+def check_rule(rule: str | dict[str, Any] | RuleRow, scale: str, fmt: str, searching: bool) -> None: ...
 def dequantize(
     codes: _Array, fmt: str, layout: _Layout, scales: _Float32s, out: _Array, out_dtype: str
 ) -> None: ...

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from . import _core
-from ._arrays import Array, deliver, flat
+from ._arrays import Array, deliver, flat, raw_view
+from ._calls import CallPlans, as_core, is_plain
 from ._operands import (
     Product,
     Side,
@@ -191,6 +192,10 @@ def matmul_nt(
     array([[-1568., -1568., -1568.],
            [-1568., -1568., -1568.]], dtype=float32)
     """
+    call = _plain_call(a, b, accumulator, promote_every, dtype) if c is out is None else ()
+    plan = _PLANS.find(call) if call else None
+    if plan is not None:
+        return _from_plan(plan, a, b, accumulator)  # type: ignore[arg-type]
     product = Product.of(a, b, accumulator, promote_every)
     left, right = product.left, product.right
     leading = left.codes.shape[:-2]
@@ -210,7 +215,58 @@ def matmul_nt(
         flat(result),
         kind,
     )
+    if call:
+        one, other = ((raw_view(side.codes), side.format, side.block) for side in (left, right))
+        stacked = right.codes.ndim > 2
+        _PLANS.keep(call, _Plan(one, other, shape, result.dtype, stack, stacked, product.every, kind))
     return deliver(result, out)
+
+
+class _Plan(NamedTuple):
+    """Everything that a checked product of quantized matrices needs besides its arrays."""
+
+    left: tuple[Any, str, tuple[int, int]]
+    right: tuple[Any, str, tuple[int, int]]
+    shape: tuple[int, ...]
+    dtype: Any
+    stack: tuple[int, int, int, int]
+    stacked: bool
+    every: int
+    kind: str
+
+
+_PLANS: CallPlans[_Plan] = CallPlans()
+_ALONE = (1, 1)
+
+
+def _plain_call(a: Any, b: Any, accumulator: Any, promote_every: Any, dtype: Any) -> tuple[Any, ...]:
+    """Return what a product of plain arrays with float32 scales is known by; nothing for others."""
+    key: list[Any] = [accumulator, promote_every, type(promote_every), dtype]
+    for q in (a, b):
+        if type(q) is not Quantized or q.scale_kind != "float32":
+            return ()
+        codes, scales = q.codes, q.scales
+        if not (is_plain(codes) and is_plain(scales)) or _core.has_nan(scales):
+            return ()
+        key += (q.format, codes.shape, q.block, q.axis)
+    return tuple(key)
+
+
+def _from_plan(plan: _Plan, a: Quantized, b: Quantized, accumulator: str) -> Array:
+    left, right, shape, dtype, stack, stacked, every, kind = plan
+    out: Array = np.empty(shape, dtype)
+    _core.matmul_nt(
+        (as_core(a.codes, left[0]), left[1], as_core(a.scales, None), left[2], None, _ALONE),
+        (as_core(b.codes, right[0]), right[1], as_core(b.scales, None), right[2], None, _ALONE),
+        stack,
+        stacked,
+        None,
+        accumulator,
+        every,
+        out.reshape(-1) if kind == "float32" else as_core(out, np.uint16),
+        kind,
+    )
+    return out
 
 
 def matmul_grouped_nt(

@@ -7,46 +7,46 @@ result's container is in `quantized`, single numbers are in `formats`, the defin
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from . import _core
 from ._arrays import (
     Array,
-    as_array,
     brief,
     deliver,
     destination,
     flat,
     normalize_axis,
     positive,
+    raw_view,
     seed_key,
     source,
 )
-from .number_formats import FormatInfo, Rounding, decode, encode, format_info
-from .quantized import (
-    SCALE_DTYPES,
-    Quantized,
-    broadcasts,
-    checked_global_scale,
-    core_layout,
-    scales_shape,
+from ._calls import CallPlans, as_core, is_plain
+from ._scale_arguments import (
+    ONE,
+    GlobalScale,
+    WholeArray,
+    checked_amax,
+    checked_scales,
+    global_scales,
+    magnitude,
+    one_of,
 )
-from .scale_rule import DEFAULT_RULES, Rule, Scale, rules
+from .number_formats import FormatInfo, Rounding, format_info
+from .quantized import SCALE_DTYPES, Quantized, core_layout, scales_shape
+from .scale_rule import DEFAULT_RULES, Rule, Scale
 
 NonFinite = Literal["raise", "propagate"]
-GlobalScale = Literal["tensor", "row"]
 
 # Kinds of scale that a standard defines: its format, and the elements that share a scale.
 _STANDARDS: dict[str, tuple[str, int]] = {"mx": ("float8_e4m3fn", 32), "nvfp4": ("float4_e2m1fn", 16)}
 _FLOAT32_EXPONENT = 8  # such formats need no scale, or are one
 _FORMAT, _TILE, _BLOCK = "float8_e4m3fn", 128, (128, 128)
-_KEPT_SCALES = {"ue8m0": "powers of two from 2**-127 to 2**127", "nvfp4": "float8_e4m3fn numbers"}
 
 
 def quantize_tiles(
@@ -165,17 +165,23 @@ def quantize_tiles(
     >>> q.dequantize()
     array([[448.,   1.,   2., 224.]], dtype=float32)
     """
+    usual = amax is None and scales is None and tensor_amax is None and floor is None
+    usual = usual and seed is None and out is None
+    call = _plain_call(x, usual, global_scale, (fmt, tile, axis, scale, rule, rounding, nonfinite))
+    plan = _PLANS.find(call)
+    if plan is not None:
+        return _from_plan(plan, x)  # type: ignore[arg-type]
     array, kind = source(x, "x")
     if array.ndim == 0:
         raise ValueError("x: found no axis, expected at least one")
     place = normalize_axis(axis, array.ndim)
-    _one_of("scale", scale, SCALE_DTYPES)
+    one_of("scale", scale, SCALE_DTYPES)
     length: Any = _STANDARDS.get(scale, (None, _TILE))[1] if tile == "standard" else tile
     block = (max(array.shape[place], 1) if length is None else positive(length, "tile"),)
     settings = Settings(
         scale, rule, floor, amax, scales, tensor_amax, global_scale, rounding, seed, nonfinite, out
     )
-    return _quantize(array, kind, fmt, block, place, settings)
+    return _quantize(array, kind, fmt, block, place, settings, call)
 
 
 def quantize_blocks(
@@ -225,10 +231,17 @@ def quantize_blocks(
     >>> q.scales.shape
     (5, 56)
     """
+    usual = amax is None and scales is None and tensor_amax is None and floor is None
+    usual = usual and seed is None and out is None
+    sizes = tuple(map(type, block)) if type(block) is tuple else None
+    call = _plain_call(w, usual, global_scale, (fmt, block, sizes, scale, rule, rounding, nonfinite))
+    plan = _PLANS.find(call)
+    if plan is not None:
+        return _from_plan(plan, w)  # type: ignore[arg-type]
     array, kind = source(w, "w")
     if array.ndim < 2:
         raise ValueError(f"w: found shape {array.shape}, expected at least two axes")
-    _one_of("scale", scale, SCALE_DTYPES)
+    one_of("scale", scale, SCALE_DTYPES)
     if isinstance(block, str) and block == "standard":
         block = (1, _STANDARDS[scale][1]) if scale in _STANDARDS else _BLOCK
     given: Any = (None, None) if block is None else block
@@ -239,7 +252,7 @@ def quantize_blocks(
     settings = Settings(
         scale, rule, floor, amax, scales, tensor_amax, global_scale, rounding, seed, nonfinite, out
     )
-    return _quantize(array, kind, fmt, size, None, settings)
+    return _quantize(array, kind, fmt, size, None, settings, call)
 
 
 def requantize_tiles(
@@ -288,7 +301,7 @@ def requantize_tiles(
     if not isinstance(q, Quantized):
         raise TypeError(f"q: found {type(q).__name__}, expected a Quantized (quantize_tiles makes one)")
     kind: Any = q.scale_kind if scale is None else scale
-    _one_of("scale", kind, SCALE_DTYPES)
+    one_of("scale", kind, SCALE_DTYPES)
     same = {kind, q.scale_kind} <= {"float32", "ue8m0"} or kind == q.scale_kind
     return quantize_tiles(
         q.dequantize(),
@@ -320,37 +333,101 @@ class Settings(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def _check_rule(rule: Rule, scale: str, fmt: str, is_found: bool) -> None:
-    """Raise ValueError unless the rule can make scales of this kind for the format; asked once for each."""
-    _core.check_rule(rule.columns(), scale, fmt, is_found)
+def _core_rule(rule: Rule, scale: str, fmt: str, is_found: bool) -> _core.RuleRow:
+    """Return the rule as the core holds it; ValueError unless it can make such scales for the format."""
+    row = _core.rule_row(rule.columns())
+    _core.check_rule(row, scale, fmt, is_found)
+    return row
+
+
+class _Plan(NamedTuple):
+    """Everything that a checked call needs besides its array, in the order of `_from_plan`."""
+
+    kind: str
+    seen: Any
+    layout: tuple[int, int, int, int, int]
+    fmt: str
+    dtype: Any
+    raw: Any
+    shape: tuple[int, ...]
+    stored: Any
+    scale: str
+    row: _core.RuleRow
+    nonfinite: str
+    rounding: str | None
+    rest: dict[str, Any]
+
+
+_PLANS: CallPlans[_Plan] = CallPlans()
+_NO_CALL: tuple[Any, ...] = ()
+
+
+def _plain_call(x: Any, usual: bool, global_scale: Any, options: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return what a `usual` call on a plain array is known by; nothing for other calls.
+
+    Types are part of it: 1, 1.0 and True are equal, but not all of them are an axis or a length.
+    """
+    if not usual or type(global_scale) is not str or global_scale != "tensor" or not is_plain(x):
+        return _NO_CALL
+    return (x.dtype, x.shape, options, tuple(map(type, options)))
+
+
+def _from_plan(plan: _Plan, x: Array) -> Quantized:
+    kind, seen, layout, fmt, dtype, raw, shape, stored, scale, row, nonfinite, rounding, rest = plan
+    codes, scales = np.empty(x.shape, dtype), np.empty(shape, stored)
+    _core.quantize(
+        as_core(x, seen),
+        kind,
+        layout,
+        fmt,
+        as_core(codes, raw),
+        scales.reshape(-1).view(np.uint8),
+        scale,
+        row,
+        ONE,
+        ONE,
+        None,
+        None,
+        nonfinite,
+        rounding,
+        0,
+    )
+    return Quantized.of_checked(codes, scales, rest)
 
 
 def _quantize(
-    x: Array, kind: str, fmt: Any, block: tuple[int, ...], axis: int | None, settings: Settings
+    x: Array,
+    kind: str,
+    fmt: Any,
+    block: tuple[int, ...],
+    axis: int | None,
+    settings: Settings,
+    call: tuple[Any, ...],
 ) -> Quantized:
     scale = settings.scale
-    _one_of("scale", scale, SCALE_DTYPES)
-    _one_of("nonfinite", settings.nonfinite, ("raise", "propagate"))
+    one_of("scale", scale, SCALE_DTYPES)
+    one_of("nonfinite", settings.nonfinite, ("raise", "propagate"))
     info = _checked_format(fmt, scale)
     rule = _checked_rule(settings)
     shape, layout = scales_shape(x.shape, block, axis), core_layout(x.shape, block, axis)
     if settings.amax is not None and settings.scales is not None:
         raise ValueError("scales: found scales and amax, expected one of the two")
-    largest = None if settings.amax is None else _checked_amax(settings.amax, shape)
-    given = None if settings.scales is None else _checked_scales(settings.scales, shape, scale, rule)
-    _check_rule(rule, scale, info.name, given is None)
+    largest = None if settings.amax is None else checked_amax(settings.amax, shape)
+    given = None if settings.scales is None else checked_scales(settings.scales, shape, scale, rule)
+    row = _core_rule(rule, scale, info.name, given is None)
     rounding = settings.rounding
     if rounding is not None:
-        _one_of("rounding", rounding, get_args(Rounding))
+        one_of("rounding", rounding, get_args(Rounding))
     key = seed_key(settings.seed, rounding)
     inputs = [array for array in (x, largest, given) if array is not None]
     codes_out, scales_out = _two(settings.out)
     codes = destination(codes_out, x.shape, info.dtype, *inputs, name="out[0]")
     stored = destination(scales_out, shape, SCALE_DTYPES[scale], *inputs, name="out[1]")
     data = flat(x)
-    whole = _Whole(data, kind, layout, shape, largest, -1 if axis is None else axis)
-    encode_by, decode_by, global_scale = _global_scale(settings, whole, info, rule)
-    named = settings.rule if isinstance(settings.rule, str) and settings.floor is None else None
+    whole = WholeArray(data, kind, layout, shape, largest, -1 if axis is None else axis)
+    encode_by, decode_by, global_scale = global_scales(
+        scale, settings.global_scale, settings.tensor_amax, whole, info, rule
+    )
     _core.quantize(
         data,
         kind,
@@ -359,7 +436,7 @@ def _quantize(
         flat(codes),
         stored.reshape(-1).view(np.uint8),
         scale=scale,
-        rule=named if named in rules() else rule.columns(),
+        rule=row,
         global_encode=encode_by,
         global_decode=decode_by,
         amax=largest,
@@ -368,7 +445,7 @@ def _quantize(
         rounding=rounding,
         seed=key,
     )
-    return Quantized(
+    q = Quantized(
         deliver(codes, codes_out),
         deliver(stored, scales_out),
         info.name,
@@ -378,11 +455,26 @@ def _quantize(
         str(rule),
         global_scale,
     )
-
-
-def _one_of(name: str, found: Any, expected: Iterable[str]) -> None:
-    if not isinstance(found, str) or found not in expected:
-        raise ValueError(f"{name}: found {brief(found)}, expected one of {', '.join(expected)}")
+    if call and scale != "nvfp4" and x.dtype.isnative:
+        rest = {name: value for name, value in vars(q).items() if name not in ("codes", "scales")}
+        seen, raw = raw_view(x), raw_view(codes)
+        plan = _Plan(
+            kind,
+            seen,
+            layout,
+            info.name,
+            info.dtype,
+            raw,
+            shape,
+            stored.dtype,
+            scale,
+            row,
+            settings.nonfinite,
+            rounding,
+            rest,
+        )
+        _PLANS.keep(call, plan)
+    return q
 
 
 def _checked_format(fmt: Any, scale: str) -> FormatInfo:
@@ -408,174 +500,7 @@ def _checked_rule(settings: Settings) -> Rule:
         return rule
     if scale in _STANDARDS:
         raise ValueError(f"floor: found {brief(floor)}, but scale={scale!r} has none; leave it out")
-    return rule.replace(amax_floor=_magnitude(floor, "floor"))
-
-
-def _magnitude(value: Any, name: str) -> float:
-    """Return a finite float32 of at least 0."""
-    if isinstance(value, (bool, np.bool_, str, bytes)) or np.ndim(value):
-        raise TypeError(f"{name}: found {brief(value)}, expected a number")
-    with np.errstate(over="ignore"):
-        try:
-            number = float(np.float32(value))
-        except OverflowError:  # an integer beyond float64
-            number = math.inf
-        except (TypeError, ValueError):
-            raise TypeError(f"{name}: found {brief(value)}, expected a number") from None
-    if not 0 <= number < math.inf:
-        raise ValueError(f"{name}: found {brief(value)}, expected a finite number of at least 0")
-    return number
-
-
-def _checked_amax(amax: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    array = as_array(amax, "amax")
-    if array.dtype.newbyteorder("=") != np.float32:
-        raise TypeError(f"amax: found dtype {array.dtype}, expected float32")
-    if array.shape != shape:
-        raise ValueError(f"amax: found shape {array.shape}, expected {shape}, that of the scales")
-    if not (np.isfinite(array) & (array >= 0)).all():
-        raise ValueError("amax: found NaN, infinity or a negative number, expected finite magnitudes")
-    return flat(array)
-
-
-def _checked_scales(scales: ArrayLike, shape: tuple[int, ...], scale: str, rule: Rule) -> NDArray[np.float32]:
-    """Scales of the caller's, as numbers, one for each block."""
-    if scale == "float32" and rule.apply_op == "multiply_ratio":
-        raise ValueError(
-            f"rule: found '{rule}', which multiplies by max / amax, with scales=, which do not tell amax; "
-            "expected a rule that divides by the scale (deepseek_v3) or multiplies by its inverse (deepgemm, "
-            "vllm_static)"
-        )
-    array = as_array(scales, "scales")
-    native, stored = array.dtype.newbyteorder("="), SCALE_DTYPES[scale]
-    if array.ndim == 0 and native == np.float64:
-        array = array.astype(np.float32)
-    elif native not in (np.dtype(np.float32), stored):
-        expected = "float32" if stored == np.float32 else f"{stored} or float32"
-        raise TypeError(f"scales: found dtype {array.dtype}, expected {expected} with scale={scale!r}")
-    if array.shape not in ((), shape):
-        turned = " (transposed)" if array.shape == shape[::-1] else ""
-        raise ValueError(
-            f"scales: found shape {array.shape}{turned}, expected one number or {shape}, a scale for each "
-            "block"
-        )
-    numbers: NDArray[np.float32] = array if array.dtype.kind == "f" else decode(array)
-    numbers = np.asarray(numbers, np.float32)
-    if not np.isfinite(numbers).all():
-        code = (
-            ""
-            if native != stored or stored.itemsize > 1
-            else ", such as byte 255,"
-            if scale != "nvfp4"
-            else ""
-        )
-        raise ValueError(f"scales: found NaN or infinity{code} expected finite numbers")
-    if (numbers < 0).any() or (scale != "nvfp4" and not numbers.all()):
-        raise ValueError(
-            f"scales: found {float(numbers.min())}, expected numbers above 0"
-            + (" or 0" if scale == "nvfp4" else "")
-        )
-    if stored != np.float32:
-        kept = decode(encode(numbers, stored))
-        if not np.array_equal(kept, numbers):
-            odd = float(numbers[kept != numbers][0]) if numbers.ndim else float(numbers)
-            what = _KEPT_SCALES["nvfp4" if scale == "nvfp4" else "ue8m0"]
-            raise ValueError(f"scales: found {odd:g}, expected {what} with scale={scale!r}")
-    return flat(np.ascontiguousarray(np.broadcast_to(numbers, shape)))
-
-
-class _Whole(NamedTuple):
-    """An array as the core takes it, and the largest magnitudes of its blocks."""
-
-    data: Array
-    kind: str
-    layout: tuple[int, int, int, int, int]
-    shape: tuple[int, ...]
-    largest: NDArray[np.float32] | None
-    axis: int
-
-    def amax(self) -> NDArray[np.float32]:
-        """Finite magnitudes, one for each block."""
-        found = self.largest
-        if found is None:
-            found = np.empty(math.prod(self.shape), np.float32)
-            _core.amax(self.data, self.kind, self.layout, found)
-        return np.where(np.isfinite(found), found, np.float32(0)).reshape(self.shape)
-
-
-_ONE = np.ones(1, np.float32)
-
-
-def _global_scale(
-    settings: Settings, whole: _Whole, info: FormatInfo, rule: Rule
-) -> tuple[NDArray[np.float32], NDArray[np.float32], Any]:
-    """NVFP4's scale of scales: to encode and to decode, as the core takes them, and as it is held."""
-    given, top = settings.global_scale, settings.tensor_amax
-    word = given if isinstance(given, str) else None
-    if settings.scale != "nvfp4":
-        if top is not None:
-            raise ValueError(f"tensor_amax: found {brief(top)}, but only scale='nvfp4' has a use for it")
-        if word != "tensor":
-            raise ValueError(f"global_scale: found {brief(given)}, but only scale='nvfp4' has a use for it")
-        return _ONE, _ONE, None
-    if word is not None:
-        _one_of("global_scale", word, get_args(GlobalScale))
-    elif top is not None:
-        raise ValueError("tensor_amax: found one beside a global_scale, expected one of the two")
-    if given is None:
-        return _ONE, _ONE, None
-    if word is None:
-        decode_by = checked_global_scale(given, whole.shape)
-        if not decode_by.all():
-            raise ValueError("global_scale: found 0, expected numbers above 0")
-        with np.errstate(over="ignore"):
-            encode_by = np.minimum(np.float32(1) / decode_by, np.finfo(np.float32).max)
-        return _spread(encode_by, whole.shape), _spread(decode_by, whole.shape), _held(decode_by)
-    if top is not None:
-        amax = _checked_tops(top, whole.shape)
-    elif word == "row":
-        amax = whole.amax().max(axis=whole.axis, keepdims=True, initial=0)
-    else:
-        amax = np.asarray(whole.amax().max(initial=0))
-    encode_by, decode_by = nvfp4_global(amax, rule, info)
-    return _spread(encode_by, whole.shape), _spread(decode_by, whole.shape), _held(decode_by)
-
-
-def nvfp4_global(
-    amax: NDArray[np.float32], rule: Rule, info: FormatInfo
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """NVFP4's scale of scales where `amax` is the largest magnitude, to encode, and its inverse."""
-    top = np.float32(rule.block_max) * np.float32(rule.max or info.max)
-    with np.errstate(divide="ignore", over="ignore"):
-        encode_by = np.minimum(top / amax, np.finfo(np.float32).max)
-    encode_by = np.asarray(np.where((amax == 0) | (encode_by == 0), np.float32(1), encode_by), np.float32)
-    return encode_by, np.asarray(np.float32(1) / encode_by, np.float32)
-
-
-def _checked_tops(top: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    if not np.ndim(top):
-        return np.asarray(_magnitude(top, "tensor_amax"), np.float32)
-    array = as_array(top, "tensor_amax")
-    if array.dtype.newbyteorder("=") != np.float32:
-        raise TypeError(f"tensor_amax: found dtype {array.dtype}, expected float32")
-    if not broadcasts(array.shape, shape):
-        raise ValueError(
-            f"tensor_amax: found shape {array.shape}, expected one number or a shape that broadcasts to "
-            f"{shape}, that of the scales"
-        )
-    if not (np.isfinite(array) & (array >= 0)).all():
-        raise ValueError("tensor_amax: found NaN, infinity or a negative number, expected finite magnitudes")
-    return array.astype(np.float32)
-
-
-def _spread(values: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    array = np.asarray(values, np.float32)
-    return array.reshape(1) if array.ndim == 0 else flat(np.ascontiguousarray(np.broadcast_to(array, shape)))
-
-
-def _held(values: Any) -> Any:
-    array = np.asarray(values, np.float32)
-    return np.float32(array) if array.ndim == 0 else np.ascontiguousarray(array)
+    return rule.replace(amax_floor=magnitude(floor, "floor"))
 
 
 def _two(out: Any) -> tuple[Array | None, Array | None]:

@@ -187,6 +187,18 @@ class Quantized(CodedArray):
             held = checked_global_scale(self.global_scale, expected)
             object.__setattr__(self, "global_scale", held if held.ndim else np.float32(held))
 
+    @classmethod
+    def of_checked(cls, codes: Array, scales: Array, rest: dict[str, Any]) -> Self:
+        """Return codes and scales whose parts are known to fit: no check is made again.
+
+        `rest` are the other attributes.
+        """
+        made = object.__new__(cls)
+        attributes = made.__dict__
+        attributes["codes"], attributes["scales"] = codes, scales
+        attributes.update(rest)
+        return made
+
     # --- As an array ----------------------------------------------------------------------------------------
 
     @property
