@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import dsv3_numerics as d3
 from dsv3_numerics import Recipe, Rule, Scheme
 from dsv3_numerics.model import Config, Model, random_weights
 
@@ -26,6 +27,35 @@ def test_tokens_in_nvfp4_do_not_depend_on_their_batch_mates(model: Any, field: s
     alone = model.forward([IDS], recipe=recipe)
     beside = model.forward([IDS, [7] * 6], recipe=recipe)
     np.testing.assert_array_equal(alone[0], beside[0])
+
+
+@pytest.mark.parametrize("compute", ["bf16", "float32", "float64"])
+@pytest.mark.parametrize("dispatch", ["nvfp4", "nvfp4=0.01", "nvfp4:none"])
+def test_dispatched_nvfp4_tokens_are_the_same_in_any_batch_of_few(
+    model: Any, compute: str, dispatch: str
+) -> None:
+    """To the bit, as long as no product has more than eight rows: those of more add in another order."""
+    recipe = Recipe.preset(compute).replace(dispatch=dispatch)
+    alone = model.forward([IDS[:4]], recipe=recipe)
+    for mates in ([2, 7, 1, 8], [7] * 4, [0, 0, 0, 190]):
+        beside = model.forward([IDS[:4], mates], recipe=recipe)
+        np.testing.assert_array_equal(alone[0], beside[0])
+
+
+def test_products_on_accumulators_do_not_depend_on_the_rows() -> None:
+    rng = np.random.default_rng(0)
+    x, w = (
+        rng.standard_normal((40, 192)).astype(np.float32),
+        rng.standard_normal((24, 192)).astype(np.float32),
+    )
+    weights = d3.quantize(w, "nvfp4")
+    whole = d3.quantize(x, "nvfp4:row")
+    many = d3.matmul_nt(whole, weights, accumulator="blackwell_nvfp4", promote_every=None)
+    for rows in (1, 6, 8, 9, 17):
+        few = d3.matmul_nt(
+            d3.quantize(x[:rows], "nvfp4:row"), weights, accumulator="blackwell_nvfp4", promote_every=None
+        )
+        np.testing.assert_array_equal(few, many[:rows])
 
 
 def test_a_rule_of_ones_own_is_followed_and_survives_json(model: Any) -> None:

@@ -66,9 +66,17 @@ def _not_sent(scheme: Scheme) -> str | None:
 
 
 def _token_by_token(scheme: Scheme) -> str | None:
-    if scheme.group == WHOLE or (isinstance(scheme, Scaled) and scheme.scale == "nvfp4"):
+    if isinstance(scheme, Scaled) and scheme.scale == "nvfp4" and scheme.group != WHOLE:
+        if scheme.global_scale == "none" or scheme.given is not None:
+            return None
         return (
-            "one scale for all tokens, but a cache grows token by token; expected scales within a row (1x128)"
+            "its scale of scales is found in the numbers, but a cache grows token by token; expected none "
+            "(nvfp4:none), or a static one (nvfp4=0.01)"
+        )
+    if scheme.group == WHOLE and not (isinstance(scheme, Scaled) and not scheme.joins_rows):
+        return (
+            "one scale for all tokens, but a cache grows token by token; expected scales within a row "
+            "(1x128), or a static one (e4m3:tensor:f32=0.05)"
         )
     return None
 
@@ -114,7 +122,7 @@ def problem(field: str, scheme: Scheme) -> str | None:
     >>> problem("cache", Scheme.parse("e4m3:1x64:ue8m0")) is None
     True
     >>> problem("cache", Scheme.parse("nvfp4"))[:28]
-    'one scale for all tokens, bu'
+    'its scale of scales is found'
     """
     found = next((reason for check in _PREDICATES[field] if (reason := check(scheme))), None)
     return found or scheme.problem()

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from .. import _core
 from .._arrays import SOURCES, Array, brief, deliver, destination, flat
 from ..number_formats import FormatInfo, Rounding, decode, encode, format_info, formats
-from ..quant import GlobalScale, quantize_blocks, quantize_tiles
+from ..quant import quantize_blocks, quantize_tiles
 from ..quantized import Quantized
 from ..scale_rule import DEFAULT_RULES, Rule, Scale, rules
 from .scheme import (
@@ -36,6 +36,8 @@ _SCALE_BITS = {"float32": 32, "ue8m0": 8, "mx": 8, "nvfp4": 8}
 _TENSOR_BITS = {"nvfp4": 32}  # stored once per tensor, next to the scales of the groups
 _OWN_RULE = ("mx", "nvfp4")  # scale kinds with a default rule of their own
 _ROW: Literal["row"] = "row"
+_NO_SCALE: Literal["none"] = "none"
+SharedScale = Literal["tensor", "row", "none"]
 _NAMES = {spelling: name for name, spelling in NAMED.items()}
 
 NATIVE: dict[str, int] = {"float32": 32, "float64": 64}
@@ -208,11 +210,14 @@ class Scaled(Scheme):
         See `quantize_tiles`.
     rule : str or None
         Whose arithmetic makes the scales, see `quantize_tiles`; None: "deepseek_v3", or what a recipe says.
-        "flashmla": float32 scales that are powers of two by a float32 logarithm, at least 1e-4. MX and NVFP4
-        have rules of their own (``mxfp8:rceil``).
-    global_scale : {"tensor", "row"}
-        Of NVFP4: one scale of scales for the tensor, or one for each row (``nvfp4:row``), so that tokens do
-        not touch each other.
+        "flashmla": powers of two by a float32 logarithm, at least 1e-4, kept as float32 or as bytes. MX and
+        NVFP4 have rules of their own (``mxfp8:rceil``).
+    global_scale : {"tensor", "row", "none"}
+        Of NVFP4: one scale of scales for the tensor, one for each row (``nvfp4:row``), or none
+        (``nvfp4:none``). With the latter two tokens do not touch each other.
+    given : float or None
+        Static scale (``e4m3:tensor:f32=0.05``), the same for all groups; of NVFP4 the scale of scales
+        (``nvfp4=0.002``), what stored scales are multiplied by. None: found.
     rounding : str or None
         How quotients become codes, see `encode`; None: as the rule says, mostly to nearest even. "stochastic"
         takes a seed from whoever quantizes.
@@ -225,8 +230,9 @@ class Scaled(Scheme):
     scale: Scale = "float32"
     rule: str | None = None
     requantize: bool = False
-    global_scale: GlobalScale = "tensor"
+    global_scale: SharedScale = "tensor"
     rounding: str | None = None
+    given: float | None = None
 
     @property
     def group(self) -> Group | None:
@@ -234,7 +240,13 @@ class Scaled(Scheme):
 
     @property
     def needs_tensor_amax(self) -> bool:
-        return self.scale == "nvfp4" and self.global_scale == "tensor"
+        return self.scale == "nvfp4" and self.global_scale == "tensor" and self.given is None
+
+    @property
+    def joins_rows(self) -> bool:
+        """True: one scale, found in the numbers, is that of several rows."""
+        found = self.given is None or self.scale == "nvfp4"
+        return self.needs_tensor_amax or (found and self.block[0] != 1)
 
     @property
     def is_quantized(self) -> bool:
@@ -242,7 +254,7 @@ class Scaled(Scheme):
 
     @property
     def uses_scale_rule(self) -> bool:
-        return self.rule is None and self.scale not in _OWN_RULE
+        return self.rule is None and self.scale not in _OWN_RULE and self.given is None
 
     @property
     def short_format(self) -> str:
@@ -263,13 +275,13 @@ class Scaled(Scheme):
         return replace(self, rounding=rounding)
 
     def per_token(self) -> Scheme:
-        return replace(self, global_scale=_ROW) if self.scale == "nvfp4" else self
+        return replace(self, global_scale=_ROW) if self.needs_tensor_amax else self
 
     def bits(self, rows: int, cols: int) -> int:
         br, bc = self.block
         groups = -(-rows // (br or max(rows, 1))) * -(-cols // (bc or max(cols, 1)))
         codes = rows * cols * format_info(self.format).bits
-        globals_ = rows if self.global_scale == _ROW else 1
+        globals_ = {_ROW: rows, _NO_SCALE: 0}.get(self.global_scale, 1)
         return codes + groups * _SCALE_BITS[self.scale] + globals_ * _TENSOR_BITS.get(self.scale, 0)
 
     def approximate(
@@ -281,7 +293,7 @@ class Scaled(Scheme):
                 slab,
                 fmt=self.format,
                 block=None if self.block == WHOLE else self.block,
-                amax=amax,
+                amax=amax if self.given is None or self.scale == "nvfp4" else None,
                 tensor_amax=tensor_amax if self.needs_tensor_amax else None,
                 **self._settings(),
             )
@@ -289,7 +301,42 @@ class Scaled(Scheme):
         rows, cols = slab.shape
         layout = (1, rows, cols, self.block[0] or rows, self.block[1] or cols)
         scales = np.ascontiguousarray(q.weight_scale_inv(), np.float32).ravel()
-        return Approximation(q.dequantize(), saturated_in(slab, q.codes, self.format, layout, scales))
+        saturated = saturated_in(slab, q.codes, self.format, layout, scales)
+        return Approximation(q.dequantize(), saturated, floored=self._floored(slab, q, amax))
+
+    def _floored(self, slab: npt.NDArray[np.floating], q: Quantized, amax: Floats | None) -> int:
+        """Count elements of groups whose scale is a floor's, and would be smaller without it."""
+        if self.given is not None or self.scale in _OWN_RULE:
+            return 0
+        settings = self._settings()
+        rule = Rule.parse(settings.get("rule", DEFAULT_RULE))
+        floor = settings.get("floor")
+        rule = rule if floor is None else rule.replace(amax_floor=floor)
+        if not (rule.amax_floor or rule.scale_floor or rule.pow2_floor):
+            return 0
+
+        def scales_of(largest: Floats, by: Rule) -> Floats:
+            column = largest.reshape(-1, 1)
+            made = quantize_tiles(column, fmt=self.format, tile=1, scale=settings["scale"], rule=by)
+            return made.weight_scale_inv()[:, 0]
+
+        least = scales_of(np.zeros(1, np.float32), rule)[0]
+        scales = q.weight_scale_inv()
+        if not (scales <= least).any():
+            return 0
+        rows, cols = slab.shape
+        sides = (self.block[0] or rows, self.block[1] or cols)
+        if amax is None:
+            amax = np.empty(scales.shape, np.float32)
+            _core.amax(flat(slab), slab.dtype.name, (1, rows, cols, *sides), amax.reshape(-1))
+        small = (scales <= least) & (amax > 0)
+        free = rule.replace(amax_floor=0, scale_floor=0, pow2_floor=0)
+        small[small] = scales_of(amax[small], free) < least if small.any() else False
+        heights, widths = (
+            np.minimum(side, length - side * np.arange(-(-length // side)))
+            for length, side in zip((rows, cols), sides, strict=True)
+        )
+        return int(heights @ small @ widths)
 
     def encode(
         self,
@@ -315,16 +362,22 @@ class Scaled(Scheme):
         rows, cols = self.block
         if rows == 1 or (self.block == WHOLE and x.ndim == 1):
             return self._as_stored(quantize_tiles(x, tile=cols, axis=axis, **chosen))
-        if self.block == WHOLE and x.ndim > 2:
+        if self.block == WHOLE and x.ndim > 2 and "scales" not in chosen:
             chosen["amax"] = _one_amax(x)
         return self._as_stored(quantize_blocks(x, block=self.block, **chosen))
 
     def _settings(self) -> dict[str, Any]:
         if self.rule == _FLASHMLA:
             return {**_FLASHMLA_SETTINGS, "rounding": self.rounding}
-        rule = {} if self.rule is None else {"rule": self.rule}
-        shared = {"global_scale": self.global_scale} if self.scale == "nvfp4" else {}
-        return {"scale": self.scale, "rounding": self.rounding, **rule, **shared}
+        found: dict[str, Any] = {"scale": self.scale, "rounding": self.rounding}
+        if self.rule is not None:
+            found["rule"] = self.rule
+        if self.scale == "nvfp4":
+            word = None if self.global_scale == _NO_SCALE else self.global_scale
+            found["global_scale"] = word if self.given is None else self.given
+        elif self.given is not None:
+            found["scales"] = self.given
+        return found
 
     def row_codes(self) -> tuple[str, int | None, str, dict[str, Any], str | None] | None:
         """Return what the core needs to quantize rows on their way into a product.
@@ -344,30 +397,37 @@ class Scaled(Scheme):
         """Scales as the scheme stores them."""
         if self.rule != _FLASHMLA:
             return q
+        if self.scale == "ue8m0":
+            return replace(q, rule=None)
         return replace(q, scales=q.weight_scale_inv(), scale_kind=self.scale, rule=None)
 
     def __str__(self) -> str:
-        plain = replace(self, rule=None, global_scale="tensor", rounding=None)._spell()
-        short = ":".join([_NAMES[plain], *self._tail()]) if plain in _NAMES else self._spell()
+        plain = replace(self, rule=None, global_scale="tensor", rounding=None, given=None)._spell()
+        short = self._spell()
+        if plain in _NAMES:
+            short = ":".join([_NAMES[plain] + self._number(), *self._tail()])
         name = _NAMES.get(self._spell(), short)
         return f"{name}:{_REQUANTIZED}" if self.requantize else name
 
     def _spell(self) -> str:
         parts = [self.short_format, write_group(self.block)]
         bare = (self.scale, self.rule, self.rounding) == ("float32", None, None)
-        if not format_info(self.format).is_integer or not bare:
-            parts.append(_short_scale(self.scale))
+        if not format_info(self.format).is_integer or not bare or self.given is not None:
+            parts.append(_short_scale(self.scale) + self._number())
         return ":".join([*parts, *self._tail()])
 
+    def _number(self) -> str:
+        return "" if self.given is None else f"={np.float32(self.given)}".removesuffix(".0")
+
     def _tail(self) -> list[str]:
-        row = [_ROW] if self.global_scale == _ROW else []
-        return [*row, *(part for part in (self.rule, self.rounding) if part is not None)]
+        shared = [] if self.global_scale == "tensor" else [self.global_scale]
+        return [*shared, *(part for part in (self.rule, self.rounding) if part is not None)]
 
     @classmethod
     def takes(cls, parts: list[str]) -> bool:
         n = len(parts) - (len(parts) > 2 and parts[-1] == _REQUANTIZED)
         n -= n > 3 and parts[n - 1] in _ROUNDINGS
-        n -= n > 3 and parts[2:4] == ["nvfp4", _ROW]
+        n -= n > 3 and parts[2].startswith("nvfp4") and parts[3] in (_ROW, _NO_SCALE)
         return 2 <= n <= 4
 
     @classmethod
@@ -377,18 +437,38 @@ class Scaled(Scheme):
             parts = parts[:-1]
         rounding = parts[-1] if len(parts) > 3 and parts[-1] in _ROUNDINGS else None
         parts = parts[:-1] if rounding else parts
-        shared: GlobalScale = "tensor"
-        if len(parts) > 3 and parts[2] == "nvfp4" and parts[3] == _ROW:
-            parts, shared = [*parts[:3], *parts[4:]], _ROW
+        word, number, given = parts[2].partition("=") if len(parts) > 2 else ("", "", "")
+        shared: SharedScale = "tensor"
+        if len(parts) > 3 and word == "nvfp4" and parts[3] in (_ROW, _NO_SCALE):
+            shared = _ROW if parts[3] == _ROW else _NO_SCALE
+            parts = [*parts[:3], *parts[4:]]
+            if number:
+                raise ValueError(f"scheme {spelling!r}: found a scale of scales beside {shared!r}")
         name = _format(spelling, parts[0])
         block = read_group(spelling, parts[1])
-        scale = _SCALES[pick(spelling, "scale", parts[2], list(_SCALES))] if len(parts) > 2 else "float32"
+        scale = _SCALES[pick(spelling, "scale", word, list(_SCALES))] if len(parts) > 2 else "float32"
         rule = None
         if len(parts) > 3:
             rule = parts[3] if parts[3] == _FLASHMLA else _rule(spelling, parts[3], scale, name)
-        if rule == _FLASHMLA and scale != "float32":
-            raise ValueError(f"scheme {spelling!r}: {rule} keeps f32 scales, found {parts[2]}")
-        return cls(name, block, scale, rule, requantize, shared, rounding)
+        if rule == _FLASHMLA and (scale not in ("float32", "ue8m0") or number):
+            raise ValueError(f"scheme {spelling!r}: {rule} keeps f32 or ue8m0 scales, found {parts[2]}")
+        return cls(name, block, scale, rule, requantize, shared, rounding, _given(spelling, number, given))
+
+
+def _given(spelling: str, number: str, text: str) -> float | None:
+    """Read a static scale."""
+    if not number:
+        return None
+    try:
+        value = float(np.float32(float(text)))
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise ValueError(
+            f"scheme {spelling!r}: found static scale {text!r}, expected a finite number above 0, "
+            "such as 0.05"
+        )
+    return value
 
 
 def _rule(spelling: str, text: str, scale: str, fmt: str) -> str:

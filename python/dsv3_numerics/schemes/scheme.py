@@ -33,6 +33,10 @@ NAMED: dict[str, str] = {
     "nvfp4": "e2m1:1x16:nvfp4",
     "flashmla": "e4m3:1x128:f32:flashmla",
     "fp8_ds_mla": "e4m3:1x128:f32:vllm_fp8_ds_mla",
+    "fp8_static": "e4m3:tensor:f32=1",
+    "model1": "e4m3:1x64:ue8m0:flashmla",
+    "flashmla_v41": "e4m3:1x32:ue8m0:flashmla",
+    "flashmla_v41_fp4": "e2m1:1x16:nvfp4:none:nvfp4_flashmla",
 }
 """Names for schemes that a standard, a vendor or a kernel has named."""
 
@@ -45,12 +49,13 @@ class Approximation(NamedTuple):
     """Slab after a scheme: the values read back (its shape), and how many elements were clipped.
 
     `bits` are those that the slab takes, where they depend on its values: where `Scheme.bits` says None. NaN
-    where nobody knows.
+    where nobody knows. `floored` counts elements of groups whose scale a floor of the rule made larger.
     """
 
     values: Floats
     saturated: int
     bits: float | None = None
+    floored: int = 0
 
 
 class Scheme(ABC):
@@ -199,8 +204,9 @@ class Scheme(ABC):
 
         Formats and scales may not go together: it is found by trying.
         """
+        seed = {"seed": 0} if getattr(self, "rounding", None) == "stochastic" else {}
         try:
-            self.encode(np.zeros((1, 1), np.float32))
+            self.encode(np.zeros((1, 1), np.float32), **seed)
         except ValueError as error:
             return str(error)
         return None
@@ -244,8 +250,12 @@ class Scheme(ABC):
             )
         text = spelling.strip().lower()
         parts = text.split(":")
-        if parts[0] in NAMED:
-            parts = [*NAMED[parts[0]].split(":"), *parts[1:]]
+        name, static, number = parts[0].partition("=")
+        if name in NAMED:
+            named = NAMED[name].split(":")
+            if static:
+                named[2] = f"{named[2].partition('=')[0]}={number}"
+            parts = [*named, *parts[1:]]
         for kind in KINDS:
             if kind.takes(parts):
                 return kind.read(spelling, parts)
