@@ -13,6 +13,7 @@ import numpy as np
 from ..report import charts
 from ..report.page import ReportTable
 from ..schemes.scheme import Group
+from ..training import ExpertRecipe
 from . import network
 from .experiment import Experiment, ExperimentData, Job, PublishedFigure, Row, RunConfig
 from .network import BFLOAT16, DEEPSEEK_V3, FLOAT64, Optimizer, Size, Task, Training, held_out, train
@@ -36,8 +37,17 @@ TOKENS_OF_A_BATCH = 15360 * 4096
 F64, BF16, FP8 = "float64", "BF16", "FP8 recipe"
 
 
+def nvfp4(**changes: Any) -> ExpertRecipe:
+    """Return NVFP4's expert with other fields in all its linear layers."""
+    expert = ExpertRecipe.preset("nvfp4")
+    return expert.replace(up=expert.up.replace(**changes), down=expert.down.replace(**changes))
+
+
 def _expert(
-    blocks: Mapping[str, Group] | None = None, formats: Mapping[str, str] | None = None, **changes: Any
+    blocks: Mapping[str, Group] | None = None,
+    formats: Mapping[str, str] | None = None,
+    roundings: Mapping[str, str] | None = None,
+    **changes: Any,
 ) -> Training:
     """Return the FP8 recipe with other groups, formats or fields in all linear layers of its experts."""
     expert, layers = DEEPSEEK_V3.expert, []
@@ -46,6 +56,8 @@ def _expert(
             layer = layer.replace(**{name: replace(getattr(layer, name), block=block)})
         for name, fmt in (formats or {}).items():
             layer = layer.replace(**{name: replace(getattr(layer, name), format=fmt)})
+        for name, rounding in (roundings or {}).items():
+            layer = layer.replace(**{name: getattr(layer, name).with_rounding(rounding)})
         layers.append(layer.replace(**changes))
     up, down = layers
     return replace(DEEPSEEK_V3, expert=replace(expert, up=up, down=down))
@@ -78,6 +90,23 @@ VARIANTS: dict[str, FitVariant] = {
     "one scale per row, never promoted": FitVariant("#332288", _expert(blocks=BY_ROW, promote_every=None)),
     "dy in 128x128 blocks in Dgrad": FitVariant("#CC79A7", _expert(blocks={"gradients": (128, 128)})),
     "E5M2 gradients": FitVariant("#E69F00", _expert(formats={"gradients": "float8_e5m2"})),
+    "stochastic gradients": FitVariant("#BBBBBB", _expert(roundings={"gradients": "stochastic"})),
+    "MXFP8": FitVariant("#44AA99", replace(DEEPSEEK_V3, expert=ExpertRecipe.preset("mxfp8"))),
+    "NVFP4, to nearest": FitVariant(
+        "#999933", replace(DEEPSEEK_V3, expert=nvfp4(gradients="nvfp4", hadamard=None))
+    ),
+    "NVFP4, as trained": FitVariant("#661100", replace(DEEPSEEK_V3, expert=ExpertRecipe.preset("nvfp4"))),
+    "NVFP4, four over six": FitVariant(
+        "#DDCC77",
+        replace(
+            DEEPSEEK_V3,
+            expert=nvfp4(
+                activations="nvfp4:nvfp4_four_over_six",
+                weights="e2m1:16x16:nvfp4:nvfp4_four_over_six",
+                gradients="nvfp4:nvfp4_four_over_six:stochastic",
+            ),
+        ),
+    ),
     "float32 moments": FitVariant("#882255", replace(DEEPSEEK_V3, moments=np.float32)),
     "tiny gradients, no floor": FitVariant("#117733", _expert(gradient_floor=0.0), small=True),
     "tiny gradients, floor of 1e-4": FitVariant("#AA4499", DEEPSEEK_V3, small=True),

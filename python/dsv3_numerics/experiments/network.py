@@ -156,9 +156,13 @@ def start(task: Task) -> Parameters:
 class Network:
     """Weights as the products take them, cast once per step, and passes through them."""
 
-    def __init__(self, parameters: Parameters, layers: int, how: Training) -> None:
-        self.how = how
-        self.layers = [quantize_weights(layer(parameters, i), recipe=how.expert) for i in range(layers)]
+    def __init__(
+        self, parameters: Parameters, layers: int, how: Training, rng: np.random.Generator | None = None
+    ) -> None:
+        self.how, self.rng = how, rng
+        self.layers = [
+            quantize_weights(layer(parameters, i), recipe=how.expert, seed=rng) for i in range(layers)
+        ]
         self.head = how.head.quantize_weights(parameters["head"])
 
     def loss(self, x: Floats, labels: NDArray[np.intp]) -> float:
@@ -180,7 +184,8 @@ class Network:
         for i in reversed(range(len(self.layers))):
             norm, saved = kept[i]
             c_layer = None if so_far is None else layer(so_far, i)
-            got = expert_backward(stream, saved, self.layers[i], c=c_layer, recipe=how.expert)
+            weights = self.layers[i]
+            got = expert_backward(stream, saved, weights, c=c_layer, recipe=how.expert, seed=self.rng)
             found |= {f"{i}.{name}": w for name, w in zip(ExpertWeights._fields, got.weights, strict=True)}
             through = self._round(norm.backward(got.x))
             stream = self._round(stream.astype(np.float64) + through.astype(np.float64))
@@ -192,7 +197,7 @@ class Network:
         stream, kept = x.astype(self.how.numbers), []
         for weights in self.layers:
             norm = Norm.of(stream, self.how.numbers)
-            y, saved = expert_forward(norm.normal, weights, recipe=self.how.expert)
+            y, saved = expert_forward(norm.normal, weights, recipe=self.how.expert, seed=self.rng)
             stream = self._round(stream.astype(np.float64) + y.astype(np.float64))
             kept.append((norm, saved))
         last = Norm.of(stream, self.how.numbers)
@@ -262,9 +267,10 @@ class AdamW:
 def train(task: Task, how: Training, settings: Optimizer) -> Iterator[tuple[float, Parameters]]:
     """Yield the loss of each step, and the weights after it."""
     size = task.size
+    rng = task.config.rng("fit", "rounding", task.seed)  # of recipes that round at random
     optimizer = AdamW(start(task), how, settings, size.steps)
     for step in range(size.steps):
-        network = Network(optimizer.weights, size.layers, how)
+        network = Network(optimizer.weights, size.layers, how, rng)
         losses, gradients = [], None
         for part in range(size.parts):
             x, labels = task.batch(size.tokens, "batch", step, part)

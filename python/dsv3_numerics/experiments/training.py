@@ -20,6 +20,7 @@ from ..training import (
     dgrad,
     expert_errors,
     linear_errors,
+    wgrad,
 )
 from .draws import ACTIVATIONS, Data
 from .experiment import Job, Row, RunConfig
@@ -29,6 +30,15 @@ Floats = NDArray[np.float32]
 V3 = LinearRecipe()
 EXPERT_V3 = ExpertRecipe()
 E5M2 = "e5m2:1x128:f32"
+MXFP8, NVFP4 = LinearRecipe.preset("mxfp8"), LinearRecipe.preset("nvfp4")
+PLAIN_NVFP4 = NVFP4.replace(gradients="nvfp4", hadamard=None)
+"""Weights in 16x16 blocks, everything to nearest."""
+
+
+def nvfp4_by(rule: str) -> LinearRecipe:
+    """Plain NVFP4 with its scales by another rule."""
+    tiles = f"nvfp4:{rule}"
+    return PLAIN_NVFP4.replace(activations=tiles, weights=f"e2m1:16x16:{tiles}", gradients=tiles)
 
 
 class Shape(NamedTuple):
@@ -64,6 +74,15 @@ LAYERS: dict[str, LinearRecipe] = {
     "FP8, E5M2 gradients": V3.replace(gradients=E5M2),
     "FP8, Blackwell's sums": V3.replace(accumulator="blackwell_fp8"),
     "FP8, exact sums": V3.replace(accumulator="exact"),
+    "FP8, stochastic gradients": V3.replace(gradients="e4m3:1x128:f32:stochastic"),
+    "MXFP8": MXFP8,
+    "MXFP8, stochastic gradients": MXFP8.replace(gradients="mxfp8:rceil:stochastic"),
+    "NVFP4": PLAIN_NVFP4,
+    "NVFP4, stochastic gradients": PLAIN_NVFP4.replace(gradients=NVFP4.gradients),
+    "NVFP4, rotated": PLAIN_NVFP4.replace(hadamard=16),
+    "NVFP4, four over six": nvfp4_by("nvfp4_four_over_six"),
+    "NVFP4, scales searched": nvfp4_by("nvfp4(candidates=6/5.5/5/4.5/4)"),
+    "NVFP4, as trained": NVFP4,
     "FP8, one scale per row": LinearRecipe("e4m3:row:f32", "e4m3:tensor:f32", "e4m3:row:f32"),
     "FP8, one scale per row, never promoted": LinearRecipe(
         "e4m3:row:f32", "e4m3:tensor:f32", "e4m3:row:f32", promote_every=None
@@ -85,6 +104,9 @@ EXPERTS: dict[str, ExpertRecipe] = {
         up=EXPERT_V3.up.replace(gradients=E5M2),
         down=EXPERT_V3.down.replace(gradients="e5m2:1x128:ue8m0"),
     ),
+    "MXFP8": ExpertRecipe.preset("mxfp8"),
+    "NVFP4, to nearest": _everywhere(ExpertRecipe.preset("nvfp4"), gradients="nvfp4", hadamard=None),
+    "NVFP4, as trained": ExpertRecipe.preset("nvfp4"),
 }
 
 GROUPS: dict[str, LinearRecipe] = {
@@ -111,6 +133,17 @@ EXPONENTS = tuple(range(-1, -12, -1))
 """Powers of ten that gradients are as large as."""
 
 
+GRADIENTS: dict[str, LinearRecipe] = {
+    "E4M3, 1x128": V3,
+    "MXFP8": MXFP8,
+    "NVFP4": PLAIN_NVFP4,
+}
+"""Formats whose gradients are rounded to nearest, and at random."""
+
+DRAWS = 32
+"""Gradients of one weight that are averaged."""
+
+
 def jobs(config: RunConfig) -> list[Job]:
     """Regrouping, the layer, the expert, groups of gradients, and the floor."""
     shape = QUICK if config.quick else FULL
@@ -118,17 +151,22 @@ def jobs(config: RunConfig) -> list[Job]:
     for data in DATA:
         load = lru_cache(maxsize=1)(partial(_layer, config, shape, data))
         found += [
-            Job(f"layer, {data.name}: {name}", partial(_measure_layer, load, data.name, name))
+            Job(f"layer, {data.name}: {name}", partial(_measure_layer, config, load, data.name, name))
             for name in LAYERS
         ]
     operands = lru_cache(maxsize=1)(partial(_expert, config, shape))
-    found += [Job(f"expert: {name}", partial(_measure_expert, operands, name), 4) for name in EXPERTS]
+    found += [Job(f"expert: {name}", partial(_measure_expert, config, operands, name), 4) for name in EXPERTS]
     plain = lru_cache(maxsize=1)(partial(_layer, config, shape, DATA[0]))
     found += [
         Job(f"gradients of tokens, {octaves} octaves", partial(_tokens, config, plain, octaves))
         for octaves in SPREADS
     ]
-    return found + [Job(f"gradients of 1e{e}", partial(_floor, plain, e)) for e in EXPONENTS]
+    found += [Job(f"gradients of 1e{e}", partial(_floor, plain, e)) for e in EXPONENTS]
+    return found + [
+        Job(f"mean gradient, {name}, {how}", partial(_mean, config, name, how))
+        for name in GRADIENTS
+        for how in ("nearest", "stochastic")
+    ]
 
 
 def _bfloat16(x: NDArray[Any]) -> Floats:
@@ -212,15 +250,17 @@ def _columns(found: Iterable[ProductError]) -> Iterator[Row]:
 Operands = Callable[[], tuple[Floats, Any, Floats]]
 
 
-def _measure_layer(load: Operands, data: str, name: str) -> Iterator[Row]:
+def _measure_layer(config: RunConfig, load: Operands, data: str, name: str) -> Iterator[Row]:
     x, w, dy = load()
-    for row in _columns(linear_errors(x, w, dy, recipe=LAYERS[name]).products):
+    rng = config.rng("training", "rounding", data, name)
+    for row in _columns(linear_errors(x, w, dy, recipe=LAYERS[name], seed=rng).products):
         about: Row = {"part": "layer", "data": data, "recipe": name}
         yield about | row
 
 
-def _measure_expert(load: Operands, name: str) -> Iterator[Row]:
-    for row in _columns(expert_errors(*load(), recipe=EXPERTS[name]).products):
+def _measure_expert(config: RunConfig, load: Operands, name: str) -> Iterator[Row]:
+    rng = config.rng("training", "rounding", "expert", name)
+    for row in _columns(expert_errors(*load(), recipe=EXPERTS[name], seed=rng).products):
         about: Row = {"part": "expert", "recipe": name}
         yield about | row
 
@@ -246,6 +286,38 @@ def _tokens(config: RunConfig, load: Operands, octaves: int) -> Iterator[Row]:
             "lost": float(np.mean(by_token > LOST)),
             "error": _relative(exact + error, exact),
         }
+
+
+def _mean(config: RunConfig, name: str, how: str) -> Iterator[Row]:
+    """Average the gradient of a weight over steps with one dy: errors that come back at every step stay."""
+    rng = config.rng("training", "mean", name)
+    tokens, inputs, outputs = 64, 128, 64
+    x = _bfloat16(rng.standard_normal((tokens, inputs)))
+    dy = _bfloat16(
+        rng.standard_normal((tokens, outputs)) * np.exp2(2 * rng.standard_normal((tokens, outputs)))
+    )
+    recipe = GRADIENTS[name]
+    if how == "stochastic":
+        recipe = recipe.replace(gradients=recipe.gradients.with_rounding(how))
+    exact = dy.astype(np.float64).T @ recipe_numbers(recipe, x)
+    bits, total = config.rng("training", "mean", name, "bits"), np.zeros(exact.shape)
+    for n in range(1, DRAWS + 1):
+        total += wgrad(dy, x, recipe=recipe, seed=bits)
+        if n & (n - 1) == 0:
+            yield {
+                "part": "mean",
+                "format": name,
+                "rounding": how,
+                "draws": n,
+                "error": _relative(total / n, exact),
+            }
+
+
+def recipe_numbers(recipe: LinearRecipe, x: Floats) -> NDArray[np.float64]:
+    """Return what is left of x in its own format, so that only dy's rounding is measured."""
+    held = recipe.activation_columns(x)
+    assert not isinstance(held, np.ndarray)
+    return held.dequantize(np.float64)
 
 
 def _floor(load: Operands, exponent: int) -> Iterator[Row]:

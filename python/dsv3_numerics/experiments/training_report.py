@@ -10,7 +10,7 @@ from ..report import charts
 from ..report.page import ReportTable
 from .experiment import Experiment, ExperimentData, PublishedFigure, pivot
 from .products import between, number, percent
-from .training import DATA, FLOORS, GROUPS, LOST, jobs
+from .training import DATA, DRAWS, FLOORS, GRADIENTS, GROUPS, LOST, jobs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -76,9 +76,27 @@ def _tables(result: ExperimentData) -> Iterator[ReportTable]:
         "Columns: standard deviation of the tokens' sizes, in octaves. Lost: off by more than "
         f"{percent(LOST)}.",
     )
+    rows = [
+        [name, how, *(_at(result, name, how, n) for n in (1, DRAWS))]
+        for name in GRADIENTS
+        for how in ("nearest", "stochastic")
+        if any(True for _ in result.select("mean", format=name, rounding=how))
+    ]
+    yield ReportTable(
+        "Wgrad with dy rounded to nearest and at random: one gradient, and the mean of many",
+        ["dy in", "rounding", "one", f"mean of {DRAWS}"],
+        rows,
+        "Against the product of dy's numbers with what x's codes mean: the error of dy's rounding alone. "
+        "Each gradient is of the same dy, with random bits of its own.",
+    )
     header, body = pivot(result, "floor", "size", "dy", lambda r: percent(number(r, "wgrad")))
     title = "The floor: Wgrad's error by the size of gradients"
     yield ReportTable(title, header, body, "Root mean square of dy.")
+
+
+def _at(result: ExperimentData, name: str, how: str, draws: int) -> str:
+    found = next(result.select("mean", format=name, rounding=how, draws=draws), None)
+    return "–" if found is None else percent(number(found, "error"))
 
 
 _FORMATS = {"float8_e4m3fn": "E4M3", "e5m6": "E5M6"}
@@ -211,6 +229,32 @@ def _floor_cost(result: ExperimentData) -> str:
     )
 
 
+def _block_scaled(result: ExperimentData) -> str:
+    def of(name: str) -> list[str]:
+        return [
+            percent(result.value("error", "layer", data="normal", recipe=name, product=p))
+            for p in ("fprop", "dgrad", "wgrad")
+        ]
+
+    words = [f"{name} {', '.join(of(name))}" for name in ("MXFP8", "NVFP4", "NVFP4, as trained")]
+    searched = [of(f"NVFP4, {how}")[0] for how in ("four over six", "scales searched")]
+    return (
+        f"Fprop, Dgrad and Wgrad on block-scaled units, x normal: {'; '.join(words)}. Two scales to choose "
+        f"from (four over six) make NVFP4's Fprop {searched[0]}, five {searched[1]}."
+    )
+
+
+def _stochastic(result: ExperimentData) -> str:
+    def of(how: str, draws: int) -> str:
+        return percent(result.value("error", "mean", format="NVFP4", rounding=how, draws=draws))
+
+    return (
+        f"Stochastic rounding of NVFP4 gradients makes one Wgrad worse ({of('stochastic', 1)} beside "
+        f"{of('nearest', 1)}) and the mean of {DRAWS} better ({of('stochastic', DRAWS)} beside "
+        f"{of('nearest', DRAWS)}): its errors are independent, those of nearest come back at every step."
+    )
+
+
 def _deepgemm(result: ExperimentData) -> tuple[float, float]:
     found = [
         number(row, "difference")
@@ -235,7 +279,7 @@ def _published() -> Iterator[PublishedFigure]:
     )
 
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#332288", "#882255")
 
 
 def _plot_regroup(result: ExperimentData, figure: Figure) -> None:
@@ -274,7 +318,9 @@ def _plot_expert(result: ExperimentData, figure: Figure) -> None:
     }
     styles = {
         name: (colour, marker, "")
-        for name, colour, marker in zip(names, _COLOURS, ("o", charts.RING, "s", "D", "^"), strict=False)
+        for name, colour, marker in zip(
+            names, _COLOURS, ("o", charts.RING, "s", "D", "^", "v", "P", "X"), strict=False
+        )
     }
     charts.dots(axes, products, series, styles)
     charts.percent_axis(axes.xaxis)
@@ -325,7 +371,18 @@ EXPERIMENT = Experiment(
     source="DeepSeek-V3 technical report (arXiv 2412.19437), sections 3.3 and 3.5.2, appendix B.2; DeepGEMM",
     jobs=jobs,
     tables=_tables,
-    findings=(_why_powers, _e5m6, _layer_cost, _sums, _gradient_formats, _blocks, _floor_cost, _expert_cost),
+    findings=(
+        _why_powers,
+        _e5m6,
+        _layer_cost,
+        _sums,
+        _gradient_formats,
+        _blocks,
+        _floor_cost,
+        _expert_cost,
+        _block_scaled,
+        _stochastic,
+    ),
     published=tuple(_published()),
     plots={
         "The error of x, regrouped": ("regroup.png", _plot_regroup),

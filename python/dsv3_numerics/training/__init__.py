@@ -45,9 +45,18 @@ from .expert import (
 )
 from .expert_figures import ExpertErrors, expert_comparison, expert_errors
 from .products import dgrad, fprop, wgrad
-from .recipe import EXPERT_PRESETS, LINEAR_PRESETS, ExpertRecipe, LinearRecipe
+from .recipe import (
+    BLACKWELL_EXPERT_PRESETS,
+    BLACKWELL_LINEAR_PRESETS,
+    EXPERT_PRESETS,
+    LINEAR_PRESETS,
+    ExpertRecipe,
+    LinearRecipe,
+)
 
 __all__ = [
+    "BLACKWELL_EXPERT_PRESETS",
+    "BLACKWELL_LINEAR_PRESETS",
     "EXPERT_PRESETS",
     "LINEAR_PRESETS",
     "Comparison",

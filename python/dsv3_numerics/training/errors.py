@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..number_formats import decode
 from ..quantized import Quantized
-from .recipe import LINEAR_PRESETS, LinearRecipe, Operand, check_pair, matrix
+from .recipe import LINEAR_PRESETS, LinearRecipe, Operand, Seed, check_pair, matrix
 
 Float64s = NDArray[np.float64]
 
@@ -130,7 +130,12 @@ class Comparison:
 
 
 def linear_errors(
-    x: ArrayLike, w: ArrayLike, dy: ArrayLike, *, recipe: LinearRecipe | str = "deepseek_v3"
+    x: ArrayLike,
+    w: ArrayLike,
+    dy: ArrayLike,
+    *,
+    recipe: LinearRecipe | str = "deepseek_v3",
+    seed: Seed = None,
 ) -> LinearErrors:
     """Run a linear layer forward and backward in the recipe, and hold each product against float64.
 
@@ -140,6 +145,8 @@ def linear_errors(
         Shapes (tokens, in), (out, in) and (tokens, out).
     recipe : LinearRecipe or str
         See `LinearRecipe`; a name is a preset's.
+    seed : int or numpy.random.Generator, optional
+        For a recipe that `is_random`, see `fprop`.
 
     Returns
     -------
@@ -164,26 +171,34 @@ def linear_errors(
     check_pair("x", x, 1, "w", w, 1)
     check_pair("dy", dy, 1, "w", w, 0)
     check_pair("dy", dy, 0, "x", x, 0)
-    blocks, columns = recipe.quantize_weights(w), recipe.weight_columns(w)
-    dy_columns, x_columns = recipe.gradient_columns(dy), recipe.activation_columns(x)
+    rng = recipe.generator(seed)
+    blocks, columns = recipe.quantize_weights(w, rng=rng), recipe.weight_columns(w, rng=rng)
+    signs = recipe.rotation(rng)
+    dy_columns = recipe.gradient_columns(dy, rng=rng, rotation=signs)
+    x_columns = recipe.activation_columns(x, rng=rng, rotation=signs)
     wide_x, wide_w, wide_dy = (a.astype(np.float64) for a in (x, w, dy))
     narrow, wide = recipe.output_dtype, recipe.gradient_dtype
     found = (
-        ("fprop", recipe.quantize_activations(x), blocks, wide_x @ wide_w.T, narrow),
-        ("dgrad", recipe.quantize_gradients(dy), columns.T, wide_dy @ wide_w, narrow),
+        ("fprop", recipe.quantize_activations(x, rng=rng), blocks, wide_x @ wide_w.T, narrow),
+        ("dgrad", recipe.quantize_gradients(dy, rng=rng), columns.T, wide_dy @ wide_w, narrow),
         ("wgrad", dy_columns.T, x_columns.T, wide_dy.T @ wide_x, wide),
     )
     return LinearErrors(recipe, tuple(_product_error(*product, recipe) for product in found))
 
 
 def linear_comparison(
-    x: ArrayLike, w: ArrayLike, dy: ArrayLike, *, recipes: Mapping[str, LinearRecipe | str] = LINEAR_PRESETS
+    x: ArrayLike,
+    w: ArrayLike,
+    dy: ArrayLike,
+    *,
+    recipes: Mapping[str, LinearRecipe | str] = LINEAR_PRESETS,
+    seed: Seed = None,
 ) -> Comparison:
     """Return the errors of one layer's products in several recipes: by default all presets.
 
     Parameters
     ----------
-    x, w, dy
+    x, w, dy, seed
         As for `linear_errors`.
     recipes : mapping of str to LinearRecipe or str
         By the names to print.
@@ -201,7 +216,8 @@ def linear_comparison(
     --------
     See `Comparison`.
     """
-    return Comparison({name: linear_errors(x, w, dy, recipe=r).products for name, r in recipes.items()})
+    found = {name: linear_errors(x, w, dy, recipe=r, seed=seed) for name, r in recipes.items()}
+    return Comparison({name: errors.products for name, errors in found.items()})
 
 
 def _product_error(

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from .._arrays import Array
 from ..quantized import Quantized
-from .recipe import ExpertRecipe, LinearRecipe, Operand, check_matrix, check_pair, matrix
+from .recipe import ExpertRecipe, LinearRecipe, Operand, Seed, check_pair, operand
 from .swiglu import rounded, swiglu, swiglu_gradient
 
 
@@ -70,8 +70,12 @@ def _no_hook(record: ProductRecord) -> None:
     pass
 
 
-def quantize_weights(weights: ExpertWeights, *, recipe: ExpertRecipe | str = "deepseek_v3") -> ExpertWeights:
+def quantize_weights(
+    weights: ExpertWeights, *, recipe: ExpertRecipe | str = "deepseek_v3", seed: Seed = None
+) -> ExpertWeights:
     """Return the weights as the products take them: quantized by blocks, unless they are already.
+
+    `seed` is for recipes whose weights are rounded at random.
 
     Raises
     ------
@@ -86,8 +90,22 @@ def quantize_weights(weights: ExpertWeights, *, recipe: ExpertRecipe | str = "de
     Quantized((256, 128) float8_e4m3fn, 128x128, float32 scales, 8.002 bits per element)
     """
     recipe = ExpertRecipe.of(recipe)
-    gate, up = (recipe.up.quantize_weights(getattr(weights, name), name) for name in ("gate", "up"))
-    down = recipe.down.quantize_weights(weights.down, "down")
+    return _quantized_weights(weights, recipe, _weights_generator(recipe, seed))
+
+
+def _weights_generator(recipe: ExpertRecipe, seed: Seed) -> np.random.Generator | None:
+    """Return a generator where weights need one."""
+    layers = (recipe.up.weights, recipe.down.weights)
+    return (
+        recipe.generator(seed) if any(getattr(w, "rounding", None) == "stochastic" for w in layers) else None
+    )
+
+
+def _quantized_weights(
+    weights: ExpertWeights, recipe: ExpertRecipe, rng: np.random.Generator | None
+) -> ExpertWeights:
+    gate, up = (recipe.up.quantize_weights(getattr(weights, name), name, rng=rng) for name in ("gate", "up"))
+    down = recipe.down.quantize_weights(weights.down, "down", rng=rng)
     if not gate.shape == up.shape == down.shape[::-1]:
         raise ValueError(
             f"weights: found gate {gate.shape}, up {up.shape} and down {down.shape}, expected "
@@ -97,7 +115,11 @@ def quantize_weights(weights: ExpertWeights, *, recipe: ExpertRecipe | str = "de
 
 
 def expert_forward(
-    x: ArrayLike | Quantized, weights: ExpertWeights, *, recipe: ExpertRecipe | str = "deepseek_v3"
+    x: ArrayLike | Quantized,
+    weights: ExpertWeights,
+    *,
+    recipe: ExpertRecipe | str = "deepseek_v3",
+    seed: Seed = None,
 ) -> tuple[Array, SavedActivations]:
     """Return an expert's output.
 
@@ -109,6 +131,8 @@ def expert_forward(
         Numbers or Quantized.
     recipe : ExpertRecipe
         See `ExpertRecipe`.
+    seed : int or numpy.random.Generator, optional
+        For a recipe whose forward rounds at random, see `fprop`.
 
     Returns
     -------
@@ -131,7 +155,7 @@ def expert_forward(
     >>> y.shape, y.dtype.name, saved.nbytes
     ((5, 256), 'bfloat16', 2610)
     """
-    return hooked_forward(x, weights, ExpertRecipe.of(recipe), _no_hook)
+    return hooked_forward(x, weights, ExpertRecipe.of(recipe), _no_hook, seed)
 
 
 def expert_backward(
@@ -141,6 +165,7 @@ def expert_backward(
     *,
     c: ExpertWeights | None = None,
     recipe: ExpertRecipe | str = "deepseek_v3",
+    seed: Seed = None,
 ) -> ExpertGradients:
     """Return an expert's gradients.
 
@@ -156,6 +181,8 @@ def expert_backward(
         The gradients so far, float32 arrays, which the new ones are added to.
     recipe : ExpertRecipe
         That of `expert_forward`.
+    seed : int or numpy.random.Generator, optional
+        For a recipe that `is_random`, see `fprop`.
 
     Returns
     -------
@@ -178,18 +205,19 @@ def expert_backward(
     >>> gradients.x.dtype.name, gradients.weights.down.shape, gradients.weights.down.dtype.name
     ('bfloat16', (256, 128), 'float32')
     """
-    return hooked_backward(dy, saved, weights, c, ExpertRecipe.of(recipe), _no_hook)
+    return hooked_backward(dy, saved, weights, c, ExpertRecipe.of(recipe), _no_hook, seed)
 
 
 def hooked_forward(
-    x: Any, weights: ExpertWeights, recipe: ExpertRecipe, hook: Hook
+    x: Any, weights: ExpertWeights, recipe: ExpertRecipe, hook: Hook, seed: Seed = None
 ) -> tuple[Array, SavedActivations]:
     """`expert_forward`, telling of each product."""
     up, down = recipe.up, recipe.down
-    x = _checked(x, "x")
-    w = quantize_weights(weights, recipe=recipe)
+    rng = recipe.generator(seed) if _forward_is_random(recipe) else None
+    x = operand(x, "x")
+    w = _quantized_weights(weights, recipe, rng)
     check_pair("x", x, 1, "gate", w.gate, 1)
-    sent = up.quantize_activations(x)
+    sent = up.quantize_activations(x, rng=rng)
 
     def product(name: str, numbers: Any, side: Operand, which: str, layer: LinearRecipe) -> Array:
         matrices = getattr(weights, which), getattr(w, which)
@@ -200,10 +228,17 @@ def hooked_forward(
     a = product("gate.fprop", x, sent, "gate", up)
     b = product("up.fprop", x, sent, "up", up)
     h = swiglu(a, b, recipe.compute)
-    y = product("down.fprop", h, down.quantize_activations(h), "down", down)
+    y = product("down.fprop", h, down.quantize_activations(h, rng=rng), "down", down)
     # gate's and up's x waits as it was multiplied, in the format that their recipe stores it in.
-    kept = sent if up.saved_activations is None else up.save_activations(x)
-    return y, SavedActivations(kept, recipe.save(a), recipe.save(b))
+    kept = sent if up.saved_activations is None else up.save_activations(x, rng=rng)
+    return y, SavedActivations(kept, recipe.save(a, rng=rng), recipe.save(b, rng=rng))
+
+
+def _forward_is_random(recipe: ExpertRecipe) -> bool:
+    """Tell whether forward rounds at random; the rest of a recipe's randomness is backward's."""
+    layers = (recipe.up, recipe.down)
+    schemes = [s for r in layers for s in (r.activations, r.weights, r.saved_activations)]
+    return any(getattr(s, "rounding", None) == "stochastic" for s in (*schemes, recipe.saved))
 
 
 def hooked_backward(
@@ -213,17 +248,23 @@ def hooked_backward(
     c: ExpertWeights | None,
     recipe: ExpertRecipe,
     hook: Hook,
+    seed: Seed = None,
 ) -> ExpertGradients:
     """`expert_backward`, telling of each product."""
     up, down = recipe.up, recipe.down
-    dy = _checked(dy, "dy")
-    w = quantize_weights(weights, recipe=recipe)
+    rng = recipe.generator(seed)
+    dy = operand(dy, "dy")
+    w = _quantized_weights(weights, recipe, rng)
     check_pair("dy", dy, 1, "down", w.down, 0)
     check_pair("dy", dy, 0, "saved.x", saved.x, 0)
     so_far = ExpertWeights(None, None, None) if c is None else c
 
     def gradient(which: str, left: Any, right: Any, layer: LinearRecipe) -> Array:
-        columns = layer.gradient_columns(left), layer.activation_columns(right)
+        signs = layer.rotation(rng)
+        columns = (
+            layer.gradient_columns(left, rng=rng, rotation=signs),
+            layer.activation_columns(right, rng=rng, rotation=signs),
+        )
         sides = columns[0].T, columns[1].T
         result = layer.product(*sides, layer.gradient_dtype, c=getattr(so_far, which))
         pairs = [Pair((_transposed(left), _transposed(right)), sides)]
@@ -232,14 +273,17 @@ def hooked_backward(
 
     a, b = _numbers(saved.gate), _numbers(saved.up)
     h = swiglu(a, b, recipe.compute)
-    sent, blocks = down.quantize_gradients(dy), down.weight_columns(w.down).T
+    sent, blocks = down.quantize_gradients(dy, rng=rng), down.weight_columns(w.down, rng=rng).T
     dh = down.product(sent, blocks, down.output_dtype)
     hook(ProductRecord("down.dgrad", down, [Pair((dy, _transposed(weights.down)), (sent, blocks))], dh))
     of_down = gradient("down", dy, h, down)
 
     da, db = swiglu_gradient(a, b, dh, recipe.compute)
     pairs = [
-        Pair((d, _transposed(numbers)), (up.quantize_gradients(d), up.weight_columns(codes).T))
+        Pair(
+            (d, _transposed(numbers)),
+            (up.quantize_gradients(d, rng=rng), up.weight_columns(codes, rng=rng).T),
+        )
         for d, numbers, codes in ((da, weights.gate, w.gate), (db, weights.up, w.up))
     ]
     dx = both(pairs, recipe, up.output_dtype)
@@ -258,14 +302,6 @@ def both(pairs: Sequence[Pair], recipe: ExpertRecipe, dtype: Any) -> Array:
     first, second = (up.product(*pair, up.output_dtype).astype(np.float64) for pair in (one, two))
     total: Array = rounded(first + second, recipe.compute).astype(dtype)
     return total
-
-
-def _checked(x: Any, name: str) -> Any:
-    """Return a matrix of numbers or codes."""
-    if not isinstance(x, Quantized):
-        return matrix(x, name)
-    check_matrix(x.shape, name)
-    return x
 
 
 def _numbers(x: Operand) -> Array:

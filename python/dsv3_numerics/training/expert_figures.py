@@ -13,7 +13,7 @@ from .._arrays import Array
 from ..quantized import Quantized
 from .errors import Comparison, Float64s, ProductError, errors_of, meaning, summary, table
 from .expert import ExpertWeights, Hook, ProductRecord, hooked_backward, hooked_forward
-from .recipe import EXPERT_PRESETS, ExpertRecipe, matrix
+from .recipe import EXPERT_PRESETS, ExpertRecipe, Seed, matrix
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,12 @@ class ExpertErrors:
 
 
 def expert_errors(
-    x: ArrayLike, weights: ExpertWeights, dy: ArrayLike, *, recipe: ExpertRecipe | str = "deepseek_v3"
+    x: ArrayLike,
+    weights: ExpertWeights,
+    dy: ArrayLike,
+    *,
+    recipe: ExpertRecipe | str = "deepseek_v3",
+    seed: Seed = None,
 ) -> ExpertErrors:
     """Run an expert forward and backward in the recipe, and hold each product against float64.
 
@@ -52,6 +57,8 @@ def expert_errors(
         Shapes (inner, hidden), (inner, hidden) and (hidden, inner).
     recipe : ExpertRecipe or str
         See `ExpertRecipe`; a name is a preset's.
+    seed : int or numpy.random.Generator, optional
+        For a recipe that `is_random`, see `fprop`.
 
     Returns
     -------
@@ -86,7 +93,7 @@ def expert_errors(
     def hold(record: ProductRecord) -> None:
         found.append(_error(record, exact[record.name]))
 
-    _run(x, w, dy, recipe, hold)
+    _run(x, w, dy, recipe, hold, recipe.generator(seed))
     return ExpertErrors(recipe, tuple(found))
 
 
@@ -96,12 +103,13 @@ def expert_comparison(
     dy: ArrayLike,
     *,
     recipes: Mapping[str, ExpertRecipe | str] = EXPERT_PRESETS,
+    seed: Seed = None,
 ) -> Comparison:
     """Return the errors of an expert's products in several recipes: by default float64, bfloat16 and FP8.
 
     Parameters
     ----------
-    x, weights, dy
+    x, weights, dy, seed
         As for `expert_errors`.
     recipes : mapping of str to ExpertRecipe or str
         By the names to print.
@@ -133,12 +141,13 @@ def expert_comparison(
     gate.wgrad     0.00e+00  5.26e-03  7.23e-02
     up.wgrad       0.00e+00  5.03e-03  7.05e-02
     """
-    return Comparison({name: expert_errors(x, weights, dy, recipe=r).products for name, r in recipes.items()})
+    found = {name: expert_errors(x, weights, dy, recipe=r, seed=seed) for name, r in recipes.items()}
+    return Comparison({name: errors.products for name, errors in found.items()})
 
 
-def _run(x: Array, w: ExpertWeights, dy: Array, recipe: ExpertRecipe, hook: Hook) -> None:
-    _, saved = hooked_forward(x, w, recipe, hook)
-    hooked_backward(dy, saved, w, None, recipe, hook)
+def _run(x: Array, w: ExpertWeights, dy: Array, recipe: ExpertRecipe, hook: Hook, seed: Seed = None) -> None:
+    _, saved = hooked_forward(x, w, recipe, hook, seed)
+    hooked_backward(dy, saved, w, None, recipe, hook, seed)
 
 
 def _error(record: ProductRecord, exact: Float64s) -> ProductError:

@@ -6,7 +6,7 @@ from numpy.typing import ArrayLike
 
 from .._arrays import Array
 from ..quantized import Quantized
-from .recipe import LinearRecipe, check_pair
+from .recipe import LinearRecipe, Seed, check_pair, operand
 
 
 def fprop(
@@ -14,6 +14,7 @@ def fprop(
     w: ArrayLike | Quantized,
     *,
     recipe: LinearRecipe | str = "deepseek_v3",
+    seed: Seed = None,
     out: Array | None = None,
 ) -> Array:
     """Multiply forward: ``x @ w.T``.
@@ -26,6 +27,9 @@ def fprop(
         Shape (out, in); numbers are quantized by 128x128 blocks.
     recipe : LinearRecipe or str
         Formats, scales, accumulator; a name is a preset's.
+    seed : int or numpy.random.Generator, optional
+        For a recipe that `is_random`, which needs one. Every operand has bits of its own; calls with one
+        generator are independent, those with one integer are alike.
     out : ndarray of bfloat16, optional
         The result is written here; float64 if the recipe's operands are.
 
@@ -36,7 +40,8 @@ def fprop(
     Raises
     ------
     ValueError, TypeError
-        As for `quantize_tiles` and `matmul_nt`; anything but two axes; shapes that do not fit.
+        As for `quantize_tiles` and `matmul_nt`; anything but two axes; shapes that do not fit; no `seed`
+        for a recipe that needs one.
 
     Examples
     --------
@@ -45,7 +50,8 @@ def fprop(
     array([[1568., 1568.]])
     """
     recipe = LinearRecipe.of(recipe)
-    left, right = recipe.quantize_activations(x), recipe.quantize_weights(w)
+    rng = recipe.generator(seed)
+    left, right = recipe.quantize_activations(x, rng=rng), recipe.quantize_weights(w, rng=rng)
     check_pair("x", left, 1, "w", right, 1)
     return recipe.product(left, right, recipe.output_dtype, out=out)
 
@@ -55,6 +61,7 @@ def dgrad(
     w: ArrayLike | Quantized,
     *,
     recipe: LinearRecipe | str = "deepseek_v3",
+    seed: Seed = None,
     out: Array | None = None,
 ) -> Array:
     """Compute the gradient of the input, ``dy @ w``: the blocks of the forward product, transposed.
@@ -63,7 +70,7 @@ def dgrad(
     ----------
     dy : array_like of float32, float64, float16 or bfloat16, or Quantized
         Shape (tokens, out); numbers are quantized by 1x128 tiles.
-    w, recipe, out
+    w, recipe, seed, out
         As for `fprop`.
 
     Returns
@@ -82,7 +89,8 @@ def dgrad(
     array([[2., 2., 2.]])
     """
     recipe = LinearRecipe.of(recipe)
-    left, right = recipe.quantize_gradients(dy), recipe.weight_columns(w)
+    rng = recipe.generator(seed)
+    left, right = recipe.quantize_gradients(dy, rng=rng), recipe.weight_columns(w, rng=rng)
     check_pair("dy", left, 1, "w", right, 0)
     return recipe.product(left, right.T, recipe.output_dtype, out=out)
 
@@ -93,13 +101,15 @@ def wgrad(
     *,
     c: ArrayLike | None = None,
     recipe: LinearRecipe | str = "deepseek_v3",
+    seed: Seed = None,
     out: Array | None = None,
 ) -> Array:
     """Compute the gradient of the weights, ``dy.T @ x``, in float32.
 
     Both sides are summed over tokens and need tiles of 128 tokens in one channel. x was stored by the forward
     product in 1x128 tiles and is regrouped from those (numbers are quantized twice, as in the recipe); dy is
-    quantized from its numbers, or regrouped if it is given in other tiles or `gradients_arrive` in them.
+    quantized from its numbers, or regrouped if it is given in other tiles or `gradients_arrive` in them. A
+    recipe with `hadamard` rotates both before they are quantized.
 
     Parameters
     ----------
@@ -109,7 +119,7 @@ def wgrad(
         Shape (tokens, in).
     c : array_like of float32, optional
         The gradient so far, shape (out, in), which the new one is added to.
-    recipe, out
+    recipe, seed, out
         As for `fprop`, with float32 results.
 
     Returns
@@ -128,6 +138,10 @@ def wgrad(
     array([[30.625, 30.625]], dtype=float32)
     """
     recipe = LinearRecipe.of(recipe)
-    left, right = recipe.gradient_columns(dy), recipe.activation_columns(x)
-    check_pair("dy", left, 0, "x", right, 0)
+    dy, x = operand(dy, "dy"), operand(x, "x")
+    check_pair("dy", dy, 0, "x", x, 0)
+    rng = recipe.generator(seed)
+    signs = recipe.rotation(rng)
+    left = recipe.gradient_columns(dy, rng=rng, rotation=signs)
+    right = recipe.activation_columns(x, rng=rng, rotation=signs)
     return recipe.product(left.T, right.T, recipe.gradient_dtype, c=c, out=out)

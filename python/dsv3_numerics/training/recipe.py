@@ -14,17 +14,21 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .._arrays import Array, as_array, brief, deliver, destination, source
+from .._arrays import Array, as_array, brief, deliver, destination, positive, seed_key, source
 from .._recipes import BF16, PresetFamily, dtype_word, one_of
 from ..accumulator import accumulator_info
 from ..gemm import matmul_nt
 from ..quant import requantize_tiles
-from ..quantized import Quantized
+from ..quantized import SCALE_DTYPES, Quantized
+from ..rotation import random_hadamard
 from ..schemes import Cast, Identity, Scaled, Scheme, quantize
 from .swiglu import COMPUTE
 
 Operand = Quantized | Array
 """One side of a product: codes with scales, or numbers without."""
+
+Seed = int | np.random.Generator | None
+"""Seed of rounding at random and of rotations: a generator gives other bits to every call."""
 
 _PLAIN: dict[str, np.dtype[Any]] = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
@@ -53,6 +57,9 @@ class LinearRecipe(PresetFamily):
         quantizes the numbers once more, along tokens.
     gradient_floor : float, optional
         Least amax of a tile of dy; the rule's if None.
+    hadamard : int, optional
+        Width of a random Hadamard rotation of both operands of wgrad along tokens, as NVFP4 training has it
+        (16). Tokens are filled up to a multiple of it with zeros, which then take part.
     rule : {"deepseek_v3", "deepgemm", "deepep", "vllm"}
         Whose arithmetic makes the scales of schemes that name none.
     accumulator : str
@@ -73,6 +80,9 @@ class LinearRecipe(PresetFamily):
     'e4m3:128x128:f32'
     >>> LinearRecipe.preset("after_attention").replace(gradients="e5m2:1x128:f32").accumulator
     'hopper_fp8'
+    >>> nvfp4 = LinearRecipe.preset("nvfp4")
+    >>> str(nvfp4.weights), str(nvfp4.gradients), nvfp4.hadamard, nvfp4.is_random
+    ('e2m1:16x16:nvfp4', 'nvfp4:stochastic', 16, True)
     """
 
     activations: Any = "e4m3:1x128:f32"
@@ -82,14 +92,15 @@ class LinearRecipe(PresetFamily):
     recompute_activations: bool = False
     gradients_arrive: bool = False
     gradient_floor: float | None = None
+    hadamard: int | None = None
     rule: str = "deepseek_v3"
     accumulator: str = "hopper_fp8"
     promote_every: int | None = 128
 
     @classmethod
     def presets(cls) -> Mapping[str, Self]:
-        """Every preset by its name; see `LINEAR_PRESETS`."""
-        return LINEAR_PRESETS  # type: ignore[return-value]
+        """Every preset by its name; see `LINEAR_PRESETS` and `BLACKWELL_LINEAR_PRESETS`."""
+        return {**LINEAR_PRESETS, **BLACKWELL_LINEAR_PRESETS}  # type: ignore[dict-item]
 
     def __post_init__(self) -> None:
         for name in ("activations", "weights", "gradients", "saved_activations"):
@@ -105,14 +116,24 @@ class LinearRecipe(PresetFamily):
                 "expected 'float64' for float64 and one of accumulators() otherwise"
             )
         if not wide:
-            takes = accumulator_info(self.accumulator).inputs
-            for scheme in operands.values():
-                if scheme.format not in takes:
+            unit = accumulator_info(self.accumulator)
+            for name, scheme in operands.items():
+                if scheme.format not in unit.inputs:
                     raise ValueError(
                         f"accumulator: found {brief(self.accumulator)} for operands of {scheme.format}, but "
-                        f"it takes {', '.join(takes)}"
+                        f"it takes {', '.join(unit.inputs)}"
+                    )
+                scaled = isinstance(scheme, Scaled)
+                if unit.scale and not (
+                    scaled and unit.takes_scales(SCALE_DTYPES[scheme.scale], scheme.group_k)
+                ):
+                    raise ValueError(
+                        f"accumulator: found {unit.name!r}, which takes scales in {unit.scale} for each "
+                        f"{' or '.join(map(str, unit.blocks))} products, with {name} '{scheme}'"
                     )
         self._check_unused(operands)
+        if self.hadamard is not None and (positive(self.hadamard, "hadamard") & (self.hadamard - 1)):
+            raise ValueError(f"hadamard: found {self.hadamard}, expected a power of two")
 
     def _check_unused(self, operands: Mapping[str, Scheme]) -> None:
         """Refuse options of scales where there are none."""
@@ -121,6 +142,7 @@ class LinearRecipe(PresetFamily):
             "recompute_activations": ("activations", self.recompute_activations),
             "gradients_arrive": ("gradients", self.gradients_arrive),
             "gradient_floor": ("gradients", self.gradient_floor is not None),
+            "hadamard": ("gradients", self.hadamard is not None),
         }
         for name, (operand, given) in needs.items():
             if given and isinstance(operands[operand], Cast):
@@ -129,6 +151,37 @@ class LinearRecipe(PresetFamily):
                 raise ValueError(
                     f"{name}: found {brief(found)}, but {operand} in {operands[operand]} have no scales"
                 )
+        if self.gradient_floor is not None and getattr(operands["gradients"], "scale", "") in _NO_FLOOR:
+            raise ValueError(
+                f"gradient_floor: found {self.gradient_floor}, but the scales of '{self.gradients}' have none"
+            )
+
+    @property
+    def is_random(self) -> bool:
+        """True: something is rounded or rotated at random, and whoever computes gives a seed."""
+        schemes = (self.activations, self.weights, self.gradients, self.saved_activations)
+        return self.hadamard is not None or any(map(_at_random, schemes))
+
+    def generator(self, seed: Seed) -> np.random.Generator | None:
+        """Return what random bits are drawn from; None where there are none.
+
+        Raises
+        ------
+        TypeError, ValueError
+            No seed although the recipe `is_random`; another kind of seed.
+        """
+        if not self.is_random:
+            return None
+        if seed is None:
+            raise ValueError(
+                "seed: found None, expected an integer or a numpy.random.Generator, because the recipe "
+                "rounds or rotates at random"
+            )
+        return seed if isinstance(seed, np.random.Generator) else np.random.default_rng(seed_key(seed))
+
+    def rotation(self, rng: np.random.Generator | None) -> int | None:
+        """Draw the signs that both operands of one wgrad share; None without a rotation."""
+        return None if self.hadamard is None or rng is None else seed_key(rng)
 
     @property
     def output_dtype(self) -> np.dtype[Any]:
@@ -141,42 +194,67 @@ class LinearRecipe(PresetFamily):
         found: np.dtype[Any] = np.dtype(np.float64 if self.accumulator == "float64" else np.float32)
         return found
 
-    def quantize_activations(self, x: ArrayLike | Quantized, name: str = "x") -> Operand:
+    def quantize_activations(
+        self, x: ArrayLike | Quantized, name: str = "x", *, rng: np.random.Generator | None = None
+    ) -> Operand:
         """x for fprop: tiles of a row."""
-        return self._tiles(x, name, 1, self.activations)
+        return self._tiles(x, name, 1, self.activations, rng)
 
-    def save_activations(self, x: ArrayLike | Quantized, name: str = "x") -> Operand:
+    def save_activations(
+        self, x: ArrayLike | Quantized, name: str = "x", *, rng: np.random.Generator | None = None
+    ) -> Operand:
         """x as it waits for wgrad."""
-        return self._tiles(x, name, 1, self.saved_activations or self.activations)
+        return self._tiles(x, name, 1, self.saved_activations or self.activations, rng)
 
-    def activation_columns(self, x: ArrayLike | Quantized, name: str = "x") -> Operand:
+    def activation_columns(
+        self,
+        x: ArrayLike | Quantized,
+        name: str = "x",
+        *,
+        rng: np.random.Generator | None = None,
+        rotation: int | None = None,
+    ) -> Operand:
         """x for wgrad: tiles of tokens, regrouped from those saved unless it is made again."""
         if not isinstance(x, Quantized) and not self.recompute_activations:
-            x = self.save_activations(x, name)
-        return self._tiles(x, name, 0, self.activations)
+            x = self.save_activations(x, name, rng=rng)
+        return self._tiles(self._rotated(x, name, rotation), name, 0, self.activations, rng)
 
-    def quantize_gradients(self, dy: ArrayLike | Quantized, name: str = "dy") -> Operand:
+    def quantize_gradients(
+        self, dy: ArrayLike | Quantized, name: str = "dy", *, rng: np.random.Generator | None = None
+    ) -> Operand:
         """dy for dgrad: tiles of a row, or blocks."""
         if self.gradients.group is not None and self.gradients.group[0] != 1:
-            return self._blocks(dy, name, self.gradients, self.gradient_floor)
-        return self._tiles(dy, name, 1, self.gradients, self.gradient_floor)
+            return self._blocks(dy, name, self.gradients, rng, self.gradient_floor)
+        return self._tiles(dy, name, 1, self.gradients, rng, self.gradient_floor)
 
-    def gradient_columns(self, dy: ArrayLike | Quantized, name: str = "dy") -> Operand:
+    def gradient_columns(
+        self,
+        dy: ArrayLike | Quantized,
+        name: str = "dy",
+        *,
+        rng: np.random.Generator | None = None,
+        rotation: int | None = None,
+    ) -> Operand:
         """dy for wgrad: tiles of tokens, from the numbers, or from tiles of a row if those arrived."""
         if self.gradients_arrive:
-            dy = self._tiles(dy, name, 1, self.gradients, self.gradient_floor)
-        return self._tiles(dy, name, 0, self.gradients, self.gradient_floor)
+            dy = self._tiles(dy, name, 1, self.gradients, rng, self.gradient_floor)
+        dy = self._rotated(dy, name, rotation)
+        return self._tiles(dy, name, 0, self.gradients, rng, self.gradient_floor)
 
-    def quantize_weights(self, w: ArrayLike | Quantized, name: str = "w") -> Operand:
+    def quantize_weights(
+        self, w: ArrayLike | Quantized, name: str = "w", *, rng: np.random.Generator | None = None
+    ) -> Operand:
         """w for fprop: blocks, or tiles of a row; for dgrad too, where it is blocks."""
-        return self._blocks(w, name, self.weights)
+        return self._blocks(w, name, self.weights, rng)
 
-    def weight_columns(self, w: ArrayLike | Quantized, name: str = "w") -> Operand:
+    def weight_columns(
+        self, w: ArrayLike | Quantized, name: str = "w", *, rng: np.random.Generator | None = None
+    ) -> Operand:
         """w for dgrad: the same blocks, or tiles along the other axis, over which it is summed."""
         blocks = isinstance(w, Quantized) and w.axis is None
         if blocks or isinstance(self.weights, Cast) or self.weights.group[0] != 1:
-            return self.quantize_weights(w, name)
-        return self._tiles(w, name, 0, self.weights)
+            return self.quantize_weights(w, name, rng=rng)
+        return self._tiles(w, name, 0, self.weights, rng)
 
     def product(self, a: Operand, b: Operand, dtype: Any, c: Any = None, out: Any = None) -> Array:
         """Return ``a @ b.T``, added to `c`."""
@@ -194,12 +272,22 @@ class LinearRecipe(PresetFamily):
         destination(out, result.shape, _PLAIN["float64"])  # for its checks
         return deliver(result, out)
 
+    def _rotated(self, x: ArrayLike | Quantized, name: str, rotation: int | None) -> ArrayLike | Quantized:
+        """Rotate groups of tokens, filled up with zeros to whole ones."""
+        if rotation is None or self.hadamard is None:
+            return x
+        numbers = x.dequantize() if isinstance(x, Quantized) else matrix(x, name)
+        more = -len(numbers) % self.hadamard
+        whole = np.concatenate([numbers, np.zeros((more, numbers.shape[1]), numbers.dtype)])
+        return random_hadamard(whole, seed=rotation, width=self.hadamard, axis=0)
+
     def _tiles(
         self,
         x: ArrayLike | Quantized,
         name: str,
         axis: int,
         scheme: Scheme,
+        rng: np.random.Generator | None,
         floor: float | None = None,
     ) -> Operand:
         if isinstance(scheme, Cast):
@@ -210,21 +298,30 @@ class LinearRecipe(PresetFamily):
             check_matrix(x.shape, name)
             if x.axis == axis and x.block == (tile or max(x.shape[axis], 1),):
                 return x
-            if x.format == scheme.format:
+            if x.format == scheme.format and scheme.rounding is None and scheme.scale != "nvfp4":
                 return requantize_tiles(x, axis=axis, tile=tile, floor=floor)
             x = x.dequantize()
-        found: Quantized = scheme.with_rule(self.rule).encode(matrix(x, name), axis=axis, floor=floor)
+        found: Quantized = scheme.with_rule(self.rule).encode(
+            matrix(x, name), axis=axis, floor=floor, seed=_seed_of(scheme, rng)
+        )
         return found
 
     def _blocks(
-        self, w: ArrayLike | Quantized, name: str, scheme: Scheme, floor: float | None = None
+        self,
+        w: ArrayLike | Quantized,
+        name: str,
+        scheme: Scheme,
+        rng: np.random.Generator | None,
+        floor: float | None = None,
     ) -> Operand:
         if isinstance(scheme, Cast):
             return _plain(w, name, scheme)
         if isinstance(w, Quantized):
             check_matrix(w.shape, name)
             return w
-        found: Quantized = scheme.with_rule(self.rule).encode(matrix(w, name), floor=floor)
+        found: Quantized = scheme.with_rule(self.rule).encode(
+            matrix(w, name), floor=floor, seed=_seed_of(scheme, rng)
+        )
         return found
 
 
@@ -264,8 +361,8 @@ class ExpertRecipe(PresetFamily):
 
     @classmethod
     def presets(cls) -> Mapping[str, Self]:
-        """Every preset by its name; see `EXPERT_PRESETS`."""
-        return EXPERT_PRESETS  # type: ignore[return-value]
+        """Every preset by its name; see `EXPERT_PRESETS` and `BLACKWELL_EXPERT_PRESETS`."""
+        return {**EXPERT_PRESETS, **BLACKWELL_EXPERT_PRESETS}  # type: ignore[dict-item]
 
     def __post_init__(self) -> None:
         for name in ("up", "down"):
@@ -277,10 +374,37 @@ class ExpertRecipe(PresetFamily):
             _check_rows("saved", scheme)
         object.__setattr__(self, "saved", scheme)
 
-    def save(self, a: Array) -> Operand:
+    @property
+    def is_random(self) -> bool:
+        """True: something is rounded or rotated at random, and whoever computes gives a seed."""
+        return bool(self.up.is_random or self.down.is_random or _at_random(self.saved))
+
+    def generator(self, seed: Seed) -> np.random.Generator | None:
+        """Return what random bits are drawn from; None where there are none. See `LinearRecipe.generator`."""
+        random = next((recipe for recipe in (self.up, self.down) if recipe.is_random), None)
+        if random is None and _at_random(self.saved):
+            random = self.up.replace(activations=self.saved)
+        return None if random is None else random.generator(seed)
+
+    def save(self, a: Array, *, rng: np.random.Generator | None = None) -> Operand:
         """Return an input of SwiGLU as it waits for backward."""
-        found: Operand = a if self.saved.is_identity else quantize(a, self.saved.with_rule(self.down.rule))
+        if self.saved.is_identity:
+            return a
+        seed = _seed_of(self.saved, rng)
+        found: Operand = quantize(a, self.saved.with_rule(self.down.rule), seed=seed)
         return found
+
+
+_NO_FLOOR = ("mx", "nvfp4")
+
+
+def _at_random(scheme: Any) -> bool:
+    return getattr(scheme, "rounding", None) == "stochastic"
+
+
+def _seed_of(scheme: Scheme, rng: np.random.Generator | None) -> np.random.Generator | None:
+    """Return the seed of a scheme that rounds at random, and none for others."""
+    return rng if _at_random(scheme) else None
 
 
 def _parsed(name: str, value: Any) -> Scheme:
@@ -337,6 +461,14 @@ def matrix(x: Any, name: str) -> Array:
     return array
 
 
+def operand(x: Any, name: str) -> Operand:
+    """Numbers or codes with two axes."""
+    if not isinstance(x, Quantized):
+        return matrix(x, name)
+    check_matrix(x.shape, name)
+    return x
+
+
 def check_matrix(shape: tuple[int, ...], name: str) -> None:
     """Two axes."""
     if len(shape) != 2:
@@ -375,9 +507,38 @@ x is made again. Scales that wgrad regroups are powers of two there, so that not
 Assumed, because the report does not say it: fprop after attention takes E4M3 with the same kind of scales,
 and E5M6 becomes E4M3 when it is regrouped, since no tensor core takes E5M6."""
 
+_MXFP8 = LinearRecipe(
+    "mxfp8:rceil",
+    "e4m3:32x32:mx:rceil",
+    "mxfp8:rceil",
+    saved_activations="bf16",
+    accumulator="blackwell_mxf8",
+    promote_every=None,
+)
+_NVFP4 = LinearRecipe(
+    "nvfp4",
+    "e2m1:16x16:nvfp4",
+    "nvfp4:stochastic",
+    saved_activations="bf16",
+    hadamard=16,
+    accumulator="blackwell_nvfp4",
+    promote_every=None,
+)
+
+BLACKWELL_LINEAR_PRESETS: Mapping[str, LinearRecipe] = {"mxfp8": _MXFP8, "nvfp4": _NVFP4}
+"""Recipes on block-scaled units, x for wgrad quantized from bfloat16: MXFP8 with weights in 32x32 blocks, so
+that both products with a weight take the same codes; and NVFP4 as NVIDIA trains with it (arXiv 2509.25149):
+weights in 16x16 blocks, stochastic rounding of gradients, both operands of wgrad rotated along tokens."""
+
 EXPERT_PRESETS: Mapping[str, ExpertRecipe] = {
     "float64": ExpertRecipe("float64", "float64", "none", "float64"),
     "bf16": ExpertRecipe("bf16", "bf16", "none", "bf16"),
     "deepseek_v3": ExpertRecipe(),
 }
 """Recipes of an expert by name."""
+
+BLACKWELL_EXPERT_PRESETS: Mapping[str, ExpertRecipe] = {
+    name: ExpertRecipe(up, up.replace(saved_activations=None, recompute_activations=True), "none")
+    for name, up in BLACKWELL_LINEAR_PRESETS.items()
+}
+"""The same of an expert; SwiGLU's inputs wait as they are, and its output is made again."""
