@@ -180,7 +180,7 @@ def study_command(
         if as_json:
             click.echo((folder / "results.json").read_text())
         return
-    for note in study.notes:
+    for note in study.remarks():
         console.print(
             note, style="yellow" if note.startswith("SYNTHETIC") else "", markup=False, highlight=False
         )

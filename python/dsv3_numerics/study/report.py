@@ -76,7 +76,7 @@ def _lines(study: StudyData, plots: Mapping[str, str]) -> Iterable[str]:
         of_all = "" if selected is None else f" of {selected}"
         yield f"> **Partial: {study.partial}.** {len(study.tensors)}{of_all} tensors were finished."
         yield ""
-    for note in study.notes:
+    for note in study.remarks():
         yield f"> {note}"
         yield ""
     sizes = (len(study.tensors), "tensor"), (study.elements, "element"), (len(study.schemes), "scheme")

@@ -114,6 +114,18 @@ class StudyData:
         """Elements of all tensors studied."""
         return sum(t.size for t in self.tensors)
 
+    def remarks(self) -> list[str]:
+        """List the notes, and what a floor of a scale rule decided: errors there are not the format's."""
+        found = list(self.notes)
+        for scheme, (tensors, elements) in self.settings.get("floored", {}).items():
+            share = elements / max(self.elements, 1)
+            found.append(
+                f"{scheme}: a floor of its rule made scales larger than the numbers need, for "
+                f"{elements:,} elements ({share:.2g} of all) in {tensors} tensor{'s' * (tensors != 1)}. A "
+                "rule without one shows the format alone, as deepseek_v3(amax_floor=0) behind the scale does."
+            )
+        return found
+
     def names(self) -> set[str]:
         """Collect the names of all tensors that are done or left out."""
         return {t.name for t in self.tensors} | {s.name for s in self.skipped}

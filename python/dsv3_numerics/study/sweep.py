@@ -298,6 +298,7 @@ def study_one(study: StudyData, tensor: Tensor, advance: Advance, slab_elements:
     """Study one tensor; it enters the study when all schemes are done."""
     sums = np.stack([empty_row() for _ in study.schemes])
     histograms = np.zeros_like(study.histograms)
+    floored = [0] * len(study.schemes)
     shape = (tensor.rows, tensor.cols)
     with tensor.open() as rows:
         try:
@@ -314,6 +315,7 @@ def study_one(study: StudyData, tensor: Tensor, advance: Advance, slab_elements:
                         y = scheme.approximate(x, amax.of(slab, scheme.group), amax.tensor())
                         row, histogram = sums_of(x, y.values, y.saturated, y.bits or 0)
                         add_into(sums[i], row)
+                        floored[i] += y.floored
                         histograms[i] += histogram
                         advance(tensor.name, slab.size / len(study.schemes))
         except NotFinite:
@@ -325,6 +327,10 @@ def study_one(study: StudyData, tensor: Tensor, advance: Advance, slab_elements:
         bits = scheme.bits(*shape)
         if bits is not None:
             total[FIELDS.index("bits")] = bits
+    for scheme, elements in zip(study.schemes, floored, strict=True):
+        if elements:
+            counts = study.settings.setdefault("floored", {}).setdefault(str(scheme), [0, 0])
+            counts[0], counts[1] = counts[0] + 1, counts[1] + elements
     study.histograms += histograms
     study.tensors.append(TensorResult(tensor.name, tensor.shape, tensor.dtype, tensor.origin, sums, kind))
 
