@@ -221,11 +221,8 @@ class CacheFormat:
 
     def codes(self, records: Array) -> Quantized:
         """Return records (n, width) of a scheme with scales as its value; the rotary key is left out."""
-        codes, tiles = self._parts
-        found = self._latent(
-            np.ascontiguousarray(records[:, :codes]),
-            np.ascontiguousarray(records[:, codes : codes + tiles]),
-        )
+        codes, tiles, _ = self._split(records)
+        found = self._latent(codes, tiles)
         assert isinstance(found, Quantized)
         return found
 
