@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from .._arrays import Array
+from .._scale_arguments import nvfp4_global
 from ..number_formats import FormatInfo
-from ..quant import nvfp4_global, quantize_blocks, quantize_tiles
+from ..quant import quantize_blocks, quantize_tiles
 from ..quantized import SCALE_DTYPES
 from ..scale_rule import Rule, rules
 from .code_rows import QUOTIENTS, ROUNDINGS, as_bits
