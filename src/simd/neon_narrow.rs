@@ -41,7 +41,7 @@ fn insert(mut codes: uint8x16_t, from: uint8x16_t, bits: uint8x16_t) -> uint8x16
 struct Rounder {
     /// The bits of a float32 that make a number round up if it is half beyond: the odd place, and all below half.
     up: uint32x4_t,
-    /// What codes begin at, less what is just below half.
+    /// The upper half at which codes begin, less what is just below half of the last place.
     first: uint16x8_t,
     magnitude: uint16x8_t,
     down: int16x8_t,
