@@ -369,7 +369,7 @@ def _plain_call(x: Any, usual: bool, global_scale: Any, options: tuple[Any, ...]
     """
     if not usual or type(global_scale) is not str or global_scale != "tensor" or not is_plain(x):
         return _NO_CALL
-    return (x.dtype, x.shape, options, tuple(map(type, options)))
+    return (x.dtype, x.shape, options, type(options[1]), type(options[2]))
 
 
 def _from_plan(plan: _Plan, x: Array) -> Quantized:
