@@ -20,7 +20,7 @@ from ..model.activations import Activations, as_numbers
 from ..model.fields import MASK_VALUES, NONE
 from ..model.operations import Operations
 from ..model.recipe import Recipe
-from ..model.records import Routing
+from ..model.records import Hook, Routing
 from ..model.weights import Weights
 from .elementary import Doubles, exp, product, rope_angles, sigmoid, sin_cos, softmax_scale, total
 
@@ -42,6 +42,34 @@ class Canonical(Operations):
     >>> bool(np.abs(model.forward([3, 1, 4], recipe=Canonical("float32")) - near).max() < 1e-4)
     True
     """
+
+    def __init__(self, recipe: Recipe | str, hook: Hook | None = None) -> None:
+        super().__init__(recipe, hook)
+        self._usual = self._first = None  # the core's layers in one crossing: all is done step by step
+
+    def _product(
+        self,
+        x: Activations,
+        weights: Weights,
+        key: str,
+        dispatched: bool,
+        rows: tuple[int, int] | None,
+        as_many_rows: bool,
+    ) -> Array:
+        recipe = self.recipe
+        if recipe.accumulator != NONE:
+            return super()._product(x, weights, key, dispatched, rows, as_many_rows)
+        scheme = recipe.activation_scheme(dispatched=dispatched)
+        matrix = weights.matrix(key, self._products.use, rows=rows)
+        return self._plain_product(x.numbers(recipe, scheme), matrix)
+
+    def plain_linear(self, name: str, x: Array, weights: Weights, key: str, kind: str = "linear") -> Array:
+        """``x @ w.T`` of a layer that stays in numbers, as head and MTP's projection do."""
+
+        def run(ops: Operations) -> Array:
+            return self._plain_product(x, weights.numbers_of(key, bfloat16=ops.recipe.bfloat16))
+
+        return self._do(name, kind, lambda: (x,), run, descriptions.numbers)
 
     def _plain_product(self, x: Array, w: _core.Weight) -> Array:
         flat = x.reshape(-1, x.shape[-1])
@@ -94,7 +122,11 @@ class Canonical(Operations):
 
         def run(ops: Operations) -> Array:
             recipe = ops.recipe
-            up = None if expanded is not None else numbers(weights.matrix("kv_b_proj.weight", recipe))
+            up = (
+                None
+                if expanded is not None
+                else numbers(weights.matrix("kv_b_proj.weight", self._products.use))
+            )
             out = np.empty((*q.shape[:2], settings["heads"] * settings["v"]), recipe.dtype)
             for b, tokens in enumerate(cached):
                 one = _Sequence(q[b], tokens, settings, recipe, None if selected is None else selected[b])

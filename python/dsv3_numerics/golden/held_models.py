@@ -19,6 +19,7 @@ from .._arrays import Array
 from ..model.config import Config
 from ..model.fitting import is_quantized
 from ..model.model import Model
+from ..model.projections import products_of
 from ..model.random import deviation
 from ..model.recipe import Recipe
 from ..model.weights import Weights, expected_shapes
@@ -158,7 +159,7 @@ def model_files(model: Model, recipe: Recipe) -> tuple[dict[str, Any], dict[str,
         if not (released and is_quantized(key)):
             tensors[key] = model.weights.given(key)
             continue
-        held = model.weights.operand(key, recipe)
+        held = model.weights.operand(key, products_of(recipe).use)
         assert isinstance(held, Quantized)
         tensors[key] = held.codes
         tensors[f"{key}_scale_inv"] = held.weight_scale_inv()

@@ -18,6 +18,7 @@ from ..model.experts import Gate, MoE, swiglu
 from ..model.fitting import is_quantized
 from ..model.layer import Trace
 from ..model.model import Model
+from ..model.projections import products_of
 from ..model.recipe import Recipe
 from ..model.weights import Weights
 from ..number_formats import format_info
@@ -46,7 +47,7 @@ def weight_tensors(weights: Weights, recipe: Recipe, names: list[str] | None = N
     for name in weights if names is None else names:
         held = weights.given(name)
         if _is_product(name, recipe):
-            held = weights.operand(name, recipe)
+            held = weights.operand(name, products_of(recipe).use)
         out |= operand(held, f"weights.{name}", f"weight {name}")
     return out
 

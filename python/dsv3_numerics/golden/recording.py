@@ -10,6 +10,7 @@ import numpy as np
 from .._arrays import Array
 from ..gemm import matmul_nt
 from ..model.fields import NONE
+from ..model.projections import products_of
 from ..model.recipe import Recipe
 from ..model.records import OpRecord
 from ..model.weights import Weights
@@ -74,6 +75,6 @@ class Recorder:
         key = next((key for key in keys if key in self.weights), None)
         if key is None:
             return {}
-        w = self.weights.operand(key, self.recipe)
+        w = self.weights.operand(key, products_of(self.recipe).use)
         sums = partial_sums(x, w, matmul_nt, self.recipe.accumulator, self.recipe.promote_every)
         return {f"{name}.{which}": tensor for which, tensor in sums.items()}
