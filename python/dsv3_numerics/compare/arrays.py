@@ -202,6 +202,8 @@ class _Tally:
         self.counts = dict.fromkeys(
             ("zeros", "nan_a", "nan_b", "nan_payloads", "saturated_a", "saturated_b"), 0
         )
+        self.held: list[tuple[NDArray[np.int64], Array, Array]] = []
+        self.waiting = 0
         self.first: int | None = None
         self.max_abs = self.max_rel = self.signal = self.noise = 0.0
 
@@ -217,11 +219,19 @@ class _Tally:
             for before in range(0, start, _CHUNK):
                 self._square(whole[before : before + _CHUNK])
         self._square(u)
-        if at.size < u.size:
-            u, v = u[at], v[at]
+        self.held.append((start + at, u[at], v[at]))
+        self.waiting += at.size
+        if self.waiting >= _CHUNK:
+            self.flush()
+
+    def flush(self) -> None:
+        """Count the elements that wait."""
+        if not self.held:
+            return
+        tiles, u, v = (np.concatenate(parts) for parts in zip(*self.held, strict=True))
+        self.held, self.waiting = [], 0
         self.bits += np.bincount(np.bitwise_count(u ^ v), minlength=65)
         self._measure(u, v)
-        tiles = start + at
         if self.rows > 1:
             row = tiles // self.cols
             tiles = row * self.wide + (tiles - row * self.cols) // self.edge
@@ -277,6 +287,7 @@ class _Tally:
 
     def finish(self, result: ArrayComparison, shape: tuple[int, ...]) -> None:
         """Put the counts into a result."""
+        self.flush()
         result.differing = int(self.bits.sum())
         result.bits = {int(n): int(self.bits[n]) for n in np.flatnonzero(self.bits)}
         result.distance = {_bin(int(n)): int(self.far[n]) for n in np.flatnonzero(self.far)}

@@ -92,7 +92,7 @@ class NpzFile(Mapping[str, Array]):
 def mapped(path: Path, header: ArrayHeader, begin: int = 0) -> Array:
     """Map the numbers that a header at `begin` tells of."""
     order: Literal["C", "F"] = "F" if header.columns_first else "C"
-    found: Array = np.memmap(path, header.dtype, "r", begin + header.begin, header.shape, order)  # type: ignore[call-overload]
+    found: Array = np.memmap(path, header.dtype, "r", begin + header.begin, header.shape, order)
     return found
 
 

@@ -332,7 +332,7 @@ CHANGES: dict[str, Change] = {
     "a rounded to bfloat16 before": _on("a", _rounded_to(_BF16)),
     "b rounded to bfloat16 before": _on("b", _rounded_to(_BF16)),
 }
-"""What may have been done to operands: each counts as one assumption."""
+"""Changes that operands may have gone through: each counts as one assumption."""
 
 # --- Outputs ------------------------------------------------------------------------------------------------
 

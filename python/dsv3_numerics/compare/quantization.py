@@ -15,7 +15,8 @@ from ..number_formats import FormatInfo, code_array, format_info, unpack
 from ..quantized import Quantized
 from .code_rows import as_bits
 from .explanation import Explanation
-from .quantization_search import Given, Search
+from .hypotheses import Given
+from .quantization_search import Search
 from .scale_rows import f32
 
 

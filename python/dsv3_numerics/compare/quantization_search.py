@@ -30,6 +30,7 @@ from .code_rows import (
     rounded,
 )
 from .explanation import Explanation, Fit, of_classes, of_fits
+from .hypotheses import NO_SCALE, Given, Hypothesis, View, columns_of, unique
 from .leftovers import classify
 from .scale_layouts import PLAIN_LAYOUT, ScaleReading, readings
 from .scale_rows import (
@@ -52,62 +53,11 @@ _PLAIN_ENOUGH = 2  # assumptions
 _CHANCE = 0.9  # share of unlike scales that tells as much as all
 _LEAST = 0.2  # share of codes below which no other rounding is tried
 _UNKNOWN = "scales of unknown making"
-_NO_SCALE = "no scale (a cast)"
 _OWN = "the rule's own"
 _BLOCKS: tuple[tuple[int | None, int | None], ...] = (
     (1, 128), (128, 128), (1, 64), (1, 32), (1, 16), (64, 64), (32, 32), (16, 16), (1, None), (None, None),
     (128, 1), (64, 1), (32, 1), (16, 1), (None, 1), (1, 256), (1, 512), (256, 256),
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Given:
-    """Input, and codes and scales that were found: two axes each; codes as unsigned integers."""
-
-    x: Floats
-    codes: Array
-    stored: Array | None
-    info: FormatInfo
-    outer: Any
-
-
-@dataclass(frozen=True)
-class _View:
-    """Departures that a `Case` is made with."""
-
-    block: tuple[int, int]
-    input: str = PLAIN_INPUT
-    fmt: str = ""
-    amax: str = PLAIN_AMAX
-    most: float | None = None
-    odd: bool = False
-
-    @property
-    def plain(self) -> bool:
-        return self.amax == PLAIN_AMAX and self.most is None and not self.odd
-
-    @property
-    def assumptions(self) -> int:
-        return (
-            INPUTS[self.input][0] + 2 * bool(self.fmt) + AMAXES[self.amax][0]
-            + (self.most is not None) + self.odd
-        )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Hypothesis:
-    """Choices by name; `realize` makes codes and scales of them."""
-
-    view: _View
-    reading: ScaleReading
-    codes_layout: str
-    scale: str
-    use: str
-    quotient: str
-    rounding: str
-    assumptions: int
-    rule: tuple[str, str] | None = None
-    "kind and rule, where a quantizer of the package is the hypothesis"
 
 
 @dataclass
@@ -145,8 +95,8 @@ class Search:
                 f"{x.shape}, in groups of {', '.join(f'{a or m}x{b or k}' for a, b in wanted)}"
             )
         self.samples: dict[tuple[int, int], _Sample] = {}
-        self.whole: dict[_View, Case] = {}
-        self.near: list[tuple[Fit, _Hypothesis]] = []
+        self.whole: dict[View, Case] = {}
+        self.near: list[tuple[Fit, Hypothesis]] = []
         self.best: dict[tuple[tuple[int, int], str], float] = {}
 
     # --- Readings -------------------------------------------------------------------------------------------
@@ -206,7 +156,7 @@ class Search:
             or sample.likeness[info.name, name] <= 2 * best + 0.05
         }
 
-    def _case(self, view: _View, rows: NDArray[np.intp] | None = None, groups: Any = None) -> Case:
+    def _case(self, view: View, rows: NDArray[np.intp] | None = None, groups: Any = None) -> Case:
         """Make the case of a view, of sampled rows or of everything."""
         if rows is None and view in self.whole:
             return self.whole[view]
@@ -231,20 +181,20 @@ class Search:
                 self.whole.clear()
             self.whole[view] = case
         elif view.amax in WHOLE_AMAXES:
-            plain = self._case(_View(view.block, view.input, view.fmt, view.amax))
+            plain = self._case(View(view.block, view.input, view.fmt, view.amax))
             case.whole_amax = plain.amax[groups]
         return case
 
     # --- Order ----------------------------------------------------------------------------------------------
 
-    def _views(self) -> Iterator[list[_View]]:
+    def _views(self) -> Iterator[list[View]]:
         """Yield departures, the plainest first; `blocks` get fewer in between."""
-        yield [_View(block) for block in self.blocks]
-        yield [_View(block, name) for block in self.blocks for name in INPUTS if name != PLAIN_INPUT]
+        yield [View(block) for block in self.blocks]
+        yield [View(block, name) for block in self.blocks for name in INPUTS if name != PLAIN_INPUT]
         yield [view for block in self.blocks for view in self._odd(block, PLAIN_INPUT)]
         own = self.info.max
         yield [
-            _View(block, fmt=other.name, most=most)
+            View(block, fmt=other.name, most=most)
             for block in self.blocks
             for other in other_formats(self.info)
             for most in dict.fromkeys((None, None if own == other.max else own))
@@ -257,19 +207,19 @@ class Search:
             for view in self._odd(block, name)
         ]
 
-    def _odd(self, block: tuple[int, int], name: str) -> Iterator[_View]:
+    def _odd(self, block: tuple[int, int], name: str) -> Iterator[View]:
         """Yield what no rule of ours does with magnitudes, largest numbers and floors."""
-        yield _View(block, name)  # with two departures of layout
-        yield from (_View(block, name, amax=how) for how in AMAXES if how != PLAIN_AMAX)
-        yield from (_View(block, name, most=most) for most in MAXES if most != self.info.max)
-        yield _View(block, name, odd=True)
+        yield View(block, name)  # with two departures of layout
+        yield from (View(block, name, amax=how) for how in AMAXES if how != PLAIN_AMAX)
+        yield from (View(block, name, most=most) for most in MAXES if most != self.info.max)
+        yield View(block, name, odd=True)
 
     @np.errstate(all="ignore")
     def run(self) -> Explanation:
         """Search."""
         fits: list[Fit] = []
         for number, views in enumerate(self._views()):
-            scored: list[tuple[float, int, _Hypothesis]] = []
+            scored: list[tuple[float, int, Hypothesis]] = []
             for view in views:
                 found = list(self._score(view, deep=number in (_ODD, 4)))
                 if number < 2:
@@ -282,7 +232,7 @@ class Search:
             confirmed = self._confirm(exact)
             fits += [fit for fit, _ in confirmed if fit.exact]
             if fits and (number != _ODD or min(fit.assumptions for fit in fits) <= _PLAIN_ENOUGH):
-                return of_fits(_unique(fits), self.tried, "codes")
+                return of_fits(unique(fits), self.tried, "codes")
             rest = [h for score, _, h in scored if score < 2.0][:_KEPT]
             self.near += confirmed + self._confirm(rest)
             if self.near:
@@ -291,9 +241,9 @@ class Search:
                 sure = explained.conclusive and nearest.matching * 2 >= nearest.elements
                 if not fits and (_differences(nearest) <= _CLEAR or sure):
                     return explained
-        return of_fits(_unique(fits), self.tried, "codes") if fits else explained
+        return of_fits(unique(fits), self.tried, "codes") if fits else explained
 
-    def _keep_blocks(self, scored: list[tuple[float, int, _Hypothesis]]) -> None:
+    def _keep_blocks(self, scored: list[tuple[float, int, Hypothesis]]) -> None:
         """Drop groups under which far less is reproduced than under others."""
         best: dict[tuple[int, int], float] = {}
         for score, _, h in scored:
@@ -302,7 +252,7 @@ class Search:
             most = max(best.values())
             self.blocks = [block for block in self.blocks if best.get(block, 0.0) >= most - 0.5]
 
-    def _score(self, view: _View, *, deep: bool) -> Iterator[tuple[float, int, _Hypothesis]]:
+    def _score(self, view: View, *, deep: bool) -> Iterator[tuple[float, int, Hypothesis]]:
         """Compare every hypothesis of a view on the sample: share of codes plus share of scales."""
         sample = self._sample(view.block)
         info = format_info(view.fmt) if view.fmt else self.info
@@ -329,7 +279,7 @@ class Search:
                     total = cost + reading.assumptions + codes[how].assumptions
                     yield (
                         same + share, total,
-                        _Hypothesis(
+                        Hypothesis(
                             view, reading, how, rule[0], AS_STORED, _OWN, PLAIN_ROUNDING, total, rule
                         ),
                     )  # fmt: skip
@@ -342,17 +292,17 @@ class Search:
                     total += codes[how].assumptions + ODD_QUOTIENTS.get(quotient, 0)
                     yield (
                         same + share, total,
-                        _Hypothesis(view, reading, how, row.name, use, quotient, rounding, total),
+                        Hypothesis(view, reading, how, row.name, use, quotient, rounding, total),
                     )  # fmt: skip
 
     def _matching_rows(
-        self, case: Case, read: list[tuple[ScaleReading, Floats]], view: _View
+        self, case: Case, read: list[tuple[ScaleReading, Floats]], view: View
     ) -> list[tuple[ScaleReading, float, ScaleRow]]:
         """Return the rows whose scales were found, or the nearest; and scales as they are."""
         matches: list[tuple[float, int, ScaleReading, ScaleRow]] = []
         if self.given.stored is None:
             one = np.ones(case.grid, f32)
-            out = [(read[0][0], 1.0, ScaleRow(_NO_SCALE, 0, one, case.amax, [(AS_STORED, 0, one)]))]
+            out = [(read[0][0], 1.0, ScaleRow(NO_SCALE, 0, one, case.amax, [(AS_STORED, 0, one)]))]
             if view.input == PLAIN_INPUT and not view.fmt:
                 seen: set[bytes] = set()
                 for row in case.rows():
@@ -421,7 +371,7 @@ class Search:
 
     # --- Everything -----------------------------------------------------------------------------------------
 
-    def _confirm(self, hypotheses: list[_Hypothesis]) -> list[tuple[Fit, _Hypothesis]]:
+    def _confirm(self, hypotheses: list[Hypothesis]) -> list[tuple[Fit, Hypothesis]]:
         """Make whole arrays of hypotheses, and count."""
         out = []
         codes: dict[tuple[int, str], CodeReading] = {}
@@ -439,16 +389,16 @@ class Search:
             good = int(_same(scales, values).sum()) if known else 0
             same = int((own == found).sum())
             for rule, saved in self._names(h, case):
-                columns = _columns(h, rule, self.info)
+                columns = columns_of(h, rule, self.info)
                 fit = Fit(columns, h.assumptions - saved, same, found.size, good, values.size)
                 out.append((fit, h))
         return out
 
-    def _whole_codes(self, h: _Hypothesis) -> CodeReading:
+    def _whole_codes(self, h: Hypothesis) -> CodeReading:
         readings = code_readings(self.given.codes, self.given.x, h.view.block[1], self.info)
         return next(reading for reading in readings if reading.name == h.codes_layout)
 
-    def _make(self, h: _Hypothesis, case: Case, reading: CodeReading) -> tuple[Array, Floats] | None:
+    def _make(self, h: Hypothesis, case: Case, reading: CodeReading) -> tuple[Array, Floats] | None:
         if h.rule is not None:
             return case.by_rule(*h.rule)
         row = self._row(h, case)
@@ -458,19 +408,19 @@ class Search:
             made = _with_zero(made, case.quotients(divisor, h.quotient, row.amax), reading, case.info)
         return made, row.stored
 
-    def _row(self, h: _Hypothesis, case: Case) -> ScaleRow:
+    def _row(self, h: Hypothesis, case: Case) -> ScaleRow:
         if h.scale == _UNKNOWN:
             return _unknown(h.reading.values, case)
-        if h.scale == _NO_SCALE:
+        if h.scale == NO_SCALE:
             one = np.ones(case.grid, f32)
-            return ScaleRow(_NO_SCALE, 0, one, case.amax, [(AS_STORED, 0, one)])
+            return ScaleRow(NO_SCALE, 0, one, case.amax, [(AS_STORED, 0, one)])
         return case.row(h.scale)
 
-    def _names(self, h: _Hypothesis, case: Case) -> list[tuple[str, int]]:
+    def _names(self, h: Hypothesis, case: Case) -> list[tuple[str, int]]:
         """Name the rules whose scales and quotients a hypothesis has, and what that saves in assumptions."""
         if h.rule is not None:
             return [(h.rule[1], 0)]
-        if h.scale in (_UNKNOWN, _NO_SCALE):
+        if h.scale in (_UNKNOWN, NO_SCALE):
             return [(h.scale, 0)]
         sample = self._sample(h.view.block)
         small = self._case(h.view, sample.rows, sample.groups)
@@ -480,7 +430,7 @@ class Search:
         told = row.name.removeprefix("rule ").replace(" | ", " ").strip()
         return [(name, row.assumptions) for name in dict.fromkeys(names)] or [(f"none of ours: {told}", 0)]
 
-    def _is_rule(self, h: _Hypothesis, case: Case, key: tuple[str, str]) -> bool:
+    def _is_rule(self, h: Hypothesis, case: Case, key: tuple[str, str]) -> bool:
         made = case.by_rule(*key)
         if made is None:
             return False
@@ -489,7 +439,7 @@ class Search:
             return False
         return bool((made[0] == case.codes(row, row.uses[0][0], h.quotient, PLAIN_ROUNDING)).all())
 
-    def _classified(self, nearest: Fit, h: _Hypothesis) -> Explanation:
+    def _classified(self, nearest: Fit, h: Hypothesis) -> Explanation:
         """Classify what the nearest hypothesis leaves."""
         case = self._case(h.view)
         reading, values = self._whole_codes(h), h.reading.values
@@ -561,44 +511,3 @@ def _distance(fit: Fit) -> float:
     if scales > _CHANCE:
         scales = 1.0  # what agrees may agree by chance
     return codes * (1 + 0.5 * fit.assumptions) + scales + 1e-6 * fit.assumptions
-
-
-def _columns(h: _Hypothesis, rule: str, info: FormatInfo) -> dict[str, str]:
-    """Name the choices, plain ones only where a reader needs them."""
-    view = h.view
-    columns = {"rule": rule, "groups": f"{view.block[0]}x{view.block[1]}"}
-    if h.rule is not None:
-        columns["scale"] = h.rule[0]
-    else:
-        columns["quotient"] = h.quotient
-        columns["rounding"] = h.rounding
-        if h.use != AS_STORED:
-            columns["codes by"] = h.use
-    if h.scale == _NO_SCALE:
-        del columns["groups"], columns["quotient"]
-    if view.fmt:
-        columns["codes"] = f"{view.fmt}, read as {info.name}"
-    if view.most is not None:
-        columns["max"] = f"{view.most:g}"
-    if view.amax != PLAIN_AMAX:
-        columns["amax"] = view.amax
-    if h.reading.layout != PLAIN_LAYOUT:
-        columns["scale layout"] = h.reading.layout
-    columns |= h.reading.columns
-    if h.codes_layout != "as given":
-        columns["code layout"] = h.codes_layout
-    if view.input != PLAIN_INPUT:
-        columns["input"] = view.input
-    return columns
-
-
-def _unique(fits: list[Fit]) -> list[Fit]:
-    """Leave out composed hypotheses that say the same as a rule with nothing changed."""
-    named = {(fit.columns["rule"], fit.assumptions) for fit in fits if "scale" in fit.columns}
-    kept: dict[str, Fit] = {}
-    for fit in fits:
-        plain = fit.columns.get("rounding") == PLAIN_ROUNDING and "codes by" not in fit.columns
-        if plain and (fit.columns["rule"], fit.assumptions) in named:
-            continue
-        kept.setdefault(fit.name, fit)
-    return list(kept.values())

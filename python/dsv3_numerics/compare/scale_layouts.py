@@ -202,7 +202,7 @@ class ScaleReading:
     assumptions: int
     values: Floats
     columns: dict[str, str] = field(default_factory=dict)
-    """What is unusual besides the layout."""
+    """Unusual choices besides the layout."""
 
     @property
     def key(self) -> str:

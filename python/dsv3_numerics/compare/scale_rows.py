@@ -151,7 +151,7 @@ AMAXES: dict[str, tuple[int, Callable[[Floats, Floats, Floats], Floats]]] = {
 
 WHOLE_AMAXES = ("of all rows", "of the whole tensor", "of the block of 128 rows", "of the row before",
                 "of the row after")  # fmt: skip
-"""Those that a sample of rows does not show; they are found on everything."""
+"""Magnitudes that a sample of rows does not show; they are found on everything."""
 
 MAXES = (448.0, 240.0, 224.0, 256.0, 512.0, 57344.0, 128.0, 127.0, 127.5, 6.0, 4.0, 8.0, 7.0, 7.5, 28.0, 15.5,
          30.0, 1.0)  # fmt: skip
