@@ -4,6 +4,7 @@
 //! a table of 16 bytes turns their distances s from the largest into the two bytes of 2^(15-s), by which the
 //! magnitudes are multiplied; the upper half of the product is the shifted term.
 
+use super::groups::{Group, GroupColumns, FRACTION, GROUP, GROUPS, LEAST, STEP};
 use super::*;
 use std::arch::x86_64::*;
 
@@ -57,10 +58,100 @@ impl Mma for Avx2 {
     }
 }
 
-/// The portable steps, compiled for this level.
+/// # Safety
+/// Rows and columns must have as many steps.
 #[target_feature(enable = "avx2,fma")]
-fn group_steps(rows: &GroupRows, panel: &GroupPanel, steps: usize, state: &mut [Floats]) {
-    groups::portable(rows, panel, steps, state);
+unsafe fn group_steps(rows: &GroupRows, panel: &GroupPanel, steps: usize, state: &mut [Floats]) {
+    for (row, state) in state.iter_mut().enumerate() {
+        for step in 0..steps {
+            let at = row * steps + step;
+            // SAFETY: the rows and columns have as many steps.
+            unsafe {
+                let (a, b) = (rows.values.as_ptr().add(STEP * at), panel.values.as_ptr().add(STEP * step));
+                let x = rows.groups.as_ptr().add(GROUPS * at);
+                let y = panel.groups.as_ptr().add(GROUPS * step);
+                // All sums, of either half, before their scales: chains enough to hide what an addition takes.
+                let mut sums = [_mm256_setzero_ps(); 2 * GROUPS];
+                for k in 0..GROUP {
+                    macro_rules! group {
+                        ($($g:literal)*) => {$(
+                            let value = _mm256_broadcast_ss(&*a.add(GROUP * $g + k));
+                            let columns = &*b.add(GROUP * $g + k);
+                            sums[2 * $g] = _mm256_fmadd_ps(value, floats(columns, 0), sums[2 * $g]);
+                            sums[2 * $g + 1] = _mm256_fmadd_ps(value, floats(columns, 1), sums[2 * $g + 1]);
+                        )*};
+                    }
+                    group!(0 1 2 3);
+                }
+                let (low, high) = (floats(state, 0), floats(state, 1));
+                store(state, 0, group_step::<0>(&sums, x, y, low));
+                store(state, 1, group_step::<1>(&sums, x, y, high));
+            }
+        }
+    }
+}
+
+/// 2^e of four exponents, biased by 1023.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn powers(e: __m128i) -> __m256d {
+    _mm256_castsi256_pd(_mm256_slli_epi64::<52>(_mm256_cvtepi32_epi64(e)))
+}
+
+/// Adds the scaled sums of eight columns, which are the halves `HALF` of `sums`.
+///
+/// # Safety
+/// The pointers must be good for the groups of a step.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn group_step<const HALF: usize>(
+    sums: &[__m256; 2 * GROUPS],
+    x: *const Group,
+    y: *const GroupColumns,
+    c: __m256,
+) -> __m256 {
+    const CUT: i32 = _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC;
+    let field = _mm256_srli_epi32::<24>(_mm256_slli_epi32::<1>(_mm256_castps_si256(c)));
+    let least = _mm256_set1_epi32(LEAST);
+    let mut top = _mm256_max_epi32(_mm256_sub_epi32(field, _mm256_set1_epi32(127)), least);
+    for g in 0..GROUPS {
+        // SAFETY: a group of the step; half a line is 32 bytes, and aligned to them.
+        let (x, exp, mask) = unsafe {
+            let y = &*y.add(g);
+            let half = |line: *const i32| _mm256_load_si256(line.add(8 * HALF).cast());
+            (&*x.add(g), half(y.exp.as_ptr()), half(y.mask.as_ptr().cast()))
+        };
+        let common = _mm256_and_si256(_mm256_set1_epi32(x.mask as i32), mask);
+        let none = _mm256_cmpeq_epi32(common, _mm256_setzero_si256());
+        let exp = _mm256_add_epi32(_mm256_set1_epi32(x.exp), exp);
+        top = _mm256_max_epi32(top, _mm256_blendv_epi8(exp, least, none));
+    }
+    // 2^(35 - top), and its inverse
+    let there = _mm256_sub_epi32(_mm256_set1_epi32(1023 + FRACTION), top);
+    let back = _mm256_add_epi32(_mm256_set1_epi32(1023 - FRACTION), top);
+    let zero = _mm256_setzero_pd(); // no sum is -0
+    macro_rules! quarter {
+        ($part:literal) => {{
+            let there = powers(_mm256_extracti128_si256::<$part>(there));
+            let c = _mm256_cvtps_pd(_mm256_extractf128_ps::<$part>(c));
+            let mut sum = _mm256_add_pd(zero, _mm256_round_pd::<CUT>(_mm256_mul_pd(c, there)));
+            for g in 0..GROUPS {
+                // SAFETY: a group of the step; its factors are four times 32 bytes, and aligned to them.
+                let (x, y) = unsafe {
+                    let y = (*y.add(g)).scale.as_ptr().add(8 * HALF + 4 * $part);
+                    (_mm256_set1_pd((*x.add(g)).scale), _mm256_load_pd(y))
+                };
+                let group = _mm256_cvtps_pd(_mm256_extractf128_ps::<$part>(sums[2 * g + HALF]));
+                let term = _mm256_mul_pd(_mm256_mul_pd(group, _mm256_mul_pd(x, y)), there);
+                sum = _mm256_add_pd(sum, _mm256_round_pd::<CUT>(term));
+            }
+            let sum = _mm256_mul_pd(sum, powers(_mm256_extracti128_si256::<$part>(back)));
+            // Cut to float32, whose results are normal numbers or zero.
+            let kept = _mm256_set1_epi64x(!((1 << 29) - 1));
+            _mm256_cvtpd_ps(_mm256_castsi256_pd(_mm256_and_si256(_mm256_castpd_si256(sum), kept)))
+        }};
+    }
+    _mm256_set_m128(quarter!(1), quarter!(0))
 }
 
 /// Adds partial sums to totals.

@@ -162,7 +162,10 @@ pub trait Mma: Lanes {
     ///
     /// # Panics
     /// If rows or columns do not have as many.
-    fn groups(self, rows: &GroupRows, panel: &GroupPanel, steps: usize, state: &mut [Floats]);
+    fn groups(self, rows: &GroupRows, panel: &GroupPanel, steps: usize, state: &mut [Floats]) {
+        groups::check(rows, panel, steps, state.len());
+        groups::portable(rows, panel, steps, state);
+    }
 
     /// Adds partial sums to totals, each multiplied by the product of its row's and its column's factor, if there are
     /// any, in one fused multiply-add.
