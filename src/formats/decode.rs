@@ -32,93 +32,168 @@ impl Decoder for Table {
     }
 }
 
-/// Formats of more than 8 bits: bfloat16 is the top of a float32, float16's kin are the top of a float16, the others are put
-/// together from their fields.
+/// Formats of more than 8 bits: bfloat16 is the top of a float32, formats of at most float16's fields are put into those,
+/// the others into the fields of a float32.
 #[derive(Clone, Copy)]
 pub enum Wide {
     /// bfloat16.
     Bf16,
-    /// float16 whose bits are the code shifted left.
-    F16 {
-        /// By how many bits.
-        shift: u32,
-    },
+    /// At most 5 exponent and 10 mantissa bits; as any other where a level has no float16.
+    Half(HalfFields, Fields),
     /// Any sign, exponent and mantissa.
-    Fields(Fields),
-}
-
-/// Where the fields of a code go in a float32.
-#[derive(Clone, Copy)]
-pub struct Fields {
-    bits: u32,
-    man: u32,
-    /// Added to the exponent field.
-    rebias: u32,
-    /// The smallest subnormal number; 0 where there are none.
-    quantum: f32,
-    max_code: u32,
-    inf_code: u32,
-    fnuz: bool,
+    Any(Fields),
 }
 
 impl Wide {
     /// The decoder of a format of more than 8 bits.
     pub fn new(f: &Format) -> Wide {
-        let ieee = f.top == Top::Ieee && f.subnormals;
-        match (f.exp, f.bias) {
-            (8, 127) if ieee && f.man == 7 => Wide::Bf16,
-            (5, 15) if ieee && f.man <= 10 => Wide::F16 { shift: 10 - f.man },
-            _ => Wide::Fields(Fields {
-                bits: f.bits(),
-                man: f.man,
-                rebias: ((127 - f.bias) as u32) << 23,
-                quantum: if f.subnormals { f.grid(1) as f32 } else { 0.0 },
-                max_code: f.max_code(),
-                inf_code: f.inf_code().unwrap_or(f.max_code()),
-                fnuz: f.top == Top::Fnuz,
-            }),
+        if (f.exp, f.man, f.bias, f.top, f.subnormals) == (8, 7, 127, Top::Ieee, true) {
+            return Wide::Bf16;
         }
+        let fields = Fields::new(f);
+        HalfFields::new(f).map_or(Wide::Any(fields), |half| Wide::Half(half, fields))
     }
+}
 
+impl Decoder for Wide {
+    type Code = u16;
     #[inline(always)]
-    fn vector<L: Lanes>(self, l: L, codes: &[u16]) -> L::F {
+    fn group<L: Lanes>(&self, l: L, codes: &[u16]) -> [L::F; 4] {
+        let part = |j: usize| &codes[j * L::N..];
         match self {
-            Wide::Bf16 => quiet(l, l.load_bf16(codes)),
-            Wide::F16 { shift: 0 } => quiet(l, l.load_f16(codes)),
-            Wide::F16 { shift } => {
-                let mut bits = [0u16; MAX_GROUP];
-                for (b, c) in bits[..L::N].iter_mut().zip(codes) {
-                    *b = c << shift;
-                }
-                quiet(l, l.load_f16(&bits))
-            }
-            Wide::Fields(fields) => fields.vector(l, u16::load(l, codes)),
+            Wide::Bf16 => [
+                quiet(l, l.load_bf16(part(0))),
+                quiet(l, l.load_bf16(part(1))),
+                quiet(l, l.load_bf16(part(2))),
+                quiet(l, l.load_bf16(part(3))),
+            ],
+            Wide::Half(fields, _) if L::WIDENS_F16 => fields.group(l, codes),
+            Wide::Half(_, fields) | Wide::Any(fields) => [
+                fields.vector(l, u16::load(l, part(0))),
+                fields.vector(l, u16::load(l, part(1))),
+                fields.vector(l, u16::load(l, part(2))),
+                fields.vector(l, u16::load(l, part(3))),
+            ],
         }
     }
 }
 
+/// Where the fields of a code go in a float16, which is the value up to a power of two.
+#[derive(Clone, Copy)]
+pub struct HalfFields {
+    bits: u32,
+    /// By how many bits magnitudes are shifted left.
+    shift: u32,
+    scale: f32,
+    /// The least magnitude code that is not zero's.
+    least: u16,
+    max_code: u16,
+    inf_code: u16,
+    fnuz: bool,
+}
+
+impl HalfFields {
+    /// None where exponents do not fit, or the smallest number is a subnormal float32.
+    fn new(f: &Format) -> Option<HalfFields> {
+        let fits = f.exp <= 5 && f.man <= 10 && f.max_code() >> f.man <= 30;
+        let scale = 15 - f.bias;
+        let normal = (-112..=127).contains(&scale) && 1 - f.bias - f.man as i32 >= -126;
+        (fits && normal).then(|| HalfFields {
+            bits: f.bits(),
+            shift: 10 - f.man,
+            scale: f32::from_bits(((scale + 127) as u32) << 23),
+            least: if f.subnormals { 0 } else { 1 << f.man },
+            max_code: f.max_code() as u16,
+            inf_code: f.inf_code().unwrap_or(f.max_code()) as u16,
+            fnuz: f.top == Top::Fnuz,
+        })
+    }
+
+    /// The float16 bits of a code.
+    #[inline(always)]
+    fn word(self, code: u16) -> u16 {
+        let sign = (code << (16 - self.bits)) & 0x8000;
+        let magnitude = code & ((1 << (self.bits - 1)) - 1);
+        let finite = if magnitude < self.least { 0 } else { magnitude << self.shift };
+        let special = if magnitude > self.inf_code { 0x7E00 } else { 0x7C00 };
+        let word = if magnitude > self.max_code { special } else { finite };
+        let minus_zero = self.fnuz && magnitude | sign == 0x8000;
+        sign | if minus_zero { 0x7E00 } else { word }
+    }
+
+    // Words are made in a loop that the compiler turns into vectors twice as long as those of float32.
+    #[inline(always)]
+    fn group<L: Lanes>(self, l: L, codes: &[u16]) -> [L::F; 4] {
+        let mut words = [0u16; MAX_GROUP];
+        for (word, code) in words[..L::GROUP].iter_mut().zip(&codes[..L::GROUP]) {
+            *word = self.word(*code);
+        }
+        let scale = l.f32(self.scale);
+        [
+            l.fmul(l.load_f16(&words), scale),
+            l.fmul(l.load_f16(&words[L::N..]), scale),
+            l.fmul(l.load_f16(&words[2 * L::N..]), scale),
+            l.fmul(l.load_f16(&words[3 * L::N..]), scale),
+        ]
+    }
+}
+
+/// Where the fields of a code go in a float32.
+#[derive(Clone, Copy)]
+pub struct Fields {
+    man: u32,
+    exp: u32,
+    /// The bits of a magnitude, and those of the largest ones that are finite and that are numbers, at their places.
+    magnitude: u32,
+    finite: u32,
+    infinite: u32,
+    /// Added to the exponent field.
+    rebias: u32,
+    /// The smallest normal number, where there are subnormal ones.
+    least: Option<f32>,
+    fnuz: bool,
+}
+
 impl Fields {
+    fn new(f: &Format) -> Fields {
+        let at = |code: u32| code << (23 - f.man);
+        let rebias = ((127 - f.bias) as u32) << 23;
+        Fields {
+            man: f.man,
+            exp: f.exp,
+            magnitude: at((1 << (f.bits() - 1)) - 1),
+            finite: at(f.max_code()),
+            infinite: at(f.inf_code().unwrap_or(f.max_code())),
+            rebias,
+            least: f.subnormals.then(|| f32::from_bits(rebias.wrapping_add(1 << 23))),
+            fnuz: f.top == Top::Fnuz,
+        }
+    }
+
     #[inline(always)]
     fn vector<L: Lanes>(self, l: L, code: L::U) -> L::F {
-        // 2^23 and a whole number below it, minus 2^23: the number as a float.
-        const WHOLE: u32 = 0x4B00_0000;
-        let sign = l.shl(l.and(l.shr(code, self.bits - 1), l.u32(1)), 31);
-        let magnitude = l.and(code, l.u32((1 << (self.bits - 1)) - 1));
-        let normal = l.add(l.shl(magnitude, 23 - self.man), l.u32(self.rebias));
-        let whole = l.fadd(l.float(l.or(magnitude, l.u32(WHOLE))), l.f32(-8_388_608.0));
-        let small = l.bits(l.fmul(whole, l.f32(self.quantum)));
-        let mut value = l.select(l.gt(l.u32(1 << self.man), magnitude), small, normal);
-        let infinite = l.gt(magnitude, l.u32(self.max_code));
-        value = l.select(infinite, l.u32(0x7F80_0000), value);
-        let nan = l.gt(magnitude, l.u32(self.inf_code));
-        value = l.or(l.select(nan, l.u32(0x7FC0_0000), value), sign);
-        if self.fnuz {
-            // Minus zero is NaN: of all values, the only one that is just the sign.
-            let rest = l.or(l.shr(sign, 1), magnitude); // 2^30 for minus zero, less or more for all others
-            let minus_zero = l.and(l.shr(rest, 30), l.sub(l.u32(1), l.min(magnitude, l.u32(1))));
-            value = l.select(l.gt(minus_zero, l.u32(0)), l.u32(0xFFC0_0000), value);
+        let moved = l.shl(code, 23 - self.man);
+        let magnitude = l.and(moved, l.u32(self.magnitude));
+        let sign = l.and(l.shl(moved, 8 - self.exp), l.u32(1 << 31));
+        let mut small = l.u32(0);
+        if let Some(least) = self.least {
+            // A number of the binade of the smallest normal one, less that.
+            let above = l.float(l.add(magnitude, l.u32(least.to_bits())));
+            small = l.bits(l.fadd(above, l.f32(-least)));
         }
-        l.float(value)
+        let normal = l.add(magnitude, l.u32(self.rebias));
+        let mut value = l.select(l.gt(l.u32(1 << 23), magnitude), small, normal);
+        let special = l.gt(magnitude, l.u32(self.finite));
+        if l.any(special) {
+            let nan = l.gt(magnitude, l.u32(self.infinite));
+            value = l.select(special, l.select(nan, l.u32(0x7FC0_0000), l.u32(0x7F80_0000)), value);
+        }
+        if self.fnuz {
+            // Minus zero is NaN.
+            let signed_zero = l.select(l.gt(l.u32(1), magnitude), sign, l.u32(0));
+            value = l.select(l.gt(l.shr(signed_zero, 31), l.u32(0)), l.u32(0x7FC0_0000), value);
+        }
+        l.float(l.or(value, sign))
     }
 }
 
@@ -129,19 +204,6 @@ fn quiet<L: Lanes>(l: L, x: L::F) -> L::F {
     let sign = l.and(bits, l.u32(0x8000_0000));
     let nan = l.gt(l.and(bits, l.u32(0x7FFF_FFFF)), l.u32(0x7F80_0000));
     l.float(l.select(nan, l.or(sign, l.u32(0x7FC0_0000)), bits))
-}
-
-impl Decoder for Wide {
-    type Code = u16;
-    #[inline(always)]
-    fn group<L: Lanes>(&self, l: L, codes: &[u16]) -> [L::F; 4] {
-        [
-            self.vector(l, codes),
-            self.vector(l, &codes[L::N..]),
-            self.vector(l, &codes[2 * L::N..]),
-            self.vector(l, &codes[3 * L::N..]),
-        ]
-    }
 }
 
 /// Factor of a value, in float32, before it is written.

@@ -102,21 +102,62 @@ impl Job {
     }
 
     fn chunk<S: Source, C: Code>(self, at: usize, src: &[S::Item], out: &mut [C], walk: Walk) {
-        let near = Near::new(&self.rounder);
-        match near {
-            Some(near) if near.plain() => dispatch(Nearest::<S, C, true> { near, src, out, walk }),
-            Some(near) => dispatch(Nearest::<S, C, false> { near, src, out, walk }),
+        let rounding = self.rounder.rounding;
+        let near = Near::new(&Rounder { rounding: Rounding::NearestEven, ..self.rounder });
+        let narrow = near.and_then(|near| near.narrow(rounding));
+        match near.filter(|_| rounding == Rounding::NearestEven) {
+            Some(near) if near.plain() => dispatch(Nearest::<S, C, true> { near, narrow, src, out, walk }),
+            Some(near) => dispatch(Nearest::<S, C, false> { near, narrow, src, out, walk }),
             None => {
-                let rounder = LaneRounder::new(&self.rounder);
-                dispatch(AnyMode::<S, C> { rounder, seed: self.seed, at, src, out, walk });
+                let rounder = LaneRounder::new(&self.rounder, self.seed);
+                dispatch(AnyMode::<S, C> { rounder, narrow, at, src, out, walk });
             }
         }
     }
 }
 
+/// A format and a mode for [`Lanes::store_narrow`], and the factor of its numbers.
+type Narrowed = Option<(Narrow, f32)>;
+
+/// Encodes a group where the level rounds the format in float16 lanes: subnormal numbers become zero, as they would.
+#[inline(always)]
+fn narrowed<L: Lanes, S: Source, C: Code>(
+    l: L,
+    narrow: Narrowed,
+    src: &[S::Item],
+    out: &mut [C],
+    stream: bool,
+) -> bool {
+    let (true, Some((format, scale))) = (L::NARROW && C::BYTE, narrow) else { return false };
+    if !(format.even || L::NARROW_MODES) {
+        return false;
+    }
+    if L::ANY_NORMAL {
+        let format = Narrow { normal: (f32::from_bits(format.normal) / scale).to_bits(), ..format };
+        let x = [
+            S::load(l, src),
+            S::load(l, &src[L::N..]),
+            S::load(l, &src[2 * L::N..]),
+            S::load(l, &src[3 * L::N..]),
+        ];
+        C::store_narrow(l, x, format, out, stream);
+        return true;
+    }
+    let scale = l.f32(scale);
+    let x = [
+        l.fmul(l.flush(S::load(l, src)), scale),
+        l.fmul(l.flush(S::load(l, &src[L::N..])), scale),
+        l.fmul(l.flush(S::load(l, &src[2 * L::N..])), scale),
+        l.fmul(l.flush(S::load(l, &src[3 * L::N..])), scale),
+    ];
+    C::store_narrow(l, x, format, out, stream);
+    true
+}
+
 /// Nearest even, in lanes.
 struct Nearest<'a, S: Source, C: Code, const PLAIN: bool> {
     near: Near,
+    narrow: Narrowed,
     src: &'a [S::Item],
     out: &'a mut [C],
     walk: Walk,
@@ -125,8 +166,7 @@ struct Nearest<'a, S: Source, C: Code, const PLAIN: bool> {
 #[derive(Clone, Copy)]
 struct NearestMap<S, C, const PLAIN: bool> {
     near: Near,
-    /// The same, where a level rounds it in float16 lanes: subnormal numbers become zero, as they would.
-    narrow: Option<(Narrow, f32)>,
+    narrow: Narrowed,
     marker: PhantomData<(S, C)>,
 }
 
@@ -135,25 +175,8 @@ impl<S: Source, C: Code, const PLAIN: bool> GroupMap for NearestMap<S, C, PLAIN>
     type Out = C;
     #[inline(always)]
     fn group<L: Lanes>(&self, l: L, _at: usize, src: &[S::Item], out: &mut [C], stream: bool) {
-        if let (true, Some((format, scale))) = (L::NARROW && C::BYTE, self.narrow) {
-            if L::ANY_NORMAL {
-                let format = Narrow { normal: (f32::from_bits(format.normal) / scale).to_bits(), ..format };
-                let x = [
-                    S::load(l, src),
-                    S::load(l, &src[L::N..]),
-                    S::load(l, &src[2 * L::N..]),
-                    S::load(l, &src[3 * L::N..]),
-                ];
-                return C::store_narrow(l, x, format, out, stream);
-            }
-            let scale = l.f32(scale);
-            let x = [
-                l.fmul(l.flush(S::load(l, src)), scale),
-                l.fmul(l.flush(S::load(l, &src[L::N..])), scale),
-                l.fmul(l.flush(S::load(l, &src[2 * L::N..])), scale),
-                l.fmul(l.flush(S::load(l, &src[3 * L::N..])), scale),
-            ];
-            return C::store_narrow(l, x, format, out, stream);
+        if narrowed::<L, S, C>(l, self.narrow, src, out, stream) {
+            return;
         }
         let codes =
             [self.vector(l, src, 0), self.vector(l, src, 1), self.vector(l, src, 2), self.vector(l, src, 3)];
@@ -174,8 +197,7 @@ impl<S: Source, C: Code, const PLAIN: bool> Kernel for Nearest<'_, S, C, PLAIN> 
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        let map =
-            NearestMap::<S, C, PLAIN> { near: self.near, narrow: self.near.narrow(), marker: PhantomData };
+        let map = NearestMap::<S, C, PLAIN> { near: self.near, narrow: self.narrow, marker: PhantomData };
         map_groups(l, &map, 0, self.src, self.out, self.walk);
         l.fence();
     }
@@ -184,7 +206,7 @@ impl<S: Source, C: Code, const PLAIN: bool> Kernel for Nearest<'_, S, C, PLAIN> 
 /// Any mode, in lanes.
 struct AnyMode<'a, S: Source, C: Code> {
     rounder: LaneRounder,
-    seed: u64,
+    narrow: Narrowed,
     at: usize,
     src: &'a [S::Item],
     out: &'a mut [C],
@@ -194,7 +216,7 @@ struct AnyMode<'a, S: Source, C: Code> {
 #[derive(Clone, Copy)]
 struct AnyModeMap<S, C> {
     rounder: LaneRounder,
-    seed: u64,
+    narrow: Narrowed,
     marker: PhantomData<(S, C)>,
 }
 
@@ -203,13 +225,16 @@ impl<S: Source, C: Code> GroupMap for AnyModeMap<S, C> {
     type Out = C;
     #[inline(always)]
     fn group<L: Lanes>(&self, l: L, at: usize, src: &[S::Item], out: &mut [C], stream: bool) {
-        let mut group = [0; MAX_GROUP];
-        for j in 0..4 {
-            l.store_u32(l.bits(S::load(l, &src[j * L::N..])), &mut group[j * L::N..]);
+        if narrowed::<L, S, C>(l, self.narrow, src, out, stream) {
+            return;
         }
-        self.rounder.round(l, self.seed, at as u64, &mut group);
-        let code = |j: usize| l.load_u32(&group[j * L::N..]);
-        C::store(l, [code(0), code(1), code(2), code(3)], out, stream);
+        let x = [
+            l.bits(S::load(l, src)),
+            l.bits(S::load(l, &src[L::N..])),
+            l.bits(S::load(l, &src[2 * L::N..])),
+            l.bits(S::load(l, &src[3 * L::N..])),
+        ];
+        C::store(l, self.rounder.group(l, at as u64, x), out, stream);
     }
 }
 
@@ -217,7 +242,7 @@ impl<S: Source, C: Code> Kernel for AnyMode<'_, S, C> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        let map = AnyModeMap::<S, C> { rounder: self.rounder, seed: self.seed, marker: PhantomData };
+        let map = AnyModeMap::<S, C> { rounder: self.rounder, narrow: self.narrow, marker: PhantomData };
         map_groups(l, &map, self.at, self.src, self.out, self.walk);
         l.fence();
     }

@@ -1,12 +1,15 @@
-//! Rounding in lanes, in integers: every mode and every format, E8M0 among them.
+//! Rounding in lanes: every mode and every format, E8M0 among them. [`Rounder::code`](super::Rounder::code) says the same
+//! of one number.
 //!
-//! The significand is shifted down to whole quanta; the bits that fall off, moved to the top of a word, are the fraction
-//! of a quantum that decides. [`Rounder::code`](super::Rounder::code) says the same of one number.
+//! Codes in order are evenly spaced in the bits of a float32, but for subnormal numbers, and those a sum puts in place: a
+//! magnitude and the larger of it and the smallest normal number add up to bits that are the code, with what is below a
+//! quantum behind it ([`Fixed`]). A mode then is something to add before that is cut off. Formats that leave a sum no room
+//! shift their significands instead, each by its own distance.
 
 use super::philox::random_group;
 use super::round::{Rounder, Rounding};
-use super::table::Top;
-use crate::simd::{Kernel, Lanes, MAX_GROUP};
+use super::table::{Format, Top};
+use crate::simd::{Kernel, Lanes, PhiloxKeys, MAX_GROUP};
 
 const INFINITY: u32 = 0x7F80_0000;
 const MAGNITUDE: u32 = 0x7FFF_FFFF;
@@ -22,11 +25,10 @@ pub struct LaneRounder {
     bits: u32,
     /// Quanta are this many bits larger below the smallest normal number: its mantissa, where there are no subnormals.
     flush: u32,
-    max_code: u32,
     nan: u32,
     infinite: u32,
-    /// Codes of overflow, of positive and of negative numbers.
-    overflow: [u32; 2],
+    /// The largest codes of positive and of negative numbers: overflow's own where it is not cut off.
+    limit: [u32; 2],
     /// Larger magnitudes are this one.
     clip: u32,
     zero_code: u32,
@@ -35,11 +37,131 @@ pub struct LaneRounder {
     signed_zero: bool,
     /// True: below the smallest normal number the low 17 bits of the float32 decide, not the bits that are cut.
     float32_tail: bool,
+    fixed: Option<Fixed>,
+    tail: Tail,
+    /// Those of the seed of stochastic rounding.
+    keys: PhiloxKeys,
+}
+
+/// Codes as fixed-point numbers: `cut` bits behind the point.
+#[derive(Clone, Copy, Debug)]
+struct Fixed {
+    place: Place,
+    cut: u32,
+    /// The bits of the smallest normal number that a sum is with; they are too many in it.
+    least: u32,
+    /// Added to positive and to negative numbers.
+    add: [u32; 2],
+    /// True: one more is added to odd codes.
+    even: bool,
+}
+
+/// How magnitudes become fixed-point codes. Loops have these, and [`Tail`]s, as constants.
+type Place = u8;
+
+/// By a sum with the smallest normal number.
+const SUM: Place = 0;
+/// They are, as bits: subnormal numbers are float32's.
+const SAME: Place = 1;
+/// They are from 2^-126 on; between 2^-127 and that lies a binade that float32 has no field for (E8M0).
+const POWERS: Place = 2;
+
+/// How magnitude codes become codes.
+type Tail = u8;
+
+/// One limit, and a sign bit above it.
+const ALIKE: Tail = 0;
+/// A limit of positive and one of negative numbers, and a sign bit above them.
+const SIGNED: Tail = 1;
+/// E8M0's.
+const SCALE: Tail = 2;
+/// Any other, with all that is rare.
+const OTHER: Tail = 3;
+
+impl Fixed {
+    fn new(f: &Format, rounding: Rounding) -> Option<Fixed> {
+        let emin = (f.emin() + 127) as u32;
+        let top = (f.max_code() >> f.man).max(1) as i32 - f.bias + 127;
+        let place = match (f.top, emin) {
+            (Top::Scale, _) => POWERS,
+            _ if !f.subnormals => return None,
+            // Every number of such a format is an odd number of quanta, but codes are odd and even.
+            _ if f.man == 0 && rounding == Rounding::NearestEven => return None,
+            (_, 1) => SAME,
+            // The last bit of the smallest normal number is a normal one, and twice the largest a number.
+            (_, 24..) if top <= 252 => SUM,
+            _ => return None,
+        };
+        let cut = 23 - f.man;
+        let (half, ones) = (1 << (cut - 1), (1 << cut) - 1);
+        let even = rounding == Rounding::NearestEven;
+        let add = match rounding {
+            // Powers of two are all odd.
+            Rounding::NearestEven if f.top == Top::Scale => [half; 2],
+            Rounding::NearestEven | Rounding::NearestTowardZero => [half - 1; 2],
+            Rounding::NearestAway => [half; 2],
+            Rounding::TowardZero => [0; 2],
+            Rounding::Up => [ones, 0],
+            Rounding::Down => [0, ones],
+            Rounding::Stochastic => [ones; 2],
+        };
+        let least = if place == SUM { emin << 23 } else { 0 };
+        Some(Fixed { place, cut, least, add, even: even && f.top != Top::Scale })
+    }
+
+    /// Fixed-point codes of magnitude bits, and `least` too much. Bits that do not fit are cut off, or leave the last one
+    /// set.
+    #[inline(always)]
+    fn of<L: Lanes, const PLACE: Place, const ODD: bool>(&self, l: L, a: L::U) -> L::U {
+        match PLACE {
+            SUM => {
+                let a = l.float(a);
+                let least = l.fmax(a, l.float(l.u32(self.least)));
+                l.bits(if ODD { l.add_to_odd(a, least) } else { l.add_toward_zero(a, least) })
+            }
+            SAME => a,
+            _ => {
+                let below = l.sub(l.u32(1 << 23), l.min(a, l.u32(1 << 23)));
+                l.sub(a, l.min(a, below))
+            }
+        }
+    }
+
+    /// Magnitude codes of magnitude bits `a` and the signs of `x`, as far as codes go up.
+    #[inline(always)]
+    fn round<L: Lanes, const PLACE: Place, const TAIL: Tail>(&self, l: L, a: L::U, x: L::U) -> L::U {
+        let mut fixed = self.of::<L, PLACE, true>(l, a);
+        if TAIL == OTHER && self.even {
+            fixed = l.sub(fixed, l.u32(self.least));
+            let odd = l.and(l.shr(fixed, self.cut), l.u32(1));
+            return l.shr(l.add(l.add(fixed, l.u32(self.add[0])), odd), self.cut);
+        }
+        let mut add = l.u32(self.add[0].wrapping_sub(self.least));
+        if TAIL != ALIKE {
+            add = l.select(sign(l, x), l.u32(self.add[1].wrapping_sub(self.least)), add);
+        }
+        l.shr(l.add(fixed, add), self.cut)
+    }
+
+    /// The same at random, and lanes with bits that are zero if those that were cut off might decide.
+    #[inline(always)]
+    fn round_at_random<L: Lanes, const PLACE: Place>(&self, l: L, a: L::U, random: L::U) -> (L::U, L::U) {
+        // random < fraction: fraction - random, rounded up
+        let left = l.sub(self.of::<L, PLACE, false>(l, a), l.shr(random, 32 - self.cut));
+        let code = l.shr(l.add(left, l.u32(self.add[0].wrapping_sub(self.least))), self.cut);
+        (code, l.and(left, l.u32((1 << self.cut) - 1)))
+    }
+}
+
+/// The lanes whose sign bit is set.
+#[inline(always)]
+fn sign<L: Lanes>(l: L, x: L::U) -> L::M {
+    l.gt(l.shr(x, 31), l.u32(0))
 }
 
 impl LaneRounder {
-    /// Prepares a rounder.
-    pub fn new(r: &Rounder) -> LaneRounder {
+    /// Prepares a rounder; `seed` is that of stochastic rounding.
+    pub fn new(r: &Rounder, seed: u64) -> LaneRounder {
         let f = &r.format;
         let beyond = f.max_code() + 1; // only reached where the format has such a code
         let code = |away: bool| if r.saturate || !away { f.max_code() } else { beyond };
@@ -56,50 +178,157 @@ impl LaneRounder {
             man: f.man,
             bits: f.bits(),
             flush: if f.subnormals { 0 } else { f.man },
-            max_code: f.max_code(),
             nan: r.nan,
             infinite: code(true),
-            overflow: away.map(code),
+            limit: away.map(code),
             clip: INFINITY,
             zero_code: if r.saturate { 0 } else { beyond },
             negative_code: beyond,
             signed_zero: f.top != Top::Fnuz,
             float32_tail: false,
+            fixed: Fixed::new(f, r.rounding),
+            tail: OTHER,
+            keys: PhiloxKeys::new(seed),
         }
+        .with_tail()
+    }
+
+    fn with_tail(self) -> LaneRounder {
+        let plain = self.signed_zero && self.top != Top::Integer && self.clip == INFINITY;
+        let cut = self.limit != [self.infinite; 2];
+        let tail = match &self.fixed {
+            _ if self.top == Top::Scale => SCALE,
+            Some(fixed) if plain && !cut && !fixed.even => {
+                if fixed.add[0] == fixed.add[1] {
+                    ALIKE
+                } else {
+                    SIGNED
+                }
+            }
+            _ => OTHER,
+        };
+        LaneRounder { tail, ..self }
     }
 
     /// Brings magnitudes down to `max` before they are rounded.
     #[must_use]
     pub fn clipped(self, max: f32) -> LaneRounder {
-        LaneRounder { clip: max.to_bits(), ..self }
+        LaneRounder { clip: max.to_bits(), ..self }.with_tail()
     }
 
     /// Gives zero no sign.
     #[must_use]
     pub fn without_negative_zero(self) -> LaneRounder {
-        LaneRounder { signed_zero: false, ..self }
+        LaneRounder { signed_zero: false, ..self }.with_tail()
     }
 
     /// Rounds subnormals of a format with six mantissa bits as TileKernels does, as if they had been cut where normal
     /// numbers are.
     #[must_use]
     pub fn with_float32_tail(self) -> LaneRounder {
-        LaneRounder { float32_tail: true, ..self }
+        LaneRounder { float32_tail: true, fixed: None, ..self }.with_tail()
     }
 
-    /// Replaces the float32 bits of a group of elements, the first of which is `first` of its array, by their codes. `seed` is
-    /// that of stochastic rounding.
+    /// True: however small a number is, its code may not be zero's.
+    pub fn minds_tiny(&self) -> bool {
+        self.float32_tail || matches!(self.rounding, Rounding::Up | Rounding::Down)
+    }
+
+    /// The codes of a group of elements, given as the bits of float32. The first of them is `first` of its array, which
+    /// matters to stochastic rounding.
     #[inline(always)]
-    pub fn round<L: Lanes>(&self, l: L, seed: u64, first: u64, group: &mut [u32; MAX_GROUP]) {
-        l.call(RoundGroup { rounder: self, seed, first, group });
+    pub fn group<L: Lanes>(&self, l: L, first: u64, x: [L::U; 4]) -> [L::U; 4] {
+        // What is common has its code here, the rest is called.
+        if let Some(fixed) = &self.fixed {
+            match (fixed.place, self.tail, self.rounding == Rounding::Stochastic) {
+                (SUM, ALIKE | SIGNED, false) => return self.vectors::<L, SUM, SIGNED>(l, fixed, x),
+                (POWERS, _, false) => return self.vectors::<L, POWERS, SCALE>(l, fixed, x),
+                (SUM, ALIKE, true) => return self.at_random::<L, SUM, ALIKE>(l, fixed, first, x),
+                _ => {}
+            }
+        }
+        self.called(l, first, x, false)
+    }
+
+    /// The same by a call; `shift` for one to [`ShiftGroup`].
+    #[inline(always)]
+    fn called<L: Lanes>(&self, l: L, first: u64, x: [L::U; 4], shift: bool) -> [L::U; 4] {
+        let mut group = [0; MAX_GROUP];
+        for j in 0..4 {
+            l.store_u32(x[j], &mut group[j * L::N..]);
+        }
+        if shift {
+            l.call(ShiftGroup { rounder: self, first, group: &mut group });
+        } else {
+            l.call(RoundGroup { rounder: self, first, group: &mut group });
+        }
+        let code = |j: usize| l.load_u32(&group[j * L::N..]);
+        [code(0), code(1), code(2), code(3)]
     }
 
     #[inline(always)]
-    fn vector<L: Lanes>(&self, l: L, x: L::U, random: L::U, rounding: Rounding) -> L::U {
+    fn vectors<L: Lanes, const PLACE: Place, const TAIL: Tail>(
+        &self,
+        l: L,
+        fixed: &Fixed,
+        x: [L::U; 4],
+    ) -> [L::U; 4] {
+        [
+            self.vector::<L, PLACE, TAIL>(l, fixed, x[0]),
+            self.vector::<L, PLACE, TAIL>(l, fixed, x[1]),
+            self.vector::<L, PLACE, TAIL>(l, fixed, x[2]),
+            self.vector::<L, PLACE, TAIL>(l, fixed, x[3]),
+        ]
+    }
+
+    /// The codes of a group by stochastic rounding.
+    #[inline(always)]
+    fn at_random<L: Lanes, const PLACE: Place, const TAIL: Tail>(
+        &self,
+        l: L,
+        fixed: &Fixed,
+        first: u64,
+        x: [L::U; 4],
+    ) -> [L::U; 4] {
+        let random = random_group(l, &self.keys, first);
+        let (mut codes, mut least) = ([l.u32(0); 4], l.u32(MAGNITUDE));
+        for j in 0..4 {
+            let a = self.magnitude::<L, TAIL>(l, x[j]);
+            let (code, left) = fixed.round_at_random::<L, PLACE>(l, a, random[j]);
+            codes[j] = self.finish::<L, TAIL>(l, code, x[j]);
+            least = l.min(least, left);
+        }
+        // A sum cut bits off, which decide where those that are left are equal.
+        if PLACE == SUM && l.any(l.gt(l.u32(1), least)) {
+            return self.called(l, first, x, true);
+        }
+        codes
+    }
+
+    /// The codes of a vector, but for stochastic rounding.
+    #[inline(always)]
+    fn vector<L: Lanes, const PLACE: Place, const TAIL: Tail>(&self, l: L, fixed: &Fixed, x: L::U) -> L::U {
+        let code = fixed.round::<L, PLACE, TAIL>(l, self.magnitude::<L, TAIL>(l, x), x);
+        self.finish::<L, TAIL>(l, code, x)
+    }
+
+    /// The magnitude bits of each lane, clipped.
+    #[inline(always)]
+    fn magnitude<L: Lanes, const TAIL: Tail>(&self, l: L, x: L::U) -> L::U {
+        let a = l.and(x, l.u32(MAGNITUDE));
+        if TAIL == OTHER {
+            l.select(l.gt(a, l.u32(self.clip)), l.u32(self.clip), a)
+        } else {
+            a
+        }
+    }
+
+    /// Magnitude codes by shifts, as far as codes go up.
+    #[inline(always)]
+    fn shifted<L: Lanes>(&self, l: L, a: L::U, x: L::U, random: L::U, rounding: Rounding) -> L::U {
         let one = l.u32(1);
         let negative = l.shr(x, 31);
-        let given = l.and(x, l.u32(MAGNITUDE));
-        let a = l.min(given, l.u32(self.clip));
+        let a = l.min(a, l.u32(INFINITY));
         let field = l.shr(a, 23);
         let least = l.max(field, one);
         let hidden = l.select(l.gt(field, l.u32(0)), l.u32(1 << 23), l.u32(0));
@@ -141,43 +370,48 @@ impl LaneRounder {
             up
         };
         let quanta = l.add(whole, up);
-        let mut code = l.add(l.shl(l.sub(binade, l.u32(self.emin)), self.man), quanta);
+        let code = l.add(l.shl(l.sub(binade, l.u32(self.emin)), self.man), quanta);
         if self.flush > 0 {
-            code = l.select(small, l.shl(quanta, self.man), code);
+            l.select(small, l.shl(quanta, self.man), code)
+        } else {
+            code
         }
-        if self.top == Top::Scale {
-            code = l.sub(l.max(code, one), one); // no zero: the first quantum is code 0
-        }
+    }
 
-        let sign = l.gt(negative, l.u32(0));
-        let overflow = l.select(sign, l.u32(self.overflow[1]), l.u32(self.overflow[0]));
-        code = l.select(l.gt(code, l.u32(self.max_code)), overflow, code);
-        if self.clip == INFINITY {
-            code = l.select(l.gt(a, l.u32(INFINITY - 1)), l.u32(self.infinite), code);
+    /// Codes from magnitude codes that go on beyond the largest one, and the bits they were made of.
+    #[inline(always)]
+    fn finish<L: Lanes, const TAIL: Tail>(&self, l: L, mut code: L::U, x: L::U) -> L::U {
+        let given = l.and(x, l.u32(MAGNITUDE));
+        let mut limit = l.u32(self.limit[0]);
+        if TAIL != ALIKE {
+            limit = l.select(sign(l, x), l.u32(self.limit[1]), limit);
+        }
+        code = l.min(code, limit);
+        if matches!(TAIL, OTHER | SCALE) && self.clip == INFINITY {
+            code = l.select(l.gt(given, l.u32(INFINITY - 1)), l.u32(self.infinite), code);
         }
         let nan = l.gt(given, l.u32(INFINITY));
-        if self.top == Top::Scale {
-            code = l.select(sign, l.u32(self.negative_code), code);
+        if TAIL == SCALE {
+            code = l.select(sign(l, x), l.u32(self.negative_code), code);
             code = l.select(l.gt(given, l.u32(0)), code, l.u32(self.zero_code));
             return l.select(nan, l.u32(self.nan), code);
         }
         code = l.select(nan, l.u32(self.nan), code);
-        if self.top == Top::Integer {
-            let ones = l.sub(l.u32(0), negative);
+        if TAIL == OTHER && self.top == Top::Integer {
+            let ones = l.sub(l.u32(0), l.shr(x, 31));
             return l.and(l.sub(l.xor(code, ones), ones), l.u32((1 << self.bits) - 1));
         }
-        let minus = l.or(code, l.shl(negative, self.bits - 1));
-        if self.signed_zero {
+        let minus = l.or(code, l.and(l.shr(x, 32 - self.bits), l.u32(1 << (self.bits - 1))));
+        if TAIL != OTHER || self.signed_zero {
             return minus;
         }
         l.select(l.gt(code, l.u32(0)), minus, code)
     }
 }
 
-/// Instantiated once for each level: seven modes take the compiler long.
+/// Instantiated once for each level: all the ways there are take the compiler long.
 struct RoundGroup<'a> {
     rounder: &'a LaneRounder,
-    seed: u64,
     first: u64,
     group: &'a mut [u32; MAX_GROUP],
 }
@@ -186,17 +420,55 @@ impl Kernel for RoundGroup<'_> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        let RoundGroup { rounder, seed, first, group } = self;
-        let mut random = [0; MAX_GROUP];
+        let RoundGroup { rounder, first, group } = self;
+        let Some(fixed) = &rounder.fixed else { return l.call(ShiftGroup { rounder, first, group }) };
+        let x = [
+            l.load_u32(&group[..L::N]),
+            l.load_u32(&group[L::N..]),
+            l.load_u32(&group[2 * L::N..]),
+            l.load_u32(&group[3 * L::N..]),
+        ];
+        // A loop for each way, with the way a constant in it.
+        let codes = match (fixed.place, rounder.tail, rounder.rounding == Rounding::Stochastic) {
+            (SUM, _, true) => rounder.at_random::<L, SUM, OTHER>(l, fixed, first, x),
+            (SAME, ALIKE, true) => rounder.at_random::<L, SAME, ALIKE>(l, fixed, first, x),
+            (SAME, _, true) => rounder.at_random::<L, SAME, OTHER>(l, fixed, first, x),
+            (_, _, true) => rounder.at_random::<L, POWERS, SCALE>(l, fixed, first, x),
+            (SUM, _, false) => rounder.vectors::<L, SUM, OTHER>(l, fixed, x),
+            (SAME, ALIKE | SIGNED, false) => rounder.vectors::<L, SAME, SIGNED>(l, fixed, x),
+            (SAME, _, false) => rounder.vectors::<L, SAME, OTHER>(l, fixed, x),
+            (_, _, false) => rounder.vectors::<L, POWERS, SCALE>(l, fixed, x),
+        };
+        for j in 0..4 {
+            l.store_u32(codes[j], &mut group[j * L::N..]);
+        }
+    }
+}
+
+/// Rounds by shifts what has no fixed-point codes, or not bits enough in them.
+struct ShiftGroup<'a> {
+    rounder: &'a LaneRounder,
+    first: u64,
+    group: &'a mut [u32; MAX_GROUP],
+}
+
+impl Kernel for ShiftGroup<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        let ShiftGroup { rounder, first, group } = self;
+        let mut random = [l.u32(0); 4];
         if rounder.rounding == Rounding::Stochastic {
-            random_group(l, seed, first, &mut random);
+            random = random_group(l, &rounder.keys, first);
         }
         for rounding in Rounding::ALL {
             // One loop for each mode, with the mode a constant in it.
             if *rounding == rounder.rounding {
-                for (x, random) in group.chunks_exact_mut(L::N).zip(random.chunks_exact(L::N)).take(4) {
-                    let code = rounder.vector(l, l.load_u32(x), l.load_u32(random), *rounding);
-                    l.store_u32(code, x);
+                for j in 0..4 {
+                    let x = l.load_u32(&group[j * L::N..]);
+                    let a = rounder.magnitude::<L, OTHER>(l, x);
+                    let code = rounder.shifted(l, a, x, random[j], *rounding);
+                    l.store_u32(rounder.finish::<L, OTHER>(l, code, x), &mut group[j * L::N..]);
                 }
             }
         }
@@ -220,8 +492,12 @@ mod tests {
             for k in 0..MAX_GROUP / L::GROUP {
                 let mut part = [0; MAX_GROUP];
                 part[..L::GROUP].copy_from_slice(&self.2[k * L::GROUP..(k + 1) * L::GROUP]);
-                self.0.round(l, 7, self.1 + (k * L::GROUP) as u64, &mut part);
-                self.2[k * L::GROUP..(k + 1) * L::GROUP].copy_from_slice(&part[..L::GROUP]);
+                let load = |j: usize| l.load_u32(&part[j * L::N..]);
+                let first = self.1 + (k * L::GROUP) as u64;
+                let codes = self.0.group(l, first, [load(0), load(1), load(2), load(3)]);
+                for (code, out) in codes.into_iter().zip(self.2[k * L::GROUP..].chunks_exact_mut(L::N)) {
+                    l.store_u32(code, out);
+                }
             }
             self.2
         }
@@ -247,7 +523,7 @@ mod tests {
             })
             .collect();
         let mut bits = vec![0; 4096];
-        random_words(1, 0, &mut bits);
+        random_words(&PhiloxKeys::new(1), 0, &mut bits);
         inputs.extend(bits);
         inputs.extend(inputs.clone().iter().map(|x| x ^ 1 << 31));
         for format in FORMATS.iter().chain(made) {
@@ -256,11 +532,11 @@ mod tests {
                     let Ok(rounder) = Rounder::new(format, *rounding, overflow, NanPolicy::Zero) else {
                         continue;
                     };
-                    let lanes = LaneRounder::new(&rounder);
+                    let lanes = LaneRounder::new(&rounder, 7);
                     for (k, chunk) in inputs.chunks_exact(MAX_GROUP).enumerate() {
                         let first = (k * MAX_GROUP + k % 5) as u64;
                         let mut random = [0; MAX_GROUP];
-                        random_words(7, first, &mut random);
+                        random_words(&PhiloxKeys::new(7), first, &mut random);
                         let group: [u32; MAX_GROUP] = std::array::from_fn(|i| chunk[i]);
                         for level in Level::all_available() {
                             let codes = dispatch_at(level, Group(lanes, first, group));

@@ -25,6 +25,8 @@ pub struct Near {
     top: Top,
     wide: bool,
     half: bool,
+    /// True: the limit is what overflow becomes, beyond the largest number.
+    beyond: bool,
 }
 
 impl Near {
@@ -55,6 +57,7 @@ impl Near {
             wide,
             // float16 has the fields of such a format, with mantissa bits to spare.
             half: (1..=3).contains(&f.man) && f.exp <= 5 && f.max_code() >> f.man <= 30 && f.emin() <= 112,
+            beyond: !r.saturate,
         })
     }
 
@@ -64,14 +67,25 @@ impl Near {
         Near { limit: max.to_bits(), limit_code: code, ..self }
     }
 
-    /// The format for [`Lanes::store_narrow`], with the power of two that its numbers are multiplied by.
-    pub fn narrow(&self) -> Option<(Narrow, f32)> {
+    /// The format and a mode for [`Lanes::store_narrow`], with the power of two that its numbers are multiplied by. No mode
+    /// that tells the smallest numbers from zero, and not the one at random, which takes more bits than a float16 has.
+    pub fn narrow(&self, rounding: Rounding) -> Option<(Narrow, f32)> {
+        let cut = self.shift - 13;
+        let half = 1 << (cut - 1);
+        let (add, even) = match rounding {
+            Rounding::NearestEven => (half - 1, true),
+            Rounding::NearestAway => (half, false),
+            Rounding::NearestTowardZero => (half - 1, false),
+            Rounding::TowardZero => (0, false),
+            Rounding::Up | Rounding::Down | Rounding::Stochastic => return None,
+        };
         (self.plain() && self.half).then(|| {
             let sticky = (1 << (self.shift - 2)) - 1;
             let scale = f32::from_bits((127 << 23) + ((127 - 14) << 23) - self.emin_bits);
-            let (limit, nan) = (self.limit_code as u8, self.nan as u8);
-            let (normal, cut, sign) = ((127 - 14) << 23, self.shift - 13, 1 << (self.bits - 1));
-            (Narrow { normal, sticky, cut, limit, nan, sign }, scale)
+            let (infinite, nan) = (self.limit_code as u8, self.nan as u8);
+            let limit = infinite - u8::from(self.beyond && rounding == Rounding::TowardZero);
+            let (normal, sign) = ((127 - 14) << 23, 1 << (self.bits - 1));
+            (Narrow { normal, sticky, cut, add, even, limit, infinite, nan, sign }, scale)
         })
     }
 

@@ -1,7 +1,7 @@
 //! The largest magnitude of every block.
 
 use super::layout::{Blocks, RowPart};
-use super::transform::{raise_each, run_amax};
+use super::transform::{raise_blocks, run_amax};
 use crate::error::{same_length, Error};
 use crate::formats::source::{Input, Source};
 use crate::quant::native::each_native;
@@ -34,44 +34,52 @@ pub(super) fn amax_bits<S: Source>(src: &[S::Item], blocks: Blocks) -> Vec<u32> 
     let flat = blocks.flattened();
     let tasks = flat.row_parts(RUN).map(|part| (part, &src[part.range(&flat)])).collect();
     run_tasks(src.len(), tasks, |(part, src): (RowPart, &[S::Item])| {
-        for (k, run) in src.chunks(part.cols).enumerate() {
-            let first = flat.band_of_row(part.row + k) * flat.across();
-            let found = &found[first..first + flat.across()];
-            dispatch(RunKernel::<S> { run, at: part.at, block_cols: flat.block_cols, found });
-        }
+        dispatch(PartAmax::<S> { part, flat, src, found: &found });
     });
     found.into_iter().map(AtomicU32::into_inner).collect()
 }
 
-/// Part of a row: raises the maxima of the blocks it crosses.
-struct RunKernel<'a, S: Source> {
-    run: &'a [S::Item],
-    at: usize,
-    block_cols: usize,
+/// Some rows, or part of one: raises the maxima of the blocks they cross.
+struct PartAmax<'a, S: Source> {
+    part: RowPart,
+    flat: Blocks,
+    src: &'a [S::Item],
     found: &'a [AtomicU32],
 }
 
-impl<S: Source> Kernel for RunKernel<'_, S> {
+/// Blocks whose maxima are found before they are written.
+const BLOCKS: usize = 1024;
+
+impl<S: Source> Kernel for PartAmax<'_, S> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        if self.block_cols == 1 {
-            let mut each = [0u32; 1024];
-            for (run, found) in self.run.chunks(1024).zip(self.found[self.at..].chunks(1024)) {
-                each.fill(0);
-                raise_each::<L, S>(l, run, &mut each[..run.len()]);
-                for (found, bits) in found.iter().zip(each) {
-                    raise(found, bits);
+        let PartAmax { part, flat, src, found } = self;
+        let block_cols = flat.block_cols;
+        let mut each = [0u32; BLOCKS];
+        for (k, row) in src.chunks(part.cols).enumerate() {
+            let first = flat.band_of_row(part.row + k) * flat.across();
+            // The rest of a block that began before, then whole blocks but for the last one.
+            let head = (part.at.next_multiple_of(block_cols) - part.at).min(row.len());
+            let (head, rest) = row.split_at(head);
+            if !head.is_empty() {
+                raise(&found[first + part.at / block_cols], run_amax::<L, S>(l, head));
+            }
+            let first = first + part.at.div_ceil(block_cols);
+            for (i, run) in rest.chunks(BLOCKS.saturating_mul(block_cols)).enumerate() {
+                let blocks = run.len().div_ceil(block_cols);
+                each[..blocks].fill(0);
+                raise_blocks::<L, S>(l, run, block_cols, &mut each[..blocks]);
+                let whole = if flat.block_rows == 1 { run.len() / block_cols } else { 0 };
+                for (j, (found, bits)) in found[first + i * BLOCKS..].iter().zip(&each[..blocks]).enumerate()
+                {
+                    if j < whole {
+                        found.store(*bits, Ordering::Relaxed); // no other task has part of this block
+                    } else {
+                        raise(found, *bits);
+                    }
                 }
             }
-            return;
-        }
-        let mut start = 0;
-        while start < self.run.len() {
-            let block = (self.at + start) / self.block_cols;
-            let end = ((block + 1) * self.block_cols - self.at).min(self.run.len());
-            raise(&self.found[block], run_amax::<L, S>(l, &self.run[start..end]));
-            start = end;
         }
     }
 }

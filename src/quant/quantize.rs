@@ -7,7 +7,7 @@ use super::panel::{BlockScales, Limits, Prepare};
 use super::rule::{AmaxNan, Rule, ScaleKind, Subnormals, RULES};
 use super::scale::{Global, Scaler};
 use super::search::search;
-use super::transform::{raise_each, run_amax, Encode, EncodeAny, RunScales};
+use super::transform::{raise_blocks, Encode, EncodeAny, RunScales};
 use crate::error::{same_length, Error};
 use crate::formats::encode::{widen, wrong_width};
 use crate::formats::lanes::LaneRounder;
@@ -159,11 +159,12 @@ struct Job<'a> {
     global: Global<'a>,
     limits: Limits,
     skip_nan: bool,
-    /// Nearest even, where that is the way; else any mode.
+    /// Nearest even, where the format takes it, and whether that is the way; else any mode.
     near: Option<Near>,
+    nearest: bool,
+    /// The mode in float16 lanes.
     narrow: Option<(Narrow, f32)>,
     rounder: LaneRounder,
-    seed: u64,
 }
 
 impl<'a> Job<'a> {
@@ -184,7 +185,9 @@ impl<'a> Job<'a> {
         rule.check(options.scale, format, !matches!(options.from, ScaleSource::Given(_)))?;
         let rounding = options.rounding.unwrap_or(rule.rounding);
         let rounder = Rounder { rounding, ..Rounder::saturating(format) };
-        let (mut near, mut lanes) = (Near::new(&rounder), LaneRounder::new(&rounder));
+        let nearest = rounding == Rounding::NearestEven;
+        let mut near = Near::new(&Rounder { rounding: Rounding::NearestEven, ..rounder });
+        let mut lanes = LaneRounder::new(&rounder, options.seed);
         if let Some(max) = rule.max {
             let code = rounder.code(max.to_bits(), 0);
             near = near.map(|near| near.clipped(max, code));
@@ -198,7 +201,7 @@ impl<'a> Job<'a> {
             (near, lanes) = (None, lanes.with_float32_tail());
         }
         // Folded into scales, the power of two may not make them extreme.
-        let narrow = near.and_then(|near| near.narrow()).filter(|(_, by)| (1e-9..=1.0).contains(by));
+        let narrow = near.and_then(|near| near.narrow(rounding)).filter(|(_, by)| (1e-9..=1.0).contains(by));
         Ok(Job {
             scaler: Scaler::new(options.scale, rule, format),
             format,
@@ -206,9 +209,9 @@ impl<'a> Job<'a> {
             limits: Limits::new(format),
             skip_nan: rule.amax_nan == AmaxNan::Skip && options.nonfinite == NonFinitePolicy::Propagate,
             near,
+            nearest,
             narrow,
             rounder: lanes,
-            seed: options.seed,
         })
     }
 
@@ -465,17 +468,6 @@ impl<S: Source, C: Code, const PLAIN: bool> Kernel for Bands<'_, S, C, PLAIN> {
 /// Bytes ahead of a long row's loads: two panels, since each is passed over twice.
 const ROW_AHEAD: usize = 16 * 1024;
 
-/// Raises each block's maximum over a run that begins with a block.
-#[inline(always)]
-fn raise_blocks<L: Lanes, S: Source>(l: L, run: &[S::Item], block_cols: usize, amax: &mut [u32]) {
-    if block_cols == 1 {
-        return raise_each::<L, S>(l, run, amax);
-    }
-    for (block, amax) in run.chunks(block_cols).zip(amax) {
-        *amax = (*amax).max(run_amax::<L, S>(l, block));
-    }
-}
-
 /// The largest magnitudes of the numbers in blocks whose amax is NaN.
 struct RaiseNumbers<'a, S: Source> {
     src: &'a [S::Item],
@@ -515,11 +507,12 @@ impl Job<'_> {
         out: &mut [C],
         ahead: usize,
     ) {
-        let Some(near) = self.near else {
-            let (rounder, divide, seed) = (self.rounder, self.scaler.divides(), self.seed);
-            return l.call(EncodeAny::<S, C> { rounder, divide, seed, at, scales, src, out, ahead });
-        };
         let narrow = self.narrow.map(|(narrow, _)| narrow);
+        let in_lanes = self.nearest || (L::NARROW_MODES && C::BYTE && safe && narrow.is_some());
+        let Some(near) = self.near.filter(|_| in_lanes) else {
+            let (rounder, divide) = (self.rounder, self.scaler.divides());
+            return l.call(EncodeAny::<S, C> { rounder, safe, divide, at, scales, src, out, ahead });
+        };
         match (safe, self.scaler.divides()) {
             (true, true) => {
                 l.call(Encode::<S, C, true, true, PLAIN> { near, narrow, scales, src, out, ahead })
@@ -539,7 +532,8 @@ impl Job<'_> {
     /// Factor that quotients are to come with.
     #[inline(always)]
     fn fold<L: Lanes>(&self) -> f32 {
-        self.narrow.map_or(1.0, |(_, scale)| if L::NARROW { scale } else { 1.0 })
+        let used = |format: Narrow| L::NARROW && (format.even || L::NARROW_MODES);
+        self.narrow.map_or(1.0, |(format, scale)| if used(format) { scale } else { 1.0 })
     }
 }
 

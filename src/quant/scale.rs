@@ -30,11 +30,14 @@ impl Global<'_> {
         }
         Global { encode: &self.encode[blocks.clone()], decode: &self.decode[blocks] }
     }
+}
 
-    #[inline(always)]
-    fn at(&self, i: usize) -> (f32, f32) {
-        let i = if self.encode.len() == 1 { 0 } else { i };
-        (self.encode[i], self.decode[i])
+/// A number beside each of some blocks: one for all of them, or one for each.
+#[inline(always)]
+fn beside<'a, T>(blocks: impl Iterator<Item = T>, numbers: &'a [f32], mut each: impl FnMut(T, f32)) {
+    match numbers {
+        [one] => blocks.for_each(|block| each(block, *one)),
+        numbers => blocks.zip(numbers).for_each(|(block, number)| each(block, *number)),
     }
 }
 
@@ -142,12 +145,13 @@ fn to_e4m3(t: f32) -> f32 {
 /// The code of an E4M3 number of at least zero, or of NaN.
 #[inline(always)]
 pub(crate) fn e4m3_code(x: f32) -> u8 {
+    const LEAST: f32 = 0.015625;
+    // Codes are evenly spaced in the bits of this sum, which has room for all of a number's own.
+    let code = (x + at_least(x, LEAST)).to_bits().wrapping_sub(LEAST.to_bits()) >> 20;
     if x.is_nan() {
         0x7F
-    } else if x >= 0.015625 {
-        ((x.to_bits() >> 20) - (120 << 3)) as u8
     } else {
-        (x * 512.0) as u8
+        code as u8
     }
 }
 
@@ -178,9 +182,9 @@ impl Scaler {
             }
             ScaleKind::Nvfp4 => {
                 let target = self.rule.targets()[0];
-                for (i, (a, stored)) in amax.iter().zip(stored.iter_mut()).enumerate() {
-                    *stored = self.block_scale(f32::from_bits(*a), target, global.at(i).0);
-                }
+                beside(amax.iter().zip(stored.iter_mut()), global.encode, |(a, stored), encode| {
+                    *stored = self.block_scale(f32::from_bits(*a), target, encode);
+                });
                 self.applied(stored, global, divisor, factor);
             }
         }
@@ -223,11 +227,11 @@ impl Scaler {
             }
             ScaleKind::Nvfp4 => {
                 let dead = if self.rule.zero_scale == ZeroScale::Zero { 0.0 } else { f32::MAX };
-                for (i, ((s, divisor), factor)) in blocks.enumerate() {
-                    let effective = s * global.at(i).1;
+                beside(blocks, global.decode, |((s, divisor), factor), decode| {
+                    let effective = s * decode;
                     let inverse = at_most(1.0 / effective, f32::MAX);
                     (*divisor, *factor) = if *s == 0.0 { (1.0 / dead, dead) } else { (effective, inverse) };
-                }
+                });
             }
         }
     }

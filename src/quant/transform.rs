@@ -36,6 +36,36 @@ pub(super) fn run_amax<L: Lanes, S: Source>(l: L, src: &[S::Item]) -> u32 {
     l.hmax(l.max(l.max(m[0], m[1]), l.max(m[2], m[3])))
 }
 
+/// Raises each block's maximum over a run that begins with a block.
+#[inline(always)]
+pub(super) fn raise_blocks<L: Lanes, S: Source>(l: L, run: &[S::Item], block_cols: usize, amax: &mut [u32]) {
+    if block_cols == 1 {
+        return raise_each::<L, S>(l, run, amax);
+    }
+    let mut done = 0;
+    if block_cols.is_multiple_of(L::N) {
+        // As many blocks at a time as there are lanes, so that each lane of a vector becomes the maximum of one.
+        let absolute = l.u32(ABSOLUTE);
+        for run in run.chunks_exact(block_cols.saturating_mul(L::N)) {
+            let mut most = [l.u32(0); WIDEST];
+            for (most, block) in most.iter_mut().zip(run.chunks_exact(block_cols)) {
+                for vector in block.chunks_exact(L::N) {
+                    *most = l.max(*most, l.and(l.bits(S::load(l, vector)), absolute));
+                }
+            }
+            let amax = &mut amax[done..done + L::N];
+            l.store_u32(l.max(l.load_u32(amax), l.hmax_each(&most)), amax);
+            done += L::N;
+        }
+    }
+    for (block, amax) in run[(done * block_cols).min(run.len())..].chunks(block_cols).zip(&mut amax[done..]) {
+        *amax = (*amax).max(run_amax::<L, S>(l, block));
+    }
+}
+
+/// The most lanes of any level.
+const WIDEST: usize = MAX_GROUP / 4;
+
 /// Raises each of `amax` to the magnitude bits of the element beside it.
 #[inline(always)]
 pub(super) fn raise_each<L: Lanes, S: Source>(l: L, src: &[S::Item], amax: &mut [u32]) {
@@ -189,8 +219,9 @@ impl<S: Source, C: Code, const SAFE: bool, const DIVIDE: bool, const PLAIN: bool
 /// Encodes a run by any mode of rounding.
 pub(super) struct EncodeAny<'a, S: Source, C: Code> {
     pub rounder: LaneRounder,
+    /// As for [`EncodeRun`].
+    pub safe: bool,
     pub divide: bool,
-    pub seed: u64,
     /// The index of the first element, which chooses its random bits.
     pub at: usize,
     pub scales: RunScales<'a>,
@@ -202,8 +233,8 @@ pub(super) struct EncodeAny<'a, S: Source, C: Code> {
 #[derive(Clone, Copy)]
 struct EncodeAnyMap<'a, P, S, C> {
     rounder: LaneRounder,
+    safe: bool,
     divide: bool,
-    seed: u64,
     first: usize,
     place: P,
     divisor: &'a [f32],
@@ -216,33 +247,46 @@ impl<P: Place, S: Source, C: Code> GroupMap for EncodeAnyMap<'_, P, S, C> {
     type Out = C;
     #[inline(always)]
     fn group<L: Lanes>(&self, l: L, at: usize, src: &[S::Item], out: &mut [C], stream: bool) {
-        let mut group = [0; MAX_GROUP];
-        for j in 0..4 {
-            let x = S::load(l, &src[j * L::N..]);
-            let q = if self.divide {
-                l.fdiv(x, self.place.load(l, self.divisor, at, j))
-            } else {
-                l.fmul(x, self.place.load(l, self.factor, at, j))
-            };
-            // A NaN that the quotient makes may have either sign.
-            let signed = l.or(l.and(l.bits(q), l.u32(ABSOLUTE)), l.and(l.bits(x), l.u32(!ABSOLUTE)));
-            l.store_u32(signed, &mut group[j * L::N..]);
+        let q = [
+            self.quotient(l, at, 0, src),
+            self.quotient(l, at, 1, src),
+            self.quotient(l, at, 2, src),
+            self.quotient(l, at, 3, src),
+        ];
+        C::store(l, self.rounder.group(l, (self.first + at) as u64, q), out, stream);
+    }
+}
+
+impl<P: Place, S: Source, C: Code> EncodeAnyMap<'_, P, S, C> {
+    /// The bits of the quotients of a vector.
+    #[inline(always)]
+    fn quotient<L: Lanes>(&self, l: L, at: usize, j: usize, src: &[S::Item]) -> L::U {
+        let mut x = S::load(l, &src[j * L::N..]);
+        if self.safe {
+            x = l.flush(x);
         }
-        self.rounder.round(l, self.seed, (self.first + at) as u64, &mut group);
-        let code = |j: usize| l.load_u32(&group[j * L::N..]);
-        C::store(l, [code(0), code(1), code(2), code(3)], out, stream);
+        let (divisor, factor) =
+            (self.place.load(l, self.divisor, at, j), self.place.load(l, self.factor, at, j));
+        let q = match (self.divide, self.safe) {
+            (false, _) => l.fmul(x, factor),
+            (true, true) => l.fdiv_by(x, divisor, factor),
+            (true, false) => l.fdiv(x, divisor),
+        };
+        // A NaN that the quotient makes may have either sign, and a zero loses its own.
+        l.or(l.and(l.bits(q), l.u32(ABSOLUTE)), l.and(l.bits(x), l.u32(!ABSOLUTE)))
     }
 }
 
 impl<S: Source, C: Code> EncodeAny<'_, S, C> {
     #[inline(always)]
     fn place<L: Lanes, P: Place>(self, l: L, place: P) {
-        let EncodeAny { rounder, divide, seed, at, scales, src, out, ahead } = self;
+        let EncodeAny { rounder, safe, divide, at, scales, src, out, ahead } = self;
         let RunScales { divisor, factor, .. } = scales;
         let map = EncodeAnyMap::<P, S, C> {
             rounder,
+            // However small, an element may matter.
+            safe: safe && !rounder.minds_tiny(),
             divide,
-            seed,
             first: at,
             place,
             divisor,

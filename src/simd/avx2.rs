@@ -1,6 +1,7 @@
 //! AVX2 with FMA and F16C: eight lanes.
 
-use super::lanes::{f64_to_f32_odd, horner, ColumnSink, Kernel, Lanes, Lookup, MIDPOINT, PHILOX};
+use super::lanes::{f64_to_f32_odd, horner, ColumnSink, Kernel, Lanes, Lookup, MIDPOINT};
+use super::philox::PhiloxKeys;
 use std::arch::x86_64::*;
 
 /// Proof that this CPU has AVX2, FMA, F16C, BMI1, BMI2 and LZCNT.
@@ -71,6 +72,20 @@ fn gather(table: &Lookup, codes: &[u8]) -> __m256 {
 fn words(a: __m256i, b: __m256i) -> __m256i {
     // SAFETY: AVX2 is proved by the token of the caller.
     unsafe { _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(a, b)) }
+}
+
+/// Maxima of neighbouring lanes: those of `x` beside those of `y`, pair by pair.
+#[inline(always)]
+fn max_pairs(x: __m256i, y: __m256i) -> __m256i {
+    // SAFETY: AVX2 is proved by the token of the caller.
+    unsafe { _mm256_max_epi32(_mm256_unpacklo_epi32(x, y), _mm256_unpackhi_epi32(x, y)) }
+}
+
+/// The same of neighbouring 64 bits.
+#[inline(always)]
+fn max_wide_pairs(x: __m256i, y: __m256i) -> __m256i {
+    // SAFETY: AVX2 is proved by the token of the caller.
+    unsafe { _mm256_max_epi32(_mm256_unpacklo_epi64(x, y), _mm256_unpackhi_epi64(x, y)) }
 }
 
 impl Lanes for Avx2 {
@@ -293,6 +308,26 @@ impl Lanes for Avx2 {
         unsafe { _mm256_add_ps(a, b) }
     }
     #[inline(always)]
+    fn add_toward_zero(self, a: __m256, b: __m256) -> __m256 {
+        let (sum, rest) = self.sum_and_rest(a, b);
+        // SAFETY: the token proves AVX2, FMA and F16C.
+        unsafe {
+            let above = _mm256_cmpgt_epi32(_mm256_castps_si256(rest), _mm256_castps_si256(a));
+            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(sum), above))
+        }
+    }
+    #[inline(always)]
+    fn add_to_odd(self, a: __m256, b: __m256) -> __m256 {
+        let (sum, rest) = self.sum_and_rest(a, b);
+        // SAFETY: the token proves AVX2, FMA and F16C.
+        unsafe {
+            let (rest, a) = (_mm256_castps_si256(rest), _mm256_castps_si256(a));
+            let sum = _mm256_add_epi32(_mm256_castps_si256(sum), _mm256_cmpgt_epi32(rest, a));
+            let exact = _mm256_cmpeq_epi32(rest, a);
+            _mm256_castsi256_ps(_mm256_or_si256(sum, _mm256_andnot_si256(exact, _mm256_set1_epi32(1))))
+        }
+    }
+    #[inline(always)]
     fn fmul(self, a: __m256, b: __m256) -> __m256 {
         // SAFETY: the token proves AVX2, FMA and F16C.
         unsafe { _mm256_mul_ps(a, b) }
@@ -386,16 +421,8 @@ impl Lanes for Avx2 {
         unsafe { _mm256_srlv_epi32(a, n) }
     }
     #[inline(always)]
-    fn philox_round(self, counter: __m256i, key: __m256i) -> __m256i {
-        // SAFETY: the token proves the features.
-        unsafe {
-            let (m0, m1) = (i64::from(PHILOX[0]), i64::from(PHILOX[1]));
-            let by = _mm256_setr_epi64x(m0, m1, m0, m1);
-            // (lo0, hi0, lo1, hi1), reversed within each counter; then the odd words in the even places.
-            let products = _mm256_shuffle_epi32::<0b00_01_10_11>(_mm256_mul_epu32(counter, by));
-            let odd = _mm256_srli_epi64::<32>(counter);
-            _mm256_xor_si256(_mm256_xor_si256(products, odd), key)
-        }
+    fn philox(self, keys: &PhiloxKeys, block: u64) -> [__m256i; 4] {
+        super::philox::avx2(self, keys, block)
     }
     #[inline(always)]
     fn gt(self, a: __m256i, b: __m256i) -> __m256i {
@@ -420,6 +447,20 @@ impl Lanes for Avx2 {
             let v = _mm_max_epi32(v, _mm_shuffle_epi32::<0b01_00_11_10>(v));
             let v = _mm_max_epi32(v, _mm_shuffle_epi32::<0b10_11_00_01>(v));
             _mm_cvtsi128_si32(v) as u32
+        }
+    }
+    #[inline(always)]
+    fn hmax_each(self, a: &[__m256i]) -> __m256i {
+        let a: &[__m256i; N] = a[..N].try_into().expect("as many");
+        // SAFETY: the token proves AVX2, FMA and F16C.
+        unsafe {
+            let low = max_wide_pairs(max_pairs(a[0], a[2]), max_pairs(a[1], a[3]));
+            let high = max_wide_pairs(max_pairs(a[4], a[6]), max_pairs(a[5], a[7]));
+            let both = _mm256_max_epi32(
+                _mm256_permute2x128_si256::<0x20>(low, high),
+                _mm256_permute2x128_si256::<0x31>(low, high),
+            );
+            _mm256_shuffle_epi32::<0b11_01_10_00>(both)
         }
     }
 }

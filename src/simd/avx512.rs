@@ -1,7 +1,8 @@
 //! AVX-512 F/BW/DQ/VL/CD with VBMI and VNNI: sixteen lanes.
 
 use super::avx2::Avx2;
-use super::lanes::{horner, ColumnSink, Kernel, Lanes, Lookup, Narrow, MIDPOINT, PHILOX};
+use super::lanes::{horner, ColumnSink, Kernel, Lanes, Lookup, Narrow, MIDPOINT};
+use super::philox::PhiloxKeys;
 use std::arch::x86_64::*;
 
 /// Proof that this CPU has AVX-512 F, BW, DQ, VL, CD, VBMI and VNNI, and all that AVX2 stands for.
@@ -127,15 +128,15 @@ fn half(x: __m512, sticky: u32) -> __m256i {
     }
 }
 
-/// The magnitude codes of 32 float16: nearest even at bit `cut`.
+/// The magnitude codes of 32 float16, cut off after an addition; `even` adds one more to odd ones.
 #[inline(always)]
-fn nearest(h: __m512i, cut: __m512i, below_half: __m512i) -> __m512i {
+fn cut_off(h: __m512i, cut: __m512i, add: __m512i, even: bool) -> __m512i {
     // SAFETY: AVX-512 is proved by the token of the caller.
     unsafe {
         let magnitude = _mm512_and_si512(h, _mm512_set1_epi16(0x7FFF));
         let odd = _mm512_and_si512(_mm512_srlv_epi16(h, cut), _mm512_set1_epi16(1));
-        let sum = _mm512_adds_epi16(magnitude, _mm512_add_epi16(odd, below_half));
-        _mm512_srlv_epi16(sum, cut)
+        let add = if even { _mm512_add_epi16(odd, add) } else { add };
+        _mm512_srlv_epi16(_mm512_adds_epi16(magnitude, add), cut)
     }
 }
 
@@ -144,6 +145,36 @@ fn nearest(h: __m512i, cut: __m512i, below_half: __m512i) -> __m512i {
 fn join(lo: __m256i, hi: __m256i) -> __m512i {
     // SAFETY: AVX-512 is proved by the token of the caller.
     unsafe { _mm512_inserti64x4::<1>(_mm512_castsi256_si512(lo), hi) }
+}
+
+/// Maxima of neighbouring lanes: those of `x` beside those of `y`, pair by pair.
+#[inline(always)]
+fn max_pairs(x: __m512i, y: __m512i) -> __m512i {
+    // SAFETY: AVX-512 is proved by the token of the caller.
+    unsafe { _mm512_max_epu32(_mm512_unpacklo_epi32(x, y), _mm512_unpackhi_epi32(x, y)) }
+}
+
+/// The same of neighbouring 64 bits.
+#[inline(always)]
+fn max_wide_pairs(x: __m512i, y: __m512i) -> __m512i {
+    // SAFETY: AVX-512 is proved by the token of the caller.
+    unsafe { _mm512_max_epu32(_mm512_unpacklo_epi64(x, y), _mm512_unpackhi_epi64(x, y)) }
+}
+
+/// The same of neighbouring 128 bits, those of `x` below those of `y`.
+#[inline(always)]
+fn max_quarters(x: __m512i, y: __m512i) -> __m512i {
+    // SAFETY: AVX-512 is proved by the token of the caller.
+    unsafe {
+        let even = _mm512_shuffle_i32x4::<0b10_00_10_00>(x, y);
+        _mm512_max_epu32(even, _mm512_shuffle_i32x4::<0b11_01_11_01>(x, y))
+    }
+}
+
+/// The largest lanes of four vectors, within each 128 bits.
+#[inline(always)]
+fn max_four(a: &[__m512i; 16], i: usize) -> __m512i {
+    max_wide_pairs(max_pairs(a[i], a[i + 2]), max_pairs(a[i + 1], a[i + 3]))
 }
 
 impl Lanes for Avx512 {
@@ -394,20 +425,24 @@ impl Lanes for Avx512 {
         store(words(x[2], x[3]), hi, stream);
     }
     const NARROW: bool = true;
+    const NARROW_MODES: bool = true;
     #[inline(always)]
     fn store_narrow(self, x: [__m512; 4], f: Narrow, out: &mut [u8], stream: bool) {
         let h0 = join(half(x[0], f.sticky), half(x[1], f.sticky));
         let h1 = join(half(x[2], f.sticky), half(x[3], f.sticky));
         // SAFETY: the token proves AVX-512.
         let v = unsafe {
-            let cut = _mm512_set1_epi16(f.cut as i16);
-            let below_half = _mm512_set1_epi16((1i16 << (f.cut - 1)) - 1);
-            let codes = _mm512_packus_epi16(nearest(h0, cut, below_half), nearest(h1, cut, below_half));
+            let (cut, add) = (_mm512_set1_epi16(f.cut as i16), _mm512_set1_epi16(f.add as i16));
+            let codes = _mm512_packus_epi16(cut_off(h0, cut, add, f.even), cut_off(h1, cut, add, f.even));
             let codes = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), codes);
-            // float16's own NaNs stand above its infinity and above every overflow
+            // float16's own NaNs stand above its infinity, and that above every overflow that is not rounded up to it
             let nan = _mm512_cmpge_epu8_mask(codes, _mm512_set1_epi8((0x7E00 >> f.cut) as i8));
-            let codes = _mm512_min_epu8(codes, _mm512_set1_epi8(f.limit as i8));
-            let codes = _mm512_mask_mov_epi8(codes, nan, _mm512_set1_epi8(f.nan as i8));
+            let mut limited = _mm512_min_epu8(codes, _mm512_set1_epi8(f.limit as i8));
+            if f.limit != f.infinite {
+                let infinite = _mm512_cmpge_epu8_mask(codes, _mm512_set1_epi8((0x7C00 >> f.cut) as i8));
+                limited = _mm512_mask_mov_epi8(limited, infinite, _mm512_set1_epi8(f.infinite as i8));
+            }
+            let codes = _mm512_mask_mov_epi8(limited, nan, _mm512_set1_epi8(f.nan as i8));
             let negative = u64::from(_mm512_movepi16_mask(h0)) | u64::from(_mm512_movepi16_mask(h1)) << 32;
             _mm512_mask_add_epi8(codes, negative, codes, _mm512_set1_epi8(f.sign as i8))
         };
@@ -438,6 +473,22 @@ impl Lanes for Avx512 {
     fn fadd(self, a: __m512, b: __m512) -> __m512 {
         // SAFETY: the token proves AVX-512.
         unsafe { _mm512_add_ps(a, b) }
+    }
+    #[inline(always)]
+    fn add_toward_zero(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_add_round_ps::<{ _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC }>(a, b) }
+    }
+    #[inline(always)]
+    fn add_to_odd(self, a: __m512, b: __m512) -> __m512 {
+        // Of two neighbours, one is odd.
+        // SAFETY: the token proves AVX-512.
+        unsafe {
+            let above = _mm512_add_round_ps::<{ _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC }>(a, b);
+            let below = _mm512_castps_si512(self.add_toward_zero(a, b));
+            let one = _mm512_set1_epi32(1);
+            _mm512_castsi512_ps(_mm512_ternarylogic_epi32::<0xF8>(below, _mm512_castps_si512(above), one))
+        }
     }
     #[inline(always)]
     fn fmul(self, a: __m512, b: __m512) -> __m512 {
@@ -533,16 +584,8 @@ impl Lanes for Avx512 {
         unsafe { _mm512_srlv_epi32(a, n) }
     }
     #[inline(always)]
-    fn philox_round(self, counter: __m512i, key: __m512i) -> __m512i {
-        // SAFETY: the token proves the features.
-        unsafe {
-            let by = _mm512_set1_epi64(i64::from(PHILOX[0]));
-            let by = _mm512_mask_set1_epi64(by, 0b1010_1010, i64::from(PHILOX[1]));
-            // (lo0, hi0, lo1, hi1), reversed within each counter; then the odd words in the even places.
-            let products = _mm512_shuffle_epi32::<0b00_01_10_11>(_mm512_mul_epu32(counter, by));
-            let odd = _mm512_srli_epi64::<32>(counter);
-            _mm512_ternarylogic_epi32::<0x96>(products, odd, key)
-        }
+    fn philox(self, keys: &PhiloxKeys, block: u64) -> [__m512i; 4] {
+        super::philox::avx512(self, keys, block)
     }
     #[inline(always)]
     fn gt(self, a: __m512i, b: __m512i) -> __mmask16 {
@@ -568,5 +611,14 @@ impl Lanes for Avx512 {
             let v = _mm_max_epu32(v, _mm_shuffle_epi32::<0b10_11_00_01>(v));
             _mm_cvtsi128_si32(v) as u32
         }
+    }
+    #[inline(always)]
+    fn hmax_each(self, a: &[__m512i]) -> __m512i {
+        let a: &[__m512i; N] = a[..N].try_into().expect("as many");
+        let low = max_quarters(max_four(a, 0), max_four(a, 4));
+        let high = max_quarters(max_four(a, 8), max_four(a, 12));
+        let all = max_quarters(low, high);
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_shuffle_epi32::<0b11_01_10_00>(all) }
     }
 }

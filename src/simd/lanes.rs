@@ -1,5 +1,7 @@
 //! The lane trait: the small vocabulary every kernel is written in.
 
+use super::philox::{self, PhiloxKeys};
+
 /// The most elements that one group (four vectors) holds at any level.
 pub const MAX_GROUP: usize = 64;
 
@@ -74,7 +76,8 @@ impl Lookup {
     }
 }
 
-/// A float format of at most three mantissa bits with a sign above its magnitude, as [`Lanes::store_narrow`] takes it.
+/// A float format of at most three mantissa bits with a sign above its magnitude, and a mode of rounding, as
+/// [`Lanes::store_narrow`] takes them.
 #[derive(Clone, Copy, Debug)]
 pub struct Narrow {
     /// Float32 bits of the smallest normal number.
@@ -83,16 +86,19 @@ pub struct Narrow {
     pub sticky: u32,
     /// Mantissa bits of a float16 that are rounded off.
     pub cut: u32,
-    /// The largest magnitude code.
+    /// Added to magnitudes before bits are cut off; modes that look at signs are not for this.
+    pub add: u16,
+    /// True: one more is added to odd ones.
+    pub even: bool,
+    /// The largest magnitude code of a finite number.
     pub limit: u8,
+    /// The magnitude code of infinity.
+    pub infinite: u8,
     /// The magnitude code of NaN.
     pub nan: u8,
     /// The sign bit of a code.
     pub sign: u8,
 }
-
-/// Multipliers of [`Lanes::philox_round`].
-pub const PHILOX: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 
 /// The float32 rounding midpoint, in the 29 mantissa bits that float64 has beyond float32.
 pub(super) const MIDPOINT: u32 = 1 << 28;
@@ -139,6 +145,8 @@ pub trait Lanes: Copy {
     fn load_f32(self, src: &[f32]) -> Self::F;
     /// Loads `N` uint32.
     fn load_u32(self, src: &[u32]) -> Self::U;
+    /// True if [`Lanes::load_f16`] is an instruction.
+    const WIDENS_F16: bool = true;
     /// `N` float16, widened exactly.
     fn load_f16(self, src: &[u16]) -> Self::F;
     /// `N` bfloat16, widened exactly.
@@ -214,8 +222,10 @@ pub trait Lanes: Copy {
     const NARROW: bool = false;
     /// True if [`Lanes::store_narrow`] takes numbers as they are, whatever [`Narrow::normal`].
     const ANY_NORMAL: bool = false;
-    /// Rounds a group of float32 to nearest even and stores its codes. Unless [`Lanes::ANY_NORMAL`], the caller multiplies by the power of two that
-    /// moves the format's smallest normal number to 2^-14, float16's, after [`Lanes::flush`].
+    /// True if [`Lanes::store_narrow`] knows other modes than nearest even.
+    const NARROW_MODES: bool = false;
+    /// Rounds a group of float32 and stores its codes. Unless [`Lanes::ANY_NORMAL`], the caller multiplies by the power of
+    /// two that moves the format's smallest normal number to 2^-14, float16's, after [`Lanes::flush`].
     fn store_narrow(self, _x: [Self::F; 4], _format: Narrow, _out: &mut [u8], _stream: bool) {
         unreachable!("only where NARROW")
     }
@@ -234,6 +244,29 @@ pub trait Lanes: Copy {
 
     /// `a + b`.
     fn fadd(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a + b` toward zero, for `0 <= a <= b`. It does not depend on how the CPU is set to treat subnormal numbers, as long
+    /// as the last bit of `b` is a normal one.
+    #[inline(always)]
+    fn add_toward_zero(self, a: Self::F, b: Self::F) -> Self::F {
+        let (sum, rest) = self.sum_and_rest(a, b);
+        let above = self.gt(self.bits(rest), self.bits(a));
+        self.float(self.sub(self.bits(sum), self.select(above, self.u32(1), self.u32(0))))
+    }
+    /// The same, with the last bit set if the sum is not exact: rounded to odd.
+    #[inline(always)]
+    fn add_to_odd(self, a: Self::F, b: Self::F) -> Self::F {
+        let (sum, rest) = self.sum_and_rest(a, b);
+        let (one, zero) = (self.u32(1), self.u32(0));
+        let above = self.select(self.gt(self.bits(rest), self.bits(a)), one, zero);
+        let below = self.select(self.gt(self.bits(a), self.bits(rest)), one, zero);
+        self.float(self.or(self.sub(self.bits(sum), above), self.or(above, below)))
+    }
+    /// `a + b`, and what of it is not `b`; exact for `0 <= a <= b`.
+    #[inline(always)]
+    fn sum_and_rest(self, a: Self::F, b: Self::F) -> (Self::F, Self::F) {
+        let sum = self.fadd(a, b);
+        (sum, self.fadd(sum, self.float(self.xor(self.bits(b), self.u32(1 << 31)))))
+    }
     /// `a * b`.
     fn fmul(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a * b + c`, rounded once.
@@ -272,8 +305,11 @@ pub trait Lanes: Copy {
     fn shl_each(self, a: Self::U, n: Self::U) -> Self::U;
     /// `a >> n`, lane by lane, shifting in zeros; zero where `n` is 32 or more.
     fn shr_each(self, a: Self::U, n: Self::U) -> Self::U;
-    /// One round of Philox4x32 on `N / 4` counters of four words; `key` holds the round's key as (k0, 0, k1, 0).
-    fn philox_round(self, counter: Self::U, key: Self::U) -> Self::U;
+    /// The words of `GROUP / 4` counters of Philox4x32-10, from `block` on, in order.
+    #[inline(always)]
+    fn philox(self, keys: &PhiloxKeys, block: u64) -> [Self::U; 4] {
+        philox::portable(self, keys, block)
+    }
     /// `a > b`.
     fn gt(self, a: Self::U, b: Self::U) -> Self::M;
     /// `a` where true, else `b`.
@@ -282,6 +318,15 @@ pub trait Lanes: Copy {
     fn any(self, m: Self::M) -> bool;
     /// The largest lane.
     fn hmax(self, a: Self::U) -> u32;
+    /// The largest lane of each of `N` vectors, in order.
+    #[inline(always)]
+    fn hmax_each(self, a: &[Self::U]) -> Self::U {
+        let mut most = [0; MAX_GROUP];
+        for (most, a) in most[..Self::N].iter_mut().zip(a) {
+            *most = self.hmax(*a);
+        }
+        self.load_u32(&most)
+    }
 }
 
 /// [`Lanes::polynomial`] of one number.

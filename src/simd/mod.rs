@@ -11,6 +11,7 @@
 mod columns;
 mod lanes;
 mod map;
+mod philox;
 mod register_table;
 pub mod scalar;
 mod transpose;
@@ -31,10 +32,10 @@ mod neon_narrow;
 mod neon_tables;
 
 pub use lanes::{
-    f16_to_f32, f64_to_f32_odd, fma, ColumnSink, F16Shift, Kernel, Lanes, Lookup, Narrow, MAX_GROUP, PHILOX,
-    STEP,
+    f16_to_f32, f64_to_f32_odd, fma, ColumnSink, F16Shift, Kernel, Lanes, Lookup, Narrow, MAX_GROUP, STEP,
 };
 pub use map::{map_groups, GroupMap, Walk};
+pub use philox::PhiloxKeys;
 
 use crate::error::Error;
 use std::sync::atomic::{AtomicU8, Ordering};

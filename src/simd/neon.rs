@@ -5,7 +5,7 @@
 //! float32 come without `fullfp16`. They are assembly here, since the compiler's own float16 vectors are younger than the
 //! oldest compiler that builds this crate.
 
-use super::lanes::{ColumnSink, Kernel, Lanes, Lookup, Narrow, PHILOX};
+use super::lanes::{ColumnSink, Kernel, Lanes, Lookup, Narrow};
 use super::scalar::Scalar;
 use super::{neon_narrow, neon_tables};
 use std::arch::aarch64::*;
@@ -326,20 +326,6 @@ impl Lanes for Neon {
             vshlq_u32(a, vnegq_s32(vreinterpretq_s32_u32(vminq_u32(n, vdupq_n_u32(32)))))
         };
         Two(one(a.0, n.0), one(a.1, n.1))
-    }
-    #[inline(always)]
-    fn philox_round(self, counter: Self::U, key: Self::U) -> Self::U {
-        // SAFETY: the token proves NEON.
-        let one = |counter: uint32x4_t, key: uint32x4_t| unsafe {
-            let by = vld1_u32(PHILOX.as_ptr());
-            // The products of the even words: (lo0, hi0, lo1, hi1), which the round wants reversed.
-            let even = vmovn_u64(vreinterpretq_u64_u32(counter));
-            let products = vrev64q_u32(vreinterpretq_u32_u64(vmull_u32(even, by)));
-            let products = vextq_u32::<2>(products, products);
-            let odd = vreinterpretq_u32_u64(vshrq_n_u64::<32>(vreinterpretq_u64_u32(counter)));
-            veorq_u32(veorq_u32(products, odd), key)
-        };
-        Two(one(counter.0, key.0), one(counter.1, key.1))
     }
     #[inline(always)]
     fn any(self, m: Self::M) -> bool {

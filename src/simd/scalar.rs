@@ -1,9 +1,7 @@
 //! The portable level: arrays of lanes in plain Rust, which the compiler vectorises as far as the baseline
 //! CPU allows. It defines what the other levels must reproduce.
 
-use super::lanes::{
-    self, f16_to_f32, f64_to_f32_odd, horner, ColumnSink, Kernel, Lanes, Lookup, MIDPOINT, PHILOX,
-};
+use super::lanes::{self, f16_to_f32, f64_to_f32_odd, horner, ColumnSink, Kernel, Lanes, Lookup, MIDPOINT};
 
 /// Lanes of the portable level: one SSE or NEON vector.
 const W: usize = 4;
@@ -79,6 +77,7 @@ impl Lanes for Scalar {
     fn load_u32(self, src: &[u32]) -> Self::U {
         load(src, |x| x)
     }
+    const WIDENS_F16: bool = false;
     #[inline(always)]
     fn load_f16(self, src: &[u16]) -> Self::F {
         load(src, f16_to_f32)
@@ -200,6 +199,22 @@ impl Lanes for Scalar {
         map2(a, b, |a, b| a + b)
     }
     #[inline(always)]
+    fn add_toward_zero(self, a: Self::F, b: Self::F) -> Self::F {
+        map2(a, b, |a, b| {
+            let sum = a + b;
+            f32::from_bits(sum.to_bits().wrapping_sub(u32::from(less(a.to_bits(), (sum - b).to_bits()))))
+        })
+    }
+    #[inline(always)]
+    fn add_to_odd(self, a: Self::F, b: Self::F) -> Self::F {
+        map2(a, b, |a, b| {
+            let sum = a + b;
+            let (given, rest) = (a.to_bits(), (sum - b).to_bits());
+            let cut = sum.to_bits().wrapping_sub(u32::from(less(given, rest)));
+            f32::from_bits(cut | u32::from(given != rest))
+        })
+    }
+    #[inline(always)]
     fn fmul(self, a: Self::F, b: Self::F) -> Self::F {
         map2(a, b, |a, b| a * b)
     }
@@ -276,11 +291,6 @@ impl Lanes for Scalar {
     #[inline(always)]
     fn shr_each(self, a: Self::U, n: Self::U) -> Self::U {
         map2(a, n, |a, n| a.checked_shr(n).unwrap_or(0))
-    }
-    #[inline(always)]
-    fn philox_round(self, [c0, c1, c2, c3]: Self::U, [k0, _, k1, _]: Self::U) -> Self::U {
-        let (p0, p1) = (u64::from(PHILOX[0]) * u64::from(c0), u64::from(PHILOX[1]) * u64::from(c2));
-        [(p1 >> 32) as u32 ^ c1 ^ k0, p1 as u32, (p0 >> 32) as u32 ^ c3 ^ k1, p0 as u32]
     }
     #[inline(always)]
     fn gt(self, a: Self::U, b: Self::U) -> Self::M {

@@ -5,11 +5,11 @@ use super::layout::{magnitudes, take, MagnitudeRange, Tiles, ABSOLUTE, INFINITY}
 use super::prepared_tiles::{EncodePath, LinearEstimate, Prepare, PreparedTiles};
 use crate::error::{same_length, Error};
 use crate::formats::encode::widen;
-use crate::formats::philox::{philox4x32, random_words};
+use crate::formats::philox::random_words;
 use crate::formats::source::{Code, CodesMut, Input, Source};
 use crate::quant::amax::RUN;
 use crate::quant::native::each_native;
-use crate::simd::{dispatch, map_groups, GroupMap, Kernel, Lanes, Walk, MAX_GROUP};
+use crate::simd::{dispatch, map_groups, GroupMap, Kernel, Lanes, PhiloxKeys, Walk, MAX_GROUP};
 use crate::threads::run_tasks;
 use std::marker::PhantomData;
 
@@ -73,7 +73,7 @@ pub fn logfmt_encode(
     if !tiles.rows().is_multiple_of(inner) {
         return Err(Error::Shape { what: "inner", why: "the rows are no multiple of it" });
     }
-    let indices = RandomIndices { cols: tiles.cols(), inner, seed: options.seed };
+    let indices = RandomIndices { cols: tiles.cols(), inner, keys: PhiloxKeys::new(options.seed) };
     let job = EncodeJob { options: *options, indices, tiles: tiles.flattened() };
     each_native!(src, S, src => match codes {
         CodesMut::U8(codes) if options.bits <= 8 => job.all::<S, u8>(src, codes, out),
@@ -379,8 +379,8 @@ struct RandomIndices {
     cols: usize,
     /// Rows that were neighbours before the axis was moved.
     inner: usize,
-    /// The seed.
-    seed: u64,
+    /// Those of the seed.
+    keys: PhiloxKeys,
 }
 
 impl RandomIndices {
@@ -388,14 +388,12 @@ impl RandomIndices {
     #[inline(always)]
     fn words(&self, at: usize, out: &mut [u32]) {
         if self.inner == 1 {
-            return random_words(self.seed, at as u64, out);
+            return random_words(&self.keys, at as u64, out);
         }
-        let key = [self.seed as u32, (self.seed >> 32) as u32];
         for (i, word) in out.iter_mut().enumerate() {
             let (row, col) = ((at + i) / self.cols, (at + i) % self.cols);
             let index = ((row / self.inner * self.cols + col) * self.inner + row % self.inner) as u64;
-            let block = index / 4;
-            *word = philox4x32([block as u32, (block >> 32) as u32, 0, 0], key)[(index % 4) as usize];
+            *word = self.keys.block(index / 4)[(index % 4) as usize];
         }
     }
 }
