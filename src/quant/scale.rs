@@ -34,7 +34,7 @@ impl Global<'_> {
 
 /// A number beside each of some blocks: one for all of them, or one for each.
 #[inline(always)]
-fn beside<'a, T>(blocks: impl Iterator<Item = T>, numbers: &'a [f32], mut each: impl FnMut(T, f32)) {
+fn beside<T>(blocks: impl Iterator<Item = T>, numbers: &[f32], mut each: impl FnMut(T, f32)) {
     match numbers {
         [one] => blocks.for_each(|block| each(block, *one)),
         numbers => blocks.zip(numbers).for_each(|(block, number)| each(block, *number)),
