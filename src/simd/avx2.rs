@@ -74,20 +74,6 @@ fn words(a: __m256i, b: __m256i) -> __m256i {
     unsafe { _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(a, b)) }
 }
 
-/// Maxima of neighbouring lanes: those of `x` beside those of `y`, pair by pair.
-#[inline(always)]
-fn max_pairs(x: __m256i, y: __m256i) -> __m256i {
-    // SAFETY: AVX2 is proved by the token of the caller.
-    unsafe { _mm256_max_epi32(_mm256_unpacklo_epi32(x, y), _mm256_unpackhi_epi32(x, y)) }
-}
-
-/// The same of neighbouring 64 bits.
-#[inline(always)]
-fn max_wide_pairs(x: __m256i, y: __m256i) -> __m256i {
-    // SAFETY: AVX2 is proved by the token of the caller.
-    unsafe { _mm256_max_epi32(_mm256_unpacklo_epi64(x, y), _mm256_unpackhi_epi64(x, y)) }
-}
-
 impl Lanes for Avx2 {
     const N: usize = N;
     type F = __m256;
@@ -451,16 +437,6 @@ impl Lanes for Avx2 {
     }
     #[inline(always)]
     fn hmax_each(self, a: &[__m256i]) -> __m256i {
-        let a: &[__m256i; N] = a[..N].try_into().expect("as many");
-        // SAFETY: the token proves AVX2, FMA and F16C.
-        unsafe {
-            let low = max_wide_pairs(max_pairs(a[0], a[2]), max_pairs(a[1], a[3]));
-            let high = max_wide_pairs(max_pairs(a[4], a[6]), max_pairs(a[5], a[7]));
-            let both = _mm256_max_epi32(
-                _mm256_permute2x128_si256::<0x20>(low, high),
-                _mm256_permute2x128_si256::<0x31>(low, high),
-            );
-            _mm256_shuffle_epi32::<0b11_01_10_00>(both)
-        }
+        super::maxima::avx2(self, a)
     }
 }

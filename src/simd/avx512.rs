@@ -147,36 +147,6 @@ fn join(lo: __m256i, hi: __m256i) -> __m512i {
     unsafe { _mm512_inserti64x4::<1>(_mm512_castsi256_si512(lo), hi) }
 }
 
-/// Maxima of neighbouring lanes: those of `x` beside those of `y`, pair by pair.
-#[inline(always)]
-fn max_pairs(x: __m512i, y: __m512i) -> __m512i {
-    // SAFETY: AVX-512 is proved by the token of the caller.
-    unsafe { _mm512_max_epu32(_mm512_unpacklo_epi32(x, y), _mm512_unpackhi_epi32(x, y)) }
-}
-
-/// The same of neighbouring 64 bits.
-#[inline(always)]
-fn max_wide_pairs(x: __m512i, y: __m512i) -> __m512i {
-    // SAFETY: AVX-512 is proved by the token of the caller.
-    unsafe { _mm512_max_epu32(_mm512_unpacklo_epi64(x, y), _mm512_unpackhi_epi64(x, y)) }
-}
-
-/// The same of neighbouring 128 bits, those of `x` below those of `y`.
-#[inline(always)]
-fn max_quarters(x: __m512i, y: __m512i) -> __m512i {
-    // SAFETY: AVX-512 is proved by the token of the caller.
-    unsafe {
-        let even = _mm512_shuffle_i32x4::<0b10_00_10_00>(x, y);
-        _mm512_max_epu32(even, _mm512_shuffle_i32x4::<0b11_01_11_01>(x, y))
-    }
-}
-
-/// The largest lanes of four vectors, within each 128 bits.
-#[inline(always)]
-fn max_four(a: &[__m512i; 16], i: usize) -> __m512i {
-    max_wide_pairs(max_pairs(a[i], a[i + 2]), max_pairs(a[i + 1], a[i + 3]))
-}
-
 impl Lanes for Avx512 {
     const N: usize = N;
     type F = __m512;
@@ -614,11 +584,6 @@ impl Lanes for Avx512 {
     }
     #[inline(always)]
     fn hmax_each(self, a: &[__m512i]) -> __m512i {
-        let a: &[__m512i; N] = a[..N].try_into().expect("as many");
-        let low = max_quarters(max_four(a, 0), max_four(a, 4));
-        let high = max_quarters(max_four(a, 8), max_four(a, 12));
-        let all = max_quarters(low, high);
-        // SAFETY: the token proves AVX-512.
-        unsafe { _mm512_shuffle_epi32::<0b11_01_10_00>(all) }
+        super::maxima::avx512(self, a)
     }
 }

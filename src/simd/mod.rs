@@ -11,6 +11,7 @@
 mod columns;
 mod lanes;
 mod map;
+mod maxima;
 mod philox;
 mod register_table;
 pub mod scalar;
