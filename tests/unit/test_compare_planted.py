@@ -294,13 +294,14 @@ def test_causes_of_codes(name: str) -> None:
 
 
 def test_swizzled_scales_are_named() -> None:
-    q = quantize_tiles(W, tile=32, scale="mx")
+    w = W[:, :256]
+    q = quantize_tiles(w, tile=32, scale="mx")
     stored = layouts.to_128x4(q.scales)
-    assert explain_quantization(W, q.codes, stored.reshape(q.scales.shape)).column("scale layout") == [
+    assert explain_quantization(w, q.codes, stored.reshape(q.scales.shape)).column("scale layout") == [
         "128x4 swizzled"
     ]
     twice = layouts.to_128x4(stored.reshape(q.scales.shape))
-    assert "twice" in explain_quantization(W, q.codes, twice).column("scale layout")[0]
+    assert "twice" in explain_quantization(w, q.codes, twice).column("scale layout")[0]
 
 
 A, B = numbers(24, 512, 3), numbers(40, 512, 4)
