@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import dsv3_numerics as d3
-from dsv3_numerics import Recipe, Rule, Scheme
+from dsv3_numerics import Recipe, Rule, Scheme, study
 from dsv3_numerics.model import Config, Model, random_weights
 
 IDS = [3, 1, 4, 1, 5, 9]
@@ -73,3 +73,12 @@ def test_mx_and_nvfp4_rules_are_schemes(model: Any) -> None:
     floor, rceil = (model.forward([IDS], recipe=recipe) for recipe in recipes)
     assert (floor != rceil).any()
     assert Scheme.parse("mxfp4:even").read_back(np.full((1, 32), 7, np.float32))[0, 0] == 8
+
+
+def test_a_study_says_where_a_floor_decided() -> None:
+    x = np.random.default_rng(0).standard_normal((64, 128)).astype(np.float32) * np.float32(1e-5)
+    schemes = ["e2m1:1x32:ue8m0", "mxfp4", "e2m1:1x32:ue8m0:deepseek_v3(amax_floor=0)"]
+    remarks = study.run({"x": x, "y": x * 1e5}, schemes).remarks()
+    assert len(remarks) == 1
+    assert "e2m1:1x32:ue8m0: a floor of its rule" in remarks[0]
+    assert "8,192 elements (0.5 of all) in 1 tensor." in remarks[0]

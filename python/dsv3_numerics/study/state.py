@@ -83,6 +83,7 @@ def facts_of(piece: StudyData, seconds: float) -> Facts:
         "octaves": used.tolist(),
         "histograms": _text(piece.histograms[:, used]),
         "seconds": seconds,
+        **({"floored": piece.settings["floored"]} if "floored" in piece.settings else {}),
     }
 
 
@@ -113,9 +114,13 @@ def assemble(study: StudyData, tasks: Iterable[Task], done: Mapping[str, Facts])
             ]
             skipped = [Skipped(**entry) for entry in facts["skipped"]]
             octaves = np.array(facts["octaves"], np.intp)
+            floored = {str(name): (int(n), int(m)) for name, (n, m) in facts.get("floored", {}).items()}
             study.histograms[:, octaves] += _array(facts["histograms"], (columns, len(octaves), 3))
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise ValueError(f"{task.name}: not the facts of a study ({error})") from error
+        for name, counts in floored.items():
+            total = study.settings.setdefault("floored", {}).get(name, (0, 0))
+            study.settings["floored"][name] = [a + b for a, b in zip(total, counts, strict=True)]
         study.tensors += found
         study.skipped += skipped
 
