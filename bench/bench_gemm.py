@@ -107,7 +107,7 @@ def prepare(unit: Unit, sizes: tuple[int, int, int]) -> Product:
     out = np.zeros((m, n), np.float32)
     options: dict[str, Any] = {"accumulator": unit.accumulator, "promote_every": 128}
     if unit.scale in TILES:
-        tile: dict[str, Any] = {"dtype": unit.codes, "scale": unit.scale, "tile": TILES[unit.scale]}
+        tile: dict[str, Any] = {"fmt": unit.codes, "scale": unit.scale, "tile": TILES[unit.scale]}
         a, b = d3.quantize_tiles(x, **tile), d3.quantize_tiles(w, **tile)
         ours = [reference.Quantized(**vars(q)) for q in (a, b)]
         weights, wide = b.codes, (a.dequantize(), b.dequantize())
