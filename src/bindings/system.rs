@@ -1,9 +1,11 @@
 //! Threads, instruction sets, and the headers of checkpoint files.
 
+use super::array::readonly;
 use super::os_error;
-use crate::checkpoint::read_header;
+use crate::checkpoint::{self, HeaderError};
 use crate::simd::{level, level_from_env, set_level, Level};
 use crate::threads;
+use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -46,18 +48,90 @@ fn set_simd_level(name: &str) -> PyResult<()> {
 
 type Row = (String, String, Vec<usize>, u64, u64);
 
-/// The tensors of a safetensors file (name, dtype, shape, first byte, byte after the last) and its metadata.
-#[pyfunction]
-fn safetensors_header(py: Python<'_>, path: PathBuf) -> PyResult<(Vec<Row>, HashMap<String, String>)> {
-    let header = py.detach(|| read_header(&path));
-    let header = header.map_err(|error| match error {
-        crate::checkpoint::HeaderError::Io(error) => os_error(&path, &error),
-        crate::checkpoint::HeaderError::Invalid(why) => {
-            crate::Error::Checkpoint(format!("{}: {why}", path.display())).into()
+/// The tensors of safetensors files, in the order of the files and of their data.
+#[pyclass(module = "dsv3_numerics._core")]
+#[derive(Default)]
+struct TensorTable(checkpoint::TensorTable);
+
+#[pymethods]
+impl TensorTable {
+    #[new]
+    fn new() -> TensorTable {
+        TensorTable::default()
+    }
+
+    /// Reads and checks a file's header: its first row, and the row after its last.
+    fn read(&mut self, py: Python<'_>, path: PathBuf) -> PyResult<(usize, usize)> {
+        let found = py.detach(|| self.0.read(&path));
+        let rows = found.map_err(|error| match error {
+            HeaderError::Io(error) => os_error(&path, &error),
+            HeaderError::Invalid(why) => {
+                crate::Error::Checkpoint(format!("{}: {why}", path.display())).into()
+            }
+        })?;
+        Ok((rows.start, rows.end))
+    }
+
+    /// The metadata of a file, by its place among those read.
+    fn metadata(&self, file: usize) -> HashMap<&str, &str> {
+        self.0.metadata(file).collect()
+    }
+
+    /// The last value under a key in the metadata of a file.
+    fn metadata_value(&self, file: usize, key: &str) -> Option<&str> {
+        self.0.metadata(file).filter(|(k, _)| *k == key).last().map(|(_, value)| value)
+    }
+
+    /// Makes a row known by its name; the row of the same name that is known already, and stays so.
+    fn take(&mut self, row: usize) -> PyResult<Option<usize>> {
+        self.ensure(row)?;
+        Ok(self.0.take(row))
+    }
+
+    /// The row that is known by a name.
+    fn find(&self, name: &str) -> Option<usize> {
+        self.0.find(name)
+    }
+
+    /// The name of a row.
+    fn name(&self, row: usize) -> PyResult<&str> {
+        self.ensure(row)?;
+        Ok(self.0.name(row))
+    }
+
+    /// A row: name, dtype, shape, first byte, byte after the last.
+    fn row(&self, row: usize) -> PyResult<Row> {
+        self.ensure(row)?;
+        let t = self.0.row(row);
+        Ok((t.name, t.dtype, t.shape, t.begin, t.end))
+    }
+
+    /// Rows that are known by a name.
+    fn known(&self) -> usize {
+        self.0.known()
+    }
+}
+
+impl TensorTable {
+    fn ensure(&self, row: usize) -> PyResult<()> {
+        if row < self.0.len() {
+            return Ok(());
         }
-    })?;
-    let rows = header.tensors.into_iter().map(|t| (t.name, t.dtype, t.shape, t.begin, t.end)).collect();
-    Ok((rows, header.metadata))
+        Err(PyIndexError::new_err(format!("row: found {row}, expected less than {}", self.0.len())))
+    }
+}
+
+/// CRC-32 (that of zlib and PNG) of bytes that follow others of checksum `before`.
+#[pyfunction]
+#[pyo3(signature = (data, before=0))]
+fn crc32(py: Python<'_>, data: &Bound<'_, PyAny>, before: u32) -> PyResult<u32> {
+    let data = readonly::<u8>("data", data, "uint8")?;
+    let data = data.as_slice()?;
+    Ok(py.detach(|| {
+        let mut hasher = crc32fast::Hasher::new_with_initial(before);
+        hasher.update(data);
+        hasher.finalize()
+    }))
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -70,5 +144,6 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(simd_level, m)?)?;
     m.add_function(wrap_pyfunction!(simd_levels, m)?)?;
     m.add_function(wrap_pyfunction!(set_simd_level, m)?)?;
-    m.add_function(wrap_pyfunction!(safetensors_header, m)?)
+    m.add_class::<TensorTable>()?;
+    m.add_function(wrap_pyfunction!(crc32, m)?)
 }

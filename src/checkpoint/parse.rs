@@ -3,19 +3,19 @@
 //! The `safetensors` crate's own parser keeps the whole text as a tree and lets the last of two tensors of one name win;
 //! this one goes through the text once, and refuses both two of a name and shapes that no array has.
 
-use safetensors::tensor::{Dtype, TensorInfo};
+use super::columns::{Columns, Pairs};
+use safetensors::tensor::Dtype;
 use serde::de::{Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
-use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 /// The most axes of a tensor: as many as a NumPy array can have.
 const MAX_AXES: usize = 64;
 
-/// The content of a header, in the order of the data.
+/// The content of a header.
 pub(super) struct Text {
-    pub tensors: Vec<(String, TensorInfo)>,
-    pub metadata: HashMap<String, String>,
+    pub tensors: Columns,
+    pub metadata: Pairs,
 }
 
 #[derive(Deserialize)]
@@ -49,6 +49,28 @@ fn axes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<usize>, D::Err
     deserializer.deserialize_seq(Axes)
 }
 
+impl<'de> Deserialize<'de> for Pairs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Texts;
+        impl<'de> Visitor<'de> for Texts {
+            type Value = Pairs;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of strings")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs, A::Error> {
+                let mut pairs = Pairs::default();
+                while let Some((key, value)) = map.next_entry::<String, String>()? {
+                    pairs.push(&key, &value);
+                }
+                Ok(pairs)
+            }
+        }
+        deserializer.deserialize_map(Texts)
+    }
+}
+
 struct Header;
 
 impl<'de> Visitor<'de> for Header {
@@ -59,17 +81,17 @@ impl<'de> Visitor<'de> for Header {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Text, A::Error> {
-        let mut tensors = Vec::new();
+        let mut tensors = Columns::default();
         let mut metadata = None;
         while let Some(name) = map.next_key::<String>()? {
             if name == "__metadata__" {
-                let found: Option<HashMap<String, String>> = map.next_value()?;
+                let found: Option<Pairs> = map.next_value()?;
                 if metadata.replace(found.unwrap_or_default()).is_some() {
                     return Err(A::Error::duplicate_field("__metadata__"));
                 }
             } else {
                 let Entry { dtype, shape, data_offsets } = map.next_value()?;
-                tensors.push((name, TensorInfo { dtype, shape, data_offsets }));
+                tensors.push(&name, dtype, &shape, data_offsets);
             }
         }
         Ok(Text { tensors, metadata: metadata.unwrap_or_default() })
@@ -84,13 +106,10 @@ pub(super) fn parse(text: &[u8]) -> Result<Text, String> {
     // Keys that are skipped are not looked at by the deserializer; the whole text has to be Unicode all the same.
     let text = std::str::from_utf8(text).map_err(|e| format!("not UTF-8 at byte {}", e.valid_up_to()))?;
     let mut json = serde_json::Deserializer::from_str(text);
-    let mut found = json.deserialize_map(Header).map_err(|e| e.to_string())?;
+    let found = json.deserialize_map(Header).map_err(|e| e.to_string())?;
     json.end().map_err(|e| e.to_string())?;
-    let mut names = HashSet::with_capacity(found.tensors.len());
-    if let Some((twice, _)) = found.tensors.iter().find(|(name, _)| !names.insert(name.as_str())) {
-        return Err(format!("tensor {twice:?} is there twice"));
+    match found.tensors.first_twice() {
+        Some(twice) => Err(format!("tensor {twice:?} is there twice")),
+        None => Ok(found),
     }
-    drop(names);
-    found.tensors.sort_by(|(a, x), (b, y)| (x.data_offsets, a).cmp(&(y.data_offsets, b)));
-    Ok(found)
 }

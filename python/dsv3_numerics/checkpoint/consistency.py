@@ -110,7 +110,7 @@ def _index(place: CheckpointFiles, found: Scan) -> Iterator[Problem]:
         yield Problem("not in the index", text, note=True)
     if place.index is None:
         return
-    for info in found.unlisted:
+    for info in found.tensors.unlisted:
         text = f"{place.folder / info.file}: holds {shown(info.name)}, but the index does not list it there"
         yield Problem("not in the index", text, note=True)
     for file in set(stored_files(place.folder)) - set(place.files):

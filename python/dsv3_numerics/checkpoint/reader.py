@@ -172,14 +172,14 @@ class Checkpoint(Mapping[str, Array]):
     @property
     def unlisted(self) -> tuple[TensorInfo, ...]:
         """Tensors in the files that the index does not list there: no part of the checkpoint."""
-        return tuple(self._found.unlisted)
+        return self._found.tensors.unlisted
 
     def metadata(self, file: str | None = None) -> dict[str, str]:
         """Return the ``__metadata__`` of a file; of the first one by default."""
         name = self.files[0] if file is None else file
-        if name not in self._found.metadata:
+        if name not in self._found.fingerprints:
             raise KeyError(f"{self.path}: no file {shown(name)}")
-        return dict(self._found.metadata[name])
+        return self._found.tensors.metadata(name)
 
     @cached_property
     def config(self) -> dict[str, Any] | None:
@@ -238,13 +238,12 @@ class Checkpoint(Mapping[str, Array]):
         def read(info: TensorInfo) -> bytes:
             return bytes(self._mapped(info.file)[info.begin : info.end])
 
-        marked = {file: content.get(COMFY_METADATA) for file, content in self._found.metadata.items()}
         return resolve(
-            self._found.tensors,
+            self._found.tensors.quick(),
             declaration,
             read,
             folder=str(self.folder),
-            comfy={file: text for file, text in marked.items() if text is not None},
+            comfy=self._found.tensors.metadata_values(COMFY_METADATA),
             missing_scale=self.missing_scale,
         )
 
