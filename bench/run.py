@@ -35,6 +35,7 @@ NAMES = (
     "gemm",
     "units",
     "checkpoint",
+    "study",
     "compare",
     "model",
     "recipe",

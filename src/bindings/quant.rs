@@ -8,9 +8,9 @@ use crate::quant::rule::{
     AmaxNan, ApplyOp, BlockOp, Byte0, Pow2Op, ScaleOp, Subnormals, ZeroScale, ZeroTile, CANDIDATES, PLAIN,
 };
 use crate::quant::{
-    self, Blocks, Global, NonFinitePolicy, QuantizeOptions, Rule, ScaleKind, ScaleSource, RULES,
+    self, Blocks, Coded, Global, NonFinitePolicy, QuantizeOptions, Rule, ScaleKind, ScaleSource, RULES,
 };
-use numpy::{PyArray2, PyArrayDyn, PyArrayMethods};
+use numpy::{PyArray2, PyArrayDyn, PyArrayMethods, PyReadonlyArray1};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
@@ -224,18 +224,59 @@ fn dequantize_packed(
     Ok(py.detach(|| quant::dequantize_packed(packed, flip, format, blocks, scales, out))?)
 }
 
-/// Sums over pairs of src and approx, in float64.
+/// Codes with their format, layout and multipliers, as `count_saturated` takes them.
+struct HeldCoded<'py> {
+    codes: HeldCodes<'py>,
+    format: &'static Format,
+    blocks: Blocks,
+    scales: PyReadonlyArray1<'py, f32>,
+}
+
+impl<'py> HeldCoded<'py> {
+    fn new(
+        codes: &Bound<'py, PyAny>,
+        fmt: &str,
+        layout: Layout,
+        scales: &Bound<'py, PyAny>,
+    ) -> PyResult<Self> {
+        Ok(HeldCoded {
+            blocks: blocks(layout)?,
+            format: Format::by_name(fmt)?,
+            codes: HeldCodes::new(codes)?,
+            scales: readonly::<f32>("scales", scales, "float32")?,
+        })
+    }
+
+    fn view(&self) -> PyResult<Coded<'_>> {
+        Ok(Coded {
+            codes: self.codes.view()?,
+            format: self.format,
+            blocks: self.blocks,
+            scales: self.scales.as_slice()?,
+        })
+    }
+}
+
+type CodedArgs<'py> = (Bound<'py, PyAny>, String, Layout, Bound<'py, PyAny>);
+
+/// Sums over pairs of src and approx, in float64; clipped elements where `coded` says what approx is codes of.
 #[pyfunction]
+#[pyo3(signature = (src, src_dtype, approx, coded=None))]
 fn error_stats<'py>(
     py: Python<'py>,
     src: &Bound<'py, PyAny>,
     src_dtype: &str,
     approx: &Bound<'py, PyAny>,
+    coded: Option<CodedArgs<'py>>,
 ) -> PyResult<Bound<'py, PyDict>> {
     let (src, approx) =
         (HeldInput::new("src", src, src_dtype)?, readonly::<f32>("approx", approx, "float32")?);
+    let coded = coded
+        .map(|(codes, fmt, layout, scales)| HeldCoded::new(&codes, &fmt, layout, &scales))
+        .transpose()?;
     let (src, approx) = (src.view()?, approx.as_slice()?);
-    let stats = py.detach(|| quant::error_stats(src, approx))?;
+    let coded = coded.as_ref().map(HeldCoded::view).transpose()?;
+    let stats = py.detach(|| quant::error_stats(src, approx, coded))?;
     let out = PyDict::new(py);
     out.set_item("count", stats.count)?;
     out.set_item("sum_x2", stats.sum_x2)?;
@@ -247,6 +288,7 @@ fn error_stats<'py>(
     out.set_item("max_abs_error", stats.max_abs_error)?;
     out.set_item("max_rel_error", stats.max_rel_error)?;
     out.set_item("underflows", stats.underflows)?;
+    out.set_item("saturated", stats.saturated)?;
     let histogram = PyArray2::<f64>::zeros(py, [stats.histogram.len(), 3], false);
     histogram.try_readwrite()?.as_slice_mut()?.copy_from_slice(stats.histogram.as_flattened());
     out.set_item("histogram", histogram)?;
@@ -264,11 +306,9 @@ fn count_saturated(
     layout: Layout,
     scales: &Bound<'_, PyAny>,
 ) -> PyResult<u64> {
-    let (blocks, format) = (blocks(layout)?, Format::by_name(fmt)?);
-    let (src, codes) = (HeldInput::new("src", src, src_dtype)?, HeldCodes::new(codes)?);
-    let scales = readonly::<f32>("scales", scales, "float32")?;
-    let (src, codes, scales) = (src.view()?, codes.view()?, scales.as_slice()?);
-    Ok(py.detach(|| quant::count_saturated(src, codes, format, blocks, scales))?)
+    let (src, coded) = (HeldInput::new("src", src, src_dtype)?, HeldCoded::new(codes, fmt, layout, scales)?);
+    let (src, coded) = (src.view()?, coded.view()?);
+    Ok(py.detach(|| quant::count_saturated(src, coded))?)
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -28,4 +28,4 @@ pub use layout::Blocks;
 pub use quantize::{quantize, NonFinitePolicy, QuantizeOptions, ScaleSource};
 pub use rule::{Rule, ScaleKind, RULES};
 pub use scale::{nvfp4_global, Global};
-pub use stats::{count_saturated, error_stats, ErrorStats};
+pub use stats::{count_saturated, error_stats, Coded, ErrorStats};

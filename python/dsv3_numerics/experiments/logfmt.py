@@ -114,7 +114,7 @@ def relative_errors(x: Floats, y: Floats) -> npt.NDArray[np.float64]:
 def _data(load: Load, name: str, wire: Wire) -> list[Row]:
     x = load(name)
     received = wire.send(x)
-    metrics = Metrics.of(sums_of(x, received.values, 0)[0])
+    metrics = Metrics.of(sums_of(x, received.values)[0])
     errors = relative_errors(x, received.values)
     return [
         {
@@ -142,7 +142,7 @@ def _span(
     y = wire.send(x).values
     inside = np.abs(x) >= 2.0**-E4M3_OCTAVES
     errors = relative_errors(x[inside], y[inside])
-    metrics = Metrics.of(sums_of(x, y, 0)[0])
+    metrics = Metrics.of(sums_of(x, y)[0])
     return [
         {
             "part": "span",
@@ -168,7 +168,7 @@ def _size(rng: Callable[[], np.random.Generator], rows: int, size: int) -> list[
             "deviation": 2.0**size,
             "escaped": received.escaped,
             "bits_per_element": received.bits_per_element,
-            "sqnr_db": Metrics.of(sums_of(x, received.values, 0)[0]).sqnr_db,
+            "sqnr_db": Metrics.of(sums_of(x, received.values)[0]).sqnr_db,
         }
     ]
 

@@ -19,7 +19,7 @@ what a recipe's field, a cache or a checkpoint allows (theirs), and the arithmet
 from .logarithmic import DeepEPLog, LogTiles
 from .own import OwnScheme
 from .scaled import Cast, Identity, Scaled
-from .scheme import KINDS, NAMED, Approximation, NotFiniteError, Scheme, quantize
+from .scheme import KINDS, NAMED, Approximation, CodedSlab, NotFiniteError, Scheme, quantize
 
 KINDS += [Identity, DeepEPLog, LogTiles, Cast, Scaled, OwnScheme]
 
@@ -27,6 +27,7 @@ __all__ = [
     "NAMED",
     "Approximation",
     "Cast",
+    "CodedSlab",
     "DeepEPLog",
     "Identity",
     "LogTiles",

@@ -61,7 +61,7 @@ class LogTiles(Scheme):
     def approximate(
         self, slab: npt.NDArray[np.floating], amax: Floats | None = None, tensor_amax: float | None = None
     ) -> Approximation:
-        return Approximation(self.encode(slab).dequantize(), 0)
+        return Approximation(self.encode(slab).dequantize())
 
     def encode(self, x: Array, *, seed: int | None = None, out: Any = None, **settings: Any) -> LogFmt:
         """Logarithmic codes with each tile's range."""
@@ -126,8 +126,8 @@ class DeepEPLog(Scheme):
     ) -> Approximation:
         sent = self.encode(slab)
         if isinstance(sent, LogFmt):
-            return Approximation(sent.dequantize(), 0, sent.nbits)
-        return Approximation(decode(sent), 0, slab.size * 16)
+            return Approximation(sent.dequantize(), bits=sent.nbits)
+        return Approximation(decode(sent), bits=slab.size * 16)
 
     def encode(
         self, x: Array, *, seed: int | None = None, out: Any = None, **settings: Any

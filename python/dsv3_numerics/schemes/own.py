@@ -89,7 +89,7 @@ class OwnScheme(Scheme):
     ) -> Approximation:
         held = self._held(slab)
         values = self._numbers(held, slab.shape, np.dtype(np.float32))
-        return Approximation(values, 0, self._bits_of(held))
+        return Approximation(values, bits=self._bits_of(held))
 
     def encode(self, x: Array, **settings: Any) -> Any:
         """Return what the user's ``quantize`` gives, or the function."""

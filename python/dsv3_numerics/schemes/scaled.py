@@ -21,6 +21,7 @@ from .scheme import (
     NAMED,
     WHOLE,
     Approximation,
+    CodedSlab,
     Floats,
     Group,
     Scheme,
@@ -144,7 +145,7 @@ class Cast(Scheme):
         rows, cols = slab.shape
         layout = (1, rows, cols, rows, cols)
         one = np.ones(1, np.float32)
-        return Approximation(values, saturated_in(slab, codes, self.format, layout, one))
+        return Approximation(values, _coded(codes, self.format, layout, one))
 
     def encode(self, x: Array, *, seed: int | None = None, out: Any = None, **settings: Any) -> Array:
         """Round; beyond the largest number bf16 and f16 become infinite, narrower formats saturate."""
@@ -301,8 +302,8 @@ class Scaled(Scheme):
         rows, cols = slab.shape
         layout = (1, rows, cols, self.block[0] or rows, self.block[1] or cols)
         scales = np.ascontiguousarray(q.weight_scale_inv(), np.float32).ravel()
-        saturated = saturated_in(slab, q.codes, self.format, layout, scales)
-        return Approximation(q.dequantize(), saturated, floored=self._floored(slab, q, amax))
+        coded = _coded(q.codes, self.format, layout, scales)
+        return Approximation(q.dequantize(), coded, floored=self._floored(slab, q, amax))
 
     def _floored(self, slab: npt.NDArray[np.floating], q: Quantized, amax: Floats | None) -> int:
         """Count elements of groups whose scale is a floor's, and would be smaller without it."""
@@ -496,16 +497,10 @@ def _one_amax(x: Array) -> Floats:
     return np.full((*x.shape[:-2], 1 if x.shape[-2] else 0, 1 if cols else 0), found[0], np.float32)
 
 
-def saturated_in(
-    slab: npt.NDArray[np.floating],
-    codes: npt.NDArray[np.generic],
-    fmt: str,
-    layout: tuple[int, int, int, int, int],
-    scales: Floats,
-) -> int:
-    """Elements beyond the format's largest number by more than half a quantum, after scaling."""
-    raw = codes.reshape(-1).view(f"u{codes.itemsize}")
-    return _core.count_saturated(slab.reshape(-1), slab.dtype.name, raw, fmt, layout, scales)
+def _coded(
+    codes: npt.NDArray[np.generic], fmt: str, layout: tuple[int, int, int, int, int], scales: Floats
+) -> CodedSlab:
+    return CodedSlab(codes.reshape(-1).view(f"u{codes.itemsize}"), fmt, layout, scales)
 
 
 @cache

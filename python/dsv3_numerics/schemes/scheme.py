@@ -45,15 +45,36 @@ class NotFiniteError(ValueError):
     """NaN or infinity where numbers were to become codes."""
 
 
+class CodedSlab(NamedTuple):
+    """Codes that an approximation was read back from, by which clipped elements are counted.
+
+    Attributes
+    ----------
+    codes : ndarray
+        Unsigned integers, on one axis.
+    format : str
+    layout : tuple of five int
+        Stack, rows, columns, rows and columns that share a scale.
+    scales : ndarray of float32
+        Multipliers, on one axis.
+    """
+
+    codes: Array
+    format: str
+    layout: tuple[int, int, int, int, int]
+    scales: Floats
+
+
 class Approximation(NamedTuple):
     """Slab after a scheme: the values read back (its shape), and how many elements were clipped.
 
+    `saturated` is their number, or the codes by which they are counted in the pass that sums up errors.
     `bits` are those that the slab takes, where they depend on its values: where `Scheme.bits` says None. NaN
     where nobody knows. `floored` counts elements of groups whose scale a floor of the rule made larger.
     """
 
     values: Floats
-    saturated: int
+    saturated: int | CodedSlab = 0
     bits: float | None = None
     floored: int = 0
 

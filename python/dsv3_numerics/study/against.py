@@ -176,7 +176,7 @@ def _study_pair(study: StudyData, pair: Pair, advance: Advance, slab_elements: i
         try:
             for slab in slabs:
                 x, y = finite(wanted(*slab)), finite(read(*slab))
-                row, part = sums_of(x, y.astype(np.float32, copy=False), 0)
+                row, part = sums_of(x, y.astype(np.float32, copy=False))
                 add_into(sums, row)
                 histogram += part
                 advance(stored.name, slab.size)

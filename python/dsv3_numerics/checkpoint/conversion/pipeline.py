@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import threading
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -190,7 +189,7 @@ class Pipeline:
 
     def _put(self, shard_file: _OpenShard, offset: int, data: memoryview) -> None:
         if self._verify:
-            shard_file.checksums[offset] = len(data), zlib.crc32(data)
+            shard_file.checksums[offset] = len(data), _core.crc32(np.frombuffer(data, np.uint8))
         shard_file.file.write(offset, data)
 
     def _leave(self, shard_file: _OpenShard, context: WorkerContext) -> None:
@@ -300,7 +299,7 @@ def _compare(path: Path, part: list[_Sum]) -> None:
                     held = buffer[: file.readinto(buffer.data)]
                 if not held.size:
                     break
-                found, held, rest = zlib.crc32(held[:rest], found), held[rest:], max(rest - held.size, 0)
+                found, held, rest = _core.crc32(held[:rest], found), held[rest:], max(rest - held.size, 0)
             if found != checksum or rest:
                 raise CheckpointError(
                     f"{path}: bytes {offset} to {offset + length} were read back different from what was "
