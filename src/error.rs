@@ -89,6 +89,14 @@ impl Error {
     }
 }
 
+/// The product of sizes, checked.
+pub(crate) fn elements(what: &'static str, sizes: &[usize]) -> Result<usize, Error> {
+    let product = sizes.iter().try_fold(1usize, |n, size| n.checked_mul(*size));
+    // A size of 0 makes any other sizes possible, but not ones that overflow by themselves.
+    let product = product.filter(|n| *n <= isize::MAX as usize / 8);
+    product.ok_or(Error::Shape { what, why: "the element count overflows" })
+}
+
 pub(crate) fn same_length(what: &'static str, found: usize, expected: usize) -> Result<(), Error> {
     if found == expected {
         Ok(())

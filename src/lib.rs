@@ -21,6 +21,7 @@ pub mod checkpoint;
 pub mod error;
 pub mod formats;
 pub mod gemm;
+pub mod interrupt;
 pub mod model;
 pub mod quant;
 #[allow(unsafe_code)]

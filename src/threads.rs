@@ -1,14 +1,17 @@
 //! The thread pool that every parallel operation runs in.
 //!
-//! Rayon's global pool cannot be resized and does not survive `fork`, so the crate keeps its own behind a
-//! lock and replaces it when the size or the process changes. Results never depend on its size.
+//! Rayon's global pool cannot be resized and does not survive `fork`, so the crate keeps its own and replaces it when the
+//! size or the process changes. No lock guards it: a `fork` while another thread holds one would leave it held for ever
+//! in the child. Results never depend on its size.
 
 use crate::error::Error;
+use crate::interrupt;
+use arc_swap::ArcSwapOption;
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::cell::Cell;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// The most threads that can be asked for.
 pub const MAX_THREADS: usize = 1024;
@@ -27,7 +30,15 @@ pub fn set_alone(alone: bool) {
 }
 
 static WANTED: AtomicUsize = AtomicUsize::new(0);
-static POOL: Mutex<Option<(u32, usize, Arc<ThreadPool>)>> = Mutex::new(None);
+
+/// A pool, and what it was made for.
+struct SizedPool {
+    process: u32,
+    size: usize,
+    pool: ThreadPool,
+}
+
+static POOL: ArcSwapOption<SizedPool> = ArcSwapOption::const_empty();
 
 /// The number of threads asked for by `DSV3_NUMERICS_THREADS`, else the cores this process may use.
 ///
@@ -72,26 +83,23 @@ pub fn set_num_threads(n: usize) -> Result<(), Error> {
 }
 
 /// The pool in force, or `None` where one thread is wanted or no thread can be had.
-fn pool() -> Option<Arc<ThreadPool>> {
-    let (pid, n) = (std::process::id(), num_threads());
-    if n == 1 {
+fn pool() -> Option<Arc<SizedPool>> {
+    let (process, size) = (std::process::id(), num_threads());
+    if size == 1 {
         return None;
     }
-    let mut slot = unlock(&POOL);
-    if let Some((p, size, pool)) = slot.as_ref() {
-        if *p == pid && *size == n {
-            return Some(pool.clone());
-        }
+    let found = POOL.load_full();
+    match found {
+        Some(found) if found.process == process && found.size == size => return Some(found),
+        // A pool from before a fork has no threads left in this process: joining it would hang, so forget it.
+        Some(found) if found.process != process => std::mem::forget(found),
+        _ => {}
     }
-    let pool = ThreadPoolBuilder::new()
-        .num_threads(n)
-        .thread_name(|i| format!("dsv3-{i}"))
-        .build()
-        .ok()
-        .map(Arc::new)?;
-    // A pool from before a fork has no threads left in this process: joining it would hang, so forget it.
-    if let Some((p, _, old)) = slot.replace((pid, n, pool.clone())) {
-        if p != pid {
+    let pool =
+        ThreadPoolBuilder::new().num_threads(size).thread_name(|i| format!("dsv3-{i}")).build().ok()?;
+    let pool = Arc::new(SizedPool { process, size, pool });
+    if let Some(old) = POOL.swap(Some(pool.clone())) {
+        if old.process != process {
             std::mem::forget(old);
         }
     }
@@ -102,10 +110,16 @@ fn pool() -> Option<Arc<ThreadPool>> {
 /// stand in the order of the tasks.
 pub fn run_tasks<T: Send, R: Send>(elements: usize, tasks: Vec<T>, f: impl Fn(T) -> R + Sync) -> Vec<R> {
     let parallel = elements > SERIAL && tasks.len() > 1 && !ALONE.get();
-    let Some(pool) = parallel.then(pool).flatten() else { return tasks.into_iter().map(f).collect() };
+    let Some(pool) = parallel.then(pool).flatten() else {
+        let one = |task| {
+            interrupt::poll();
+            f(task)
+        };
+        return tasks.into_iter().map(one).collect();
+    };
     let tasks: Vec<_> = tasks.into_iter().map(|task| Mutex::new(Some(task))).collect();
     let results: Vec<_> = tasks.iter().map(|_| Mutex::new(None)).collect();
-    run_indexed(&pool, tasks.len(), &|i| {
+    run_indexed(&pool.pool, tasks.len(), &|i| {
         let task = unlock(&tasks[i]).take();
         *unlock(&results[i]) = task.map(&f);
     });
@@ -115,12 +129,57 @@ pub fn run_tasks<T: Send, R: Send>(elements: usize, tasks: Vec<T>, f: impl Fn(T)
         .collect()
 }
 
-fn unlock<T>(slot: &Mutex<T>) -> MutexGuard<'_, T> {
-    slot.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Runs `f` on the numbers below `count` in the pool. Not generic: rayon's machinery is compiled once, which is a fifth
 /// of the crate otherwise.
 fn run_indexed(pool: &ThreadPool, count: usize, f: &(dyn Fn(usize) + Sync)) {
-    pool.install(|| (0..count).into_par_iter().with_max_len(1).for_each(f));
+    let all = |f: &(dyn Fn(usize) + Sync)| (0..count).into_par_iter().with_max_len(1).for_each(f);
+    match interrupt::hook() {
+        Some(hook) if rayon::current_thread_index().is_none() => watch(pool, hook, &|stop| {
+            all(&|i| {
+                if !stop.load(Ordering::Relaxed) {
+                    interrupt::under(stop, || f(i));
+                }
+            });
+        }),
+        _ => pool.install(|| all(f)),
+    }
+}
+
+/// Runs `work` in the pool while the calling thread looks at its hook, and sets `work`'s flag where that says stop.
+fn watch(pool: &ThreadPool, hook: interrupt::Hook, work: &(dyn Fn(&Arc<AtomicBool>) + Sync)) {
+    let stop = Arc::new(AtomicBool::new(false));
+    let (running, ended) = (Mutex::new(true), Condvar::new());
+    struct End<'a>(&'a Mutex<bool>, &'a Condvar);
+    impl Drop for End<'_> {
+        fn drop(&mut self) {
+            *unlock(self.0) = false;
+            self.1.notify_one();
+        }
+    }
+    let mut stopped = false;
+    pool.in_place_scope(|scope| {
+        scope.spawn(|_| {
+            let _end = End(&running, &ended);
+            work(&stop);
+        });
+        let mut guard = unlock(&running);
+        while *guard {
+            let timed = ended.wait_timeout(guard, interrupt::INTERVAL);
+            let (next, time) = timed.unwrap_or_else(PoisonError::into_inner);
+            guard = next;
+            if *guard && time.timed_out() && !stopped {
+                drop(guard);
+                stopped = hook();
+                stop.store(stopped, Ordering::Relaxed);
+                guard = unlock(&running);
+            }
+        }
+    });
+    if stopped {
+        interrupt::unwind();
+    }
+}
+
+fn unlock<T>(slot: &Mutex<T>) -> MutexGuard<'_, T> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner)
 }

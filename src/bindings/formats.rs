@@ -1,6 +1,7 @@
 //! Formats, casts and packing.
 
 use super::array::{readonly, readwrite, HeldCodes, HeldCodesMut, HeldInput, HeldOutput};
+use super::detached;
 use crate::formats::{
     self, pack, Codes, CodesMut, EncodeOptions, Format, NanPolicy, Overflow, Rounding, FORMATS,
 };
@@ -57,7 +58,7 @@ fn encode(
     };
     let (src, mut out) = (HeldInput::new("src", src, src_dtype)?, HeldCodesMut::new(codes_out)?);
     let (src, out) = (src.view()?, out.view()?);
-    Ok(py.detach(|| formats::encode(src, format, &options, out))?)
+    detached(py, || formats::encode(src, format, &options, out))
 }
 
 /// Decodes codes into out.
@@ -72,7 +73,7 @@ fn decode(
     let format = Format::by_name(fmt)?;
     let (codes, mut out) = (HeldCodes::new(codes)?, HeldOutput::new("out", out, out_dtype)?);
     let (codes, out) = (codes.view()?, out.view()?);
-    Ok(py.detach(|| formats::decode(codes, format, out))?)
+    detached(py, || formats::decode(codes, format, out))
 }
 
 /// Packs rows of codes.
@@ -89,15 +90,15 @@ fn pack_rows(
         let (codes, mut out) =
             (readonly::<u16>("codes", codes, "uint16")?, readwrite::<u32>("out", out, "uint32")?);
         let (codes, out) = (codes.as_slice()?, out.as_slice_mut()?);
-        return Ok(py.detach(|| pack::pack_words(codes, format, row_len, out))?);
+        return detached(py, || pack::pack_words(codes, format, row_len, out));
     }
     let (codes, mut out) = (HeldCodes::new(codes)?, readwrite::<u8>("out", out, "uint8")?);
     let (codes, out) = (codes.view()?, out.as_slice_mut()?);
-    Ok(py.detach(|| match codes {
+    detached(py, || match codes {
         Codes::U8(codes) => pack::pack_bytes(codes, format, row_len, out),
         Codes::U16(codes) => pack::pack_wide(codes, format, row_len, out),
         Codes::U32(_) => Err(formats::encode::wrong_width(format)),
-    })?)
+    })
 }
 
 /// Unpacks rows of codes.
@@ -114,14 +115,14 @@ fn unpack_rows(
         let (packed, mut out) =
             (readonly::<u32>("packed", packed, "uint32")?, readwrite::<u16>("out", out, "uint16")?);
         let (packed, out) = (packed.as_slice()?, out.as_slice_mut()?);
-        return Ok(py.detach(|| pack::unpack_words(packed, format, row_len, out))?);
+        return detached(py, || pack::unpack_words(packed, format, row_len, out));
     }
     let (packed, mut out) = (readonly::<u8>("packed", packed, "uint8")?, HeldCodesMut::new(out)?);
     let (packed, out) = (packed.as_slice()?, out.view()?);
-    Ok(py.detach(|| match out {
+    detached(py, || match out {
         CodesMut::U8(out) => pack::unpack_bytes(packed, format, row_len, out),
         CodesMut::U16(out) => pack::unpack_wide(packed, format, row_len, out),
-    })?)
+    })
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {

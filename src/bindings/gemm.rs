@@ -1,6 +1,7 @@
 //! Sums of products as matrix units form them.
 
 use super::array::{readonly, readwrite, HeldCodes, HeldOutput};
+use super::detached;
 use crate::formats::table::TF32;
 use crate::formats::Format;
 use crate::gemm::{self, Accumulator, Options, Prepared, Shape, UnitScales, ACCUMULATORS};
@@ -184,7 +185,7 @@ fn mma_step(
     let (a, b, c) = (HeldSide::new(&a)?, HeldSide::new(&b)?, readonly::<f32>("c", c, "float32")?);
     let mut out = readwrite::<f32>("out", out, "float32")?;
     let (a, b, c, out) = (a.view()?, b.view()?, c.as_slice()?, out.as_slice_mut()?);
-    Ok(py.detach(|| gemm::mma_step(accumulator, &a, &b, c, out))?)
+    detached(py, || gemm::mma_step(accumulator, &a, &b, c, out))
 }
 
 pub fn options(accumulator: &str, promote_every: usize) -> PyResult<Options> {
@@ -215,7 +216,7 @@ fn matmul_nt(
     let (a, right, out) = (a.view()?, right.view()?, out.view()?);
     let b = gemm::Operand { prepared: b.prepared(), ..right };
     let c = c.as_ref().map(|c| c.as_slice()).transpose()?;
-    Ok(py.detach(|| gemm::matmul_nt(&a, &b, Shape { stack, m, n, k }, b_stacked, c, &options, out))?)
+    detached(py, || gemm::matmul_nt(&a, &b, Shape { stack, m, n, k }, b_stacked, c, &options, out))
 }
 
 /// The product of each expert's rows of a with its own b.
@@ -242,7 +243,7 @@ fn matmul_grouped_nt(
     let (a, b, out, offsets) = (a.view()?, b.view()?, out.view()?, offsets.as_slice()?);
     let c = c.as_ref().map(|c| c.as_slice()).transpose()?;
     let shape = Shape { stack, m, n, k };
-    Ok(py.detach(|| gemm::matmul_grouped_nt(&a, &b, shape, offsets, c, &options, out))?)
+    detached(py, || gemm::matmul_grouped_nt(&a, &b, shape, offsets, c, &options, out))
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -1,6 +1,7 @@
 //! LogFMT.
 
 use super::array::{readonly, readwrite, HeldCodes, HeldCodesMut, HeldInput, HeldOutput};
+use super::detached;
 use crate::quant::logfmt::{self, LogLayout, LogOptions, LogRounding, Precision, Tiles, TilesMut};
 use pyo3::prelude::*;
 
@@ -35,7 +36,7 @@ fn logfmt_encode(
     let (src, codes) = (src.view()?, codes.view()?);
     let out =
         TilesMut { amin: amin.as_slice_mut()?, amax: amax.as_slice_mut()?, flags: flags.as_slice_mut()? };
-    Ok(py.detach(|| logfmt::logfmt_encode(src, tiles, &options, codes, out))?)
+    detached(py, || logfmt::logfmt_encode(src, tiles, &options, codes, out))
 }
 
 /// Decodes codes into out.
@@ -59,7 +60,7 @@ fn logfmt_decode(
     let (amin, amax) = (readonly::<f32>("amin", amin, "float32")?, readonly::<f32>("amax", amax, "float32")?);
     let mut out = HeldOutput::new("out", out, out_dtype)?;
     let (codes, amin, amax, out) = (codes.view()?, amin.as_slice()?, amax.as_slice()?, out.view()?);
-    Ok(py.detach(|| logfmt::logfmt_decode(codes, bits, tiles, amin, amax, out, precision))?)
+    detached(py, || logfmt::logfmt_decode(codes, bits, tiles, amin, amax, out, precision))
 }
 
 /// Packs rows of codes into bytes.
@@ -75,7 +76,7 @@ fn logfmt_pack(
     let layout = LogLayout::parse(layout)?;
     let (codes, mut out) = (HeldCodes::new(codes)?, readwrite::<u8>("out", out, "uint8")?);
     let (codes, out) = (codes.view()?, out.as_slice_mut()?);
-    Ok(py.detach(|| logfmt::logfmt_pack(codes, row_len, bits, layout, out))?)
+    detached(py, || logfmt::logfmt_pack(codes, row_len, bits, layout, out))
 }
 
 /// Unpacks bytes into rows of codes.
@@ -91,7 +92,7 @@ fn logfmt_unpack(
     let layout = LogLayout::parse(layout)?;
     let (packed, mut codes) = (readonly::<u8>("packed", packed, "uint8")?, HeldCodesMut::new(codes_out)?);
     let (packed, codes) = (packed.as_slice()?, codes.view()?);
-    Ok(py.detach(|| logfmt::logfmt_unpack(packed, row_len, bits, layout, codes))?)
+    detached(py, || logfmt::logfmt_unpack(packed, row_len, bits, layout, codes))
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -14,8 +14,34 @@ mod quant;
 mod system;
 
 use crate::error::Error;
-use pyo3::exceptions::{PyOSError, PyTypeError, PyValueError};
+use crate::interrupt::watched;
+use pyo3::exceptions::{PyKeyboardInterrupt, PyOSError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
+use std::cell::RefCell;
+
+thread_local! {
+    /// The exception of a signal's handler, on its way out of the core.
+    static RAISED: RefCell<Option<PyErr>> = const { RefCell::new(None) };
+}
+
+/// Runs a function of the core without the GIL. Signals are looked at meanwhile: where a handler raises, as that of
+/// Ctrl-C does, the core ends the call, and the exception is the result.
+fn detached<T: Send>(py: Python<'_>, run: impl FnOnce() -> Result<T, Error> + Send) -> PyResult<T> {
+    match py.detach(|| watched(signalled, run)) {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(RAISED.take().unwrap_or_else(|| PyKeyboardInterrupt::new_err(()))),
+    }
+}
+
+/// Lets Python handle the signals that have come; true where one of them raised.
+fn signalled() -> bool {
+    let raised = Python::attach(|py| py.check_signals().err());
+    let stop = raised.is_some();
+    if stop {
+        RAISED.set(raised);
+    }
+    stop
+}
 
 impl From<Error> for PyErr {
     fn from(error: Error) -> PyErr {

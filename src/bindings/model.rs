@@ -1,7 +1,7 @@
 //! The layers of the reference forward.
 
 use super::array::{readonly, readwrite};
-use super::type_error;
+use super::{detached, type_error};
 use crate::formats::{bfloat16, Format};
 use crate::model::{
     self, Data, ExpertOrder, ExpertOutputs, GateRule, IndexShape, MlaShape, Real, Rope, Round, Routing,
@@ -73,8 +73,7 @@ impl Weight {
             let (held, mut out) = (self.hold(py)?, readwrite::<T>("out", out, dtype)?);
             let (weight, out) = (held.view()?, out.as_slice_mut()?);
             crate::error::same_length("out", out.len(), weight.rows() * weight.cols())?;
-            py.detach(|| weight.panel::<T>(0, weight.rows()).map(|x| out.copy_from_slice(&x)))?;
-            Ok(())
+            detached(py, || weight.panel::<T>(0, weight.rows()).map(|x| out.copy_from_slice(&x)))
         })
     }
 }
@@ -155,7 +154,7 @@ fn rms_norm(
         let (x, mut out) = (readonly::<T>("x", x, dtype)?, readwrite::<T>("out", out, dtype)?);
         let (x, w, out) = (x.as_slice()?, weight.view()?, out.as_slice_mut()?);
         let round = rounding::<T>(bfloat16)?;
-        Ok(py.detach(|| w.panel::<T>(0, w.rows()).and_then(|w| model::rms_norm(x, &w, eps, round, out)))?)
+        detached(py, || w.panel::<T>(0, w.rows()).and_then(|w| model::rms_norm(x, &w, eps, round, out)))
     })
 }
 
@@ -178,7 +177,7 @@ fn layer_norm(
         let (w, b) = (vector::<T>(&weight)?, vector::<T>(&bias)?);
         let (x, out) = (x.as_slice()?, out.as_slice_mut()?);
         let round = rounding::<T>(bfloat16)?;
-        Ok(py.detach(|| model::layer_norm(x, (&w, &b), eps, round, out))?)
+        detached(py, || model::layer_norm(x, (&w, &b), eps, round, out))
     })
 }
 
@@ -193,7 +192,7 @@ struct RopeSettings {
 }
 
 impl RopeSettings {
-    fn rope(&self) -> Rope {
+    fn rope(&self) -> PyResult<Rope> {
         let yarn = self.yarn.map(|(factor, beta_fast, beta_slow, mscale, mscale_all_dim, original)| Yarn {
             factor,
             beta_fast,
@@ -202,15 +201,15 @@ impl RopeSettings {
             mscale_all_dim,
             original,
         });
-        Rope::new(self.dim, self.theta, yarn, self.interleaved)
+        Ok(Rope::new(self.dim, self.theta, yarn, self.interleaved)?)
     }
 }
 
 /// Radians per position of each pair of channels; amplitude; factor of the softmax scale.
 #[pyfunction]
-fn rope_frequencies(settings: RopeSettings) -> (Vec<f64>, f64, f64) {
-    let Rope { frequencies, amplitude, temperature, .. } = settings.rope();
-    (frequencies, amplitude, temperature)
+fn rope_frequencies(settings: RopeSettings) -> PyResult<(Vec<f64>, f64, f64)> {
+    let Rope { frequencies, amplitude, temperature, .. } = settings.rope()?;
+    Ok((frequencies, amplitude, temperature))
 }
 
 /// Where tokens stand.
@@ -249,12 +248,12 @@ fn rotate(
     width: usize,
     bfloat16: bool,
 ) -> PyResult<()> {
-    let (rope, positions) = (settings.rope(), positions.numbers()?);
+    let (rope, positions) = (settings.rope()?, positions.numbers()?);
     each_real!(dtype, T => {
         let mut x = readwrite::<T>("x", x, dtype)?;
         let x = x.as_slice_mut()?;
         let round = rounding::<T>(bfloat16)?;
-        Ok(py.detach(|| rope.rotate_all(x, &positions, heads, width, round))?)
+        detached(py, || rope.rotate_all(x, &positions, heads, width, round))
     })
 }
 
@@ -270,10 +269,10 @@ struct MlaSettings {
 }
 
 impl MlaSettings {
-    fn shape(&self) -> MlaShape {
+    fn shape(&self) -> PyResult<MlaShape> {
         let MlaSettings { heads, rank, nope, v, ref rope } = *self;
-        let scale = rope.rope().temperature / (nope.saturating_add(rope.dim) as f64).sqrt();
-        MlaShape { heads, rank, nope, rope: rope.dim, v, scale }
+        let scale = rope.rope()?.temperature / (nope.saturating_add(rope.dim) as f64).sqrt();
+        Ok(MlaShape { heads, rank, nope, rope: rope.dim, v, scale })
     }
 }
 
@@ -303,7 +302,7 @@ fn attend(
     probs: Option<&Bound<'_, PyAny>>,
     selected: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<()> {
-    let shape = settings.shape();
+    let shape = settings.shape()?;
     let selected = selected.map(|flags| readonly::<bool>("selected", flags, "bool")).transpose()?;
     let kv_b = kv_b.map(|w| w.get().hold(py)).transpose()?;
     each_real!(dtype, T => {
@@ -322,7 +321,7 @@ fn attend(
         let round = rounding::<T>(bfloat16)?;
         let selected = selected.as_ref().map(|flags| flags.as_slice()).transpose()?;
         let sequence = Sequence { shape, past, q, seen, selected };
-        Ok(py.detach(|| sequence.attend(&up, round, out, probs))?)
+        detached(py, || sequence.attend(&up, round, out, probs))
     })
 }
 
@@ -346,7 +345,7 @@ fn index_scores(
         let (q, k) = (readonly::<T>("q", q, dtype)?, readonly::<T>("k", k, dtype)?);
         let (w, mut out) = (readonly::<T>("w", w, dtype)?, readwrite::<T>("out", out, dtype)?);
         let (q, k, w, out) = (q.as_slice()?, k.as_slice()?, w.as_slice()?, out.as_slice_mut()?);
-        Ok(py.detach(|| model::index_scores(q, k, w, shape, scale, out))?)
+        detached(py, || model::index_scores(q, k, w, shape, scale, out))
     })
 }
 
@@ -366,7 +365,7 @@ fn select(
         let (scores, mut gap) = (readonly::<T>("scores", scores, dtype)?, readwrite::<T>("gap", gap, dtype)?);
         let scores = scores.as_slice()?;
         let out = Selection { flags: flags.as_slice_mut()?, gap: gap.as_slice_mut()? };
-        Ok(py.detach(|| model::select(scores, past, top, out))?)
+        detached(py, || model::select(scores, past, top, out))
     })
 }
 
@@ -385,7 +384,7 @@ fn silu_product(
         let mut out = readwrite::<T>("out", out, dtype)?;
         let (a, b, out) = (a.as_slice()?, b.as_slice()?, out.as_slice_mut()?);
         let round = rounding::<T>(bfloat16)?;
-        Ok(py.detach(|| model::silu_product(a, b, round, out))?)
+        detached(py, || model::silu_product(a, b, round, out))
     })
 }
 
@@ -404,7 +403,7 @@ fn add(
         let mut out = readwrite::<T>("out", out, dtype)?;
         let (a, b, out) = (a.as_slice()?, b.as_slice()?, out.as_slice_mut()?);
         let round = rounding::<T>(bfloat16)?;
-        Ok(py.detach(|| model::add(a, b, round, out))?)
+        detached(py, || model::add(a, b, round, out))
     })
 }
 
@@ -439,7 +438,7 @@ fn combine(
             channels,
         };
         let (round, out) = (rounding::<T>(bfloat16)?, out.as_slice_mut()?);
-        Ok(py.detach(|| given.combine(order, round, out))?)
+        detached(py, || given.combine(order, round, out))
     })
 }
 
@@ -448,8 +447,10 @@ fn combine(
 fn round_bfloat16(py: Python<'_>, x: &Bound<'_, PyAny>) -> PyResult<()> {
     let mut x = readwrite::<f32>("x", x, "float32")?;
     let x = x.as_slice_mut()?;
-    py.detach(|| bfloat16::round_bfloat16(x));
-    Ok(())
+    detached(py, || {
+        bfloat16::round_bfloat16(x);
+        Ok(())
+    })
 }
 
 fn vector<T: Real>(weight: &HeldWeight<'_>) -> PyResult<Vec<T>> {
@@ -504,7 +505,7 @@ fn gate(
         let (logits, indices) = (logits.as_slice()?, indices.as_slice_mut()?);
         let out = Routing { indices, weights: weights.as_slice_mut()?, gap: gap.as_slice_mut()? };
         let round = rounding::<T>(bfloat16)?;
-        Ok(py.detach(|| model::gate(logits, &bias, &rule, round, out))?)
+        detached(py, || model::gate(logits, &bias, &rule, round, out))
     })
 }
 

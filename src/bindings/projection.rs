@@ -4,7 +4,7 @@ use super::array::{readonly, readwrite};
 use super::gemm::{options, HeldSide, Operand};
 use super::model::{each_real, rounding, HeldWeight, Weight};
 use super::quant::rule_of;
-use super::type_error;
+use super::{detached, type_error};
 use crate::formats::{Format, Rounding};
 use crate::gemm::Options;
 use crate::model::{self, Matrix, RowQuantizer, Swiglu};
@@ -101,7 +101,7 @@ fn linear(
         let how = how.get().of::<T>()?;
         let (x, mut out) = (readonly::<T>("x", x, dtype)?, readwrite::<T>("out", out, dtype)?);
         let (x, w, out) = (x.as_slice()?, weight.view()?, out.as_slice_mut()?);
-        Ok(py.detach(|| how.apply(x, rows, &w, out))?)
+        detached(py, || how.apply(x, rows, &w, out))
     })
 }
 
@@ -123,7 +123,7 @@ fn swiglu(
         let (x, mut out) = (readonly::<T>("x", x, dtype)?, readwrite::<T>("out", out, dtype)?);
         let (x, out) = (x.as_slice()?, out.as_slice_mut()?);
         let weights = Swiglu { gate: gate.view()?, up: up.view()?, down: down.view()? };
-        Ok(py.detach(|| weights.apply(x, rows, [&first, &last], out))?)
+        detached(py, || weights.apply(x, rows, [&first, &last], out))
     })
 }
 

@@ -1,7 +1,7 @@
 //! Quantization with shared scales, and what it cost.
 
 use super::array::{readonly, readwrite, HeldCodes, HeldCodesMut, HeldInput, HeldOutput};
-use super::type_error;
+use super::{detached, type_error};
 use crate::error::Error;
 use crate::formats::{Format, Rounding};
 use crate::quant::rule::{
@@ -128,7 +128,7 @@ fn amax(
     let blocks = blocks(layout)?;
     let (src, mut out) = (HeldInput::new("src", src, src_dtype)?, readwrite::<f32>("out", out, "float32")?);
     let (src, out) = (src.view()?, out.as_slice_mut()?);
-    Ok(py.detach(|| quant::amax(src, blocks, out))?)
+    detached(py, || quant::amax(src, blocks, out))
 }
 
 /// Quantizes src; scales_out gets the bytes of what is stored of each scale.
@@ -176,7 +176,7 @@ fn quantize(
     let mut codes = HeldCodesMut::new(codes_out)?;
     let mut stored = readwrite::<u8>("scales_out", scales_out, "uint8")?;
     let (src, codes, stored) = (src.view()?, codes.view()?, stored.as_slice_mut()?);
-    Ok(py.detach(|| quant::quantize(src, blocks, format, &options, codes, stored))?)
+    detached(py, || quant::quantize(src, blocks, format, &options, codes, stored))
 }
 
 /// Refuses a rule that cannot be with a kind of scale and a format.
@@ -200,7 +200,7 @@ fn dequantize(
     let (codes, scales) = (HeldCodes::new(codes)?, readonly::<f32>("scales", scales, "float32")?);
     let mut out = HeldOutput::new("out", out, out_dtype)?;
     let (codes, scales, out) = (codes.view()?, scales.as_slice()?, out.view()?);
-    Ok(py.detach(|| quant::dequantize(codes, format, blocks, scales, out))?)
+    detached(py, || quant::dequantize(codes, format, blocks, scales, out))
 }
 
 /// Writes code * scale of 4-bit codes packed two a byte.
@@ -221,7 +221,7 @@ fn dequantize_packed(
     let scales = readonly::<f32>("scales", scales, "float32")?;
     let mut out = HeldOutput::new("out", out, out_dtype)?;
     let (packed, scales, out) = (packed.as_slice()?, scales.as_slice()?, out.view()?);
-    Ok(py.detach(|| quant::dequantize_packed(packed, flip, format, blocks, scales, out))?)
+    detached(py, || quant::dequantize_packed(packed, flip, format, blocks, scales, out))
 }
 
 /// Codes with their format, layout and multipliers, as `count_saturated` takes them.
@@ -276,7 +276,7 @@ fn error_stats<'py>(
         .transpose()?;
     let (src, approx) = (src.view()?, approx.as_slice()?);
     let coded = coded.as_ref().map(HeldCoded::view).transpose()?;
-    let stats = py.detach(|| quant::error_stats(src, approx, coded))?;
+    let stats = detached(py, || quant::error_stats(src, approx, coded))?;
     let out = PyDict::new(py);
     out.set_item("count", stats.count)?;
     out.set_item("sum_x2", stats.sum_x2)?;
@@ -308,7 +308,7 @@ fn count_saturated(
 ) -> PyResult<u64> {
     let (src, coded) = (HeldInput::new("src", src, src_dtype)?, HeldCoded::new(codes, fmt, layout, scales)?);
     let (src, coded) = (src.view()?, coded.view()?);
-    Ok(py.detach(|| quant::count_saturated(src, coded))?)
+    detached(py, || quant::count_saturated(src, coded))
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -2,6 +2,7 @@
 
 use super::accumulator::{Accumulator, Unit};
 use super::job::{Job, Side, Tile};
+use crate::interrupt::poll;
 use crate::simd::fma;
 
 /// One accumulator for two formats, as chains of steps.
@@ -90,6 +91,7 @@ fn each_output<C: Chain>(
         let block = col0..cols.min(col0 + SIDE);
         let mut b: Vec<Option<Vec<C::Item>>> = block.clone().map(|_| None).collect();
         for row in 0..rows {
+            poll();
             let mut a = None;
             for col in block.clone().filter(|col| wanted(row, *col)) {
                 let a = a.get_or_insert_with(|| chain.items(&job.a, tile.a_row + row));

@@ -8,6 +8,7 @@ use super::definition;
 use super::job::{Job, Tile};
 use super::layout::{NarrowLayout, WideLayout};
 use super::pack::{ExponentRange, Layout, Source, BLOCK};
+use crate::interrupt::poll;
 use crate::simd::mma::{self, dispatch_mma, At, Floats, Mma, MmaTask, COLUMNS};
 use crate::threads::{num_threads, run_tasks};
 use std::collections::HashSet;
@@ -144,6 +145,7 @@ fn work<L: Mma, F: Layout>(l: L, job: &Job<'_>, unit: mma::Unit, tile: Tile<'_>,
         let ends = !job.chained && (block.end == job.k || block.end % interval == 0);
         let pieces = if ends { pieces(job, tile.a_row..tile.a_row + rows, &block) } else { Vec::new() };
         for (panel, totals) in totals.chunks_exact_mut(rows).enumerate() {
+            poll();
             let columns = panel * COLUMNS..cols.min((panel + 1) * COLUMNS);
             let b_rows = tile.b_row + columns.start..tile.b_row + columns.end;
             let b = &mut b[..padded / 2];

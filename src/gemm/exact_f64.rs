@@ -5,6 +5,7 @@ use super::definition;
 use super::exact::Wide;
 use super::job::{Job, Side, Tile};
 use super::number::{numbers, Class, Number};
+use crate::interrupt::poll;
 use crate::simd::{dispatch, Kernel, Lanes};
 use crate::threads::run_tasks;
 use std::ops::Range;
@@ -145,6 +146,7 @@ fn work(job: &Job<'_>, tile: Tile<'_>) {
         for first in (0..cols).step_by(COLUMNS) {
             let panel = F64Panel::new(&b, first..cols.min(first + COLUMNS));
             for row in (0..rows).step_by(ROWS) {
+                poll();
                 let group = row..rows.min(row + ROWS);
                 panel.group(&a, group, |row, col, sum| {
                     let total = &mut totals[row * cols + col];

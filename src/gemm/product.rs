@@ -8,7 +8,7 @@ use super::float32;
 use super::job::{check_c, check_width, Blocks, Job, Row, Side, Tile};
 use super::prepared::Prepared;
 use super::scaled_groups;
-use crate::error::{same_length, Error};
+use crate::error::{elements, same_length, Error};
 use crate::formats::{Codes, Format, Output};
 use crate::simd::{level, Level};
 use crate::threads::run_tasks;
@@ -59,13 +59,6 @@ pub struct Options {
     pub accumulator: &'static Accumulator,
     /// After how much of k its result is added to a float32 and it starts anew; `None` for never.
     pub promote_every: Option<usize>,
-}
-
-fn elements(what: &'static str, sizes: &[usize]) -> Result<usize, Error> {
-    let product = sizes.iter().try_fold(1usize, |n, size| n.checked_mul(*size));
-    // A size of 0 makes any other sizes possible, but not ones that overflow by themselves.
-    let product = product.filter(|n| *n <= isize::MAX as usize / 8);
-    product.ok_or(Error::Shape { what, why: "the element count overflows" })
 }
 
 /// Checks one side, which has `matrices` of `rows x k`.

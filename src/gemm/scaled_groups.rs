@@ -11,6 +11,7 @@ use super::mma::{accumulator_parts, cut, with_sign, NAN};
 use super::number::{Class, Number};
 use crate::formats::table::{E2M1FN, E4M3FN};
 use crate::formats::{Codes, Format};
+use crate::interrupt::poll;
 use crate::simd::mma::groups::{
     power, Group, GroupColumns, GroupPanel, GroupRows, GROUP, GROUPS, LEAST, MOST, STEP,
 };
@@ -319,6 +320,7 @@ fn work<L: Mma>(l: L, job: &Job<'_>, tile: Tile<'_>) {
                 a.row(tile.a_row + row, k.clone(), values, groups, range);
             }
             for (i, b_ranges) in b_ranges.chunks_mut(COLUMNS).enumerate() {
+                poll();
                 fill(&mut panel, &b, tile.b_row + i * COLUMNS, k.clone(), b_ranges);
                 let state = if job.chained { &mut totals } else { &mut carried };
                 l.groups(&packed, &panel, steps, &mut state[i * rows..(i + 1) * rows]);

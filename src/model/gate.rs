@@ -2,7 +2,7 @@
 
 use super::attention::Round;
 use super::real::Real;
-use crate::error::{same_length, Error};
+use crate::error::{elements, same_length, Error};
 
 /// Scores made of logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,8 +54,8 @@ impl GateRule {
         if !matches!(self.best, 1 | 2) {
             return wrong(format!("best: found {}, expected 1 or 2 experts of a group", self.best));
         }
-        if top == 0 || top > kept * (experts / groups) {
-            let open = kept * (experts / groups);
+        if top == 0 || top > kept.saturating_mul(experts / groups) {
+            let open = kept.saturating_mul(experts / groups);
             return wrong(format!(
                 "num_experts_per_tok: found {top}, expected 1 to {open}, the experts of topk_group groups"
             ));
@@ -95,9 +95,9 @@ pub fn gate<T: Real>(
         }
     }
     let tokens = out.gap.len();
-    same_length("logits", logits.len(), tokens * rule.experts)?;
-    same_length("indices", out.indices.len(), tokens * rule.top)?;
-    same_length("weights", out.weights.len(), tokens * rule.top)?;
+    same_length("logits", logits.len(), elements("logits", &[tokens, rule.experts])?)?;
+    same_length("indices", out.indices.len(), elements("indices", &[tokens, rule.top])?)?;
+    same_length("weights", out.weights.len(), elements("weights", &[tokens, rule.top])?)?;
     let per_group = rule.experts / rule.groups;
     let results = out.indices.chunks_exact_mut(rule.top).zip(out.weights.chunks_exact_mut(rule.top));
     for (token, ((indices, weights), gap)) in results.zip(out.gap.iter_mut()).enumerate() {

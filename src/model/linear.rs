@@ -2,9 +2,10 @@
 
 use super::real::Real;
 use super::weight::{Data, Weight};
-use crate::error::{same_length, Error};
+use crate::error::{elements, same_length, Error};
 use crate::formats::Output;
 use crate::gemm::interleaved::{dot, dot_with, AHEAD};
+use crate::interrupt::poll;
 use crate::simd::{dispatch, Kernel, Lanes};
 use crate::threads::{num_threads, run_tasks};
 use ndarray::linalg::general_mat_mul;
@@ -19,6 +20,9 @@ const PANEL: usize = 48 * 1024;
 /// Rows of a panel that is widened for a matrix product.
 const TALL_PANEL: usize = 256;
 
+/// Products of a call that does not look at signals: some tenths of a second.
+const CALL: usize = 1 << 31;
+
 /// A matrix of slices, checked.
 ///
 /// # Errors
@@ -29,7 +33,7 @@ pub fn matrix<'a, T>(
     rows: usize,
     cols: usize,
 ) -> Result<ArrayView2<'a, T>, Error> {
-    same_length(what, x.len(), rows * cols)?;
+    same_length(what, x.len(), elements(what, &[rows, cols])?)?;
     ArrayView2::from_shape((rows, cols), x).map_err(|e| Error::Unsupported(format!("{what}: {e}")))
 }
 
@@ -43,7 +47,7 @@ pub fn matrix_mut<'a, T>(
     rows: usize,
     cols: usize,
 ) -> Result<ArrayViewMut2<'a, T>, Error> {
-    same_length(what, x.len(), rows * cols)?;
+    same_length(what, x.len(), elements(what, &[rows, cols])?)?;
     ArrayViewMut2::from_shape((rows, cols), x).map_err(|e| Error::Unsupported(format!("{what}: {e}")))
 }
 
@@ -82,7 +86,14 @@ pub fn linear<T: Real>(x: &[T], rows: usize, w: &Weight<'_>, out: &mut [T]) -> R
                 dispatch(Dots { x, w: panel, cols: w.cols(), out });
             } else {
                 let panel = matrix("weight", panel, to - from, w.cols())?;
-                general_mat_mul(T::one(), &x2, &panel.t(), T::zero(), &mut out);
+                // Rows by themselves: whatever the number of them, a sum runs over the inputs.
+                let high = (CALL / panel.len().max(1)).max(TALL_PANEL);
+                for (x, mut out) in
+                    x2.axis_chunks_iter(Axis(0), high).zip(out.axis_chunks_iter_mut(Axis(0), high))
+                {
+                    poll();
+                    general_mat_mul(T::one(), &x, &panel.t(), T::zero(), &mut out);
+                }
             }
             from = to;
         }

@@ -4,7 +4,8 @@ use super::attention::{attend, How, Keys, Round, Sees, FEW, QUERIES};
 use super::linear::{combine, matrix, matrix_mut, products, Combine, RowProducts};
 use super::real::Real;
 use super::weight::Weight;
-use crate::error::{same_length, Error};
+use crate::error::{elements, same_length, Error};
+use crate::interrupt::poll;
 use crate::simd::dispatch;
 use crate::threads::run_tasks;
 use ndarray::linalg::general_mat_mul;
@@ -90,14 +91,14 @@ impl<T: Real> Sequence<'_, T> {
         if heads == 0 || rank == 0 || v == 0 || (nope == 0 && rope == 0) {
             return Err(Error::Unsupported(format!("attention: found a size of 0 in {:?}", self.shape)));
         }
-        let width = product(&[heads, self.shape.query()])?;
+        let width = elements("attention", &[heads, self.shape.query()])?;
         let new = self.q.len() / width;
         let positions = self.past.saturating_add(new);
         same_length("q", self.q.len(), new * width)?;
-        same_length("seen", self.seen.len(), product(&[positions, self.shape.width()])?)?;
-        same_length("out", out.len(), product(&[new, heads, v])?)?;
+        same_length("seen", self.seen.len(), elements("attention", &[positions, self.shape.width()])?)?;
+        same_length("out", out.len(), elements("attention", &[new, heads, v])?)?;
         if let Some(selected) = self.selected {
-            same_length("selected", selected.len(), product(&[new, positions])?)?;
+            same_length("selected", selected.len(), elements("attention", &[new, positions])?)?;
         }
         if new == 0 {
             return Ok(());
@@ -114,17 +115,21 @@ impl<T: Real> Sequence<'_, T> {
         };
         let probs = match probs {
             Some(probs) => {
-                same_length("probs", probs.len(), product(&[new, heads, positions])?)?;
+                same_length("probs", probs.len(), elements("attention", &[new, heads, positions])?)?;
                 Some(ArrayViewMut3::from_shape((new, heads, positions), probs).map_err(layout)?)
             }
             None => None,
         };
         if let Up::Absorbed(w) | Up::Naive(w) = up {
-            same_length("kv_b_proj rows", w.rows(), product(&[heads, self.shape.up()])?)?;
+            same_length("kv_b_proj rows", w.rows(), elements("attention", &[heads, self.shape.up()])?)?;
             same_length("kv_b_proj columns", w.cols(), rank)?;
         }
         if let Up::Expanded(expanded) = up {
-            same_length("expanded", expanded.len(), product(&[positions, heads, self.shape.up()])?)?;
+            same_length(
+                "expanded",
+                expanded.len(),
+                elements("attention", &[positions, heads, self.shape.up()])?,
+            )?;
         }
         let out = ArrayViewMut3::from_shape((new, heads, v), out).map_err(layout)?;
         match up {
@@ -132,12 +137,6 @@ impl<T: Real> Sequence<'_, T> {
             Up::Naive(_) | Up::Expanded(_) => parts.naive(up, out, probs),
         }
     }
-}
-
-/// The product of sizes.
-fn product(sizes: &[usize]) -> Result<usize, Error> {
-    let overflow = Error::Shape { what: "attention", why: "the element count overflows" };
-    sizes.iter().try_fold(1usize, |product, size| product.checked_mul(*size)).ok_or(overflow)
 }
 
 fn layout(error: ndarray::ShapeError) -> Error {
@@ -233,6 +232,7 @@ impl<T: Real> Parts<'_, T> {
             let q = self.q.index_axis(Axis(1), head);
             let mut from = 0;
             for mut out in out.axis_chunks_iter_mut(Axis(0), QUERIES) {
+                poll();
                 let to = from + out.nrows();
                 let (first, second) = q.slice_move(s![from..to, ..]).split_at(Axis(1), nope);
                 let sees: Vec<_> = (from..to).map(|token| self.sees(token)).collect();

@@ -46,14 +46,24 @@ pub struct Rope {
     pub interleaved: bool,
 }
 
+/// The most channels of a head that turn.
+pub const MAX_DIM: usize = 1 << 20;
+
 impl Rope {
     /// The frequencies of `dim` rotary channels (an even number).
-    pub fn new(dim: usize, theta: f64, yarn: Option<Yarn>, interleaved: bool) -> Rope {
+    ///
+    /// # Errors
+    /// [`Error::Range`] for more than [`MAX_DIM`] channels.
+    pub fn new(dim: usize, theta: f64, yarn: Option<Yarn>, interleaved: bool) -> Result<Rope, Error> {
+        if dim > MAX_DIM {
+            let expected = "at most 1048576 rotary channels";
+            return Err(Error::Range { what: "rope dim", found: dim.to_string(), expected });
+        }
         let pairs = dim / 2;
         let plain = |j: usize| theta.powf(-(2.0 * j as f64) / dim as f64);
         let Some(yarn) = yarn else {
             let frequencies = (0..pairs).map(plain).collect();
-            return Rope { frequencies, amplitude: 1.0, temperature: 1.0, interleaved };
+            return Ok(Rope { frequencies, amplitude: 1.0, temperature: 1.0, interleaved });
         };
         let turning =
             |times: f64| dim as f64 * (yarn.original / (2.0 * PI * times)).ln() / (2.0 * theta.ln());
@@ -66,7 +76,7 @@ impl Rope {
         });
         let all = yarn.temperature(yarn.mscale_all_dim);
         let amplitude = yarn.temperature(yarn.mscale) / all;
-        Rope { frequencies: frequencies.collect(), amplitude, temperature: all * all, interleaved }
+        Ok(Rope { frequencies: frequencies.collect(), amplitude, temperature: all * all, interleaved })
     }
 
     /// Cosine and sine of a position's angles, computed in float64: float32 angles are off by 1e-4 within 4096.

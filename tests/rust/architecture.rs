@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 /// The floors, lowest first. A module may use its own floor and those below; one row here per top-level module.
 const FLOORS: &[&[&str]] = &[
-    &["error", "threads"],
+    &["error", "interrupt", "threads"],
     &["simd"],
     &["formats", "checkpoint"],
     &["quant"],

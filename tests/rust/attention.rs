@@ -222,7 +222,7 @@ fn silu_is_rounded_and_so_is_its_product() {
 
 #[test]
 fn the_last_channels_of_every_head_turn() {
-    let rope = Rope::new(4, 10_000.0, None, true);
+    let rope = Rope::new(4, 10_000.0, None, true).unwrap();
     let (positions, heads, width) = ([0, 5, 3, 900], 150, 64);
     let x = Random(5).floats::<f64>(positions.len() * heads * width);
     let found = everywhere(|| {

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 import dsv3_numerics as d3
@@ -31,6 +33,26 @@ assert os.waitpid(child, 0)[1] == 0
 def test_a_forked_child_has_threads_of_its_own() -> None:
     """The parent's pool has no threads in the child: waiting for it would hang."""
     subprocess.run([sys.executable, "-c", FORK], timeout=60, check=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+def test_children_forked_among_busy_threads_do_not_hang() -> None:
+    """Other threads are building and resizing the pool at any moment of the fork; `make fork` does 1000."""
+    program = Path(__file__).parents[1] / "endurance" / "fork.py"
+    subprocess.run([sys.executable, program, "--count", "40"], timeout=600, check=True)
+
+
+def test_masked_arrays_are_known_without_an_import() -> None:
+    """A module that is being imported while a process forks stays locked in the child."""
+    code = (
+        "import sys, numpy as np, dsv3_numerics as d3\n"
+        "d3.quantize_tiles(np.ones((1, 128), np.float32)).dequantize(out=np.empty((1, 128), np.float32))\n"
+        "print([name for name in sys.modules if name.startswith('numpy.ma')] == before)\n"
+    ).replace("\nd3.q", "\nbefore = [name for name in sys.modules if name.startswith('numpy.ma')]\nd3.q")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True"]
+    with pytest.raises(TypeError, match="masked array"):
+        d3.encode(np.ma.masked_array([1.0]), "float8_e4m3fn")
 
 
 def test_the_number_of_threads_is_kept() -> None:

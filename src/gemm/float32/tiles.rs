@@ -6,6 +6,7 @@
 use super::output::{Region, Scratch};
 use super::runs::{segments, KRun, KSegment};
 use super::{ByteOperand, Problem, STEP};
+use crate::interrupt::poll;
 use crate::simd::amx::{Amx, Interleave, Lhs, Sums, Tiles};
 use crate::simd::{words, Kernel, Lanes, Lookup};
 
@@ -120,6 +121,7 @@ impl AmxWorkspace {
         }
         scales(&p.a, &self.rows_at[row..row + rows], segment, &mut self.row_scales);
         for column in (0..columns).step_by(PANELS * SIDE) {
+            poll();
             let count = (columns - column).min(PANELS * SIDE);
             let size = steps * STEP * SIDE;
             let wide = count.div_ceil(SIDE);

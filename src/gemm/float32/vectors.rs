@@ -5,6 +5,7 @@
 use super::output::{Region, Scratch};
 use super::runs::{segments, KRun, KSegment};
 use super::{ByteOperand, Problem, STEP};
+use crate::interrupt::poll;
 use crate::simd::{dispatch, ColumnSink, Kernel, Lanes};
 use std::ops::Range;
 
@@ -106,6 +107,7 @@ impl SimdWorkspace {
             self.row_scales.resize(self.row_scales.len() + tall - rows, 0.0);
         }
         for column in (0..region.size.1).step_by(width) {
+            poll();
             self.begin(p, segment, region, row, rows, column, width);
             for (t, run) in segment.runs.iter().enumerate() {
                 let transpose = TransposeRun {

@@ -1,0 +1,112 @@
+//! Long operations end where the hook says so: tasks that would never end, and products of every unit at every level.
+
+use dsv3_numerics::formats::{Codes, Output};
+use dsv3_numerics::gemm::{matmul_nt, Operand, Options, Shape, UnitScales, ACCUMULATORS};
+use dsv3_numerics::interrupt::{poll, watched, Interrupted};
+use dsv3_numerics::simd::{set_level, Level};
+use dsv3_numerics::threads::{run_tasks, set_num_threads};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::{Mutex, MutexGuard};
+
+/// Level and threads are settings of the process: one test at a time.
+fn settings() -> MutexGuard<'static, ()> {
+    static LOCK: Mutex<()> = Mutex::new(());
+    LOCK.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+const LARGE: usize = 1 << 30;
+
+#[test]
+fn tasks_without_an_end_are_ended() {
+    let _one = settings();
+    for threads in [1, 2, 3] {
+        set_num_threads(threads).unwrap();
+        let endless = || {
+            run_tasks(LARGE, vec![(); 8], |()| loop {
+                poll();
+            })
+        };
+        assert_eq!(watched(|| true, endless).err(), Some(Interrupted), "{threads} threads");
+    }
+}
+
+#[test]
+fn tasks_that_nobody_stops_are_done_in_order() {
+    let _one = settings();
+    for threads in [1, 2, 3] {
+        set_num_threads(threads).unwrap();
+        let work = || {
+            run_tasks(LARGE, (0..1000).collect(), |i: u32| {
+                poll();
+                // tasks of tasks
+                i + run_tasks(LARGE, vec![1, 2], |x: u32| x).iter().sum::<u32>()
+            })
+        };
+        let wanted: Vec<u32> = (3..1003).collect();
+        assert_eq!(watched(|| false, work), Ok(wanted.clone()));
+        assert_eq!(work(), wanted, "nobody watches");
+    }
+}
+
+#[test]
+fn a_panic_is_no_interruption() {
+    let _one = settings();
+    set_num_threads(2).unwrap();
+    let broken = || run_tasks(LARGE, vec![0, 1, 2], |i| if i == 1 { panic!("broken") } else { i });
+    let result = catch_unwind(AssertUnwindSafe(|| watched(|| false, broken)));
+    assert_eq!(result.unwrap_err().downcast_ref::<&str>(), Some(&"broken"));
+}
+
+#[test]
+fn a_hook_holds_for_its_call_alone() {
+    let _one = settings();
+    assert_eq!(watched(|| true, || 1), Ok(1), "nothing asked");
+    poll();
+    let inner = watched(
+        || false,
+        || {
+            watched(
+                || true,
+                || loop {
+                    poll()
+                },
+            )
+            .err()
+        },
+    );
+    assert_eq!(inner, Ok(Some(Interrupted)));
+}
+
+#[test]
+fn products_of_every_unit_are_ended() {
+    let _one = settings();
+    // One tile of any unit; at the scalar level it takes most of them longer than the time between two looks.
+    let (n, k, mut ended) = (64, 1 << 14, 0);
+    let (bytes, words, unit) = (vec![1u8; n * k], vec![1u16; n * k], vec![127u8; n * k / 16]);
+    for level in Level::all_available() {
+        set_level(level).unwrap();
+        for accumulator in ACCUMULATORS.iter() {
+            let format = &accumulator.inputs[0];
+            if format.bits() > 16 {
+                continue;
+            }
+            let codes = if format.bits() <= 8 { Codes::U8(&bytes) } else { Codes::U16(&words) };
+            let block = accumulator.scale.map_or(32, |scale| scale.blocks[0]);
+            let unit_scales =
+                accumulator.scale.map(|_| UnitScales { codes: &unit[..n * k / block], group: (1, block) });
+            let side = Operand { codes, format, scales: None, group: (1, k), unit_scales, prepared: None };
+            let options = Options { accumulator, promote_every: None };
+            let (shape, mut out) = (Shape { stack: 1, m: n, n, k }, vec![0f32; n * n]);
+            for threads in [1, 2] {
+                set_num_threads(threads).unwrap();
+                let run = || matmul_nt(&side, &side, shape, true, None, &options, Output::F32(&mut out));
+                match watched(|| true, run) {
+                    Err(Interrupted) => ended += 1,
+                    // faster than the first look
+                    Ok(result) => assert_eq!(result, Ok(()), "{}", accumulator.name),
+                }
+            }
+        }
+    }
+    assert!(ended > 0);
+}
