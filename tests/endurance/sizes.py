@@ -82,6 +82,16 @@ def coded_linear(
     _core.linear(f32(2, 64), "float32", rows, weights, how, f32(2, 2))
 
 
+def table(row: int, file: int) -> None:
+    """Every question to a table without rows; an IndexError is an answer."""
+    found = _core.TensorTable()
+    for ask, number in ((found.row, row), (found.name, row), (found.take, row), (found.metadata, file)):
+        try:
+            ask(number)
+        except IndexError:
+            continue
+
+
 def quantize(*args: Any) -> Any:
     """All arguments of `_core.quantize` but arrays of results."""
     layout, seed = args
@@ -113,6 +123,13 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
         lambda: [u8(512), 0, "float4_e2m1fn", LAYOUT, f32(8), f32(1024), "float32"],
     ),
     "error_stats": (_core.error_stats, lambda: [f32(8), "float32", f32(8)]),
+    "error_stats of codes": (
+        _core.error_stats,
+        lambda: [f32(4, 256), "float32", f32(4, 256), (u8(1024), E4M3, LAYOUT, f32(8))],
+    ),
+    "has_nan": (_core.has_nan, lambda: [f32(8)]),
+    "crc32": (_core.crc32, lambda: [u8(8), 0]),
+    "TensorTable": (table, lambda: [0, 0]),
     "count_saturated": (
         _core.count_saturated,
         lambda: [f32(4, 256), "float32", u8(1024), "float8_e4m3fn", LAYOUT, f32(8)],
@@ -207,7 +224,7 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
 }  # fmt: skip
 WITHOUT = {
     "accumulators", "formats", "format_row", "scale_rules", "get_num_threads", "set_alone",
-    "simd_level", "simd_levels", "set_simd_level", "safetensors_header",
+    "simd_level", "simd_levels", "set_simd_level", "RuleRow", "rule_row",
 }  # fmt: skip
 """Functions that take no sizes."""
 
