@@ -77,12 +77,17 @@ impl MmaTask for EmulatedTask<'_, '_> {
     fn run<L: Mma>(self, l: L) {
         let (job, unit) = (self.job, unit(self.job.accumulator));
         let man = job.a.format.man + job.b.format.man;
-        if unit.fraction == 13 {
+        if is_narrow(job.accumulator) {
             work(l, job, unit, self.tile, NarrowLayout { shift: 13 - man });
         } else {
             work(l, job, unit, self.tile, WideLayout);
         }
     }
+}
+
+/// True for units whose products fit 16-bit integers.
+pub(super) fn is_narrow(accumulator: &Accumulator) -> bool {
+    accumulator.fraction == 13
 }
 
 /// The vector unit of an accumulator.

@@ -2,6 +2,7 @@
 //! exponents.
 
 use super::pack::{codes, ExponentRange, Fields, Layout, Powers, BLOCK};
+use super::prepared::SplitLine;
 use crate::simd::mma::{
     At, Floats, Mma, NarrowColumns, NarrowRows, Unit, WideColumns, WideRows, Words, COLUMNS, LANES,
     WIDE_ZERO, ZERO,
@@ -24,6 +25,17 @@ fn exponent<L: Mma>(exp: i16) -> i16 {
         exp
     }
 }
+
+/// Signs where the first of two k is turned.
+const ALTERNATING: [i16; LANES] = {
+    let mut out = [1; LANES];
+    let mut i = 0;
+    while i < LANES {
+        out[i] = -1;
+        i += 2;
+    }
+    out
+};
 
 impl Layout for NarrowLayout {
     type Columns = NarrowColumns;
@@ -61,6 +73,20 @@ impl Layout for NarrowLayout {
             out.signs[0].0[i] = sign;
             out.signs[1].0[i] = first;
             out.signs[2].0[i] = second;
+            out.signs[3].0[i] = -sign;
+        }
+    }
+    #[inline(always)]
+    fn split_column<L: Mma>(line: &SplitLine, out: &mut NarrowColumns) {
+        for (i, (sig, exp)) in line.sig.iter().zip(&line.exp).enumerate() {
+            out.sig.0[i] = i16::from(*sig).abs();
+            out.exp.0[i] = exponent::<L>(i16::from(*exp));
+        }
+        for (i, (sig, turned)) in line.sig.iter().zip(ALTERNATING).enumerate() {
+            let sign = 1 | i16::from(*sig) >> 15;
+            out.signs[0].0[i] = sign;
+            out.signs[1].0[i] = sign * turned;
+            out.signs[2].0[i] = -sign * turned;
             out.signs[3].0[i] = -sign;
         }
     }
@@ -165,6 +191,9 @@ impl Layout for WideLayout {
             values.0.iter_mut().zip(factors).for_each(|(x, factor)| *x *= factor);
         }
         out.exp.0.iter_mut().zip(moved).for_each(|(x, moved)| *x += moved);
+    }
+    fn split_column<L: Mma>(_: &SplitLine, _: &mut WideColumns) {
+        unreachable!("wide units take codes")
     }
     fn tf32_row(rows: &mut WideRows, at: Range<usize>, bits: &[u32], range: &mut ExponentRange) {
         let (values, exp) = (&mut rows.values[at.clone()], &mut rows.exp[at]);

@@ -5,7 +5,7 @@
 
 use super::job::{Blocks, Side};
 use super::mma::software_order;
-use super::prepared::Prepared;
+use super::prepared::{Prepared, SplitLine};
 use crate::formats::{Codes, Format};
 use crate::simd::mma::{At, Floats, Mma, Unit, COLUMNS, LANES, WIDE_ZERO};
 use crate::simd::{Kernel, Lanes};
@@ -157,7 +157,7 @@ impl Fields {
 #[derive(Clone, Copy)]
 pub(super) struct Source<'a> {
     codes: Codes<'a>,
-    fields: Fields,
+    pub fields: Fields,
     k: usize,
     /// Scales that move exponents, one for a multiple of [`SCALED`] codes.
     scales: Option<Blocks<'a, u8>>,
@@ -309,6 +309,8 @@ pub(super) trait Layout: Copy + Sync {
     fn row<L: Mma>(self, fields: Fields, codes: &[u16; BLOCK], rows: &mut Self::Rows, at: Range<usize>);
     /// Writes two k of sixteen columns.
     fn column<L: Mma>(self, fields: Fields, line: [u32; COLUMNS], out: &mut Self::Columns);
+    /// Writes two k of sixteen columns that are taken apart.
+    fn split_column<L: Mma>(line: &SplitLine, out: &mut Self::Columns);
     /// Multiplies the elements `at` of the rows by a scale.
     fn scale_row(rows: &mut Self::Rows, at: Range<usize>, power: (f32, i16));
     /// Multiplies two k of sixteen columns by their scales.
@@ -404,9 +406,7 @@ impl<M: Mma, F: Layout> Kernel for Pack<'_, M, F> {
                 }
                 if let Some(prepared) = src.prepared {
                     ranges.copy_from_slice(&prepared.ranges(first)[..ranges.len()]);
-                    for (i, out) in out.iter_mut().enumerate() {
-                        layout.column::<M>(fields, prepared.line(first, k.start / 2 + i), out);
-                    }
+                    prepared.write::<M, F>(layout, fields, first, k.start / 2, out);
                     return;
                 }
                 let columns = src.columns(l, first, &k, ranges);

@@ -3,21 +3,56 @@
 
 use super::accumulator::{Accumulator, Unit};
 use super::emulated;
-use super::pack::{ExponentRange, Source, BLOCK};
+use super::pack::{codes, ExponentRange, Fields, Layout, Source, BLOCK};
 use super::product::{side, Operand, Options};
 use crate::error::Error;
 use crate::formats::Format;
-use crate::simd::mma::{dispatch_mma, Mma, MmaTask, COLUMNS, LANES};
+use crate::simd::mma::{dispatch_mma, Mma, MmaTask, COLUMNS, LANES, ZERO};
 use crate::simd::{Kernel, Lanes};
 
-/// Columns transposed for the vector steps of a unit: two k of sixteen columns after another, a byte for each code.
+/// Two k of sixteen columns, taken apart: what narrow units multiply.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SplitLine {
+    /// Significands with their signs.
+    pub sig: [i8; LANES],
+    /// Exponents; [`ZERO`] for zeros.
+    pub exp: [i8; LANES],
+}
+
+impl SplitLine {
+    const BLANK: SplitLine = SplitLine { sig: [0; LANES], exp: [ZERO as i8; LANES] };
+
+    #[inline(always)]
+    fn new(fields: Fields, line: [u32; COLUMNS]) -> SplitLine {
+        let mut out = SplitLine::BLANK;
+        for ((code, sig), exp) in codes(line).into_iter().zip(&mut out.sig).zip(&mut out.exp) {
+            let (s, e) = fields.split(code & fields.magnitude);
+            if s != 0 {
+                *sig = if fields.negative(code) { -s as i8 } else { s as i8 };
+                *exp = e as i8;
+            }
+        }
+        out
+    }
+}
+
+/// The lines of a layout.
+#[derive(Clone, Debug)]
+enum Lines {
+    /// A byte for each code.
+    Codes(Vec<[u8; LANES]>),
+    /// Codes taken apart.
+    Split(Vec<SplitLine>),
+}
+
+/// Columns transposed for the vector steps of a unit: two k of sixteen columns after another.
 #[derive(Clone, Debug)]
 pub struct Prepared {
     accumulator: &'static Accumulator,
     format: &'static Format,
     rows: usize,
     k: usize,
-    pairs: Vec<[u8; LANES]>,
+    lines: Lines,
     ranges: Vec<ExponentRange>,
 }
 
@@ -43,12 +78,18 @@ impl Prepared {
         if !Prepared::gains(accumulator, b.format) {
             return Ok(None);
         }
+        let count = rows.div_ceil(COLUMNS) * k.div_ceil(2);
+        let narrow = emulated::is_narrow(accumulator);
         let mut found = Prepared {
             accumulator,
             format: b.format,
             rows,
             k,
-            pairs: vec![[0; LANES]; rows.div_ceil(COLUMNS) * k.div_ceil(2)],
+            lines: if narrow {
+                Lines::Split(vec![SplitLine::BLANK; count])
+            } else {
+                Lines::Codes(vec![[0; LANES]; count])
+            },
             ranges: vec![ExponentRange::NONE; rows],
         };
         let source = Source::new(&b, emulated::unit(accumulator));
@@ -57,7 +98,11 @@ impl Prepared {
 
     /// Bytes that it takes.
     pub fn nbytes(&self) -> usize {
-        std::mem::size_of_val(&self.pairs[..]) + std::mem::size_of_val(&self.ranges[..])
+        let lines = match &self.lines {
+            Lines::Codes(lines) => std::mem::size_of_val(&lines[..]),
+            Lines::Split(lines) => std::mem::size_of_val(&lines[..]),
+        };
+        lines + std::mem::size_of_val(&self.ranges[..])
     }
 
     /// Tests if it is the layout of such an operand in products of such a unit.
@@ -67,18 +112,38 @@ impl Prepared {
             && shape == [1, self.rows, self.k]
     }
 
-    /// Two k from `2 * pair` on of the sixteen columns from `first` on; zeros beyond the last.
+    /// Writes columns from `first` on, from k `2 * pair` on; zeros beyond the last k.
     #[inline(always)]
-    pub(super) fn line(&self, first: usize, pair: usize) -> [u32; COLUMNS] {
+    pub(super) fn write<L: Mma, F: Layout>(
+        &self,
+        layout: F,
+        fields: Fields,
+        first: usize,
+        pair: usize,
+        out: &mut [F::Columns],
+    ) {
         let half = self.k.div_ceil(2);
-        let mut line = [0; COLUMNS];
-        if pair < half {
-            let codes = &self.pairs[first / COLUMNS * half + pair];
-            for (out, two) in line.iter_mut().zip(codes.chunks_exact(2)) {
-                *out = u32::from(two[0]) | u32::from(two[1]) << 16;
+        let (from, to) = (first / COLUMNS * half + pair, (first / COLUMNS + 1) * half);
+        let (there, beyond) = out.split_at_mut(out.len().min(to - from));
+        match &self.lines {
+            Lines::Split(lines) => {
+                there
+                    .iter_mut()
+                    .zip(&lines[from..to])
+                    .for_each(|(out, line)| F::split_column::<L>(line, out));
+                beyond.iter_mut().for_each(|out| F::split_column::<L>(&SplitLine::BLANK, out));
+            }
+            Lines::Codes(lines) => {
+                for (out, codes) in there.iter_mut().zip(&lines[from..to]) {
+                    let mut line = [0; COLUMNS];
+                    for (pair, two) in line.iter_mut().zip(codes.chunks_exact(2)) {
+                        *pair = u32::from(two[0]) | u32::from(two[1]) << 16;
+                    }
+                    layout.column::<L>(fields, line, out);
+                }
+                beyond.iter_mut().for_each(|out| layout.column::<L>(fields, [0; COLUMNS], out));
             }
         }
-        line
     }
 
     /// The exponent ranges of columns from `first` on.
@@ -117,10 +182,18 @@ impl<M: Mma> Kernel for Columns<'_, '_, M> {
                 let block = from..out.k.min(from + BLOCK);
                 let lines = source.transposed(l, first, &block, ranges);
                 let at = first / COLUMNS * half + from / 2;
-                let pairs = &mut out.pairs[at..at + block.len().div_ceil(2)];
-                for (pairs, line) in pairs.iter_mut().zip(lines) {
-                    for (two, line) in pairs.chunks_exact_mut(2).zip(line) {
-                        (two[0], two[1]) = (line as u8, (line >> 16) as u8);
+                let place = at..at + block.len().div_ceil(2);
+                match &mut out.lines {
+                    Lines::Split(split) => {
+                        let split = split[place].iter_mut();
+                        split.zip(lines).for_each(|(out, line)| *out = SplitLine::new(source.fields, line));
+                    }
+                    Lines::Codes(codes) => {
+                        for (codes, line) in codes[place].iter_mut().zip(lines) {
+                            for (two, line) in codes.chunks_exact_mut(2).zip(line) {
+                                (two[0], two[1]) = (line as u8, (line >> 16) as u8);
+                            }
+                        }
                     }
                 }
             }

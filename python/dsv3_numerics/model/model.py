@@ -60,7 +60,7 @@ class Model:
         See `Gate`; recipes have their own.
     prepared_bytes : int
         Memory for FP8 weights that are laid out, when they are used a second time, for products under an
-        emulated unit: a byte each. Nothing but the time changes; 0 for none.
+        emulated unit: one or two bytes each. Nothing but the time changes; 0 for none.
 
     Raises
     ------

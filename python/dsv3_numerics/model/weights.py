@@ -223,7 +223,7 @@ class Kept:
         """Lay out an operand, if there is room."""
         self.once.discard(key)
         rows, cols = operand.shape
-        if rows * cols <= self.room:
+        if 2 * rows * cols <= self.room:  # the most that it takes
             self.room -= operand.prepare(accumulator)
 
 
