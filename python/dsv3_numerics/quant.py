@@ -234,7 +234,8 @@ def quantize_blocks(
     usual = amax is None and scales is None and tensor_amax is None and floor is None
     usual = usual and seed is None and out is None
     sizes = tuple(map(type, block)) if type(block) is tuple else None
-    call = _plain_call(w, usual, global_scale, (fmt, block, sizes, scale, rule, rounding, nonfinite))
+    options = ("blocks", block, sizes, fmt, scale, rule, rounding, nonfinite)
+    call = _plain_call(w, usual, global_scale, options)
     plan = _PLANS.find(call)
     if plan is not None:
         return _from_plan(plan, w)  # type: ignore[arg-type]
@@ -365,7 +366,8 @@ _NO_CALL: tuple[Any, ...] = ()
 def _plain_call(x: Any, usual: bool, global_scale: Any, options: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return what a `usual` call on a plain array is known by; nothing for other calls.
 
-    Types are part of it: 1, 1.0 and True are equal, but not all of them are an axis or a length.
+    Types are part of it: 1, 1.0 and True are equal, but not all of them are an axis or a length. So is the
+    function: "blocks" are not the tiles of an axis called None.
     """
     if not usual or type(global_scale) is not str or global_scale != "tensor" or not is_plain(x):
         return _NO_CALL
