@@ -10,6 +10,7 @@ import pytest
 
 from dsv3_numerics import Recipe
 from dsv3_numerics.model import MLA, Cache, Config, Model, OpRecord, random_weights
+from dsv3_numerics.model.fields import SCHEMES
 
 FP8 = Path(__file__).parents[1] / "golden" / "tiny_v3_fp8"
 TINY = Config.preset("tiny")
@@ -25,11 +26,11 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"accumulator": "volta"}, r"accumulator: found 'volta', expected one of none, hopper_fp8"),
     ({"rule": "mine"}, r"expected one of deepseek_v3, deepseek_v3_log2, .*vllm"),
     ({"cache": "int4"}, r"cache: .* int4 needs a scale; expected for example int4:1x128"),
-    ({"cache": "nvfp4"}, r"cache: found 'nvfp4': one scale for all tokens, but a cache grows"),
+    ({"cache": "nvfp4"}, r"cache: found 'nvfp4': its scale of scales is found in the numbers, but a cache"),
     ({"cache": "e4m3:tensor:f32"}, r"cache: found 'e4m3:tensor:f32': one scale for all tokens"),
     ({"cache": np.tanh}, r"cache: found 'tanh': .* nobody knows those of a scheme of one's own"),
     ({"cache": "logfmt8:deepep"}, r"cache: .*deepep is how a transfer sends tokens; expected logfmt8:1x128"),
-    ({"cache": "bf16:stochastic"}, r"cache: .*seed"),
+    *(({field: "bf16:stochastic"}, rf"{field}: .*seed") for field in SCHEMES),
     (
         {"activations": "e4m3:128x128:f32"},
         r"activations: .*groups of 128x128 join tokens.*groups within a",

@@ -81,18 +81,24 @@ def _token_by_token(scheme: Scheme) -> str | None:
     return None
 
 
+def _without_seed(scheme: Scheme) -> str | None:
+    if getattr(scheme, "rounding", None) != "stochastic":
+        return None
+    return "it rounds at random, and a forward has no seed for that; expected another rounding"
+
+
 def _in_bytes(scheme: Scheme) -> str | None:
     own = isinstance(scheme, OwnScheme)
     return "a cache holds bytes, and nobody knows those of a scheme of one's own" if own else None
 
 
 _PREDICATES: Mapping[str, tuple[Predicate, ...]] = {
-    "activations": (_not_requantized, _not_sent, _of_rows),
-    "weights": (_not_sent,),
-    "cache": (_not_requantized, _not_sent, _in_bytes, _token_by_token, _of_rows),
-    "indexer": (_not_requantized, _not_sent, _in_bytes, _token_by_token, _of_rows),
-    "dispatch": (_not_requantized, _of_rows),
-    "combine": (_not_requantized, _of_rows),
+    "activations": (_not_requantized, _not_sent, _of_rows, _without_seed),
+    "weights": (_not_sent, _without_seed),
+    "cache": (_not_requantized, _not_sent, _in_bytes, _token_by_token, _of_rows, _without_seed),
+    "indexer": (_not_requantized, _not_sent, _in_bytes, _token_by_token, _of_rows, _without_seed),
+    "dispatch": (_not_requantized, _of_rows, _without_seed),
+    "combine": (_not_requantized, _of_rows, _without_seed),
 }
 
 SCHEMES = tuple(_PREDICATES)
