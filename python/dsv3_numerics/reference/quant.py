@@ -405,7 +405,10 @@ def _quantize(
             how = Scaling(s, s, inverse if scale == "float32" else _by_power(s, rule))
         else:
             how = SCALES[scale](largest, name, rule, fmax)
-        quotient = np.copysign(how.quotient(x, block), x)  # a NaN that hardware makes may have either sign
+        quotient = how.quotient(x, block)
+        # Blocks of zeros have codes of zero, even where the scale underflows to zero, and 0 / 0 is NaN.
+        quotient = np.where(expand(block_amax(x, block) == 0, x.shape, block), f32(0), quotient)
+        quotient = np.copysign(quotient, x)  # a NaN that hardware makes may have either sign
         if rule.max is not None:
             quotient = np.copysign(np.minimum(np.abs(quotient), fmax), quotient)
     rounding = options.rounding or rule.rounding
@@ -414,7 +417,8 @@ def _quantize(
     row = format_row(name)
     e5m6 = (row.exp, row.man, row.bias, row.subnormals) == (5, 6, 15, True)
     if e5m6 and rule.subnormals == "float32_tail" and rounding == "nearest_even":
-        codes = np.where(np.abs(quotient) < f32(2.0**-14), _by_tail(quotient), codes)
+        small = np.abs(quotient) < f32(2.0**-14)
+        codes = np.where(small, _by_tail(np.where(small, quotient, f32(0))), codes)
     if not rule.negative_zero:
         minus = quotient_is_minus_zero(codes, name)
         codes = np.where(minus, codes.dtype.type(0), codes)
