@@ -203,6 +203,19 @@ def test_parts_of_a_tensor_share_its_global_scale(simd_level: str) -> None:
         del options["amax"]
 
 
+@pytest.mark.parametrize("apply_op", ["divide", "multiply_inverse", "multiply_ratio"])
+def test_blocks_of_zeros_stay_zeros_under_a_scale_of_zero(apply_op: str, simd_level: str) -> None:
+    """The least scale, 2^-126, times a largest number of 2^-24 is no float32: the scale of zeros is 0."""
+    name, x = "e1m1b24_ieee", np.float32([0, -0.0, 0, -0.0] * 9)
+    rule = dn.rules()["deepseek_v3"].replace(amax_floor=0, scale_floor=0, apply_op=apply_op)
+    got = dn.quantize_tiles(x, fmt=name, tile=4, rule=rule)
+    row = reference.quant.RULES["deepseek_v3"]._replace(**rule.columns())
+    expected = reference.quantize_tiles(x, fmt=name, tile=4, rule=row)
+    assert not got.scales.any()
+    assert not got.dequantize().any()
+    _same(got, expected)
+
+
 @pytest.mark.parametrize(("scale", "rule"), KINDS)
 @pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2fnuz", "float8_e5m2", "e5m6"])
 def test_nonfinite_propagates(name: str, scale: str, rule: str, simd_level: str) -> None:
