@@ -126,6 +126,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "recipes": recipes,
     "hopper": hopper,
     "tiles": tiles,
+    "twice": twice,
     "speculation": speculation,
     "load": load,
     "training": training,
