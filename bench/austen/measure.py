@@ -61,7 +61,7 @@ def windows(ids: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], int]]:
 
 
 class Seen(NamedTuple):
-    """What a model says of a text under a recipe."""
+    """Answers of a model to a text under a recipe."""
 
     bits: Numbers
     "per byte, for each window of `FRESH` bytes"
@@ -132,7 +132,7 @@ def by_recipe(model: Model, text: str, random: Model) -> dict[str, dict[str, Any
 
 
 def sums(model: Model, text: str) -> dict[str, Any]:
-    """What Hopper's sums add to the recipe: bits per byte and divergence beside exact sums."""
+    """The cost of Hopper's sums in the recipe: bits per byte and divergence beside exact sums."""
     fp8 = Recipe.preset("deepseek_v3")
     exact, own = look(model, text, fp8.replace(accumulator="exact")), look(model, text, fp8)
     more = 100 * (own.bits - exact.bits) / exact.bits.mean()
@@ -142,7 +142,7 @@ def sums(model: Model, text: str) -> dict[str, Any]:
 
 
 def tiles(model: Model, text: str) -> dict[str, Any]:
-    """What experts send back, in tiles of 128: zeros, spans in powers of two, and errors of formats."""
+    """Outputs of experts in tiles of 128: zeros, spans in powers of two, and errors of formats."""
     ids = np.frombuffer(text.encode(), np.uint8).astype(np.int64)
     parts: list[Numbers] = []
 

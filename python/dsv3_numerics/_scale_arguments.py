@@ -1,4 +1,4 @@
-"""What a caller may give a quantizer besides numbers: magnitudes, scales, and NVFP4's scale of scales.
+"""Arguments of a quantizer besides numbers: magnitudes, scales, and NVFP4's scale of scales.
 
 Lives here: checks of these arrays, and how the scale of scales comes about. The quantizers are in `quant`.
 """

@@ -6,10 +6,6 @@ DSV3_NUMERICS_THREADS and by DSV3_NUMERICS_SIMD with the name of a level.
 
 from __future__ import annotations
 
-import platform
-import sys
-from importlib import metadata
-
 from . import _core
 from ._arrays import positive
 
@@ -92,6 +88,9 @@ def show_versions() -> None:
     >>> dsv3_numerics.show_versions()  # doctest: +ELLIPSIS
     dsv3_numerics  ...
     """
+    import platform
+    import sys
+    from importlib import metadata
 
     def version(package: str) -> str:
         try:

@@ -39,7 +39,7 @@ pub struct LaneRounder {
     float32_tail: bool,
     fixed: Option<Fixed>,
     tail: Tail,
-    /// Those of the seed of stochastic rounding.
+    /// Bits of the seed of stochastic rounding.
     keys: PhiloxKeys,
 }
 
@@ -238,7 +238,7 @@ impl LaneRounder {
     /// matters to stochastic rounding.
     #[inline(always)]
     pub fn group<L: Lanes>(&self, l: L, first: u64, x: [L::U; 4]) -> [L::U; 4] {
-        // What is common has its code here, the rest is called.
+        // Common cases have their code here, the rest is called.
         if let Some(fixed) = &self.fixed {
             match (fixed.place, self.tail, self.rounding == Rounding::Stochastic) {
                 (SUM, ALIKE | SIGNED, false) => return self.vectors::<L, SUM, SIGNED>(l, fixed, x),

@@ -112,11 +112,11 @@ named_enum! {
 }
 
 named_enum! {
-    /// What decides the rounding of quotients below a format's smallest normal number.
+    /// Bits that decide the rounding of quotients below a format's smallest normal number.
     Subnormals, "subnormals" {
         /// The bits that fall off, as everywhere else.
         Nearest = "nearest",
-        /// Of E5M6 the low 17 bits of the float32, wherever the cut is (TileKernels); of other formats the bits that fall off.
+        /// For E5M6 the low 17 bits of the float32, wherever the cut is (TileKernels); of other formats the bits that fall off.
         Float32Tail = "float32_tail",
     }
 }

@@ -92,7 +92,7 @@ impl ErrorStats {
     }
 }
 
-/// What an approximation is codes of, for counting clipped elements in the same pass.
+/// The codes that an approximation is of, for counting clipped elements in the same pass.
 #[derive(Clone, Copy)]
 pub struct Coded<'a> {
     /// Codes, one an element.

@@ -451,7 +451,7 @@ impl Lanes for Avx512 {
     }
     #[inline(always)]
     fn add_to_odd(self, a: __m512, b: __m512) -> __m512 {
-        // Of two neighbours, one is odd.
+        // One of two neighbours is odd.
         // SAFETY: the token proves AVX-512.
         unsafe {
             let above = _mm512_add_round_ps::<{ _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC }>(a, b);

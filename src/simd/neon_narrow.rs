@@ -125,7 +125,7 @@ fn rare(x: [Two<float32x4_t>; 4], f: Narrow, least: u8, codes: Codes) -> Codes {
         for (i, out) in out.iter_mut().enumerate() {
             let (a, b) = (x[2 * i], x[2 * i + 1]);
             let count = vabsq_s8(vreinterpretq_s8_u8(low_bytes(words(a), words(b))));
-            // What larger numbers count is any byte; no normal number has a code below the least.
+            // Larger numbers count as any byte; no normal number has a code below the least.
             let count = vminq_u8(vreinterpretq_u8_s8(count), vdupq_n_u8(least));
             *out = vmaxq_u8(*out, count);
             if large {

@@ -101,7 +101,7 @@ LINKED = [
 
 
 def test_it_is_short() -> None:
-    """What is long is on pages."""
+    """Long parts are on pages."""
     assert len(README.read_text().splitlines()) < 120
 
 

@@ -44,7 +44,10 @@ NAMES: dict[str, set[str]] = {
     "scale": {"Scale", "Scale | None", "Literal['float32', 'ue8m0']", "str", "str | None"},
     "scheme": {"Any", "str | Scheme"},
     "schemes": {"Iterable[str | Scheme]"},
-    "seed": {"Any", "int", "int | None", "int | np.random.Generator", "int | np.random.Generator | None"},
+    "seed": {
+        *("Any", "int", "int | None", "int | np.random.Generator", "int | np.random.Generator | None"),
+        *("Seed", "np.random.Generator | None"),
+    },
     "threads": {"int | None"},
     "tile": {"int", "int | None", "int | Literal['standard'] | None", "Any"},
 }

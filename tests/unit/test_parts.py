@@ -18,7 +18,8 @@ from dsv3_numerics.checkpoint import convert, save
 from dsv3_numerics.checkpoint.conversion.run import merge_conversion
 from dsv3_numerics.model import Config, random_checkpoint
 from dsv3_numerics.tasks.journal import Journal, journal_name, journals, open_journal
-from dsv3_numerics.tasks.plan import Part, Task, grouped
+from dsv3_numerics.tasks.plan import Part, grouped
+from dsv3_numerics.tasks.task import Task
 
 FP8 = Path(__file__).parents[1] / "golden" / "tiny_v3_fp8"
 NOT_FIGURES = ("seconds",)

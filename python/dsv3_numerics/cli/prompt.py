@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from .._arrays import brief
 from .._regular import read_small_text
 
 _NUMBER = re.compile(r"[+-]?[0-9]{1,40}")
@@ -85,6 +84,8 @@ def parse_ids(ids: str) -> list[int]:
     parts = text.replace(",", " ").split()
     wrong = next((part for part in parts if not _NUMBER.fullmatch(part)), None)
     if wrong is not None:
+        from .._arrays import brief
+
         raise click.BadParameter(f"found {brief(wrong)}, expected whole numbers", param_hint="--ids")
     found = [int(part) for part in parts]
     if not found:

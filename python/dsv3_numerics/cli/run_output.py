@@ -21,7 +21,7 @@ _CHUNK = 512  # tokens that a forward without traces takes at a time
 
 
 class Wanted(NamedTuple):
-    """What patterns name: traces, and operations where there is no such trace."""
+    """Names that patterns match: traces, and operations where there is no such trace."""
 
     traces: list[str]
     operations: list[str]

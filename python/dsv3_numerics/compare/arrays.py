@@ -322,8 +322,10 @@ def _cells(counts: NDArray[np.int64], axis: int) -> NDArray[np.int64]:
 
 def _gap(kind: Kind, u: Array, v: Array) -> NDArray[np.float64]:
     """Return distances on the line of codes."""
+    distance: NDArray[np.float64]
     if kind.bits < 64:
-        return np.abs(kind.line(v) - kind.line(u)).astype(np.float64)
+        distance = np.abs(kind.line(v) - kind.line(u)).astype(np.float64)
+        return distance
     return np.abs(kind.line(v).astype(np.float64) - kind.line(u).astype(np.float64))
 
 

@@ -375,8 +375,8 @@ class _Look:
         a, b = np.log2(found[good].astype(np.float64)), np.log2(own[good].astype(np.float64))
         if a.std() == 0 or b.std() == 0:
             return bool(a.std() != b.std())
-        ranks = (np.argsort(np.argsort(v)) for v in (a, b))
-        correlation = float(np.corrcoef(*ranks)[0, 1])
+        first, second = (np.argsort(np.argsort(v)).astype(np.float64) for v in (a, b))
+        correlation = float(np.corrcoef(first, second)[0, 1])
         self.evidence["correlation of scales with those expected (ranks)"] = round(correlation, 3)
         return abs(correlation) < 0.5
 

@@ -201,9 +201,9 @@ class _Search:
         kept.setdefault(plain, list(self.read))
         out = []
         for names, layouts in kept.items():
-            changed = self.changed(names)
-            assert changed is not None
-            out.append((names, changed, layouts))
+            given = self.changed(names)
+            assert given is not None
+            out.append((names, given, layouts))
         return out
 
     def changed(self, names: tuple[str, ...]) -> Operands | None:

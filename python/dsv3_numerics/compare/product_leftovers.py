@@ -108,7 +108,8 @@ def classify(
 
 def _largest(dtype: np.dtype[Any]) -> Array:
     """Return the code of the largest finite number."""
-    most = np.finfo(dtype).max if dtype.kind == "f" else ml_dtypes.finfo(dtype).max
+    info: Any = np.finfo if dtype.kind == "f" else ml_dtypes.finfo
+    most = info(dtype).max
     return np.asarray([most], dtype).view(f"u{dtype.itemsize}")
 
 

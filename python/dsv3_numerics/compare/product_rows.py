@@ -183,7 +183,8 @@ def _power(up: bool) -> Callable[[Array], Array | None]:
         if s.dtype != f32:
             return None
         mantissa, exponent = np.frexp(s)
-        return np.ldexp(f32(1), exponent - ((mantissa == 0.5) | (not up))).astype(f32)
+        power: Array = np.ldexp(f32(1), exponent - ((mantissa == 0.5) | (not up))).astype(f32)
+        return power
 
     return change
 

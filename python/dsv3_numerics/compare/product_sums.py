@@ -291,7 +291,8 @@ def _halves(a: Floats, b: Floats, total: Floats) -> Floats:
     while len(parts) > 1:
         half = (len(parts) + 1) // 2
         parts = [p + parts[i + half] if i + half < len(parts) else p for i, p in enumerate(parts[:half])]
-    return total + parts[0]
+    added: Floats = total + parts[0]
+    return added
 
 
 def _blocks(size: int, narrow: Callable[[Floats], Floats] = lambda x: x) -> Chain:

@@ -329,9 +329,14 @@ class Search:
                 break
             if odd and share < 0.5:
                 break
-            key = reading.key, row.stored.tobytes(), row.amax.tobytes(), *(u[2].tobytes() for u in row.uses)
-            if key not in alike:
-                alike.add(key)
+            same_codes = (
+                reading.key,
+                row.stored.tobytes(),
+                row.amax.tobytes(),
+                *(u[2].tobytes() for u in row.uses),
+            )
+            if same_codes not in alike:
+                alike.add(same_codes)
                 out.append((reading, share, row))
         if not odd:
             out += [(reading, 0.0, _unknown(part, case)) for reading, part in read]

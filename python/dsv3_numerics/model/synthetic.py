@@ -30,7 +30,8 @@ from ..checkpoint.scan import SCALE_SUFFIX
 from ..checkpoint.selection import selected
 from ..checkpoint.write import Entry, Layout, layout
 from ..tasks.journal import journals, open_journal, read_head, remove_journals, verb_of
-from ..tasks.plan import Finished, Moved, Split, Task
+from ..tasks.plan import Split
+from ..tasks.task import Finished, Moved, Task
 from .block_pool import SIDE, BlockPool, Kind
 from .config import Config
 from .random import deviation, draw

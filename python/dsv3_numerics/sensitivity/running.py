@@ -18,7 +18,8 @@ from .._progress import Meter, Progress
 from ..model import Config, Model, Recipe, random_weights
 from ..report.files import json_ready
 from ..report.running import recorded
-from ..tasks.plan import HERE, Facts, Finished, Moved, Opener, Split, Task
+from ..tasks.plan import HERE, Split
+from ..tasks.task import Facts, Finished, Moved, Opener, Task
 from .forward import Subject
 from .identity import about
 from .measuring import MEASURES

@@ -22,7 +22,7 @@ from ..checkpoint.selection import selected
 from ..report.running import recorded
 from ..schemes import Scheme
 from ..tasks.journal import Journal
-from ..tasks.plan import Task
+from ..tasks.task import Task
 from .result import StudyData
 from .saved import Study
 from .slabs import SLAB_ELEMENTS

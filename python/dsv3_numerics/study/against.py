@@ -17,7 +17,8 @@ from ..checkpoint import Skipped, Tensor
 from ..checkpoint.selection import selected
 from ..schemes import OwnScheme
 from ..tasks.journal import Journal
-from ..tasks.plan import HERE, Opener, Split
+from ..tasks.plan import HERE, Split
+from ..tasks.task import Opener
 from .metrics import FIELDS, add_into, empty_row, sums_of
 from .result import StudyData, TensorResult
 from .saved import Study

@@ -17,7 +17,8 @@ import numpy.typing as npt
 from ..checkpoint import Skipped
 from ..schemes import Scheme
 from ..tasks.journal import Journal
-from ..tasks.plan import Facts, Finished, Moved, Task, grouped
+from ..tasks.plan import grouped
+from ..tasks.task import Facts, Finished, Moved, Task
 from .metrics import FIELDS
 from .result import StudyData, TensorResult
 

@@ -30,7 +30,8 @@ from ..checkpoint.selection import selected
 from ..report.running import recorded
 from ..schemes import OwnScheme, Scheme
 from ..tasks.journal import Journal
-from ..tasks.plan import HERE, Facts, Opener, Split, Task
+from ..tasks.plan import HERE, Split
+from ..tasks.task import Facts, Opener, Task
 from .metrics import FIELDS, Metrics, add_into, empty_row, sums_of
 from .result import StudyData, TensorResult
 from .saved import Study

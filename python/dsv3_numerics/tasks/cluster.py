@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._atomic import begin, discard
-from .plan import Facts, Finished, Moved, Opener, Task, Worker, digest
+from .task import Facts, Finished, Moved, Opener, Task, Worker, digest
 
 if TYPE_CHECKING:
     from distributed import Client

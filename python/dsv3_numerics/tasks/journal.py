@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from .._atomic import replacing
-from .plan import Facts, Part, Task
+from .plan import Part
+from .task import Facts, Task
 
 if sys.platform != "win32":
     import fcntl

@@ -1,67 +1,20 @@
 """One plan for one process, for parts of it, and for workers elsewhere.
 
-Lives here: `Task`, the protocols of who does tasks, and `Split`: by whom they are done. A worker lists the
+Lives here: `Part` and `Split`, by whom tasks are done. A worker lists the
 same tasks in the same order wherever it is opened, and what a task makes depends on nothing else; so results
 are put together by the numbers of their tasks, and are the same to the bit.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
 
-Facts = dict[str, Any]
-"""Result of a task as JSON holds it; what is large is in files that the task has written."""
+from .task import Finished, Moved, Opener, Task, Worker, digest
 
 _PART = re.compile(r"(\d{1,6})/(\d{1,6})")
-
-
-class Task(NamedTuple):
-    """One piece of a work.
-
-    Attributes
-    ----------
-    number : int
-        Its place in the plan.
-    name : str
-        Unique in the plan.
-    cost : float
-        In the unit of the work's progress (bytes, elements, layers).
-    """
-
-    number: int
-    name: str
-    cost: float
-
-
-Moved = Callable[[str, float], None]
-"""Called with an item's name and the cost that was just done of it."""
-
-Finished = Callable[[Task, Facts], None]
-"""Called with each task that is done, by one thread at a time."""
-
-
-class Worker(Protocol):
-    """Whoever can do the tasks of a plan; it holds open what they need."""
-
-    @property
-    def tasks(self) -> Sequence[Task]:
-        """The whole plan, the same wherever it is made."""
-
-    def run(self, tasks: Sequence[Task], moved: Moved, finished: Finished) -> None:
-        """Do some of the tasks, in any order."""
-
-
-class Opener(Protocol):
-    """Arguments of a work, from which any process can open a worker; hashable, and can be pickled."""
-
-    def open(self) -> AbstractContextManager[Worker]:
-        """Open a worker."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +23,8 @@ class Part:
 
     Examples
     --------
-    >>> from dsv3_numerics.tasks.plan import Part, Task
+    >>> from dsv3_numerics.tasks.plan import Part
+    >>> from dsv3_numerics.tasks.task import Task
     >>> part = Part.parse("2/3")
     >>> [task.name for task in part.of([Task(i, name, 1) for i, name in enumerate("abcde")])]
     ['b', 'e']
@@ -211,9 +165,3 @@ def grouped(costs: Sequence[float], most: float) -> list[tuple[int, int]]:
             first, cost = i, 0.0
         cost += more
     return [*found, (first, len(costs))] if costs else []
-
-
-def digest(tasks: Sequence[Task]) -> str:
-    """Digest of a plan: workers that list other tasks see another source."""
-    text = "\n".join(f"{task.number} {task.name} {task.cost!r}" for task in tasks)
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]

@@ -172,15 +172,15 @@ def linear_errors(
     check_pair("dy", dy, 1, "w", w, 0)
     check_pair("dy", dy, 0, "x", x, 0)
     rng = recipe.generator(seed)
-    blocks, columns = recipe.quantize_weights(w, rng=rng), recipe.weight_columns(w, rng=rng)
+    blocks, columns = recipe.quantize_weights(w, seed=rng), recipe.weight_columns(w, seed=rng)
     signs = recipe.rotation(rng)
-    dy_columns = recipe.gradient_columns(dy, rng=rng, rotation=signs)
-    x_columns = recipe.activation_columns(x, rng=rng, rotation=signs)
+    dy_columns = recipe.gradient_columns(dy, seed=rng, rotation=signs)
+    x_columns = recipe.activation_columns(x, seed=rng, rotation=signs)
     wide_x, wide_w, wide_dy = (a.astype(np.float64) for a in (x, w, dy))
     narrow, wide = recipe.output_dtype, recipe.gradient_dtype
     found = (
-        ("fprop", recipe.quantize_activations(x, rng=rng), blocks, wide_x @ wide_w.T, narrow),
-        ("dgrad", recipe.quantize_gradients(dy, rng=rng), columns.T, wide_dy @ wide_w, narrow),
+        ("fprop", recipe.quantize_activations(x, seed=rng), blocks, wide_x @ wide_w.T, narrow),
+        ("dgrad", recipe.quantize_gradients(dy, seed=rng), columns.T, wide_dy @ wide_w, narrow),
         ("wgrad", dy_columns.T, x_columns.T, wide_dy.T @ wide_x, wide),
     )
     return LinearErrors(recipe, tuple(_product_error(*product, recipe) for product in found))

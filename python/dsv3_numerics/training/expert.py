@@ -104,8 +104,8 @@ def _weights_generator(recipe: ExpertRecipe, seed: Seed) -> np.random.Generator 
 def _quantized_weights(
     weights: ExpertWeights, recipe: ExpertRecipe, rng: np.random.Generator | None
 ) -> ExpertWeights:
-    gate, up = (recipe.up.quantize_weights(getattr(weights, name), name, rng=rng) for name in ("gate", "up"))
-    down = recipe.down.quantize_weights(weights.down, "down", rng=rng)
+    gate, up = (recipe.up.quantize_weights(getattr(weights, name), name, seed=rng) for name in ("gate", "up"))
+    down = recipe.down.quantize_weights(weights.down, "down", seed=rng)
     if not gate.shape == up.shape == down.shape[::-1]:
         raise ValueError(
             f"weights: found gate {gate.shape}, up {up.shape} and down {down.shape}, expected "
@@ -217,7 +217,7 @@ def hooked_forward(
     x = operand(x, "x")
     w = _quantized_weights(weights, recipe, rng)
     check_pair("x", x, 1, "gate", w.gate, 1)
-    sent = up.quantize_activations(x, rng=rng)
+    sent = up.quantize_activations(x, seed=rng)
 
     def product(name: str, numbers: Any, side: Operand, which: str, layer: LinearRecipe) -> Array:
         matrices = getattr(weights, which), getattr(w, which)
@@ -228,10 +228,10 @@ def hooked_forward(
     a = product("gate.fprop", x, sent, "gate", up)
     b = product("up.fprop", x, sent, "up", up)
     h = swiglu(a, b, recipe.compute)
-    y = product("down.fprop", h, down.quantize_activations(h, rng=rng), "down", down)
+    y = product("down.fprop", h, down.quantize_activations(h, seed=rng), "down", down)
     # gate's and up's x waits as it was multiplied, in the format that their recipe stores it in.
-    kept = sent if up.saved_activations is None else up.save_activations(x, rng=rng)
-    return y, SavedActivations(kept, recipe.save(a, rng=rng), recipe.save(b, rng=rng))
+    kept = sent if up.saved_activations is None else up.save_activations(x, seed=rng)
+    return y, SavedActivations(kept, recipe.save(a, seed=rng), recipe.save(b, seed=rng))
 
 
 def _forward_is_random(recipe: ExpertRecipe) -> bool:
@@ -262,8 +262,8 @@ def hooked_backward(
     def gradient(which: str, left: Any, right: Any, layer: LinearRecipe) -> Array:
         signs = layer.rotation(rng)
         columns = (
-            layer.gradient_columns(left, rng=rng, rotation=signs),
-            layer.activation_columns(right, rng=rng, rotation=signs),
+            layer.gradient_columns(left, seed=rng, rotation=signs),
+            layer.activation_columns(right, seed=rng, rotation=signs),
         )
         sides = columns[0].T, columns[1].T
         result = layer.product(*sides, layer.gradient_dtype, c=getattr(so_far, which))
@@ -273,7 +273,7 @@ def hooked_backward(
 
     a, b = _numbers(saved.gate), _numbers(saved.up)
     h = swiglu(a, b, recipe.compute)
-    sent, blocks = down.quantize_gradients(dy, rng=rng), down.weight_columns(w.down, rng=rng).T
+    sent, blocks = down.quantize_gradients(dy, seed=rng), down.weight_columns(w.down, seed=rng).T
     dh = down.product(sent, blocks, down.output_dtype)
     hook(ProductRecord("down.dgrad", down, [Pair((dy, _transposed(weights.down)), (sent, blocks))], dh))
     of_down = gradient("down", dy, h, down)
@@ -282,7 +282,7 @@ def hooked_backward(
     pairs = [
         Pair(
             (d, _transposed(numbers)),
-            (up.quantize_gradients(d, rng=rng), up.weight_columns(codes, rng=rng).T),
+            (up.quantize_gradients(d, seed=rng), up.weight_columns(codes, seed=rng).T),
         )
         for d, numbers, codes in ((da, weights.gate, w.gate), (db, weights.up, w.up))
     ]

@@ -51,7 +51,7 @@ def fprop(
     """
     recipe = LinearRecipe.of(recipe)
     rng = recipe.generator(seed)
-    left, right = recipe.quantize_activations(x, rng=rng), recipe.quantize_weights(w, rng=rng)
+    left, right = recipe.quantize_activations(x, seed=rng), recipe.quantize_weights(w, seed=rng)
     check_pair("x", left, 1, "w", right, 1)
     return recipe.product(left, right, recipe.output_dtype, out=out)
 
@@ -90,7 +90,7 @@ def dgrad(
     """
     recipe = LinearRecipe.of(recipe)
     rng = recipe.generator(seed)
-    left, right = recipe.quantize_gradients(dy, rng=rng), recipe.weight_columns(w, rng=rng)
+    left, right = recipe.quantize_gradients(dy, seed=rng), recipe.weight_columns(w, seed=rng)
     check_pair("dy", left, 1, "w", right, 0)
     return recipe.product(left, right.T, recipe.output_dtype, out=out)
 
@@ -142,6 +142,6 @@ def wgrad(
     check_pair("dy", dy, 0, "x", x, 0)
     rng = recipe.generator(seed)
     signs = recipe.rotation(rng)
-    left = recipe.gradient_columns(dy, rng=rng, rotation=signs)
-    right = recipe.activation_columns(x, rng=rng, rotation=signs)
+    left = recipe.gradient_columns(dy, seed=rng, rotation=signs)
+    right = recipe.activation_columns(x, seed=rng, rotation=signs)
     return recipe.product(left.T, right.T, recipe.gradient_dtype, c=c, out=out)

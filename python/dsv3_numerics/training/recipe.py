@@ -179,9 +179,9 @@ class LinearRecipe(PresetFamily):
             )
         return seed if isinstance(seed, np.random.Generator) else np.random.default_rng(seed_key(seed))
 
-    def rotation(self, rng: np.random.Generator | None) -> int | None:
+    def rotation(self, seed: np.random.Generator | None) -> int | None:
         """Draw the signs that both operands of one wgrad share; None without a rotation."""
-        return None if self.hadamard is None or rng is None else seed_key(rng)
+        return None if self.hadamard is None or seed is None else seed_key(seed)
 
     @property
     def output_dtype(self) -> np.dtype[Any]:
@@ -195,66 +195,66 @@ class LinearRecipe(PresetFamily):
         return found
 
     def quantize_activations(
-        self, x: ArrayLike | Quantized, name: str = "x", *, rng: np.random.Generator | None = None
+        self, x: ArrayLike | Quantized, name: str = "x", *, seed: np.random.Generator | None = None
     ) -> Operand:
         """x for fprop: tiles of a row."""
-        return self._tiles(x, name, 1, self.activations, rng)
+        return self._tiles(x, name, 1, self.activations, seed)
 
     def save_activations(
-        self, x: ArrayLike | Quantized, name: str = "x", *, rng: np.random.Generator | None = None
+        self, x: ArrayLike | Quantized, name: str = "x", *, seed: np.random.Generator | None = None
     ) -> Operand:
         """x as it waits for wgrad."""
-        return self._tiles(x, name, 1, self.saved_activations or self.activations, rng)
+        return self._tiles(x, name, 1, self.saved_activations or self.activations, seed)
 
     def activation_columns(
         self,
         x: ArrayLike | Quantized,
         name: str = "x",
         *,
-        rng: np.random.Generator | None = None,
+        seed: np.random.Generator | None = None,
         rotation: int | None = None,
     ) -> Operand:
         """x for wgrad: tiles of tokens, regrouped from those saved unless it is made again."""
         if not isinstance(x, Quantized) and not self.recompute_activations:
-            x = self.save_activations(x, name, rng=rng)
-        return self._tiles(self._rotated(x, name, rotation), name, 0, self.activations, rng)
+            x = self.save_activations(x, name, seed=seed)
+        return self._tiles(self._rotated(x, name, rotation), name, 0, self.activations, seed)
 
     def quantize_gradients(
-        self, dy: ArrayLike | Quantized, name: str = "dy", *, rng: np.random.Generator | None = None
+        self, dy: ArrayLike | Quantized, name: str = "dy", *, seed: np.random.Generator | None = None
     ) -> Operand:
         """dy for dgrad: tiles of a row, or blocks."""
         if self.gradients.group is not None and self.gradients.group[0] != 1:
-            return self._blocks(dy, name, self.gradients, rng, self.gradient_floor)
-        return self._tiles(dy, name, 1, self.gradients, rng, self.gradient_floor)
+            return self._blocks(dy, name, self.gradients, seed, self.gradient_floor)
+        return self._tiles(dy, name, 1, self.gradients, seed, self.gradient_floor)
 
     def gradient_columns(
         self,
         dy: ArrayLike | Quantized,
         name: str = "dy",
         *,
-        rng: np.random.Generator | None = None,
+        seed: np.random.Generator | None = None,
         rotation: int | None = None,
     ) -> Operand:
         """dy for wgrad: tiles of tokens, from the numbers, or from tiles of a row if those arrived."""
         if self.gradients_arrive:
-            dy = self._tiles(dy, name, 1, self.gradients, rng, self.gradient_floor)
+            dy = self._tiles(dy, name, 1, self.gradients, seed, self.gradient_floor)
         dy = self._rotated(dy, name, rotation)
-        return self._tiles(dy, name, 0, self.gradients, rng, self.gradient_floor)
+        return self._tiles(dy, name, 0, self.gradients, seed, self.gradient_floor)
 
     def quantize_weights(
-        self, w: ArrayLike | Quantized, name: str = "w", *, rng: np.random.Generator | None = None
+        self, w: ArrayLike | Quantized, name: str = "w", *, seed: np.random.Generator | None = None
     ) -> Operand:
         """w for fprop: blocks, or tiles of a row; for dgrad too, where it is blocks."""
-        return self._blocks(w, name, self.weights, rng)
+        return self._blocks(w, name, self.weights, seed)
 
     def weight_columns(
-        self, w: ArrayLike | Quantized, name: str = "w", *, rng: np.random.Generator | None = None
+        self, w: ArrayLike | Quantized, name: str = "w", *, seed: np.random.Generator | None = None
     ) -> Operand:
         """w for dgrad: the same blocks, or tiles along the other axis, over which it is summed."""
         blocks = isinstance(w, Quantized) and w.axis is None
         if blocks or isinstance(self.weights, Cast) or self.weights.group[0] != 1:
-            return self.quantize_weights(w, name, rng=rng)
-        return self._tiles(w, name, 0, self.weights, rng)
+            return self.quantize_weights(w, name, seed=seed)
+        return self._tiles(w, name, 0, self.weights, seed)
 
     def product(self, a: Operand, b: Operand, dtype: Any, c: Any = None, out: Any = None) -> Array:
         """Return ``a @ b.T``, added to `c`."""
@@ -287,7 +287,7 @@ class LinearRecipe(PresetFamily):
         name: str,
         axis: int,
         scheme: Scheme,
-        rng: np.random.Generator | None,
+        seed: np.random.Generator | None,
         floor: float | None = None,
     ) -> Operand:
         if isinstance(scheme, Cast):
@@ -302,7 +302,7 @@ class LinearRecipe(PresetFamily):
                 return requantize_tiles(x, axis=axis, tile=tile, floor=floor)
             x = x.dequantize()
         found: Quantized = scheme.with_rule(self.rule).encode(
-            matrix(x, name), axis=axis, floor=floor, seed=_seed_of(scheme, rng)
+            matrix(x, name), axis=axis, floor=floor, seed=_seed_of(scheme, seed)
         )
         return found
 
@@ -311,7 +311,7 @@ class LinearRecipe(PresetFamily):
         w: ArrayLike | Quantized,
         name: str,
         scheme: Scheme,
-        rng: np.random.Generator | None,
+        seed: np.random.Generator | None,
         floor: float | None = None,
     ) -> Operand:
         if isinstance(scheme, Cast):
@@ -320,7 +320,7 @@ class LinearRecipe(PresetFamily):
             check_matrix(w.shape, name)
             return w
         found: Quantized = scheme.with_rule(self.rule).encode(
-            matrix(w, name), floor=floor, seed=_seed_of(scheme, rng)
+            matrix(w, name), floor=floor, seed=_seed_of(scheme, seed)
         )
         return found
 
@@ -386,11 +386,11 @@ class ExpertRecipe(PresetFamily):
             random = self.up.replace(activations=self.saved)
         return None if random is None else random.generator(seed)
 
-    def save(self, a: Array, *, rng: np.random.Generator | None = None) -> Operand:
+    def save(self, a: Array, *, seed: np.random.Generator | None = None) -> Operand:
         """Return an input of SwiGLU as it waits for backward."""
         if self.saved.is_identity:
             return a
-        seed = _seed_of(self.saved, rng)
+        seed = _seed_of(self.saved, seed)
         found: Operand = quantize(a, self.saved.with_rule(self.down.rule), seed=seed)
         return found
 
@@ -402,9 +402,9 @@ def _at_random(scheme: Any) -> bool:
     return getattr(scheme, "rounding", None) == "stochastic"
 
 
-def _seed_of(scheme: Scheme, rng: np.random.Generator | None) -> np.random.Generator | None:
+def _seed_of(scheme: Scheme, seed: np.random.Generator | None) -> np.random.Generator | None:
     """Return the seed of a scheme that rounds at random, and none for others."""
-    return rng if _at_random(scheme) else None
+    return seed if _at_random(scheme) else None
 
 
 def _parsed(name: str, value: Any) -> Scheme:

@@ -379,7 +379,7 @@ struct RandomIndices {
     cols: usize,
     /// Rows that were neighbours before the axis was moved.
     inner: usize,
-    /// Those of the seed.
+    /// Bits of the seed.
     keys: PhiloxKeys,
 }
 

@@ -21,7 +21,8 @@ from ..._progress import Progress
 from ...machine import get_num_threads
 from ...schemes import Scheme
 from ...tasks.journal import Journal, journals, open_journal, read_head, remove_journals, verb_of
-from ...tasks.plan import Facts, Split, Task
+from ...tasks.plan import Split
+from ...tasks.task import Facts, Task
 from .. import reader
 from ..declared import CONFIG_NAME, HF_QUANT_NAME
 from ..index import SUFFIX, shown

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...tasks.plan import Finished, Moved, Task
+from ...tasks.task import Finished, Moved, Task
 from .. import reader
 from ..chunks import Stats
 from ..reader import Checkpoint
