@@ -75,7 +75,6 @@ def golden_command(
     forward; or `suite` for a project's ready set with a README, or `verify` FOLDER. The same command writes
     the same bytes on every machine. `list` shows operations, their arguments, kinds of input, and suites.
 
-    \b
     Inputs come in kinds, each there to catch one fault: normal numbers, ties, powers of two, cancellation,
     subnormals, one outlier, zero tiles, specials; --from adds real ones. A folder that is complete is left
     as it is; an interrupted suite goes on where it stopped.
