@@ -74,17 +74,17 @@ sizes: develop ## absurd sizes at every function of the core
 	$(PY) tests/endurance/sizes.py --count 100000
 
 audit: ## licences, sources and advisories of what the core is linked with; says what it could not check
-	$(PYTHON) tools/audit.py $(AUDIT)
+	$(PYTHON) .ci/audit.py $(AUDIT)
 
 licences: ## rewrite THIRD_PARTY_LICENSES.txt from Cargo.lock
-	$(PYTHON) tools/third_party.py
+	$(PYTHON) .ci/third_party.py
 
 wheel: $(PY) ## build a wheel for this machine into dist/
-	RUSTFLAGS="$$(tools/rustflags)" $(PIP) wheel . --no-deps --wheel-dir dist
+	RUSTFLAGS="$$(.ci/rustflags)" $(PIP) wheel . --no-deps --wheel-dir dist
 
 manylinux: $(PY) ## build a wheel for any Linux of the last decade into dist/, linked by zig
 	$(PIP) install "maturin[zig]>=1.9,<2"
-	RUSTFLAGS="$$(tools/rustflags)" $(PY) -m maturin build --release --zig --compatibility manylinux2014 --out dist
+	RUSTFLAGS="$$(.ci/rustflags)" $(PY) -m maturin build --release --zig --compatibility manylinux2014 --out dist
 
 arm-test: ## the core's tests on 64-bit ARM, emulated (says what it needs); records tests/emulated/RESULT.md
 	$(PYTHON) tests/emulated/run.py test

@@ -33,7 +33,7 @@ def test_licences_are_of_the_crates_that_are_locked() -> None:
 @pytest.mark.skipif(shutil.which("cargo") is None, reason="cargo is not installed")
 def test_licences_are_up_to_date_and_allowed() -> None:
     done = subprocess.run(
-        [sys.executable, ROOT / "tools" / "third_party.py", "--check"],
+        [sys.executable, ROOT / ".ci" / "third_party.py", "--check"],
         capture_output=True,
         text=True,
         check=False,

@@ -1,6 +1,6 @@
 """Audit of what the core is linked with: licences, sources, advisories. It says what it could not check.
 
-``python tools/audit.py [--db FOLDER]``; exit code 1 for anything found. Advisories are matched by cargo-audit
+``python .ci/audit.py [--db FOLDER]``; exit code 1 for anything found. Advisories are matched by cargo-audit
 or cargo-deny where one is installed and has its data; else, with ``--db``, against a checkout of RustSec's
 advisory-db by the plain comparisons that its files hold.
 """

@@ -1,6 +1,6 @@
 """Licences of the crates that are linked into the core: ``THIRD_PARTY_LICENSES.txt``, part of the wheel.
 
-``python tools/third_party.py`` writes it anew, ``--check`` compares (exit code 1: it is not what Cargo.lock
+``python .ci/third_party.py`` writes it anew, ``--check`` compares (exit code 1: it is not what Cargo.lock
 says). Linked are all that the crate depends on for any system, without what only runs while it is built:
 build scripts' dependencies and procedural macros. Texts are those that the crates' own packages hold.
 """
@@ -121,7 +121,7 @@ def problems(crates: list[Crate], text: str) -> list[str]:
         if not crate.source.startswith("registry+")
     ]
     if not FILE.exists() or FILE.read_text("utf-8") != text:
-        found.append(f"{FILE.name} is not what Cargo.lock says: run python tools/third_party.py")
+        found.append(f"{FILE.name} is not what Cargo.lock says: run python .ci/third_party.py")
     return found
 
 
