@@ -198,7 +198,11 @@ class Row:
             str(self.threads),
             self.output,
             "" if self.gelem_s is None else f"{self.gelem_s:.3f}",
-            "" if self.ratio is None else f"{self.ratio:.2f} {self.yardstick}",
+            ""
+            if self.ratio is None
+            else f"{self.ratio:.2f} {self.yardstick}"
+            if self.ratio > 0.1
+            else f"{self.ratio:.2g} {self.yardstick}",
             "" if self.gate is None else f"{sign} {self.gate:g}",
             self.verdict,
             f"{self.pairs}" + (f" (-{self.dropped})" if self.dropped else ""),
