@@ -191,11 +191,7 @@ def to_128x4(scales: ArrayLike) -> Array:
     array([  0,   1,   2,   3, 128, 129, 130, 131,   0,   0,   0,   0,   0,
              0,   0,   0], dtype=uint8)
     """
-    padded = _padded(_block_scales(scales, "scales"), _TILE)
-    *leading, rows, columns = padded.shape
-    tiles = padded.reshape(*leading, rows // 128, 4, _INNER, columns // 4, 4)
-    turned = np.moveaxis(tiles, -2, -4)  # bands, columns of tiles, 4, 32, 4
-    return np.ascontiguousarray(np.swapaxes(turned, -2, -3)).reshape(padded.shape)
+    return into_tiles(_padded(_block_scales(scales, "scales"), _TILE))
 
 
 def from_128x4(stored: ArrayLike, rows: int, columns: int) -> Array:
@@ -227,10 +223,22 @@ def from_128x4(stored: ArrayLike, rows: int, columns: int) -> Array:
     array = _block_scales(stored, "stored")
     _check_length(array, -2, rows, 128, "rows")
     _check_length(array, -1, columns, 4, "columns")
+    return np.ascontiguousarray(out_of_tiles(array)[..., :rows, :columns])
+
+
+def into_tiles(array: Array) -> Array:
+    """Permute as `to_128x4`: any dtype, the last axes whole tiles."""
+    *leading, rows, columns = array.shape
+    tiles = array.reshape(*leading, rows // 128, 4, _INNER, columns // 4, 4)
+    turned = np.moveaxis(tiles, -2, -4)  # bands, columns of tiles, 4, 32, 4
+    return np.ascontiguousarray(np.swapaxes(turned, -2, -3)).reshape(array.shape)
+
+
+def out_of_tiles(array: Array) -> Array:
+    """Undo `into_tiles`."""
     *leading, high, wide = array.shape
     tiles = np.swapaxes(array.reshape(*leading, high // 128, wide // 4, _INNER, 4, 4), -2, -3)
-    turned = np.moveaxis(tiles, -4, -2).reshape(array.shape)
-    return np.ascontiguousarray(turned[..., :rows, :columns])
+    return np.moveaxis(tiles, -4, -2).reshape(array.shape)
 
 
 def _exponents(array: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._arrays import Array
+from ..layouts import into_tiles, out_of_tiles
 from ..number_formats import encode, format_info, formats
 from ..quantized import Quantized
 from .scale_rows import Floats, cut_to_bfloat16, f32, to_bfloat16, to_float16
@@ -196,11 +197,7 @@ def _swizzled(back: bool) -> Callable[[Array], Array | None]:
         rows, groups = s.shape
         if rows % 128 or groups % 4:
             return None
-        if back:
-            t = s.reshape(rows // 128, groups // 4, 32, 4, 4).transpose(0, 3, 2, 1, 4)
-        else:
-            t = s.reshape(rows // 128, 4, 32, groups // 4, 4).transpose(0, 3, 2, 1, 4)
-        return np.ascontiguousarray(t).reshape(rows, groups)
+        return out_of_tiles(s) if back else into_tiles(s)
 
     return change
 

@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from .._arrays import Array
-from ..layouts import from_mn_major, from_packed_ue8m0
+from ..layouts import from_mn_major, from_packed_ue8m0, out_of_tiles
 from .scale_rows import Floats, f32
 
 _E8M0, _E4M3 = np.dtype(ml_dtypes.float8_e8m0fnu), np.dtype(ml_dtypes.float8_e4m3fn)
@@ -70,42 +70,35 @@ def _packed_rows_backwards(s: Array, rows: int, groups: int) -> Array | None:
     return _packed_rows(s.byteswap(), rows, groups) if s.dtype in (np.int32, np.uint32) else None
 
 
-def _tiles(s: Array, rows: int, groups: int) -> tuple[Array, int, int] | None:
+def _tiles(s: Array, rows: int, groups: int) -> Array | None:
+    """Scales in whole tiles of 128 rows by 4 groups, as they are stored; bytes are exponents."""
     high, wide = -(-rows // 128) * 128, -(-groups // 4) * 4
-    return (s.reshape(-1), high, wide) if s.size == high * wide and s.dtype.kind not in "iu" else None
-
-
-def _as_bytes(s: Array) -> Array:
-    return s.view(_E8M0) if s.dtype == np.uint8 else s
+    s = s.view(_E8M0) if s.dtype == np.uint8 else s
+    return s.reshape(high, wide) if s.size == high * wide and s.dtype.kind not in "iu" else None
 
 
 def _swizzled(s: Array, rows: int, groups: int) -> Array | None:
-    """Undo tiles of 128 rows by 4 groups: (row tiles, group tiles, 32, 4, 4)."""
-    found = _tiles(_as_bytes(s), rows, groups)
-    if found is None:
-        return None
-    flat, high, wide = found
-    tiles = flat.reshape(high // 128, wide // 4, 32, 4, 4)
-    return np.ascontiguousarray(tiles.transpose(0, 3, 2, 1, 4)).reshape(high, wide)[:rows, :groups]
+    found = _tiles(s, rows, groups)
+    return None if found is None else out_of_tiles(found)[:rows, :groups]
 
 
 def _swizzled_rows_exchanged(s: Array, rows: int, groups: int) -> Array | None:
-    found = _tiles(_as_bytes(s), rows, groups)
+    found = _tiles(s, rows, groups)
     if found is None:
         return None
-    flat, high, wide = found
-    tiles = flat.reshape(high // 128, wide // 4, 4, 32, 4)
-    return np.ascontiguousarray(tiles.transpose(0, 3, 2, 1, 4)).reshape(high, wide)[:rows, :groups]
+    high, wide = found.shape
+    tiles = found.reshape(high // 128, wide // 4, 4, 32, 4)
+    return tiles.transpose(0, 3, 2, 1, 4).reshape(high, wide)[:rows, :groups]
 
 
 def _swizzled_tiles_exchanged(s: Array, rows: int, groups: int) -> Array | None:
     """Tiles one below the other instead of one beside the other."""
-    found = _tiles(_as_bytes(s), rows, groups)
-    if found is None or found[1] == 128 or found[2] == 4:
+    found = _tiles(s, rows, groups)
+    if found is None or found.shape[0] == 128 or found.shape[1] == 4:
         return None
-    flat, high, wide = found
-    tiles = flat.reshape(wide // 4, high // 128, 32, 4, 4)
-    return np.ascontiguousarray(tiles.transpose(1, 3, 2, 0, 4)).reshape(high, wide)[:rows, :groups]
+    high, wide = found.shape
+    tiles = found.reshape(wide // 4, high // 128, 32, 4, 4)
+    return tiles.transpose(1, 3, 2, 0, 4).reshape(high, wide)[:rows, :groups]
 
 
 def _swizzled_twice(s: Array, rows: int, groups: int) -> Array | None:

@@ -17,7 +17,7 @@ from .. import _core
 from .._arrays import Array
 from ..model import descriptions
 from ..model.activations import Activations, as_numbers
-from ..model.fields import MASK_VALUES, NONE
+from ..model.fields import NONE
 from ..model.operations import Operations
 from ..model.recipe import Recipe
 from ..model.records import Hook, Routing
@@ -156,9 +156,7 @@ class Canonical(Operations):
             plain = Recipe(compute=inner.compute)
             matrix = weights.numbers_of("weight", bfloat16=recipe.bfloat16 or plain.bfloat16)
             logits = Canonical(plain)._plain_product(as_numbers(x, plain), matrix)
-            masked = settings["masked"]
-            if ops.named and not settings["own_mask"]:
-                masked = MASK_VALUES[recipe.group_mask_value]
+            masked = ops.group_mask(settings)
             bias = None
             if "e_score_correction_bias" in weights:
                 bias = numbers(weights.numbers_of("e_score_correction_bias")).reshape(-1)

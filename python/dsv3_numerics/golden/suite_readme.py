@@ -97,7 +97,7 @@ _GET = {
 }
 
 _MEANING = '''def numbers(array, row):
-    """What codes, scales or bfloat16 mean, as float32."""
+    """Read codes, scales or bfloat16 as float32."""
     name = row["format"] or row["dtype"]
     if name == "bfloat16":
         return (array.astype(np.uint32) << 16).view(np.float32)

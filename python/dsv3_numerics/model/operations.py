@@ -6,7 +6,7 @@ everything in float32 or float64. Arithmetic is the core's, what a hook is told 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -397,6 +397,11 @@ class Operations:
 
     # --- Experts --------------------------------------------------------------------------------------------
 
+    def group_mask(self, settings: Mapping[str, Any]) -> float:
+        """Score of groups that a router leaves out: the recipe's if a user named one, else the model's."""
+        own = not self.named or settings["own_mask"]
+        return float(settings["masked"] if own else MASK_VALUES[self.recipe.group_mask_value])
+
     def gate(self, name: str, x: Array, weights: Weights, settings: dict[str, Any]) -> Routing:
         """Which experts tokens go to."""
 
@@ -412,9 +417,7 @@ class Operations:
             shape = (*x.shape[:-1], settings["top"])
             indices = np.empty(shape, np.int64)
             found, gap = np.empty(shape, logits.dtype), np.empty(x.shape[:-1], logits.dtype)
-            masked = settings["masked"]
-            if ops.named and not settings["own_mask"]:
-                masked = MASK_VALUES[recipe.group_mask_value]
+            masked = ops.group_mask(settings)
             biased = "e_score_correction_bias" in weights
             _core.gate(
                 logits.reshape(-1),
