@@ -9,6 +9,38 @@
 //! [`Unit::least_exponent`] to 100, when a chain begins, and the caller must keep NaN, infinity and (for products of
 //! bfloat16) extreme exponents out of the operands: what comes out of such chains is not specified, but safe.
 
+/// Calls a level's narrow step with what a unit is made of as constants: pairs of products, and halves.
+macro_rules! each_narrow {
+    ($unit:expr, $step:ident($($given:expr),*)) => {
+        match ($unit.products, $unit.half) {
+            (32, false) => $step::<16, false>($($given),*),
+            (32, true) => $step::<16, true>($($given),*),
+            (16, false) => $step::<8, false>($($given),*),
+            (16, true) => $step::<8, true>($($given),*),
+            _ => panic!("a narrow step has 16 or 32 products"),
+        }
+    };
+}
+
+/// Calls a level's wide step in the same way; the third constant is a sum of software.
+macro_rules! each_wide {
+    ($unit:expr, $step:ident($($given:expr),*)) => {
+        match ($unit.products, $unit.half, $unit.software) {
+            (32, false, false) => $step::<16, false, false>($($given),*),
+            (32, true, false) => $step::<16, true, false>($($given),*),
+            (16, false, false) => $step::<8, false, false>($($given),*),
+            (16, true, false) => $step::<8, true, false>($($given),*),
+            (8, false, false) => $step::<4, false, false>($($given),*),
+            (8, true, false) => $step::<4, true, false>($($given),*),
+            (4, false, false) => $step::<2, false, false>($($given),*),
+            (4, true, false) => $step::<2, true, false>($($given),*),
+            (16, false, true) => $step::<8, false, true>($($given),*),
+            (16, true, true) => $step::<8, true, true>($($given),*),
+            _ => panic!("a wide step has 4, 8, 16 or 32 products"),
+        }
+    };
+}
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]

@@ -17,35 +17,13 @@ impl Mma for Neon {
     fn narrow(self, unit: Unit, rows: &NarrowRows, at: At, columns: &[NarrowColumns], state: &mut [Floats]) {
         check_narrow(unit, rows, at, columns.len(), state.len());
         // SAFETY: the token proves NEON; the rows were just found to fit.
-        unsafe {
-            match (unit.products, unit.half) {
-                (32, false) => narrow::<16, false>(rows, at, columns, state),
-                (32, true) => narrow::<16, true>(rows, at, columns, state),
-                (16, false) => narrow::<8, false>(rows, at, columns, state),
-                (16, true) => narrow::<8, true>(rows, at, columns, state),
-                _ => panic!("a narrow step has 16 or 32 products"),
-            }
-        }
+        unsafe { each_narrow!(unit, narrow(rows, at, columns, state)) }
     }
 
     fn wide(self, unit: Unit, rows: &WideRows, at: At, columns: &[WideColumns], state: &mut [Floats]) {
         check_wide(unit, rows, at, columns.len(), state.len());
         // SAFETY: the token proves NEON; the rows were just found to fit.
-        unsafe {
-            match (unit.products, unit.half, unit.software) {
-                (32, false, false) => wide::<16, false, false>(unit, rows, at, columns, state),
-                (32, true, false) => wide::<16, true, false>(unit, rows, at, columns, state),
-                (16, false, false) => wide::<8, false, false>(unit, rows, at, columns, state),
-                (16, true, false) => wide::<8, true, false>(unit, rows, at, columns, state),
-                (8, false, false) => wide::<4, false, false>(unit, rows, at, columns, state),
-                (8, true, false) => wide::<4, true, false>(unit, rows, at, columns, state),
-                (4, false, false) => wide::<2, false, false>(unit, rows, at, columns, state),
-                (4, true, false) => wide::<2, true, false>(unit, rows, at, columns, state),
-                (16, false, true) => wide::<8, false, true>(unit, rows, at, columns, state),
-                (16, true, true) => wide::<8, true, true>(unit, rows, at, columns, state),
-                _ => panic!("a wide step has 4, 8, 16 or 32 products"),
-            }
-        }
+        unsafe { each_wide!(unit, wide(unit, rows, at, columns, state)) }
     }
 
     fn groups(self, rows: &GroupRows, panel: &GroupPanel, steps: usize, state: &mut [Floats]) {
