@@ -16,8 +16,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 /// The most threads that can be asked for.
 pub const MAX_THREADS: usize = 1024;
 
-/// Elements below which work stays on the calling thread: waking a pool costs more.
-const SERIAL: usize = 32 * 1024;
+/// Work below which it stays on the calling thread: waking a pool costs more. One is an element that is cast, a quarter
+/// of a nanosecond or less; waking two threads of a virtual machine and waiting for them takes 30 to 60 microseconds.
+static SERIAL: AtomicUsize = AtomicUsize::new(256 * 1024);
+
+/// Sets the work from which threads share it: for tests, which would otherwise need large arrays to see them at work.
+pub fn set_least_shared(work: usize) {
+    SERIAL.store(work, Ordering::Relaxed);
+}
 
 thread_local! {
     static ALONE: Cell<bool> = const { Cell::new(false) };
@@ -106,10 +112,19 @@ fn pool() -> Option<Arc<SizedPool>> {
     Some(pool)
 }
 
-/// Runs `f` on every task, in parallel where `elements`, the size of the whole, makes it worth while. The results
-/// stand in the order of the tasks.
-pub fn run_tasks<T: Send, R: Send>(elements: usize, tasks: Vec<T>, f: impl Fn(T) -> R + Sync) -> Vec<R> {
-    let parallel = elements > SERIAL && tasks.len() > 1 && !ALONE.get();
+/// The threads that share so much work: one where it is too little, or where the calling thread keeps to itself.
+pub fn threads_for(work: usize) -> usize {
+    if work > SERIAL.load(Ordering::Relaxed) && !ALONE.get() {
+        num_threads()
+    } else {
+        1
+    }
+}
+
+/// Runs `f` on every task, in parallel where `work`, the size of the whole in elements as cheap as those of a cast, makes
+/// it worth while. The results stand in the order of the tasks.
+pub fn run_tasks<T: Send, R: Send>(work: usize, tasks: Vec<T>, f: impl Fn(T) -> R + Sync) -> Vec<R> {
+    let parallel = tasks.len() > 1 && threads_for(work) > 1;
     let Some(pool) = parallel.then(pool).flatten() else {
         let one = |task| {
             interrupt::poll();

@@ -36,6 +36,16 @@ def _at(level: str) -> Iterator[str]:
     _core.set_simd_level(before)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def shared_early() -> None:
+    """Let threads share work that is too small for it to pay, so that small arrays test them."""
+    try:
+        from dsv3_numerics import _core
+    except ImportError:
+        return
+    _core.set_least_shared(1 << 12)
+
+
 @pytest.fixture(params=[level for level in _levels() if level != "amx"])
 def simd_level(request: pytest.FixtureRequest) -> Iterator[str]:
     """Run the test once under each SIMD level that this machine has; amx is avx512 to all but products."""

@@ -28,6 +28,12 @@ fn set_alone(alone: bool) {
     threads::set_alone(alone);
 }
 
+/// Sets the work from which threads share it, in elements of a cast: for tests.
+#[pyfunction]
+fn set_least_shared(work: usize) {
+    threads::set_least_shared(work);
+}
+
 /// The instruction-set level in force.
 #[pyfunction]
 fn simd_level() -> &'static str {
@@ -141,6 +147,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(get_num_threads, m)?)?;
     m.add_function(wrap_pyfunction!(set_num_threads, m)?)?;
     m.add_function(wrap_pyfunction!(set_alone, m)?)?;
+    m.add_function(wrap_pyfunction!(set_least_shared, m)?)?;
     m.add_function(wrap_pyfunction!(simd_level, m)?)?;
     m.add_function(wrap_pyfunction!(simd_levels, m)?)?;
     m.add_function(wrap_pyfunction!(set_simd_level, m)?)?;

@@ -10,7 +10,7 @@ use super::layout::{NarrowLayout, WideLayout};
 use super::pack::{ExponentRange, Layout, Source, BLOCK};
 use crate::interrupt::poll;
 use crate::simd::mma::{self, dispatch_mma, At, Floats, Mma, MmaTask, COLUMNS};
-use crate::threads::{num_threads, run_tasks};
+use crate::threads::{run_tasks, threads_for};
 use std::collections::HashSet;
 use std::ops::Range;
 
@@ -23,18 +23,22 @@ const SCALAR_SIDE: usize = 64;
 /// Rows whose chains run side by side.
 const GROUP: usize = 16;
 
+/// Elements of a cast that cost as much as one product.
+const PER_PRODUCT: usize = 1;
+
 /// Computes all tiles.
 pub(super) fn run(job: &Job<'_>, whole: Vec<Tile<'_>>) {
     let outputs = whole.iter().map(|t| t.rows() * t.cols()).sum::<usize>();
+    let work = outputs.saturating_mul(job.k).saturating_mul(PER_PRODUCT);
     let (height, width) = match dispatch_mma(Probe) {
-        None => sides(&whole),
+        None => sides(&whole, threads_for(work)),
         Some(_) => (SCALAR_SIDE, SCALAR_SIDE),
     };
     let mut tiles = Vec::new();
     for tile in whole {
         tile.cut(height, width, &mut tiles);
     }
-    run_tasks(outputs.saturating_mul(job.k), tiles, |tile: Tile<'_>| {
+    run_tasks(work, tiles, |tile: Tile<'_>| {
         if let Some(EmulatedTask { job, tile }) = dispatch_mma(EmulatedTask { job, tile }) {
             definition::whole_tile(job, tile);
         }
@@ -49,8 +53,7 @@ impl MmaTask for Probe {
 }
 
 /// Sizes of tiles that give every thread some.
-fn sides(whole: &[Tile<'_>]) -> (usize, usize) {
-    let threads = num_threads();
+fn sides(whole: &[Tile<'_>], threads: usize) -> (usize, usize) {
     if threads == 1 {
         return (HEIGHT, WIDTH);
     }
@@ -245,8 +248,8 @@ fn pieces(job: &Job<'_>, a_rows: Range<usize>, block: &Range<usize>) -> Vec<Prom
         (block.start / job.interval * job.interval..block.end).step_by(job.interval).collect();
     let piece = |k: usize| {
         let end = block.end.min(k.saturating_add(job.interval));
-        let row_scales =
-            if job.scaled() { a_rows.clone().map(|row| job.a.scale(row, k)).collect() } else { Vec::new() };
+        let mut row_scales = vec![0.0; if job.scaled() { a_rows.len() } else { 0 }];
+        job.a.scales_from(a_rows.start, k, &mut row_scales);
         PromotedInterval {
             part: k.saturating_sub(block.start)..end - block.start,
             last: end == block.end,
@@ -262,9 +265,7 @@ impl PromotedInterval {
     fn column_scales(&self, job: &Job<'_>, b_rows: Range<usize>) -> Option<Floats> {
         job.scaled().then(|| {
             let mut scales = Floats([0.0; COLUMNS]);
-            for (scale, row) in scales.0.iter_mut().zip(b_rows) {
-                *scale = job.b.scale(row, self.k);
-            }
+            job.b.scales_from(b_rows.start, self.k, &mut scales.0[..b_rows.len()]);
             scales
         })
     }

@@ -19,6 +19,9 @@ const ROWS: usize = 4;
 /// The most of k in a shorter sum.
 const BLOCK: usize = 64;
 
+/// Elements of a cast that cost as much as one product.
+const PER_PRODUCT: usize = 4;
+
 /// Computes all tiles.
 pub(super) fn run(job: &Job<'_>, whole: Vec<Tile<'_>>) {
     let outputs = whole.iter().map(|t| t.rows() * t.cols()).sum::<usize>();
@@ -26,7 +29,9 @@ pub(super) fn run(job: &Job<'_>, whole: Vec<Tile<'_>>) {
     for tile in whole {
         tile.cut(SIDE, SIDE, &mut tiles);
     }
-    run_tasks(outputs.saturating_mul(job.k), tiles, |tile: Tile<'_>| work(job, tile));
+    run_tasks(outputs.saturating_mul(job.k).saturating_mul(PER_PRODUCT), tiles, |tile: Tile<'_>| {
+        work(job, tile)
+    });
 }
 
 /// The powers of two that some numbers are multiples of, and below.

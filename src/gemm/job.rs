@@ -65,6 +65,22 @@ impl Side<'_> {
         let (matrix, row) = (row / self.rows, row % self.rows);
         scales[(matrix * self.blocks.0 + row / self.group.0) * self.blocks.1 + k / self.group.1]
     }
+
+    /// The scales at `k` of rows that follow each other, through the borders of matrices.
+    pub fn scales_from(&self, first: usize, k: usize, out: &mut [f32]) {
+        let Some(scales) = self.scales.filter(|_| !out.is_empty()) else { return out.fill(1.0) };
+        let (mut matrix, mut row) = (first / self.rows, first % self.rows);
+        let (mut group, mut left) = (row / self.group.0, self.group.0 - row % self.group.0);
+        for out in out {
+            *out = scales[(matrix * self.blocks.0 + group) * self.blocks.1 + k / self.group.1];
+            (row, left) = (row + 1, left - 1);
+            if row == self.rows {
+                (matrix, row, group, left) = (matrix + 1, 0, 0, self.group.0);
+            } else if left == 0 {
+                (group, left) = (group + 1, self.group.0);
+            }
+        }
+    }
 }
 
 /// A product. Rows of either side are counted through all its matrices.

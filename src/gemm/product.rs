@@ -273,10 +273,13 @@ fn run(job: &Job<'_>, pieces: impl Iterator<Item = RowsByMatrix>, n: usize, c: O
 
 /// Outputs that one task computes.
 const TASK: usize = 64;
+/// Elements of a cast that cost as much as one product.
+const PER_PRODUCT: usize = 32;
 
 fn by_definition(job: &Job<'_>, whole: Vec<Tile<'_>>) {
     let mut tiles = Vec::new();
     let work = whole.iter().map(|t| t.rows() * t.cols()).sum::<usize>().saturating_mul(job.k);
+    let work = work.saturating_mul(PER_PRODUCT);
     for tile in whole {
         tile.cut(TASK, TASK, &mut tiles);
     }

@@ -16,7 +16,7 @@ use crate::simd::mma::groups::{
     power, Group, GroupColumns, GroupPanel, GroupRows, GROUP, GROUPS, LEAST, MOST, STEP,
 };
 use crate::simd::mma::{dispatch_mma, Floats, Mma, MmaTask, COLUMNS};
-use crate::threads::run_tasks;
+use crate::threads::{run_tasks, threads_for};
 use std::ops::Range;
 
 /// Fraction bits of a group: two of its products, and three of either scale.
@@ -150,16 +150,20 @@ const SIDE: usize = 512;
 /// The most of k that is laid out at once.
 const BLOCK: usize = 256;
 
+/// Elements of a cast that cost as much as one product.
+const PER_PRODUCT: usize = 4;
+
 /// Computes all tiles.
 pub(super) fn run(job: &Job<'_>, whole: Vec<Tile<'_>>) {
     let outputs = whole.iter().map(|t| t.rows() * t.cols()).sum::<usize>();
-    let threads = crate::threads::num_threads();
+    let work = outputs.saturating_mul(job.k).saturating_mul(PER_PRODUCT);
+    let threads = threads_for(work);
     let side = if threads > 1 && outputs < 2 * threads * SIDE * SIDE { SIDE / 4 } else { SIDE };
     let mut tiles = Vec::new();
     for tile in whole {
         tile.cut(side, side, &mut tiles);
     }
-    run_tasks(outputs.saturating_mul(job.k), tiles, |tile: Tile<'_>| {
+    run_tasks(work, tiles, |tile: Tile<'_>| {
         if let Some(Task { job, tile }) = dispatch_mma(Task { job, tile }) {
             definition::whole_tile(job, tile);
         }

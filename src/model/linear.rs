@@ -7,7 +7,7 @@ use crate::formats::Output;
 use crate::gemm::interleaved::{dot, dot_with, AHEAD};
 use crate::interrupt::poll;
 use crate::simd::{dispatch, Kernel, Lanes};
-use crate::threads::{num_threads, run_tasks};
+use crate::threads::{run_tasks, threads_for};
 use ndarray::linalg::general_mat_mul;
 use ndarray::{ArrayView2, ArrayViewMut2, Axis};
 
@@ -19,6 +19,9 @@ const PANEL: usize = 48 * 1024;
 
 /// Rows of a panel that is widened for a matrix product.
 const TALL_PANEL: usize = 256;
+
+/// Products that cost as much as an element of a cast.
+const PER_ELEMENT: usize = 2;
 
 /// Products of a call that does not look at signals: some tenths of a second.
 const CALL: usize = 1 << 31;
@@ -69,11 +72,11 @@ pub fn linear<T: Real>(x: &[T], rows: usize, w: &Weight<'_>, out: &mut [T]) -> R
     } else {
         w.rows()
     };
+    let work = w.rows().saturating_mul(w.cols()).saturating_mul(rows) / PER_ELEMENT;
     // A few parts for each thread, of whole panels: panels end where they end whatever the number of threads.
     let part =
-        w.rows().div_ceil(PARTS * num_threads()).next_multiple_of(if few { height } else { TALL_PANEL });
+        w.rows().div_ceil(PARTS * threads_for(work)).next_multiple_of(if few { height } else { TALL_PANEL });
     let tasks: Vec<_> = out2.axis_chunks_iter_mut(Axis(1), part).enumerate().collect();
-    let work = w.rows().saturating_mul(w.cols()).saturating_mul(rows);
     let done = run_tasks(work, tasks, |(i, mut out)| {
         let (mut from, mut scratch) = (i * part, Vec::new());
         if few && products(w, from, x, &mut out) {

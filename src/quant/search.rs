@@ -9,6 +9,9 @@ use crate::formats::table::Format;
 use crate::simd::{dispatch, Kernel, Lanes, MAX_GROUP};
 use crate::threads::run_tasks;
 
+/// Elements of a cast that cost as much as one whose scale is searched.
+const PER_VALUE: usize = 16;
+
 /// The stored scale of each block whose amax is given. Errors are summed in float64, element by element in C order; of equal
 /// ones the first candidate wins. Codes are rounded as the rule says, to nearest even where that is at random.
 pub(super) fn search<S: Source>(
@@ -45,7 +48,7 @@ pub(super) fn search<S: Source>(
             }
         }
     }
-    run_tasks(src.len(), tasks, dispatch);
+    run_tasks(src.len().saturating_mul(PER_VALUE), tasks, dispatch);
     chosen
 }
 

@@ -25,7 +25,7 @@ PATIENCE = 120  # seconds after which a child counts as hung; a good one takes m
 def forks(count: int) -> Counter[str]:
     """Fork so many children; what became of them: well, hung, or wrong."""
     warnings.simplefilter("ignore")  # newer CPython warns of forking with threads, which is the point
-    x = np.random.default_rng(0).standard_normal(1 << 17, dtype=np.float32)
+    x = np.random.default_rng(0).standard_normal(1 << 19, dtype=np.float32)
     wanted = d3.encode(x, "float8_e4m3fn").tobytes()
     over = threading.Event()
 

@@ -6,7 +6,7 @@
 use dsv3_numerics::formats::{table, Codes, Format, Output};
 use dsv3_numerics::gemm::{matmul_grouped_nt, matmul_nt, Accumulator, Operand, Options, Shape};
 use dsv3_numerics::simd::{fma, set_level, Level};
-use dsv3_numerics::threads::set_num_threads;
+use dsv3_numerics::threads::{set_least_shared, set_num_threads};
 use std::sync::{Mutex, PoisonError};
 
 /// The level is the process's: one test at a time.
@@ -116,6 +116,7 @@ impl Case {
         for level in Level::all_available() {
             set_level(level).unwrap();
             for threads in [1, 3] {
+                set_least_shared(1 << 12);
                 set_num_threads(threads).unwrap();
                 let mut out = vec![7f32; want.len()];
                 let c = self.c.as_deref();

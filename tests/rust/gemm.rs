@@ -7,7 +7,7 @@ use dsv3_numerics::gemm::{
     UnitScales, ACCUMULATORS,
 };
 use dsv3_numerics::simd::{set_level, Level};
-use dsv3_numerics::threads::set_num_threads;
+use dsv3_numerics::threads::{set_least_shared, set_num_threads};
 use std::sync::{Mutex, MutexGuard};
 
 /// Level and threads are settings of the process: one test at a time.
@@ -154,6 +154,7 @@ impl Case {
 
     fn run(&self, level: Level, threads: usize) -> Vec<u32> {
         set_level(level).unwrap();
+        set_least_shared(1 << 12);
         set_num_threads(threads).unwrap();
         let mut out = vec![0f32; self.shape.stack * self.shape.m * self.shape.n];
         let (a, b, c) = (self.operand(0), self.operand(1), self.c.as_deref());

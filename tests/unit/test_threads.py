@@ -92,7 +92,7 @@ def test_a_thread_that_is_alone_starts_no_others() -> None:
     code = (
         "import os, numpy as np, dsv3_numerics as d3\n"
         "from dsv3_numerics import _core\n"
-        "x = np.ones((256, 1024), np.float32)\n"
+        "x = np.ones((512, 1024), np.float32)\n"
         "threads = lambda: len(os.listdir('/proc/self/task'))\n"
         "d3.set_num_threads(4)\n"
         "before = threads()\n"

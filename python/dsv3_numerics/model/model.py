@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -308,8 +309,12 @@ class Model:
 
     def embed(self, ids: NDArray[np.int64], *, recipe: Choice = None, hook: Hook | None = None) -> Array:
         """Embeddings of ids."""
-        table = as_array(self.weights.raw("model.embed_tokens.weight"), "model.embed_tokens.weight")
-        return self._operations(recipe, hook).embed("embed_tokens", ids, table)
+        return self._operations(recipe, hook).embed("embed_tokens", ids, self._embeddings)
+
+    @cached_property
+    def _embeddings(self) -> Array:
+        """Table of embeddings as it is stored; of a checkpoint, a view of the file."""
+        return as_array(self.weights.raw("model.embed_tokens.weight"), "model.embed_tokens.weight")
 
     def norm(self, x: Array, *, recipe: Choice = None, hook: Hook | None = None) -> Array:
         """Return the final norm of what comes out of the last layer."""

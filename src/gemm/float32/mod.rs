@@ -21,7 +21,7 @@ use super::definition::Chain;
 use super::job::{self, Job, Tile};
 use crate::formats::Codes;
 use crate::simd::Lookup;
-use crate::threads::{num_threads, run_tasks};
+use crate::threads::{run_tasks, threads_for};
 use output::Region;
 
 /// Products of a step.
@@ -112,7 +112,7 @@ const CUT: usize = 64;
 const TALL: usize = 512;
 
 /// Products that cost as much as one element of an elementwise operation.
-const PER_ELEMENT: usize = 128;
+const PER_ELEMENT: usize = 16;
 
 /// Computes tiles of any size, with intervals of any length.
 pub(super) fn run(job: &Job<'_>, whole: Vec<Tile<'_>>) {
@@ -133,12 +133,11 @@ fn in_steps(job: &Job<'_>, whole: Vec<Tile<'_>>) {
     }
     let (few, many): (Vec<_>, Vec<_>) = whole.into_iter().partition(|t| t.rows() <= skinny_simd::MAX_ROWS);
     skinny_simd::product(&p, few, work);
-    run_tasks(work, blocks(many), |tile| vectors::product(&p, Region::new(tile)));
+    run_tasks(work, blocks(many, threads_for(work)), |tile| vectors::product(&p, Region::new(tile)));
 }
 
 /// Cuts tiles for the threads: along the rows, where there are many of them, else along the columns.
-fn blocks(whole: Vec<Tile<'_>>) -> Vec<Tile<'_>> {
-    let threads = num_threads();
+fn blocks(whole: Vec<Tile<'_>>, threads: usize) -> Vec<Tile<'_>> {
     let mut blocks = Vec::new();
     for tile in whole {
         let down = (tile.rows() / TALL).clamp(1, threads);

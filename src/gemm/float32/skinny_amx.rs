@@ -12,7 +12,7 @@ use super::{Problem, STEP};
 use crate::gemm::job::{Job, Tile};
 use crate::simd::amx::{Amx, Lhs, Sums, Tiles};
 use crate::simd::{Kernel, Lanes};
-use crate::threads::{num_threads, run_tasks};
+use crate::threads::{run_tasks, threads_for};
 use std::ops::Range;
 
 /// The most rows: up to here, widening `b` twice costs less than transposing it once.
@@ -42,7 +42,7 @@ pub(super) fn product(job: &Job<'_>, p: &Problem<'_>, whole: Vec<Tile<'_>>, work
         run_tasks(work, rows, |(row, count)| amx.vectors().enter(PackActivations { p, row, count }));
     let mut tasks = Vec::new();
     for (tile, activations) in bands.into_iter().zip(&activations) {
-        let columns = tile.cols().div_ceil(num_threads() * TASKS).max(NARROWEST).next_multiple_of(SIDE);
+        let columns = tile.cols().div_ceil(threads_for(work) * TASKS).max(NARROWEST).next_multiple_of(SIDE);
         let mut parts = Vec::new();
         tile.cut(SIDE, columns, &mut parts);
         tasks.extend(parts.into_iter().map(|part| (part, activations.get())));

@@ -11,7 +11,7 @@ use super::{ByteOperand, Problem, STEP};
 use crate::gemm::job::Tile;
 use crate::gemm::skinny::{Skinny, SumOrder};
 use crate::simd::{self, dispatch, level, Kernel, Lanes, Level};
-use crate::threads::{num_threads, run_tasks};
+use crate::threads::{run_tasks, threads_for};
 
 /// The most rows.
 pub(super) const MAX_ROWS: usize = 24;
@@ -33,7 +33,7 @@ pub(super) fn product(p: &Problem<'_>, whole: Vec<Tile<'_>>, work: usize) {
     let mut tasks = Vec::new();
     for tile in whole {
         let rows = tile.rows().div_ceil(tile.rows().div_ceil(tall));
-        let columns = tile.cols().div_ceil(num_threads() * TASKS).max(NARROWEST).next_multiple_of(WIDE);
+        let columns = tile.cols().div_ceil(threads_for(work) * TASKS).max(NARROWEST).next_multiple_of(WIDE);
         tile.cut(rows, columns, &mut tasks);
     }
     run_tasks(work, tasks, |tile| {

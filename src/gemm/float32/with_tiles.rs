@@ -5,7 +5,7 @@ use super::{blocks, skinny_amx, skinny_simd, tiles, Float32Sum, Problem};
 use crate::gemm::definition::Chain;
 use crate::gemm::job::{Job, Tile};
 use crate::simd::{level, Level};
-use crate::threads::run_tasks;
+use crate::threads::{run_tasks, threads_for};
 
 /// Tests if the level in force has AMX.
 pub(super) fn available() -> bool {
@@ -18,7 +18,7 @@ pub(super) fn run(job: &Job<'_>, p: &Problem<'_>, whole: Vec<Tile<'_>>, work: us
     let (fewer, few): (Vec<_>, Vec<_>) = few.into_iter().partition(|t| t.rows() < skinny_amx::MIN_ROWS);
     skinny_simd::product(p, fewer, work);
     skinny_amx::product(job, p, few, work);
-    run_tasks(work, blocks(many), |tile| {
+    run_tasks(work, blocks(many, threads_for(work)), |tile| {
         let restart = Restart::of(job, &tile);
         let mut region = Region::new(tile);
         tiles::product(p, &mut region);

@@ -111,7 +111,7 @@ impl EncodeJob {
             src: &src[run.elements],
         });
         let tasks = tasks.collect();
-        run_tasks(src.len(), tasks, dispatch);
+        run_tasks(src.len().saturating_mul(PER_VALUE), tasks, dispatch);
     }
 
     /// Encodes tiles that are larger than a task: parts of a tile go to tasks, first for the range, then for the codes.
@@ -120,7 +120,9 @@ impl EncodeJob {
         for run in self.tiles.runs(1) {
             let (at, tile) = (run.elements.start, run.tiles.start);
             let src = &src[run.elements];
-            let parts = run_tasks(src.len(), src.chunks(RUN).collect(), |src| dispatch(Scan::<S>(src)));
+            let parts = run_tasks(src.len().saturating_mul(PER_VALUE), src.chunks(RUN).collect(), |src| {
+                dispatch(Scan::<S>(src))
+            });
             let whole = parts.into_iter().fold(MagnitudeRange::NONE, MagnitudeRange::and);
             prepared.clear();
             prepared.push(whole, &self.options);
@@ -137,7 +139,7 @@ impl EncodeJob {
                 src,
                 codes,
             });
-            run_tasks(src.len(), parts.collect(), dispatch);
+            run_tasks(src.len().saturating_mul(PER_VALUE), parts.collect(), dispatch);
         }
     }
 }
@@ -163,6 +165,9 @@ struct EncodeTiles<'a, S: Source, C: Code> {
     amax: &'a mut [f32],
     flags: &'a mut [u8],
 }
+
+/// Elements of a cast that cost as much as one that is encoded.
+const PER_VALUE: usize = 4;
 
 /// Elements prepared together: they stay in the first-level cache between the two passes.
 const PANEL: usize = 2048;
