@@ -72,6 +72,13 @@ def loaded_from_elsewhere(folder: Path) -> Iterator[str]:
                     yield f"{path.relative_to(folder)}: {link}: loaded from elsewhere"
 
 
+def undrawn(folder: Path) -> Iterator[str]:
+    """Yield each page that names a figure where it should show it."""
+    for path in sorted((folder / "docs" / "notebooks").glob("*.html")):
+        if "&lt;Figure" in path.read_text():
+            yield f"{path.relative_to(folder)}: a figure is named, not drawn"
+
+
 def undocumented(folder: Path) -> Iterator[str]:
     """Yield each public name that the reference does not have."""
     from importlib import import_module
@@ -102,7 +109,7 @@ def main() -> int:
     folder = Path(sys.argv[1]).resolve()
     if code := build(folder):
         return code
-    faults = [*broken(folder), *loaded_from_elsewhere(folder), *undocumented(folder)]
+    faults = [*broken(folder), *loaded_from_elsewhere(folder), *undrawn(folder), *undocumented(folder)]
     print(*faults, sep="\n", end="\n" if faults else "")
     pages = sum(1 for _ in folder.rglob("*.html"))
     print(f"{folder}: {pages} pages, {len(faults)} faults")

@@ -42,7 +42,7 @@ def entry(module: ModuleType, name: str) -> Iterator[str]:
         yield from (f"* `{name}`: see :py:obj:`{home(name, value)}.{name}`", "")
     elif inspect.isclass(value):
         kind = "autoexception" if issubclass(value, Exception) else "autoclass"
-        yield from (f".. {kind}:: {full}", "   :members:", "   :show-inheritance:", "")
+        yield from (f".. {kind}:: {full}", "   :members:", "")
     elif inspect.isroutine(value):
         yield from (f".. autofunction:: {full}", "")
     elif inspect.ismodule(value):
