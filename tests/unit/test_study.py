@@ -289,6 +289,7 @@ def test_files_say_what_the_study_says(tmp_path: Path) -> None:
         "results.csv",
         "results.json",
         "report.md",
+        "report.html",
         "bits_sqnr.png",
         "error_magnitude.png",
         "sqnr_heatmap.png",
@@ -339,12 +340,12 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
 def test_plots_of_few_and_of_many_tensors(tmp_path: Path, count: int, plots: int) -> None:
     """One tensor has no map of tensors beside each other."""
     arrays = {f"layers.{i}.{'weight' if i % 3 else 'bias'}": heavy(2, 32, seed=i) for i in range(count)}
-    study.run(arrays, ["e4m3:1x128:f32", "mxfp4"]).plot(tmp_path)
+    study.run(arrays, ["e4m3:1x128:f32", "mxfp4"]).save_plots(tmp_path)
     assert len(list(tmp_path.glob("*.png"))) == plots
 
 
 def test_plots_of_exact_results(tmp_path: Path) -> None:
-    study.run({"zero": np.zeros((2, 2), np.float32)}, ["bf16", "mxfp4"]).plot(tmp_path)
+    study.run({"zero": np.zeros((2, 2), np.float32)}, ["bf16", "mxfp4"]).save_plots(tmp_path)
 
 
 def test_like_names_have_one_pattern() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..report.files import write_text
+from ..report.html import document
 from .arrays import ArrayComparison
 from .explanation import Explanation
 from .files import Comparison, told
@@ -21,25 +22,14 @@ _PICTURED = 12  # tensors with pictures
 _LISTED = 200  # names
 
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1b1f24; --soft: #5d6670; --paper: #ffffff; --line: #d8dde3;
-  --cell: #eef1f4; --hot: #c2410c; --mark: #1d63c4; --good: #17713a; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ed; --soft: #9aa4af; --paper: #14171a;
-  --line: #343b43; --cell: #22272d; --hot: #fb923c; --mark: #7ab0ff; --good: #5fd38d; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 2rem auto;
-  max-width: 62rem; padding: 0 1rem; }
-h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2.2rem; overflow-wrap: anywhere; }
 .verdict { border-left: .3rem solid var(--hot); padding: .4rem .9rem; background: var(--cell); }
 .verdict.equal { border-color: var(--good); }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--cell); padding: .7rem .9rem;
-  font-size: .82rem; }
 .pictures { display: flex; flex-wrap: wrap; gap: 1.2rem; } figure { margin: 0; }
-figcaption { color: var(--soft); font-size: .8rem; } svg { display: block; max-width: 100%; height: auto; }
+figcaption { color: var(--soft); font-size: .8rem; }
 svg text { fill: var(--soft); font: 11px system-ui, sans-serif; } .axis { stroke: var(--line); }
 .bar { fill: var(--mark); } .dot { fill: var(--mark); fill-opacity: .45; } .same { stroke: var(--hot); }
 .empty { fill: var(--cell); } .hot { fill: var(--hot); } .curve { fill: none; stroke: var(--mark);
   stroke-width: 2; }
-table { border-collapse: collapse; font-size: .85rem; } td, th { padding: .2rem .7rem; text-align: right;
-  border-bottom: 1px solid var(--line); } td:first-child, th:first-child { text-align: left; }
 """
 
 
@@ -76,13 +66,11 @@ def write_page(
     >>> write_page("page.html", compare({"x": np.float32([1, 2])}, {"x": np.float32([1, 3])})).name
     'page.html'
     """
-    return write_text("\n".join(_parts(found, why, models)) + "\n", Path(path))
+    title = f"compare: {found.a} and {found.b}"
+    return write_text(document(title, _parts(found, why, models), _STYLE), Path(path))
 
 
 def _parts(found: Comparison, why: Explanation | None, models: ModelComparison | None) -> Iterator[str]:
-    yield "<!doctype html>"
-    yield '<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-    yield f"<title>compare: {_text(found.a)} and {_text(found.b)}</title><style>{_STYLE}</style></head><body>"
     yield "<h1>Comparison</h1>"
     yield f"<p>A: {_text(found.a)}<br>B: {_text(found.b)}</p>"
     kind = "verdict equal" if found.equal else "verdict"
@@ -113,7 +101,6 @@ def _parts(found: Comparison, why: Explanation | None, models: ModelComparison |
         if names:
             yield f"<h2>Only in {side}: {len(names)}</h2>"
             yield f"<pre>{_text(chr(10).join(names[:_LISTED]))}</pre>"
-    yield "</body></html>"
 
 
 def _text(value: object) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 
 from .._arrays import brief, positive
 from .._atomic import replacing
+from .._html import table
 from .._recipes import PresetFamily, dtype_word, one_of
 from .._regular import read_small_text
 from ..accumulator import AccumulatorInfo, accumulator_info, accumulators
@@ -52,6 +53,9 @@ _COMMON = (
     "mxfp4",
     "nvfp4",
 )  # activations that a message suggests
+
+
+_COLUMNS = ("operation", "format", "scale", "accumulator", "rounding")
 
 
 @dataclass(frozen=True)
@@ -451,11 +455,13 @@ class Recipe(PresetFamily):
 
     def __str__(self) -> str:
         """Return the recipe as a table: what each operation is done in."""
-        head = ("operation", "format", "scale", "accumulator", "rounding")
-        rows = [head, *self._rows()]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+        rows = [_COLUMNS, *self._rows()]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
         lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
         return "\n".join([self.name, *lines])
+
+    def _repr_html_(self) -> str:
+        return table(self.name, _COLUMNS, self._rows())
 
     def _rows(self) -> Iterator[tuple[str, str, str, str, str]]:
         n, sums = self.compute, "float32" if self.bfloat16 else self.compute

@@ -5,11 +5,17 @@ matplotlib is imported when a plot is drawn, with its file-only backend, so that
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from .._atomic import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Subject = TypeVar("Subject")
 
@@ -41,6 +47,78 @@ LINES: tuple[Any, ...] = (
     (0, (3, 1, 1, 1, 1, 1)),
 )
 """Dashes for lines of one colour, the plainest first."""
+
+
+def own_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
+    """Return the axes that a caller gave, or those of a new figure of pyplot, in the package's look.
+
+    Parameters
+    ----------
+    ax : Axes or None
+    size : pair of float
+        Width and height of a new figure, inches.
+    """
+    if ax is not None:
+        return ax
+    import matplotlib
+    from matplotlib import pyplot
+
+    with matplotlib.rc_context(LOOK):
+        return pyplot.subplots(figsize=size)[1]
+
+
+def alone(
+    plot: Callable[[Subject, Axes], object], size: Callable[[Subject], tuple[float, float]]
+) -> Callable[[Subject, Figure], None]:
+    """Make a plot into axes one that has a figure to itself."""
+
+    def draw(subject: Subject, figure: Figure) -> None:
+        figure.set_size_inches(*size(subject))
+        plot(subject, figure.add_subplot())
+
+    return draw
+
+
+def drawn_svg(
+    subject: Subject, plots: Mapping[str, tuple[str, Callable[[Subject, Any], None]]]
+) -> dict[str, str]:
+    """Draw plots as SVG in the colour of a page's text; by file name, those without figures left out.
+
+    Parameters
+    ----------
+    subject : object
+        What every plot is drawn from.
+    plots : mapping
+        As `save_plots` has it.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.collections import QuadMesh
+    from matplotlib.figure import Figure
+
+    drawn = {}
+    for title, (name, plot) in plots.items():
+        # One salt for each picture: names within a page stay apart, and the same figures give the same bytes.
+        with matplotlib.rc_context(LOOK | {"svg.fonttype": "none", "svg.hashsalt": title}):
+            figure = Figure(dpi=130)
+            FigureCanvasSVG(figure)
+            try:
+                plot(subject, figure)
+            except LookupError:
+                continue
+            for mesh in figure.findobj(QuadMesh):
+                mesh.set_rasterized(True)
+            stream = io.StringIO()
+            figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        drawn[name] = _inline(stream.getvalue())
+    return drawn
+
+
+def _inline(svg: str) -> str:
+    """Cut the head of an SVG file, and let black be the colour of the page's text."""
+    inner = svg[svg.index("<svg ") :]
+    inner = re.sub(r"#(?:000000|222222|262626)\b", "currentColor", inner)
+    return re.sub(r"<text(?=[ >])", '<text fill="currentColor"', inner)
 
 
 def save_plots(

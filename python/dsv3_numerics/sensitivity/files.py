@@ -1,4 +1,4 @@
-"""Files of an analysis: results.csv, results.json, its plots, and report.md, which shows it all."""
+"""Files of an analysis: results.csv, results.json, plots, and report.md and report.html with it all."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..report.drawing import save_possible
+from ..report.drawing import drawn_svg, save_possible
 from ..report.files import write_json, write_lines, write_rows
+from ..report.html import write_html
 from .findings import findings
 from .plots import PLOTS
 from .report import lines
@@ -21,6 +22,7 @@ def save(result: SensitivityData, folder: Path) -> Path:
     write_rows(COLUMNS, result.records(), folder / "results.csv")
     write_json(content(result), folder / "results.json")
     plots = save_possible(result, PLOTS, folder)
+    write_html(lines(result, plots), drawn_svg(result, PLOTS), folder / "report.html")
     return write_lines(lines(result, plots), folder / "report.md")
 
 

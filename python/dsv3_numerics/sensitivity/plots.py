@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ..report.charts import legend, percent_axis
-from ..report.drawing import LINES, Style
+from ..report.drawing import LINES, Style, alone
 from .measuring import OpLocation
 from .metrics import Floats, Spread, decibels
 from .result import SensitivityData
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BLACK, GREY, PALE = "#222222", "#999999", "#e6e6e6"
+BLACK, GREY = "#222222", "#999999"
+PALE = ("#808080", 0.2)
 # what is below is as good as nothing, and would stretch every axis
 _LEAST_KL = 1e-9
 _LEAST_ERROR = 1e-6
@@ -61,51 +62,79 @@ def _needed(found: list[Variant]) -> list[Variant]:
 # --- what a choice costs ---
 
 
-def costs(result: SensitivityData, figure: Figure) -> None:
-    """Divergence and SQNR with each choice left out and alone; bars hold 90 of 100 tokens."""
-    order = [cost.choice for cost in result.costs()]
-    floor = result.noise_floor()
-    rows = [result.variant("all"), *(v for v in result.variants if v.role == "form")]
-    rows = [v for v in rows if v in result.done(LOGITS)]
-    rows += [v for role in ("without", "alone") for c in order for v in _there(result, role, c)]
-    _needed(rows)
-    figure.set_size_inches(11.5, 1.6 + 0.34 * (len(rows) + 2))
-    left, right = figure.subplots(1, 2, sharey=True)
-    at, place, heads = {}, 0.0, []
-    for i, variant in enumerate(rows):
-        if i and rows[i - 1].role != variant.role and variant.role in ("without", "alone"):
-            place += 0.9
-            heads.append((place - 0.8, "without" if variant.role == "without" else "alone"))
-        at[variant.name] = place
-        place += 1
+METRICS = ("kl_nats", "relative_error")
+"""Metrics that the costs of choices are drawn in: KL from float64, and the error as SQNR."""
+
+
+def costs(result: SensitivityData, axes: Axes, metric: str = "kl_nats") -> Axes:
+    """Cost with each choice left out and alone; bars hold 90 of 100 tokens, grey is the noise floor."""
+    rows = _cost_rows(result)
+    places, heads = _cost_places(rows)
+    divergence = metric == METRICS[0]
+    floor = result.noise_floor(metric)
     if math.isfinite(floor.prediction_interval):
-        low, high = floor.mean - floor.prediction_interval, floor.mean + floor.prediction_interval
-        left.axvspan(max(low, _LEAST_KL), high, color=PALE, zorder=0)
-        error = result.noise_floor("relative_error")
-        half = error.prediction_interval
-        ends = (error.mean + half, max(error.mean - half, _LEAST_ERROR))
-        right.axvspan(*(decibels(e) for e in ends), color=PALE, zorder=0)
-    for variant in rows:
-        y, look = at[variant.name], style(variant)
-        kl, errors = (result.spread(variant, metric) for metric in ("kl_nats", "relative_error"))
-        _bar(left, y, look, _above(kl, _LEAST_KL), "< 1e-9" if kl.median else "nothing", best="left")
-        above = [decibels(e) for e in _above(errors, _LEAST_ERROR)]
-        _bar(right, y, look, above, "> 120 dB" if errors.median else "exact", best="right")
-    left.set_xscale("log")
-    left.set_yticks([at[v.name] for v in rows], [named(result, v) for v in rows])
+        least = _LEAST_KL if divergence else _LEAST_ERROR
+        ends = (max(floor.mean - floor.prediction_interval, least), floor.mean + floor.prediction_interval)
+        axes.axvspan(*(ends if divergence else sorted(map(decibels, ends))), color=PALE, zorder=0)
+    for variant, y in zip(rows, places, strict=True):
+        spread, look = result.spread(variant, metric), style(variant)
+        if divergence:
+            _bar(axes, y, look, _above(spread, _LEAST_KL), "< 1e-9" if spread.median else "nothing", "left")
+        else:
+            above = [decibels(e) for e in _above(spread, _LEAST_ERROR)]
+            _bar(axes, y, look, above, "> 120 dB" if spread.median else "exact", "right")
+    if divergence:
+        axes.set_xscale("log")
+    axes.set_yticks(places, [named(result, v) for v in rows])
     for y, text in heads:
-        left.annotate(
+        axes.annotate(
             text, (0, y), (-6, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
             ha="right", va="center", fontsize=9, fontweight="bold", annotation_clip=False,
         )  # fmt: skip
-    left.set_ylim(place - 0.3, -0.8)
-    for axes in (left, right):
-        axes.grid(axis="x", alpha=0.25)
-        axes.tick_params(axis="y", length=0)
-    left.set_xlabel("KL from float64, nats (left is better)")
-    right.set_xlabel("SQNR of the logits, dB (right is better)")
+    axes.set_ylim(places[-1] + 0.7, -0.8)
+    axes.grid(axis="x", alpha=0.25)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel(
+        "KL from float64, nats (left is better)" if divergence else "SQNR of the logits, dB (right is better)"
+    )
+    axes.set_title("dot: median token, bar: 5 to 95 %; grey: noise floor", fontsize=9, fontweight="normal")
+    return axes
+
+
+def _cost_rows(result: SensitivityData) -> list[Variant]:
+    """Variants in the order of the rows: the recipe, then without each choice, then each alone."""
+    order = [cost.choice for cost in result.costs()]
+    rows = [result.variant("all"), *(v for v in result.variants if v.role == "form")]
+    rows = [v for v in rows if v in result.done(LOGITS)]
+    rows += [v for role in ("without", "alone") for c in order for v in _there(result, role, c)]
+    return _needed(rows)
+
+
+def _cost_places(rows: list[Variant]) -> tuple[list[float], list[tuple[float, str]]]:
+    """Height of each row, and of the words above the groups of them."""
+    places: list[float] = []
+    heads: list[tuple[float, str]] = []
+    place = 0.0
+    for i, variant in enumerate(rows):
+        if i and rows[i - 1].role != variant.role and variant.role in ("without", "alone"):
+            place += 0.9
+            heads.append((place - 0.8, variant.role))
+        places.append(place)
+        place += 1
+    return places, heads
+
+
+def _costs(result: SensitivityData, figure: Figure) -> None:
+    """Costs in both metrics, side by side."""
+    figure.set_size_inches(11.5, 1.6 + 0.34 * (len(_cost_rows(result)) + 2))
+    left, right = figure.subplots(1, 2)
+    for axes, metric in zip((left, right), METRICS, strict=True):
+        costs(result, axes, metric)
+    right.set_yticklabels([])
+    right.set_title("")
+    for text in [text for text in right.texts if text.get_text() in ("without", "alone")]:
+        text.remove()
     figure.suptitle("What does each choice cost?", x=0.01, ha="left", fontsize=13, fontweight="bold")
-    left.set_title("dot: median token, bar: 5 to 95 %; grey: noise floor", fontsize=9, fontweight="normal")
 
 
 def _above(spread: Spread, least: float) -> list[float]:
@@ -113,7 +142,7 @@ def _above(spread: Spread, least: float) -> list[float]:
 
 
 def _bar(
-    axes: Axes, y: float, look: Style, values: list[float], nothing: str, *, best: Literal["left", "right"]
+    axes: Axes, y: float, look: Style, values: list[float], nothing: str, best: Literal["left", "right"]
 ) -> None:
     """Draw a dot for the median, a bar between the percentiles; without them a word at the best end."""
     ends = [v for v in values if math.isfinite(v)]
@@ -139,11 +168,9 @@ def _there(result: SensitivityData, role: str, choice: str) -> list[Variant]:
 # --- which tokens pay ---
 
 
-def tokens(result: SensitivityData, figure: Figure) -> None:
+def tokens(result: SensitivityData, axes: Axes) -> Axes:
     """Draw the share of tokens below each divergence: the recipe, perturbed, and each choice alone."""
     chosen = _needed([v for v in result.done(LOGITS) if v.role in ("all", "alone", "perturbed")])
-    figure.set_size_inches(9.5, 5.4)
-    axes = figure.add_subplot()
     untouched, perturbed = [], False
     for variant in sorted(chosen, key=lambda v: v.role == "all"):
         values = np.sort(np.maximum(result.tokens(variant), _LEAST_KL))
@@ -164,16 +191,15 @@ def tokens(result: SensitivityData, figure: Figure) -> None:
     axes.set_title("Which tokens pay?")
     axes.grid(alpha=0.25)
     legend(axes)
+    return axes
 
 
 # --- where error arises ---
 
 
-def layers(result: SensitivityData, figure: Figure) -> None:
+def layers(result: SensitivityData, axes: Axes) -> Axes:
     """Draw the error that each layer makes on float64's input, by choice alone."""
     chosen = _needed([v for v in result.done(LAYERS) if v.role in ("all", "alone")])
-    figure.set_size_inches(9.5, 5.4)
-    axes = figure.add_subplot()
     low = []
     for variant in chosen:
         rows = result.part(LAYERS, variant)["rows"]
@@ -201,6 +227,7 @@ def layers(result: SensitivityData, figure: Figure) -> None:
     axes.set_title("Where does error arise?")
     axes.grid(axis="y", alpha=0.25)
     legend(axes)
+    return axes
 
 
 def _error(value: float | None) -> float:
@@ -211,51 +238,66 @@ def _left_out(why: str, names: list[str]) -> str:
     return f"\n{why}: {', '.join(names)}" if names else ""
 
 
-def routes(result: SensitivityData, figure: Figure) -> None:
-    """Tokens that go to another set of experts: on float64's input, and running freely."""
-    parts = (
-        (LAYERS, "each layer on float64's input"),
-        (LOGITS, "running freely"),
-    )
-    figure.set_size_inches(11.5, 5)
+def routes(result: SensitivityData, axes: Axes, part: str = LAYERS) -> Axes:
+    """Tokens that go to another set of experts: on float64's input, or running freely (`LOGITS`)."""
     drawn = 0
-    pair = figure.subplots(1, 2, sharey=True)
-    for axes, (part, title) in zip(pair, parts, strict=True):
-        for variant in (v for v in result.done(part) if v.role in ("all", "alone")):
-            content = result.part(part, variant)
-            rows = content["layers" if part == LOGITS else "rows"]
-            points = [(r["layer"], r["experts_changed"]) for r in rows if r["experts_changed"] is not None]
-            look = style(variant)
-            if points:
-                drawn += 1
-                axes.plot(
-                    *zip(*points, strict=True), color=look.colour, marker=look.marker, linestyle=look.line,
-                    linewidth=1.6, markersize=5, label=named(result, variant),
-                )  # fmt: skip
-        axes.set_title(title, fontsize=10, fontweight="normal")
-        axes.set_xlabel("layer")
-        axes.grid(axis="y", alpha=0.25)
-        _whole(axes)
-        percent_axis(axes.yaxis)
+    for variant in (v for v in result.done(part) if v.role in ("all", "alone")):
+        rows = result.part(part, variant)["layers" if part == LOGITS else "rows"]
+        points = [(r["layer"], r["experts_changed"]) for r in rows if r["experts_changed"] is not None]
+        look = style(variant)
+        if points:
+            drawn += 1
+            axes.plot(
+                *zip(*points, strict=True), color=look.colour, marker=look.marker, linestyle=look.line,
+                linewidth=1.6, markersize=5, label=named(result, variant),
+            )  # fmt: skip
     if not drawn:
         raise LookupError("no layer has experts")
-    pair[0].set_ylim(bottom=0)
-    pair[0].set_ylabel("tokens with another set of experts")
+    title = "running freely" if part == LOGITS else "each layer on float64's input"
+    axes.set_title(title, fontsize=10, fontweight="normal")
+    axes.set_xlabel("layer")
+    axes.set_ylabel("tokens with another set of experts")
+    axes.grid(axis="y", alpha=0.25)
+    axes.set_ylim(bottom=0)
+    _whole(axes)
+    percent_axis(axes.yaxis)
+    return axes
+
+
+def _routes(result: SensitivityData, figure: Figure) -> None:
+    """Draw both, side by side."""
+    figure.set_size_inches(11.5, 5)
+    left, right = figure.subplots(1, 2, sharey=True)
+    top = max(routes(result, axes, part).get_ylim()[1] for axes, part in ((left, LAYERS), (right, LOGITS)))
+    left.set_ylim(0, top)
+    right.set_ylabel("")
     figure.suptitle("Who goes elsewhere?", x=0.01, ha="left", fontsize=13, fontweight="bold")
-    legend(pair[1])
+    legend(right)
 
 
-def operations(result: SensitivityData, figure: Figure) -> None:
-    """Median error of each operation, under the recipe and under each choice alone."""
+def _operation_grid(
+    result: SensitivityData,
+) -> tuple[dict[str, dict[OpLocation, float]], list[OpLocation], list[str]]:
+    """Errors by column and operation, with the rows and columns that have any."""
     found = operation_columns(result)
     columns = [name for name, errors in found.items() if errors]
     rows: list[OpLocation] = list(dict.fromkeys(place for errors in found.values() for place in errors))
     if not rows:
         raise LookupError("no operation differs")
+    return found, rows, columns
+
+
+def operations_size(result: SensitivityData) -> tuple[float, float]:
+    """Width and height of the plot of operations, inches: it grows with its rows and columns."""
+    _, rows, columns = _operation_grid(result)
+    return 2.8 + 0.85 * len(columns), 1.8 + 0.26 * len(rows)
+
+
+def operations(result: SensitivityData, axes: Axes) -> Axes:
+    """Median error of each operation, under the recipe and under each choice alone."""
+    found, rows, columns = _operation_grid(result)
     values: Floats = np.array([[found[name].get(place, np.nan) for name in columns] for place in rows])
     shown = np.log10(np.where(values > 0, np.maximum(values, 1e-8), np.nan))
-    figure.set_size_inches(2.8 + 0.85 * len(columns), 1.8 + 0.26 * len(rows))
-    axes = figure.add_subplot()
     axes.set_facecolor("#f4f4f4")
     image = axes.pcolormesh(
         np.arange(len(columns) + 1), np.arange(len(rows) + 1), shown, cmap="viridis_r",
@@ -276,12 +318,10 @@ def operations(result: SensitivityData, figure: Figure) -> None:
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    figure.suptitle(
-        "Which operation errs? Relative error in %, median over tokens and layers", x=0.01, ha="left",
-        fontsize=12, fontweight="bold",
-    )  # fmt: skip
-    bar = figure.colorbar(image, ax=axes, shrink=0.5, aspect=30)
+    axes.set_title("Which operation errs? Relative error in %, median over tokens and layers", fontsize=12)
+    bar = axes.figure.colorbar(image, ax=axes, shrink=0.5, aspect=30)
     bar.set_ticks([-5, -4, -3, -2, -1], labels=["0.001%", "0.01%", "0.1%", "1%", "10%"])
+    return axes
 
 
 def _whole(axes: Axes) -> None:
@@ -291,10 +331,10 @@ def _whole(axes: Axes) -> None:
 
 
 PLOTS: dict[str, tuple[str, Callable[[SensitivityData, Any], None]]] = {
-    "Costs of choices": ("costs.png", costs),
-    "Divergence over tokens": ("tokens.png", tokens),
-    "Error by layer": ("layers.png", layers),
-    "Error by operation": ("operations.png", operations),
-    "Expert sets by layer": ("experts.png", routes),
+    "Costs of choices": ("costs.png", _costs),
+    "Divergence over tokens": ("tokens.png", alone(tokens, lambda _: (9.5, 5.4))),
+    "Error by layer": ("layers.png", alone(layers, lambda _: (9.5, 5.4))),
+    "Error by operation": ("operations.png", alone(operations, operations_size)),
+    "Expert sets by layer": ("experts.png", _routes),
 }
 """Title, file and function of each plot."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..report.drawing import LINES, Style, save_possible
+from ..report.drawing import LINES, Style, alone, save_possible
 from ..report.text import decibels, plain
 from ..schemes import Scheme
 from .files import octaves
@@ -75,7 +75,7 @@ def layer_pattern(name: str) -> str:
     return re.sub(r"(?:(?<![^._/])|(?<=\blayer))\d+(?![^._/])", "*", name)
 
 
-def heatmap(study: StudyData, figure: Figure) -> None:
+def heatmap(study: StudyData, axes: Axes) -> Axes:
     """SQNR of every tensor against the median of its scheme; like names together, the hardest on top."""
     if len(study.tensors) < 2:
         raise LookupError("one tensor is its own median")
@@ -83,11 +83,8 @@ def heatmap(study: StudyData, figure: Figure) -> None:
     columns = sorted(range(len(totals)), key=lambda i: -totals[i].sqnr_db)
     bands, note = _bands(study)
     gaps = np.concatenate([band.gaps for band in bands])[:, columns]
-    heights = np.concatenate([[max(0.055, 0.15 / len(b.gaps))] * len(b.gaps) for b in bands])
-    edges = np.concatenate([[0], heights.cumsum()])
+    edges = np.concatenate([[0], np.concatenate([_heights(band) for band in bands]).cumsum()])
     ends = np.cumsum([0, *(len(b.gaps) for b in bands)])
-    figure.set_size_inches(11, 2.4 + edges[-1])
-    axes = figure.add_subplot()
     reach = max(3.0, float(np.nanpercentile(np.abs(gaps), 98))) if np.isfinite(gaps).any() else 3.0
     image = axes.pcolormesh(np.arange(len(columns) + 1), edges, gaps, cmap="RdBu", vmin=-reach, vmax=reach)
     axes.set_facecolor("#bdbdbd")
@@ -100,7 +97,7 @@ def heatmap(study: StudyData, figure: Figure) -> None:
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    bar = figure.colorbar(
+    bar = axes.figure.colorbar(
         image,
         ax=axes,
         orientation="horizontal",
@@ -112,9 +109,17 @@ def heatmap(study: StudyData, figure: Figure) -> None:
     bar.set_label(
         "SQNR of the tensor minus the scheme's median [in brackets], dB.  Red: harder than usual" + note
     )
-    figure.suptitle(
-        "Which tensors suffer under which scheme?", x=0.01, ha="left", fontsize=13, fontweight="bold"
-    )
+    axes.set_title("Which tensors suffer under which scheme?")
+    return axes
+
+
+def heatmap_size(study: StudyData) -> tuple[float, float]:
+    """Width and height of the heatmap, inches: it grows with its rows."""
+    return 11, 2.4 + sum(sum(_heights(band)) for band in _bands(study)[0])
+
+
+def _heights(band: _Band) -> list[float]:
+    return [max(0.055, 0.15 / len(band.gaps))] * len(band.gaps)
 
 
 class _Band(NamedTuple):
@@ -158,15 +163,17 @@ def _mean(gaps: npt.NDArray[np.float64]) -> float:
     return float(known.mean()) if known.size else math.inf
 
 
-def by_magnitude(study: StudyData, figure: Figure) -> None:
-    """Relative error against the magnitude of the value, one line per scheme, over where the values are."""
-    from matplotlib.ticker import FuncFormatter, MultipleLocator
+def _octave_shares(study: StudyData) -> dict[int, float]:
+    """Share of the elements by octave, but for those with next to none."""
+    total = max(study.histograms[0, :, 0].sum(), 1.0)
+    return {k: n / total for k, n, _ in octaves(study.histograms[0]) if n > 1e-5 * total}
 
-    figure.set_size_inches(11, 6.5)
-    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(5, 1))
-    counts = study.histograms[0, :, 0]
-    total = max(counts.sum(), 1.0)
-    share = {k: n / total for k, n, _ in octaves(study.histograms[0]) if n > 1e-5 * total}
+
+def by_magnitude(study: StudyData, axes: Axes) -> Axes:
+    """Relative error against the magnitude of the value, one line per scheme."""
+    from matplotlib.ticker import FuncFormatter
+
+    share = _octave_shares(study)
     lines = []
     for scheme, histogram, style in zip(study.schemes, study.histograms, styles(study.schemes), strict=True):
         points = [(k, error) for k, _, error in octaves(histogram) if k in share and error > 0]
@@ -199,18 +206,40 @@ def by_magnitude(study: StudyData, figure: Figure) -> None:
         title="most error first",
         alignment="left",
     )
-    below.bar(list(share), list(share.values()), width=0.9, color="#999999")
-    below.set_ylabel("share of\nelements")
-    below.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:g}%"))
-    below.set_xlabel("magnitude of the value, by octave")
-    below.xaxis.set_major_locator(MultipleLocator(2 if len(share) <= 40 else 8))
-    below.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"$2^{{{v:g}}}$"))
+    _octave_axis(axes, share)
+    return axes
 
 
-def bits_against_sqnr(study: StudyData, figure: Figure) -> None:
+def magnitudes(study: StudyData, axes: Axes) -> Axes:
+    """Share of the elements by octave of their magnitude."""
+    from matplotlib.ticker import FuncFormatter
+
+    share = _octave_shares(study)
+    axes.bar(list(share), list(share.values()), width=0.9, color="#999999")
+    axes.set_ylabel("share of\nelements")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:g}%"))
+    _octave_axis(axes, share)
+    return axes
+
+
+def _octave_axis(axes: Axes, share: dict[int, float]) -> None:
+    from matplotlib.ticker import FuncFormatter, MultipleLocator
+
+    axes.set_xlabel("magnitude of the value, by octave")
+    axes.xaxis.set_major_locator(MultipleLocator(2 if len(share) <= 40 else 8))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"$2^{{{v:g}}}$"))
+
+
+def _by_magnitude(study: StudyData, figure: Figure) -> None:
+    """Errors by magnitude, over where the values are."""
+    figure.set_size_inches(11, 6.5)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(5, 1))
+    by_magnitude(study, above).set_xlabel("")
+    magnitudes(study, below)
+
+
+def bits_against_sqnr(study: StudyData, axes: Axes) -> Axes:
     """Storage against accuracy, with the Pareto front."""
-    figure.set_size_inches(9, 6)
-    axes = figure.add_subplot()
     totals = [t for t in study.totals() if math.isfinite(t.sqnr_db)]
     points = [(t.pooled.bits_per_element, t.sqnr_db) for t in totals]
     corners = _staircase(points)
@@ -225,7 +254,8 @@ def bits_against_sqnr(study: StudyData, figure: Figure) -> None:
     axes.margins(0.14)
     axes.grid(alpha=0.25)
     axes.legend(loc="lower right", frameon=False)
-    _label(axes, figure, points, corners, [str(t.scheme) for t in totals])
+    _label(axes, points, corners, [str(t.scheme) for t in totals])
+    return axes
 
 
 def _staircase(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -239,12 +269,12 @@ def _staircase(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 def _label(
     axes: Axes,
-    figure: Figure,
     points: list[tuple[float, float]],
     line: list[tuple[float, float]],
     names: list[str],
 ) -> None:
     """Name the points: each label at the place around its point that hides least, nearest first."""
+    figure: Any = axes.figure.figure  # the whole one, where the axes are of a part of it
     figure.draw_without_rendering()
     frame = axes.get_window_extent()
     dots = [axes.transData.transform(p) for p in points]
@@ -269,7 +299,9 @@ def _label(
             crossed = any(box.contains(*step) for step in steps)
             return 1000 * (not inside) + 1000 * hidden + 300 * (covered + cut) + 40 * crossed + place[0]
 
-        best = min(_PLACES, key=cost)
+        # The nearest place that costs nothing else is the best: all others are as far or further.
+        free = next((place for place in _PLACES if cost(place) == place[0]), None)
+        best = free or min(_PLACES, key=cost)
         placed.append(_move(text, best).padded(1))
         if best[0] > _PLACES[0][0]:
             axes.annotate(
@@ -294,8 +326,8 @@ def _move(text: Annotation, place: tuple[float, float]) -> Bbox:
 
 
 PLOTS: dict[str, tuple[str, Callable[[StudyData, Any], None]]] = {
-    "Bits against SQNR": ("bits_sqnr.png", bits_against_sqnr),
-    "Error against magnitude": ("error_magnitude.png", by_magnitude),
-    "SQNR by scheme and tensor": ("sqnr_heatmap.png", heatmap),
+    "Bits against SQNR": ("bits_sqnr.png", alone(bits_against_sqnr, lambda _: (9, 6))),
+    "Error against magnitude": ("error_magnitude.png", _by_magnitude),
+    "SQNR by scheme and tensor": ("sqnr_heatmap.png", alone(heatmap, heatmap_size)),
 }
 """Title, file and function of each plot."""

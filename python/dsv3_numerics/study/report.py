@@ -7,9 +7,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..report import provenance
+from ..report.drawing import drawn_svg
 from ..report.files import write_lines
+from ..report.html import write_html
 from ..report.page import made_section, markdown, picture_sections
 from ..report.text import code, counted, decibels, plain, share
+from .plots import PLOTS
 from .result import StudyData, Total
 from .tables import COLUMNS, kind_rows, total_rows, worst_rows
 
@@ -66,6 +69,13 @@ _CAPTIONS = {
 def write_markdown(study: StudyData, path: Path, plots: Mapping[str, str]) -> Path:
     """Write the report; `plots` are the pictures to show, file name by title."""
     return write_lines(_lines(study, plots), path)
+
+
+def write_page(study: StudyData, path: Path) -> Path:
+    """Write the report as one page of HTML with its pictures in it."""
+    pictures = drawn_svg(study, PLOTS) if study.tensors else {}
+    names = {title: name for title, (name, _) in PLOTS.items() if name in pictures}
+    return write_html(_lines(study, names), pictures, path)
 
 
 def _lines(study: StudyData, plots: Mapping[str, str]) -> Iterable[str]:

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .._html import table
+from ..report.drawing import own_axes
 from ..report.text import counted
 from .result import StudyData
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from rich.table import Table
 
 
@@ -40,20 +43,65 @@ class Study(StudyData):
 
         return write_markdown(self, Path(path), plots or {})
 
-    def plot(self, folder: str | Path) -> dict[str, Path]:
-        """Draw the three plots as PNG files into a folder; returns path by title."""
+    def plot_bits(self, ax: Axes | None = None) -> Axes:
+        """Draw the SQNR of each scheme over its bits, with the best for their bits.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw; a new figure of pyplot if there is none.
+        """
+        from .plots import bits_against_sqnr
+
+        return bits_against_sqnr(self, own_axes(ax, (9, 6)))
+
+    def plot_magnitudes(self, ax: Axes | None = None) -> Axes:
+        """Draw the relative error over the magnitude of the value; `ax` as in `plot_bits`."""
+        from .plots import by_magnitude
+
+        return by_magnitude(self, own_axes(ax, (11, 6)))
+
+    def plot_tensors(self, ax: Axes | None = None) -> Axes:
+        """Draw the SQNR of each tensor beside the median of its scheme; `ax` as in `plot_bits`.
+
+        Raises
+        ------
+        LookupError
+            There is one tensor only, which is its own median.
+        """
+        from .plots import heatmap, heatmap_size
+
+        return heatmap(self, own_axes(ax, heatmap_size(self)))
+
+    def save_plots(self, folder: str | Path) -> dict[str, Path]:
+        """Draw the plots as PNG files into a folder; returns path by title."""
         from .plots import draw
 
         return draw(self, Path(folder))
 
+    def to_html(self, path: str | Path) -> Path:
+        """Write the report as one page of HTML with its pictures in it, which loads nothing."""
+        from .report import write_page
+
+        return write_page(self, Path(path))
+
     def save(self, folder: str | Path) -> Path:
-        """Write CSV, JSON, plots and report into a folder, which is made if need be; returns the report."""
+        """Write CSV, JSON, plots and report into a folder, which is made if need be; returns the report.
+
+        The report is there as Markdown (`report.md`, with PNG files) and as one page of HTML (`report.html`).
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.to_csv(folder / "results.csv")
         self.to_json(folder / "results.json")
-        plots = self.plot(folder) if self.tensors else {}
+        plots = self.save_plots(folder) if self.tensors else {}
+        self.to_html(folder / "report.html")
         return self.to_markdown(folder / "report.md", {title: path.name for title, path in plots.items()})
+
+    def _repr_html_(self) -> str:
+        from .tables import COLUMNS, total_rows
+
+        return table(str(self)[1:-1], [name for name, _ in COLUMNS], [texts for _, texts in total_rows(self)])
 
     def __repr__(self) -> str:
         state = f", partial ({self.partial})" if self.partial else ""
