@@ -135,6 +135,7 @@ def test_the_demo_falls_back_to_synthetic_data_and_says_so(
     code, out, _ = call("study", "--demo", "-s", "mxfp4", capsys=capsys)
     assert code == 0
     assert "SYNTHETIC DATA" in out
+    assert out.rstrip().splitlines()[-1].startswith("       dsv3-numerics sensitivity --demo")
     report = Path("study-synthetic/report.md").read_text()
     assert "SYNTHETIC DATA" in report
     assert json.loads(Path("study-synthetic/results.json").read_text())["notes"][0].startswith("SYNTHETIC")

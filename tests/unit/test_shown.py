@@ -13,6 +13,7 @@ import pytest
 import dsv3_numerics as d3
 from dsv3_numerics import sensitivity, study
 from dsv3_numerics.report.html import document
+from dsv3_numerics.report.terminal import rich_table
 from dsv3_numerics.sensitivity import Sensitivity
 from dsv3_numerics.study import Study
 
@@ -135,3 +136,58 @@ def test_notebooks_show_an_analysis(costs: Sensitivity) -> None:
     text = costs._repr_html_()
     assert "<th>cache</th>" in text
     assert "<th>choice</th>" in text
+
+
+# --- terminals ---
+
+
+def printed(table: Any, width: int) -> list[str]:
+    from io import StringIO
+
+    from rich.console import Console
+
+    stream = StringIO()
+    Console(width=width, file=stream).print(table)
+    return stream.getvalue().splitlines()
+
+
+WORDS = ["e4m3:1x128:f32", "deepseek_v3", "31.9", "transformer_engine_nvfp4", "0.01%", "clipped"]
+
+
+@pytest.mark.parametrize("width", [40, 60, 61, 72, 80, 100, 120, 200])
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 9])
+@pytest.mark.parametrize("options", [{}, {"padding": (0, 1, 0, 0)}, {"show_lines": True}])
+def test_no_terminal_breaks_a_word(width: int, count: int, options: dict[str, Any]) -> None:
+    """A table shows each word whole, or names the column that it left out, in lines that fit."""
+    columns = [f"column{i}" for i in range(count)]
+    rows = [[WORDS[(i + j) % len(WORDS)] for i in range(count)] for j in range(7)]
+    table = rich_table(columns, rows, title="seven rows", **options)
+    lines = printed(table, width)
+    assert max(map(len, lines)) <= width
+    text = " ".join(lines)
+    note = text.partition("Not shown for want of width:")[2]
+    for i, column in enumerate(columns):
+        if re.search(rf"{column}\b", note):
+            assert i >= 3
+            continue
+        assert column in text or i == 0
+        assert all(row[i] in text for row in rows)
+
+
+def test_names_fold_into_long_pieces_where_they_may() -> None:
+    name = "model.layers.17.mlp.shared_experts.down_proj.weight_scale_inv"
+    table = rich_table([("tensor", {"overflow": "fold"}), "under", "SQNR"], [[name, "nvfp4", "20.5"]])
+    lines = printed(table, 60)
+    assert max(map(len, lines)) <= 60
+    pieces = [line.split()[0] for line in lines[3:] if line.strip()]
+    assert "".join(pieces) == name
+    assert len(pieces[0]) >= 24
+
+
+@pytest.mark.parametrize("row", [[], ["[bold]a[/bold]", "\x1b"]])
+def test_empty_tables_and_odd_cells_are_shown(row: list[str]) -> None:
+    from rich.text import Text
+
+    table = rich_table(["one", "two"], [[Text(cell) for cell in row]] if row else [])
+    for width in (8, 20, 80):
+        assert printed(table, width)

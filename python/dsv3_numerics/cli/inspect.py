@@ -104,14 +104,13 @@ def _size(number: int) -> str:
 
 
 def _table(*columns: tuple[str, str]) -> Table:
-    from rich import box
-    from rich.table import Table
+    from ..report.terminal import Column, rich_table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    made: list[Column] = []
     for title, justify in columns:
         wide: Any = {"overflow": "fold"} if title == "tensor" else {"no_wrap": True}
-        table.add_column(title, justify="right" if justify == ">" else "left", **wide)
-    return table
+        made.append((title, {"justify": "right" if justify == ">" else "left", **wide}))
+    return rich_table(made)
 
 
 def _patterns(found: Inspection) -> Table:

@@ -189,6 +189,8 @@ def study_command(
         part_done(folder, split.part, f"{len(study.names())} tensors")
         return
     _finish(study, folder, console)
+    if demo and not study.partial:
+        _next(folder, console)
     if as_json:
         click.echo((folder / "results.json").read_text())
     if not study.tensors and not study.partial:
@@ -420,6 +422,22 @@ def _left_out(study: Study) -> str:
     if any("scale missing" in g.reason for g in groups):
         told.append("--missing-scale 1 takes codes without a scale for the numbers themselves")
     return "; ".join(told)
+
+
+_NEXT = (
+    ("study YOUR.safetensors -s nvfp4", "your own tensors"),
+    ("study --activations --demo", "what goes through a network"),
+    ("sensitivity --demo", "what such errors do to its output"),
+)
+
+
+def _next(folder: Path, console: Console) -> None:
+    """Say what to try behind the demo."""
+    width = max(len(line) for line, _ in _NEXT)
+    lines = [f"Next:  open {folder}/report.html, the same with pictures"]
+    lines += [f"       dsv3-numerics {line:<{width}}  {why}" for line, why in _NEXT]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _finish(study: Study, folder: Path, console: Console) -> None:
