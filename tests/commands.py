@@ -53,5 +53,5 @@ def stopped(code: str, *args: str, after: int, by: signal.Signals, folder: Path)
         for _ in range(after):
             assert "done" in job.stderr.readline()
         job.send_signal(by)
-        out, err = job.communicate(timeout=120)
+        out, err = job.communicate(timeout=300)
     return job.returncode, out, err

@@ -159,7 +159,7 @@ def read_array_header(file: IO[bytes], length: int) -> ArrayHeader:
         shape, columns_first, dtype = read(io.BytesIO(told + file.read(size)))
     except Exception as error:  # a parser of Python's text, which fails in many ways
         raise ValueError(f"not a header of .npy ({_first_line(error)})") from None
-    if min(shape, default=0) < 0:
+    if not all(type(n) is int and n >= 0 for n in shape):  # NumPy takes True for a length
         raise ValueError(f"said to have shape {shape}, expected lengths of at least 0")
     return ArrayHeader(shape, columns_first, dtype, begin)
 

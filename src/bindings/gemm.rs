@@ -115,7 +115,7 @@ impl Operand {
         let held = self.hold(py)?;
         let (unit, side, (rows, cols)) = (Accumulator::by_name(accumulator)?, held.view()?, self.shape);
         if self.prepared.get().is_none() {
-            if let Some(made) = py.detach(|| Prepared::new(unit, &side, rows, cols))? {
+            if let Some(made) = detached(py, || Prepared::new(unit, &side, rows, cols))? {
                 let _ = self.prepared.set(made); // another thread's is the same
             }
         }

@@ -1,7 +1,7 @@
 //! Threads, instruction sets, and the headers of checkpoint files.
 
 use super::array::readonly;
-use super::os_error;
+use super::{detached, os_error};
 use crate::checkpoint::{self, HeaderError};
 use crate::simd::{level, level_from_env, set_level, Level};
 use crate::threads;
@@ -68,7 +68,7 @@ impl TensorTable {
 
     /// Reads and checks a file's header: its first row, and the row after its last.
     fn read(&mut self, py: Python<'_>, path: PathBuf) -> PyResult<(usize, usize)> {
-        let found = py.detach(|| self.0.read(&path));
+        let found = detached(py, || Ok(self.0.read(&path)))?;
         let rows = found.map_err(|error| match error {
             HeaderError::Io(error) => os_error(&path, &error),
             HeaderError::Invalid(why) => {

@@ -4,6 +4,7 @@
 //! this one goes through the text once, and refuses both two of a name and shapes that no array has.
 
 use super::columns::{Columns, Pairs};
+use crate::interrupt::poll;
 use safetensors::tensor::Dtype;
 use serde::de::{Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -11,6 +12,9 @@ use std::fmt;
 
 /// The most axes of a tensor: as many as a NumPy array can have.
 const MAX_AXES: usize = 64;
+
+/// Entries between two looks at an interruption.
+const ENTRIES: usize = 256;
 
 /// The content of a header.
 pub(super) struct Text {
@@ -61,13 +65,22 @@ impl<'de> Deserialize<'de> for Pairs {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs, A::Error> {
                 let mut pairs = Pairs::default();
-                while let Some((key, value)) = map.next_entry::<String, String>()? {
+                for count in 0_usize.. {
+                    poll_at(count);
+                    let Some((key, value)) = map.next_entry::<String, String>()? else { break };
                     pairs.push(&key, &value);
                 }
                 Ok(pairs)
             }
         }
         deserializer.deserialize_map(Texts)
+    }
+}
+
+/// Ends a long header where the caller is not waiting any more.
+fn poll_at(count: usize) {
+    if count.is_multiple_of(ENTRIES) {
+        poll();
     }
 }
 
@@ -83,7 +96,9 @@ impl<'de> Visitor<'de> for Header {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Text, A::Error> {
         let mut tensors = Columns::default();
         let mut metadata = None;
-        while let Some(name) = map.next_key::<String>()? {
+        for count in 0_usize.. {
+            poll_at(count);
+            let Some(name) = map.next_key::<String>()? else { break };
             if name == "__metadata__" {
                 let found: Option<Pairs> = map.next_value()?;
                 if metadata.replace(found.unwrap_or_default()).is_some() {

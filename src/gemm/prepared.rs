@@ -7,6 +7,7 @@ use super::pack::{codes, ExponentRange, Fields, Layout, Source, BLOCK};
 use super::product::{side, Operand, Options};
 use crate::error::Error;
 use crate::formats::Format;
+use crate::interrupt::poll;
 use crate::simd::mma::{dispatch_mma, Mma, MmaTask, COLUMNS, LANES, ZERO};
 use crate::simd::{Kernel, Lanes};
 
@@ -177,6 +178,7 @@ impl<M: Mma> Kernel for Columns<'_, '_, M> {
         let Columns { l, source, out } = self;
         let half = out.k.div_ceil(2);
         for first in (0..out.rows).step_by(COLUMNS) {
+            poll();
             let ranges = &mut out.ranges[first..out.rows.min(first + COLUMNS)];
             for from in (0..out.k).step_by(BLOCK) {
                 let block = from..out.k.min(from + BLOCK);

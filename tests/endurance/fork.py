@@ -16,6 +16,7 @@ import warnings
 from collections import Counter
 
 import numpy as np
+import record
 
 import dsv3_numerics as d3
 
@@ -62,9 +63,14 @@ def main() -> None:
     """Parse and run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=1000)
-    count, start = parser.parse_args().count, time.monotonic()
+    parser.add_argument("--write", action="store_true", help=f"record the outcome in {record.RESULT.name}")
+    options = parser.parse_args()
+    count, start = options.count, time.monotonic()
     found = forks(count)
-    print(f"{count} forks in {time.monotonic() - start:.0f} s: {dict(found)}")
+    told = ", ".join(f"{found[how]} {how}" for how in ("well", "hung", "wrong"))
+    print(f"{count} forks in {time.monotonic() - start:.0f} s: {told}")
+    if options.write:
+        record.write("make fork", f"{count} forks among 3 threads that use and resize the pool", told)
     sys.exit(found["well"] != count)
 
 

@@ -70,7 +70,7 @@ convert(src, dst, to="bf16", threads=1)
 def killed(at: tuple[str, str, int, str], target: Path) -> None:
     """Run a conversion in a process of its own until it is killed."""
     command = [sys.executable, "-c", KILLER, *map(str, at), str(FP8), str(target)]
-    done = subprocess.run(command, capture_output=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, timeout=300)
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 

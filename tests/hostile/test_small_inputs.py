@@ -35,7 +35,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with
 @pytest.fixture(autouse=True)
 def _no_hanging() -> Iterator[None]:
     """End a test that waits for a pipe, as an error."""
-    signal.alarm(60)
+    signal.alarm(300)
     yield
     signal.alarm(0)
 

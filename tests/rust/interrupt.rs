@@ -1,7 +1,10 @@
 //! Long operations end where the hook says so: tasks that would never end, and products of every unit at every level.
 
+use dsv3_numerics::checkpoint::TensorTable;
 use dsv3_numerics::formats::{Codes, Output};
-use dsv3_numerics::gemm::{matmul_nt, Operand, Options, Shape, UnitScales, ACCUMULATORS};
+use dsv3_numerics::gemm::{
+    matmul_nt, Accumulator, Operand, Options, Prepared, Shape, UnitScales, ACCUMULATORS,
+};
 use dsv3_numerics::interrupt::{poll, watched, Interrupted};
 use dsv3_numerics::simd::{set_level, Level};
 use dsv3_numerics::threads::{run_tasks, set_least_shared, set_num_threads};
@@ -113,4 +116,53 @@ fn products_of_every_unit_are_ended() {
         }
     }
     assert!(ended > 0);
+}
+
+#[test]
+fn a_layout_is_ended() {
+    let _one = settings();
+    let (codes, unit) = (vec![1; 64 * 64], Accumulator::by_name("hopper_fp8").unwrap());
+    let operand = Operand {
+        codes: Codes::U8(&codes),
+        format: dsv3_numerics::formats::Format::by_name("float8_e4m3fn").unwrap(),
+        scales: None,
+        group: (1, 1),
+        unit_scales: None,
+        prepared: None,
+    };
+    for level in Level::all_available() {
+        set_level(level).unwrap();
+        let lay_out = || Prepared::new(unit, &operand, 64, 64).unwrap().map(|made| made.nbytes());
+        let whole = lay_out();
+        assert_eq!(watched(|| false, lay_out), Ok(whole));
+        if whole.is_some() {
+            assert_eq!(watched_at_once(lay_out), Err(Interrupted), "{}", level.name());
+        }
+    }
+}
+
+#[test]
+fn a_header_is_ended_and_adds_nothing() {
+    let names =
+        |i: usize| format!("\"t{i}\":{{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[{i},{}]}}", i + 1);
+    let text = format!("{{{}}}", (0..1000).map(names).collect::<Vec<_>>().join(","));
+    let path = std::env::temp_dir().join(format!("interrupted-{}.safetensors", std::process::id()));
+    let bytes = [&(text.len() as u64).to_le_bytes()[..], text.as_bytes(), &[0; 1000]].concat();
+    std::fs::write(&path, bytes).unwrap();
+    let mut table = TensorTable::default();
+    assert_eq!(watched_at_once(|| table.read(&path).map(|rows| rows.len()).ok()), Err(Interrupted));
+    assert_eq!(table.len(), 0);
+    assert_eq!(watched(|| false, || table.read(&path).map(|rows| rows.len()).ok()), Ok(Some(1000)));
+    std::fs::remove_file(&path).unwrap();
+}
+
+/// Runs a call whose hook says stop at the first look, which comes an interval after its start.
+fn watched_at_once<R>(body: impl FnOnce() -> R) -> Result<R, Interrupted> {
+    watched(
+        || true,
+        || {
+            std::thread::sleep(dsv3_numerics::interrupt::INTERVAL);
+            body()
+        },
+    )
 }

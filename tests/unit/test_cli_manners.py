@@ -152,7 +152,7 @@ def test_make_says_how_to_go_on(tmp_path: Path, by: signal.Signals) -> None:
 def in_shell(line: str) -> subprocess.CompletedProcess[str]:
     """Run the command as a shell does, with its redirections."""
     command = f"{shlex.quote(sys.executable)} -m dsv3_numerics.cli {line}"
-    return subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=120)
+    return subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a shell's redirections")

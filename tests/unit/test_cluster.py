@@ -223,6 +223,47 @@ def test_a_study_by_two_workers_has_the_figures_of_one_process(
     assert sorted(os.listdir("dask")) == sorted(os.listdir("whole"))
 
 
+def test_a_comparison_by_two_workers_is_that_of_one_process(
+    cluster: Cluster, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(source, other)
+    file = next(iter(sorted(other.glob("*.safetensors"))))
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 4
+    file.write_bytes(content)
+    cluster.worker()
+    cluster.worker()
+    args = ["compare", str(source), str(other)]
+    assert call(*args, "--out", str(tmp_path / "whole"), capsys=capsys)[0] == 1
+    code, out, err = call(*args, "--out", str(tmp_path / "dask"), "--dask", str(cluster.file), capsys=capsys)
+    assert (code, "1 differ" in out) == (1, True), err
+    assert contents(tmp_path / "dask") == contents(tmp_path / "whole")
+
+
+def test_make_and_sensitivity_by_two_workers_are_those_of_one_process(
+    cluster: Cluster, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster.worker()
+    cluster.worker()
+    runs = {
+        "made": ["make", "{out}"],
+        "sensitivity": ["sensitivity", str(source), "--ids", "1,2,3", "--only", "combine", "--out", "{out}"],
+    }
+    for name, words in runs.items():
+        for way, more in (("whole", []), ("dask", ["--dask", str(cluster.file)])):
+            out = tmp_path / f"{name}-{way}"
+            code, _, err = call(*(word.format(out=out) for word in words), *more, capsys=capsys)
+            assert (code, "Traceback" in err) == (0, False), err
+        found, whole = (contents(tmp_path / f"{name}-{way}") for way in ("dask", "whole"))
+        assert found.keys() == whole.keys()
+        figures = [
+            file for file in whole if file.endswith((".csv", ".safetensors", "index.json", "config.json"))
+        ]
+        assert figures
+        assert {file: found[file] for file in figures} == {file: whole[file] for file in figures}
+
+
 def test_an_error_in_a_task_is_that_of_one_process(tmp_path: Path, source: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(source, broken)

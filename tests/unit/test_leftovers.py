@@ -38,7 +38,7 @@ def temporaries(folder: Path) -> list[str]:
 
 
 def kill_a_writer(target: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", WRITER, target, "kill"], timeout=60)
+    done = subprocess.run([sys.executable, "-c", WRITER, target, "kill"], timeout=300)
     assert done.returncode == -signal.SIGKILL
 
 
@@ -71,7 +71,7 @@ def test_a_writer_at_work_keeps_its_file(tmp_path: Path) -> None:
         ensure_writable(tmp_path)
         with replacing(tmp_path / "third"):
             assert len(temporaries(tmp_path)) == 3
-        other.communicate("\n", timeout=60)
+        other.communicate("\n", timeout=300)
     assert other.returncode == 0
     own.sync()
     publish(own, tmp_path / "own")

@@ -221,12 +221,47 @@ def test_parts_of_a_sensitivity_analysis(
     assert contents(Path("parts/parts")) == contents(Path("whole/parts"))
 
 
+def compared(folder: Path) -> dict[str, bytes]:
+    """Files of a comparison."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_parts_of_a_comparison_have_the_result_of_one_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    x = {f"t{i:02}": rng.normal(size=(8, 64)).astype(np.float32) for i in range(12)}
+    save("a.safetensors", x | {"extra": np.zeros(3, np.float32), "nan": np.float32([np.nan, 1])})
+    x["t03"][2, 5] += 1
+    x["t07"][:, 3] = -0.0
+    save("b.safetensors", x | {"nan": np.float32([1, np.inf])})
+    args = ["compare", "a.safetensors", "b.safetensors"]
+    assert call(*args, "--out", "whole", capsys=capsys)[0] == 1
+    for i in (3, 1, 2):
+        code, out, _ = call(*args, "--out", "parts", "--part", f"{i}/3", capsys=capsys)
+        assert (code, f"Part {i}/3 is done" in out) == (0, True)
+        if i == 1:
+            code, _, err = call("merge", "parts", capsys=capsys)
+            assert (code, "tasks are not done" in err) == (2, True)
+    code, out, _ = call("merge", "parts", capsys=capsys)
+    assert (code, "3 differ" in out) == (1, True)
+    assert compared(Path("parts")) == compared(Path("whole"))
+    code, _, err = call(
+        "compare", "b.safetensors", "a.safetensors", "--out", "new", "--part", "1/2", capsys=capsys
+    )
+    assert code == 0
+    code, _, err = call(*args, "--out", "new", "--part", "2/2", capsys=capsys)
+    assert (code, "begun with another a" in err) == (2, True)
+
+
 @pytest.mark.parametrize(
     "args",
     [
         ["sensitivity", "--demo", "--part", "1/2"],
         ["golden", "cast", "--part", "1/2"],
-        ["compare", "w.npz", "w.npz", "--dask", "local:2"],
+        ["compare", "w.npz", "w.npz", "--part", "1/2"],
+        ["compare", "w.npz", "w.npz", "--part", "1/2", "--out", "x", "--model"],
         ["study", "--demo", "--part", "1/2"],
         ["study", "--activations", "--demo", "--part", "1/2"],
         ["study", "w.npz", "--part", "1/2", "--overwrite"],

@@ -32,7 +32,7 @@ assert os.waitpid(child, 0)[1] == 0
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 def test_a_forked_child_has_threads_of_its_own() -> None:
     """The parent's pool has no threads in the child: waiting for it would hang."""
-    subprocess.run([sys.executable, "-c", FORK], timeout=60, check=True)
+    subprocess.run([sys.executable, "-c", FORK], timeout=300, check=True)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
@@ -79,7 +79,7 @@ def test_a_wrong_setting_in_the_environment_is_an_error_at_import(variable: str,
         env={**os.environ, variable: value},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.returncode != 0

@@ -8,13 +8,23 @@ that a Python user could call.
 
 from __future__ import annotations
 
+import io
 import sys
 
 import click
 
 from .codesign import codesign_command
 from .compare import compare_command
-from .console import INTERRUPTED, TERMINATED, Terminated, ensure_streams, silence, terminations
+from .console import (
+    INTERRUPTED,
+    TERMINATED,
+    Terminated,
+    bounded,
+    ensure_streams,
+    error_text,
+    silence,
+    terminations,
+)
 from .convert import convert_command
 from .experiment import experiment_command
 from .formats import formats_command
@@ -45,8 +55,6 @@ VERBS = (
     sensitivity_command,
     study_command,
 )
-
-_LONGEST = 2000  # characters of a line of a message
 
 _EXAMPLES = """
 \b
@@ -90,7 +98,9 @@ def main(args: list[str] | None = None) -> None:
             sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
-        error.show()
+        told = io.StringIO()
+        error.show(told)
+        click.echo(bounded(told.getvalue()), err=True, nl=False)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort) as error:
         cause = error.__cause__ if isinstance(error, click.Abort) and error.__cause__ else error
@@ -102,22 +112,7 @@ def main(args: list[str] | None = None) -> None:
         silence()
         sys.exit(1)
     except (ValueError, TypeError, OSError, MemoryError) as error:
-        click.echo(f"dsv3-numerics: {_one_line(error)}", err=True)
+        click.echo(f"dsv3-numerics: {error_text(error)}", err=True)
         if isinstance(error, OSError):  # it may have been standard output's
             silence()
         sys.exit(1)
-
-
-def _one_line(error: Exception) -> str:
-    """Write an error as people read it: an operating system's without number and brackets, none for ever."""
-    return "\n".join(
-        line if len(line) <= _LONGEST else f"{line[:_LONGEST]}... ({len(line)} signs)"
-        for line in _told(error).split("\n")
-    )
-
-
-def _told(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        named = error.filename is not None and str(error.filename) not in error.strerror
-        return f"{error.filename}: {error.strerror}" if named else error.strerror
-    return str(error) or ("out of memory" if isinstance(error, MemoryError) else type(error).__name__)

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .console import json_option, print_json, progress_bar
-from .splitting import not_split
+from .console import ensure_place, error_text, json_option, print_json, progress_bar, writable_file
+from .splitting import part_done, split_of, split_options
 
 if TYPE_CHECKING:
     from ..compare import Comparison, Explanation, ModelComparison
+    from ..tasks.plan import Split
 
 DIFFERS, BAD = 1, 2
 
@@ -56,7 +57,7 @@ class BadInput(click.ClickException):
 )
 @click.option("--fmt", metavar="FORMAT", help="Format of codes that are held as plain unsigned integers.")
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing; the exit code says it.")
-@not_split("one process reads each side once, as fast as the disk gives it")
+@split_options
 @json_option
 def compare_command(
     a: Path,
@@ -69,6 +70,8 @@ def compare_command(
     out: Path | None,
     fmt: str | None,
     quiet: bool,
+    part: str | None,
+    dask: str | None,
     as_json: bool,
 ) -> None:
     """Compare two files or folders of tensors bit for bit, and say where and by how much they differ.
@@ -78,32 +81,49 @@ def compare_command(
     such files. Names are matched as they are, then by a table of other projects' spellings; those without a
     partner are listed. Exit codes: 0 all equal, 1 something differs or has no partner, 2 bad input.
 
+    Several machines that see A, B and --out share the comparison of large folders by --part, in jobs of any
+    kind, or by --dask; the result is the same.
+
     \b
     Examples:
       dsv3-numerics compare ours.npz theirs.safetensors
       dsv3-numerics compare golden/ dump/ --json
       dsv3-numerics compare golden/ dump/ --quantized x,codes,scales --html why.html
       dsv3-numerics compare trace.npz sglang_dump/ --model --noise other1.npz --noise other2.npz
+      dsv3-numerics compare ./V3-bf16 ./other-bf16 --out same --part 3/8
     """
     from ..compare import compare, compare_models
+    from ..tasks.journal import remove_journals
 
     if noise and not as_model:
         raise click.UsageError("--noise: found without --model, which it is for")
     if quantized is not None and product is not None:
         raise click.UsageError("--product: found --quantized too, expected one of them")
+    split = split_of(part, dask)
+    _ensure_outputs(html, out)
+    if not split.alone and (quantized or product or as_model):
+        raise click.UsageError(f"--{'part' if part else 'dask'}: explanations and --model are not split")
+    if not split.alone and out is None:
+        raise click.UsageError(f"--{'part' if part else 'dask'}: found no --out, where all machines write")
     why: Explanation | None = None
     try:
-        with progress_bar() as progress:
-            found = compare(a, b, progress=progress)
+        if split.alone or out is None:
+            with progress_bar() as progress:
+                found = compare(a, b, progress=progress)
+        else:
+            shared = _shared(a, b, out, html, split)
+            if shared is None:
+                part_done(out, part, "its tensors are compared")
+                return
+            found = shared
         if quantized is not None:
             why = _explained(a, b, quantized, fmt)
         elif product is not None:
             why = _explained_product(a, b, product)
         models = compare_models(a, b, noise=noise) if as_model else None
     except (ValueError, TypeError, OSError) as error:
-        raise BadInput(str(error)) from error
-    content: dict[str, Any] = found.to_dict()
-    lines = found.lines()
+        raise BadInput(error_text(error)) from error
+    content, lines = found.to_dict(), found.lines()
     if why is not None:
         content["why"] = why.to_dict()
         lines += ["", *why.lines()]
@@ -111,6 +131,13 @@ def compare_command(
         content["model"] = models.to_dict()
         lines += ["", *models.lines()]
     _write(html, out, content, lines, found, why, models)
+    if dask is not None and out is not None:
+        remove_journals(out, "compare")
+    _end(found, content, lines, quiet, as_json)
+
+
+def _end(found: Comparison, content: dict[str, Any], lines: list[str], quiet: bool, as_json: bool) -> None:
+    """Print, and exit with what the comparison says."""
     if as_json:
         print_json(content)
     elif not quiet:
@@ -118,6 +145,53 @@ def compare_command(
             click.echo(line)
     if not found.equal:
         sys.exit(DIFFERS)
+
+
+def _ensure_outputs(html: Path | None, out: Path | None) -> None:
+    """Check what is written at the end; the exit code is not that of a difference."""
+    try:
+        if out is not None:
+            ensure_place(out)
+        if html is not None:
+            writable_file(html, overwrite=True, option="--html")
+    except click.ClickException as error:
+        raise BadInput(error.message) from error
+
+
+def _shared(a: Path, b: Path, out: Path, html: Path | None, split: Split) -> Comparison | None:
+    """Compare beside other processes; None where a part is done."""
+    from .._atomic import ensure_writable
+    from ..compare.split import ComparisonOf, compare_split
+
+    for path in (a, b):
+        if not path.exists():
+            raise FileNotFoundError(2, "No such file or folder", str(path))
+    ensure_writable(out)
+    of = ComparisonOf(str(a.resolve()), str(b.resolve()))
+    arguments = {"html": None if html is None else str(html.absolute()), "a": str(a), "b": str(b)}
+    with progress_bar(rate="GB", scale=1e9) as progress:
+        found = compare_split(of, out.resolve(), split, arguments=arguments, progress=progress)
+    if found is not None:
+        found.a, found.b = str(a), str(b)  # as they were named
+    return found
+
+
+def merge_compare(folder: Path, as_json: bool) -> None:
+    """End a comparison in parts."""
+    from ..tasks.journal import journals, read_head, remove_journals
+    from ..tasks.plan import Split
+
+    _, given = read_head(journals(folder, "compare")[0])
+    html = None if given["html"] is None else Path(given["html"])
+    try:
+        found = _shared(Path(given["a"]), Path(given["b"]), folder, html, Split(merge=True))
+    except (ValueError, TypeError, OSError) as error:
+        raise BadInput(error_text(error)) from error
+    assert found is not None
+    content, lines = found.to_dict(), found.lines()
+    _write(html, folder, content, lines, found, None, None)
+    remove_journals(folder, "compare")
+    _end(found, content, lines, False, as_json)
 
 
 def _write(
@@ -142,7 +216,7 @@ def _write(
         if html is not None:
             write_page(html, found, why=why, models=models)
     except OSError as error:
-        raise BadInput(str(error)) from error
+        raise BadInput(error_text(error)) from error
 
 
 def _explained(a: Path, b: Path, names: str, fmt: str | None) -> Explanation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import signal
@@ -37,6 +38,8 @@ class Terminated(KeyboardInterrupt):
 def ensure_streams() -> None:
     """Refuse a closed standard output before any file takes its number; a closed standard error is nowhere.
 
+    Names of files that are no text are written with escapes, on both.
+
     Raises
     ------
     OSError
@@ -46,6 +49,9 @@ def ensure_streams() -> None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115  (for the process)
     if sys.stdout is None:
         raise OSError(errno.EBADF, "standard output is closed, expected it open (>/dev/null drops it)")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def silence() -> None:
@@ -148,6 +154,30 @@ def missing_scale_option(command: Command) -> Command:
     return click.option("--missing-scale", type=click.Choice(["1"]), help=told)(command)
 
 
+LONGEST = 2000
+"""Characters of a line of a message."""
+
+
+def error_text(error: Exception) -> str:
+    """Write an error as people read it: an operating system's without number and brackets, none for ever."""
+    return bounded(_told(error))
+
+
+def bounded(text: str) -> str:
+    """Cut lines that are longer than anybody reads."""
+    return "\n".join(
+        line if len(line) <= LONGEST else f"{line[:LONGEST]}... ({len(line)} signs)"
+        for line in text.split("\n")
+    )
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        named = error.filename is not None and str(error.filename) not in error.strerror
+        return f"{error.filename}: {error.strerror}" if named else error.strerror
+    return str(error) or ("out of memory" if isinstance(error, MemoryError) else type(error).__name__)
+
+
 def print_json(content: Any) -> None:
     """Print JSON on standard output; null for figures that JSON does not have."""
     from ..report.files import json_ready
@@ -169,17 +199,21 @@ def writable(folder: Path) -> Path:
 
 def makeable(context: click.Context, parameter: click.Parameter, folder: Path | None) -> Path | None:
     """Check a folder that an option names, as its callback: it is made when there is something to write."""
+    if folder is not None:
+        ensure_place(folder, parameter.opts[0])
+    return folder
+
+
+def ensure_place(folder: Path, option: str = "--out") -> None:
+    """Check that a folder can be made and written into, before any work is done; nothing is made."""
     from .._atomic import RESERVE, ensure_makeable, ensure_space
 
-    if folder is None:
-        return None
     try:
         ensure_makeable(folder)
         ensure_space(folder, RESERVE)
     except OSError as error:
-        told = f"{parameter.opts[0]}: cannot write into {folder}: {error.strerror or error}"
+        told = f"{option}: cannot write into {folder}: {error.strerror or error}"
         raise click.ClickException(told) from error
-    return folder
 
 
 def writable_file(file: Path, *, overwrite: bool, option: str = "--out") -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .console import json_option, print_json, progress_bar
+from .console import ensure_place, json_option, print_json, progress_bar
 from .splitting import not_split
 
 _WORDS = ("list", "suite", "verify")
@@ -110,6 +110,7 @@ def golden_command(
         if operation == "suite" and suite is None:
             raise click.UsageError("suite: found no --for, expected a project")
         place = out or Path(f"golden-{suite or operation}")
+        ensure_place(place)
         request = {
             "cases": cases or None,
             "source": source,

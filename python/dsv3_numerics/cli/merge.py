@@ -15,9 +15,9 @@ from .console import json_option
 def merge_command(folder: Path, as_json: bool) -> None:
     """Put together what several runs with --part did, and write what comes last.
 
-    FOLDER is where the parts wrote (DST of convert, --out of study). The result is the same as that of one
-    run: the same files to the byte, the same figures. Parts that are missing or at work are an error, and
-    nothing is changed.
+    FOLDER is where the parts wrote: DST of convert, --out of study and others. The result is the same as that
+    of one run: the same files to the byte, the same figures. Parts that are missing or at work are an error,
+    and nothing is changed.
 
     \b
     Examples:
@@ -26,12 +26,14 @@ def merge_command(folder: Path, as_json: bool) -> None:
       dsv3-numerics merge ./V3-bf16
     """
     from ..tasks.journal import journals, verb_of
+    from .compare import merge_compare
     from .convert import merge_convert
     from .make import merge_make
     from .sensitivity import merge_sensitivity
     from .study import merge_study
 
     merges = {
+        "compare": merge_compare,
         "convert": merge_convert,
         "make": merge_make,
         "sensitivity": merge_sensitivity,

@@ -287,11 +287,9 @@ def _generate(model: Model, prompt: Any, words: Words | None, *, quiet: bool, **
 
     done = model.generate(prompt, on_token=on_token, **settings)
     click.echo()
-    click.echo(
-        f"{done.prompt_tokens} tokens read in {done.prompt_seconds:.2f} s, "
-        f"{len(done.tokens)} written at {done.tokens_per_second:.2f} a second",
-        err=True,
-    )
+    rate = f" at {done.tokens_per_second:.2f} a second" if len(done.tokens) > 1 else ""
+    read = f"{done.prompt_tokens} tokens read in {done.prompt_seconds:.2f} s"
+    click.echo(f"{read}, {len(done.tokens)} written{rate}", err=True)
     log = done.speculation
     if log is not None:
         click.echo(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .console import json_option, keeping, leave, make_console, print_json, progress_bar
+from .console import ensure_place, json_option, keeping, leave, make_console, print_json, progress_bar
 from .prompt import Words, demo_prompt, parse_ids
 from .splitting import part_done, split_of, split_options
 
@@ -114,6 +114,8 @@ def sensitivity_command(
     folder = None if demo and out is None else out or Path(f"sensitivity-{source}")
     if folder is not None and not restart:
         _refuse_others(folder)
+    if folder is not None:
+        ensure_place(folder)
     try:
         prepared = prepare(
             model,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._arrays import brief
 from .._regular import open_regular, read_array_header
 
 
@@ -29,11 +31,11 @@ def number(value: Any, name: str, *, positive: bool = False, most: float = math.
     """Return a finite number of at least 0 (above 0 if `positive`), at most `most`."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"{name}: found {value!r}, expected a number")
-    good = math.isfinite(value) and (value > 0 if positive else value >= 0) and value <= most
+    good = abs(value) <= sys.float_info.max and (value > 0 if positive else value >= 0) and value <= most
     if not good:
         bound = "above 0" if positive else "of at least 0"
         end = f" and at most {most:g}" if math.isfinite(most) else ""
-        raise ValueError(f"{name}: found {value}, expected a number {bound}{end}")
+        raise ValueError(f"{name}: found {brief(value)}, expected a number {bound}{end}")
     return float(value)
 
 

@@ -131,7 +131,7 @@ def _combine(rows: list[dict[str, Any]], data: str, where: str) -> ErrorTable:
 def _number(value: Any, where: str) -> float:
     try:
         found = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = float("nan")
     if not 0 <= found < float("inf"):
         raise ValueError(f"errors: {where} has an error of {value!r}, expected a number of at least 0")

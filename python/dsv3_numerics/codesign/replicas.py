@@ -205,5 +205,5 @@ def read_load(path: str | Path) -> Any:
         if file.suffix == ".json":
             return np.array(json.loads(text), float)
         return np.array([[float(v) for v in row] for row in csv.reader(text.splitlines()) if row])
-    except (ValueError, TypeError, EOFError, RecursionError) as error:
+    except (ValueError, TypeError, OverflowError, EOFError, RecursionError) as error:
         raise ValueError(f"load: cannot read {file}: {error}") from None

@@ -93,6 +93,26 @@ class ArrayComparison:
         told = {name: value for name, value in vars(self).items() if name != "sample"}
         return {**told, "bits": {str(k): v for k, v in self.bits.items()}}
 
+    def to_facts(self) -> dict[str, Any]:
+        """Return everything that `from_facts` makes it of again, as JSON has it."""
+        pairs = {"bits": [*self.bits.items()], "distance": [*self.distance.items()]}  # in their order
+        return {**vars(self), **pairs, "sample": [[float(a), float(b)] for a, b in self.sample]}
+
+    @classmethod
+    def from_facts(cls, facts: dict[str, Any]) -> ArrayComparison:
+        """Make it of what `to_facts` returned."""
+        first = facts["first"]
+        return cls(
+            **{
+                **facts,
+                "bits": dict(facts["bits"]),
+                "distance": dict(facts["distance"]),
+                "first": None if first is None else tuple(first),
+                "worst_rows": [(row, count) for row, count in facts["worst_rows"]],
+                "sample": [(a, b) for a, b in facts["sample"]],
+            }
+        )
+
 
 def compare_arrays(
     a: ArrayLike, b: ArrayLike, *, name: str = "", fmt: str | None = None, tile: int = _TILE

@@ -16,20 +16,27 @@ import ml_dtypes
 import numpy as np
 
 from .. import checkpoint
-from .._arrays import Array
+from .._arrays import Array, brief
 from .._regular import ensure_regular, read_small
+from .npz_files import NpzFile
 
 MANIFEST = "manifest.json"
 FORMAT = "dsv3_numerics.golden/1"
+_DEPTH = 4  # of folders in one another
+_NUMBERS = frozenset(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)) | {
+    "bool", "float16", "float32", "float64",
+}  # fmt: skip
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read a folder's manifest.
+    """Read a folder's manifest; what this package reads of it is of the kind that it has to be.
 
     Raises
     ------
+    OSError
+        It cannot be read.
     ValueError
-        It is not JSON, or of another kind or version.
+        It is not JSON, of another kind or version, or not understood.
     """
     path = folder / MANIFEST
     try:
@@ -38,71 +45,119 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: no JSON ({error})") from error
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         kind = found.get("format") if isinstance(found, dict) else type(found).__name__
-        raise ValueError(f"{path}: found format {kind!r}, expected {FORMAT!r}")
-    if not isinstance(found.get("tensors"), list):
-        raise ValueError(f"{path}: found no list of tensors")
+        raise ValueError(f"{path}: found format {brief(kind)}, expected {FORMAT!r}")
+    try:
+        rows = found["tensors"]
+        names = {row["name"] for row in rows if isinstance(row["name"], str)}
+        if not isinstance(rows, list) or len(names) != len(rows):
+            raise ValueError("expected a list of tensors, each of another name")
+        for row in rows:
+            element(row["dtype"])
+            _ensure_shape(row["shape"])
+            _ensure_below(row["file"])
+        for part in found.get("parts", []):
+            _ensure_below(part)
+            if not Path(part).parts:
+                raise ValueError(f"found {part!r} among its own parts")
+        for name, row in found.get("files", {}).items():
+            _ensure_below(name)
+            if type(row["bytes"]) is not int or not isinstance(row["sha256"], str):
+                raise ValueError(f"found a file {name!r} without bytes and sha256")
+        for name in ("cases", "left_out"):
+            if not isinstance(found.get(name, {}), dict):
+                raise ValueError(f"found no {name} by name")
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{path}: not understood ({_told(error)})") from error
     return found
 
 
-def open_manifest(folder: Path) -> Mapping[str, Array]:
+def _told(error: Exception) -> str:
+    """Write an error of reading in one line: a missing key by its name."""
+    return f"found no {error}" if isinstance(error, KeyError) else str(error)[:200]
+
+
+def _ensure_below(name: Any) -> None:
+    if not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+        raise ValueError(f"found {brief(name)}, expected a name below the folder")
+
+
+def _ensure_shape(shape: Any) -> None:
+    if not isinstance(shape, list) or any(type(n) is not int or not 0 <= n < 2**48 for n in shape):
+        raise ValueError(f"found shape {brief(shape)}, expected a list of lengths")
+    if len(shape) > 32:
+        raise ValueError(f"found {len(shape)} axes, expected at most 32")
+
+
+def open_manifest(folder: Path, depth: int = _DEPTH) -> Mapping[str, Array]:
     """Open every tensor of a folder with a manifest; a folder of such folders is opened whole.
 
     Raises
     ------
+    OSError
+        A file cannot be read.
     ValueError
-        A manifest that contradicts its files.
+        A manifest that is not understood, or contradicts its files.
     """
     manifest = read_manifest(folder)
     out: dict[str, Array] = {}
-    for part in manifest.get("parts", []):
-        inside = _inside(folder, part)
-        out.update({f"{part}/{name}": array for name, array in open_manifest(inside).items()})
+    for part in _parts(folder, manifest, depth):
+        out.update(
+            {f"{part}/{name}": array for name, array in open_manifest(folder / part, depth - 1).items()}
+        )
     out.update(_tensors(folder, manifest))
     return out
 
 
-def _inside(folder: Path, name: Any) -> Path:
-    if not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts:
-        raise ValueError(f"{folder / MANIFEST}: found {name!r}, expected a name below the folder")
-    return folder / name
+def _parts(folder: Path, manifest: dict[str, Any], depth: int) -> list[str]:
+    parts: list[str] = manifest.get("parts", [])
+    if parts and depth == 0:
+        raise ValueError(f"{folder / MANIFEST}: found parts more than {_DEPTH} deep")
+    return parts
 
 
 def _tensors(folder: Path, manifest: dict[str, Any]) -> Iterator[tuple[str, Array]]:
     held: dict[str, Any] = {}
     for row in manifest["tensors"]:
-        try:
-            name, dtype, shape = row["name"], element(row["dtype"]), tuple(row["shape"])
-            size = math.prod(shape) * dtype.itemsize
-            path = _inside(folder, row["file"])
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{folder / MANIFEST}: a tensor's row is not understood ({error!r})") from error
+        name, dtype, shape, file = row["name"], element(row["dtype"]), tuple(row["shape"]), row["file"]
+        path = folder / file
         ensure_regular(path)
         if path.suffix == ".bin":
+            size = math.prod(shape) * dtype.itemsize
             if path.stat().st_size != size:
                 raise ValueError(f"{path}: found {path.stat().st_size} bytes, expected {size}")
             raw = np.memmap(path, np.uint8, "r") if size else np.zeros(0, np.uint8)
             yield name, np.asarray(raw).view(dtype).reshape(shape)
             continue
-        if row["file"] not in held:
-            held[row["file"]] = (
-                checkpoint.open(path) if path.suffix == ".safetensors" else np.load(path, allow_pickle=False)
-            )
+        if path.suffix not in (".safetensors", ".npz"):
+            raise ValueError(f"{folder / MANIFEST}: found {file!r}, expected .safetensors, .npz or .bin")
+        if file not in held:
+            held[file] = checkpoint.open(path) if path.suffix == ".safetensors" else NpzFile(path)
         try:
-            array = held[row["file"]][name]
+            array = held[file][name]
         except KeyError as error:
             raise ValueError(f"{path}: found no tensor {name!r}, which the manifest has") from error
         if array.shape != shape or array.dtype.itemsize != dtype.itemsize:
             raise ValueError(f"{path}: found {name} of {array.dtype} {array.shape}, expected {dtype} {shape}")
-        yield name, array.view(dtype)
+        yield name, np.ascontiguousarray(array).reshape(-1).view(dtype).reshape(shape)
 
 
-def element(name: str) -> np.dtype[Any]:
-    """Return the dtype of a manifest's name: NumPy's or ml_dtypes'."""
-    found = getattr(ml_dtypes, name, None)
-    return np.dtype(name if found is None else found).newbyteorder("<")
+def element(name: Any) -> np.dtype[Any]:
+    """Return the dtype of a manifest's name: NumPy's or ml_dtypes'.
+
+    Raises
+    ------
+    ValueError
+        It is no name of numbers.
+    """
+    found = getattr(ml_dtypes, name, name) if isinstance(name, str) else None
+    if isinstance(found, type) and issubclass(found, np.generic):
+        return np.dtype(found)
+    if found not in _NUMBERS:
+        raise ValueError(f"found dtype {brief(name)}, expected that of numbers")
+    return np.dtype(found).newbyteorder("<")
 
 
-def verify(folder: str | Path) -> int:
+def verify(folder: str | Path, depth: int = _DEPTH) -> int:
     """Check the SHA-256 of every tensor of a folder with a manifest.
 
     Returns
@@ -112,16 +167,18 @@ def verify(folder: str | Path) -> int:
 
     Raises
     ------
+    OSError
+        A file cannot be read.
     ValueError
-        The first tensor that is not what the manifest says.
+        The first tensor that is not what the manifest says; a manifest that is not understood.
     """
     place = Path(folder)
     manifest = read_manifest(place)
-    count = sum(verify(_inside(place, part)) for part in manifest.get("parts", []))
-    sums = {row.get("name"): row.get("sha256") for row in manifest["tensors"]}
+    count = sum(verify(place / part, depth - 1) for part in _parts(place, manifest, depth))
+    sums = {row["name"]: row.get("sha256") for row in manifest["tensors"]}
     for name, array in _tensors(place, manifest):
-        found = hashlib.sha256(np.ascontiguousarray(array).view(np.uint8).tobytes()).hexdigest()
+        found = hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).tobytes()).hexdigest()
         if found != sums[name]:
-            raise ValueError(f"{place}: {name} has SHA-256 {found}, expected {sums[name]}")
+            raise ValueError(f"{place}: {name} has SHA-256 {found}, expected {brief(sums[name])}")
         count += 1
     return count

@@ -53,6 +53,10 @@ class NpzFile(Mapping[str, Array]):
         """Close the file; arrays that were mapped stay."""
         self._file.close()
 
+    def nbytes(self, name: str) -> int:
+        """Bytes of an array as it is unpacked, with its header."""
+        return self._entries[name].file_size
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
 

@@ -111,6 +111,8 @@ class Request:
             cases = [*manifest["cases"], *manifest.get("left_out", {})]
             given = manifest.get("source") or {}
             source, tensors = given.get("from"), given.get("tensors", [])
+            if not (isinstance(arguments, dict) and isinstance(operation, str) and type(seed) is int):
+                raise TypeError(f"operation {operation!r}, arguments {arguments!r}, seed {seed!r}")
         except (KeyError, AttributeError, TypeError) as error:
             raise ValueError(f"manifest: found no request that can be made again ({error!r})") from error
         return cls.of(operation, arguments, seed, cases, source, tensors)

@@ -76,8 +76,8 @@ def verify(
         for name, row in held.get("files", {}).items():
             path = one / name
             found = file_digest(path)
-            if found != row.get("sha256"):
-                raise ValueError(f"{path}: found SHA-256 {found}, expected {row.get('sha256')}")
+            if found != row["sha256"]:
+                raise ValueError(f"{path}: found SHA-256 {found}, expected {row['sha256']}")
             listed.add(path)
             files += 1
         if recompute and "operation" in held:
@@ -92,8 +92,11 @@ def verify(
 def _recomputed(folder: Path, progress: Progress | None) -> int:
     """Make the answers of a folder again, and hold them against its hashes."""
     manifest = read_manifest(folder)
-    built = build(Request.from_manifest(manifest))
-    sums = {row["name"]: row["sha256"] for row in manifest["tensors"]}
+    try:
+        built = build(Request.from_manifest(manifest))
+    except TypeError as error:  # arguments of other kinds
+        raise ValueError(f"{folder / MANIFEST}: {error}") from error
+    sums = {row["name"]: row.get("sha256") for row in manifest["tensors"]}
     if sums.keys() != built.tensors.keys():
         unlike = sorted(sums.keys() ^ built.tensors.keys())
         raise ValueError(f"{folder}: made again it has other tensors: {', '.join(unlike[:4])}")

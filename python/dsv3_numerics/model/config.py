@@ -8,7 +8,6 @@ refused by name, since an unknown field may mean another forward. Not here: weig
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -19,7 +18,7 @@ from .._arrays import brief
 from .._regular import read_small
 from .config_fields import INDEXER, OPTIONAL_COUNTS, read_fields
 from .families import FAMILIES, GATES, LATENT_NORM_EPS, REFUSED
-from .rope_config import Yarn
+from .rope_config import Yarn, is_number
 
 _LARGEST = 16 << 20  # bytes of a config.json; published ones have a few thousand
 _MOST_TENSORS = 1 << 20  # of a model; the largest releases have 10^5
@@ -144,8 +143,7 @@ class Config:
             )
         for name in ("rms_norm_eps", "rope_theta", "routed_scaling_factor", "latent_norm_eps"):
             value = getattr(self, name)
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not (number and math.isfinite(value) and value > 0):
+            if not (is_number(value) and value > 0):
                 raise ValueError(f"{name}: found {brief(value)}, expected a positive number")
 
     def _check_extent(self) -> None:

@@ -8,6 +8,7 @@ transformers disagree about YaRN's amplitude where only one of ``mscale`` and ``
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
@@ -46,10 +47,10 @@ class Yarn:
     def __post_init__(self) -> None:
         for name in ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow"):
             value = getattr(self, name)
-            if not (_is_number(value) and value > 0):
+            if not (is_number(value) and value > 0):
                 raise ValueError(f"rope_scaling.{name}: found {brief(value)}, expected a positive number")
         for name in ("mscale", "mscale_all_dim"):
-            if not _is_number(getattr(self, name)):
+            if not is_number(getattr(self, name)):
                 raise ValueError(
                     f"rope_scaling.{name}: found {brief(getattr(self, name))}, expected a number"
                 )
@@ -159,7 +160,7 @@ def _yarn(place: str, found: Mapping[str, Any]) -> Yarn:
         raise ValueError(f"{place}: {', '.join(missing)} missing, expected with type 'yarn'")
     values = {name: found[name] for name in _YARN if found.get(name) is not None}
     for name, value in values.items():
-        if not _is_number(value):
+        if not is_number(value):
             raise ValueError(f"{place}.{name}: found {brief(value)}, expected a number")
     yarn = Yarn(**values)
     # transformers takes the ratio only where both are given and not zero, and mscale 1 alone otherwise.
@@ -175,10 +176,12 @@ def _yarn(place: str, found: Mapping[str, Any]) -> Yarn:
 
 
 def _theta(name: str, value: Any) -> float:
-    if not (_is_number(value) and value > 0):
+    if not (is_number(value) and value > 0):
         raise ValueError(f"{name}: found {brief(value)}, expected a positive number")
     return float(value)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def is_number(value: Any) -> bool:
+    """Tell whether a value is a number that float64 holds: neither NaN nor an integer beyond it."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and abs(value) <= sys.float_info.max

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from .variant import Variant
 
 FOLDER = "parts"
 ABOUT = "about.json"
-VERSION = 1
+VERSION = 2
 """Version of what the parts hold."""
 
 
@@ -82,11 +83,12 @@ class Kept:
         if not isinstance(found, dict) or found.get("variant") != _identity(variant):
             return None
         content = found.get("content")
-        return content if isinstance(content, dict) else None
+        whole = isinstance(content, dict) and found.get("crc32") == _checksum(content)
+        return content if whole else None
 
     def save(self, variant: Variant, part: str, content: Mapping[str, Any]) -> None:
         """Keep a part that is done."""
-        about = {"variant": _identity(variant), "part": part, "content": content}
+        about = {"variant": _identity(variant), "part": part, "content": content, "crc32": _checksum(content)}
         write_text(_text(about), self._path(variant, part))
 
     def _path(self, variant: Variant, part: str) -> Path:
@@ -100,6 +102,10 @@ def _identity(variant: Variant) -> dict[str, Any]:
         "absorbed": variant.absorbed,
         "perturbation": variant.perturbation,
     }
+
+
+def _checksum(content: Mapping[str, Any]) -> int:
+    return zlib.crc32(_text(content).encode())
 
 
 def _text(content: Mapping[str, Any]) -> str:

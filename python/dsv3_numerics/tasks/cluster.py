@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._atomic import begin, discard
-from .task import Facts, Finished, Moved, Opener, Task, Worker, digest
+from .task import Facts, FileWorker, Finished, Moved, Opener, Task, Worker, digest
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -120,7 +120,10 @@ def _client(address: str) -> Iterator[Client]:
         where: dict[str, Any] = {"address": address}
         if local:
             cluster = LocalCluster(
-                n_workers=int(local[1]), threads_per_worker=1, dashboard_address=None, silence_logs="ERROR"
+                n_workers=int(local[1]),
+                threads_per_worker=1,
+                dashboard_address="127.0.0.1:0",  # any port: others may have clusters here
+                silence_logs="ERROR",
             )
             where = {"address": stack.enter_context(cluster)}
         elif address.endswith(".json"):
@@ -181,10 +184,17 @@ _open: dict[tuple[Opener, str], tuple[ExitStack, Worker]] = {}
 
 
 def _do(opener: Opener, plan: str, marker: str, task: Task) -> Facts:
-    """Do a task in a process of the cluster, on one thread: Dask counts those."""
+    """Do a task in a process of the cluster, on one thread: Dask counts those.
+
+    While it waits for the disk it is not counted, and the next one begins.
+    """
+    from distributed import secede
+
     from .. import _core
 
     held = _opened(opener, plan, marker)
+    if isinstance(held[1], FileWorker):
+        held[1].on_disk = secede
     results: list[Facts] = []
     _core.set_alone(True)
     try:

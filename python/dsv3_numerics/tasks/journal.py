@@ -1,8 +1,8 @@
 """The journal of a run: results of the tasks that are done, so that a killed run can be taken up.
 
 Lives here: `Journal`, a file of JSON lines beside the results. Its first line says what the run is of; each
-later one holds a task that is done, and what it found. It is locked while its process lives. Parts of a run
-write one each, and all are read together; they are removed when the results are there.
+later one holds a task that is done, and what it found; all have a checksum. It is locked while its process
+lives. Parts of a run write one each, and all are read together; they are removed when the results are there.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import re
 import sys
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -24,6 +25,7 @@ from .task import Facts, Task
 if sys.platform != "win32":
     import fcntl
 
+_SUM = "crc32"
 _NAME = re.compile(r"\.dsv3-numerics-([a-z]+)(?:\.(\d+)-of-(\d+))?\.jsonl")
 
 
@@ -164,13 +166,13 @@ def _parsed(stream: IO[bytes], path: Path) -> tuple[list[dict[str, Any]], bytes]
     """Return the lines that are whole, and the rest: a last line that was cut short."""
     *whole, rest = stream.read().split(b"\n")
     try:
-        entries = [json.loads(line) for line in whole]
+        entries = [_entry(line) for line in whole]
         good = entries and isinstance(entries[0]["head"], dict) and isinstance(entries[0]["arguments"], dict)
-        good = good and all(isinstance(entry, dict) for entry in entries)
-    except (ValueError, TypeError, KeyError, RecursionError):
+        good = good and all(isinstance(entry["facts"], dict) for entry in entries[1:])
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         good = False
     if not good:
-        raise ValueError(f"{path}: not a journal of ours")
+        raise ValueError(f"{path}: not a journal of ours, or changed since it was written")
     return entries, rest
 
 
@@ -185,14 +187,11 @@ def _own(stream: IO[bytes], path: Path, head: Mapping[str, Any]) -> dict[str, Fa
 
 def _tasks(entries: list[dict[str, Any]], path: Path, head: Mapping[str, Any]) -> dict[str, Facts]:
     begun = entries[0]["head"]
-    for key, value in json.loads(_line(head)).items():
+    for key, value in json.loads(_text(head)).items():
         if begun.get(key) != value:
             other = f"{_short(begun.get(key))}, not {_short(value)}"
             raise ValueError(f"{path}: found a run begun with another {key}: {other}")
-    try:
-        return {str(entry["task"]): dict(entry["facts"]) for entry in entries[1:]}
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: not a journal of ours") from error
+    return {str(entry["task"]): entry["facts"] for entry in entries[1:]}
 
 
 def _short(value: object) -> str:
@@ -201,4 +200,17 @@ def _short(value: object) -> str:
 
 
 def _line(content: Mapping[str, Any]) -> bytes:
-    return json.dumps(content, sort_keys=True).encode() + b"\n"
+    """Write a line: JSON, the checksum of the rest last."""
+    text = _text(content)
+    return f'{text[:-1]}, "{_SUM}": {zlib.crc32(text.encode())}}}\n'.encode()
+
+
+def _entry(line: bytes) -> dict[str, Any]:
+    entry: dict[str, Any] = json.loads(line)
+    if entry.pop(_SUM) != zlib.crc32(_text(entry).encode()):
+        raise ValueError
+    return entry
+
+
+def _text(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, sort_keys=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 Facts = dict[str, Any]
 """Result of a task as JSON holds it; what is large is in files that the task has written."""
@@ -49,6 +49,14 @@ class Worker(Protocol):
 
     def run(self, tasks: Sequence[Task], moved: Moved, finished: Finished) -> None:
         """Do some of the tasks, in any order."""
+
+
+@runtime_checkable
+class FileWorker(Protocol):
+    """A worker whose tasks end with waiting for the disk."""
+
+    on_disk: Callable[[], None]
+    """Called by the thread of a task when nothing else is left of it."""
 
 
 class Opener(Protocol):

@@ -72,6 +72,8 @@ class Pipeline:
         Read each file again, and compare, before it gets its name.
     alone : bool
         Keep the arithmetic of a single worker on one thread, too.
+    on_disk : callable
+        Called, by the thread that runs it, when nothing is left but waiting for the disk.
     moved : callable
         Called with a file's name and the bytes read and written since the last call, by one thread at a time.
     finished : callable
@@ -89,9 +91,10 @@ class Pipeline:
         finished: Callable[[Shard, Stats], None],
         *,
         alone: bool = False,
+        on_disk: Callable[[], None] = lambda: None,
     ) -> None:
         self._ckpt, self._folder, self._jobs, self._verify = ckpt, folder, jobs, verify
-        self._alone = jobs > 1 or alone
+        self._alone, self._on_disk = jobs > 1 or alone, on_disk
         self._moved, self._finished = moved, finished
         self._lock = threading.Lock()  # of everything below
         self._calling = threading.Lock()  # of the callables
@@ -116,6 +119,7 @@ class Pipeline:
                     worker.start()
                 for worker in workers:
                     worker.join()
+                self._on_disk()
                 for end in self._ends:
                     end.result()
             except BaseException as error:  # an interruption, in the thread that waits

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +54,14 @@ class ShardWriter:
     verify : bool
     alone : bool
         See `Pipeline`.
+
+    Attributes
+    ----------
+    on_disk : callable
+        See `Pipeline`.
     """
+
+    on_disk: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(
         self,
@@ -83,7 +90,14 @@ class ShardWriter:
             finished(by_file[shard.file], facts)
 
         pipeline = Pipeline(
-            self._ckpt, self._folder, self._jobs, self._verify, moved, whole, alone=self._alone
+            self._ckpt,
+            self._folder,
+            self._jobs,
+            self._verify,
+            moved,
+            whole,
+            alone=self._alone,
+            on_disk=self.on_disk,
         )
         try:
             pipeline.run([self.shards[task.number] for task in tasks])
