@@ -252,10 +252,15 @@ impl<S: Source, C: Code> Kernel for AnyMode<'_, S, C> {
 #[inline(always)]
 pub(crate) fn widen<L: Lanes, S: Source>(l: L, src: &[S::Item], bits: &mut [u32; MAX_GROUP]) {
     let mut padded = [S::Item::default(); MAX_GROUP];
-    padded[..src.len()].copy_from_slice(src);
+    let whole = if src.len() == MAX_GROUP {
+        src
+    } else {
+        padded[..src.len()].copy_from_slice(src);
+        &padded
+    };
     let mut i = 0;
     while i < src.len() {
-        l.store_u32(l.bits(S::load(l, &padded[i..])), &mut bits[i..]);
+        l.store_u32(l.bits(S::load(l, &whole[i..])), &mut bits[i..]);
         i += L::N;
     }
 }

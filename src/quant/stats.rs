@@ -304,7 +304,10 @@ impl<S: Source> Kernel for Compare<'_, S> {
                 wide[i] = f64::from(f32::from_bits(bits[i]));
                 octave[i] = (bits[i] >> 23) as u8;
             }
-            sums.add(&mut histogram, &wide, &octave, &padded(y));
+            match y.try_into() {
+                Ok(y) => sums.add(&mut histogram, &wide, &octave, y),
+                Err(_) => sums.add(&mut histogram, &wide, &octave, &padded(y)),
+            }
         }
         sums.finish(&histogram, self.x.len())
     }
