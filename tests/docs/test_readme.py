@@ -20,24 +20,26 @@ def fences(file: Path, language: str) -> list[str]:
     return [code for kind, code in FENCE.findall(file.read_text()) if kind == language]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "README.md",
-        "CONTRIBUTING.md",
-        "docs/austen.md",
-        "docs/compare.md",
-        "docs/formats.md",
-        "docs/tour.md",
-        "docs/golden.md",
-        "docs/machines.md",
-        "docs/schemes.md",
-        "docs/start.md",
-        "docs/training.md",
-        "docs/rules.md",
-        "docs/units.md",
-    ],
-)
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")),
+]
+SHOWN = {"bash", "console", "text", "toml"}
+"""Languages of blocks that are commands, output or files: what is not Python says so."""
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_blocks_say_what_they_are(name: str) -> None:
+    """Python, which runs below; commands, output, files; directives of the site."""
+    words = re.findall(r"^```(.*)$", (ROOT / name).read_text(), re.MULTILINE)
+    assert len(words) % 2 == 0
+    assert set(words[1::2]) <= {""}
+    kinds = {word for word in words[::2] if not word.startswith("{")}
+    assert kinds <= SHOWN | {"python"}
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_python_blocks_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All python blocks of a file, in order and in one namespace, as doctests."""
     monkeypatch.chdir(tmp_path)

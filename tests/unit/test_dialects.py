@@ -356,5 +356,7 @@ def test_quantized_values_are_saved_in_a_dialect(tmp_path: Path, to: str) -> Non
             assert same(found, q.dequantize())
         else:
             np.testing.assert_allclose(found, q.dequantize(), rtol=1e-6)
-    with pytest.raises(ValueError, match="holds; write its codes"):
+    with pytest.raises(ValueError, match="does not hold; write its codes"):
         checkpoint.save(tmp_path / "w.safetensors", {"x.weight": q}, dialect="gpt_oss")
+    with pytest.raises(ValueError, match="dialect: found 'gpt-os', expected one of "):
+        checkpoint.save(tmp_path / "w.safetensors", {"x.weight": q}, dialect="gpt-os")

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from dsv3_numerics import checkpoint
+from dsv3_numerics import checkpoint, logfmt_encode
 from dsv3_numerics._atomic import PartialFile, is_temporary
 from dsv3_numerics.checkpoint.dtypes import DTYPES
 from dsv3_numerics.checkpoint.write import Entry, layout
@@ -98,6 +98,7 @@ def test_strided_and_foreign_byte_order_are_copied(tmp_path: Path) -> None:
     [
         ({"x": np.zeros(2, ml_dtypes.float4_e2m1fn)}, None, TypeError, "packs"),
         ({"x": np.array(["a"])}, None, TypeError, "dtype"),
+        ({"x": logfmt_encode(np.ones((2, 128), np.float32), bits=8)}, None, TypeError, "no dialect holds"),
         ({"x": np.ma.masked_array([1.0], [True])}, None, TypeError, "masked"),
         ({1: np.zeros(2)}, None, TypeError, "tensors: found 1"),
         ({"x": np.zeros(2)}, {"a": 1}, TypeError, "metadata: found 1"),

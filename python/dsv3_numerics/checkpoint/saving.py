@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from .._arrays import Array, as_array
 from .._atomic import replacing
+from ..logfmt_result import LogFmt
 from ..quantized import Quantized
 from .conversion.targets import lay_out
 from .dtypes import of_numpy
@@ -45,7 +46,7 @@ def save(
     ------
     TypeError
         A dtype that the format does not have or that it packs (formats of 4 and 6 bits), an array on a GPU,
-        or names and metadata that are not text.
+        a `LogFmt`, which no dialect holds, or names and metadata that are not text.
     ValueError
         A name that the format keeps for itself, or more names than a reader takes; a `Quantized` that no
         dialect holds.
@@ -66,6 +67,11 @@ def save(
         _text(name, "tensors")
         if isinstance(value, Quantized):
             parts |= lay_out(name, value, dialect)
+        elif isinstance(value, LogFmt):  # which an array could be made of, silently
+            raise TypeError(
+                f"tensors: {name!r} is {value!r}, whose codes no dialect holds; its own save keeps them, "
+                "and dequantize() gives numbers"
+            )
         else:
             array = _writable(name, value)
             parts[Entry(name, of_numpy(array.dtype).name, array.shape)] = array

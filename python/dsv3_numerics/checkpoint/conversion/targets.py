@@ -504,5 +504,10 @@ def _form_of(name: str, q: Quantized, dialect: str | None) -> Form:
             same = (row.scaled.format, row.scaled.scale) == (q.format, q.scale_kind)
             if same and form.grid.canonical() == grid.canonical():
                 return form
-    where = "no dialect" if dialect is None else f"dialect {dialect!r} not"
-    raise ValueError(f"tensors: {name!r} is {q!r}, which {where} holds; write its codes and scales as arrays")
+    known = {
+        name for row in LOW for consumer, writer in row.writers.items() for name in (consumer, writer.dialect)
+    }
+    if dialect is not None and dialect not in known | set(BY_NAME):
+        raise ValueError(f"dialect: found {dialect!r}, expected one of {', '.join(sorted(known))}")
+    told = "no dialect holds" if dialect is None else f"dialect {dialect!r} does not hold"
+    raise ValueError(f"tensors: {name!r} is {q!r}, which {told}; write its codes and scales as arrays")
