@@ -6,13 +6,15 @@ is an error under `--strict`).
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, assert_type
 
 import numpy as np
+from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 import dsv3_numerics as d3
-from dsv3_numerics import checkpoint, training
+from dsv3_numerics import checkpoint, compare, sensitivity, study, training
 from dsv3_numerics.model import Model, OpRecord
 
 x = np.linspace(-4, 4, 256, dtype=np.float32).reshape(2, 128)
@@ -78,6 +80,17 @@ def recipes() -> None:
     model.decode([1], model.new_cache(recipe="deepseek_v3"), recipe="deepseek_v3")
     model.forward([1], recipe=3)  # type: ignore[arg-type]
     recipe.cache = "fp8"  # type: ignore[misc]
+
+
+def results() -> None:
+    """Never called."""
+    found = study.run({"x": x}, ["mxfp8"])
+    assert_type(found, study.Study)
+    assert_type(found.plot_bits(), Axes)
+    assert_type(found.to_html("report.html"), Path)
+    costs = sensitivity.run(Model.from_checkpoint("DeepSeek-V3"), [1], "deepseek_v3")
+    assert_type(costs.plot_costs("kl_nats", ax=found.plot_magnitudes()), Axes)
+    assert_type(compare.explain_quantization(x, q.codes, q.scales).column("rule"), list[str])
 
 
 def mistakes() -> None:

@@ -148,6 +148,7 @@ def _write(
 
 def _verify(folder: Path | None, *, recompute: bool, as_json: bool) -> None:
     from ..golden import verify
+    from ..report.text import counted
 
     if folder is None:
         raise click.UsageError("verify: found no folder, expected `golden verify FOLDER`")
@@ -157,7 +158,8 @@ def _verify(folder: Path | None, *, recompute: bool, as_json: bool) -> None:
         print_json({"folder": str(folder), **found._asdict()})
         return
     again = f", {found.recomputed} made again alike" if recompute else ""
-    click.echo(f"{folder}: {found.tensors} tensors and {found.files} files are what the manifest says{again}")
+    held = f"{counted(found.tensors, 'tensor')} in {counted(found.files, 'file')}: as the manifest says"
+    click.echo(f"{folder}: {held}{again}")
     for name in found.unlisted:
         click.echo(f"not in the manifest: {name}")
 

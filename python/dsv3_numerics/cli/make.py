@@ -110,8 +110,9 @@ def _tell(made: RandomCheckpoint, as_json: bool) -> None:
     if as_json:
         print_json(made._asdict() | {"path": str(made.path)})
         return
-    files = f"{made.files} file{'' if made.files == 1 else 's'}"
-    what = f"{files}, {made.tensors} tensors, {made.nbytes / 1e9:.3g} GB"
+    from ..report.text import counted
+
+    what = f"{counted(made.files, 'file')}, {counted(made.tensors, 'tensor')}, {made.nbytes / 1e9:.3g} GB"
     if made.written:
         click.echo(f"{made.path}: {what}; {made.written / 1e9:.3g} GB written in {made.seconds:.1f} s")
     else:

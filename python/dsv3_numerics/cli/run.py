@@ -285,10 +285,12 @@ def _generate(model: Model, prompt: Any, words: Words | None, *, quiet: bool, **
             shown = text
         sys.stdout.flush()
 
+    from ..report.text import counted
+
     done = model.generate(prompt, on_token=on_token, **settings)
     click.echo()
     rate = f" at {done.tokens_per_second:.2f} a second" if len(done.tokens) > 1 else ""
-    read = f"{done.prompt_tokens} tokens read in {done.prompt_seconds:.2f} s"
+    read = f"{counted(done.prompt_tokens, 'token')} read in {done.prompt_seconds:.2f} s"
     click.echo(f"{read}, {len(done.tokens)} written{rate}", err=True)
     log = done.speculation
     if log is not None:

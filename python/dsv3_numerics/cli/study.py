@@ -186,7 +186,9 @@ def study_command(
         )
     _do(study, work, folder, split, of_files)
     if split.part is not None and not study.partial:
-        part_done(folder, split.part, f"{len(study.names())} tensors")
+        from ..report.text import counted
+
+        part_done(folder, split.part, counted(len(study.names()), "tensor"))
         return
     _finish(study, folder, console)
     if demo and not study.partial:

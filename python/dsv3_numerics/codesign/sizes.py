@@ -141,7 +141,9 @@ def kv(
                 }
             )
             how = told(shape, count, row, near, keys)
-            figures.append(Figure(f"{name}, {count} tokens", size, "B", "formula", row.source, how))
+            figures.append(
+                Figure(f"{name}, {count} token{'s' * (count != 1)}", size, "B", "formula", row.source, how)
+            )
         if memory is not None:
             most = tokens_that_fit(shape, memory, name, index=index, window=window)
             how = f"the largest N with cache(N) <= {memory:,} B"

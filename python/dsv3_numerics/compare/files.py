@@ -14,6 +14,7 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from .._progress import Meter, Progress
+from ..report.text import counted
 from .arrays import ArrayComparison, compare_arrays
 from .names import match_names
 from .sources import opened
@@ -75,8 +76,8 @@ class Comparison:
         unmatched = len(self.only_a) + len(self.only_b)
         elements = sum(one.elements for one in self.tensors)
         out.append(
-            f"{same} of {len(self.tensors)} tensors equal bit for bit, {len(differing)} differ, "
-            f"{unmatched} without a partner ({elements} elements)"
+            f"{same} of {counted(len(self.tensors), 'tensor')} equal bit for bit, {len(differing)} differ, "
+            f"{unmatched} without a partner ({counted(elements, 'element')})"
         )
         return out
 
@@ -88,7 +89,7 @@ def told(one: ArrayComparison) -> Iterator[str]:
         yield one.note
     if not one.differing:
         return
-    yield f"{one.differing} of {one.elements} elements, first at {list(one.first or ())}"
+    yield f"{one.differing:,} of {counted(one.elements, 'element')}, first at {list(one.first or ())}"
     yield (
         f"in {one.rows} of {one.row_count} rows, {one.tiles} of {one.tile_count} tiles, "
         f"{one.blocks} of {one.block_count} blocks; worst rows {one.worst_rows}"

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._arrays import Array
+from ..report.text import counted
 from .names import canonical
 from .sources import opened
 
@@ -109,7 +110,7 @@ class ModelComparison:
         """One sentence, against chance."""
         if self.kl is None:
             return "No logits on both sides: nothing is said of next tokens."
-        told = f"Median divergence {self.kl.median:.4g} nats over {self.kl.n} tokens"
+        told = f"Median divergence {self.kl.median:.4g} nats over {counted(self.kl.n, 'token')}"
         interval = self.noise.get("prediction_interval")
         if interval is None or not np.isfinite(interval):
             return f"{told}; no noise floor (give two perturbed runs or more), so nothing is said of chance."
@@ -139,7 +140,8 @@ class ModelComparison:
                     f"{sets.wide} changed in spite of a wide gap"
                 )
             out.append(
-                f"  layer {sets.layer}: {sets.changed} of {sets.tokens} tokens go to other experts{gap}"
+                f"  layer {sets.layer}: {sets.changed} of {counted(sets.tokens, 'token')} "
+                f"go to other experts{gap}"
             )
         return out + [f"  not told: {text}" for text in self.missing]
 

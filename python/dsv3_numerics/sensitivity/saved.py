@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from .._html import table
 from ..report.drawing import own_axes
+from ..report.text import counted
 from .result import SensitivityData
 
 if TYPE_CHECKING:
@@ -98,4 +99,4 @@ class Sensitivity(SensitivityData):
 
     def __repr__(self) -> str:
         state = f", partial ({self.partial})" if self.partial else ""
-        return f"<Sensitivity of {self.recipe.name}: {len(self.choices)} choices{state}>"
+        return f"<Sensitivity of {self.recipe.name}: {counted(len(self.choices), 'choice')}{state}>"
