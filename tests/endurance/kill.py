@@ -37,9 +37,7 @@ from dsv3_numerics.model import Config, random_checkpoint
 
 PATIENCE = 120.0  # seconds until a child counts as hung
 GOOD, TERMINATED = 0, 143
-_TIMES = re.compile(
-    rb'"seconds": [0-9.e+-]+|\d+(\.\d+)? (s|seconds|minutes)\b|"(date|made|written)": "[^"]*"'
-)
+_TIMES = re.compile(rb'"seconds": [0-9.e+-]+|\d+(\.\d+)? (s|seconds|minutes)\b|\btime: [^<\n]*')
 
 
 def _model(folder: Path) -> None:

@@ -177,6 +177,36 @@ def test_every_output_under_a_file_is_refused_before_the_work(
     assert [path for path in place.rglob("*") if path.is_file()] == [place / "w.npz"]
 
 
+NUMBERS = {
+    "run --demo --text a --max-new-tokens 2 --eos {}": "eos: found",
+    "run --demo --ids {}": "found a number beyond 64 bits",
+    "run --demo --text a --max-new-tokens {}": "max_new_tokens: found",
+    "sensitivity --demo --perturbations {}": "perturbations: found",
+    "make out --layers {}": "--layers: found",
+    "make out --seed {}": "seed: found",
+    "study w.npz -s e4m3:1x{}": "unknown group",
+    "study w.npz -s logfmt{}": "logfmt1",
+    "golden cast --set rows={} --out out": "rows: found",
+    "golden product --set k={} --out out": "k: found",
+    "codesign roofline deepseek_v3 --batch 1:{}": "batch: found",
+    "convert {{model}} out --to bf16 --threads {}": "1024",
+}
+
+
+@pytest.mark.parametrize("words", NUMBERS)
+@pytest.mark.parametrize("number", ["1" + 30 * "0", "9" * 5000])
+def test_absurd_numbers_are_refused_by_name(
+    words: str, number: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = [word.format(number).format(model=demo_checkpoint()) for word in words.split()]
+    code, out, err = call(*args, capsys=capsys)
+    assert (code in (1, 2), out, "Traceback" in err) == (True, "", False), err
+    assert max(map(len, err.splitlines())) < LINE
+    if len(number) < 100:
+        assert NUMBERS[words] in err
+    assert [path for path in place.rglob("*") if path.is_file()] == [place / "w.npz"]
+
+
 def test_a_name_that_is_no_text_is_written_with_escapes(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -43,6 +43,7 @@ def test_ids_that_are_none(model: Model, ids: Any, message: str) -> None:
         ({"recipe": "deepseek"}, "recipe: found 'deepseek', expected one of float64"),
         ({"only": ["cache"]}, "choice: found 'cache', expected some of gate"),
         ({"perturbations": -1}, "perturbations: found -1"),
+        ({"perturbations": 10**30}, "expected 0 to 10000"),
     ],
 )
 def test_settings_that_do_not_exist(model: Model, settings: dict[str, Any], message: str) -> None:

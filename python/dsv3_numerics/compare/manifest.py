@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -117,28 +118,35 @@ def _parts(folder: Path, manifest: dict[str, Any], depth: int) -> list[str]:
 
 def _tensors(folder: Path, manifest: dict[str, Any]) -> Iterator[tuple[str, Array]]:
     held: dict[str, Any] = {}
-    for row in manifest["tensors"]:
-        name, dtype, shape, file = row["name"], element(row["dtype"]), tuple(row["shape"]), row["file"]
-        path = folder / file
-        ensure_regular(path)
-        if path.suffix == ".bin":
-            size = math.prod(shape) * dtype.itemsize
-            if path.stat().st_size != size:
-                raise ValueError(f"{path}: found {path.stat().st_size} bytes, expected {size}")
-            raw = np.memmap(path, np.uint8, "r") if size else np.zeros(0, np.uint8)
-            yield name, np.asarray(raw).view(dtype).reshape(shape)
-            continue
-        if path.suffix not in (".safetensors", ".npz"):
-            raise ValueError(f"{folder / MANIFEST}: found {file!r}, expected .safetensors, .npz or .bin")
-        if file not in held:
-            held[file] = checkpoint.open(path) if path.suffix == ".safetensors" else NpzFile(path)
-        try:
-            array = held[file][name]
-        except KeyError as error:
-            raise ValueError(f"{path}: found no tensor {name!r}, which the manifest has") from error
-        if array.shape != shape or array.dtype.itemsize != dtype.itemsize:
-            raise ValueError(f"{path}: found {name} of {array.dtype} {array.shape}, expected {dtype} {shape}")
-        yield name, np.ascontiguousarray(array).reshape(-1).view(dtype).reshape(shape)
+    with ExitStack() as archives:
+        for row in manifest["tensors"]:
+            yield row["name"], _tensor(folder, row, held, archives)
+
+
+def _tensor(folder: Path, row: dict[str, Any], held: dict[str, Any], archives: ExitStack) -> Array:
+    """Open one tensor; files that hold several are kept in `held`."""
+    name, dtype, shape, file = row["name"], element(row["dtype"]), tuple(row["shape"]), row["file"]
+    path = folder / file
+    ensure_regular(path)
+    if path.suffix == ".bin":
+        size = math.prod(shape) * dtype.itemsize
+        if path.stat().st_size != size:
+            raise ValueError(f"{path}: found {path.stat().st_size} bytes, expected {size}")
+        raw = np.memmap(path, np.uint8, "r") if size else np.zeros(0, np.uint8)
+        return np.asarray(raw).view(dtype).reshape(shape)
+    if path.suffix not in (".safetensors", ".npz"):
+        raise ValueError(f"{folder / MANIFEST}: found {file!r}, expected .safetensors, .npz or .bin")
+    if file not in held and path.suffix == ".safetensors":
+        held[file] = checkpoint.open(path)
+    elif file not in held:
+        held[file] = archives.enter_context(closing(NpzFile(path)))
+    try:
+        array = held[file][name]
+    except KeyError as error:
+        raise ValueError(f"{path}: found no tensor {name!r}, which the manifest has") from error
+    if array.shape != shape or array.dtype.itemsize != dtype.itemsize:
+        raise ValueError(f"{path}: found {name} of {array.dtype} {array.shape}, expected {dtype} {shape}")
+    return np.ascontiguousarray(array).reshape(-1).view(dtype).reshape(shape)
 
 
 def element(name: Any) -> np.dtype[Any]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .._arrays import brief
 from .._recipes import one_of
 from . import casting, layers, products
 from .inputs import CASES, Given
@@ -43,6 +44,8 @@ class Operation:
         return "model" in self.defaults
 
 
+MOST = 1 << 31
+"""Largest size in an argument."""
 _MODEL = ("hidden", "outlier_channels", "zero_tokens", "repeated", "loud")
 _GATES = ("gate_ties", "gate_bias", "gate_negative", "gate_saturated")
 _FINITE = tuple(
@@ -184,8 +187,8 @@ def checked(operation: str, arguments: Mapping[str, Any]) -> Arguments:
             least = 0 if name in ("layer", "past", "expert") else 1
             if type(value) is not int:
                 raise TypeError(f"{name}: found {value!r}, expected a whole number")
-            if value < least:
-                raise ValueError(f"{name}: found {value}, expected at least {least}")
+            if not least <= value <= MOST:
+                raise ValueError(f"{name}: found {brief(value)}, expected {least} to {MOST}")
         elif isinstance(row.defaults[name], str) and not isinstance(value, str):
             raise TypeError(f"{name}: found {value!r}, expected a word")
     full = {**row.defaults, **arguments}
@@ -196,6 +199,6 @@ def _check_sizes(name: str, value: Any, count: int | None) -> None:
     if not isinstance(value, (tuple, list)) or any(type(n) is not int for n in value):
         raise TypeError(f"{name}: found {value!r}, expected whole numbers")
     least = 0 if count is None else 1
-    if not value or min(value) < least or (count is not None and len(value) != count):
-        wanted = f"{count} numbers of at least 1" if count else "numbers, none negative"
-        raise ValueError(f"{name}: found {value!r}, expected {wanted}")
+    if not value or min(value) < least or max(value) > MOST or (count is not None and len(value) != count):
+        wanted = f"{count} numbers" if count else "numbers"
+        raise ValueError(f"{name}: found {brief(value)}, expected {wanted} of {least} to {MOST}")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._arrays import Array, as_array, positive
+from .._arrays import Array, as_array, brief, positive
 from .cache import Cache
 from .recipe import Recipe
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 Ids = NDArray[np.int64]
 Settings: TypeAlias = dict[str, Any]
 """Settings of every forward: absorbed and recipe."""
+
+
+_MOST = 1 << 31  # new tokens
 
 
 @dataclass
@@ -202,7 +205,13 @@ def generate(
     if prompt.ndim not in (1, 2) or prompt.shape[-1] == 0 or prompt.size == 0:
         raise ValueError(f"ids: found shape {prompt.shape}, expected a prompt of at least one token")
     limit = positive(max_new_tokens, "max_new_tokens")
-    ends = model.config.eos_token_ids if eos is None else () if eos < 0 else (eos,)
+    if limit > _MOST:
+        raise ValueError(f"max_new_tokens: found {brief(limit)}, expected at most {_MOST}")
+    most = model.config.vocab_size - 1
+    if eos is not None and eos > most:
+        raise ValueError(f"eos: found {brief(eos)}, expected at most {most}, or -1 for none")
+    given = model.config.eos_token_ids if eos is None else (eos,)
+    ends = tuple(i for i in given if 0 <= i <= most)
     batch = np.atleast_2d(prompt)
     if cache is None:
         cache = model.new_cache(len(batch), batch.shape[1] + limit + 1, recipe=recipe)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .._arrays import as_array, positive
+from .._arrays import as_array, brief, positive
 from .._progress import Meter, Progress
 from ..model import Config, Model, Recipe, random_weights
 from ..report.files import json_ready
@@ -28,6 +28,7 @@ from .saved import Sensitivity
 from .variant import OPERATORS, PARTS, Variant, variants
 
 TOKENS = 64
+MOST_PERTURBATIONS = 10_000
 
 
 class PartJob(NamedTuple):
@@ -92,8 +93,9 @@ def prepare(
             "least one"
         )
     array = np.atleast_2d(array).astype(np.int64)
-    if perturbations < 0:
-        raise ValueError(f"perturbations: found {perturbations}, expected 0 or more")
+    if not 0 <= perturbations <= MOST_PERTURBATIONS:
+        found, most = brief(perturbations), MOST_PERTURBATIONS
+        raise ValueError(f"perturbations: found {found}, expected 0 to {most}")
     if array.min() < 0 or array.max() >= model.config.vocab_size:
         raise ValueError(
             f"ids: found {array.min()} to {array.max()}, expected 0 to {model.config.vocab_size - 1}"
