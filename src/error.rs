@@ -89,6 +89,21 @@ impl Error {
     }
 }
 
+/// The row of a table that has a name.
+///
+/// # Errors
+/// [`Error::UnknownName`], listing the names there are.
+pub(crate) fn by_name<T>(
+    what: &'static str,
+    name: &str,
+    rows: &'static [T],
+    name_of: impl Fn(&'static T) -> &'static str,
+) -> Result<&'static T, Error> {
+    rows.iter()
+        .find(|row| name_of(row) == name)
+        .ok_or_else(|| Error::unknown(what, name, rows.iter().map(name_of)))
+}
+
 /// The product of sizes, checked.
 pub(crate) fn elements(what: &'static str, sizes: &[usize]) -> Result<usize, Error> {
     let product = sizes.iter().try_fold(1usize, |n, size| n.checked_mul(*size));

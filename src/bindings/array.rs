@@ -5,7 +5,10 @@ use crate::formats::{Codes, CodesMut, Input, Output};
 use numpy::{Element, PyArray1, PyArrayMethods, PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::prelude::*;
 
-fn wrong(name: &str, array: &Bound<'_, PyAny>, expected: &str) -> PyErr {
+/// An object of Python's, from outside: nothing is known of it.
+pub type Object<'py> = Bound<'py, PyAny>;
+
+fn wrong(name: &str, array: &Object<'_>, expected: &str) -> PyErr {
     let found = array.get_type().name().map_or_else(|_| "an object".to_owned(), |n| n.to_string());
     let dtype = array.getattr("dtype").map_or_else(|_| String::new(), |d| format!(" of {d}"));
     type_error(format!("{name}: found {found}{dtype}, expected a one-dimensional {expected} array"))
@@ -14,7 +17,7 @@ fn wrong(name: &str, array: &Bound<'_, PyAny>, expected: &str) -> PyErr {
 /// A readable array.
 pub fn readonly<'py, T: Element>(
     name: &str,
-    array: &Bound<'py, PyAny>,
+    array: &Object<'py>,
     expected: &str,
 ) -> PyResult<PyReadonlyArray1<'py, T>> {
     let array = array.cast::<PyArray1<T>>().map_err(|_| wrong(name, array, expected))?;
@@ -24,7 +27,7 @@ pub fn readonly<'py, T: Element>(
 /// A writable array.
 pub fn readwrite<'py, T: Element>(
     name: &str,
-    array: &Bound<'py, PyAny>,
+    array: &Object<'py>,
     expected: &str,
 ) -> PyResult<PyReadwriteArray1<'py, T>> {
     let array = array.cast::<PyArray1<T>>().map_err(|_| wrong(name, array, expected))?;
@@ -38,7 +41,7 @@ macro_rules! held {
         pub enum $held<'py> { $($variant($array<'py, $item>),)* }
         impl<'py> $held<'py> {
             /// Takes the array, whose elements are to be read as `dtype`.
-            pub fn new(name: &str, array: &Bound<'py, PyAny>, dtype: &str) -> PyResult<Self> {
+            pub fn new(name: &str, array: &Object<'py>, dtype: &str) -> PyResult<Self> {
                 match dtype {
                     $($name => Ok(Self::$variant($open(name, array, $width)?)),)*
                     _ => Err(type_error(format!(
@@ -70,29 +73,24 @@ held! {
     }
 }
 
-impl HeldInput<'_> {
-    /// The slice.
-    pub fn view(&self) -> PyResult<Input<'_>> {
-        Ok(match self {
-            HeldInput::F32(a) => Input::F32(a.as_slice()?),
-            HeldInput::F64(a) => Input::F64(a.as_slice()?),
-            HeldInput::F16(a) => Input::F16(a.as_slice()?),
-            HeldInput::Bf16(a) => Input::Bf16(a.as_slice()?),
-        })
-    }
+/// Gives held arrays a `view`: their slices, as the core takes them.
+macro_rules! view {
+    ($held:ident(& $($mut:ident)?) => $view:ident { $($variant:ident),+ }, $slice:ident) => {
+        impl $held<'_> {
+            /// The slice.
+            pub fn view(& $($mut)? self) -> PyResult<$view<'_>> {
+                Ok(match self {
+                    $($held::$variant(a) => $view::$variant(a.$slice()?),)+
+                })
+            }
+        }
+    };
 }
 
-impl HeldOutput<'_> {
-    /// The slice.
-    pub fn view(&mut self) -> PyResult<Output<'_>> {
-        Ok(match self {
-            HeldOutput::F32(a) => Output::F32(a.as_slice_mut()?),
-            HeldOutput::F64(a) => Output::F64(a.as_slice_mut()?),
-            HeldOutput::F16(a) => Output::F16(a.as_slice_mut()?),
-            HeldOutput::Bf16(a) => Output::Bf16(a.as_slice_mut()?),
-        })
-    }
-}
+view!(HeldInput(&) => Input { F32, F64, F16, Bf16 }, as_slice);
+view!(HeldOutput(&mut) => Output { F32, F64, F16, Bf16 }, as_slice_mut);
+view!(HeldCodes(&) => Codes { U8, U16, U32 }, as_slice);
+view!(HeldCodesMut(&mut) => CodesMut { U8, U16 }, as_slice_mut);
 
 /// Codes to read: bytes, or words.
 pub enum HeldCodes<'py> {
@@ -106,7 +104,7 @@ pub enum HeldCodes<'py> {
 
 impl<'py> HeldCodes<'py> {
     /// Takes the array.
-    pub fn new(array: &Bound<'py, PyAny>) -> PyResult<Self> {
+    pub fn new(array: &Object<'py>) -> PyResult<Self> {
         if array.cast::<PyArray1<u8>>().is_ok() {
             return Ok(HeldCodes::U8(readonly("codes", array, "uint8")?));
         }
@@ -114,15 +112,6 @@ impl<'py> HeldCodes<'py> {
             return Ok(HeldCodes::U32(readonly("codes", array, "uint32")?));
         }
         Ok(HeldCodes::U16(readonly("codes", array, "uint8 or uint16")?))
-    }
-
-    /// The slice.
-    pub fn view(&self) -> PyResult<Codes<'_>> {
-        Ok(match self {
-            HeldCodes::U8(a) => Codes::U8(a.as_slice()?),
-            HeldCodes::U16(a) => Codes::U16(a.as_slice()?),
-            HeldCodes::U32(a) => Codes::U32(a.as_slice()?),
-        })
     }
 }
 
@@ -136,18 +125,10 @@ pub enum HeldCodesMut<'py> {
 
 impl<'py> HeldCodesMut<'py> {
     /// Takes the array.
-    pub fn new(array: &Bound<'py, PyAny>) -> PyResult<Self> {
+    pub fn new(array: &Object<'py>) -> PyResult<Self> {
         if array.cast::<PyArray1<u8>>().is_ok() {
             return Ok(HeldCodesMut::U8(readwrite("codes_out", array, "uint8")?));
         }
         Ok(HeldCodesMut::U16(readwrite("codes_out", array, "uint8 or uint16")?))
-    }
-
-    /// The slice.
-    pub fn view(&mut self) -> PyResult<CodesMut<'_>> {
-        Ok(match self {
-            HeldCodesMut::U8(a) => CodesMut::U8(a.as_slice_mut()?),
-            HeldCodesMut::U16(a) => CodesMut::U16(a.as_slice_mut()?),
-        })
     }
 }

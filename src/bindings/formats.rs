@@ -1,6 +1,6 @@
 //! Formats, casts and packing.
 
-use super::array::{readonly, readwrite, HeldCodes, HeldCodesMut, HeldInput, HeldOutput};
+use super::array::{readonly, readwrite, HeldCodes, HeldCodesMut, HeldInput, HeldOutput, Object};
 use super::detached;
 use crate::formats::{
     self, pack, Codes, CodesMut, EncodeOptions, Format, NanPolicy, Overflow, Rounding, FORMATS,
@@ -9,18 +9,11 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 fn row<'py>(py: Python<'py>, f: &Format) -> PyResult<Bound<'py, PyDict>> {
-    let row = PyDict::new(py);
-    row.set_item("name", f.name)?;
-    row.set_item("exponent_bits", f.exp)?;
-    row.set_item("mantissa_bits", f.man)?;
-    row.set_item("bias", f.bias)?;
-    row.set_item("bits", f.bits())?;
-    row.set_item("top", f.top.name())?;
-    row.set_item("subnormals", f.subnormals)?;
-    row.set_item("max_code", f.max_code())?;
-    row.set_item("nan_code", f.nan_code())?;
-    row.set_item("inf_code", f.inf_code())?;
-    Ok(row)
+    Ok(dict!(py, {
+        name: f.name, exponent_bits: f.exp, mantissa_bits: f.man, bias: f.bias, bits: f.bits(),
+        top: f.top.name(), subnormals: f.subnormals,
+        max_code: f.max_code(), nan_code: f.nan_code(), inf_code: f.inf_code(),
+    }))
 }
 
 /// The rows of the format table.
@@ -37,12 +30,11 @@ fn format_row<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyDict>> 
 
 /// Casts src to codes.
 #[pyfunction]
-#[allow(clippy::too_many_arguments)] // the keywords of one Python function
 fn encode(
     py: Python<'_>,
-    src: &Bound<'_, PyAny>,
+    src: &Object<'_>,
     src_dtype: &str,
-    codes_out: &Bound<'_, PyAny>,
+    codes_out: &Object<'_>,
     fmt: &str,
     rounding: &str,
     overflow: &str,
@@ -63,13 +55,7 @@ fn encode(
 
 /// Decodes codes into out.
 #[pyfunction]
-fn decode(
-    py: Python<'_>,
-    codes: &Bound<'_, PyAny>,
-    fmt: &str,
-    out: &Bound<'_, PyAny>,
-    out_dtype: &str,
-) -> PyResult<()> {
+fn decode(py: Python<'_>, codes: &Object<'_>, fmt: &str, out: &Object<'_>, out_dtype: &str) -> PyResult<()> {
     let format = Format::by_name(fmt)?;
     let (codes, mut out) = (HeldCodes::new(codes)?, HeldOutput::new("out", out, out_dtype)?);
     let (codes, out) = (codes.view()?, out.view()?);
@@ -80,10 +66,10 @@ fn decode(
 #[pyfunction(name = "pack")]
 fn pack_rows(
     py: Python<'_>,
-    codes: &Bound<'_, PyAny>,
+    codes: &Object<'_>,
     fmt: &str,
     row_len: usize,
-    out: &Bound<'_, PyAny>,
+    out: &Object<'_>,
 ) -> PyResult<()> {
     let format = Format::by_name(fmt)?;
     if format.bits() == 12 {
@@ -105,10 +91,10 @@ fn pack_rows(
 #[pyfunction(name = "unpack")]
 fn unpack_rows(
     py: Python<'_>,
-    packed: &Bound<'_, PyAny>,
+    packed: &Object<'_>,
     fmt: &str,
     row_len: usize,
-    out: &Bound<'_, PyAny>,
+    out: &Object<'_>,
 ) -> PyResult<()> {
     let format = Format::by_name(fmt)?;
     if format.bits() == 12 {
@@ -126,10 +112,6 @@ fn unpack_rows(
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
-    m.add_function(wrap_pyfunction!(format_rows, m)?)?;
-    m.add_function(wrap_pyfunction!(format_row, m)?)?;
-    m.add_function(wrap_pyfunction!(encode, m)?)?;
-    m.add_function(wrap_pyfunction!(decode, m)?)?;
-    m.add_function(wrap_pyfunction!(pack_rows, m)?)?;
-    m.add_function(wrap_pyfunction!(unpack_rows, m)?)
+    functions!(m, [format_rows, format_row, encode, decode, pack_rows, unpack_rows]);
+    Ok(())
 }

@@ -1,6 +1,6 @@
 //! Sums of products as matrix units form them.
 
-use super::array::{readonly, readwrite, HeldCodes, HeldOutput};
+use super::array::{readonly, readwrite, HeldCodes, HeldOutput, Object};
 use super::detached;
 use crate::formats::table::TF32;
 use crate::formats::Format;
@@ -14,20 +14,14 @@ use std::sync::OnceLock;
 #[pyfunction]
 fn accumulators(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyDict>>> {
     let row = |a: &Accumulator| {
-        let row = PyDict::new(py);
-        row.set_item("name", a.name)?;
-        row.set_item("products", a.products)?;
-        row.set_item("fraction", a.fraction)?;
-        row.set_item("floor", a.floor)?;
-        row.set_item("keep", a.keep)?;
-        row.set_item("result", a.result.name())?;
-        row.set_item("inputs", a.inputs.iter().map(|f| f.name).collect::<Vec<_>>())?;
-        row.set_item("unit", a.unit.name())?;
-        row.set_item("interval", a.interval())?;
-        row.set_item("scale", a.scale.map(|s| s.format.name))?;
-        row.set_item("blocks", a.scale.map_or(Vec::new(), |s| s.blocks.to_vec()))?;
-        row.set_item("evidence", a.evidence.name())?;
-        Ok(row)
+        Ok(dict!(py, {
+            name: a.name, products: a.products, fraction: a.fraction, floor: a.floor, keep: a.keep,
+            result: a.result.name(), inputs: a.inputs.iter().map(|f| f.name).collect::<Vec<_>>(),
+            unit: a.unit.name(), interval: a.interval(),
+            scale: a.scale.map(|s| s.format.name),
+            blocks: a.scale.map_or(Vec::new(), |s| s.blocks.to_vec()),
+            evidence: a.evidence.name(),
+        }))
     };
     ACCUMULATORS.iter().map(row).collect()
 }
@@ -43,14 +37,8 @@ pub struct HeldSide<'py> {
 }
 
 /// One side of a product, as Python gives it: codes, format, scales and their blocks, the unit's scales and theirs.
-type Given<'py> = (
-    Bound<'py, PyAny>,
-    String,
-    Option<Bound<'py, PyAny>>,
-    (usize, usize),
-    Option<Bound<'py, PyAny>>,
-    (usize, usize),
-);
+type Given<'py> =
+    (Object<'py>, String, Option<Object<'py>>, (usize, usize), Option<Object<'py>>, (usize, usize));
 
 impl<'py> HeldSide<'py> {
     fn new((codes, fmt, scales, group, unit_scales, unit_group): &Given<'py>) -> PyResult<Self> {
@@ -177,9 +165,9 @@ fn mma_step(
     py: Python<'_>,
     a: Given<'_>,
     b: Given<'_>,
-    c: &Bound<'_, PyAny>,
+    c: &Object<'_>,
     accumulator: &str,
-    out: &Bound<'_, PyAny>,
+    out: &Object<'_>,
 ) -> PyResult<()> {
     let accumulator = Accumulator::by_name(accumulator)?;
     let (a, b, c) = (HeldSide::new(&a)?, HeldSide::new(&b)?, readonly::<f32>("c", c, "float32")?);
@@ -195,17 +183,16 @@ pub fn options(accumulator: &str, promote_every: usize) -> PyResult<Options> {
 
 /// A stack of products a b^T + c.
 #[pyfunction]
-#[allow(clippy::too_many_arguments)] // the arguments of one Python function
 fn matmul_nt(
     py: Python<'_>,
     a: Given<'_>,
     b: Right<'_>,
     shape: (usize, usize, usize, usize),
     b_stacked: bool,
-    c: Option<&Bound<'_, PyAny>>,
+    c: Option<&Object<'_>>,
     accumulator: &str,
     promote_every: usize,
-    out: &Bound<'_, PyAny>,
+    out: &Object<'_>,
     out_dtype: &str,
 ) -> PyResult<()> {
     let (a, right) = (HeldSide::new(&a)?, b.hold(py)?);
@@ -221,17 +208,16 @@ fn matmul_nt(
 
 /// The product of each expert's rows of a with its own b.
 #[pyfunction]
-#[allow(clippy::too_many_arguments)] // the arguments of one Python function
 fn matmul_grouped_nt(
     py: Python<'_>,
     a: Given<'_>,
     b: Given<'_>,
     shape: (usize, usize, usize, usize),
-    offsets: &Bound<'_, PyAny>,
-    c: Option<&Bound<'_, PyAny>>,
+    offsets: &Object<'_>,
+    c: Option<&Object<'_>>,
     accumulator: &str,
     promote_every: usize,
-    out: &Bound<'_, PyAny>,
+    out: &Object<'_>,
     out_dtype: &str,
 ) -> PyResult<()> {
     let (a, b) = (HeldSide::new(&a)?, HeldSide::new(&b)?);
@@ -248,8 +234,6 @@ fn matmul_grouped_nt(
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Operand>()?;
-    m.add_function(wrap_pyfunction!(accumulators, m)?)?;
-    m.add_function(wrap_pyfunction!(mma_step, m)?)?;
-    m.add_function(wrap_pyfunction!(matmul_nt, m)?)?;
-    m.add_function(wrap_pyfunction!(matmul_grouped_nt, m)?)
+    functions!(m, [accumulators, mma_step, matmul_nt, matmul_grouped_nt]);
+    Ok(())
 }

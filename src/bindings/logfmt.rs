@@ -1,16 +1,15 @@
 //! LogFMT.
 
-use super::array::{readonly, readwrite, HeldCodes, HeldCodesMut, HeldInput, HeldOutput};
+use super::array::{readonly, readwrite, HeldCodes, HeldCodesMut, HeldInput, HeldOutput, Object};
 use super::detached;
 use crate::quant::logfmt::{self, LogLayout, LogOptions, LogRounding, Precision, Tiles, TilesMut};
 use pyo3::prelude::*;
 
 /// Encodes src: codes, each tile's least and largest magnitude, and whether it holds what cannot be encoded.
 #[pyfunction]
-#[allow(clippy::too_many_arguments)] // the keywords of one Python function
 fn logfmt_encode(
     py: Python<'_>,
-    src: &Bound<'_, PyAny>,
+    src: &Object<'_>,
     src_dtype: &str,
     rows: usize,
     cols: usize,
@@ -21,10 +20,10 @@ fn logfmt_encode(
     skip_nan: bool,
     seed: u64,
     inner: usize,
-    codes_out: &Bound<'_, PyAny>,
-    amin_out: &Bound<'_, PyAny>,
-    amax_out: &Bound<'_, PyAny>,
-    flags_out: &Bound<'_, PyAny>,
+    codes_out: &Object<'_>,
+    amin_out: &Object<'_>,
+    amax_out: &Object<'_>,
+    flags_out: &Object<'_>,
 ) -> PyResult<()> {
     let rounding = LogRounding::parse(rounding)?;
     let options = LogOptions { bits, rounding, zeros_count, skip_nan, seed, inner };
@@ -41,17 +40,16 @@ fn logfmt_encode(
 
 /// Decodes codes into out.
 #[pyfunction]
-#[allow(clippy::too_many_arguments)] // the keywords of one Python function
 fn logfmt_decode(
     py: Python<'_>,
-    codes: &Bound<'_, PyAny>,
+    codes: &Object<'_>,
     bits: u32,
     rows: usize,
     cols: usize,
     tile: usize,
-    amin: &Bound<'_, PyAny>,
-    amax: &Bound<'_, PyAny>,
-    out: &Bound<'_, PyAny>,
+    amin: &Object<'_>,
+    amax: &Object<'_>,
+    out: &Object<'_>,
     out_dtype: &str,
     precision: &str,
 ) -> PyResult<()> {
@@ -67,11 +65,11 @@ fn logfmt_decode(
 #[pyfunction]
 fn logfmt_pack(
     py: Python<'_>,
-    codes: &Bound<'_, PyAny>,
+    codes: &Object<'_>,
     row_len: usize,
     bits: u32,
     layout: &str,
-    out: &Bound<'_, PyAny>,
+    out: &Object<'_>,
 ) -> PyResult<()> {
     let layout = LogLayout::parse(layout)?;
     let (codes, mut out) = (HeldCodes::new(codes)?, readwrite::<u8>("out", out, "uint8")?);
@@ -83,11 +81,11 @@ fn logfmt_pack(
 #[pyfunction]
 fn logfmt_unpack(
     py: Python<'_>,
-    packed: &Bound<'_, PyAny>,
+    packed: &Object<'_>,
     row_len: usize,
     bits: u32,
     layout: &str,
-    codes_out: &Bound<'_, PyAny>,
+    codes_out: &Object<'_>,
 ) -> PyResult<()> {
     let layout = LogLayout::parse(layout)?;
     let (packed, mut codes) = (readonly::<u8>("packed", packed, "uint8")?, HeldCodesMut::new(codes_out)?);
@@ -96,8 +94,6 @@ fn logfmt_unpack(
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
-    m.add_function(wrap_pyfunction!(logfmt_encode, m)?)?;
-    m.add_function(wrap_pyfunction!(logfmt_decode, m)?)?;
-    m.add_function(wrap_pyfunction!(logfmt_pack, m)?)?;
-    m.add_function(wrap_pyfunction!(logfmt_unpack, m)?)
+    functions!(m, [logfmt_encode, logfmt_decode, logfmt_pack, logfmt_unpack]);
+    Ok(())
 }

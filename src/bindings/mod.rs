@@ -4,6 +4,25 @@
 //! them. Python sees to shapes, axes and names; here arrays become slices, errors become exceptions, and the GIL
 //! is released. [`array`] converts arrays, the other modules hold the functions.
 
+// Each function has the keywords of one Python function.
+#![allow(clippy::too_many_arguments)]
+
+/// A dict of values by their names.
+macro_rules! dict {
+    ($py:expr, { $($name:ident: $value:expr),+ $(,)? }) => {{
+        let dict = PyDict::new($py);
+        $(dict.set_item(stringify!($name), $value)?;)+
+        dict
+    }};
+}
+
+/// Makes functions known to a module of Python.
+macro_rules! functions {
+    ($module:expr, [$($function:ident),+ $(,)?]) => {
+        $($module.add_function(wrap_pyfunction!($function, $module)?)?;)+
+    };
+}
+
 mod array;
 mod formats;
 mod gemm;

@@ -1,6 +1,6 @@
 //! The layers of the reference forward.
 
-use super::array::{readonly, readwrite};
+use super::array::{readonly, readwrite, Object};
 use super::{detached, type_error};
 use crate::formats::{bfloat16, Format};
 use crate::model::{
@@ -46,7 +46,6 @@ impl Weight {
     /// dtype names a float type, or the format of codes that come with scales.
     #[new]
     #[pyo3(signature = (array, dtype, rows, cols, scales=None, block=(1, 1), rounded=false))]
-    #[allow(clippy::too_many_arguments)] // the keywords of one Python class
     fn new(
         py: Python<'_>,
         array: Py<PyAny>,
@@ -68,7 +67,7 @@ impl Weight {
     }
 
     /// The matrix, widened to out's type.
-    fn numbers(&self, py: Python<'_>, out: &Bound<'_, PyAny>, dtype: &str) -> PyResult<()> {
+    fn numbers(&self, py: Python<'_>, out: &Object<'_>, dtype: &str) -> PyResult<()> {
         each_real!(dtype, T => {
             let (held, mut out) = (self.hold(py)?, readwrite::<T>("out", out, dtype)?);
             let (weight, out) = (held.view()?, out.as_slice_mut()?);
@@ -139,15 +138,14 @@ impl HeldWeight<'_> {
 
 /// Each row of x over its root mean square, times weight.
 #[pyfunction]
-#[allow(clippy::too_many_arguments)] // the keywords of one Python function
 fn rms_norm(
     py: Python<'_>,
-    x: &Bound<'_, PyAny>,
+    x: &Object<'_>,
     dtype: &str,
     weight: &Bound<'_, Weight>,
     eps: f64,
     bfloat16: bool,
-    out: &Bound<'_, PyAny>,
+    out: &Object<'_>,
 ) -> PyResult<()> {
     let weight = weight.get().hold(py)?;
     each_real!(dtype, T => {
@@ -160,16 +158,15 @@ fn rms_norm(
 
 /// Each row of x less its mean, over its standard deviation, times weight, plus bias.
 #[pyfunction]
-#[allow(clippy::too_many_arguments)] // the keywords of one Python function
 fn layer_norm(
     py: Python<'_>,
-    x: &Bound<'_, PyAny>,
+    x: &Object<'_>,
     dtype: &str,
     weight: &Bound<'_, Weight>,
     bias: &Bound<'_, Weight>,
     eps: f64,
     bfloat16: bool,
-    out: &Bound<'_, PyAny>,
+    out: &Object<'_>,
 ) -> PyResult<()> {
     let (weight, bias) = (weight.get().hold(py)?, bias.get().hold(py)?);
     each_real!(dtype, T => {
@@ -237,10 +234,9 @@ impl Positions<'_> {
 
 /// Turns the last channels of every head of x, (tokens, heads, width), in place.
 #[pyfunction]
-#[allow(clippy::too_many_arguments)] // the keywords of one Python function
 fn rotate(
     py: Python<'_>,
-    x: &Bound<'_, PyAny>,
+    x: &Object<'_>,
     dtype: &str,
     settings: RopeSettings,
     positions: Positions<'_>,
@@ -286,21 +282,20 @@ pub fn rounding<T: Real>(bfloat16: bool) -> PyResult<Option<Round<T>>> {
 
 /// Attention of a sequence's new tokens to the past ones and, causally, to each other.
 #[pyfunction]
-#[allow(clippy::too_many_arguments)] // the keywords of one Python function
 fn attend(
     py: Python<'_>,
-    q: &Bound<'_, PyAny>,
-    seen: &Bound<'_, PyAny>,
+    q: &Object<'_>,
+    seen: &Object<'_>,
     dtype: &str,
     settings: MlaSettings,
     past: usize,
     absorbed: bool,
     kv_b: Option<&Bound<'_, Weight>>,
-    expanded: Option<&Bound<'_, PyAny>>,
+    expanded: Option<&Object<'_>>,
     bfloat16: bool,
-    out: &Bound<'_, PyAny>,
-    probs: Option<&Bound<'_, PyAny>>,
-    selected: Option<&Bound<'_, PyAny>>,
+    out: &Object<'_>,
+    probs: Option<&Object<'_>>,
+    selected: Option<&Object<'_>>,
 ) -> PyResult<()> {
     let shape = settings.shape()?;
     let selected = selected.map(|flags| readonly::<bool>("selected", flags, "bool")).transpose()?;
@@ -327,18 +322,17 @@ fn attend(
 
 /// Scores of an indexer: q (new, heads, channels) against k (positions, channels), weighted by w (new, heads).
 #[pyfunction]
-#[allow(clippy::too_many_arguments)] // the keywords of one Python function
 fn index_scores(
     py: Python<'_>,
-    q: &Bound<'_, PyAny>,
-    k: &Bound<'_, PyAny>,
-    w: &Bound<'_, PyAny>,
+    q: &Object<'_>,
+    k: &Object<'_>,
+    w: &Object<'_>,
     dtype: &str,
     heads: usize,
     channels: usize,
     past: usize,
     scale: f64,
-    out: &Bound<'_, PyAny>,
+    out: &Object<'_>,
 ) -> PyResult<()> {
     let shape = IndexShape { heads, channels, past };
     each_real!(dtype, T => {
@@ -353,12 +347,12 @@ fn index_scores(
 #[pyfunction]
 fn select(
     py: Python<'_>,
-    scores: &Bound<'_, PyAny>,
+    scores: &Object<'_>,
     dtype: &str,
     past: usize,
     top: usize,
-    flags: &Bound<'_, PyAny>,
-    gap: &Bound<'_, PyAny>,
+    flags: &Object<'_>,
+    gap: &Object<'_>,
 ) -> PyResult<()> {
     let mut flags = readwrite::<bool>("flags", flags, "bool")?;
     each_real!(dtype, T => {
@@ -369,59 +363,46 @@ fn select(
     })
 }
 
-/// silu(a) * b.
-#[pyfunction]
-fn silu_product(
-    py: Python<'_>,
-    a: &Bound<'_, PyAny>,
-    b: &Bound<'_, PyAny>,
-    dtype: &str,
-    bfloat16: bool,
-    out: &Bound<'_, PyAny>,
-) -> PyResult<()> {
-    each_real!(dtype, T => {
-        let (a, b) = (readonly::<T>("a", a, dtype)?, readonly::<T>("b", b, dtype)?);
-        let mut out = readwrite::<T>("out", out, dtype)?;
-        let (a, b, out) = (a.as_slice()?, b.as_slice()?, out.as_slice_mut()?);
-        let round = rounding::<T>(bfloat16)?;
-        detached(py, || model::silu_product(a, b, round, out))
-    })
+/// Functions of two arrays, element by element, by the core's names.
+macro_rules! elementwise {
+    ($($(#[$doc:meta])* $name:ident;)+) => {$(
+        $(#[$doc])*
+        #[pyfunction]
+        fn $name(
+            py: Python<'_>, a: &Object<'_>, b: &Object<'_>, dtype: &str, bfloat16: bool, out: &Object<'_>,
+        ) -> PyResult<()> {
+            each_real!(dtype, T => {
+                let (a, b) = (readonly::<T>("a", a, dtype)?, readonly::<T>("b", b, dtype)?);
+                let mut out = readwrite::<T>("out", out, dtype)?;
+                let (a, b, out) = (a.as_slice()?, b.as_slice()?, out.as_slice_mut()?);
+                let round = rounding::<T>(bfloat16)?;
+                detached(py, || model::$name(a, b, round, out))
+            })
+        }
+    )+};
 }
 
-/// a + b.
-#[pyfunction]
-fn add(
-    py: Python<'_>,
-    a: &Bound<'_, PyAny>,
-    b: &Bound<'_, PyAny>,
-    dtype: &str,
-    bfloat16: bool,
-    out: &Bound<'_, PyAny>,
-) -> PyResult<()> {
-    each_real!(dtype, T => {
-        let (a, b) = (readonly::<T>("a", a, dtype)?, readonly::<T>("b", b, dtype)?);
-        let mut out = readwrite::<T>("out", out, dtype)?;
-        let (a, b, out) = (a.as_slice()?, b.as_slice()?, out.as_slice_mut()?);
-        let round = rounding::<T>(bfloat16)?;
-        detached(py, || model::add(a, b, round, out))
-    })
+elementwise! {
+    /// silu(a) * b.
+    silu_product;
+    /// a + b.
+    add;
 }
 
 /// Sums over each token's experts, in ascending order or as indices have them.
 #[pyfunction]
-#[allow(clippy::too_many_arguments)] // the keywords of one Python function
 fn combine(
     py: Python<'_>,
-    parts: &Bound<'_, PyAny>,
-    indices: &Bound<'_, PyAny>,
-    shares: &Bound<'_, PyAny>,
-    shared: Option<&Bound<'_, PyAny>>,
+    parts: &Object<'_>,
+    indices: &Object<'_>,
+    shares: &Object<'_>,
+    shared: Option<&Object<'_>>,
     dtype: &str,
     top: usize,
     channels: usize,
     ascending: bool,
     bfloat16: bool,
-    out: &Bound<'_, PyAny>,
+    out: &Object<'_>,
 ) -> PyResult<()> {
     let indices = readonly::<i64>("indices", indices, "int64")?;
     let order = if ascending { ExpertOrder::Ascending } else { ExpertOrder::AsChosen };
@@ -444,7 +425,7 @@ fn combine(
 
 /// Every number of x to the nearest bfloat16, in place.
 #[pyfunction]
-fn round_bfloat16(py: Python<'_>, x: &Bound<'_, PyAny>) -> PyResult<()> {
+fn round_bfloat16(py: Python<'_>, x: &Object<'_>) -> PyResult<()> {
     let mut x = readwrite::<f32>("x", x, "float32")?;
     let x = x.as_slice_mut()?;
     detached(py, || {
@@ -476,16 +457,15 @@ struct GateSettings {
 
 /// Chooses experts by logits.
 #[pyfunction]
-#[allow(clippy::too_many_arguments)] // the keywords of one Python function
 fn gate(
     py: Python<'_>,
-    logits: &Bound<'_, PyAny>,
+    logits: &Object<'_>,
     dtype: &str,
     bias: Option<&Bound<'_, Weight>>,
     settings: GateSettings,
-    indices: &Bound<'_, PyAny>,
-    weights: &Bound<'_, PyAny>,
-    gap: &Bound<'_, PyAny>,
+    indices: &Object<'_>,
+    weights: &Object<'_>,
+    gap: &Object<'_>,
 ) -> PyResult<()> {
     let GateSettings { scoring, best, experts, groups, kept, top, normalised, factor, masked, bfloat16 } =
         settings;
@@ -511,16 +491,22 @@ fn gate(
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Weight>()?;
-    m.add_function(wrap_pyfunction!(add, m)?)?;
-    m.add_function(wrap_pyfunction!(combine, m)?)?;
-    m.add_function(wrap_pyfunction!(rms_norm, m)?)?;
-    m.add_function(wrap_pyfunction!(rope_frequencies, m)?)?;
-    m.add_function(wrap_pyfunction!(rotate, m)?)?;
-    m.add_function(wrap_pyfunction!(attend, m)?)?;
-    m.add_function(wrap_pyfunction!(gate, m)?)?;
-    m.add_function(wrap_pyfunction!(index_scores, m)?)?;
-    m.add_function(wrap_pyfunction!(layer_norm, m)?)?;
-    m.add_function(wrap_pyfunction!(select, m)?)?;
-    m.add_function(wrap_pyfunction!(silu_product, m)?)?;
-    m.add_function(wrap_pyfunction!(round_bfloat16, m)?)
+    functions!(
+        m,
+        [
+            add,
+            combine,
+            rms_norm,
+            rope_frequencies,
+            rotate,
+            attend,
+            gate,
+            index_scores,
+            layer_norm,
+            select,
+            silu_product,
+            round_bfloat16
+        ]
+    );
+    Ok(())
 }

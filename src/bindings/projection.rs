@@ -1,6 +1,6 @@
 //! Linear layers as a recipe does them.
 
-use super::array::{readonly, readwrite};
+use super::array::{readonly, readwrite, Object};
 use super::gemm::{options, HeldSide, Operand};
 use super::model::{each_real, rounding, HeldWeight, Weight};
 use super::quant::rule_of;
@@ -12,7 +12,7 @@ use crate::quant::ScaleKind;
 use pyo3::prelude::*;
 
 /// Codes of rows as Python gives them: format, elements that share a scale, kind of scale, rule, rounding.
-type Rows<'py> = (String, Option<usize>, String, Bound<'py, PyAny>, Option<String>);
+type Rows<'py> = (String, Option<usize>, String, Object<'py>, Option<String>);
 
 /// How a recipe multiplies: codes of activations, the unit, rounding of the results to bfloat16.
 #[pyclass(frozen, module = "dsv3_numerics._core")]
@@ -62,7 +62,7 @@ enum Held<'py> {
 }
 
 impl<'py> Held<'py> {
-    fn new(py: Python<'py>, weight: &'py Bound<'py, PyAny>) -> PyResult<Held<'py>> {
+    fn new(py: Python<'py>, weight: &'py Object<'py>) -> PyResult<Held<'py>> {
         if let Ok(numbers) = weight.cast::<Weight>() {
             return Ok(Held::Numbers(numbers.get().hold(py)?));
         }
@@ -89,12 +89,12 @@ impl<'py> Held<'py> {
 #[pyfunction]
 fn linear(
     py: Python<'_>,
-    x: &Bound<'_, PyAny>,
+    x: &Object<'_>,
     dtype: &str,
     rows: usize,
-    weight: &Bound<'_, PyAny>,
+    weight: &Object<'_>,
     how: &Bound<'_, Projection>,
-    out: &Bound<'_, PyAny>,
+    out: &Object<'_>,
 ) -> PyResult<()> {
     let weight = Held::new(py, weight)?;
     each_real!(dtype, T => {
@@ -109,12 +109,12 @@ fn linear(
 #[pyfunction]
 fn swiglu(
     py: Python<'_>,
-    x: &Bound<'_, PyAny>,
+    x: &Object<'_>,
     dtype: &str,
     rows: usize,
-    weights: (Bound<'_, PyAny>, Bound<'_, PyAny>, Bound<'_, PyAny>),
+    weights: (Object<'_>, Object<'_>, Object<'_>),
     how: (Bound<'_, Projection>, Bound<'_, Projection>),
-    out: &Bound<'_, PyAny>,
+    out: &Object<'_>,
 ) -> PyResult<()> {
     let (gate, up, down) =
         (Held::new(py, &weights.0)?, Held::new(py, &weights.1)?, Held::new(py, &weights.2)?);
@@ -129,6 +129,6 @@ fn swiglu(
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Projection>()?;
-    m.add_function(wrap_pyfunction!(linear, m)?)?;
-    m.add_function(wrap_pyfunction!(swiglu, m)?)
+    functions!(m, [linear, swiglu]);
+    Ok(())
 }

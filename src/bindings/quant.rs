@@ -1,6 +1,6 @@
 //! Quantization with shared scales, and what it cost.
 
-use super::array::{readonly, readwrite, HeldCodes, HeldCodesMut, HeldInput, HeldOutput};
+use super::array::{readonly, readwrite, HeldCodes, HeldCodesMut, HeldInput, HeldOutput, Object};
 use super::{detached, type_error};
 use crate::error::Error;
 use crate::formats::{Format, Rounding};
@@ -25,27 +25,15 @@ fn blocks(layout: Layout) -> PyResult<Blocks> {
 #[pyfunction]
 fn scale_rules(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyDict>>> {
     let row = |r: &Rule| {
-        let row = PyDict::new(py);
-        row.set_item("name", r.name)?;
-        row.set_item("amax_nan", r.amax_nan.name())?;
-        row.set_item("amax_floor", r.amax_floor)?;
-        row.set_item("max", r.max)?;
-        row.set_item("scale_op", r.scale_op.name())?;
-        row.set_item("scale_floor", r.scale_floor)?;
-        row.set_item("pow2_floor", r.pow2_floor)?;
-        row.set_item("pow2_op", r.pow2_op.name())?;
-        row.set_item("least_exponent", r.least_exponent)?;
-        row.set_item("apply_op", r.apply_op.name())?;
-        row.set_item("byte0", r.byte0.name())?;
-        row.set_item("zero_tile", r.zero_tile.name())?;
-        row.set_item("rounding", r.rounding.name())?;
-        row.set_item("negative_zero", r.negative_zero)?;
-        row.set_item("block_max", r.block_max)?;
-        row.set_item("candidates", PyTuple::new(py, r.targets())?)?;
-        row.set_item("zero_scale", r.zero_scale.name())?;
-        row.set_item("block_op", r.block_op.name())?;
-        row.set_item("subnormals", r.subnormals.name())?;
-        Ok(row)
+        Ok(dict!(py, {
+            name: r.name, amax_nan: r.amax_nan.name(), amax_floor: r.amax_floor, max: r.max,
+            scale_op: r.scale_op.name(), scale_floor: r.scale_floor,
+            pow2_floor: r.pow2_floor, pow2_op: r.pow2_op.name(), least_exponent: r.least_exponent,
+            apply_op: r.apply_op.name(), byte0: r.byte0.name(), zero_tile: r.zero_tile.name(),
+            rounding: r.rounding.name(), negative_zero: r.negative_zero, block_max: r.block_max,
+            candidates: PyTuple::new(py, r.targets())?, zero_scale: r.zero_scale.name(),
+            block_op: r.block_op.name(), subnormals: r.subnormals.name(),
+        }))
     };
     RULES.iter().map(row).collect()
 }
@@ -56,20 +44,20 @@ struct RuleRow(Rule);
 
 /// Reads a rule, from a dict of columns or by its name.
 #[pyfunction]
-fn rule_row(rule: &Bound<'_, PyAny>) -> PyResult<RuleRow> {
+fn rule_row(rule: &Object<'_>) -> PyResult<RuleRow> {
     Ok(RuleRow(rule_of(rule)?))
 }
 
 /// Settles whether any number is NaN.
 #[pyfunction]
-fn has_nan(numbers: &Bound<'_, PyAny>) -> PyResult<bool> {
+fn has_nan(numbers: &Object<'_>) -> PyResult<bool> {
     let array =
         numbers.cast::<PyArrayDyn<f32>>().map_err(|_| type_error("numbers: expected float32".into()))?;
     Ok(array.try_readonly()?.as_array().iter().any(|x| x.is_nan()))
 }
 
 /// A rule that is read already, or by its name, or from a dict of columns; those left out are the plain ones.
-pub fn rule_of(rule: &Bound<'_, PyAny>) -> PyResult<Rule> {
+pub fn rule_of(rule: &Object<'_>) -> PyResult<Rule> {
     if let Ok(row) = rule.cast::<RuleRow>() {
         return Ok(row.get().0);
     }
@@ -118,13 +106,7 @@ fn candidates_of(given: &[f32]) -> PyResult<[f32; CANDIDATES]> {
 
 /// The largest magnitude of each block.
 #[pyfunction]
-fn amax(
-    py: Python<'_>,
-    src: &Bound<'_, PyAny>,
-    src_dtype: &str,
-    layout: Layout,
-    out: &Bound<'_, PyAny>,
-) -> PyResult<()> {
+fn amax(py: Python<'_>, src: &Object<'_>, src_dtype: &str, layout: Layout, out: &Object<'_>) -> PyResult<()> {
     let blocks = blocks(layout)?;
     let (src, mut out) = (HeldInput::new("src", src, src_dtype)?, readwrite::<f32>("out", out, "float32")?);
     let (src, out) = (src.view()?, out.as_slice_mut()?);
@@ -133,21 +115,20 @@ fn amax(
 
 /// Quantizes src; scales_out gets the bytes of what is stored of each scale.
 #[pyfunction]
-#[allow(clippy::too_many_arguments)] // the keywords of one Python function
 fn quantize(
     py: Python<'_>,
-    src: &Bound<'_, PyAny>,
+    src: &Object<'_>,
     src_dtype: &str,
     layout: Layout,
     fmt: &str,
-    codes_out: &Bound<'_, PyAny>,
-    scales_out: &Bound<'_, PyAny>,
+    codes_out: &Object<'_>,
+    scales_out: &Object<'_>,
     scale: &str,
-    rule: &Bound<'_, PyAny>,
-    global_encode: &Bound<'_, PyAny>,
-    global_decode: &Bound<'_, PyAny>,
-    amax: Option<&Bound<'_, PyAny>>,
-    scales: Option<&Bound<'_, PyAny>>,
+    rule: &Object<'_>,
+    global_encode: &Object<'_>,
+    global_decode: &Object<'_>,
+    amax: Option<&Object<'_>>,
+    scales: Option<&Object<'_>>,
     nonfinite: &str,
     rounding: Option<&str>,
     seed: u64,
@@ -181,7 +162,7 @@ fn quantize(
 
 /// Refuses a rule that cannot be with a kind of scale and a format.
 #[pyfunction]
-fn check_rule(rule: &Bound<'_, PyAny>, scale: &str, fmt: &str, searching: bool) -> PyResult<()> {
+fn check_rule(rule: &Object<'_>, scale: &str, fmt: &str, searching: bool) -> PyResult<()> {
     Ok(rule_of(rule)?.check(ScaleKind::parse(scale)?, Format::by_name(fmt)?, searching)?)
 }
 
@@ -189,11 +170,11 @@ fn check_rule(rule: &Bound<'_, PyAny>, scale: &str, fmt: &str, searching: bool) 
 #[pyfunction]
 fn dequantize(
     py: Python<'_>,
-    codes: &Bound<'_, PyAny>,
+    codes: &Object<'_>,
     fmt: &str,
     layout: Layout,
-    scales: &Bound<'_, PyAny>,
-    out: &Bound<'_, PyAny>,
+    scales: &Object<'_>,
+    out: &Object<'_>,
     out_dtype: &str,
 ) -> PyResult<()> {
     let (blocks, format) = (blocks(layout)?, Format::by_name(fmt)?);
@@ -205,15 +186,14 @@ fn dequantize(
 
 /// Writes code * scale of 4-bit codes packed two a byte.
 #[pyfunction]
-#[allow(clippy::too_many_arguments)]
 fn dequantize_packed(
     py: Python<'_>,
-    packed: &Bound<'_, PyAny>,
+    packed: &Object<'_>,
     flip: u8,
     fmt: &str,
     layout: Layout,
-    scales: &Bound<'_, PyAny>,
-    out: &Bound<'_, PyAny>,
+    scales: &Object<'_>,
+    out: &Object<'_>,
     out_dtype: &str,
 ) -> PyResult<()> {
     let (blocks, format) = (blocks(layout)?, Format::by_name(fmt)?);
@@ -233,12 +213,7 @@ struct HeldCoded<'py> {
 }
 
 impl<'py> HeldCoded<'py> {
-    fn new(
-        codes: &Bound<'py, PyAny>,
-        fmt: &str,
-        layout: Layout,
-        scales: &Bound<'py, PyAny>,
-    ) -> PyResult<Self> {
+    fn new(codes: &Object<'py>, fmt: &str, layout: Layout, scales: &Object<'py>) -> PyResult<Self> {
         Ok(HeldCoded {
             blocks: blocks(layout)?,
             format: Format::by_name(fmt)?,
@@ -257,16 +232,16 @@ impl<'py> HeldCoded<'py> {
     }
 }
 
-type CodedArgs<'py> = (Bound<'py, PyAny>, String, Layout, Bound<'py, PyAny>);
+type CodedArgs<'py> = (Object<'py>, String, Layout, Object<'py>);
 
 /// Sums over pairs of src and approx, in float64; clipped elements where `coded` says what approx is codes of.
 #[pyfunction]
 #[pyo3(signature = (src, src_dtype, approx, coded=None))]
 fn error_stats<'py>(
     py: Python<'py>,
-    src: &Bound<'py, PyAny>,
+    src: &Object<'py>,
     src_dtype: &str,
-    approx: &Bound<'py, PyAny>,
+    approx: &Object<'py>,
     coded: Option<CodedArgs<'py>>,
 ) -> PyResult<Bound<'py, PyDict>> {
     let (src, approx) =
@@ -277,34 +252,27 @@ fn error_stats<'py>(
     let (src, approx) = (src.view()?, approx.as_slice()?);
     let coded = coded.as_ref().map(HeldCoded::view).transpose()?;
     let stats = detached(py, || quant::error_stats(src, approx, coded))?;
-    let out = PyDict::new(py);
-    out.set_item("count", stats.count)?;
-    out.set_item("sum_x2", stats.sum_x2)?;
-    out.set_item("sum_e2", stats.sum_e2)?;
-    out.set_item("sum_xy", stats.sum_xy)?;
-    out.set_item("sum_y2", stats.sum_y2)?;
-    out.set_item("sum_e", stats.sum_e)?;
-    out.set_item("sum_abs_x", stats.sum_abs_x)?;
-    out.set_item("max_abs_error", stats.max_abs_error)?;
-    out.set_item("max_rel_error", stats.max_rel_error)?;
-    out.set_item("underflows", stats.underflows)?;
-    out.set_item("saturated", stats.saturated)?;
     let histogram = PyArray2::<f64>::zeros(py, [stats.histogram.len(), 3], false);
     histogram.try_readwrite()?.as_slice_mut()?.copy_from_slice(stats.histogram.as_flattened());
-    out.set_item("histogram", histogram)?;
-    Ok(out)
+    Ok(dict!(py, {
+        count: stats.count,
+        sum_x2: stats.sum_x2, sum_e2: stats.sum_e2, sum_xy: stats.sum_xy, sum_y2: stats.sum_y2,
+        sum_e: stats.sum_e, sum_abs_x: stats.sum_abs_x,
+        max_abs_error: stats.max_abs_error, max_rel_error: stats.max_rel_error,
+        underflows: stats.underflows, saturated: stats.saturated, histogram: histogram,
+    }))
 }
 
 /// How many elements were clipped.
 #[pyfunction]
 fn count_saturated(
     py: Python<'_>,
-    src: &Bound<'_, PyAny>,
+    src: &Object<'_>,
     src_dtype: &str,
-    codes: &Bound<'_, PyAny>,
+    codes: &Object<'_>,
     fmt: &str,
     layout: Layout,
-    scales: &Bound<'_, PyAny>,
+    scales: &Object<'_>,
 ) -> PyResult<u64> {
     let (src, coded) = (HeldInput::new("src", src, src_dtype)?, HeldCoded::new(codes, fmt, layout, scales)?);
     let (src, coded) = (src.view()?, coded.view()?);
@@ -312,15 +280,21 @@ fn count_saturated(
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
-    m.add_function(wrap_pyfunction!(scale_rules, m)?)?;
     m.add_class::<RuleRow>()?;
-    m.add_function(wrap_pyfunction!(rule_row, m)?)?;
-    m.add_function(wrap_pyfunction!(has_nan, m)?)?;
-    m.add_function(wrap_pyfunction!(amax, m)?)?;
-    m.add_function(wrap_pyfunction!(quantize, m)?)?;
-    m.add_function(wrap_pyfunction!(check_rule, m)?)?;
-    m.add_function(wrap_pyfunction!(dequantize, m)?)?;
-    m.add_function(wrap_pyfunction!(dequantize_packed, m)?)?;
-    m.add_function(wrap_pyfunction!(error_stats, m)?)?;
-    m.add_function(wrap_pyfunction!(count_saturated, m)?)
+    functions!(
+        m,
+        [
+            scale_rules,
+            rule_row,
+            has_nan,
+            amax,
+            quantize,
+            check_rule,
+            dequantize,
+            dequantize_packed,
+            error_stats,
+            count_saturated
+        ]
+    );
+    Ok(())
 }

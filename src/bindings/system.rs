@@ -1,6 +1,6 @@
 //! Threads, instruction sets, and the headers of checkpoint files.
 
-use super::array::readonly;
+use super::array::{readonly, Object};
 use super::{detached, os_error};
 use crate::checkpoint::{self, HeaderError};
 use crate::simd::{level, level_from_env, set_level, Level};
@@ -130,7 +130,7 @@ impl TensorTable {
 /// CRC-32 (that of zlib and PNG) of bytes that follow others of checksum `before`.
 #[pyfunction]
 #[pyo3(signature = (data, before=0))]
-fn crc32(py: Python<'_>, data: &Bound<'_, PyAny>, before: u32) -> PyResult<u32> {
+fn crc32(py: Python<'_>, data: &Object<'_>, before: u32) -> PyResult<u32> {
     let data = readonly::<u8>("data", data, "uint8")?;
     let data = data.as_slice()?;
     Ok(py.detach(|| {
@@ -144,13 +144,8 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     // A wrong setting in the environment is an error at import, not a surprise later.
     level_from_env().map_err(|e| super::environment("DSV3_NUMERICS_SIMD", &e))?;
     threads::threads_from_env()?;
-    m.add_function(wrap_pyfunction!(get_num_threads, m)?)?;
-    m.add_function(wrap_pyfunction!(set_num_threads, m)?)?;
-    m.add_function(wrap_pyfunction!(set_alone, m)?)?;
-    m.add_function(wrap_pyfunction!(set_least_shared, m)?)?;
-    m.add_function(wrap_pyfunction!(simd_level, m)?)?;
-    m.add_function(wrap_pyfunction!(simd_levels, m)?)?;
-    m.add_function(wrap_pyfunction!(set_simd_level, m)?)?;
     m.add_class::<TensorTable>()?;
-    m.add_function(wrap_pyfunction!(crc32, m)?)
+    functions!(m, [get_num_threads, set_num_threads, set_alone, set_least_shared]);
+    functions!(m, [simd_level, simd_levels, set_simd_level, crc32]);
+    Ok(())
 }

@@ -106,11 +106,18 @@ impl Job {
         let near = Near::new(&Rounder { rounding: Rounding::NearestEven, ..self.rounder });
         let narrow = near.and_then(|near| near.narrow(rounding));
         match near.filter(|_| rounding == Rounding::NearestEven) {
-            Some(near) if near.plain() => dispatch(Nearest::<S, C, true> { near, narrow, src, out, walk }),
-            Some(near) => dispatch(Nearest::<S, C, false> { near, narrow, src, out, walk }),
+            Some(near) if near.plain() => {
+                let map = NearestMap::<S, C, true> { near, narrow, marker: PhantomData };
+                dispatch(Mapped { map, at, src, out, walk });
+            }
+            Some(near) => {
+                let map = NearestMap::<S, C, false> { near, narrow, marker: PhantomData };
+                dispatch(Mapped { map, at, src, out, walk });
+            }
             None => {
                 let rounder = LaneRounder::new(&self.rounder, self.seed);
-                dispatch(AnyMode::<S, C> { rounder, narrow, at, src, out, walk });
+                let map = AnyModeMap::<S, C> { rounder, narrow, marker: PhantomData };
+                dispatch(Mapped { map, at, src, out, walk });
             }
         }
     }
@@ -154,15 +161,25 @@ fn narrowed<L: Lanes, S: Source, C: Code>(
     true
 }
 
-/// Nearest even, in lanes.
-struct Nearest<'a, S: Source, C: Code, const PLAIN: bool> {
-    near: Near,
-    narrow: Narrowed,
-    src: &'a [S::Item],
-    out: &'a mut [C],
+/// A map of groups over an array, in lanes.
+struct Mapped<'a, M: GroupMap> {
+    map: M,
+    at: usize,
+    src: &'a [M::In],
+    out: &'a mut [M::Out],
     walk: Walk,
 }
 
+impl<M: GroupMap> Kernel for Mapped<'_, M> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        map_groups(l, &self.map, self.at, self.src, self.out, self.walk);
+        l.fence();
+    }
+}
+
+/// Nearest even.
 #[derive(Clone, Copy)]
 struct NearestMap<S, C, const PLAIN: bool> {
     near: Near,
@@ -193,26 +210,7 @@ impl<S: Source, C, const PLAIN: bool> NearestMap<S, C, PLAIN> {
     }
 }
 
-impl<S: Source, C: Code, const PLAIN: bool> Kernel for Nearest<'_, S, C, PLAIN> {
-    type Out = ();
-    #[inline(always)]
-    fn run<L: Lanes>(self, l: L) {
-        let map = NearestMap::<S, C, PLAIN> { near: self.near, narrow: self.narrow, marker: PhantomData };
-        map_groups(l, &map, 0, self.src, self.out, self.walk);
-        l.fence();
-    }
-}
-
-/// Any mode, in lanes.
-struct AnyMode<'a, S: Source, C: Code> {
-    rounder: LaneRounder,
-    narrow: Narrowed,
-    at: usize,
-    src: &'a [S::Item],
-    out: &'a mut [C],
-    walk: Walk,
-}
-
+/// Any mode.
 #[derive(Clone, Copy)]
 struct AnyModeMap<S, C> {
     rounder: LaneRounder,
@@ -235,16 +233,6 @@ impl<S: Source, C: Code> GroupMap for AnyModeMap<S, C> {
             l.bits(S::load(l, &src[3 * L::N..])),
         ];
         C::store(l, self.rounder.group(l, at as u64, x), out, stream);
-    }
-}
-
-impl<S: Source, C: Code> Kernel for AnyMode<'_, S, C> {
-    type Out = ();
-    #[inline(always)]
-    fn run<L: Lanes>(self, l: L) {
-        let map = AnyModeMap::<S, C> { rounder: self.rounder, narrow: self.narrow, marker: PhantomData };
-        map_groups(l, &map, self.at, self.src, self.out, self.walk);
-        l.fence();
     }
 }
 

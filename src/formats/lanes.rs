@@ -258,9 +258,9 @@ impl LaneRounder {
             l.store_u32(x[j], &mut group[j * L::N..]);
         }
         if shift {
-            l.call(ShiftGroup { rounder: self, first, group: &mut group });
+            l.call(ShiftGroup(InPlace { rounder: self, first, group: &mut group }));
         } else {
-            l.call(RoundGroup { rounder: self, first, group: &mut group });
+            l.call(RoundGroup(InPlace { rounder: self, first, group: &mut group }));
         }
         let code = |j: usize| l.load_u32(&group[j * L::N..]);
         [code(0), code(1), code(2), code(3)]
@@ -410,7 +410,10 @@ impl LaneRounder {
 }
 
 /// Instantiated once for each level: all the ways there are take the compiler long.
-struct RoundGroup<'a> {
+struct RoundGroup<'a>(InPlace<'a>);
+
+/// A group that is rounded where it stands.
+struct InPlace<'a> {
     rounder: &'a LaneRounder,
     first: u64,
     group: &'a mut [u32; MAX_GROUP],
@@ -420,8 +423,10 @@ impl Kernel for RoundGroup<'_> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        let RoundGroup { rounder, first, group } = self;
-        let Some(fixed) = &rounder.fixed else { return l.call(ShiftGroup { rounder, first, group }) };
+        let RoundGroup(InPlace { rounder, first, group }) = self;
+        let Some(fixed) = &rounder.fixed else {
+            return l.call(ShiftGroup(InPlace { rounder, first, group }));
+        };
         let x = [
             l.load_u32(&group[..L::N]),
             l.load_u32(&group[L::N..]),
@@ -446,17 +451,13 @@ impl Kernel for RoundGroup<'_> {
 }
 
 /// Rounds by shifts what has no fixed-point codes, or not bits enough in them.
-struct ShiftGroup<'a> {
-    rounder: &'a LaneRounder,
-    first: u64,
-    group: &'a mut [u32; MAX_GROUP],
-}
+struct ShiftGroup<'a>(InPlace<'a>);
 
 impl Kernel for ShiftGroup<'_> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        let ShiftGroup { rounder, first, group } = self;
+        let ShiftGroup(InPlace { rounder, first, group }) = self;
         let mut random = [l.u32(0); 4];
         if rounder.rounding == Rounding::Stochastic {
             random = random_group(l, &rounder.keys, first);

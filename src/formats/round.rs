@@ -22,8 +22,7 @@ macro_rules! named_enum {
             /// # Errors
             /// [`Error::UnknownName`], listing the names there are.
             pub fn parse(name: &str) -> Result<$name, Error> {
-                Self::ALL.iter().copied().find(|c| c.name() == name)
-                    .ok_or_else(|| Error::unknown($what, name, Self::ALL.iter().map(|c| c.name())))
+                $crate::error::by_name($what, name, Self::ALL, |c| c.name()).copied()
             }
         }
     };

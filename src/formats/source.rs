@@ -74,22 +74,6 @@ macro_rules! each_input {
 }
 pub(crate) use each_input;
 
-impl Input<'_> {
-    /// Elements.
-    pub fn len(&self) -> usize {
-        match self {
-            Input::F32(x) => x.len(),
-            Input::F64(x) => x.len(),
-            Input::F16(x) | Input::Bf16(x) => x.len(),
-        }
-    }
-
-    /// True for no elements.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
 /// Codes to read, one in each byte or word.
 #[derive(Clone, Copy, Debug)]
 pub enum Codes<'a> {
@@ -110,37 +94,6 @@ pub enum CodesMut<'a> {
     U16(&'a mut [u16]),
 }
 
-impl Codes<'_> {
-    /// Codes.
-    pub fn len(&self) -> usize {
-        match self {
-            Codes::U8(c) => c.len(),
-            Codes::U16(c) => c.len(),
-            Codes::U32(c) => c.len(),
-        }
-    }
-
-    /// True for no elements.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
-impl CodesMut<'_> {
-    /// Codes.
-    pub fn len(&self) -> usize {
-        match self {
-            CodesMut::U8(c) => c.len(),
-            CodesMut::U16(c) => c.len(),
-        }
-    }
-
-    /// True for no elements.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
 /// An array to decode into.
 #[derive(Debug)]
 pub enum Output<'a> {
@@ -154,20 +107,28 @@ pub enum Output<'a> {
     Bf16(&'a mut [u16]),
 }
 
-impl Output<'_> {
-    /// Elements.
-    pub fn len(&self) -> usize {
-        match self {
-            Output::F32(x) => x.len(),
-            Output::F64(x) => x.len(),
-            Output::F16(x) | Output::Bf16(x) => x.len(),
-        }
-    }
+/// How long the arrays are.
+macro_rules! lengths {
+    ($($array:ident { $($variant:ident),+ })+) => {$(
+        impl $array<'_> {
+            /// Elements.
+            pub fn len(&self) -> usize {
+                match self { $($array::$variant(x) => x.len(),)+ }
+            }
 
-    /// True for no elements.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
+            /// True for no elements.
+            pub fn is_empty(&self) -> bool {
+                self.len() == 0
+            }
+        }
+    )+};
+}
+
+lengths! {
+    Input { F32, F64, F16, Bf16 }
+    Output { F32, F64, F16, Bf16 }
+    Codes { U8, U16, U32 }
+    CodesMut { U8, U16 }
 }
 
 /// The integer that holds a code.

@@ -1,6 +1,6 @@
 //! THE table of accumulators: one line each, everything else is computed from the line.
 
-use crate::error::Error;
+use crate::error::{by_name, Error};
 use crate::formats::table::*;
 
 /// How a sum of products is formed.
@@ -122,10 +122,7 @@ impl Accumulator {
     /// # Errors
     /// [`Error::UnknownName`], listing the names there are.
     pub fn by_name(name: &str) -> Result<&'static Accumulator, Error> {
-        ACCUMULATORS
-            .iter()
-            .find(|a| a.name == name)
-            .ok_or_else(|| Error::unknown("accumulator", name, ACCUMULATORS.iter().map(|a| a.name)))
+        by_name("accumulator", name, ACCUMULATORS, |a| a.name)
     }
 
     /// Products between two promotions are a multiple of this: whole steps, and half ones where a step is the caller's.

@@ -5,12 +5,12 @@
 
 use super::accumulator::{Accumulator, ResultType, Unit};
 use super::definition;
-use super::job::{Job, Tile};
+use super::job::{each_tile, Job, Tile};
 use super::layout::{NarrowLayout, WideLayout};
 use super::pack::{ExponentRange, Layout, Source, BLOCK};
 use crate::interrupt::poll;
 use crate::simd::mma::{self, dispatch_mma, At, Floats, Mma, MmaTask, COLUMNS};
-use crate::threads::{run_tasks, threads_for};
+use crate::threads::threads_for;
 use std::collections::HashSet;
 use std::ops::Range;
 
@@ -28,17 +28,12 @@ const PER_PRODUCT: usize = 1;
 
 /// Computes all tiles.
 pub(super) fn run(job: &Job<'_>, whole: Vec<Tile<'_>>) {
-    let outputs = whole.iter().map(|t| t.rows() * t.cols()).sum::<usize>();
-    let work = outputs.saturating_mul(job.k).saturating_mul(PER_PRODUCT);
-    let (height, width) = match dispatch_mma(Probe) {
+    let work = job.work(&whole, PER_PRODUCT);
+    let size = match dispatch_mma(Probe) {
         None => sides(&whole, threads_for(work)),
         Some(_) => (SCALAR_SIDE, SCALAR_SIDE),
     };
-    let mut tiles = Vec::new();
-    for tile in whole {
-        tile.cut(height, width, &mut tiles);
-    }
-    run_tasks(work, tiles, |tile: Tile<'_>| {
+    each_tile(whole, size, work, |tile| {
         if let Some(EmulatedTask { job, tile }) = dispatch_mma(EmulatedTask { job, tile }) {
             definition::whole_tile(job, tile);
         }

@@ -3,11 +3,10 @@
 
 use super::definition;
 use super::exact::Wide;
-use super::job::{Job, Side, Tile};
+use super::job::{each_tile, Job, Side, Tile};
 use super::number::{numbers, Class, Number};
 use crate::interrupt::poll;
 use crate::simd::{dispatch, Kernel, Lanes};
-use crate::threads::run_tasks;
 use std::ops::Range;
 
 /// Rows and columns of a tile.
@@ -24,14 +23,8 @@ const PER_PRODUCT: usize = 4;
 
 /// Computes all tiles.
 pub(super) fn run(job: &Job<'_>, whole: Vec<Tile<'_>>) {
-    let outputs = whole.iter().map(|t| t.rows() * t.cols()).sum::<usize>();
-    let mut tiles = Vec::new();
-    for tile in whole {
-        tile.cut(SIDE, SIDE, &mut tiles);
-    }
-    run_tasks(outputs.saturating_mul(job.k).saturating_mul(PER_PRODUCT), tiles, |tile: Tile<'_>| {
-        work(job, tile)
-    });
+    let total = job.work(&whole, PER_PRODUCT);
+    each_tile(whole, (SIDE, SIDE), total, |tile| work(job, tile));
 }
 
 /// The powers of two that some numbers are multiples of, and below.

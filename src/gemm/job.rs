@@ -7,6 +7,7 @@ use super::number::{numbers, Number};
 use super::prepared::Prepared;
 use crate::error::Error;
 use crate::formats::{Codes, Format, Output};
+use crate::threads::run_tasks;
 
 /// One side of a product: the rows of all its matrices, one after another.
 #[derive(Clone, Copy)]
@@ -107,6 +108,31 @@ impl Job<'_> {
     pub fn scale(&self, a_row: usize, b_row: usize, k: usize) -> Option<f32> {
         self.scaled().then(|| self.a.scale(a_row, k) * self.b.scale(b_row, k))
     }
+
+    /// How much there is to do, in elements of a cast, of which a product costs so many.
+    pub fn work(&self, tiles: &[Tile<'_>], per_product: usize) -> usize {
+        outputs(tiles).saturating_mul(self.k).saturating_mul(per_product)
+    }
+}
+
+/// Results of all tiles.
+pub(crate) fn outputs(tiles: &[Tile<'_>]) -> usize {
+    tiles.iter().map(|tile| tile.rows() * tile.cols()).sum()
+}
+
+/// Cuts tiles into smaller ones, of so many rows and columns at the most, and computes these on all threads that the
+/// work is worth.
+pub(crate) fn each_tile<'t>(
+    whole: Vec<Tile<'t>>,
+    (height, width): (usize, usize),
+    work: usize,
+    compute: impl Fn(Tile<'t>) + Sync,
+) {
+    let mut tiles = Vec::new();
+    for tile in whole {
+        tile.cut(height, width, &mut tiles);
+    }
+    run_tasks(work, tiles, compute);
 }
 
 /// The destination of one row of a tile.

@@ -5,13 +5,12 @@ use super::definition;
 use super::emulated;
 use super::exact_f64;
 use super::float32;
-use super::job::{check_c, check_width, Blocks, Job, Row, Side, Tile};
+use super::job::{check_c, check_width, each_tile, Blocks, Job, Row, Side, Tile};
 use super::prepared::Prepared;
 use super::scaled_groups;
 use crate::error::{elements, same_length, Error};
 use crate::formats::{Codes, Format, Output};
 use crate::simd::{level, Level};
-use crate::threads::run_tasks;
 
 /// One side of a product.
 #[derive(Clone, Copy, Debug)]
@@ -277,11 +276,6 @@ const TASK: usize = 64;
 const PER_PRODUCT: usize = 32;
 
 fn by_definition(job: &Job<'_>, whole: Vec<Tile<'_>>) {
-    let mut tiles = Vec::new();
-    let work = whole.iter().map(|t| t.rows() * t.cols()).sum::<usize>().saturating_mul(job.k);
-    let work = work.saturating_mul(PER_PRODUCT);
-    for tile in whole {
-        tile.cut(TASK, TASK, &mut tiles);
-    }
-    run_tasks(work, tiles, |tile: Tile<'_>| definition::whole_tile(job, tile));
+    let work = job.work(&whole, PER_PRODUCT);
+    each_tile(whole, (TASK, TASK), work, |tile| definition::whole_tile(job, tile));
 }

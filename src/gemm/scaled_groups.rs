@@ -6,7 +6,7 @@
 
 use super::accumulator::{Accumulator, ResultType};
 use super::definition::{self, Chain};
-use super::job::{Blocks, Job, Side, Tile};
+use super::job::{each_tile, outputs, Blocks, Job, Side, Tile};
 use super::mma::{accumulator_parts, cut, with_sign, NAN};
 use super::number::{Class, Number};
 use crate::formats::table::{E2M1FN, E4M3FN};
@@ -16,7 +16,7 @@ use crate::simd::mma::groups::{
     power, Group, GroupColumns, GroupPanel, GroupRows, GROUP, GROUPS, LEAST, MOST, STEP,
 };
 use crate::simd::mma::{dispatch_mma, Floats, Mma, MmaTask, COLUMNS};
-use crate::threads::{run_tasks, threads_for};
+use crate::threads::threads_for;
 use std::ops::Range;
 
 /// Fraction bits of a group: two of its products, and three of either scale.
@@ -155,15 +155,10 @@ const PER_PRODUCT: usize = 4;
 
 /// Computes all tiles.
 pub(super) fn run(job: &Job<'_>, whole: Vec<Tile<'_>>) {
-    let outputs = whole.iter().map(|t| t.rows() * t.cols()).sum::<usize>();
-    let work = outputs.saturating_mul(job.k).saturating_mul(PER_PRODUCT);
-    let threads = threads_for(work);
+    let work = job.work(&whole, PER_PRODUCT);
+    let (outputs, threads) = (outputs(&whole), threads_for(work));
     let side = if threads > 1 && outputs < 2 * threads * SIDE * SIDE { SIDE / 4 } else { SIDE };
-    let mut tiles = Vec::new();
-    for tile in whole {
-        tile.cut(side, side, &mut tiles);
-    }
-    run_tasks(work, tiles, |tile: Tile<'_>| {
+    each_tile(whole, (side, side), work, |tile| {
         if let Some(Task { job, tile }) = dispatch_mma(Task { job, tile }) {
             definition::whole_tile(job, tile);
         }

@@ -1,28 +1,9 @@
-//! Sums: residual connections, and a token's over the experts that it went to.
+//! The sum of a token over the experts that it went to.
 
 use super::attention::Round;
 use super::real::Real;
 use crate::error::{same_length, Error};
 use crate::threads::run_tasks;
-
-/// Elements that one task takes.
-const CHUNK: usize = 16 * 1024;
-
-/// `a + b`, rounded.
-///
-/// # Errors
-/// [`Error::Length`] where the slices are not as long as each other.
-pub fn add<T: Real>(a: &[T], b: &[T], round: Option<Round<T>>, out: &mut [T]) -> Result<(), Error> {
-    same_length("b", b.len(), a.len())?;
-    same_length("out", out.len(), a.len())?;
-    let round = round.unwrap_or(|_| {});
-    let tasks = out.chunks_mut(CHUNK).zip(a.chunks(CHUNK).zip(b.chunks(CHUNK))).collect();
-    run_tasks(a.len(), tasks, |(out, (a, b)): (&mut [T], (&[T], &[T]))| {
-        out.iter_mut().zip(a.iter().zip(b)).for_each(|(out, (a, b))| *out = *a + *b);
-        round(out);
-    });
-    Ok(())
-}
 
 /// Outputs of the experts.
 #[derive(Clone, Copy, Debug)]

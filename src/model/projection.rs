@@ -2,9 +2,9 @@
 //! out; and a SwiGLU made of three.
 
 use super::attention::Round;
+use super::elementwise::silu_product;
 use super::linear::linear;
 use super::real::Real;
-use super::silu::silu_product;
 use super::weight::Weight;
 use crate::error::{same_length, Error};
 use crate::formats::table::E8M0FNU;

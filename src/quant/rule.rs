@@ -3,7 +3,7 @@
 //! A rule is a row of columns; kernels take the columns, so that a row made at run time is as good as a named one. All
 //! arithmetic is float32, operation by operation as the columns say: rules differ in the last bit.
 
-use crate::error::Error;
+use crate::error::{by_name, Error};
 use crate::formats::round::{named_enum, Rounding};
 use crate::formats::table::{Format, Top};
 
@@ -299,10 +299,7 @@ impl Rule {
     /// # Errors
     /// [`Error::UnknownName`], listing the names there are.
     pub fn by_name(name: &str) -> Result<&'static Rule, Error> {
-        RULES
-            .iter()
-            .find(|r| r.name == name)
-            .ok_or_else(|| Error::unknown("rule", name, RULES.iter().map(|r| r.name)))
+        by_name("rule", name, RULES, |r| r.name)
     }
 
     /// The candidates that count.

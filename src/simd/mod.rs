@@ -38,7 +38,7 @@ pub use lanes::{
 pub use map::{map_groups, GroupMap, Walk};
 pub use philox::PhiloxKeys;
 
-use crate::error::Error;
+use crate::error::{by_name, Error};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::OnceLock;
 
@@ -89,10 +89,7 @@ impl Level {
     /// # Errors
     /// [`Error::UnknownName`] for a name that is none, [`Error::Unavailable`] for one this CPU lacks.
     pub fn parse(name: &str) -> Result<Level, Error> {
-        let level = Level::ALL
-            .into_iter()
-            .find(|l| l.name() == name)
-            .ok_or_else(|| Error::unknown("SIMD level", name, Level::ALL.iter().map(|l| l.name())))?;
+        let level = *by_name("SIMD level", name, &Level::ALL, |l| l.name())?;
         if level.available() {
             Ok(level)
         } else {

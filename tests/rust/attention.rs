@@ -4,20 +4,21 @@
 //! The rounding points are held against a plain definition, written out here in float64, on numbers so small that no
 //! product of matrices has anything to round: then every order of summation gives the same.
 
+mod process;
+mod random;
+
 use dsv3_numerics::formats::bfloat16::round_bfloat16;
 use dsv3_numerics::formats::table::BFLOAT16;
 use dsv3_numerics::formats::{decode, encode, Codes, CodesMut, EncodeOptions, Input, Output, Overflow};
 use dsv3_numerics::model::{linear, silu_product, Data, MlaShape, Real, Rope, Sequence, Up, Weight};
 use dsv3_numerics::simd::{set_level, Level};
 use dsv3_numerics::threads::{set_least_shared, set_num_threads};
-use std::sync::{Mutex, PoisonError};
-
-/// The level and the threads are the process's: one test at a time.
-static ONE: Mutex<()> = Mutex::new(());
+use process::settings;
+use random::Random;
 
 /// Runs a body at every level and with one to three threads; every time it has to give the same.
 fn everywhere<R: PartialEq + std::fmt::Debug>(body: impl Fn() -> R) -> R {
-    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _one = settings();
     let mut results = Vec::new();
     for level in Level::all_available() {
         for threads in 1..=3 {
@@ -31,23 +32,9 @@ fn everywhere<R: PartialEq + std::fmt::Debug>(body: impl Fn() -> R) -> R {
     results.swap_remove(0)
 }
 
-/// xorshift64*.
-struct Random(u64);
-
-impl Random {
-    fn bits(&mut self) -> u32 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32) as u32
-    }
-    /// Whole numbers from `-most` to `most`.
-    fn whole(&mut self, n: usize, most: u32) -> Vec<f32> {
-        (0..n).map(|_| (self.bits() % (2 * most + 1)) as f32 - most as f32).collect()
-    }
-    fn floats<T: Real>(&mut self, n: usize) -> Vec<T> {
-        (0..n).map(|_| T::near(f64::from(self.bits()) / f64::from(1u32 << 31) - 1.0)).collect()
-    }
+/// Whole numbers from `-most` to `most`.
+fn whole(random: &mut Random, n: usize, most: u32) -> Vec<f32> {
+    (0..n).map(|_| (random.bits() % (2 * most + 1)) as f32 - most as f32).collect()
 }
 
 fn bf16(x: f64) -> f32 {
@@ -136,9 +123,9 @@ fn eager(q: &[f32], seen: &[f32], kv_b: &[f32], past: usize, absorbed: bool) -> 
 fn results_are_rounded_where_an_eager_program_rounds_them() {
     for (past, new) in [(0, 1), (4, 1), (3, 5), (0, 9), (2, 11)] {
         let mut random = Random(1 + past as u64);
-        let q = random.whole(new * SHAPE.heads * 6, 63);
-        let seen = random.whole((past + new) * SHAPE.width(), 15);
-        let kv_b = random.whole(SHAPE.heads * 9 * SHAPE.rank, 7);
+        let q = whole(&mut random, new * SHAPE.heads * 6, 63);
+        let seen = whole(&mut random, (past + new) * SHAPE.width(), 15);
+        let kv_b = whole(&mut random, SHAPE.heads * 9 * SHAPE.rank, 7);
         let w = Weight::new(SHAPE.heads * 9, SHAPE.rank, Data::F32(&kv_b)).unwrap();
         for (up, absorbed) in [(Up::Absorbed(w), true), (Up::Naive(w), false)] {
             let found = everywhere(|| {

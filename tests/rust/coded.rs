@@ -1,29 +1,15 @@
 //! Products with scaled codes, decoded in registers, beside the definition: rows widened first, then dot products.
 
+mod process;
+mod random;
+
 use dsv3_numerics::formats::{table, Format, FORMATS};
 use dsv3_numerics::gemm::interleaved::dot;
 use dsv3_numerics::model::{linear, Data, MlaShape, Sequence, Up, Weight};
 use dsv3_numerics::simd::{set_level, Level};
 use dsv3_numerics::threads::{set_least_shared, set_num_threads};
-use std::sync::{Mutex, PoisonError};
-
-/// The level and the threads are the process's: one test at a time.
-static ONE: Mutex<()> = Mutex::new(());
-
-/// xorshift64*.
-struct Random(u64);
-
-impl Random {
-    fn bits(&mut self) -> u32 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32) as u32
-    }
-    fn floats(&mut self, n: usize) -> Vec<f32> {
-        (0..n).map(|_| self.bits() as f32 / (1u32 << 31) as f32 - 1.0).collect()
-    }
-}
+use process::settings;
+use random::Random;
 
 /// A matrix of codes and scales.
 struct Matrix {
@@ -49,7 +35,7 @@ impl Matrix {
             .collect();
         let scales = (0..rows.div_ceil(block[0]) * cols.div_ceil(block[1]))
             .map(|i| {
-                (random.floats(1)[0]) * [1.0, 1e-3, 1e-40, 1e37][if i % 29 == 7 { i % 4 } else { i % 2 }]
+                random.floats::<f32>(1)[0] * [1.0, 1e-3, 1e-40, 1e37][if i % 29 == 7 { i % 4 } else { i % 2 }]
             })
             .collect();
         Matrix { format, rows, cols, block, codes, scales }
@@ -73,7 +59,7 @@ fn bits(x: &[f32]) -> Vec<u32> {
 }
 
 fn at_every_level(mut body: impl FnMut(Level)) {
-    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _one = settings();
     for level in Level::all_available() {
         set_level(level).unwrap();
         body(level);
@@ -84,7 +70,7 @@ fn at_every_level(mut body: impl FnMut(Level)) {
 fn check(matrix: &Matrix) {
     for rounded in [false, true] {
         let w = matrix.weight(rounded);
-        let x = Random(9).floats(8 * matrix.cols);
+        let x = Random(9).floats::<f32>(8 * matrix.cols);
         at_every_level(|level| {
             let wide = w.panel::<f32>(0, matrix.rows).unwrap();
             for rows in 1..=8 {
@@ -144,8 +130,8 @@ fn absorbed_attention_decodes_what_it_would_have_read() {
         let coded = matrix.weight(rounded);
         for (past, new) in [(5, 1), (0, 3), (4, 8)] {
             let mut random = Random(3);
-            let q = random.floats(new * 3 * 32);
-            let seen = random.floats((past + new) * shape.width());
+            let q = random.floats::<f32>(new * 3 * 32);
+            let seen = random.floats::<f32>((past + new) * shape.width());
             at_every_level(|_| {
                 let wide = coded.panel::<f32>(0, 3 * 44).unwrap();
                 let plain = Weight::new(3 * 44, 320, Data::F32(&wide)).unwrap();

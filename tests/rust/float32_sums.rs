@@ -3,34 +3,18 @@
 //! The expectation is written out here once more, from the words of the definition: for each 32 of k one sum over the
 //! even and one over the odd k, then accumulator + (even + odd); each interval from +0 and then one fused step.
 
+mod process;
+mod random;
+
 use dsv3_numerics::formats::{table, Codes, Format, Output};
 use dsv3_numerics::gemm::{matmul_grouped_nt, matmul_nt, Accumulator, Operand, Options, Shape};
 use dsv3_numerics::simd::{fma, set_level, Level};
 use dsv3_numerics::threads::{set_least_shared, set_num_threads};
-use std::sync::{Mutex, PoisonError};
+use process::settings;
+use random::Random;
 
-/// The level is the process's: one test at a time.
-static ONE: Mutex<()> = Mutex::new(());
-
-/// xorshift64*.
-struct Random(u64);
-
-impl Random {
-    fn new(seed: u64) -> Random {
-        Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
-    }
-    fn bits(&mut self) -> u32 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32) as u32
-    }
-    fn below(&mut self, n: usize) -> usize {
-        self.bits() as usize % n
-    }
-    fn one<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len())]
-    }
+fn seeded(seed: u64) -> Random {
+    Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
 }
 
 /// One matrix of either side, and how its product is formed.
@@ -158,7 +142,7 @@ fn floats(random: &mut Random, count: usize, wild: bool) -> Vec<f32> {
 
 fn random_case(seed: u64) -> Case {
     use table::{E2M1FN, E3M4, E4M3, E4M3B11FNUZ, E4M3FN, E4M3FNUZ, E5M2, INT8};
-    let r = &mut Random::new(seed);
+    let r = &mut seeded(seed);
     let all = [&E4M3FN, &E5M2, &E4M3FN, &E5M2, &E3M4, &E4M3, &E4M3FNUZ, &E4M3B11FNUZ, &E2M1FN, &INT8];
     let formats = if r.below(2) == 0 { [&E4M3FN; 2] } else { [r.one(&all), r.one(&all)] };
     let tall = r.below(12) == 0;
@@ -199,7 +183,7 @@ fn random_case(seed: u64) -> Case {
 
 #[test]
 fn every_level_adds_in_one_order() {
-    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _one = settings();
     for seed in 1..=220 {
         let case = random_case(seed);
         let names = case.formats.map(|f| f.name);
@@ -210,8 +194,8 @@ fn every_level_adds_in_one_order() {
 /// One to nine rows have kernels of their own. Ragged sizes, and NaN and infinity here and there.
 #[test]
 fn few_rows_of_any_number() {
-    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let r = &mut Random::new(31);
+    let _one = settings();
+    let r = &mut seeded(31);
     for m in 1..=9 {
         for (n, k, every) in [(33, 1100, Some(128)), (150, 544, None), (17, 95, Some(32))] {
             let per = every.unwrap_or(k);
@@ -231,8 +215,8 @@ fn few_rows_of_any_number() {
 /// Large cancelling terms, so that any other order of additions shows.
 #[test]
 fn order_shows_where_terms_cancel() {
-    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let r = &mut Random::new(77);
+    let _one = settings();
+    let r = &mut seeded(77);
     for (m, n) in [(1, 40), (12, 70), (40, 33), (70, 64)] {
         let k = 640;
         let mut large = |count: usize| -> Vec<u8> {
@@ -257,8 +241,8 @@ fn order_shows_where_terms_cancel() {
 
 #[test]
 fn stacks_and_groups_are_products_side_by_side() {
-    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let r = &mut Random::new(5);
+    let _one = settings();
+    let r = &mut seeded(5);
     let (experts, n, k) = (4, 70, 300);
     let (a_group, b_group) = ((1, 128), (128, 128));
     for offsets in [[0i64, 1, 1, 41, 50], [0, 0, 0, 0, 0], [0, 600, 601, 610, 700]] {
@@ -266,24 +250,16 @@ fn stacks_and_groups_are_products_side_by_side() {
         let a = codes(r, &table::E4M3FN, m * k, false);
         let b = codes(r, &table::E5M2, experts * n * k, true);
         let (a_scales, b_scales) = (floats(r, m * 3, false), floats(r, experts * 3, false));
-        let whole = [
-            Operand {
-                codes: Codes::U8(&a),
-                format: &table::E4M3FN,
-                scales: Some(&a_scales),
-                group: a_group,
-                unit_scales: None,
-                prepared: None,
-            },
-            Operand {
-                codes: Codes::U8(&b),
-                format: &table::E5M2,
-                scales: Some(&b_scales),
-                group: b_group,
-                unit_scales: None,
-                prepared: None,
-            },
-        ];
+        let side = |codes, format, scales, group| Operand {
+            codes: Codes::U8(codes),
+            format,
+            scales: Some(scales),
+            group,
+            unit_scales: None,
+            prepared: None,
+        };
+        let whole =
+            [side(&a, &table::E4M3FN, &a_scales, a_group), side(&b, &table::E5M2, &b_scales, b_group)];
         let shape = Shape { stack: experts, m, n, k };
         let mut want = Vec::new();
         for (e, rows) in offsets.windows(2).enumerate() {
@@ -317,7 +293,7 @@ fn stacks_and_groups_are_products_side_by_side() {
 /// Against the instruction or the C library's, both of which round once.
 #[test]
 fn fused_step_without_a_fused_instruction() {
-    let r = &mut Random::new(99);
+    let r = &mut seeded(99);
     let near =
         |r: &mut Random, low: u32| f32::from_bits(r.bits() & 0x807F_FFFF | (low + r.below(60) as u32) << 23);
     for i in 0..600_000 {

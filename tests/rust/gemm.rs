@@ -1,6 +1,9 @@
 //! Matrix products give the bytes of the definition at every level and thread count: exhaustive pairs of codes against
 //! accumulators of every exponent, adversarial exponents, specials, long chains, ragged shapes, scales and intervals.
 
+mod process;
+mod random;
+
 use dsv3_numerics::formats::{table, Codes, Format, Output};
 use dsv3_numerics::gemm::{
     matmul_grouped_nt, matmul_nt, mma_step, Accumulator, Operand, Options, ResultType, Shape, Unit,
@@ -8,27 +11,8 @@ use dsv3_numerics::gemm::{
 };
 use dsv3_numerics::simd::{set_level, Level};
 use dsv3_numerics::threads::{set_least_shared, set_num_threads};
-use std::sync::{Mutex, MutexGuard};
-
-/// Level and threads are settings of the process: one test at a time.
-fn settings() -> MutexGuard<'static, ()> {
-    static LOCK: Mutex<()> = Mutex::new(());
-    LOCK.lock().unwrap_or_else(|e| e.into_inner())
-}
-
-struct Rng(u64);
-
-impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11
-    }
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-}
+use process::settings;
+use random::Random;
 
 /// Codes in the integers they come in.
 #[derive(Clone)]
@@ -74,7 +58,7 @@ enum Data {
 
 const DATA: [Data; 4] = [Data::Any, Data::Finite, Data::Spread, Data::Near];
 
-fn draw(rng: &mut Rng, format: &Format, n: usize, data: Data) -> Held {
+fn draw(rng: &mut Random, format: &Format, n: usize, data: Data) -> Held {
     let (bits, max) = (format.bits(), u64::from(format.max_code()));
     Held::new(
         format,
@@ -93,9 +77,9 @@ fn draw(rng: &mut Rng, format: &Format, n: usize, data: Data) -> Held {
 }
 
 /// Accumulators of every kind: zeros of both signs, any bits, subnormals, and ordinary ones. Float16 where they must be.
-fn draw_c(rng: &mut Rng, accumulator: &Accumulator, n: usize) -> Vec<f32> {
+fn draw_c(rng: &mut Random, accumulator: &Accumulator, n: usize) -> Vec<f32> {
     let half = accumulator.result == ResultType::Float16;
-    let one = |rng: &mut Rng| {
+    let one = |rng: &mut Random| {
         let x = rng.next();
         let word = (x >> 10) as u32;
         if half {
@@ -211,9 +195,9 @@ fn plain(
 }
 
 /// Codes of scales: any, or (where the data are near each other) such as trained tensors have.
-fn draw_scales(rng: &mut Rng, accumulator: &Accumulator, n: usize, data: Data) -> Vec<u8> {
+fn draw_scales(rng: &mut Random, accumulator: &Accumulator, n: usize, data: Data) -> Vec<u8> {
     let wide = accumulator.scale.is_some_and(|scale| scale.format == table::E8M0FNU);
-    let one = |rng: &mut Rng| {
+    let one = |rng: &mut Random| {
         let x = rng.next() as u8;
         match (data, wide) {
             (Data::Any, _) if rng.below(20) == 0 => x,
@@ -230,7 +214,7 @@ fn draw_scales(rng: &mut Rng, accumulator: &Accumulator, n: usize, data: Data) -
 #[test]
 fn random_products_agree() {
     let _settings = settings();
-    let mut rng = Rng(0x9E37_79B9_7F4A_7C15);
+    let mut rng = Random(0x9E37_79B9_7F4A_7C15);
     for accumulator in ACCUMULATORS {
         for round in 0..24 {
             let data = DATA[round % 4];
@@ -283,7 +267,7 @@ fn random_products_agree() {
 #[test]
 fn pairs_of_codes_agree() {
     let _settings = settings();
-    let mut rng = Rng(0x1234_5678_9ABC_DEF1);
+    let mut rng = Random(0x1234_5678_9ABC_DEF1);
     for name in ["hopper_fp8", "hopper_fp8_f16", "blackwell_fp8", "blackwell_fp8_f16", "hopper_mma_fp8"] {
         let accumulator = Accumulator::by_name(name).unwrap();
         let half = accumulator.result == ResultType::Float16;
@@ -315,7 +299,7 @@ fn pairs_of_codes_agree() {
 #[test]
 fn scaled_pairs_of_codes_agree() {
     let _settings = settings();
-    let mut rng = Rng(0x5CA1_ED00_5CA1_ED01);
+    let mut rng = Random(0x5CA1_ED00_5CA1_ED01);
     for accumulator in ACCUMULATORS.iter().filter(|a| a.scale.is_some() && !a.name.starts_with("rtx")) {
         let wide = accumulator.scale.unwrap().format == table::E8M0FNU;
         let scales: &[u8] = if wide {
@@ -383,14 +367,14 @@ fn bad_unit_scales_are_errors() {
 #[test]
 fn bfloat16_of_any_exponent_agrees() {
     let _settings = settings();
-    let mut rng = Rng(0x0BAD_5EED_0BAD_5EED);
+    let mut rng = Random(0x0BAD_5EED_0BAD_5EED);
     for name in ["hopper_bf16", "ada_bf16", "exact"] {
         let accumulator = Accumulator::by_name(name).unwrap();
         for (low, high) in
             [(80, 170), (60, 130), (120, 190), (70, 80), (168, 176), (0, 254), (0, 3), (250, 254)]
         {
             let shape = Shape { stack: 1, m: 20, n: 35, k: 160 };
-            let code = |rng: &mut Rng, row: usize| {
+            let code = |rng: &mut Random, row: usize| {
                 let (low, high) =
                     if row.is_multiple_of(3) { (low, high) } else { (low, (low + 12).min(high)) };
                 let x = rng.next() as u32;
@@ -414,7 +398,7 @@ fn bfloat16_of_any_exponent_agrees() {
 #[test]
 fn long_chains_agree() {
     let _settings = settings();
-    let mut rng = Rng(0xC0FF_EE00_C0FF_EE01);
+    let mut rng = Random(0xC0FF_EE00_C0FF_EE01);
     for accumulator in ACCUMULATORS.iter().filter(|a| a.unit != Unit::Float32) {
         for data in [Data::Near, Data::Spread, Data::Finite] {
             let format = &accumulator.inputs[0];
@@ -429,7 +413,7 @@ fn long_chains_agree() {
 #[test]
 fn step_is_a_short_product() {
     let _settings = settings();
-    let mut rng = Rng(0xFEED_FACE_CAFE_BEEF);
+    let mut rng = Random(0xFEED_FACE_CAFE_BEEF);
     for accumulator in ACCUMULATORS {
         for data in DATA {
             let (l, count) = (accumulator.products, 50);
@@ -456,7 +440,7 @@ fn step_is_a_short_product() {
 #[test]
 fn experts_take_their_rows() {
     let _settings = settings();
-    let mut rng = Rng(0xDEAD_BEEF_1234_5677);
+    let mut rng = Random(0xDEAD_BEEF_1234_5677);
     let (m, n, k, group) = (45, 33, 256, (1, 128));
     let offsets = [0i64, 7, 7, 40, 45];
     for name in ["hopper_fp8", "blackwell_fp8", "hopper_mma_fp8_f16", "exact", "float32"] {

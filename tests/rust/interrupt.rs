@@ -1,5 +1,7 @@
 //! Long operations end where the hook says so: tasks that would never end, and products of every unit at every level.
 
+mod process;
+
 use dsv3_numerics::checkpoint::TensorTable;
 use dsv3_numerics::formats::{Codes, Output};
 use dsv3_numerics::gemm::{
@@ -8,14 +10,8 @@ use dsv3_numerics::gemm::{
 use dsv3_numerics::interrupt::{poll, watched, Interrupted};
 use dsv3_numerics::simd::{set_level, Level};
 use dsv3_numerics::threads::{run_tasks, set_least_shared, set_num_threads};
+use process::settings;
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::sync::{Mutex, MutexGuard};
-
-/// Level and threads are settings of the process: one test at a time.
-fn settings() -> MutexGuard<'static, ()> {
-    static LOCK: Mutex<()> = Mutex::new(());
-    LOCK.lock().unwrap_or_else(|e| e.into_inner())
-}
 
 const LARGE: usize = 1 << 30;
 

@@ -1,30 +1,17 @@
 //! LogFMT's fast encoder gives the codes of the float64 definition: the bound of its estimate holds for every float32
 //! significand, and numbers beside thresholds are decided right, at every level.
 
+mod random;
+
 use dsv3_numerics::formats::{Codes, CodesMut, Input, Output};
 use dsv3_numerics::quant::logfmt::{
     exp2, log2, logfmt_decode, logfmt_encode, narrow, widen, Finder, LinearEstimate, LogOptions, LogRounding,
     Precision, TileGrid, Tiles, TilesMut,
 };
 use dsv3_numerics::simd::{dispatch_at, set_level, Kernel, Lanes, Level};
+use random::Random;
 
 const ABSOLUTE: u32 = 0x7FFF_FFFF;
-
-/// Small, and good enough to scatter test numbers.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u32 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 24) as u32
-    }
-
-    fn below(&mut self, n: u32) -> u32 {
-        self.next() % n
-    }
-}
 
 /// The largest distance of an estimate from `u` in float64, over consecutive float32.
 struct Worst<'a> {
@@ -93,18 +80,22 @@ fn subnormal_estimates_keep_their_bound() {
     }
 }
 
+fn below(random: &mut Random, n: u32) -> u32 {
+    random.bits() % n
+}
+
 /// A tile of some kind: wide or narrow, subnormal, with zeros, in bfloat16; half of it beside thresholds.
 fn tile(random: &mut Random, n: usize, bits: u32, log: bool) -> Vec<u32> {
-    let (kind, exponent) = (random.below(8), random.below(250));
-    let spread = [0, 1, 3, 8, 20, 36, 60][random.below(7) as usize];
+    let (kind, exponent) = (below(random, 8), below(random, 250));
+    let spread = [0, 1, 3, 8, 20, 36, 60][random.below(7)];
     let mut x: Vec<u32> = (0..n)
         .map(|_| {
-            let field = (exponent + random.below(spread + 1)).min(253);
-            let significand = random.below(1 << 23);
+            let field = (exponent + below(random, spread + 1)).min(253);
+            let significand = below(random, 1 << 23);
             match kind {
                 0 => significand,
-                1 if random.below(3) == 0 => 0,
-                2 => exponent << 23 | random.below(1 << 10),
+                1 if below(random, 3) == 0 => 0,
+                2 => exponent << 23 | below(random, 1 << 10),
                 3 => (field << 23 | significand) & 0xFFFF_0000,
                 _ => field << 23 | significand,
             }
@@ -116,15 +107,15 @@ fn tile(random: &mut Random, n: usize, bits: u32, log: bool) -> Vec<u32> {
         let clip = (f64::from(f32::from_bits(hi)) / 4_294_967_296.0) as f32;
         let grid = TileGrid::new(lo.max(clip.to_bits()), hi, bits);
         for x in x.iter_mut().skip(2) {
-            let k = random.below((1 << (bits - 1)) - 1);
-            let beside = (grid.threshold(f64::from(k), log) as f32).to_bits() + random.below(7);
-            if random.below(2) == 0 {
+            let k = below(random, (1 << (bits - 1)) - 1);
+            let beside = (grid.threshold(f64::from(k), log) as f32).to_bits() + below(random, 7);
+            if below(random, 2) == 0 {
                 *x = (beside.saturating_sub(3)).clamp(lo, hi);
             }
         }
         (x[0], x[1]) = (lo, hi);
     }
-    x.iter().map(|x| x | random.below(2) << 31).collect()
+    x.iter().map(|x| x | below(random, 2) << 31).collect()
 }
 
 /// Random and adversarial tiles of all widths, encoded and decoded at every level, against the definition.
@@ -134,9 +125,9 @@ fn fast_paths_equal_the_definition() {
     let mut compared = 0usize;
     for round in 0..400 {
         let bits = 3 + round % 14;
-        let rounding = [LogRounding::Linear, LogRounding::Log][random.below(2) as usize];
+        let rounding = [LogRounding::Linear, LogRounding::Log][random.below(2)];
         let log = rounding == LogRounding::Log;
-        let n = [128, 64, 128, 37, 256, 1, 1000][random.below(7) as usize];
+        let n = [128, 64, 128, 37, 256, 1, 1000][random.below(7)];
         let raw: Vec<u32> = (0..3).flat_map(|_| tile(&mut random, n, bits, log)).collect();
         let x: Vec<f32> = raw.iter().map(|x| f32::from_bits(*x)).collect();
         let tiles = Tiles::new(1, x.len(), n).unwrap();

@@ -126,7 +126,7 @@ pub(super) fn run(job: &Job<'_>, whole: Vec<Tile<'_>>) {
 fn in_steps(job: &Job<'_>, whole: Vec<Tile<'_>>) {
     let (a, b) = (ByteOperand::new(&job.a), ByteOperand::new(&job.b));
     let p = Problem { a, b, k: job.k, interval: job.interval, chained: job.chained };
-    let work = whole.iter().map(|t| t.rows() * t.cols()).sum::<usize>().saturating_mul(job.k) / PER_ELEMENT;
+    let work = job.work(&whole, 1) / PER_ELEMENT;
     #[cfg(target_arch = "x86_64")]
     if with_tiles::available() {
         return with_tiles::run(job, &p, whole, work);

@@ -81,6 +81,15 @@ struct SimdWorkspace {
     columns_at: Vec<usize>,
 }
 
+/// A part of a region.
+#[derive(Clone, Copy)]
+struct Rectangle {
+    row: usize,
+    rows: usize,
+    column: usize,
+    width: usize,
+}
+
 impl SimdWorkspace {
     /// Computes the rows from `row` on, as many as a block of `a` has.
     #[inline(always)]
@@ -108,7 +117,8 @@ impl SimdWorkspace {
         }
         for column in (0..region.size.1).step_by(width) {
             poll();
-            self.begin(p, segment, region, row, rows, column, width);
+            let rectangle = Rectangle { row, rows, column, width };
+            self.begin(p, segment, region, rectangle);
             for (t, run) in segment.runs.iter().enumerate() {
                 let transpose = TransposeRun {
                     side: &p.b,
@@ -126,23 +136,14 @@ impl SimdWorkspace {
                 }
                 self.run(l, run, run.begin - k.start, t * tall..(t + 1) * tall, &scales);
             }
-            self.end(p, segment, region, row, rows, column, width);
+            self.end(p, segment, region, rectangle);
         }
     }
 
     /// Loads the initial sums.
     #[inline(always)]
-    #[allow(clippy::too_many_arguments)] // a rectangle
-    fn begin(
-        &mut self,
-        p: &Problem<'_>,
-        segment: &KSegment,
-        region: &Region<'_>,
-        row: usize,
-        rows: usize,
-        column: usize,
-        width: usize,
-    ) {
+    fn begin(&mut self, p: &Problem<'_>, segment: &KSegment, region: &Region<'_>, place: Rectangle) {
+        let Rectangle { row, rows, column, width } = place;
         let kept = !p.chained && segment.runs.first().is_some_and(|r| !r.opens);
         let (done, partial) = (self.done.get_mut(), self.partial.get_mut());
         for i in 0..rows {
@@ -157,17 +158,8 @@ impl SimdWorkspace {
 
     /// Stores the sums.
     #[inline(always)]
-    #[allow(clippy::too_many_arguments)] // a rectangle
-    fn end(
-        &mut self,
-        p: &Problem<'_>,
-        segment: &KSegment,
-        region: &mut Region<'_>,
-        row: usize,
-        rows: usize,
-        column: usize,
-        width: usize,
-    ) {
+    fn end(&mut self, p: &Problem<'_>, segment: &KSegment, region: &mut Region<'_>, place: Rectangle) {
+        let Rectangle { row, rows, column, width } = place;
         let keep = !p.chained && segment.runs.last().is_some_and(|r| !r.closes);
         let (done, partial) = (self.done.get(), self.partial.get());
         for i in 0..rows {

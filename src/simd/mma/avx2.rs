@@ -8,33 +8,7 @@ use super::groups::{Group, GroupColumns, FRACTION, GROUP, GROUPS, LEAST, STEP};
 use super::*;
 use std::arch::x86_64::*;
 
-impl Mma for Avx2 {
-    const DOUBLED: bool = true;
-    const EXTRA: u32 = 1;
-
-    fn narrow(self, unit: Unit, rows: &NarrowRows, at: At, columns: &[NarrowColumns], state: &mut [Floats]) {
-        check_narrow(unit, rows, at, columns.len(), state.len());
-        // SAFETY: the token proves the features; the rows were just found to fit.
-        unsafe { each_narrow!(unit, narrow(rows, at, columns, state)) }
-    }
-
-    fn wide(self, unit: Unit, rows: &WideRows, at: At, columns: &[WideColumns], state: &mut [Floats]) {
-        check_wide(unit, rows, at, columns.len(), state.len());
-        // SAFETY: the token proves the features; the rows were just found to fit.
-        unsafe { each_wide!(unit, wide(unit, rows, at, columns, state)) }
-    }
-
-    fn groups(self, rows: &GroupRows, panel: &GroupPanel, steps: usize, state: &mut [Floats]) {
-        groups::check(rows, panel, steps, state.len());
-        // SAFETY: the token proves the features.
-        unsafe { group_steps(rows, panel, steps, state) }
-    }
-
-    fn promote(self, totals: &mut [Floats], partial: &[Floats], scales: Option<(&[f32], &Floats)>) {
-        // SAFETY: the token proves the features.
-        unsafe { promote(totals, partial, scales) }
-    }
-}
+level!(Avx2, doubled: true, extra: 1, groups);
 
 /// # Safety
 /// Rows and columns must have as many steps.

@@ -5,33 +5,7 @@ use super::*;
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-impl Mma for Avx512 {
-    const DOUBLED: bool = false;
-    const EXTRA: u32 = 0;
-
-    fn narrow(self, unit: Unit, rows: &NarrowRows, at: At, columns: &[NarrowColumns], state: &mut [Floats]) {
-        check_narrow(unit, rows, at, columns.len(), state.len());
-        // SAFETY: the token proves the features; the rows were just found to fit.
-        unsafe { each_narrow!(unit, narrow(rows, at, columns, state)) }
-    }
-
-    fn wide(self, unit: Unit, rows: &WideRows, at: At, columns: &[WideColumns], state: &mut [Floats]) {
-        check_wide(unit, rows, at, columns.len(), state.len());
-        // SAFETY: the token proves the features; the rows were just found to fit.
-        unsafe { each_wide!(unit, wide(unit, rows, at, columns, state)) }
-    }
-
-    fn groups(self, rows: &GroupRows, panel: &GroupPanel, steps: usize, state: &mut [Floats]) {
-        groups::check(rows, panel, steps, state.len());
-        // SAFETY: the token proves the features; rows and columns were just found to have as many steps.
-        unsafe { group_steps(rows, panel, steps, state) }
-    }
-
-    fn promote(self, totals: &mut [Floats], partial: &[Floats], scales: Option<(&[f32], &Floats)>) {
-        // SAFETY: the token proves the features.
-        unsafe { promote(totals, partial, scales) }
-    }
-}
+level!(Avx512, doubled: false, extra: 0, groups);
 
 /// Adds partial sums to totals.
 #[target_feature(enable = "avx512f")]

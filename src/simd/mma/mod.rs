@@ -41,6 +41,40 @@ macro_rules! each_wide {
     };
 }
 
+/// Implements [`Mma`] for a level by the functions of its module: `narrow`, `wide`, `promote` and, where it has vectors
+/// for groups, `group_steps`.
+macro_rules! level {
+    ($level:ty, doubled: $doubled:literal, extra: $extra:literal $(, $groups:ident)?) => {
+        impl Mma for $level {
+            const DOUBLED: bool = $doubled;
+            const EXTRA: u32 = $extra;
+
+            fn narrow(self, unit: Unit, rows: &NarrowRows, at: At, columns: &[NarrowColumns], state: &mut [Floats]) {
+                check_narrow(unit, rows, at, columns.len(), state.len());
+                // SAFETY: the token proves the features; the rows were just found to fit.
+                unsafe { each_narrow!(unit, narrow(rows, at, columns, state)) }
+            }
+
+            fn wide(self, unit: Unit, rows: &WideRows, at: At, columns: &[WideColumns], state: &mut [Floats]) {
+                check_wide(unit, rows, at, columns.len(), state.len());
+                // SAFETY: the token proves the features; the rows were just found to fit.
+                unsafe { each_wide!(unit, wide(unit, rows, at, columns, state)) }
+            }
+
+            $(fn $groups(self, rows: &GroupRows, panel: &GroupPanel, steps: usize, state: &mut [Floats]) {
+                groups::check(rows, panel, steps, state.len());
+                // SAFETY: the token proves the features; rows and columns were just found to have as many steps.
+                unsafe { group_steps(rows, panel, steps, state) }
+            })?
+
+            fn promote(self, totals: &mut [Floats], partial: &[Floats], scales: Option<(&[f32], &Floats)>) {
+                // SAFETY: the token proves the features.
+                unsafe { promote(totals, partial, scales) }
+            }
+        }
+    };
+}
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]

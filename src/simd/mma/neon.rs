@@ -10,32 +10,7 @@ const QUARTERS: usize = COLUMNS / 4;
 /// A line of float32.
 type Line = [float32x4_t; QUARTERS];
 
-impl Mma for Neon {
-    const DOUBLED: bool = false;
-    const EXTRA: u32 = 0;
-
-    fn narrow(self, unit: Unit, rows: &NarrowRows, at: At, columns: &[NarrowColumns], state: &mut [Floats]) {
-        check_narrow(unit, rows, at, columns.len(), state.len());
-        // SAFETY: the token proves NEON; the rows were just found to fit.
-        unsafe { each_narrow!(unit, narrow(rows, at, columns, state)) }
-    }
-
-    fn wide(self, unit: Unit, rows: &WideRows, at: At, columns: &[WideColumns], state: &mut [Floats]) {
-        check_wide(unit, rows, at, columns.len(), state.len());
-        // SAFETY: the token proves NEON; the rows were just found to fit.
-        unsafe { each_wide!(unit, wide(unit, rows, at, columns, state)) }
-    }
-
-    fn groups(self, rows: &GroupRows, panel: &GroupPanel, steps: usize, state: &mut [Floats]) {
-        groups::check(rows, panel, steps, state.len());
-        groups::portable(rows, panel, steps, state);
-    }
-
-    fn promote(self, totals: &mut [Floats], partial: &[Floats], scales: Option<(&[f32], &Floats)>) {
-        // SAFETY: the token proves NEON.
-        unsafe { promote(totals, partial, scales) }
-    }
-}
+level!(Neon, doubled: false, extra: 0);
 
 /// Adds partial sums to totals.
 #[target_feature(enable = "neon")]
