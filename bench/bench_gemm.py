@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ml_dtypes
@@ -214,23 +214,11 @@ def row(
 ) -> Row:
     """One figure beside NumPy's."""
     m = measure(Timed(work.run, lambda: set_state(level, threads)), Timed(work.numpy), compute_bound=True)
-    rate = work.macs / m.seconds / 1e9
-    by_rate = yardstick == "G MAC/s"
-    return Row(
-        unit.accumulator,
-        size,
-        level,
-        threads,
-        "out",
-        yardstick if by_rate else f"x {yardstick}",
-        rate,
-        rate if by_rate else m.ratio,
-        gate,
-        compute_bound=True,
-        pairs=m.pairs,
-        dropped=m.dropped,
-        note=f"{m.ratio:.3g} x numpy" if by_rate else "",
-    )
+    what = (unit.accumulator, size, level, threads, "out")
+    if yardstick == "G MAC/s":
+        by_rate, note = replace(m, ratio=work.macs / m.seconds / 1e9), f"{m.ratio:.3g} x numpy"
+        return by_rate.row(*what, yardstick, work.macs, gate, compute_bound=True, note=note)
+    return m.row(*what, f"x {yardstick}", work.macs, gate, compute_bound=True)
 
 
 def two_threads(unit: Unit, size: str, level: str, work: Product) -> Row:
@@ -238,11 +226,7 @@ def two_threads(unit: Unit, size: str, level: str, work: Product) -> Row:
     two = Timed(work.run, lambda: set_state(level, 2))
     m = measure(two, Timed(work.run, lambda: set_state(level, 1)))
     gate = TWO_THREADS if unit.accumulator == "hopper_fp8" else None
-    rate = work.macs / m.seconds / 1e9
-    pairs = {"pairs": m.pairs, "dropped": m.dropped}
-    return Row(
-        unit.accumulator, size, level, 2, "out", "x 1T", rate, m.ratio, gate, compute_bound=True, **pairs
-    )
+    return m.row(unit.accumulator, size, level, 2, "out", "x 1T", work.macs, gate, compute_bound=True)
 
 
 def beside_unit(unit: Unit, size: str, level: str, work: Product, sizes: tuple[int, int, int]) -> Row:
@@ -251,24 +235,15 @@ def beside_unit(unit: Unit, size: str, level: str, work: Product, sizes: tuple[i
     peer = prepare(next(u for u in UNITS if u.accumulator == other), sizes)
     one = Timed(work.run, lambda: set_state(level, 1))
     m = measure(one, Timed(peer.run, lambda: set_state(level, 1)), compute_bound=True)
-    rate = work.macs / m.seconds / 1e9
     gate = part if level == "avx512" else None
-    pairs = {"pairs": m.pairs, "dropped": m.dropped}
-    name = f"x {other}"
-    return Row(
-        unit.accumulator, size, level, 1, "out", name, rate, m.ratio, gate, compute_bound=True, **pairs
-    )
+    return m.row(unit.accumulator, size, level, 1, "out", f"x {other}", work.macs, gate, compute_bound=True)
 
 
 def beside(unit: Unit, size: str, level: str, work: Product, peer: Call) -> Row:
     """One thread of ours beside one of torch's bfloat16."""
     m = measure(Timed(work.run, lambda: set_state(level, 1)), Timed(peer), compute_bound=True)
-    rate = work.macs / m.seconds / 1e9
     gate = 0.75 if level == "amx" else None
-    pairs = {"pairs": m.pairs, "dropped": m.dropped}
-    return Row(
-        unit.accumulator, size, level, 1, "out", "x torch", rate, m.ratio, gate, compute_bound=True, **pairs
-    )
+    return m.row(unit.accumulator, size, level, 1, "out", "x torch", work.macs, gate, compute_bound=True)
 
 
 def layers(unit: Unit) -> Iterator[Row]:
@@ -301,17 +276,8 @@ def skinny_rows() -> Iterator[Row]:
             for threads in THREADS:
                 kernel = Timed(work.run, lambda level=level, threads=threads: set_state(level, threads))  # type: ignore[misc]
                 m = measure(kernel, Timed(read(threads)))
-                yield Row(
-                    unit.accumulator,
-                    f"{weight.name} {tokens}x{weight.rows}x{weight.cols}",
-                    level,
-                    threads,
-                    "out",
-                    "x read",
-                    work.macs / m.seconds / 1e9,
-                    m.ratio,
-                    READ.at(level) if tokens == 1 else None,
-                    pairs=m.pairs,
-                    dropped=m.dropped,
-                    note=f"{work.weights.nbytes / m.seconds / 1e9:.1f} GB/s of weights",
-                )
+                size = f"{weight.name} {tokens}x{weight.rows}x{weight.cols}"
+                gate = READ.at(level) if tokens == 1 else None
+                note = f"{work.weights.nbytes / m.seconds / 1e9:.1f} GB/s of weights"
+                what = (unit.accumulator, size, level, threads, "out", "x read")
+                yield m.row(*what, work.macs, gate, note=note)

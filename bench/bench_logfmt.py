@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,8 +11,8 @@ import numpy as np
 import dsv3_numerics as d3
 from bench_formats import numbers
 from dsv3_numerics import reference
-from harness import Gate
-from suite import Array, Kernel, Size, Work
+from harness import Call, Gate
+from suite import Array, Kernel, Prepare, Size, Work
 
 CACHED = Size("64Ki", (64, 1024), streaming=False)
 SIZES = (Size("64Mi", (8192, 8192)), CACHED)
@@ -27,8 +28,8 @@ def e4m3(x: Array) -> Any:
     return partial(d3.quantize_tiles, x, fmt="float8_e4m3fn", tile=128, out=(q.codes, q.scales)), q
 
 
-def encoding(name: str, bits: int, gates: Any, peer_gates: Any) -> Kernel:
-    """The kernel that encodes float32."""
+def encoder(bits: int, peer: str, beside: Callable[[Array], Call]) -> Prepare:
+    """Work of an encoder of float32, beside another one."""
 
     def prepare(shape: tuple[int, ...], magnitude: float) -> Work:
         x = numbers(shape, magnitude)
@@ -45,34 +46,21 @@ def encoding(name: str, bits: int, gates: Any, peer_gates: Any) -> Kernel:
             lambda: d3.logfmt_encode(x, bits=bits),
             lambda: list(out),
             expected,
-            {"e4m3 tiles": e4m3(x)[0]} if x.size else {},
+            {peer: beside(x)} if x.size else {},
         )
 
+    return prepare
+
+
+def encoding(name: str, bits: int, gates: Any, peer_gates: Any) -> Kernel:
+    """The kernel that encodes float32."""
+    prepare = encoder(bits, "e4m3 tiles", lambda x: e4m3(x)[0])
     return Kernel(name, prepare, SIZES, QUICK, gates, peer_gates, from_float32=True)
 
 
 def textbook() -> Kernel:
     """The encoder beside the NumPy textbook, on as much as that can take."""
-    bits = 8
-
-    def prepare(shape: tuple[int, ...], magnitude: float) -> Work:
-        x = numbers(shape, magnitude)
-        q = d3.logfmt_encode(x, bits=bits)
-        out = q.codes, q.amin, q.amax
-
-        def expected() -> list[Array]:
-            want = reference.logfmt_encode(x, bits=bits)
-            return [want.codes, want.amin, want.amax]
-
-        return Work(
-            x.size,
-            lambda: d3.logfmt_encode(x, bits=bits, out=out),
-            lambda: d3.logfmt_encode(x, bits=bits),
-            lambda: list(out),
-            expected,
-            {"textbook": partial(reference.logfmt_encode, x, bits=bits)} if x.size else {},
-        )
-
+    prepare = encoder(8, "textbook", lambda x: partial(reference.logfmt_encode, x, bits=8))
     size = Size("128Ki", (TEXTBOOK_ROWS, 8192))
     return Kernel("logfmt8 encode, textbook", prepare, (size,), QUICK[:1], {}, {"textbook": 50})
 

@@ -8,7 +8,7 @@ them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -180,20 +180,9 @@ def seconds(name: str, size: str, threads: int, call: Call, parameters: int, bar
     """A row whose figure is the time of a call."""
     timed = Timed(call, lambda: set_state(product_levels()[-1], threads))
     m = measure(timed, timed)
-    return Row(
-        name,
-        size,
-        product_levels()[-1],
-        threads,
-        "out",
-        "s",
-        parameters / m.seconds / 1e9,
-        m.seconds,
-        bar if threads == 2 else None,
-        at_most=True,
-        pairs=m.pairs,
-        dropped=m.dropped,
-    )
+    gate = bar if threads == 2 else None
+    what = (name, size, product_levels()[-1], threads, "out", "s")
+    return replace(m, ratio=m.seconds).row(*what, parameters, gate, at_most=True)
 
 
 def beside(
@@ -208,21 +197,8 @@ def beside(
 ) -> Row:
     """A row whose figure is another call's time over ours."""
     m = measure(Timed(call, lambda: set_state(product_levels()[-1], threads)), other)
-    rate = parameters / m.seconds / 1e9
     gate = bar if threads == 2 else None
-    return Row(
-        name,
-        size,
-        product_levels()[-1],
-        threads,
-        "out",
-        yardstick,
-        rate,
-        m.ratio,
-        gate,
-        pairs=m.pairs,
-        dropped=m.dropped,
-    )
+    return m.row(name, size, product_levels()[-1], threads, "out", yardstick, parameters, gate)
 
 
 def rows(sizes: Sizes = FULL) -> Iterator[Row]:

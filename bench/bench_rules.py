@@ -101,21 +101,8 @@ def rows(sizes: Any = SIZES, threads: tuple[int, ...] = (1, 2), pairs: int = 9) 
             for count in threads:
                 set_state(level, count)
                 m = measure(Timed(run), Timed(beside), pairs=pairs)
-                rate = x.size / m.seconds / 1e9
                 gate = pair.gate if label == STREAMED else None
-                yield Row(
-                    pair.name,
-                    label,
-                    level,
-                    count,
-                    "out",
-                    f"x {pair.beside}",
-                    rate,
-                    m.ratio,
-                    gate,
-                    pairs=m.pairs,
-                    dropped=m.dropped,
-                )
+                yield m.row(pair.name, label, level, count, "out", f"x {pair.beside}", x.size, gate)
 
 
 def quick() -> str:

@@ -55,21 +55,9 @@ def rows(sizes: Any = SIZES, threads: tuple[int, ...] = (1, 2), pairs: int = 9) 
                 for count in threads if level == levels()[-1] else (1,):
                     set_state(level, count)
                     m = measure(Timed(run), Timed(beside), pairs=pairs)
-                    rate = x.size / m.seconds / 1e9
                     gate = pair.gate if label == STREAMED and level == levels()[-1] else None
-                    yield Row(
-                        f"errors of {pair.scheme}",
-                        label,
-                        level,
-                        count,
-                        "in",
-                        "x scheme",
-                        rate,
-                        m.ratio,
-                        gate,
-                        pairs=m.pairs,
-                        dropped=m.dropped,
-                    )
+                    name = f"errors of {pair.scheme}"
+                    yield m.row(name, label, level, count, "in", "x scheme", x.size, gate)
 
 
 def quick() -> str:

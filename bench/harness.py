@@ -93,6 +93,23 @@ class Measured:
     pairs: int
     dropped: int
 
+    def row(
+        self,
+        kernel: str,
+        size: str,
+        level: str,
+        threads: int,
+        output: str,
+        yardstick: str,
+        elements: float,
+        gate: float | None = None,
+        **more: Any,
+    ) -> Row:
+        """The line of a results table, of a call that works on so many elements."""
+        what = (kernel, size, level, threads, output, yardstick)
+        rate = elements / self.seconds / 1e9
+        return Row(*what, rate, self.ratio, gate, pairs=self.pairs, dropped=self.dropped, **more)
+
 
 def measure(kernel: Timed, yardstick: Timed, *, compute_bound: bool = False, pairs: int = PAIRS) -> Measured:
     """Alternate the two until enough undisturbed pairs are there."""

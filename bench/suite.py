@@ -39,6 +39,9 @@ class Work:
     "the same operation as others do it"
 
 
+Prepare = Callable[[tuple[int, ...], float], Work]
+
+
 @dataclass(frozen=True)
 class Size:
     """A problem size: its label in the table, and the shape of the array."""
@@ -54,7 +57,7 @@ class Kernel:
     """One row group of a bench."""
 
     name: str
-    prepare: Callable[[tuple[int, ...], float], Work]
+    prepare: Prepare
     "shape and magnitude of the input -> work"
     sizes: Sequence[Size]
     quick: Sequence[tuple[int, ...]]
@@ -132,20 +135,8 @@ def _levels(kernel: Kernel, size: Size, work: Work, copy: Copy) -> Iterator[Row]
             bound = bool(gate and gate.compute_bound)
             kernel_call = Timed(work.run, lambda level=level, threads=threads: set_state(level, threads))  # type: ignore[misc]
             m = measure(kernel_call, Timed(copy(threads)), compute_bound=bound)
-            yield Row(
-                kernel.name,
-                size.label,
-                level,
-                threads,
-                "out",
-                "M",
-                work.elements / m.seconds / 1e9,
-                m.ratio,
-                bar,
-                compute_bound=bound,
-                pairs=m.pairs,
-                dropped=m.dropped,
-            )
+            what = (kernel.name, size.label, level, threads, "out", "M")
+            yield m.row(*what, work.elements, bar, compute_bound=bound)
 
 
 def _fresh(kernel: Kernel, size: Size, work: Work, copy: Copy) -> Iterator[Row]:
@@ -153,19 +144,7 @@ def _fresh(kernel: Kernel, size: Size, work: Work, copy: Copy) -> Iterator[Row]:
     for threads in THREADS:
         set_state(level, threads)
         m = measure(Timed(work.fresh), Timed(copy(threads)))
-        rate = work.elements / m.seconds / 1e9
-        yield Row(
-            kernel.name,
-            size.label,
-            level,
-            threads,
-            "fresh",
-            "M",
-            rate,
-            m.ratio,
-            pairs=m.pairs,
-            dropped=m.dropped,
-        )
+        yield m.row(kernel.name, size.label, level, threads, "fresh", "M", work.elements)
 
 
 def _threads(kernel: Kernel, size: Size, work: Work) -> Iterator[Row]:
@@ -173,20 +152,7 @@ def _threads(kernel: Kernel, size: Size, work: Work) -> Iterator[Row]:
     two = Timed(work.run, lambda: set_state(level, 2))
     one = Timed(work.run, lambda: set_state(level, 1))
     m = measure(two, one)
-    rate = work.elements / m.seconds / 1e9
-    yield Row(
-        kernel.name,
-        size.label,
-        level,
-        2,
-        "out",
-        "x 1T",
-        rate,
-        m.ratio,
-        TWO_THREADS_GATE,
-        pairs=m.pairs,
-        dropped=m.dropped,
-    )
+    yield m.row(kernel.name, size.label, level, 2, "out", "x 1T", work.elements, TWO_THREADS_GATE)
 
 
 def _denormal(kernel: Kernel, size: Size, work: Work) -> Iterator[Row]:
@@ -196,20 +162,18 @@ def _denormal(kernel: Kernel, size: Size, work: Work) -> Iterator[Row]:
     for level in levels():
         set_state(level, 1)
         m = measure(Timed(denormal.run), Timed(work.run))
-        yield Row(
+        note = "float32-denormal input: time over the time of normal input"
+        yield replace(m, ratio=1 / m.ratio).row(
             kernel.name,
             size.label,
             level,
             1,
             "out",
             "x normal",
-            denormal.elements / m.seconds / 1e9,
-            1 / m.ratio,
+            denormal.elements,
             DENORMAL_GATE,
             at_most=True,
-            pairs=m.pairs,
-            dropped=m.dropped,
-            note="float32-denormal input: time over the time of normal input",
+            note=note,
         )
 
 
@@ -220,17 +184,7 @@ def _peers(kernel: Kernel, size: Size, work: Work) -> Iterator[Row]:
         output = "fresh" if peer.endswith(" fresh") else "out"
         m = measure(Timed(work.fresh if output == "fresh" else work.run), Timed(call))
         seconds = m.ratio * m.seconds
-        yield Row(
-            kernel.name,
-            size.label,
-            level,
-            1,
-            output,
-            f"x {peer.removesuffix(' fresh')}",
-            work.elements / m.seconds / 1e9,
-            m.ratio,
-            kernel.peer_gates.get(peer) if size.streaming else None,
-            pairs=m.pairs,
-            dropped=m.dropped,
-            note=f"{peer}: {work.elements / seconds / 1e9:.3f} Gelem/s",
-        )
+        gate = kernel.peer_gates.get(peer) if size.streaming else None
+        what = (kernel.name, size.label, level, 1, output, f"x {peer.removesuffix(' fresh')}")
+        note = f"{peer}: {work.elements / seconds / 1e9:.3f} Gelem/s"
+        yield m.row(*what, work.elements, gate, note=note)
