@@ -1,16 +1,19 @@
 """Codes that act as the array of numbers that they mean: what `Quantized` and `LogFmt` have in common.
 
-Lives here: NumPy's view of codes, how an index picks whole groups, and the table that notebooks show.
+Lives here: NumPy's view of codes, how an index picks whole groups, their files, and the table that notebooks
+show.
 """
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import DTypeLike
 
+from ._archive import read_archive, write_archive
 from ._arrays import Array, brief
 from ._html import facts
 
@@ -23,6 +26,10 @@ class CodedArray(ABC):
     codes: Array
     _CONTENT: ClassVar[tuple[str, ...]] = ()
     "The attributes that decide what the codes mean."
+    _KIND: ClassVar[str]
+    "Name of such files."
+    _ARRAYS: ClassVar[tuple[str, ...]]
+    "The arrays in them."
 
     @abstractmethod
     def dequantize(self, dtype: DTypeLike = np.float32, *, out: Array | None = None) -> Array:
@@ -45,6 +52,15 @@ class CodedArray(ABC):
     @abstractmethod
     def _picked(self, index: Index, groups: Index) -> Any:
         """Return the same container of some codes, and of their groups."""
+
+    @abstractmethod
+    def _stored(self) -> tuple[dict[str, Any], dict[str, Array]]:
+        """Facts and arrays, as a file holds them."""
+
+    @classmethod
+    @abstractmethod
+    def _made_of(cls, meta: dict[str, Any], arrays: dict[str, Array]) -> Self:
+        """Return the container of the facts and arrays of a file, which may be any."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -121,6 +137,31 @@ class CodedArray(ABC):
             for axis, (part, size, length) in enumerate(zip(given, self._groups, self.shape, strict=True))
         )
         return self._picked(given, groups)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a file that `load` reads back bit for bit: NumPy's .npz, with all arrays as integers.
+
+        The file appears under its name only when complete; an older one of that name stays until then.
+
+        Raises
+        ------
+        OSError
+            Where the folder is missing or cannot be written.
+        """
+        write_archive(path, self._KIND, *self._stored())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        OSError
+            Where the file cannot be opened.
+        ValueError
+            Where it is not such a file: truncated, damaged, or with parts that do not fit together.
+        """
+        return read_archive(path, cls._KIND, cls._ARRAYS, cls._made_of)
 
     def _repr_html_(self) -> str:
         return facts(type(self).__name__, self._facts())

@@ -93,6 +93,25 @@ def read_small(path: str | os.PathLike[str], limit: int = LARGEST) -> bytes:
     return content
 
 
+def parse_object(content: bytes, where: str) -> dict[str, Any]:
+    """Return the JSON object that a file holds.
+
+    Raises
+    ------
+    ValueError
+        It holds something else; `where` says what it is.
+    """
+    import json
+
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: not JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{where}: found {type(found).__name__}, expected an object")
+    return found
+
+
 def read_small_text(path: str | os.PathLike[str], limit: int = LARGEST) -> str:
     """Return the text of a regular file of at most `limit` bytes of UTF-8.
 

@@ -6,7 +6,6 @@ Lives here: the container and what it can say about itself. Not here: how codes 
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self, get_args
 
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from . import _core
-from ._archive import as_dtype, read_archive, write_archive
+from ._archive import as_dtype
 from ._arrays import Array, brief, deliver, destination, flat, positive, real_dtype, whole
 from ._coded import CodedArray, Index, axis_after, repeated
 from .logfmt_packing import Layout, code_dtype, logfmt_pack
@@ -27,7 +26,6 @@ Precision = Literal["exact", "quick"]
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 # Bits of a tile's two magnitudes as they are sent: DeepEP's are bfloat16, as its input is.
 _RANGE_BITS = {"paper": 64, "deepep": 32}
-_ARRAYS = ("codes", "amin", "amax", "escaped", "escaped_values")
 
 
 def one_of(value: Any, name: str, names: Any) -> None:
@@ -99,6 +97,8 @@ class LogFmt(CodedArray):
     escaped: NDArray[np.bool_] | None = None
     escaped_values: Array | None = None
 
+    _KIND: ClassVar[str] = "LogFmt"
+    _ARRAYS: ClassVar[tuple[str, ...]] = ("codes", "amin", "amax", "escaped", "escaped_values")
     _CONTENT: ClassVar[tuple[str, ...]] = (
         "codes",
         "amin",
@@ -273,38 +273,14 @@ class LogFmt(CodedArray):
         """
         return logfmt_pack(self.codes, bits=self.bits, layout=layout)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a file that `load` reads back bit for bit: NumPy's .npz, with all arrays as integers.
-
-        The file appears under its name only when complete; an older one of that name stays until then.
-
-        Raises
-        ------
-        OSError
-            Where the folder is missing or cannot be written.
-        """
+    def _stored(self) -> tuple[dict[str, Any], dict[str, Array]]:
         names = ("bits", "tile", "axis", "mode", "rounding")
         empty = np.empty(0, np.uint8)
-        arrays = {name: getattr(self, name) for name in _ARRAYS}
-        write_archive(
-            path,
-            "LogFmt",
+        arrays = {name: getattr(self, name) for name in self._ARRAYS}
+        return (
             {name: getattr(self, name) for name in names},
             {name: empty if array is None else array for name, array in arrays.items()},
         )
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        OSError
-            Where the file cannot be opened.
-        ValueError
-            Where it is not such a file: truncated, damaged, or with parts that do not fit together.
-        """
-        return read_archive(path, "LogFmt", _ARRAYS, cls._made_of)
 
     @classmethod
     def _made_of(cls, meta: dict[str, Any], arrays: dict[str, Array]) -> Self:

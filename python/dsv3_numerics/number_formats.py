@@ -111,6 +111,7 @@ class Format:
 
 _TOPS = ("ieee", "nan_only", "fnuz", "none")
 _MOST = 16
+"""Bits of an exponent or a mantissa."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ Lives here: the container and what it can say about itself. Not here: how codes 
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from . import _core
-from ._archive import as_dtype, read_archive, write_archive
+from ._archive import as_dtype
 from ._arrays import Array, as_array, brief, deliver, destination, flat, positive, real_dtype, whole
 from ._coded import CodedArray, Index, axis_after, repeated
 from .number_formats import code_array, decode, format_info
@@ -144,6 +143,8 @@ class Quantized(CodedArray):
     rule: str | None = None
     global_scale: np.float32 | NDArray[np.float32] | None = None
 
+    _KIND: ClassVar[str] = "Quantized"
+    _ARRAYS: ClassVar[tuple[str, ...]] = ("codes", "scales")
     _CONTENT: ClassVar[tuple[str, ...]] = (
         "codes",
         "scales",
@@ -364,17 +365,8 @@ class Quantized(CodedArray):
         )
         return deliver(numbers, out)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a file that `load` reads back bit for bit: NumPy's .npz with codes and scales as integers.
-
-        The file appears under its name only when complete; an older one of that name stays until then.
-
-        Raises
-        ------
-        OSError
-            Where the folder is missing or cannot be written.
-        """
-        meta = {
+    def _stored(self) -> tuple[dict[str, Any], dict[str, Array]]:
+        facts = {
             "format": self.format,
             "block": list(map(int, self.block)),
             "axis": self.axis,
@@ -382,20 +374,7 @@ class Quantized(CodedArray):
             "rule": self.rule,
             "global_scale": None if self.global_scale is None else np.asarray(self.global_scale).tolist(),
         }
-        write_archive(path, "Quantized", meta, {"codes": self.codes, "scales": self.scales})
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        OSError
-            Where the file cannot be opened.
-        ValueError
-            Where it is not such a file: truncated, damaged, or with parts that do not fit together.
-        """
-        return read_archive(path, "Quantized", ("codes", "scales"), cls._made_of)
+        return facts, {"codes": self.codes, "scales": self.scales}
 
     @classmethod
     def _made_of(cls, meta: dict[str, Any], arrays: dict[str, Array]) -> Self:

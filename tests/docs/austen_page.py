@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from blocks import rewrite
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "austen.md"
@@ -133,25 +134,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
 }
 
 
-def _pattern(block: str) -> re.Pattern[str]:
-    return re.compile(rf"(<!-- {block}: begin[^\n]*-->\n)(.*?)(\n<!-- {block}: end -->)", re.DOTALL)
-
-
-def current(text: str, block: str) -> str:
-    """A table as the page has it."""
-    found = _pattern(block).search(text)
-    if found is None:
-        raise LookupError(f"no block {block!r} in {PAGE.name}")
-    return found[2]
-
-
 def main() -> None:
     """Rewrite the tables."""
-    text = PAGE.read_text()
-    for block, table in BLOCKS.items():
-        current(text, block)
-        text = _pattern(block).sub(lambda m, table=table: m[1] + table() + m[3], text)  # type: ignore[misc]
-    PAGE.write_text(text)
+    rewrite(PAGE, {block: table() for block, table in BLOCKS.items()})
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-from austen_page import BLOCKS, PAGE, RESULTS, current, measured
+from austen_page import BLOCKS, PAGE, RESULTS, measured
+from blocks import current
 
 from dsv3_numerics.model import demo_checkpoint
 

@@ -26,6 +26,7 @@ _HUB = re.compile(r"[\w.-]+/[\w.-]+")
 _MOST_PARTS = 1 << 16
 _JSON_LIMIT = 64 << 20  # bytes; the index of DeepSeek-V3, with 91 991 entries, has 9 MB
 _REF_LIMIT = 4096
+"""Bytes of a file that names the commit of a downloaded checkpoint; it has 40."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Index:
     Attributes
     ----------
     path : Path
+        Its file.
     weight_map : mapping of str to str
         The file of each tensor.
     metadata : mapping

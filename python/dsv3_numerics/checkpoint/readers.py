@@ -110,6 +110,7 @@ class StoredTensor(Tensor):
     Attributes
     ----------
     path : Path
+        The file.
     offset : int
         Where its values begin, in the file or in the unpacked member.
     item : str

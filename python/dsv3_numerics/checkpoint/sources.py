@@ -187,13 +187,7 @@ def _entry(ckpt: Checkpoint, info: TensorInfo) -> Tensor | Skipped:
 
 @dataclass(frozen=True)
 class WeightTensor(Tensor):
-    """Low-precision weight of a checkpoint, read as the numbers that its codes mean.
-
-    Attributes
-    ----------
-    ckpt : Checkpoint
-    weight : StoredWeight
-    """
+    """Low-precision weight of a checkpoint, read as the numbers that its codes mean."""
 
     ckpt: Checkpoint
     weight: StoredWeight

@@ -111,22 +111,14 @@ def sensitivity_command(
     recipe = _recipe(spelled)
     model, source = _model(path)
     chosen, notes = _ids(model, path, ids, text, tokens, seed)
+    choices: dict[str, Any] = {"only": only, "absorbed": absorbed, "perturbations": perturbations}
     folder = None if demo and out is None else out or Path(f"sensitivity-{source}")
     if folder is not None and not restart:
         _refuse_others(folder)
     if folder is not None:
         ensure_place(folder)
     try:
-        prepared = prepare(
-            model,
-            chosen,
-            recipe,
-            only=only,
-            absorbed=absorbed,
-            perturbations=perturbations,
-            folder=folder,
-            restart=restart,
-        )
+        prepared = prepare(model, chosen, recipe, **choices, folder=folder, restart=restart)
     except OSError as error:
         raise click.ClickException(f"--out: cannot write into {folder}: {error.strerror or error}") from error
     result = prepared.result
@@ -137,7 +129,7 @@ def sensitivity_command(
     if folder is not None and result.parts:
         told = f"{len(result.parts)} parts are done already, {len(prepared.jobs)} to do"
         console.print(told, markup=False, highlight=False)
-    opener = None if path is None else _opener(path, chosen, recipe, only, absorbed, perturbations)
+    opener = None if path is None else _opener(path, chosen, recipe, **choices)
     _measure(prepared, threads, split, opener, folder)
     if split.part is not None and folder is not None and not result.partial:
         part_done(folder, split.part, "its parts are kept")

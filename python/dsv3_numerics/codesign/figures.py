@@ -76,6 +76,7 @@ class Answer:
     Attributes
     ----------
     part : str
+        As the command calls it.
     inputs : dict
         What was asked.
     figures : list of Figure

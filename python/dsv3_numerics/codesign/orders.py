@@ -52,36 +52,28 @@ def one(kind: str, direction: int, chunk: int) -> Piece:
 
 def order_1f1b(stages: int, chunks: int) -> Plan:
     """1F1B: rank r warms up with PP - r forwards, then B and F in turn."""
-    orders = []
-    for rank in range(stages):
-        ahead = min(stages - rank, chunks)
-        order = [one("F", 0, i) for i in range(ahead)]
-        for i in range(chunks):
-            order.append(one("B", 0, i))
-            if ahead + i < chunks:
-                order.append(one("F", 0, ahead + i))
-        orders.append(order)
-    return _straight(orders, stages)
+    return _one_way(stages, chunks, split=False)
 
 
 def order_zb1p(stages: int, chunks: int) -> Plan:
     """Zero-bubble H1: as 1F1B with B split, each rank delaying W by its number."""
+    return _one_way(stages, chunks, split=True)
+
+
+def _one_way(stages: int, chunks: int, *, split: bool) -> Plan:
     orders = []
     for rank in range(stages):
         ahead = min(stages - rank, chunks)
         order = [one("F", 0, i) for i in range(ahead)]
         for i in range(chunks):
-            order.append(one("I", 0, i))
-            if i >= rank:
+            order.append(one("I" if split else "B", 0, i))
+            if split and i >= rank:
                 order.append(one("W", 0, i - rank))
             if ahead + i < chunks:
                 order.append(one("F", 0, ahead + i))
-        order += [one("W", 0, i) for i in range(max(0, chunks - rank), chunks)]
+        if split:
+            order += [one("W", 0, i) for i in range(max(0, chunks - rank), chunks)]
         orders.append(order)
-    return _straight(orders, stages)
-
-
-def _straight(orders: list[list[Piece]], stages: int) -> Plan:
     return Plan(orders, stages, lambda rank, direction: rank, lambda direction, chunk: (0, chunk))
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from .._regular import read_small
+from .._regular import parse_object, read_small
 from .families import FAMILIES, SAME, STATE_SPACE, layer_of
 from .fields import Fields
 from .shape import Shape
@@ -48,29 +47,19 @@ def read_shape(source: object) -> Shape:
         raise TypeError(f"config: found {type(source).__name__}, expected a name, a path or a mapping")
     if name in presets():
         text = (resources.files(__package__) / "data" / "models" / f"{name}.json").read_bytes()
-        return _shape(_parsed(text, name), name)
+        return _shape(parse_object(text, name), name)
     path = Path(name)
     file = path / "config.json" if path.is_dir() else path
     if not file.exists():
         raise ValueError(f"config: found {name!r}, no such file; presets are {', '.join(presets())}")
     label = file.parent.resolve().name if file.name == "config.json" else file.stem
-    return _shape(_parsed(read_small(file, _LARGEST_FILE), str(file)), label)
+    return _shape(parse_object(read_small(file, _LARGEST_FILE), str(file)), label)
 
 
 def presets() -> list[str]:
     """Names of models that come with the package."""
     folder = resources.files(__package__) / "data" / "models"
     return sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".json"))
-
-
-def _parsed(text: bytes, where: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: not JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{where}: found {type(found).__name__}, expected an object")
-    return found
 
 
 def _unwrapped(found: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:

@@ -22,6 +22,7 @@ class Operation:
     Attributes
     ----------
     summary : str
+        A line for the list of operations.
     defaults : mapping
         Arguments and their values where none are given.
     cases : tuple of str

@@ -34,6 +34,7 @@ class Recorder:
     Attributes
     ----------
     found : dict of str to Tensor
+        By the names of operations, without the prefix.
     """
 
     def __init__(self, recipe: Recipe, prefix: str = "", weights: Weights | None = None) -> None:

@@ -7,7 +7,6 @@ refused by name, since an unknown field may mean another forward. Not here: weig
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from .._arrays import brief
-from .._regular import read_small
+from .._regular import parse_object, read_small
 from .config_fields import INDEXER, OPTIONAL_COUNTS, read_fields
 from .families import FAMILIES, GATES, LATENT_NORM_EPS, REFUSED
 from .rope_config import Yarn, is_number
@@ -372,11 +371,4 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def _read(path: Path) -> dict[str, Any]:
     file = path / "config.json" if path.is_dir() else path
-    content = read_small(file, _LARGEST)
-    try:
-        found = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: not JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{file}: found {type(found).__name__}, expected an object")
-    return found
+    return parse_object(read_small(file, _LARGEST), str(file))

@@ -5,6 +5,7 @@ Lives here: `MLP`, `Gate` and `MoE`, as compositions of `Operations`.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -75,7 +76,27 @@ class Gate(Layer):
         return ops.gate(f"{at}gate", array, self.weights, self._settings)
 
 
-class MLP(Layer):
+class FeedForward(Layer, ABC):
+    """Layer of a network that takes each token for itself."""
+
+    def __call__(
+        self,
+        x: ArrayLike,
+        *,
+        recipe: Choice = None,
+        hook: Hook | None = None,
+        trace: Trace = NO_TRACE,
+        at: str = "",
+    ) -> Array:
+        """Apply it to (..., hidden_size), float32 or float64; for recipe and hook see `MLA`."""
+        return self._apply(*self._enter(x, recipe, hook), trace, at)
+
+    @abstractmethod
+    def _apply(self, ops: Operations, x: Array, trace: Trace, at: str) -> Array:
+        """Apply it to what has come in."""
+
+
+class MLP(FeedForward):
     """One SwiGLU: ``down(silu(gate(x)) * up(x))``.
 
     Parameters
@@ -90,19 +111,9 @@ class MLP(Layer):
     def __init__(self, config: Config, weights: Source, *, inner: int | None = None) -> None:
         super().__init__(config, weights, mlp_shapes(config, inner or config.intermediate_size), "MLP")
 
-    def __call__(
-        self,
-        x: ArrayLike,
-        *,
-        recipe: Choice = None,
-        hook: Hook | None = None,
-        trace: Trace = NO_TRACE,
-        at: str = "",
-    ) -> Array:
-        """Apply it to (..., hidden_size), float32 or float64; for recipe and hook see `MLA`."""
-        ops, array = self._enter(x, recipe, hook)
+    def _apply(self, ops: Operations, x: Array, trace: Trace, at: str) -> Array:
         self.weights.prefetch(self.weights, ops.recipe)
-        return swiglu(ops, ops.activations(array), self.weights, "", at)
+        return swiglu(ops, ops.activations(x), self.weights, "", at)
 
 
 def swiglu(
@@ -120,7 +131,7 @@ def swiglu(
     return ops.linear(f"{at}{under}down_proj", inner, weights, f"{under}down_proj.weight")
 
 
-class MoE(Layer):
+class MoE(FeedForward):
     """DeepSeekMoE: routed experts, weighted by the gate, plus the shared one (technical report, 2.1.2).
 
     Parameters
@@ -135,24 +146,14 @@ class MoE(Layer):
         super().__init__(config, weights, moe_shapes(config), "MoE")
         self.gate = Gate(config, self.weights.under("gate."), group_mask_value=group_mask_value)
 
-    def __call__(
-        self,
-        x: ArrayLike,
-        *,
-        recipe: Choice = None,
-        hook: Hook | None = None,
-        trace: Trace = NO_TRACE,
-        at: str = "",
-    ) -> Array:
-        """Apply it to (..., hidden_size), float32 or float64; for recipe and hook see `MLA`."""
-        ops, array = self._enter(x, recipe, hook)
-        routing = self.gate(array, recipe=ops, at=at)
-        tokens = array.reshape(-1, self.config.hidden_size)
+    def _apply(self, ops: Operations, x: Array, trace: Trace, at: str) -> Array:
+        routing = self.gate(x, recipe=ops, at=at)
+        tokens = x.reshape(-1, self.config.hidden_size)
         shared = None
         if self.config.n_shared_experts:
             self.weights.prefetch(matrices("shared_experts."), ops.recipe)
             shared = swiglu(ops, ops.activations(tokens), self.weights, "shared_experts.", at)
-            trace.put(f"{at}shared", shared.reshape(array.shape))
+            trace.put(f"{at}shared", shared.reshape(x.shape))
         top = self.config.num_experts_per_tok
         indices, shares = routing.indices.reshape(-1, top), routing.weights.reshape(-1, top)
         arriving = ops.codes_on_arrival
@@ -168,7 +169,7 @@ class MoE(Layer):
             ("topk_idx", "topk_weight", "routing_gap", "router_logits"), routing, strict=True
         ):
             trace.put(f"{at}{name}", value)
-        return ops.combine(f"{at}combine", parts, indices, shares, shared).reshape(array.shape)
+        return ops.combine(f"{at}combine", parts, indices, shares, shared).reshape(x.shape)
 
     def _prefetched(self, runs: Sequence[tuple[int, slice]], ops: Operations) -> Iterator[tuple[int, slice]]:
         """Return the same runs; the disk is at work on the next experts while one is computed."""

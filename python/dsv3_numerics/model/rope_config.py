@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from .._arrays import brief
 
 DEFAULT_THETA = 10000.0
+"""Base of the frequencies where a config names none."""
 
 
 @dataclass(frozen=True)

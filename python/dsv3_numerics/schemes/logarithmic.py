@@ -27,21 +27,25 @@ Rounding = Literal["linear", "log", "stochastic"]
 
 
 @dataclass(frozen=True)
-class LogTiles(Scheme):
+class _Logarithmic(Scheme):
+    width: int
+
+    @property
+    def format(self) -> str:
+        """As the scheme spells it."""
+        return f"logfmt{self.width}"
+
+
+@dataclass(frozen=True)
+class LogTiles(_Logarithmic):
     """LogFMT in tiles along the rows (``logfmt8:1x128``, ``logfmt10:1x64:log``); by default of 128.
 
     Each tile's range is stored as two float32. Rounding is to the nearest code in linear space, or with
     ``log`` in the logarithm.
     """
 
-    width: int
     tile: int = _TILE
     rounding: Rounding = "linear"
-
-    @property
-    def format(self) -> str:
-        """As the scheme spells it."""
-        return f"logfmt{self.width}"
 
     @property
     def group(self) -> Group | None:
@@ -90,7 +94,7 @@ class LogTiles(Scheme):
 
 
 @dataclass(frozen=True)
-class DeepEPLog(Scheme):
+class DeepEPLog(_Logarithmic):
     """LogFMT as DeepEP's combine sends it (``logfmt10:deepep``): tiles of 128, and what does not fit as BF16.
 
     How many bits that takes depends on the values: a chunk of 1024 channels (or 512) with a magnitude of 1 or
@@ -98,13 +102,7 @@ class DeepEPLog(Scheme):
     too long for a slab is taken as the pieces that it is read in.
     """
 
-    width: int
     rounding: Rounding = "linear"
-
-    @property
-    def format(self) -> str:
-        """As the scheme spells it."""
-        return f"logfmt{self.width}"
 
     @property
     def group(self) -> Group | None:

@@ -16,9 +16,6 @@ from .._progress import Progress
 from ..checkpoint import Skipped, Tensor
 from ..checkpoint.selection import selected
 from ..schemes import OwnScheme
-from ..tasks.journal import Journal
-from ..tasks.plan import HERE, Split
-from ..tasks.task import Opener
 from .metrics import FIELDS, add_into, empty_row, sums_of
 from .result import StudyData, TensorResult
 from .saved import Study
@@ -92,7 +89,7 @@ def run_against(
     study, pairs = prepare_against(
         quantized, original, include=include, exclude=exclude, missing_scale=missing_scale
     )
-    execute_against(study, pairs, threads=threads, progress=progress, slab_elements=slab_elements)
+    sweep(study, pair_worker(study, pairs, slab_elements), threads=threads, progress=progress)
     return study
 
 
@@ -143,25 +140,9 @@ def prepare_against(
     return Study((STORED,), skipped=skipped, histograms=np.zeros((1, 256, 3)), settings=settings), pairs
 
 
-def execute_against(
-    study: Study,
-    pairs: Sequence[Pair],
-    *,
-    threads: int | None = None,
-    progress: Progress | None = None,
-    slab_elements: int = SLAB_ELEMENTS,
-    journal: Journal | None = None,
-    split: Split = HERE,
-    opener: Opener | None = None,
-    folder: Path | None = None,
-) -> None:
-    """Study pairs, as `sweep.execute` does tensors."""
-    study.settings["slab_elements"] = slab_elements
-    sweep(study, pair_worker(study, pairs, slab_elements), threads, progress, journal, split, opener, folder)
-
-
 def pair_worker(study: Study, pairs: Sequence[Pair], slab_elements: int) -> StudyWorker[Pair]:
-    """Return the worker that studies pairs."""
+    """Return the worker that studies pairs; the study notes the size of slabs."""
+    study.settings["slab_elements"] = slab_elements
 
     def measure(piece: StudyData, pair: Pair, advance: Advance) -> None:
         _study_pair(piece, pair, advance, slab_elements)

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from .against import execute_against, pair_worker, prepare_against
+from .against import pair_worker, prepare_against
 from .saved import Study
 from .slabs import SLAB_ELEMENTS
 from .state import StudyWorker
-from .sweep import execute, prepare, tensor_worker
+from .sweep import prepare, sweep, tensor_worker
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,15 @@ class StudyOfFiles:
         return prepare_against(self.inputs[0], self.against, missing_scale=self.missing_scale, **chosen)
 
     def execute(self, study: Study, items: list[Any], **how: Any) -> None:
-        """Do the study, or the part of it that is asked for; see `sweep.execute`."""
-        do: Any = execute if self.against is None else execute_against
-        do(study, items, slab_elements=self.slab_elements, **how)
+        """Do the study, or the part of it that is asked for; see `sweep.sweep`."""
+        sweep(study, self._worker(study, items), **how)
+
+    def _worker(self, study: Study, items: list[Any]) -> StudyWorker[Any]:
+        make: Any = tensor_worker if self.against is None else pair_worker
+        worker: StudyWorker[Any] = make(study, items, self.slab_elements)
+        return worker
 
     @contextmanager
     def open(self) -> Iterator[StudyWorker[Any]]:
         """Open what studies its tensors."""
-        study, items = self.prepare()
-        make: Any = tensor_worker if self.against is None else pair_worker
-        yield make(study, items, self.slab_elements)
+        yield self._worker(*self.prepare())

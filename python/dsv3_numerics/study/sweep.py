@@ -190,27 +190,16 @@ def execute(
     study: Study,
     tensors: Sequence[Tensor],
     *,
-    threads: int | None = None,
-    progress: Progress | None = None,
     slab_elements: int = SLAB_ELEMENTS,
-    journal: Journal | None = None,
-    split: Split = HERE,
-    opener: Opener | None = None,
-    folder: Path | None = None,
+    **how: Any,
 ) -> None:
-    """Study tensors; if interrupted, the study holds those that were finished.
-
-    Tensors that the journal holds are not studied again. `split` says by whom the work is done: workers
-    elsewhere open it with `opener`, and all see `folder`.
-    """
-    study.settings["slab_elements"] = slab_elements
-    sweep(
-        study, tensor_worker(study, tensors, slab_elements), threads, progress, journal, split, opener, folder
-    )
+    """Study tensors; the other arguments are those of `sweep`."""
+    sweep(study, tensor_worker(study, tensors, slab_elements), **how)
 
 
 def tensor_worker(study: Study, tensors: Sequence[Tensor], slab_elements: int) -> StudyWorker[Tensor]:
-    """Return the worker that studies tensors under the schemes of a study."""
+    """Return the worker that studies tensors under the schemes of a study, which notes the size of slabs."""
+    study.settings["slab_elements"] = slab_elements
 
     def measure(piece: StudyData, tensor: Tensor, advance: Advance) -> None:
         study_one(piece, tensor, advance, slab_elements)
@@ -221,14 +210,19 @@ def tensor_worker(study: Study, tensors: Sequence[Tensor], slab_elements: int) -
 def sweep(
     study: Study,
     worker: StudyWorker[Any],
-    threads: int | None,
-    progress: Progress | None,
-    journal: Journal | None,
-    split: Split,
-    opener: Opener | None,
-    folder: Path | None,
+    *,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    journal: Journal | None = None,
+    split: Split = HERE,
+    opener: Opener | None = None,
+    folder: Path | None = None,
 ) -> None:
-    """Do the tasks of a study that are left, and put together what is done, however it ends."""
+    """Do the tasks of a study that are left, and put together what is done, however it ends.
+
+    Tasks that the journal holds are not done again. `split` says by whom the work is done: workers elsewhere
+    open it with `opener`, and all see `folder`.
+    """
     done = {} if journal is None else journal.done
     mine = split.tasks(worker.tasks)
     meter = Meter(progress, sum(task.cost for task in mine))

@@ -72,6 +72,7 @@ class LinearErrors:
     Attributes
     ----------
     recipe : LinearRecipe
+        The one that was run.
     products : tuple of ProductError
         fprop, dgrad and wgrad.
     """

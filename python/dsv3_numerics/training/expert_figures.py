@@ -23,6 +23,7 @@ class ExpertErrors:
     Attributes
     ----------
     recipe : ExpertRecipe
+        The one that was run.
     products : tuple of ProductError
         In the order in which they are computed: gate.fprop, up.fprop, down.fprop, down.dgrad, down.wgrad,
         gate+up.dgrad (dx, the sum of two), gate.wgrad, up.wgrad. `relative`, `worst` and `difference` are

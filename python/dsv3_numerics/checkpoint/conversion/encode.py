@@ -53,12 +53,7 @@ class Once:
 
 @dataclass(frozen=True)
 class ToForm(Step):
-    """A step whose result is laid out by a form.
-
-    Attributes
-    ----------
-    form : Form
-    """
+    """A step whose result is laid out by a form."""
 
     form: Form
 
@@ -76,12 +71,7 @@ class ToForm(Step):
 
 @dataclass(frozen=True)
 class Encode(ToForm):
-    """Numbers are rounded to codes; the error is measured.
-
-    Attributes
-    ----------
-    source : TensorInfo or StoredWeight
-    """
+    """Numbers are rounded to codes; the error is measured."""
 
     source: TensorInfo | StoredWeight
     once: Once = field(default_factory=Once, compare=False, repr=False)
@@ -187,12 +177,7 @@ def in_grid(weight: StoredWeight, chunk: Chunk, form: Form) -> Chunk:
 
 @dataclass(frozen=True)
 class Exact(ToForm):
-    """A step that changes no number, or refuses.
-
-    Attributes
-    ----------
-    weight : StoredWeight
-    """
+    """A step that changes no number, or refuses."""
 
     weight: StoredWeight
     once: Once = field(default_factory=Once, compare=False, repr=False)

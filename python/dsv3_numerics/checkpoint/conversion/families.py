@@ -20,6 +20,7 @@ class Family:
     Attributes
     ----------
     name : str
+        For messages.
     model_types : tuple of str
         Values of ``model_type``, there or in ``text_config``.
     modules : tuple of str

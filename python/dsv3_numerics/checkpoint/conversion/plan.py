@@ -37,6 +37,7 @@ _FLOATS = ("BF16", "F16", "F32", "F64")
 # Layers with two axes that are no linear layers.
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|embeddings?|wte|wpe|embed|tok_embeddings|shared)$")
 _FEW = 3
+"""Names that a message lists."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,9 @@ class Shard:
     file : str
         Relative to the destination.
     steps : tuple of Step
+        What makes its tensors.
     layout : Layout
+        Where they stand in it.
     """
 
     file: str

@@ -105,12 +105,7 @@ class Copy(Step):
 
 @dataclass(frozen=True)
 class WidenScales(Copy):
-    """Scales of another dtype, as the float32 numbers that they are.
-
-    Attributes
-    ----------
-    meaning : {"number", "e8m0"}
-    """
+    """Scales of another dtype, as the float32 numbers that they are; `meaning` is "number" or "e8m0"."""
 
     meaning: str = "number"
     action = "widened"
@@ -136,6 +131,7 @@ class Dequantize(Step):
     Attributes
     ----------
     weight : StoredWeight
+        As it is found.
     dtype : str
         BF16, F16 or F32.
     """
@@ -222,12 +218,7 @@ class Quantize(Step):
 
 @dataclass(frozen=True)
 class Requantize(Step):
-    """FP8 codes get power-of-two scales; E4M3 blocks that have such a scale already keep scale and codes.
-
-    Attributes
-    ----------
-    weight : StoredWeight
-    """
+    """FP8 codes get power-of-two scales; E4M3 blocks that have such a scale already keep scale and codes."""
 
     weight: StoredWeight
     action = "requantized"

@@ -242,9 +242,11 @@ class Form:
     Attributes
     ----------
     choice : Choice
+        The target, and the writer of its dialect.
     name : str
         The weight's.
     shape : tuple of int
+        The weight's, as numbers.
     """
 
     choice: Choice
