@@ -2,9 +2,11 @@
 
 use super::array::{readonly, readwrite, HeldCodes, HeldCodesMut, HeldInput, HeldOutput, Object};
 use super::detached;
+use crate::error::Error;
 use crate::formats::{
     self, pack, Codes, CodesMut, EncodeOptions, Format, NanPolicy, Overflow, Rounding, FORMATS,
 };
+use numpy::{Element, PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -62,6 +64,17 @@ fn decode(py: Python<'_>, codes: &Object<'_>, fmt: &str, out: &Object<'_>, out_d
     detached(py, || formats::decode(codes, format, out))
 }
 
+/// Runs a function from words to words.
+fn words<A: Element + Sync, B: Element + Send>(
+    py: Python<'_>,
+    src: PyReadonlyArray1<'_, A>,
+    mut out: PyReadwriteArray1<'_, B>,
+    run: impl FnOnce(&[A], &mut [B]) -> Result<(), Error> + Send,
+) -> PyResult<()> {
+    let (src, out) = (src.as_slice()?, out.as_slice_mut()?);
+    detached(py, || run(src, out))
+}
+
 /// Packs rows of codes.
 #[pyfunction(name = "pack")]
 fn pack_rows(
@@ -73,10 +86,8 @@ fn pack_rows(
 ) -> PyResult<()> {
     let format = Format::by_name(fmt)?;
     if format.bits() == 12 {
-        let (codes, mut out) =
-            (readonly::<u16>("codes", codes, "uint16")?, readwrite::<u32>("out", out, "uint32")?);
-        let (codes, out) = (codes.as_slice()?, out.as_slice_mut()?);
-        return detached(py, || pack::pack_words(codes, format, row_len, out));
+        let (codes, out) = (readonly("codes", codes, "uint16")?, readwrite("out", out, "uint32")?);
+        return words(py, codes, out, |codes, out| pack::pack_words(codes, format, row_len, out));
     }
     let (codes, mut out) = (HeldCodes::new(codes)?, readwrite::<u8>("out", out, "uint8")?);
     let (codes, out) = (codes.view()?, out.as_slice_mut()?);
@@ -98,10 +109,8 @@ fn unpack_rows(
 ) -> PyResult<()> {
     let format = Format::by_name(fmt)?;
     if format.bits() == 12 {
-        let (packed, mut out) =
-            (readonly::<u32>("packed", packed, "uint32")?, readwrite::<u16>("out", out, "uint16")?);
-        let (packed, out) = (packed.as_slice()?, out.as_slice_mut()?);
-        return detached(py, || pack::unpack_words(packed, format, row_len, out));
+        let (packed, out) = (readonly("packed", packed, "uint32")?, readwrite("out", out, "uint16")?);
+        return words(py, packed, out, |packed, out| pack::unpack_words(packed, format, row_len, out));
     }
     let (packed, mut out) = (readonly::<u8>("packed", packed, "uint8")?, HeldCodesMut::new(out)?);
     let (packed, out) = (packed.as_slice()?, out.view()?);

@@ -81,29 +81,35 @@ impl Lanes for Avx2 {
     type M = __m256i;
     type RegisterTable = super::register_table::F16Table;
 
+    intrinsics! {
+        f32(x: f32) -> __m256 = _mm256_set1_ps;
+        bits(x: __m256) -> __m256i = _mm256_castps_si256;
+        float(x: __m256i) -> __m256 = _mm256_castsi256_ps;
+        fadd(a: __m256, b: __m256) -> __m256 = _mm256_add_ps;
+        fmul(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps;
+        fma(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fmadd_ps;
+        estimate(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fmadd_ps;
+        fmax(a: __m256, b: __m256) -> __m256 = _mm256_max_ps;
+        fdiv(a: __m256, b: __m256) -> __m256 = _mm256_div_ps;
+        and(a: __m256i, b: __m256i) -> __m256i = _mm256_and_si256;
+        or(a: __m256i, b: __m256i) -> __m256i = _mm256_or_si256;
+        xor(a: __m256i, b: __m256i) -> __m256i = _mm256_xor_si256;
+        add(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32;
+        sub(a: __m256i, b: __m256i) -> __m256i = _mm256_sub_epi32;
+        min(a: __m256i, b: __m256i) -> __m256i = _mm256_min_epi32;
+        max(a: __m256i, b: __m256i) -> __m256i = _mm256_max_epi32;
+        shl_each(a: __m256i, n: __m256i) -> __m256i = _mm256_sllv_epi32;
+        shr_each(a: __m256i, n: __m256i) -> __m256i = _mm256_srlv_epi32;
+        gt(a: __m256i, b: __m256i) -> __m256i = _mm256_cmpgt_epi32;
+    }
     #[inline(always)]
     fn call<K: Kernel>(self, kernel: K) -> K::Out {
         self.enter(kernel)
     }
     #[inline(always)]
-    fn f32(self, x: f32) -> __m256 {
-        // SAFETY: the token proves AVX2, FMA and F16C.
-        unsafe { _mm256_set1_ps(x) }
-    }
-    #[inline(always)]
     fn u32(self, x: u32) -> __m256i {
         // SAFETY: the token proves AVX2, FMA and F16C.
         unsafe { _mm256_set1_epi32(x as i32) }
-    }
-    #[inline(always)]
-    fn bits(self, x: __m256) -> __m256i {
-        // SAFETY: the token proves AVX2, FMA and F16C.
-        unsafe { _mm256_castps_si256(x) }
-    }
-    #[inline(always)]
-    fn float(self, x: __m256i) -> __m256 {
-        // SAFETY: the token proves AVX2, FMA and F16C.
-        unsafe { _mm256_castsi256_ps(x) }
     }
 
     #[inline(always)]
@@ -289,11 +295,6 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    fn fadd(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: the token proves AVX2, FMA and F16C.
-        unsafe { _mm256_add_ps(a, b) }
-    }
-    #[inline(always)]
     fn add_toward_zero(self, a: __m256, b: __m256) -> __m256 {
         let (sum, rest) = self.sum_and_rest(a, b);
         // SAFETY: the token proves AVX2, FMA and F16C.
@@ -314,33 +315,8 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
-    fn fmul(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: the token proves AVX2, FMA and F16C.
-        unsafe { _mm256_mul_ps(a, b) }
-    }
-    #[inline(always)]
-    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
-        // SAFETY: the token proves AVX2, FMA and F16C.
-        unsafe { _mm256_fmadd_ps(a, b, c) }
-    }
-    #[inline(always)]
     fn add_product(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
         self.fma(a, b, c)
-    }
-    #[inline(always)]
-    fn estimate(self, a: __m256, b: __m256, c: __m256) -> __m256 {
-        // SAFETY: the token proves AVX2, FMA and F16C.
-        unsafe { _mm256_fmadd_ps(a, b, c) }
-    }
-    #[inline(always)]
-    fn fmax(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: the token proves AVX2, FMA and F16C.
-        unsafe { _mm256_max_ps(a, b) }
-    }
-    #[inline(always)]
-    fn fdiv(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: the token proves AVX2, FMA and F16C.
-        unsafe { _mm256_div_ps(a, b) }
     }
     #[inline(always)]
     fn fdiv_by(self, a: __m256, b: __m256, r: __m256) -> __m256 {
@@ -352,41 +328,6 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    fn and(self, a: __m256i, b: __m256i) -> __m256i {
-        // SAFETY: the token proves AVX2, FMA and F16C.
-        unsafe { _mm256_and_si256(a, b) }
-    }
-    #[inline(always)]
-    fn or(self, a: __m256i, b: __m256i) -> __m256i {
-        // SAFETY: the token proves AVX2, FMA and F16C.
-        unsafe { _mm256_or_si256(a, b) }
-    }
-    #[inline(always)]
-    fn xor(self, a: __m256i, b: __m256i) -> __m256i {
-        // SAFETY: the token proves AVX2, FMA and F16C.
-        unsafe { _mm256_xor_si256(a, b) }
-    }
-    #[inline(always)]
-    fn add(self, a: __m256i, b: __m256i) -> __m256i {
-        // SAFETY: the token proves AVX2, FMA and F16C.
-        unsafe { _mm256_add_epi32(a, b) }
-    }
-    #[inline(always)]
-    fn sub(self, a: __m256i, b: __m256i) -> __m256i {
-        // SAFETY: the token proves AVX2, FMA and F16C.
-        unsafe { _mm256_sub_epi32(a, b) }
-    }
-    #[inline(always)]
-    fn min(self, a: __m256i, b: __m256i) -> __m256i {
-        // SAFETY: the token proves AVX2, FMA and F16C.
-        unsafe { _mm256_min_epi32(a, b) }
-    }
-    #[inline(always)]
-    fn max(self, a: __m256i, b: __m256i) -> __m256i {
-        // SAFETY: the token proves AVX2, FMA and F16C.
-        unsafe { _mm256_max_epi32(a, b) }
-    }
-    #[inline(always)]
     fn shl(self, a: __m256i, n: u32) -> __m256i {
         // SAFETY: the token proves AVX2, FMA and F16C.
         unsafe { _mm256_sllv_epi32(a, _mm256_set1_epi32(n as i32)) }
@@ -397,23 +338,8 @@ impl Lanes for Avx2 {
         unsafe { _mm256_srlv_epi32(a, _mm256_set1_epi32(n as i32)) }
     }
     #[inline(always)]
-    fn shl_each(self, a: __m256i, n: __m256i) -> __m256i {
-        // SAFETY: the token proves the features.
-        unsafe { _mm256_sllv_epi32(a, n) }
-    }
-    #[inline(always)]
-    fn shr_each(self, a: __m256i, n: __m256i) -> __m256i {
-        // SAFETY: the token proves the features.
-        unsafe { _mm256_srlv_epi32(a, n) }
-    }
-    #[inline(always)]
     fn philox(self, keys: &PhiloxKeys, block: u64) -> [__m256i; 4] {
         super::philox::avx2(self, keys, block)
-    }
-    #[inline(always)]
-    fn gt(self, a: __m256i, b: __m256i) -> __m256i {
-        // SAFETY: the token proves AVX2, FMA and F16C.
-        unsafe { _mm256_cmpgt_epi32(a, b) }
     }
     #[inline(always)]
     fn select(self, m: __m256i, a: __m256i, b: __m256i) -> __m256i {

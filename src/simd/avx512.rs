@@ -154,29 +154,35 @@ impl Lanes for Avx512 {
     type M = __mmask16;
     type RegisterTable = super::register_table::ByteTables;
 
+    intrinsics! {
+        f32(x: f32) -> __m512 = _mm512_set1_ps;
+        bits(x: __m512) -> __m512i = _mm512_castps_si512;
+        float(x: __m512i) -> __m512 = _mm512_castsi512_ps;
+        fadd(a: __m512, b: __m512) -> __m512 = _mm512_add_ps;
+        fmul(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps;
+        fma(a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_fmadd_ps;
+        estimate(a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_fmadd_ps;
+        fmax(a: __m512, b: __m512) -> __m512 = _mm512_max_ps;
+        fdiv(a: __m512, b: __m512) -> __m512 = _mm512_div_ps;
+        and(a: __m512i, b: __m512i) -> __m512i = _mm512_and_si512;
+        or(a: __m512i, b: __m512i) -> __m512i = _mm512_or_si512;
+        xor(a: __m512i, b: __m512i) -> __m512i = _mm512_xor_si512;
+        add(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32;
+        sub(a: __m512i, b: __m512i) -> __m512i = _mm512_sub_epi32;
+        min(a: __m512i, b: __m512i) -> __m512i = _mm512_min_epu32;
+        max(a: __m512i, b: __m512i) -> __m512i = _mm512_max_epu32;
+        shl_each(a: __m512i, n: __m512i) -> __m512i = _mm512_sllv_epi32;
+        shr_each(a: __m512i, n: __m512i) -> __m512i = _mm512_srlv_epi32;
+        gt(a: __m512i, b: __m512i) -> __mmask16 = _mm512_cmpgt_epu32_mask;
+    }
     #[inline(always)]
     fn call<K: Kernel>(self, kernel: K) -> K::Out {
         self.enter(kernel)
     }
     #[inline(always)]
-    fn f32(self, x: f32) -> __m512 {
-        // SAFETY: the token proves AVX-512.
-        unsafe { _mm512_set1_ps(x) }
-    }
-    #[inline(always)]
     fn u32(self, x: u32) -> __m512i {
         // SAFETY: the token proves AVX-512.
         unsafe { _mm512_set1_epi32(x as i32) }
-    }
-    #[inline(always)]
-    fn bits(self, x: __m512) -> __m512i {
-        // SAFETY: the token proves AVX-512.
-        unsafe { _mm512_castps_si512(x) }
-    }
-    #[inline(always)]
-    fn float(self, x: __m512i) -> __m512 {
-        // SAFETY: the token proves AVX-512.
-        unsafe { _mm512_castsi512_ps(x) }
     }
 
     #[inline(always)]
@@ -440,11 +446,6 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    fn fadd(self, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: the token proves AVX-512.
-        unsafe { _mm512_add_ps(a, b) }
-    }
-    #[inline(always)]
     fn add_toward_zero(self, a: __m512, b: __m512) -> __m512 {
         // SAFETY: the token proves AVX-512.
         unsafe { _mm512_add_round_ps::<{ _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC }>(a, b) }
@@ -461,33 +462,8 @@ impl Lanes for Avx512 {
         }
     }
     #[inline(always)]
-    fn fmul(self, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: the token proves AVX-512.
-        unsafe { _mm512_mul_ps(a, b) }
-    }
-    #[inline(always)]
-    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
-        // SAFETY: the token proves AVX-512.
-        unsafe { _mm512_fmadd_ps(a, b, c) }
-    }
-    #[inline(always)]
     fn add_product(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
         self.fma(a, b, c)
-    }
-    #[inline(always)]
-    fn estimate(self, a: __m512, b: __m512, c: __m512) -> __m512 {
-        // SAFETY: the token proves AVX-512.
-        unsafe { _mm512_fmadd_ps(a, b, c) }
-    }
-    #[inline(always)]
-    fn fmax(self, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: the token proves AVX-512.
-        unsafe { _mm512_max_ps(a, b) }
-    }
-    #[inline(always)]
-    fn fdiv(self, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: the token proves AVX-512.
-        unsafe { _mm512_div_ps(a, b) }
     }
     #[inline(always)]
     fn fdiv_by(self, a: __m512, b: __m512, r: __m512) -> __m512 {
@@ -499,41 +475,6 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    fn and(self, a: __m512i, b: __m512i) -> __m512i {
-        // SAFETY: the token proves AVX-512.
-        unsafe { _mm512_and_si512(a, b) }
-    }
-    #[inline(always)]
-    fn or(self, a: __m512i, b: __m512i) -> __m512i {
-        // SAFETY: the token proves AVX-512.
-        unsafe { _mm512_or_si512(a, b) }
-    }
-    #[inline(always)]
-    fn xor(self, a: __m512i, b: __m512i) -> __m512i {
-        // SAFETY: the token proves AVX-512.
-        unsafe { _mm512_xor_si512(a, b) }
-    }
-    #[inline(always)]
-    fn add(self, a: __m512i, b: __m512i) -> __m512i {
-        // SAFETY: the token proves AVX-512.
-        unsafe { _mm512_add_epi32(a, b) }
-    }
-    #[inline(always)]
-    fn sub(self, a: __m512i, b: __m512i) -> __m512i {
-        // SAFETY: the token proves AVX-512.
-        unsafe { _mm512_sub_epi32(a, b) }
-    }
-    #[inline(always)]
-    fn min(self, a: __m512i, b: __m512i) -> __m512i {
-        // SAFETY: the token proves AVX-512.
-        unsafe { _mm512_min_epu32(a, b) }
-    }
-    #[inline(always)]
-    fn max(self, a: __m512i, b: __m512i) -> __m512i {
-        // SAFETY: the token proves AVX-512.
-        unsafe { _mm512_max_epu32(a, b) }
-    }
-    #[inline(always)]
     fn shl(self, a: __m512i, n: u32) -> __m512i {
         // SAFETY: the token proves AVX-512.
         unsafe { _mm512_sllv_epi32(a, _mm512_set1_epi32(n as i32)) }
@@ -544,23 +485,8 @@ impl Lanes for Avx512 {
         unsafe { _mm512_srlv_epi32(a, _mm512_set1_epi32(n as i32)) }
     }
     #[inline(always)]
-    fn shl_each(self, a: __m512i, n: __m512i) -> __m512i {
-        // SAFETY: the token proves the features.
-        unsafe { _mm512_sllv_epi32(a, n) }
-    }
-    #[inline(always)]
-    fn shr_each(self, a: __m512i, n: __m512i) -> __m512i {
-        // SAFETY: the token proves the features.
-        unsafe { _mm512_srlv_epi32(a, n) }
-    }
-    #[inline(always)]
     fn philox(self, keys: &PhiloxKeys, block: u64) -> [__m512i; 4] {
         super::philox::avx512(self, keys, block)
-    }
-    #[inline(always)]
-    fn gt(self, a: __m512i, b: __m512i) -> __mmask16 {
-        // SAFETY: the token proves AVX-512.
-        unsafe { _mm512_cmpgt_epu32_mask(a, b) }
     }
     #[inline(always)]
     fn select(self, m: __mmask16, a: __m512i, b: __m512i) -> __m512i {

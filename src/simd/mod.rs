@@ -8,6 +8,18 @@
 //!
 //! Not here: any arithmetic of formats. Next floor: [`crate::formats`].
 
+/// Lane operations that are one intrinsic each: a line of a table, by the level's own names.
+#[cfg(target_arch = "x86_64")]
+macro_rules! intrinsics {
+    ($($name:ident($($x:ident: $t:ty),+) -> $r:ty = $intrinsic:ident;)+) => {$(
+        #[inline(always)]
+        fn $name(self, $($x: $t),+) -> $r {
+            // SAFETY: the token proves the features, and no memory is touched.
+            unsafe { $intrinsic($($x),+) }
+        }
+    )+};
+}
+
 mod columns;
 mod lanes;
 mod map;

@@ -37,6 +37,16 @@ fn load<T: Copy, R>(src: &[T], f: impl Fn(T) -> R) -> [R; W] {
 }
 
 #[inline(always)]
+fn store<T>(x: [[u32; W]; 4], out: &mut [T], cut: impl Fn(u32) -> T) {
+    let out = &mut out[..4 * W];
+    for j in 0..4 {
+        for i in 0..W {
+            out[j * W + i] = cut(x[j][i]);
+        }
+    }
+}
+
+#[inline(always)]
 fn less(a: u32, b: u32) -> bool {
     (a as i32) < (b as i32) // the baseline x86-64 only compares signed
 }
@@ -177,21 +187,11 @@ impl Lanes for Scalar {
     }
     #[inline(always)]
     fn store_u8(self, x: [Self::U; 4], out: &mut [u8], _stream: bool) {
-        let out = &mut out[..4 * W];
-        for j in 0..4 {
-            for i in 0..W {
-                out[j * W + i] = x[j][i] as u8;
-            }
-        }
+        store(x, out, |x| x as u8);
     }
     #[inline(always)]
     fn store_u16(self, x: [Self::U; 4], out: &mut [u16], _stream: bool) {
-        let out = &mut out[..4 * W];
-        for j in 0..4 {
-            for i in 0..W {
-                out[j * W + i] = x[j][i] as u16;
-            }
-        }
+        store(x, out, |x| x as u16);
     }
 
     #[inline(always)]

@@ -12,8 +12,7 @@ use dsv3_numerics::formats::table::BFLOAT16;
 use dsv3_numerics::formats::{decode, encode, Codes, CodesMut, EncodeOptions, Input, Output, Overflow};
 use dsv3_numerics::model::{linear, silu_product, Data, MlaShape, Real, Rope, Sequence, Up, Weight};
 use dsv3_numerics::simd::{set_level, Level};
-use dsv3_numerics::threads::{set_least_shared, set_num_threads};
-use process::settings;
+use process::{set_threads, settings};
 use random::Random;
 
 /// Runs a body at every level and with one to three threads; every time it has to give the same.
@@ -23,8 +22,7 @@ fn everywhere<R: PartialEq + std::fmt::Debug>(body: impl Fn() -> R) -> R {
     for level in Level::all_available() {
         for threads in 1..=3 {
             set_level(level).unwrap();
-            set_least_shared(1 << 12);
-            set_num_threads(threads).unwrap();
+            set_threads(threads);
             results.push(body());
         }
     }

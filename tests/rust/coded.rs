@@ -7,8 +7,7 @@ use dsv3_numerics::formats::{table, Format, FORMATS};
 use dsv3_numerics::gemm::interleaved::dot;
 use dsv3_numerics::model::{linear, Data, MlaShape, Sequence, Up, Weight};
 use dsv3_numerics::simd::{set_level, Level};
-use dsv3_numerics::threads::{set_least_shared, set_num_threads};
-use process::settings;
+use process::{set_threads, settings};
 use random::Random;
 
 /// A matrix of codes and scales.
@@ -74,8 +73,7 @@ fn check(matrix: &Matrix) {
         at_every_level(|level| {
             let wide = w.panel::<f32>(0, matrix.rows).unwrap();
             for rows in 1..=8 {
-                set_least_shared(1 << 12);
-                set_num_threads(1 + rows % 3).unwrap();
+                set_threads(1 + rows % 3);
                 let mut out = vec![0f32; rows * matrix.rows];
                 linear(&x[..rows * matrix.cols], rows, &w, &mut out).unwrap();
                 let cols = matrix.cols.max(1);

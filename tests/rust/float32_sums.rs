@@ -9,8 +9,7 @@ mod random;
 use dsv3_numerics::formats::{table, Codes, Format, Output};
 use dsv3_numerics::gemm::{matmul_grouped_nt, matmul_nt, Accumulator, Operand, Options, Shape};
 use dsv3_numerics::simd::{fma, set_level, Level};
-use dsv3_numerics::threads::{set_least_shared, set_num_threads};
-use process::settings;
+use process::{set_threads, settings};
 use random::Random;
 
 fn seeded(seed: u64) -> Random {
@@ -100,8 +99,7 @@ impl Case {
         for level in Level::all_available() {
             set_level(level).unwrap();
             for threads in [1, 3] {
-                set_least_shared(1 << 12);
-                set_num_threads(threads).unwrap();
+                set_threads(threads);
                 let mut out = vec![7f32; want.len()];
                 let c = self.c.as_deref();
                 matmul_nt(&a, &b, self.shape(), false, c, &options, Output::F32(&mut out)).unwrap();

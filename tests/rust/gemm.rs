@@ -10,8 +10,7 @@ use dsv3_numerics::gemm::{
     UnitScales, ACCUMULATORS,
 };
 use dsv3_numerics::simd::{set_level, Level};
-use dsv3_numerics::threads::{set_least_shared, set_num_threads};
-use process::settings;
+use process::{set_threads, settings};
 use random::Random;
 
 /// Codes in the integers they come in.
@@ -138,8 +137,7 @@ impl Case {
 
     fn run(&self, level: Level, threads: usize) -> Vec<u32> {
         set_level(level).unwrap();
-        set_least_shared(1 << 12);
-        set_num_threads(threads).unwrap();
+        set_threads(threads);
         let mut out = vec![0f32; self.shape.stack * self.shape.m * self.shape.n];
         let (a, b, c) = (self.operand(0), self.operand(1), self.c.as_deref());
         matmul_nt(&a, &b, self.shape, self.b_stacked, c, &self.options(), Output::F32(&mut out)).unwrap();

@@ -9,8 +9,8 @@ use dsv3_numerics::gemm::{
 };
 use dsv3_numerics::interrupt::{poll, watched, Interrupted};
 use dsv3_numerics::simd::{set_level, Level};
-use dsv3_numerics::threads::{run_tasks, set_least_shared, set_num_threads};
-use process::settings;
+use dsv3_numerics::threads::run_tasks;
+use process::{set_threads, settings};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
 const LARGE: usize = 1 << 30;
@@ -19,8 +19,7 @@ const LARGE: usize = 1 << 30;
 fn tasks_without_an_end_are_ended() {
     let _one = settings();
     for threads in [1, 2, 3] {
-        set_least_shared(1 << 12);
-        set_num_threads(threads).unwrap();
+        set_threads(threads);
         let endless = || {
             run_tasks(LARGE, vec![(); 8], |()| loop {
                 poll();
@@ -34,8 +33,7 @@ fn tasks_without_an_end_are_ended() {
 fn tasks_that_nobody_stops_are_done_in_order() {
     let _one = settings();
     for threads in [1, 2, 3] {
-        set_least_shared(1 << 12);
-        set_num_threads(threads).unwrap();
+        set_threads(threads);
         let work = || {
             run_tasks(LARGE, (0..1000).collect(), |i: u32| {
                 poll();
@@ -52,8 +50,7 @@ fn tasks_that_nobody_stops_are_done_in_order() {
 #[test]
 fn a_panic_is_no_interruption() {
     let _one = settings();
-    set_least_shared(1 << 12);
-    set_num_threads(2).unwrap();
+    set_threads(2);
     let broken = || run_tasks(LARGE, vec![0, 1, 2], |i| if i == 1 { panic!("broken") } else { i });
     let result = catch_unwind(AssertUnwindSafe(|| watched(|| false, broken)));
     assert_eq!(result.unwrap_err().downcast_ref::<&str>(), Some(&"broken"));
@@ -100,8 +97,7 @@ fn products_of_every_unit_are_ended() {
             let options = Options { accumulator, promote_every: None };
             let (shape, mut out) = (Shape { stack: 1, m: n, n, k }, vec![0f32; n * n]);
             for threads in [1, 2] {
-                set_least_shared(1 << 12);
-                set_num_threads(threads).unwrap();
+                set_threads(threads);
                 let run = || matmul_nt(&side, &side, shape, true, None, &options, Output::F32(&mut out));
                 match watched(|| true, run) {
                     Err(Interrupted) => ended += 1,
