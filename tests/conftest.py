@@ -5,9 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from dsv3_numerics.model import Model
 
 # With --import-mode=importlib nothing is put on the path; tests share `samples`, which stands beside this
 # file.
@@ -56,6 +60,14 @@ def simd_level(request: pytest.FixtureRequest) -> Iterator[str]:
 def product_level(request: pytest.FixtureRequest) -> Iterator[str]:
     """Run a test of products once under each SIMD level that this machine has."""
     yield from _at(request.param)
+
+
+@pytest.fixture(scope="module")
+def fp8() -> Model:
+    """A model of a small FP8 checkpoint."""
+    from dsv3_numerics.model import Model
+
+    return Model.from_checkpoint(Path(__file__).parent / "golden" / "tiny_v3_fp8")
 
 
 @pytest.fixture(params=[1, 2, 3])

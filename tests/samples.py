@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import zipfile
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -142,3 +144,12 @@ def same_logfmt(got: Any, expected: Any) -> None:
             np.testing.assert_array_equal(raw(mine), raw(theirs), err_msg=field)
     for field in ("bits", "tile", "axis", "mode", "rounding"):
         assert getattr(got, field) == getattr(expected, field), field
+
+
+def as_array_files(folder: Path, content: bytes) -> list[Path]:
+    """An .npy of these bytes, and an .npz with it as a member."""
+    paths = [folder / "bad.npy", folder / "bad.npz"]
+    paths[0].write_bytes(content)
+    with zipfile.ZipFile(paths[1], "w") as archive:
+        archive.writestr("x.npy", content)
+    return paths

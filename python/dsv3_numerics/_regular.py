@@ -93,13 +93,13 @@ def read_small(path: str | os.PathLike[str], limit: int = LARGEST) -> bytes:
     return content
 
 
-def parse_object(content: bytes, where: str) -> dict[str, Any]:
-    """Return the JSON object that a file holds.
+def parse_object(content: bytes | str, where: str) -> dict[str, Any]:
+    """Return the object that JSON holds.
 
     Raises
     ------
     ValueError
-        It holds something else; `where` says what it is.
+        It holds something else, or is none; `where` says what it is of.
     """
     import json
 

@@ -109,9 +109,8 @@ class Format:
         return row if self.subnormals else f"{row}_nosub"
 
 
+_MOST = 16  # bits of an exponent or a mantissa
 _TOPS = ("ieee", "nan_only", "fnuz", "none")
-_MOST = 16
-"""Bits of an exponent or a mantissa."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from dsv3_numerics import Recipe
 from dsv3_numerics.model import MLA, Cache, Config, Model, OpRecord, random_weights
 from dsv3_numerics.model.fields import SCHEMES
 
-FP8 = Path(__file__).parents[1] / "golden" / "tiny_v3_fp8"
 TINY = Config.preset("tiny")
 V3 = Recipe.preset("deepseek_v3")
 
@@ -108,9 +107,9 @@ def test_choices_that_are_none() -> None:
 
 
 BAD_JSON = [
-    ("", "found no JSON"),
-    ("{", "found no JSON"),
-    ("[" * 100_000, "found no JSON"),
+    ("", "not JSON"),
+    ("{", "not JSON"),
+    ("[" * 100_000, "not JSON"),
     ("[1]", "found list, expected an object"),
     ("null", "found NoneType"),
     ('"deepseek_v3"', "found str, expected an object"),
@@ -143,11 +142,6 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 
 
 # --- Recipes against weights and caches -------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def fp8() -> Model:
-    return Model.from_checkpoint(FP8)
 
 
 @pytest.fixture(scope="module")

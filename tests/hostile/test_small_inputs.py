@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import struct
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from dsv3_numerics.codesign.replicas import read_load
 from dsv3_numerics.compare.files import opened
 from dsv3_numerics.compare.manifest import MANIFEST
 from dsv3_numerics.model import Config
+from samples import as_array_files
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
 
@@ -120,15 +120,12 @@ ARRAYS = {
 
 @pytest.mark.parametrize("content", ARRAYS.values(), ids=ARRAYS)
 def test_headers_of_npy_that_are_unfinished_or_too_long(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "x.npy").write_bytes(content)
-    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
-        archive.writestr("x.npy", content)
-    for name in ("x.npy", "x.npz"):
-        with pytest.raises(CheckpointError, match=name) as caught:
-            open_source(tmp_path / name)
+    for path in as_array_files(tmp_path, content):
+        with pytest.raises(CheckpointError, match=path.name) as caught:
+            open_source(path)
         assert len(str(caught.value)) < 600 + len(str(tmp_path))
-    with pytest.raises(ValueError, match=r"x\.npy"):
-        read_array(tmp_path / "x.npy", "load")
+    with pytest.raises(ValueError, match=r"bad\.npy"):
+        read_array(tmp_path / "bad.npy", "load")
 
 
 def test_an_array_that_is_longer_than_its_file(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import pytest
 
 from dsv3_numerics.checkpoint import CheckpointError, open_source
 from dsv3_numerics.study import run
+from samples import as_array_files
 from stored import entry, raw
 
 GOOD = raw({"w": entry([2], 0, 8)}, bytes(8))
@@ -59,12 +59,9 @@ BAD_NPY = {
 
 @pytest.mark.parametrize("content", BAD_NPY.values(), ids=BAD_NPY)
 def test_bad_npy_files_and_members(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "bad.npy").write_bytes(content)
-    with zipfile.ZipFile(tmp_path / "bad.npz", "w") as archive:
-        archive.writestr("x.npy", content)
-    for name in ("bad.npy", "bad.npz"):
-        with pytest.raises(CheckpointError, match=name):
-            run(tmp_path / name, ["bf16"])
+    for path in as_array_files(tmp_path, content):
+        with pytest.raises(CheckpointError, match=path.name):
+            run(path, ["bf16"])
 
 
 def test_bad_archives(tmp_path: Path) -> None:

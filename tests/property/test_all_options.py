@@ -177,10 +177,7 @@ class TestAllOptions:
 
     @given(st.data())
     def test_quantize_tiles(self, data: st.DataObject) -> None:
-        scale = data.draw(kinds)
-        name = data.draw(self.names(scale))
-        propagate = dn.format_info(name).has_nan and data.draw(st.booleans())
-        x = data.draw(arrays_of((1, 3), clean=not propagate))
+        scale, name, propagate, x = self.input(data, (1, 3))
         axis = data.draw(st.integers(-x.ndim, x.ndim - 1))
         tile = data.draw(st.one_of(st.none(), st.integers(1, 40), st.sampled_from([16, 32])))
         shape = list(x.shape)
@@ -199,10 +196,7 @@ class TestAllOptions:
 
     @given(st.data())
     def test_quantize_blocks(self, data: st.DataObject) -> None:
-        scale = data.draw(kinds)
-        name = data.draw(self.names(scale))
-        propagate = dn.format_info(name).has_nan and data.draw(st.booleans())
-        x = data.draw(arrays_of((2, 3), clean=not propagate))
+        scale, name, propagate, x = self.input(data, (2, 3))
         block = data.draw(st.tuples(*[st.one_of(st.none(), st.integers(1, 30))] * 2))
         sizes = zip(block, x.shape[-2:], strict=True)
         shape = (*x.shape[:-2], *(-(-n // (length or n)) for length, n in sizes))
@@ -211,6 +205,13 @@ class TestAllOptions:
         got, expected = dn.quantize_blocks(x, **options), reference.quantize_blocks(x, **textbook(options))
         same_quantized(got, expected)
         self.same_numbers(got, expected, data)
+
+    def input(self, data: st.DataObject, axes: tuple[int, int]) -> tuple[str, str, bool, Any]:
+        """A kind of scale, a format that takes it, whether NaN passes, and numbers of so many axes."""
+        scale = data.draw(kinds)
+        name = data.draw(self.names(scale))
+        propagate = dn.format_info(name).has_nan and data.draw(st.booleans())
+        return scale, name, propagate, data.draw(arrays_of(axes, clean=not propagate))
 
     @staticmethod
     def names(scale: str) -> st.SearchStrategy[str]:

@@ -19,11 +19,6 @@ V3 = Recipe.preset("deepseek_v3")
 IDS = np.random.default_rng(0).integers(0, 144, (2, 7))
 
 
-@pytest.fixture(scope="module")
-def fp8() -> Model:
-    return Model.from_checkpoint(FP8)
-
-
 def test_weights_are_made_once_and_codes_stay_where_they_are(fp8: Model) -> None:
     """FP8 weights are multiplied in the mapped file; others are quantized when they are first used."""
     fp8.forward([1, 2], recipe=V3)

@@ -42,11 +42,6 @@ IDS = np.random.default_rng(0).integers(0, 144, (2, 7))
 
 
 @pytest.fixture(scope="module")
-def fp8() -> Model:
-    return Model.from_checkpoint(FP8)
-
-
-@pytest.fixture(scope="module")
 def small() -> Model:
     return Model(SMALL, random_weights(SMALL))
 

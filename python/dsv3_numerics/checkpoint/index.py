@@ -24,9 +24,8 @@ SUFFIX = ".safetensors"
 _PART = re.compile(r"(?P<stem>.*)-(?P<part>[0-9]{5,})-of-(?P<of>[0-9]{5,})\.safetensors")
 _HUB = re.compile(r"[\w.-]+/[\w.-]+")
 _MOST_PARTS = 1 << 16
+_REF_LIMIT = 4096  # bytes; a commit has 40
 _JSON_LIMIT = 64 << 20  # bytes; the index of DeepSeek-V3, with 91 991 entries, has 9 MB
-_REF_LIMIT = 4096
-"""Bytes of a file that names the commit of a downloaded checkpoint; it has 40."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Index:
     Attributes
     ----------
     path : Path
-        Its file.
+        The file.
     weight_map : mapping of str to str
         The file of each tensor.
     metadata : mapping

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from .._regular import read_small_text
+from .console import Command
 
 _NUMBER = re.compile(r"[+-]?[0-9]{1,40}")
 _REASON = 200  # characters of another package's message that are passed on
+
+
+def prompt_options(path: str, ids: str = "Token ids") -> Callable[[Command], Command]:
+    """Add ``--ids`` and ``--text`` to a verb whose model is in such a path."""
+
+    def add(command: Command) -> Command:
+        told = f"Text instead, where {path} has a tokenizer.json (byte tokens, or needs tokenizers)."
+        command = click.option("--text", help=told)(command)
+        told = f"{ids}, as 3,1,4, or @FILE with ids between spaces or commas."
+        return click.option("--ids", metavar="IDS", help=told)(command)
+
+    return add
 
 
 class Words:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .console import json_option, make_console, print_json, progress_bar, writable_file
-from .prompt import Words, parse_ids
+from .prompt import Words, parse_ids, prompt_options
 from .run_output import Wanted, keeping, matching, metadata, renamed, write
 
 if TYPE_CHECKING:
@@ -25,10 +25,7 @@ _DEMO_TEMPERATURE = 0.7
 @click.command("run")
 @click.argument("path", metavar="PATH", required=False, type=click.Path(path_type=Path))
 @click.option("--demo", is_flag=True, help="Run tiny-austen, the trained model that comes with the package.")
-@click.option("--ids", metavar="IDS", help="Token ids, as 3,1,4, or @FILE with ids between spaces or commas.")
-@click.option(
-    "--text", help="Text instead, where PATH has a tokenizer.json (byte tokens, or needs tokenizers)."
-)
+@prompt_options("PATH")
 @click.option(
     "--max-new-tokens",
     type=click.IntRange(0),

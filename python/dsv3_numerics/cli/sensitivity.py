@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .console import ensure_place, json_option, keeping, leave, make_console, print_json, progress_bar
-from .prompt import Words, demo_prompt, parse_ids
+from .prompt import Words, demo_prompt, parse_ids, prompt_options
 from .splitting import part_done, split_of, split_options
 
 if TYPE_CHECKING:
@@ -32,10 +32,7 @@ VERB = "sensitivity"
 )
 @click.option("--recipe", "spelled", default="deepseek_v3", show_default=True, metavar="NAME|FILE.json")
 @click.option("--only", multiple=True, metavar="CHOICE", help="A choice to look at; may be repeated.")
-@click.option("--ids", metavar="IDS", help="Token ids, as 3,1,4, or @FILE with ids between spaces or commas.")
-@click.option(
-    "--text", help="Text instead, where MODEL has a tokenizer.json (byte tokens, or needs tokenizers)."
-)
+@prompt_options("MODEL")
 @click.option(
     "--tokens", type=click.IntRange(1), metavar="N", help="Number of tokens: random, or the first N."
 )

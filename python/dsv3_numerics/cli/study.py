@@ -19,7 +19,7 @@ from .console import (
     progress_bar,
     results_folder,
 )
-from .prompt import Words, demo_prompt, parse_ids
+from .prompt import Words, demo_prompt, parse_ids, prompt_options
 from .splitting import part_done, split_of, split_options
 
 _TOKENS = 64
@@ -50,12 +50,7 @@ if TYPE_CHECKING:
     help="Study what goes through a DeepSeek-V3 checkpoint instead (with --demo: tiny-austen, which comes "
     "along): the inputs of its linear layers.",
 )
-@click.option(
-    "--ids", metavar="IDS", help="Its tokens, as 3,1,4, or @FILE with ids between spaces or commas."
-)
-@click.option(
-    "--text", help="Text instead, where MODEL has a tokenizer.json (byte tokens, or needs tokenizers)."
-)
+@prompt_options("MODEL", "Its tokens")
 @click.option(
     "--tokens",
     type=click.IntRange(1),

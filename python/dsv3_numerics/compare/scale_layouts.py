@@ -86,9 +86,8 @@ def _swizzled_rows_exchanged(s: Array, rows: int, groups: int) -> Array | None:
     found = _tiles(s, rows, groups)
     if found is None:
         return None
-    high, wide = found.shape
-    tiles = found.reshape(high // 128, wide // 4, 4, 32, 4)
-    return tiles.transpose(0, 3, 2, 1, 4).reshape(high, wide)[:rows, :groups]
+    tiles = found.reshape(found.shape[0] // 128, -1, 4, 32, 4)
+    return tiles.transpose(0, 3, 2, 1, 4).reshape(found.shape)[:rows, :groups]
 
 
 def _swizzled_tiles_exchanged(s: Array, rows: int, groups: int) -> Array | None:
@@ -96,9 +95,8 @@ def _swizzled_tiles_exchanged(s: Array, rows: int, groups: int) -> Array | None:
     found = _tiles(s, rows, groups)
     if found is None or found.shape[0] == 128 or found.shape[1] == 4:
         return None
-    high, wide = found.shape
-    tiles = found.reshape(wide // 4, high // 128, 32, 4, 4)
-    return tiles.transpose(1, 3, 2, 0, 4).reshape(high, wide)[:rows, :groups]
+    tiles = found.reshape(-1, found.shape[0] // 128, 32, 4, 4)
+    return tiles.transpose(1, 3, 2, 0, 4).reshape(found.shape)[:rows, :groups]
 
 
 def _swizzled_twice(s: Array, rows: int, groups: int) -> Array | None:

@@ -7,7 +7,6 @@ casts, scales and norms are the package's own, which are the same at every SIMD 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from .._arrays import Array
 from ..model import descriptions
 from ..model.activations import Activations, as_numbers
 from ..model.fields import NONE
-from ..model.operations import Operations
+from ..model.operations import Attended, Operations
 from ..model.recipe import Recipe
 from ..model.records import Hook, Routing
 from ..model.weights import Weights
@@ -105,68 +104,37 @@ class Canonical(Operations):
 
         return self._do(name, "rotate", lambda: (x,), run, descriptions.numbers)
 
-    def attend(
-        self,
-        name: str,
-        q: Array,
-        cached: Sequence[Array],
-        settings: dict[str, Any],
-        weights: Weights,
-        *,
-        absorbed: bool,
-        expanded: Sequence[Array] | None = None,
-        probs: Array | None = None,
-        selected: Sequence[NDArray[np.bool_]] | None = None,
-    ) -> Array:
-        """Heads' results (batch, new, heads * v), each sequence for itself; see `Operations.attend`."""
+    def _attend(self, ops: Operations, given: Attended) -> Array:
+        q, cached, settings, weights, absorbed, expanded, probs, selected = given
+        recipe, up = ops.recipe, None
+        if expanded is None:
+            up = numbers(weights.matrix("kv_b_proj.weight", self._products.use))
+        out = np.empty((*q.shape[:2], settings["heads"] * settings["v"]), recipe.dtype)
+        for b, tokens in enumerate(cached):
+            one = _Sequence(q[b], tokens, settings, recipe, None if selected is None else selected[b])
+            if absorbed:
+                assert up is not None
+                out[b], shares = one.absorbed(up)
+            else:
+                out[b], shares = one.naive(up, None if expanded is None else expanded[b])
+            if probs is not None:
+                probs[b, :, :, : len(tokens)] = shares
+        return out
 
-        def run(ops: Operations) -> Array:
-            recipe = ops.recipe
-            up = (
-                None
-                if expanded is not None
-                else numbers(weights.matrix("kv_b_proj.weight", self._products.use))
-            )
-            out = np.empty((*q.shape[:2], settings["heads"] * settings["v"]), recipe.dtype)
-            for b, tokens in enumerate(cached):
-                one = _Sequence(q[b], tokens, settings, recipe, None if selected is None else selected[b])
-                if absorbed:
-                    assert up is not None
-                    out[b], shares = one.absorbed(up)
-                else:
-                    out[b], shares = one.naive(up, None if expanded is None else expanded[b])
-                if probs is not None:
-                    probs[b, :, :, : len(tokens)] = shares
-            return out
-
-        return self._do(
-            name,
-            "attend",
-            lambda: (q, *cached, *(expanded or ())),
-            run,
-            lambda recipe: descriptions.attend(recipe, absorbed),
-        )
-
-    def gate(self, name: str, x: Array, weights: Weights, settings: dict[str, Any]) -> Routing:
-        """Which experts tokens go to."""
-
-        def run(ops: Operations) -> Routing:
-            recipe = ops.recipe
-            inner = Recipe.preset(recipe.compute if recipe.gate == NONE else recipe.gate)
-            plain = Recipe(compute=inner.compute)
-            matrix = weights.numbers_of("weight", bfloat16=recipe.bfloat16 or plain.bfloat16)
-            logits = Canonical(plain)._plain_product(as_numbers(x, plain), matrix)
-            masked = ops.group_mask(settings)
-            bias = None
-            if "e_score_correction_bias" in weights:
-                bias = numbers(weights.numbers_of("e_score_correction_bias")).reshape(-1)
-            flat = logits.reshape(-1, settings["experts"])
-            chosen = routed(flat, bias, {**settings, "masked": masked}, plain)
-            indices, found, gap = chosen
-            shape = (*x.shape[:-1], settings["top"])
-            return Routing(indices.reshape(shape), found.reshape(shape), gap.reshape(x.shape[:-1]), logits)
-
-        return self._do(name, "gate", lambda: (x,), run, descriptions.gate, dense)
+    def _route(self, ops: Operations, x: Array, weights: Weights, settings: dict[str, Any]) -> Routing:
+        recipe = ops.recipe
+        inner = Recipe.preset(recipe.compute if recipe.gate == NONE else recipe.gate)
+        plain = Recipe(compute=inner.compute)
+        matrix = weights.numbers_of("weight", bfloat16=recipe.bfloat16 or plain.bfloat16)
+        logits = Canonical(plain)._plain_product(as_numbers(x, plain), matrix)
+        masked = ops.group_mask(settings)
+        bias = None
+        if "e_score_correction_bias" in weights:
+            bias = numbers(weights.numbers_of("e_score_correction_bias")).reshape(-1)
+        flat = logits.reshape(-1, settings["experts"])
+        indices, found, gap = routed(flat, bias, {**settings, "masked": masked}, plain)
+        shape = (*x.shape[:-1], settings["top"])
+        return Routing(indices.reshape(shape), found.reshape(shape), gap.reshape(x.shape[:-1]), logits)
 
 
 def numbers(weight: _core.Weight) -> Doubles:
@@ -180,13 +148,6 @@ def rounded(x: Array, recipe: Recipe) -> Array:
     """Round float64 results to a recipe's compute dtype; to bfloat16 by way of float32, as sums are."""
     with np.errstate(over="ignore"):
         return as_numbers(np.ascontiguousarray(x).astype(recipe.dtype), recipe)
-
-
-def dense(routing: Routing, _: Recipe) -> Array:
-    """Weights by expert, zero for those that were not chosen."""
-    out = np.zeros(routing.logits.shape, routing.weights.dtype)
-    np.put_along_axis(out, routing.indices, routing.weights, axis=-1)
-    return out
 
 
 def rotated(

@@ -22,7 +22,7 @@ class Operation:
     Attributes
     ----------
     summary : str
-        A line for the list of operations.
+        A line about it, for lists.
     defaults : mapping
         Arguments and their values where none are given.
     cases : tuple of str

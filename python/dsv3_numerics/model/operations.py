@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import ml_dtypes
 import numpy as np
@@ -33,6 +33,19 @@ Result = TypeVar("Result")
 _FEW = 8
 _BF16 = Cast("bfloat16")
 _PLAIN = {compute: Recipe(compute=compute) for compute in COMPUTE}
+
+
+class Attended(NamedTuple):
+    """Arguments of `Operations.attend`, without the name."""
+
+    q: Array
+    cached: Sequence[Array]
+    settings: dict[str, Any]
+    weights: Weights
+    absorbed: bool
+    expanded: Sequence[Array] | None
+    probs: Array | None
+    selected: Sequence[NDArray[np.bool_]] | None
 
 
 class Operations:
@@ -357,43 +370,44 @@ class Operations:
         selected : arrays of bool, shape (new, past + new), optional
             The positions that each token attends to, of those that it sees.
         """
-        batch, new, _ = q.shape
-        heads = settings["heads"]
-
-        def run(ops: Operations) -> Array:
-            queries = ops._take(q)
-            use = ops._products.use
-            matrix = None if expanded is not None else weights.matrix("kv_b_proj.weight", use)
-            out = np.empty((batch, new, heads * settings["v"]), queries.dtype)
-            for b, tokens in enumerate(map(ops._take, cached)):
-                shares = None
-                if probs is not None and not ops._foreign:
-                    shares = np.empty((new, heads, len(tokens)), queries.dtype)
-                _core.attend(
-                    queries[b].reshape(-1),
-                    tokens.reshape(-1),
-                    _name(queries),
-                    settings,
-                    len(tokens) - new,
-                    absorbed,
-                    matrix,
-                    None if expanded is None else ops._take(expanded[b]).reshape(-1),
-                    ops.bfloat16,
-                    out[b].reshape(-1),
-                    None if shares is None else shares.reshape(-1),
-                    None if selected is None else selected[b].reshape(-1),
-                )
-                if probs is not None and shares is not None:
-                    probs[b, :, :, : len(tokens)] = shares
-            return out
-
+        given = Attended(q, cached, settings, weights, absorbed, expanded, probs, selected)
         return self._do(
             name,
             "attend",
             lambda: (q, *cached, *(expanded or ())),
-            run,
+            lambda ops: self._attend(ops, given),
             lambda recipe: descriptions.attend(recipe, absorbed),
         )
+
+    def _attend(self, ops: Operations, given: Attended) -> Array:
+        """Run `attend` by the recipe of some operations."""
+        q, cached, settings, weights, absorbed, expanded, probs, selected = given
+        batch, new, _ = q.shape
+        queries, heads = ops._take(q), settings["heads"]
+        use = ops._products.use
+        matrix = None if expanded is not None else weights.matrix("kv_b_proj.weight", use)
+        out = np.empty((batch, new, heads * settings["v"]), queries.dtype)
+        for b, tokens in enumerate(map(ops._take, cached)):
+            shares = None
+            if probs is not None and not ops._foreign:
+                shares = np.empty((new, heads, len(tokens)), queries.dtype)
+            _core.attend(
+                queries[b].reshape(-1),
+                tokens.reshape(-1),
+                _name(queries),
+                settings,
+                len(tokens) - new,
+                absorbed,
+                matrix,
+                None if expanded is None else ops._take(expanded[b]).reshape(-1),
+                ops.bfloat16,
+                out[b].reshape(-1),
+                None if shares is None else shares.reshape(-1),
+                None if selected is None else selected[b].reshape(-1),
+            )
+            if probs is not None and shares is not None:
+                probs[b, :, :, : len(tokens)] = shares
+        return out
 
     # --- Experts --------------------------------------------------------------------------------------------
 
@@ -406,31 +420,35 @@ class Operations:
         """Which experts tokens go to."""
 
         def run(ops: Operations) -> Routing:
-            recipe = ops.recipe
-            own = recipe.compute if recipe.gate == NONE else recipe.gate
-            inner = _PLAIN[own]
-            matrix = weights.numbers_of("weight", bfloat16=recipe.bfloat16 or inner.bfloat16)
-            given = ops._take(x)
-            if own != recipe.compute:
-                given = as_numbers(given, inner)
-            logits = _projected(given, matrix, PLAIN[inner.bfloat16])
-            shape = (*x.shape[:-1], settings["top"])
-            indices = np.empty(shape, np.int64)
-            found, gap = np.empty(shape, logits.dtype), np.empty(x.shape[:-1], logits.dtype)
-            masked = ops.group_mask(settings)
-            biased = "e_score_correction_bias" in weights
-            _core.gate(
-                logits.reshape(-1),
-                _name(logits),
-                weights.numbers_of("e_score_correction_bias") if biased else None,
-                {**settings, "masked": masked, "bfloat16": inner.bfloat16},
-                indices.reshape(-1),
-                found.reshape(-1),
-                gap.reshape(-1),
-            )
-            return Routing(indices, found, gap, logits)
+            return self._route(ops, x, weights, settings)
 
         return self._do(name, "gate", lambda: (x,), run, descriptions.gate, _dense)
+
+    def _route(self, ops: Operations, x: Array, weights: Weights, settings: dict[str, Any]) -> Routing:
+        """Run `gate` by the recipe of some operations."""
+        recipe = ops.recipe
+        own = recipe.compute if recipe.gate == NONE else recipe.gate
+        inner = _PLAIN[own]
+        matrix = weights.numbers_of("weight", bfloat16=recipe.bfloat16 or inner.bfloat16)
+        given = ops._take(x)
+        if own != recipe.compute:
+            given = as_numbers(given, inner)
+        logits = _projected(given, matrix, PLAIN[inner.bfloat16])
+        shape = (*x.shape[:-1], settings["top"])
+        indices = np.empty(shape, np.int64)
+        found, gap = np.empty(shape, logits.dtype), np.empty(x.shape[:-1], logits.dtype)
+        masked = ops.group_mask(settings)
+        biased = "e_score_correction_bias" in weights
+        _core.gate(
+            logits.reshape(-1),
+            _name(logits),
+            weights.numbers_of("e_score_correction_bias") if biased else None,
+            {**settings, "masked": masked, "bfloat16": inner.bfloat16},
+            indices.reshape(-1),
+            found.reshape(-1),
+            gap.reshape(-1),
+        )
+        return Routing(indices, found, gap, logits)
 
     def dispatch(self, name: str, x: Array) -> Activations:
         """Tokens (tokens, channels) as experts get them."""

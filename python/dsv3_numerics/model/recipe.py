@@ -21,7 +21,7 @@ from .._arrays import brief, positive
 from .._atomic import replacing
 from .._html import table
 from .._recipes import PresetFamily, dtype_word, one_of
-from .._regular import read_small_text
+from .._regular import parse_object, read_small_text
 from ..accumulator import AccumulatorInfo, accumulator_info, accumulators
 from ..quantized import SCALE_DTYPES
 from ..schemes import Identity, OwnScheme, Scaled, Scheme
@@ -403,12 +403,7 @@ class Recipe(PresetFamily):
         >>> Recipe.from_json('{"preset": "deepseek_v3", "combine": "logfmt8"}').name
         'deepseek_v3 with combine=logfmt8:1x128'
         """
-        found = text
-        if isinstance(text, str):
-            try:
-                found = json.loads(text)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"recipe: found no JSON ({error}), expected an object of fields") from None
+        found = parse_object(text, "recipe") if isinstance(text, str) else text
         if not isinstance(found, Mapping):
             raise ValueError(f"recipe: found {type(found).__name__}, expected an object of fields")
         fields = dict(found)

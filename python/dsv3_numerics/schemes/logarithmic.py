@@ -28,12 +28,16 @@ Rounding = Literal["linear", "log", "stochastic"]
 
 @dataclass(frozen=True)
 class _Logarithmic(Scheme):
-    width: int
+    width: int  # and, last of the fields, the rounding
 
     @property
     def format(self) -> str:
         """As the scheme spells it."""
         return f"logfmt{self.width}"
+
+    def with_rounding(self, rounding: str) -> Scheme:
+        last: dict[str, Any] = {"rounding": _checked_rounding(rounding)}
+        return replace(self, **last)
 
 
 @dataclass(frozen=True)
@@ -55,9 +59,6 @@ class LogTiles(_Logarithmic):
     def scales(self) -> str:
         """The tiles and what is kept of them, for people."""
         return f"1x{self.tile}, least and largest"
-
-    def with_rounding(self, rounding: str) -> Scheme:
-        return replace(self, rounding=_checked_rounding(rounding))
 
     def bits(self, rows: int, cols: int) -> int | None:
         return rows * cols * self.width + rows * -(-cols // self.tile) * _RANGE_BITS
@@ -112,9 +113,6 @@ class DeepEPLog(_Logarithmic):
     def scales(self) -> str:
         """The tiles and what is kept of them, for people."""
         return f"1x{_TILE}, least and largest in bfloat16"
-
-    def with_rounding(self, rounding: str) -> Scheme:
-        return replace(self, rounding=_checked_rounding(rounding))
 
     def bits(self, rows: int, cols: int) -> int | None:
         return None

@@ -48,7 +48,7 @@ class Total:
     Attributes
     ----------
     scheme : Scheme
-        The one that the figures are of.
+        The scheme, a column of the study.
     sqnr_db : float
         Of the noise-to-signal ratios of the tensors, averaged with their numbers of elements as weights. Each
         tensor is measured against its own size, so that a few large values do not speak for all.

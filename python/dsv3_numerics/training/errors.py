@@ -72,7 +72,7 @@ class LinearErrors:
     Attributes
     ----------
     recipe : LinearRecipe
-        The one that was run.
+        The recipe that all products were computed by.
     products : tuple of ProductError
         fprop, dgrad and wgrad.
     """

@@ -20,7 +20,7 @@ class Family:
     Attributes
     ----------
     name : str
-        For messages.
+        How messages and reports call the models of the family.
     model_types : tuple of str
         Values of ``model_type``, there or in ``text_config``.
     modules : tuple of str

@@ -33,11 +33,10 @@ from .families import Family, family_of, is_quantized_by
 from .steps import Copy, Dequantize, Quantize, Requantize, Step, WidenScales
 from .targets import PLAIN, TARGETS, Choice, Form, choose, hf_quant_of, section_of
 
+_FEW = 3  # names that a message lists
 _FLOATS = ("BF16", "F16", "F32", "F64")
 # Layers with two axes that are no linear layers.
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|embeddings?|wte|wpe|embed|tok_embeddings|shared)$")
-_FEW = 3
-"""Names that a message lists."""
 
 
 @dataclass(frozen=True)
