@@ -403,7 +403,7 @@ class Recipe(PresetFamily):
         >>> Recipe.from_json('{"preset": "deepseek_v3", "combine": "logfmt8"}').name
         'deepseek_v3 with combine=logfmt8:1x128'
         """
-        found = parse_object(text, "recipe") if isinstance(text, str) else text
+        found: Any = parse_object(text, "recipe") if isinstance(text, str) else text
         if not isinstance(found, Mapping):
             raise ValueError(f"recipe: found {type(found).__name__}, expected an object of fields")
         fields = dict(found)
