@@ -12,7 +12,6 @@ An audit hook refuses to write, to start a process, and to open a connection.
 
 from __future__ import annotations
 
-import argparse
 import faulthandler
 import fnmatch
 import json
@@ -298,18 +297,10 @@ def guided(name: str, seconds: float, seed: int) -> None:
 
 def main() -> int:
     """Command line; one line says what came of it, exit code 1 if anything was bad."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seconds", type=float, default=600)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = record.parser(__doc__, works=True)
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS), metavar="NAME")
     parser.add_argument("--trial", metavar="TARGET:NUMBER", help="one trial again")
     parser.add_argument("--atheris", choices=TARGETS, metavar="TARGET", help="let atheris guide the changes")
-    parser.add_argument("--write", action="store_true", help=f"record the outcome in {record.RESULT.name}")
-    parser.add_argument("--work", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
-    parser.add_argument("--note", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work is not None:
         work(options.targets, options.work, options.seed, options.until, options.note)
@@ -326,9 +317,7 @@ def main() -> int:
     counts, bad = fuzz(options.targets, options.seconds, options.seed)
     did = f"{counts['files']:,} changed files of {len(options.targets)} kinds, seed {options.seed}"
     told = f"{counts['answered']:,} readings answered, {counts['refused']:,} refused; {len(bad)} bad"
-    print(f"{did}, in {time.monotonic() - start:.0f} s: {told}")
-    if options.write:
-        record.write("make fuzz", did, told)
+    record.tell("make fuzz", did, told, start, into_record=options.write)
     return int(bool(bad))
 
 

@@ -10,7 +10,6 @@ Calls, of all lengths, formats and options, are in `guard_calls`; each is made a
 
 from __future__ import annotations
 
-import argparse
 import faulthandler
 import json
 import mmap
@@ -129,16 +128,8 @@ def guard(seconds: float, seed: int, levels: list[str]) -> tuple[Counter[str], l
 
 def main() -> int:
     """Command line; one line says what came of it, exit code 1 if anything was bad."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seconds", type=float, default=600)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = record.parser(__doc__, works=True)
     parser.add_argument("--levels", nargs="+", default=list(_core.simd_levels()), help="all by default")
-    parser.add_argument("--write", action="store_true", help=f"record the outcome in {record.RESULT.name}")
-    parser.add_argument("--work", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
-    parser.add_argument("--note", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work is not None:
         work(options.work, options.seed, options.until, options.note, options.levels[0])
@@ -147,11 +138,9 @@ def main() -> int:
     counts, bad = guard(options.seconds, options.seed, options.levels)
     did = f"{sum(counts.values()):,} calls at {len(options.levels)} levels, seed {options.seed}"
     told = f"{counts['answered']:,} answered, {counts['refused']:,} refused, {len(bad)} bad"
-    print(f"{did}, in {time.monotonic() - start:.0f} s: {told}")
+    record.tell("make guard", did, told, start, into_record=options.write)
     for line in bad[:20]:
         print(line, file=sys.stderr)
-    if options.write:
-        record.write("make guard", did, told)
     return int(bool(bad))
 
 

@@ -10,7 +10,6 @@ SIGTERM must end the command within seconds, with its own exit code and no half 
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import io
 import os
@@ -225,22 +224,14 @@ def kill(names: list[str], seconds: float, seed: int) -> tuple[Counter[str], lis
 
 def main() -> int:
     """Command line; one line says what came of it, exit code 1 if anything was bad."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seconds", type=float, default=600)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = record.parser(__doc__)
     parser.add_argument("--verbs", nargs="+", choices=VERBS, default=list(VERBS), metavar="VERB")
-    parser.add_argument("--write", action="store_true", help=f"record the outcome in {record.RESULT.name}")
     options = parser.parse_args()
     begin = time.monotonic()
     counts, bad = kill(options.verbs, options.seconds, options.seed)
     did = f"{sum(counts.values()) + len(bad)} runs of {len(options.verbs)} commands, seed {options.seed}"
     told = ", ".join(f"{counts[how]} {how}" for how in ("killed", "terminated", "late"))
-    told = f"{told}, {len(bad)} bad"
-    print(f"{did}, in {time.monotonic() - begin:.0f} s: {told}")
-    if options.write:
-        record.write("make kill", did, told)
+    record.tell("make kill", did, f"{told}, {len(bad)} bad", begin, into_record=options.write)
     return int(bool(bad))
 
 

@@ -1,8 +1,13 @@
-"""Record of long runs: one row a program in RESULT.md, with the command that repeats it."""
+"""Frame of the programs here: the options that all have, and the record of long runs.
+
+One row a program in RESULT.md, with the command that repeats it.
+"""
 
 from __future__ import annotations
 
+import argparse
 import platform
+import time
 from importlib import metadata
 from pathlib import Path
 
@@ -14,6 +19,19 @@ Last long run of each, written by the program itself (`--write`). Each also runs
 | command | what it did | found | with |
 |---|---|---|---|
 """
+
+
+def parser(doc: str | None, *, works: bool = False) -> argparse.ArgumentParser:
+    """Options of a program; if it `works`, also those that it starts its own workers with."""
+    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--seconds", type=float, default=600)
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--write", action="store_true", help=f"record the outcome in {RESULT.name}")
+    if works:
+        made.add_argument("--work", type=int, help=argparse.SUPPRESS)
+        made.add_argument("--until", type=float, help=argparse.SUPPRESS)
+        made.add_argument("--note", type=Path, help=argparse.SUPPRESS)
+    return made
 
 
 def versions() -> str:
@@ -33,3 +51,10 @@ def write(command: str, did: str, found: str) -> None:
     rows = [row for row in rows if not row.startswith(f"| `{command}` ")]
     rows.append(f"| `{command}` | {did} | {found} | {versions()} |")
     RESULT.write_text(HEAD + "\n".join(sorted(rows)) + "\n")
+
+
+def tell(command: str, did: str, found: str, since: float, *, into_record: bool) -> None:
+    """Print what a program did and found, and how long it took; into the record too, if asked."""
+    print(f"{did}, in {time.monotonic() - since:.0f} s: {found}")
+    if into_record:
+        write(command, did, found)
