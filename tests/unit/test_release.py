@@ -58,3 +58,18 @@ def test_this_python_is_found() -> None:
     import sys
 
     assert f"{sys.version_info[0]}.{sys.version_info[1]}" in pythons()
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    """Cargo.toml has it; lock, citation and changelog follow."""
+    import re
+
+    version = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]["version"]
+    locked = tomllib.loads((ROOT / "Cargo.lock").read_text())["package"]
+    assert [p["version"] for p in locked if p["name"] == "dsv3_numerics"] == [version]
+    assert re.findall(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE) == [version]
+    sections = re.findall(r"^## \[(.*?)\](.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert sections[0] == ("Unreleased", "")
+    dated = [name for name, date in sections[1:] if re.fullmatch(r" - \d{4}-\d\d-\d\d", date)]
+    assert dated == [name for name, _ in sections[1:]]
+    assert dated[:1] in ([version], [])

@@ -19,7 +19,7 @@ STYLE = """
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e9ed; --soft: #9aa4af; --paper: #14171a;
   --line: #343b43; --cell: #22272d; --hot: #fb923c; --mark: #7ab0ff; --good: #5fd38d; } }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 2rem auto;
-  max-width: 62rem; padding: 0 1rem; }
+  max-width: 74rem; padding: 0 1rem; } p, ul { max-width: 62rem; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2.2rem; overflow-wrap: anywhere; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--cell); padding: .7rem .9rem;
   font-size: .82rem; } code { overflow-wrap: anywhere; }

@@ -157,7 +157,7 @@ def _bar(
     else:
         axes.annotate(
             nothing, (0.01 if best == "left" else 0.99, y), xycoords=("axes fraction", "data"), va="center",
-            ha=best, fontsize=8, color=look.colour,
+            ha=best, fontsize=8, color=GREY,
         )  # fmt: skip
 
 
