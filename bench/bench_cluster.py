@@ -36,7 +36,7 @@ the clock starts; a conversion syncs its files, as it does anywhere.
 SIZES = {"study": Size("0.2 GB", 1, 1, GIB // 24), "convert to BF16": Size("0.8 GB", 14, 1, GIB // 24)}
 QUICK = Size("quick", 2, 24, 1 << 18)
 SCHEMES = ("e4m3:1x128:f32", "mxfp4", "logfmt8:1x128")
-ROUNDS = 7
+ROUNDS = 5
 OVERHEAD, SPEEDUP = 0.91, 1.7
 
 Way = tuple[int | None, str | None]

@@ -249,3 +249,11 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         code, _, err = call("golden", *wrong, "--out", str(tmp_path / "w"), capsys=capsys)
         assert (code in (1, 2), "Traceback" in err) == (True, False), wrong
     assert not (tmp_path / "w").exists()
+
+
+def test_nothing_larger_than_the_folder_is_made_again(tmp_path: Path) -> None:
+    golden.write("cast", tmp_path / "a", cases=["ties"])
+    manifest = tmp_path / "a" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"rows": 16', '"rows": 1000000'))
+    with pytest.raises(ValueError, match="rows: found 1000000, but its tensors have"):
+        golden.verify(tmp_path / "a", recompute=True)

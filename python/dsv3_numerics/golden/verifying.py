@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from .._arrays import brief
 from .._atomic import is_temporary
 from .._progress import Meter, Progress
 from ..compare.manifest import MANIFEST, read_manifest
@@ -89,9 +91,24 @@ def verify(
     return Verified(tensors, files, recomputed, unlisted)
 
 
+_SMALL = 1 << 16  # sizes that need no tensor of their own: positions, intervals
+
+
+def _ensure_own_size(folder: Path, manifest: dict[str, Any]) -> None:
+    """Refuse to make what is larger than all that the folder holds."""
+    most = max(_SMALL, sum(math.prod(row["shape"]) for row in manifest["tensors"]))
+    arguments = manifest.get("arguments")
+    for name, value in arguments.items() if isinstance(arguments, dict) else ():
+        for number in value if isinstance(value, list) else [value]:
+            if type(number) is int and abs(number) > most:
+                told = f"{name}: found {brief(number)}, but its tensors have {most} elements"
+                raise ValueError(f"{folder / MANIFEST}: {told}")
+
+
 def _recomputed(folder: Path, progress: Progress | None) -> int:
     """Make the answers of a folder again, and hold them against its hashes."""
     manifest = read_manifest(folder)
+    _ensure_own_size(folder, manifest)
     try:
         built = build(Request.from_manifest(manifest))
     except TypeError as error:  # arguments of other kinds

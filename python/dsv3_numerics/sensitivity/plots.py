@@ -290,7 +290,7 @@ def _operation_grid(
 def operations_size(result: SensitivityData) -> tuple[float, float]:
     """Width and height of the plot of operations, inches: it grows with its rows and columns."""
     _, rows, columns = _operation_grid(result)
-    return 2.8 + 0.85 * len(columns), 1.8 + 0.26 * len(rows)
+    return max(6.5, 2.8 + 0.85 * len(columns)), max(3.0, 1.8 + 0.26 * len(rows))  # room for labels of few
 
 
 def operations(result: SensitivityData, axes: Axes) -> Axes:

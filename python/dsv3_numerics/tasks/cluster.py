@@ -85,9 +85,18 @@ def run(
     with _client(address) as client, client.as_current(), _marker(folder) as marker:
         _ensure_shared(client, marker)
         run_key = marker.name[1:-8]
+        first = sorted(todo, key=lambda task: -task.cost)  # large ones, or one worker ends long after others
         tasks = {
-            client.submit(_do, opener, plan, str(marker), task, key=f"{run_key}-{task.number}"): task
-            for task in todo
+            client.submit(
+                _do,
+                opener,
+                plan,
+                str(marker),
+                task,
+                key=f"{run_key}-{task.number}",
+                priority=task.cost,
+            ): task
+            for task in first
         }
         waiting = as_completed(list(tasks))
         try:
