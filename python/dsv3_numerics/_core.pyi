@@ -32,6 +32,7 @@ __all__ = [
     "count_saturated",
     "crc32",
     "decode",
+    "differences",
     "dequantize",
     "dequantize_packed",
     "encode",
@@ -87,6 +88,15 @@ def encode(
     seed: int,
 ) -> None: ...
 def decode(codes: _Array, fmt: str, out: _Array, out_dtype: str) -> None: ...
+def differences(
+    a: _Array,
+    b: _Array,
+    meaning: str,
+    table: tuple[NDArray[np.float64], NDArray[np.int32], bool] | None,
+    grid: tuple[int, int, int],
+    counts: NDArray[np.uint32],
+    worst: NDArray[np.float64],
+) -> dict[str, Any]: ...
 def pack(codes: _Array, fmt: str, row_len: int, out: _Array) -> None: ...
 def unpack(packed: _Array, fmt: str, row_len: int, out: _Array) -> None: ...
 def amax(src: _Array, src_dtype: str, layout: _Layout, out: _Float32s) -> None: ...

@@ -24,6 +24,7 @@ macro_rules! functions {
 }
 
 mod array;
+mod comparison;
 mod formats;
 mod gemm;
 mod logfmt;
@@ -89,6 +90,7 @@ fn os_error(path: &std::path::Path, error: &std::io::Error) -> PyErr {
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     formats::register(m)?;
+    comparison::register(m)?;
     quant::register(m)?;
     gemm::register(m)?;
     logfmt::register(m)?;

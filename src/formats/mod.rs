@@ -1,12 +1,14 @@
 //! Floor 1: a number on its own.
 //!
 //! [`table`] holds THE table of formats; [`round`] the definition of every rounding mode on one number and
-//! [`near`] its fast form for nearest even, [`lanes`] that for any mode; [`encode()`], [`decode()`] and [`pack`] apply them to arrays. Nothing here knows
-//! about scales: that is the next floor, [`crate::quant`].
+//! [`near`] its fast form for nearest even, [`lanes`] that for any mode; [`encode()`], [`decode()`] and [`pack`] apply them to arrays, and
+//! [`differences()`] compares arrays. Nothing here knows about scales: that is the next floor, [`crate::quant`].
 
 pub mod bfloat16;
+mod code_meaning;
 mod custom;
 pub mod decode;
+pub mod differences;
 pub mod encode;
 pub mod lanes;
 pub mod near;
@@ -18,6 +20,7 @@ pub mod table;
 
 pub use custom::custom;
 pub use decode::decode;
+pub use differences::differences;
 pub use encode::{encode, EncodeOptions};
 pub use round::{NanPolicy, Overflow, Rounder, Rounding};
 pub use source::{Codes, CodesMut, Input, Output};

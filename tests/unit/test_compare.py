@@ -48,7 +48,7 @@ def test_places_and_errors_of_floats() -> None:
     b[299, 299] = np.nan
     found = compare_arrays(a, b)
     assert (found.rows, found.tiles, found.tile_count, found.blocks, found.block_count) == (2, 3, 900, 3, 9)
-    assert found.worst_rows == [(7, 2), (299, 1)]
+    assert found.worst_rows == [(299, 1, np.inf), (7, 2, 0.5)]
     assert (found.max_abs, found.nan_b, found.first) == (0.5, 1, (7, 5))
 
 

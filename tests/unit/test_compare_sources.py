@@ -201,3 +201,63 @@ def test_reports_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "http" not in page
     assert json.loads((tmp_path / "r" / "compare.json").read_text())["tensors"][0]["differing"] == 1
     assert (tmp_path / "r" / "compare.txt").read_text() == out
+
+
+def _hooks(folder: Path) -> Path:
+    """Files as SGLang's forward hooks write them: the model's own output opens the next file."""
+    rank = folder / "TP0_PP0_Rank0_pid321"
+    for number in range(3):
+        inside = {
+            "model.embed_tokens": X + number,
+            "model.layers.0.input_layernorm": X + number,
+            "model.norm": X + number,
+            "model.forward_batch_info.input_ids": X + number,
+        }
+        late = {"model": X + number - 1, "logits_processor": X + number - 1}
+        torch.save(rank / f"Pass{number:05d}.pt", (late if number else {}) | inside)
+    return folder
+
+
+def test_outputs_behind_the_model_belong_to_the_pass_before(tmp_path: Path) -> None:
+    _hooks(tmp_path / "dump")
+    ours = {}
+    for number, prefix in enumerate(("", "pass1.", "pass2.")):
+        ours |= {f"{prefix}model.{name}": X + number for name in ("embed_tokens", "norm")}
+        ours |= {f"{prefix}{name}": X + number for name in ("model", "lm_head") if number < 2}
+    found = compare(ours, tmp_path / "dump")
+    assert [one.name for one in found.tensors if not one.equal] == []
+    assert found.only_a == []
+    assert any("4 outputs of model and behind it belong to the pass before" in note for note in found.notes)
+
+
+def test_dumps_of_the_dumper_are_named(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    names = {
+        "step=0___rank=0___dump_index=9___name=non_intrusive__model.norm.output___recompute_status=disabled": X,
+        "step=0___rank=0___dump_index=10___name=h___recompute_status=disabled___layer_id=3": X + 1,
+        "step=0___rank=0___dump_index=11___name=h___recompute_status=disabled___layer_id=3": X + 2,
+        "step=1___rank=0___dump_index=12___name=non_intrusive__model.layers.0.mlp.output___layer_id=0": X + 3,
+        "step=1___rank=0___dump_index=13___name=pair": X + 4,
+    }
+    for name, array in names.items():
+        torch.save(folder / f"{name}.pt", {"value": array, "meta.step": X})
+    ours = {
+        "norm": X, "h.layer_id=3": X + 1, "h.layer_id=3#2": X + 2, "pass1.layers.0.mlp": X + 3,
+        "pass1.pair": X + 4,
+    }  # fmt: skip
+    found = compare(ours, tmp_path)
+    assert found.equal, found.lines()
+    assert any("5 numbers about tensors (meta) are left out" in note for note in found.notes)
+
+
+def test_folders_of_processes_are_msprobe_s_too(tmp_path: Path) -> None:
+    for step in (0, 1):
+        folder = tmp_path / f"step{step}" / "proc77" / "dump_tensor_data"
+        torch.save(folder / "Module.lm_head.Linear.forward.0.output.0.pt", {"array": X + step})
+        torch.save(folder / "Module.lm_head.Linear.forward.0.parameters.weight.pt", {"array": X})
+        torch.save(folder / "Functional.silu.0.forward.output.0.pt", {"array": X})
+    ours = {"lm_head": X, "lm_head.weight": X, "pass1.lm_head": X + 1, "pass1.lm_head.weight": X}
+    found = compare(ours, tmp_path)
+    assert found.only_a == []
+    assert all(one.equal for one in found.tensors)
+    assert found.only_b == [f"{p}Functional.silu.0.forward.output.0" for p in ("", "pass1.")]

@@ -1,11 +1,11 @@
 """Two arrays of one shape: differing bits, distances, errors and places, in one pass.
 
-Lives here: `compare_arrays` and its result. Files and names are in `files`.
+Lives here: `compare_arrays` and its result. How it is counted is in `counting`; files and names are in
+`files`.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,11 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._arrays import Array, as_array, positive
-from .kinds import Kind, as_codes, kind_of
+from .counting import MAX_EDGE, Pieces, count_differences, same_bits
+from .kinds import Kind, kind_of
 
-_CHUNK = 1 << 16  # elements
-_WORST = 5
-_CELLS = 48
 _SAMPLED = 1200
 _TILE = 128
 
@@ -49,7 +47,9 @@ class ArrayComparison:
         Place of the first difference.
     rows, tiles, blocks : int
         Rows, 1x128 tiles and 128x128 blocks with a difference, of `row_count`, `tile_count`, `block_count`.
-    worst_rows : list of (row, differing elements)
+    worst_rows : list of (row, differing elements, worst error)
+        At most five, the largest error first. Errors are absolute; of codes that mean nothing without scales,
+        they are distances in codes. A number beside NaN or infinity is infinitely wrong.
     max_abs, max_rel, sqnr_db : float or None
         Largest absolute and relative error, and signal to noise of all finite elements, with A as the signal;
         None for codes that mean nothing without scales.
@@ -81,7 +81,7 @@ class ArrayComparison:
     tile_count: int = 0
     blocks: int = 0
     block_count: int = 0
-    worst_rows: list[tuple[int, int]] = field(default_factory=list)
+    worst_rows: list[tuple[int, int, float]] = field(default_factory=list)
     max_abs: float | None = None
     max_rel: float | None = None
     sqnr_db: float | None = None
@@ -122,13 +122,14 @@ def compare_arrays(
     Parameters
     ----------
     a, b : array_like
-        Codes of a format, floats or integers. Memory-mapped arrays are read once, a piece at a time.
+        Codes of a format, floats or integers, in any byte order and strides. Memory-mapped arrays are read
+        once, a piece at a time, and held nowhere.
     name : str
         Copied into the result.
     fmt : str, optional
         Format of codes that are held as plain unsigned integers.
     tile : int
-        Edge of tiles and blocks that are counted.
+        Edge of tiles and blocks that are counted, at most 65536.
 
     Returns
     -------
@@ -139,7 +140,7 @@ def compare_arrays(
     Raises
     ------
     TypeError, ValueError
-        Complex numbers, text and objects; `fmt` of another width.
+        Complex numbers, text and objects; `fmt` of another width; `tile` out of range.
 
     Examples
     --------
@@ -150,6 +151,8 @@ def compare_arrays(
     """
     left, right = as_array(a, "a"), as_array(b, "b")
     edge = positive(tile, "tile")
+    if edge > MAX_EDGE:
+        raise ValueError(f"tile: found {edge}, expected at most {MAX_EDGE}")
     result = ArrayComparison(name, _facts(left), _facts(right), False, elements=left.size)
     spread = left.shape != right.shape and _squeezed(left.shape) == _squeezed(right.shape)
     if spread:
@@ -157,22 +160,18 @@ def compare_arrays(
     if left.shape != right.shape:
         result.note = f"shapes differ: {left.shape} and {right.shape}"
         if left.shape == right.shape[::-1] and left.dtype == right.dtype and left.ndim > 1:
-            same = bool((as_codes(left) == as_codes(right.T)).all())
+            same = same_bits(Pieces(left, left.dtype), Pieces(right.T, left.dtype))
             result.note += "; B is A transposed, bit for bit" if same else ""
         return result
-    kind, left, right, result.note = _one_kind(left, right, fmt)
+    kind, dtypes, result.note = _one_kind(left.dtype, right.dtype, fmt)
     if spread:
         result.note = "; ".join(filter(None, ("shapes differ by axes of length 1", result.note)))
-    u, v = as_codes(left), as_codes(right)
-    cols = left.shape[-1] if left.ndim and left.shape[-1] > 1 else max(left.size, 1)
-    tally = _Tally(kind, u.size, max(cols, 1), edge)
-    for start in range(0, u.size, _CHUNK):
-        tally.add(start, u[start : start + _CHUNK], v[start : start + _CHUNK], u)
-    tally.finish(result, left.shape)
+    pair = Pieces(left, dtypes[0]), Pieces(right, dtypes[1])
+    count_differences(result, kind, pair, left.shape, edge)
     if result.differing:
-        at = np.unique(np.linspace(0, u.size - 1, min(u.size, _SAMPLED)).astype(np.int64))
-        pair = (kind.values(np.ascontiguousarray(x[at])).tolist() for x in (u, v))
-        result.sample = list(zip(*pair, strict=True))
+        at = np.unique(np.linspace(0, left.size - 1, min(left.size, _SAMPLED)).astype(np.int64))
+        numbers = (kind.values(side.at(at)).tolist() for side in pair)
+        result.sample = list(zip(*numbers, strict=True))
     result.equal = result.differing == 0 and not spread and "dtypes differ" not in result.note
     return result
 
@@ -185,178 +184,19 @@ def _facts(array: Array) -> str:
     return f"{array.dtype} {list(array.shape)}"
 
 
-def _one_kind(left: Array, right: Array, fmt: str | None) -> tuple[Kind, Array, Array, str]:
-    """Bring both sides to one kind of bits."""
-    dtypes = left.dtype.newbyteorder("="), right.dtype.newbyteorder("=")
+def _one_kind(a: Any, b: Any, fmt: str | None) -> tuple[Kind, tuple[Any, Any], str]:
+    """Choose the kind of bits that both sides are brought to, and the dtype that each is read as."""
+    dtypes = a.newbyteorder("="), b.newbyteorder("=")
     if dtypes[0] == dtypes[1]:
-        return kind_of(dtypes[0], fmt), left, right, ""
+        return kind_of(dtypes[0], fmt), dtypes, ""
     plain = [d.kind == "u" for d in dtypes]
     if dtypes[0].itemsize == dtypes[1].itemsize and plain[0] != plain[1]:
         named = dtypes[plain[0]]
         if named.kind not in "i":
             note = f"unsigned integers taken for codes of {named}"
-            return kind_of(named), left, right, note
+            return kind_of(named), dtypes, note
     note = f"dtypes differ: {dtypes[0]} and {dtypes[1]}, compared as float64 numbers"
     for dtype in dtypes:
         kind_of(dtype)  # refuse what is no number
-    wide = kind_of(np.float64)
-    return wide, left.astype(np.float64), right.astype(np.float64), note
-
-
-def _same(u: Array, v: Array) -> bool:
-    """Tell whether all bits are equal, eight bytes at a time where they can be."""
-    if u.nbytes % 8 == 0 and u.ctypes.data % 8 == 0 and v.ctypes.data % 8 == 0:
-        u, v = u.view(np.uint64), v.view(np.uint64)
-    return bool((u == v).all())
-
-
-class _Tally:
-    """Counts over differing elements, a piece at a time, as long as it is in the cache."""
-
-    def __init__(self, kind: Kind, size: int, cols: int, edge: int) -> None:
-        self.kind, self.cols, self.edge = kind, cols, edge
-        self.rows, self.wide = -(-size // cols) if size else 0, -(-cols // edge)
-        self.per_tile: NDArray[np.int64] = np.zeros(self.rows * self.wide, np.int64)
-        self.bits: NDArray[np.int64] = np.zeros(65, np.int64)
-        self.far: NDArray[np.int64] = np.zeros(66, np.int64)
-        self.counts = dict.fromkeys(
-            ("zeros", "nan_a", "nan_b", "nan_payloads", "saturated_a", "saturated_b"), 0
-        )
-        self.held: list[tuple[NDArray[np.int64], Array, Array]] = []
-        self.waiting = 0
-        self.first: int | None = None
-        self.max_abs = self.max_rel = self.signal = self.noise = 0.0
-
-    def add(self, start: int, u: Array, v: Array, whole: Array) -> None:
-        """Count a piece; squares of A are summed once there is a difference, with those before it."""
-        if _same(u, v):
-            if self.first is not None:
-                self._square(u)
-            return
-        at = np.flatnonzero(u != v)
-        if self.first is None:
-            self.first = start + int(at[0])
-            for before in range(0, start, _CHUNK):
-                self._square(whole[before : before + _CHUNK])
-        self._square(u)
-        self.held.append((start + at, u[at], v[at]))
-        self.waiting += at.size
-        if self.waiting >= _CHUNK:
-            self.flush()
-
-    def flush(self) -> None:
-        """Count the elements that wait."""
-        if not self.held:
-            return
-        tiles, u, v = (np.concatenate(parts) for parts in zip(*self.held, strict=True))
-        self.held, self.waiting = [], 0
-        self.bits += np.bincount(np.bitwise_count(u ^ v), minlength=65)
-        self._measure(u, v)
-        if self.rows > 1:
-            row = tiles // self.cols
-            tiles = row * self.wide + (tiles - row * self.cols) // self.edge
-        else:
-            tiles //= self.edge
-        least = int(tiles[0])
-        counted = np.bincount(tiles - least)
-        self.per_tile[least : least + counted.size] += counted
-
-    def _measure(self, u: Array, v: Array) -> None:
-        """Count distances and specials of elements that differ, and their errors."""
-        kind = self.kind
-        x, y = kind.values(u), kind.values(v)
-        finite = np.isfinite(x) & np.isfinite(y)
-        if not finite.all():
-            nan_a, nan_b = np.isnan(x), np.isnan(y)
-            self.counts["nan_a"] += int((nan_a & ~nan_b).sum())
-            self.counts["nan_b"] += int((nan_b & ~nan_a).sum())
-            self.counts["nan_payloads"] += int((nan_a & nan_b).sum())
-            numbers = ~(nan_a | nan_b)
-            gap = _gap(kind, u[numbers], v[numbers])
-        else:
-            gap = _gap(kind, u, v)
-        self.far += np.bincount(_bins(gap), minlength=66)
-        self.counts["zeros"] += int(((x == 0) & (y == 0)).sum())
-        self.counts["saturated_a"] += int((np.abs(x) == kind.most).sum())
-        self.counts["saturated_b"] += int((np.abs(y) == kind.most).sum())
-        if not kind.numbers:
-            return
-        if not finite.all():
-            x, y = x[finite], y[finite]
-        error = np.abs(np.subtract(y, x, out=y), out=y)
-        if not error.size:
-            return
-        with np.errstate(all="ignore"):
-            self.noise += float(np.dot(error, error))
-            self.max_abs = max(self.max_abs, float(error.max()))
-            relative = np.divide(error, np.abs(x), where=error > 0, out=np.zeros_like(error))
-            self.max_rel = max(self.max_rel, float(relative.max()))
-
-    def _square(self, u: Array) -> None:
-        """Add squares of finite numbers."""
-        if not self.kind.numbers:
-            return
-        with np.errstate(all="ignore"):
-            x = u.view(np.float32) if self.kind.name == "float32" else self.kind.values(u)
-            total = float(np.dot(x, x))
-            if not math.isfinite(total):
-                x = x.astype(np.float64)
-                x = x[np.isfinite(x)]
-                total = float(np.dot(x, x))
-        self.signal += total
-
-    def finish(self, result: ArrayComparison, shape: tuple[int, ...]) -> None:
-        """Put the counts into a result."""
-        self.flush()
-        result.differing = int(self.bits.sum())
-        result.bits = {int(n): int(self.bits[n]) for n in np.flatnonzero(self.bits)}
-        result.distance = {_bin(int(n)): int(self.far[n]) for n in np.flatnonzero(self.far)}
-        for name, count in self.counts.items():
-            setattr(result, name, count)
-        if self.kind.numbers:
-            result.max_abs, result.max_rel, result.sqnr_db = self.max_abs, self.max_rel, math.inf
-            if self.noise > 0:
-                level = math.log10(self.signal / self.noise) if self.signal > 0 else -math.inf
-                result.sqnr_db = 10 * level
-        if self.first is not None:
-            result.first = tuple(int(i) for i in np.unravel_index(self.first, shape))
-        tiles = self.per_tile.reshape(self.rows, self.wide)
-        per_row = tiles.sum(axis=1)
-        result.rows, result.row_count = int((per_row > 0).sum()), self.rows
-        result.tiles, result.tile_count = int((tiles > 0).sum()), tiles.size
-        if self.rows:
-            blocks = np.add.reduceat(tiles, np.arange(0, self.rows, self.edge), axis=0)
-            result.blocks, result.block_count = int((blocks > 0).sum()), blocks.size
-        if result.differing:
-            result.tile_map = _cells(_cells(tiles, 0), 1).tolist()
-        order = np.argsort(-per_row, kind="stable")[:_WORST]
-        result.worst_rows = [(int(row), int(per_row[row])) for row in order if per_row[row]]
-
-
-def _cells(counts: NDArray[np.int64], axis: int) -> NDArray[np.int64]:
-    """Add up neighbours until an axis has few cells."""
-    step = -(-counts.shape[axis] // _CELLS)
-    found: NDArray[np.int64] = np.add.reduceat(counts, np.arange(0, counts.shape[axis], step), axis=axis)
-    return found
-
-
-def _gap(kind: Kind, u: Array, v: Array) -> NDArray[np.float64]:
-    """Return distances on the line of codes."""
-    distance: NDArray[np.float64]
-    if kind.bits < 64:
-        distance = np.abs(kind.line(v) - kind.line(u)).astype(np.float64)
-        return distance
-    return np.abs(kind.line(v).astype(np.float64) - kind.line(u).astype(np.float64))
-
-
-def _bins(gap: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return the bins of distances: 0, 1, 2, up to 4, up to 8, and so on."""
-    exponent = ((2 * gap - 1).view(np.int64) >> 52) - 1022
-    return np.where(gap > 0, exponent, 0)
-
-
-def _bin(place: int) -> str:
-    """Name a power of two's range of distances."""
-    if place <= 2:
-        return str(place)
-    return f"{2 ** (place - 2) + 1}-{2 ** (place - 1)}"
+    wide = np.dtype(np.float64)
+    return kind_of(wide), (wide, wide), note

@@ -92,7 +92,11 @@ def told(one: ArrayComparison) -> Iterator[str]:
     yield f"{one.differing:,} of {counted(one.elements, 'element')}, first at {list(one.first or ())}"
     yield (
         f"in {one.rows} of {one.row_count} rows, {one.tiles} of {one.tile_count} tiles, "
-        f"{one.blocks} of {one.block_count} blocks; worst rows {one.worst_rows}"
+        f"{one.blocks} of {one.block_count} blocks"
+    )
+    unit = "error" if one.max_abs is not None else "codes away"
+    yield "worst rows: " + ", ".join(
+        f"{row} ({error:.4g} {unit}, {count} differ)" for row, count, error in one.worst_rows
     )
     if one.distance:
         yield "distance in codes (ULP): " + ", ".join(f"{k}: {v}" for k, v in one.distance.items())

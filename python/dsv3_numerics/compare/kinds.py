@@ -5,7 +5,6 @@ Lives here: `Kind`, which knows for a dtype where its NaN, zeros and largest num
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -48,22 +47,30 @@ class Kind:
         """Return numbers as float64."""
         if self.table is not None:
             return self.table[codes]
-        return codes.view(self.name).astype(np.float64)
+        with np.errstate(invalid="ignore"):  # NaN that signal
+            return codes.view(self.name).astype(np.float64)
 
     @property
-    def most(self) -> float:
-        """Largest finite number; NaN where that means nothing."""
-        if self.integer:
-            return math.nan
-        if self.table is None:
-            return float(np.finfo(self.name).max)
-        return float(np.abs(self.table[np.isfinite(self.table)]).max())
+    def meaning(self) -> str:
+        """Word that the core has for this kind."""
+        if self.table is None or self.name in ("bfloat16", "float16"):
+            return self.name
+        return "bytes" if self.table.size == 256 else "words"
+
+    def code_table(self) -> tuple[NDArray[np.float64], NDArray[np.int32], bool] | None:
+        """Return number and place of every code, and `numbers`; None for kinds that the core knows."""
+        if self.table is None or self.meaning == self.name:
+            return None
+        codes = np.arange(self.table.size, dtype=np.uint8 if self.meaning == "bytes" else np.uint16)
+        return self.table, self.line(codes).astype(np.int32), self.numbers
 
     def line(self, codes: Array) -> NDArray[np.int64]:
         """Return places on the line of codes: neighbours differ by one, both zeros are at 0."""
         if self.integer:
             return codes.view(self.name).astype(np.int64)
         wide = codes.astype(np.uint64).view(np.int64)
+        if self.bits < 64:
+            wide &= np.int64((1 << self.bits) - 1)
         if self.name.endswith("e8m0fnu"):
             return wide
         if self.table is not None and format_info(self.name).is_integer:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import re
 
 SPELLINGS: tuple[tuple[str, str, str], ...] = (
-    ("msprobe", r"^(Module|Functional)\.", ""),
+    ("msprobe", r"^Module\.", ""),
     ("transformers, vLLM, SGLang", r"^model\.(?!$)", ""),
     ("wrappers (torch.compile, FSDP)", r"\b(_orig_mod|_fsdp_wrapped_module|module)\.", ""),
     ("msprobe", r"\.[A-Z]\w*\.forward\.0\.output(\.0)?$", ""),
+    ("msprobe", r"\.[A-Z]\w*\.forward\.0\.parameters\.", "."),
     ("dumps", r"\.(output|forward\.output|forward\.0\.output)(\.0)?$", ""),
-    ("SGLang (first of several outputs)", r"(?<!layers)(?<!layer)(?<!experts)\.0$", ""),
+    ("SGLang (first of several outputs)", r"^(?!Functional|Tensor|Torch)(.*)(?<!layers)(?<!layer)(?<!experts)\.0$", r"\1"),
     ("traces of this package", r"^layer(\d+)(?=\.|$)", r"layers.\1"),
     (
         "attention and feed-forward in modules of their own",
@@ -30,6 +31,7 @@ SPELLINGS: tuple[tuple[str, str, str], ...] = (
     ("traces of this package", r"\.shared$", ".shared_experts"),
     ("traces of this package", r"^final_norm$", "norm"),
     ("traces of this package", r"^logits$", "lm_head"),
+    ("SGLang", r"^logits_processor$", "lm_head"),
 )
 """Rows of who writes so, a pattern, and what it becomes; applied in order."""
 
@@ -42,9 +44,10 @@ def canonical(name: str) -> str:
     >>> canonical("model.layers.1.self_attn.q_a_proj"), canonical("layer1.q_a_proj")
     ('layers.1.q_a_proj', 'layers.1.q_a_proj')
     """
+    prefix, name = re.match(r"((?:pass\d+\.)?)(.*)", name, re.DOTALL).groups()  # type: ignore[union-attr]
     for _, pattern, to in SPELLINGS:
         name = re.sub(pattern, to, name)
-    return name
+    return f"{prefix}{name}"
 
 
 def match_names(a: list[str], b: list[str]) -> tuple[list[tuple[str, str]], list[str], list[str]]:

@@ -97,11 +97,15 @@ def opened(source: Any, name: str) -> Iterator[Tensors]:
 
 def _torch(path: Path) -> Tensors:
     found = TorchFile(path)
-    notes = []
-    if found.left_out:
-        some = ", ".join(found.left_out[:3])
-        notes.append(f"{path.name}: {len(found.left_out)} values are no tensors and are left out ({some})")
-    return Tensors(found, notes)
+    return Tensors(found, _left_out({path.name: found.left_out}))
+
+
+def _left_out(values: dict[str, list[str]]) -> list[str]:
+    """Note values of torch's files that are no tensors."""
+    names = [f"{file}: {name}" for file, held in values.items() for name in held]
+    if not names:
+        return []
+    return [f"{len(names)} values are no tensors and are left out ({', '.join(names[:3])})"]
 
 
 def _loaded(path: Path) -> Any:
@@ -139,7 +143,7 @@ def _folder(path: Path) -> Iterator[Tensors]:
             yield Tensors(held)
         return
     arrays: dict[str, Array] = {}
-    notes: list[str] = []
+    left_out: dict[str, list[str]] = {}
     archives = []
     try:
         for file in files:
@@ -156,14 +160,14 @@ def _folder(path: Path) -> Iterator[Tensors]:
                 with checkpoint.open(file) as held:
                     inside = {key: held[key] for key in held}
             else:
-                one = _torch(file)
-                inside = one.held
-                notes += one.notes
+                one = TorchFile(file)
+                inside = one
+                left_out[file.name] = one.left_out
             alone = len(inside) == 1 and next(iter(inside)) in ("array", "value")
             for key in inside:
                 arrays[stem if alone else f"{stem}.{key}"] = inside[key]
         dump = named(arrays)
-        yield Tensors(dump.tensors, notes + dump.notes)
+        yield Tensors(dump.tensors, _left_out(left_out) + dump.notes)
     finally:
         for archive in archives:
             archive.close()
