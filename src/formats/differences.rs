@@ -10,9 +10,10 @@ use crate::simd::{dispatch, Kernel, Lanes};
 use crate::threads::run_tasks;
 use std::marker::PhantomData;
 
-const CHUNK: usize = 1 << 16;
+const CHUNK: usize = 1 << 18;
 const BLOCK: usize = 64;
-const LANES: usize = 8;
+const LANES: usize = 16;
+const TABLES: usize = 4;
 const DISTANCES: usize = 66;
 const ONLY_A: usize = DISTANCES;
 const ONLY_B: usize = DISTANCES + 1;
@@ -225,8 +226,8 @@ fn run<C: Copy + Eq + Default + Sync, M: Meaning<C>>(
 
 /// Figures of one task.
 struct Sums<C> {
-    /// Codes by differing bits and bin, twice: increments of one place in turn wait for each other.
-    pairs: [Vec<u32>; 2],
+    /// Codes by differing bits and bin, in several tables: increments of one place wait for each other.
+    pairs: [Vec<u32>; TABLES],
     saturated: [u32; 2],
     max_abs: f64,
     max_rel: f64,
@@ -248,7 +249,7 @@ impl<C: Copy + Eq + Default, M: Meaning<C>> Kernel for Run<'_, C, M> {
         let (whole_a, rest_a) = self.a.as_chunks::<BLOCK>();
         let (whole_b, rest_b) = self.b.as_chunks::<BLOCK>();
         for (i, (a, b)) in whole_a.iter().zip(whole_b).enumerate() {
-            sums.square(self.meaning, a, BLOCK);
+            sums.square(self.meaning, a);
             if a == b {
                 walk.skip(BLOCK);
                 continue;
@@ -261,7 +262,7 @@ impl<C: Copy + Eq + Default, M: Meaning<C>> Kernel for Run<'_, C, M> {
             let (mut a, mut b) = ([C::default(); BLOCK], [C::default(); BLOCK]);
             a[..rest_a.len()].copy_from_slice(rest_a);
             b[..rest_b.len()].copy_from_slice(rest_b);
-            sums.square(self.meaning, &a, rest_a.len());
+            sums.square(self.meaning, rest_a);
             if a != b {
                 sums.note(&a, &b, whole_a.len() * BLOCK);
                 let errors = sums.block(self.meaning, &a, &b);
@@ -276,7 +277,7 @@ impl<C: Copy + Eq> Sums<C> {
     fn new() -> Self {
         let pairs = || vec![0; (8 * std::mem::size_of::<C>() + 1) * BINS];
         Self {
-            pairs: [pairs(), pairs()],
+            pairs: std::array::from_fn(|_| pairs()),
             saturated: [0; 2],
             first: None,
             max_abs: 0.0,
@@ -297,9 +298,13 @@ impl<C: Copy + Eq> Sums<C> {
 
     fn told(&self) -> Differences {
         let mut found = Differences::new();
-        let rows = self.pairs[0].chunks_exact(BINS).zip(self.pairs[1].chunks_exact(BINS));
-        for (bits, (one, two)) in rows.enumerate().skip(1) {
-            let at = |bin: usize| u64::from(one[bin]) + u64::from(two[bin]);
+        found.signal = self.signal.iter().sum();
+        if self.first.is_none() {
+            return found;
+        }
+        for bits in 1..=8 * std::mem::size_of::<C>() {
+            let at =
+                |bin: usize| self.pairs.iter().map(|table| u64::from(table[bits * BINS + bin])).sum::<u64>();
             found.bits[bits] = (0..BINS).map(at).sum();
             found.distances.iter_mut().enumerate().for_each(|(bin, count)| *count += at(bin));
             found.distances[0] += at(ZEROS);
@@ -313,24 +318,27 @@ impl<C: Copy + Eq> Sums<C> {
         found.first = self.first;
         found.max_abs = self.max_abs;
         found.max_rel = self.max_rel;
-        found.signal = self.signal.iter().sum();
         found.noise = self.noise.iter().sum();
         found
     }
 
     /// Adds the squares of finite numbers.
     #[inline(always)]
-    fn square<M: Meaning<C>>(&mut self, meaning: M, a: &[C; BLOCK], used: usize) {
+    fn square<M: Meaning<C>>(&mut self, meaning: M, codes: &[C]) {
         if !M::MEASURED {
             return;
         }
-        for (group, codes) in a.as_chunks::<LANES>().0.iter().enumerate() {
-            for (lane, (sum, &code)) in self.signal.iter_mut().zip(codes).enumerate() {
-                let x = meaning.number(code);
-                let counted = x.abs() < f64::INFINITY && group * LANES + lane < used;
-                *sum += if counted { x * x } else { 0.0 };
-            }
+        let mut signal = self.signal; // in registers
+        let add = |sum: &mut f64, code: C| {
+            let x = meaning.number(code);
+            *sum += if x.abs() < f64::INFINITY { x * x } else { 0.0 };
+        };
+        let (groups, rest) = codes.as_chunks::<LANES>();
+        for group in groups {
+            signal.iter_mut().zip(group).for_each(|(sum, &code)| add(sum, code));
         }
+        signal.iter_mut().zip(rest).for_each(|(sum, &code)| add(sum, code));
+        self.signal = signal;
     }
 
     /// Counts the pairs of a block, and returns each one's error.
@@ -356,10 +364,10 @@ impl<C: Copy + Eq> Sums<C> {
         }
         self.saturated[0] += saturated[0];
         self.saturated[1] += saturated[1];
-        let [even, odd] = &mut self.pairs;
-        for two in places.as_chunks::<2>().0 {
-            even[two[0] as usize] += 1;
-            odd[two[1] as usize] += 1;
+        for group in places.as_chunks::<TABLES>().0 {
+            for (table, &place) in self.pairs.iter_mut().zip(group) {
+                table[place as usize] += 1;
+            }
         }
         let mut errors = [0.0; BLOCK];
         if !M::MEASURED {
@@ -379,9 +387,11 @@ impl<C: Copy + Eq> Sums<C> {
             finite[i] = if counted { (q - p).abs() } else { 0.0 };
             errors[i] = if counted | same { finite[i] } else { f64::INFINITY };
         }
+        let mut noise = self.noise;
         for group in finite.as_chunks::<LANES>().0 {
-            self.noise.iter_mut().zip(group).for_each(|(sum, e)| *sum += e * e);
+            noise.iter_mut().zip(group).for_each(|(sum, e)| *sum += e * e);
         }
+        self.noise = noise;
         self.max_abs = largest(&finite).max(self.max_abs);
         // Divides only where an error may be the largest yet: rounding down the factor keeps all that are.
         let factor = self.max_rel * (1.0 - f64::EPSILON * 4.0);
@@ -404,6 +414,12 @@ impl<C: Copy + Eq> Sums<C> {
 #[inline(always)]
 fn largest(numbers: &[f64]) -> f64 {
     f64::from_bits(numbers.iter().fold(0, |most, x| most.max(x.to_bits())))
+}
+
+/// Counts the codes that differ.
+#[inline(always)]
+fn unlike<C: Eq>(a: &[C], b: &[C]) -> u32 {
+    a.iter().zip(b).map(|(x, y)| u32::from(x != y)).sum()
 }
 
 /// A place among tiles.
@@ -466,11 +482,15 @@ impl TileWalk {
         counts: &mut [u32],
         worst: &mut [f64],
     ) {
+        if used == BLOCK && self.left >= BLOCK {
+            counts[self.tile] += unlike(a, b);
+            worst[self.tile] = worst[self.tile].max(largest(errors));
+            return self.advance(BLOCK);
+        }
         let mut at = 0;
         while at < used {
             let end = used.min(at + self.left);
-            let differing = a[at..end].iter().zip(&b[at..end]).map(|(x, y)| u32::from(x != y)).sum::<u32>();
-            counts[self.tile] += differing;
+            counts[self.tile] += unlike(&a[at..end], &b[at..end]);
             worst[self.tile] = worst[self.tile].max(largest(&errors[at..end]));
             self.advance(end - at);
             at = end;

@@ -17,7 +17,9 @@ from dsv3_numerics import formats, set_num_threads
 from dsv3_numerics.compare import ArrayComparison, compare_arrays
 from dsv3_numerics.compare.kinds import as_codes, kind_of
 
-PLAIN = [np.dtype(name) for name in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "bool")]
+PLAIN = [
+    np.dtype(name) for name in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "bool")
+]
 KINDS: list[tuple[np.dtype[Any], str | None]] = [
     *((dtype, None) for dtype in PLAIN),
     (np.dtype(ml_dtypes.bfloat16), None),
@@ -66,7 +68,8 @@ def textbook(a: NDArray[Any], b: NDArray[Any], fmt: str | None, tile: int) -> di
         for r in range(rows)
     ]
     worst = sorted((one for one in per_row if one[1]), key=lambda one: (-one[2], -one[1], one[0]))[:5]
-    signal, noise = float((x[np.isfinite(x)] ** 2).sum()), float((error**2).sum())
+    with np.errstate(over="ignore"):
+        signal, noise = float((x[np.isfinite(x)] ** 2).sum()), float((error**2).sum())
     bits = np.bincount(np.bitwise_count(u ^ v)[other], minlength=1)
     return {
         "differing": int(other.sum()),
@@ -116,9 +119,11 @@ def pairs(draw: st.DrawFn) -> tuple[NDArray[Any], NDArray[Any], str | None, int]
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     width = dtype.itemsize
     size = math.prod(shape)
-    u = rng.integers(0, 2 ** (8 * width), size, f"u{width}", endpoint=False) if width < 8 else rng.integers(
-        0, 2**63, size, np.uint64
-    ) << np.uint64(draw(st.integers(0, 1)))
+    u = (
+        rng.integers(0, 2 ** (8 * width), size, f"u{width}", endpoint=False)
+        if width < 8
+        else rng.integers(0, 2**63, size, np.uint64) << np.uint64(draw(st.integers(0, 1)))
+    )
     if dtype.kind == "f" or dtype.name == "bfloat16":  # numbers that are near each other, and specials
         special = np.array([np.nan, np.inf, -np.inf, 0, -0.0, 1, 1e-300], np.float64)
         with np.errstate(all="ignore"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -11,8 +13,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dsv3_numerics import accumulators, matmul_nt, quantize_blocks, quantize_tiles
+from commands import call
+from dsv3_numerics import accumulators, checkpoint, matmul_nt, pack, quantize_blocks, quantize_tiles
 from dsv3_numerics.compare import explain_product
+from dsv3_numerics.compare.operands import operand
 
 Floats = NDArray[np.float32]
 RNG = np.random.default_rng(1)
@@ -148,6 +152,61 @@ def test_garbage_is_garbage() -> None:
 def test_blocks_are_taken() -> None:
     b = quantize_blocks(B)
     assert explain_product(QA, b, matmul_nt(QA, b)).cause == "equal"
+
+
+OPERANDS: dict[str, tuple[str, dict[str, Any], Callable[[Any], Any]]] = {
+    "float32": ("hopper_fp8", {}, lambda s: s),
+    "bfloat16": ("hopper_fp8", {"scale": "ue8m0"}, lambda s: s.astype(BF16)),
+    "float16": ("hopper_fp8", {"scale": "ue8m0"}, lambda s: s.astype(np.float32).astype(np.float16)),
+    "UE8M0": ("hopper_fp8", {"scale": "ue8m0"}, lambda s: s),
+    "UE8M0 words": ("hopper_fp8", {"scale": "ue8m0"}, lambda s: s.view(np.uint8).view(np.int32)),
+    "MX bytes": ("blackwell_mxf8", {"scale": "mx", "tile": 32}, lambda s: s.view(np.uint8)),
+    "NVFP4": ("blackwell_nvfp4", {"scale": "nvfp4", "tile": 16, "fmt": "float4_e2m1fn"}, lambda s: s),
+    "NVFP4 bytes": (
+        "blackwell_nvfp4",
+        {"scale": "nvfp4", "tile": 16, "fmt": "float4_e2m1fn"},
+        lambda s: s.view(np.uint8),
+    ),
+}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("name", OPERANDS)
+def test_every_scale_dtype_goes_on_the_command_line(
+    name: str, packed: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unit, options, store = OPERANDS[name]
+    if packed and "fmt" not in options:
+        pytest.skip("codes of 8 bits are not packed")
+    a, b = (quantize_tiles(x * np.float32(2), **options) for x in (A, B))
+    every = 128 if unit == "hopper_fp8" else None
+    held = {"d": matmul_nt(a, b, accumulator=unit, promote_every=every)}  # type: ignore[arg-type]
+    for key, q in (("a", a), ("b", b)):
+        codes = pack(q.codes, fmt=q.format) if packed else q.codes.view(np.uint8)
+        held |= {
+            key: codes,
+            f"{key}_s": store(q.scales),
+            f"{key}_g": np.asarray(q.global_scale or 1, np.float32),
+        }
+    checkpoint.save(tmp_path / "x.safetensors", held)
+    path = str(tmp_path / "x.safetensors")
+    names = "a,a_s,b,b_s,d" + (",a_g,b_g" if a.global_scale is not None else "")
+    code, out, err = call(
+        "compare", path, path, "--product", names, "--fmt", a.format, "--json", capsys=capsys
+    )
+    assert code == 0, err
+    why = json.loads(out)["why"]
+    assert why["exact"], why
+    assert unit in [fit["columns"]["unit"] for fit in why["fits"]]
+
+
+def test_scales_that_fit_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"a: found scales of shape \(24, 3\), expected one for each group"):
+        operand(QA.codes, np.ones((24, 3), np.float32), name="a")
+    with pytest.raises(ValueError, match="a: found scales of int64, expected float32"):
+        operand(QA.codes, np.ones((24, 4), np.int64), name="a")
+    with pytest.raises(ValueError, match="a: found a global scale beside scales of float32"):
+        operand(QA.codes, QA.scales, name="a", global_scale=np.float32(1))
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -232,15 +232,17 @@ def test_outputs_behind_the_model_belong_to_the_pass_before(tmp_path: Path) -> N
 
 def test_dumps_of_the_dumper_are_named(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    names = {
-        "step=0___rank=0___dump_index=9___name=non_intrusive__model.norm.output___recompute_status=disabled": X,
-        "step=0___rank=0___dump_index=10___name=h___recompute_status=disabled___layer_id=3": X + 1,
-        "step=0___rank=0___dump_index=11___name=h___recompute_status=disabled___layer_id=3": X + 2,
-        "step=1___rank=0___dump_index=12___name=non_intrusive__model.layers.0.mlp.output___layer_id=0": X + 3,
-        "step=1___rank=0___dump_index=13___name=pair": X + 4,
-    }
-    for name, array in names.items():
-        torch.save(folder / f"{name}.pt", {"value": array, "meta.step": X})
+    plain = "___recompute_status=disabled"
+    names = (
+        (0, 9, f"non_intrusive__model.norm.output{plain}"),
+        (0, 10, f"h{plain}___layer_id=3"),
+        (0, 11, f"h{plain}___layer_id=3"),
+        (1, 12, "non_intrusive__model.layers.0.mlp.output___layer_id=0"),
+        (1, 13, "pair"),
+    )
+    for i, (step, index, name) in enumerate(names):
+        path = folder / f"step={step}___rank=0___dump_index={index}___name={name}.pt"
+        torch.save(path, {"value": X + i, "meta.step": X})
     ours = {
         "norm": X, "h.layer_id=3": X + 1, "h.layer_id=3#2": X + 2, "pass1.layers.0.mlp": X + 3,
         "pass1.pair": X + 4,

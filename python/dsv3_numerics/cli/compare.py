@@ -36,7 +36,9 @@ class BadInput(click.ClickException):
 @click.option(
     "--product",
     metavar="A,A_SCALES,B,B_SCALES,D",
-    help="Why: B's tensor D against products of A's codes and scales (row by row, not in a kernel's layout).",
+    help="Why: B's tensor D against products of A's codes and scales (row by row; float32, float16, "
+    "bfloat16, UE8M0 as float8_e8m0fnu, bytes or int32 words, float8_e4m3fn; or seven names, with "
+    "A_GLOBAL,B_GLOBAL for NVFP4).",
 )
 @click.option(
     "--model", "as_model", is_flag=True, help="Layers, experts and next tokens of two dumps of one model."
@@ -119,7 +121,7 @@ def compare_command(
         if quantized is not None:
             why = _explained(a, b, quantized, fmt)
         elif product is not None:
-            why = _explained_product(a, b, product)
+            why = _explained_product(a, b, product, fmt)
         models = compare_models(a, b, noise=noise) if as_model else None
     except (ValueError, TypeError, OSError) as error:
         raise BadInput(error_text(error)) from error
@@ -241,45 +243,28 @@ def _explained(a: Path, b: Path, names: str, fmt: str | None) -> Explanation:
         )
 
 
-_TILES = (128, 64, 32, 16)
-_KINDS = {"float32": "float32", "float8_e8m0fnu": "ue8m0"}
-
-
-def _explained_product(a: Path, b: Path, names: str) -> Explanation:
+def _explained_product(a: Path, b: Path, names: str, fmt: str | None) -> Explanation:
     """Explain a product in B by codes and scales in A."""
     from ..compare import explain_product
+    from ..compare.operands import operand
     from ..compare.sources import opened
 
     parts = names.split(",")
-    if len(parts) != 5:
-        raise ValueError(f"--product: found {names!r}, expected five names: A,A_SCALES,B,B_SCALES,D")
+    if len(parts) not in (5, 7):
+        raise ValueError(
+            f"--product: found {names!r}, expected five names: A,A_SCALES,B,B_SCALES,D (or seven, with "
+            "A_GLOBAL,B_GLOBAL)"
+        )
     with opened(a, "A") as left, opened(b, "B") as right:
-        for side, held, name in (*(("A", left, n) for n in parts[:4]), ("B", right, parts[4])):
+        inputs = (*parts[:4], *parts[5:])
+        for side, held, name in (*(("A", left, n) for n in inputs), ("B", right, parts[4])):
             if name not in held:
                 raise ValueError(
                     f"--product: found no tensor {name!r} in {side}: {', '.join(list(held)[:8])}"
                 )
-        first, second = (_side(left, parts[i], parts[i + 1]) for i in (0, 2))
-        return explain_product(first, second, right[parts[4]])
-
-
-def _side(held: Any, codes_name: str, scales_name: str) -> Any:
-    """Join codes and scales; the groups are those that fit the shapes."""
-    from ..number_formats import code_array
-    from ..quantized import Quantized, scales_shape
-
-    codes, info = code_array(held[codes_name], None, codes_name)
-    scales = held[scales_name]
-    kind = _KINDS.get(scales.dtype.name)
-    if codes.ndim != 2 or kind is None:
-        raise ValueError(
-            f"--product: found {codes_name} {codes.shape} with {scales_name} of {scales.dtype}, expected "
-            f"two axes, and scales of {' or '.join(_KINDS)}"
+        outer: list[Any] = [left[name] for name in parts[5:]] or [None, None]
+        first, second = (
+            operand(left[parts[i]], left[parts[i + 1]], name=parts[i], fmt=fmt, global_scale=outer[i // 2])
+            for i in (0, 2)
         )
-    for wide in (*_TILES, codes.shape[1]):
-        for block, axis in (((wide,), 1), ((128, wide), None)):
-            if scales.shape == scales_shape(codes.shape, block, axis):
-                return Quantized(codes, scales, info.name, block, axis, kind)
-    raise ValueError(
-        f"--product: found {scales_name} of {scales.shape}, expected one for each group of {codes.shape}"
-    )
+        return explain_product(first, second, right[parts[4]])

@@ -100,9 +100,13 @@ class Case:
             return plain
         if self.amax_how in WHOLE_AMAXES and self.whole_amax is not None:
             return self.whole_amax
-        high, low = self.groups_of(self.x, np.maximum), self.groups_of(self.x, np.minimum)
         with np.errstate(all="ignore"):
-            return np.ascontiguousarray(AMAXES[self.amax_how][1](plain, high, low), f32)
+            return np.ascontiguousarray(AMAXES[self.amax_how][1](*self.extremes()), f32)
+
+    def extremes(self) -> tuple[Floats, Floats, Floats]:
+        """Return largest magnitudes, largest and least numbers of each group."""
+        plain = self.groups_of(np.abs(self.x), np.maximum)
+        return plain, self.groups_of(self.x, np.maximum), self.groups_of(self.x, np.minimum)
 
     def spread(self, scales: Floats) -> Floats:
         """Repeat scales over their groups."""
@@ -193,6 +197,10 @@ class Case:
             yield ScaleRow(name, 0, scales, floored, uses)
             if kind in _GLOBALS:
                 return
+            told = "stored as its inverse 1 / s"
+            yield ScaleRow(
+                f"{name}, {told}", 1, f32(1) / scales, floored, [("scale as it should be", 0, scales)]
+            )
             for factor, told in TOLD_HALF.items():
                 yield ScaleRow(
                     f"{name}, stored {told}",

@@ -15,19 +15,27 @@ from numpy.typing import NDArray
 from .._arrays import Array
 from ..number_formats import FormatInfo, formats
 
-_Read = Callable[[Array, int], Array | None]
+Rows = NDArray[np.intp]
+_Read = Callable[[Array, int, Rows], Array | None]
 
 
-def _shifted(by: int, axis: int) -> _Read:
-    def read(codes: Array, tile: int) -> Array | None:
-        step = by * (tile if axis == 1 else 1)
-        return np.roll(codes, -step, axis) if codes.shape[axis] > abs(step) else None
+def _in_rows(change: Callable[[Array, int], Array | None]) -> _Read:
+    """Change every row by itself."""
+    return lambda codes, tile, rows: change(codes[rows], tile)
 
-    return read
+
+def _shifted_tiles(by: int) -> _Read:
+    return _in_rows(
+        lambda codes, tile: np.roll(codes, -by * tile, 1) if codes.shape[1] > abs(by * tile) else None
+    )
+
+
+def _shifted_rows(by: int) -> _Read:
+    return lambda codes, tile, rows: codes[(rows + by) % len(codes)] if len(codes) > abs(by) else None
 
 
 def _elements(by: int) -> _Read:
-    return lambda codes, tile: np.roll(codes, -by, 1) if codes.shape[1] > 1 else None
+    return _in_rows(lambda codes, tile: np.roll(codes, -by, 1) if codes.shape[1] > 1 else None)
 
 
 def _pairs_swapped(codes: Array, tile: int) -> Array | None:
@@ -44,7 +52,7 @@ def _ordered(order: tuple[int, ...]) -> _Read:
         back = np.argsort(order)
         return codes.reshape(len(codes), -1, len(order))[:, :, back].reshape(codes.shape)
 
-    return read
+    return _in_rows(read)
 
 
 def _halves(codes: Array, tile: int) -> Array | None:
@@ -57,59 +65,90 @@ def _evens_first(codes: Array, tile: int) -> Array | None:
     return codes.reshape(len(codes), 2, -1).transpose(0, 2, 1).reshape(codes.shape) if even else None
 
 
-def _blocks_transposed(codes: Array, tile: int) -> Array | None:
+def _blocks_transposed(codes: Array, tile: int, rows: Rows) -> Array | None:
     (m, k), size = codes.shape, tile
     if m % size or k % size or size < 2 or m == k == size:
         return None
-    return codes.reshape(m // size, size, k // size, size).transpose(0, 3, 2, 1).reshape(m, k)
+    columns = np.arange(k)
+    above, across = rows[:, None] // size * size, columns[None] // size * size
+    found: Array = codes[above + columns[None] % size, across + rows[:, None] % size]
+    return found
 
 
-def _bytes_swapped(codes: Array, tile: int) -> Array | None:
-    return codes.byteswap() if codes.dtype.itemsize > 1 else None
+def _dealt(count: int) -> _Read:
+    """Read rows that were dealt out: every `count`-th one first, then those behind them."""
+
+    def read(codes: Array, tile: int, rows: Rows) -> Array | None:
+        m = len(codes)
+        return codes[rows % count * (m // count) + rows // count] if m % count == 0 and m > count else None
+
+    return read
 
 
 CODE_LAYOUTS: dict[str, tuple[int, _Read]] = {
-    "as given": (0, lambda c, t: c),
-    "transposed": (1, lambda c, t: np.ascontiguousarray(c.T) if c.shape[0] == c.shape[1] else None),
-    "transposed memory": (1, lambda c, t: np.ascontiguousarray(c.reshape(c.shape[::-1]).T)),
+    "as given": (0, lambda c, t, r: c[r]),
+    "transposed": (1, lambda c, t, r: c.T[r] if c.shape[0] == c.shape[1] else None),
+    "transposed memory": (1, lambda c, t, r: c.reshape(c.shape[::-1]).T[r]),
     "each square tile transposed": (1, _blocks_transposed),
-    "shifted by one tile (one late)": (1, _shifted(1, 1)),
-    "shifted by one tile (one early)": (1, _shifted(-1, 1)),
-    "shifted by one row (one late)": (1, _shifted(1, 0)),
-    "shifted by one row (one early)": (1, _shifted(-1, 0)),
+    "shifted by one tile (one late)": (1, _shifted_tiles(1)),
+    "shifted by one tile (one early)": (1, _shifted_tiles(-1)),
+    "shifted by one row (one late)": (1, _shifted_rows(1)),
+    "shifted by one row (one early)": (1, _shifted_rows(-1)),
     "shifted by one element (one late)": (1, _elements(1)),
     "shifted by one element (one early)": (1, _elements(-1)),
-    "columns in reverse": (1, lambda c, t: c[:, ::-1]),
-    "rows in reverse": (1, lambda c, t: c[::-1]),
-    "neighbours swapped in pairs (nibbles swapped)": (1, _pairs_swapped),
-    "low nibbles for the first half of a row, high ones for the second": (1, _halves),
-    "even columns first, then odd ones": (1, _evens_first),
+    "columns in reverse": (1, _in_rows(lambda c, t: c[:, ::-1])),
+    "rows in reverse": (1, lambda c, t, r: c[len(c) - 1 - r]),
+    "neighbours swapped in pairs (nibbles swapped)": (1, _in_rows(_pairs_swapped)),
+    "low nibbles for the first half of a row, high ones for the second": (1, _in_rows(_halves)),
+    "even columns first, then odd ones": (1, _in_rows(_evens_first)),
     "groups of 8 in the order 0 2 4 6 1 3 5 7": (1, _ordered((0, 2, 4, 6, 1, 3, 5, 7))),
-    "bytes of a code swapped": (1, _bytes_swapped),
+    "bytes of a code swapped": (1, _in_rows(lambda c, t: c.byteswap() if c.dtype.itemsize > 1 else None)),
+    "even rows first, then odd ones": (1, _dealt(2)),
+    "halves of rows by turns (first, second)": (1, lambda c, t, r: _dealt_back(c, r)),
 }
+"""Readers of some rows of codes: assumptions, and a function of codes, tile and rows."""
+
+
+def _dealt_back(codes: Array, rows: Rows) -> Array | None:
+    half = len(codes) // 2
+    return codes[rows % half * 2 + rows // half] if len(codes) % 2 == 0 and half > 1 else None
+
 
 # Bits changed in every code: names by what their results are read as.
 CODE_BITS: dict[str, Callable[[Array, FormatInfo], Array]] = {
     "": lambda c, i: c,
-    "sign bits inverted (unsigned codes with a zero-point in the middle)": lambda c, i: (
+    "sign bits inverted (negated numbers, or unsigned integers around a middle)": lambda c, i: (
         c ^ c.dtype.type(1 << (i.bits - 1))
     ),
 }
 
 
 class CodeReading(NamedTuple):
-    """Codes in one order, and what it assumes."""
+    """Some rows of codes in one order, and what it assumes."""
 
     name: str
     assumptions: int
     codes: Array
     zero: NDArray[np.float32] | None = None
     """Zero-point that was added to each code, before it was clipped."""
+    layout: str = "as given"
+    bits: str = ""
+    usual: float | None = None
+    "zero-point of all codes"
 
 
-def code_readings(codes: Array, x: NDArray[np.float32], tile: int, info: FormatInfo) -> Iterator[CodeReading]:
-    """Read codes in every order that can be; readings that are alike are named once, by the first."""
-    shape = x.shape
+def code_readings(
+    codes: Array, x: NDArray[np.float32], tile: int, info: FormatInfo, shape: tuple[int, int], rows: Rows
+) -> Iterator[CodeReading]:
+    """Read rows of codes in every order that can be; readings that are alike are named once, by the first.
+
+    Parameters
+    ----------
+    codes : ndarray
+        All codes, of `shape` or its transpose.
+    x : ndarray of float32
+        The input's `rows`.
+    """
     seen: set[bytes] = set()
 
     def new(found: Array) -> bool:
@@ -119,30 +158,48 @@ def code_readings(codes: Array, x: NDArray[np.float32], tile: int, info: FormatI
         return fresh
 
     if codes.shape != shape:
-        if codes.shape != shape[::-1]:
-            return
-        codes = np.ascontiguousarray(codes.T)
-        yield CodeReading("transposed", 1, codes)
+        if codes.shape == shape[::-1]:
+            yield CodeReading("transposed", 1, np.ascontiguousarray(codes.T[rows]))
         return
-    for bits, change in CODE_BITS.items():
-        for name, (assumptions, read) in CODE_LAYOUTS.items():
+    for bits in CODE_BITS:
+        for layout, (assumptions, _) in CODE_LAYOUTS.items():
             if bits and assumptions:
                 continue
-            found = read(codes, tile)
-            if found is None:
-                continue
-            found = change(np.ascontiguousarray(found), info)
-            if new(found):
-                yield CodeReading(bits or name, assumptions + bool(bits), found)
+            found = _read(codes, tile, info, layout, bits, rows)
+            if found is not None and new(found):
+                yield CodeReading(bits or layout, assumptions + bool(bits), found, None, layout, bits)
     if info.is_integer:
-        yield from _zero_points(codes, x, tile, info)
+        yield from _zero_points(codes[rows], x, tile, info)
 
 
-def _zero_points(codes: Array, x: NDArray[np.float32], tile: int, info: FormatInfo) -> Iterator[CodeReading]:
+def read_again(
+    reading: CodeReading, codes: Array, x: NDArray[np.float32], tile: int, info: FormatInfo, rows: Rows
+) -> CodeReading:
+    """Read other rows as a reading does."""
+    if codes.shape[0] != codes.shape[1] and reading.name == "transposed":
+        return reading._replace(codes=np.ascontiguousarray(codes.T[rows]))
+    found = _read(codes, tile, info, reading.layout, reading.bits, rows)
+    assert found is not None
+    zero = reading.zero
+    if zero is not None:
+        zero = _zeros_of_groups(found, x, tile, info)
+        if reading.usual is not None or zero is None:
+            zero = np.full(x.shape, reading.usual or 0, np.float32)
+    return reading._replace(codes=found, zero=zero)
+
+
+def _read(codes: Array, tile: int, info: FormatInfo, layout: str, bits: str, rows: Rows) -> Array | None:
+    found = CODE_LAYOUTS[layout][1](codes, tile, rows)
+    return None if found is None else CODE_BITS[bits](np.ascontiguousarray(found), info)
+
+
+def _zeros_of_groups(
+    codes: Array, x: NDArray[np.float32], tile: int, info: FormatInfo
+) -> NDArray[np.float32] | None:
     """Find what was added to integers: where a line through codes over inputs meets zero, group by group."""
     m, k = x.shape
     if k % tile or tile < 4 or not np.isfinite(x).all():
-        return
+        return None
     shift = 8 - info.bits
     signed = ((codes.astype(np.uint8) << shift).view(np.int8) >> shift).astype(np.float64)
     a, b = x.astype(np.float64).reshape(m, -1, tile), signed.reshape(m, -1, tile)
@@ -153,13 +210,20 @@ def _zero_points(codes: Array, x: NDArray[np.float32], tile: int, info: FormatIn
     spread = np.square(away).sum(axis=2)
     slope = (away * b).sum(axis=2) / np.where(spread > 0, spread, 1)
     zero = np.where(spread > 0, np.rint(mean_b - slope * mean_a), 0)
-    values, counts = np.unique(zero, return_counts=True)
-    usual = float(values[counts.argmax()])
-    if usual and counts.max() * 2 > zero.size:
-        yield CodeReading(f"zero-point {usual:g} added", 1, codes, np.full(x.shape, usual, np.float32))
-    elif np.abs(zero).max() > 0 and counts.max() < zero.size:
-        whole = np.repeat(zero, tile, axis=1).astype(np.float32)
-        yield CodeReading("zero-points of groups added", 1, codes, whole.reshape(x.shape))
+    return np.repeat(zero, tile, axis=1).astype(np.float32)
+
+
+def _zero_points(codes: Array, x: NDArray[np.float32], tile: int, info: FormatInfo) -> Iterator[CodeReading]:
+    zero = _zeros_of_groups(codes, x, tile, info)
+    if zero is None:
+        return
+    values, counts = np.unique(zero[:, ::tile], return_counts=True)
+    usual, groups = float(values[counts.argmax()]), counts.sum()
+    if usual and counts.max() * 2 > groups:
+        whole = np.full(x.shape, usual, np.float32)
+        yield CodeReading(f"zero-point {usual:g} added", 1, codes, whole, usual=usual)
+    elif np.abs(zero).max() > 0 and counts.max() < groups:
+        yield CodeReading("zero-points of groups added", 1, codes, zero)
 
 
 def likeness(x: NDArray[np.float32], numbers: NDArray[np.float64], tile: int) -> float:

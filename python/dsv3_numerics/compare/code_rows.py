@@ -55,6 +55,7 @@ INPUTS: dict[str, tuple[int, Callable[[Floats], Floats]]] = {
 
 QUOTIENTS: dict[str, Callable[[Floats, Floats, Floats, np.float32], Floats]] = {
     "x / s": lambda x, s, a, m: x / s,
+    "x / s, 0 where s is 0": lambda x, s, a, m: np.where(s == 0, f32(0), x / s),
     "x * (1 / s)": lambda x, s, a, m: x * (f32(1) / s),
     "x * (max / amax)": lambda x, s, a, m: x * (m / a),
     "x * bfloat16(1 / s)": lambda x, s, a, m: x * to_bfloat16(f32(1) / s),
@@ -152,9 +153,16 @@ def _wrapped(q: Floats, info: FormatInfo) -> Array:
     )
 
 
+def _nan_without_sign(q: Floats, info: FormatInfo) -> Array:
+    codes = rounded(q, info)
+    top = codes.dtype.type(1 << (info.bits - 1))
+    return np.where(np.isnan(q), codes & ~top, codes)
+
+
 OVERFLOW = "ties to even, overflow to NaN or infinity (not saturated)"
 WRAPPED = "ties to even, integers wrapped around (clipping missing)"
 PLAIN_ROUNDING = "nearest, ties to even"
+NAN = "nearest, ties to even, NaN without sign"
 
 ROUNDINGS: dict[str, tuple[int, Callable[[Floats, FormatInfo], Array]]] = {
     PLAIN_ROUNDING: (0, lambda q, i: rounded(q, i)),
@@ -174,6 +182,7 @@ ROUNDINGS: dict[str, tuple[int, Callable[[Floats, FormatInfo], Array]]] = {
     "double rounding, by float8_e5m2": (1, _through("float8_e5m2")),
     "nearest, ties to even, subnormals flushed to zero": (1, _no_subnormals),
     "nearest, ties to even, -0 as +0": (1, _no_negative_zero),
+    NAN: (1, _nan_without_sign),
     OVERFLOW: (1, lambda q, i: rounded(q, i, overflow="nonfinite")),
     WRAPPED: (1, _wrapped),
 }
@@ -183,6 +192,8 @@ def fits_format(rounding: str, info: FormatInfo) -> bool:
     """Tell whether a rounding can differ from others in a format."""
     if rounding == OVERFLOW:
         return info.has_nan or info.has_inf
+    if rounding == NAN:
+        return info.has_nan and not info.is_integer and info.name != "float8_e8m0fnu"
     if rounding == WRAPPED:
         return info.is_integer
     return not rounding.endswith(info.name)

@@ -144,7 +144,9 @@ class _Tally:
         self.worst += [(top + int(i), int(per_row[i]), float(errors[i])) for i in rows]
         self.worst = sorted(self.worst, key=lambda one: (-one[2], -one[1], one[0]))[:_WORST]
         across = np.add.reduceat(tiles, np.arange(0, self.wide, self.steps[1]), axis=1, dtype=np.int64)
-        np.add.at(self.map, (top + np.arange(len(tiles))) // self.steps[0], across)
+        places = (top + np.arange(len(tiles))) // self.steps[0]
+        starts = np.flatnonzero(np.diff(places, prepend=-1))
+        self.map[places[starts]] += np.add.reduceat(across, starts, axis=0)
 
     def finish(self, result: ArrayComparison, shape: tuple[int, ...]) -> None:
         """Put the counts into a result."""
@@ -163,8 +165,8 @@ class _Tally:
             return
         result.max_abs, result.max_rel, result.sqnr_db = self.max_abs, self.max_rel, math.inf
         if self.noise > 0:
-            level = math.log10(self.signal / self.noise) if self.signal > 0 else -math.inf
-            result.sqnr_db = 10 * level
+            ratio = self.signal / self.noise
+            result.sqnr_db = -math.inf if ratio == 0 else 10 * math.log10(ratio)
 
 
 def _bin(place: int) -> str:

@@ -1,7 +1,8 @@
 """Folders that engines dump tensors into: their names, and the shards of tensor parallelism.
 
 Lives here: SGLang's ``TP*_PP*_Rank*/Pass*.pt`` (forward hooks) and ``step=*___rank=*___name=*.pt`` (its
-dumper), folders of msprobe, and the joining of ranks where the rule is known. Files themselves are read by `files` and `torch_files`.
+dumper), folders of msprobe, and the joining of ranks where the rule is known. Files themselves are read by
+`files` and `torch_files`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import numpy as np
 from .._arrays import Array
 from .kinds import as_codes
 
-_HOOK = re.compile(r"^TP(\d+)_PP(\d+)_Rank(?P<rank>\d+)[^.]*\.Pass_?(?P<number>\d+)\.(?P<name>.+)$", re.IGNORECASE)
+_HOOK = re.compile(
+    r"^TP(\d+)_PP(\d+)_Rank(?P<rank>\d+)[^.]*\.Pass_?(?P<number>\d+)\.(?P<name>.+)$", re.IGNORECASE
+)
 _MSPROBE = re.compile(
     r"^(?:step(?P<number>\d+)\.)?(?:(?:rank(?P<rank>\d*)|proc\d+)\.)?dump_tensor_data\.(?P<name>.+)$",
     re.IGNORECASE,
@@ -76,8 +79,8 @@ def _matched(tensors: Mapping[str, Array], pattern: re.Pattern[str]) -> list[_Re
 def _hooked(tensors: Mapping[str, Array], notes: list[str]) -> list[_Record] | None:
     """Read ``TP*_PP*_Rank*/Pass*.pt``.
 
-    A file is written when the inner model has run, before its own output and those of the modules behind it are
-    kept: they open the file of the next pass, and belong to this one.
+    A file is written when the inner model has run, before its own output and those of the modules behind it
+    are kept: they open the file of the next pass, and belong to this one.
     """
     records = _matched(tensors, _HOOK)
     if records is None:

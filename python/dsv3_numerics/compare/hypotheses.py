@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from .._arrays import Array
 from ..number_formats import FormatInfo
 from .code_rows import INPUTS, PLAIN_INPUT, PLAIN_ROUNDING
@@ -16,17 +18,26 @@ from .scale_layouts import PLAIN_LAYOUT, ScaleReading
 from .scale_rows import AMAXES, AS_STORED, PLAIN_AMAX, Floats
 
 NO_SCALE = "no scale (a cast)"
+OWN = "the rule's own"
 
 
 @dataclass(frozen=True)
 class Given:
-    """Input, and codes and scales that were found: two axes each; codes as unsigned integers."""
+    """Input, and codes and scales that were found: two axes each; codes as unsigned integers.
 
-    x: Floats
+    The input has any dtype, and is read a few rows at a time.
+    """
+
+    x: Array
     codes: Array
     stored: Array | None
     info: FormatInfo
     outer: Any
+
+    def rows(self, rows: Any) -> Floats:
+        """Return rows of the input as float32."""
+        with np.errstate(over="ignore"):
+            return np.ascontiguousarray(self.x[rows], np.float32)
 
 
 @dataclass(frozen=True)
@@ -66,6 +77,8 @@ class Hypothesis:
     assumptions: int
     rule: tuple[str, str] | None = None
     "kind and rule, where a quantizer of the package is the hypothesis"
+    row_assumptions: int = 0
+    "those of its scales, which a rule's name saves"
 
 
 def columns_of(h: Hypothesis, rule: str, info: FormatInfo) -> dict[str, str]:

@@ -35,18 +35,28 @@ def classify(
     *,
     scales_known: bool,
     scales_given: bool = True,
+    origin: tuple[int, int] = (0, 0),
+    total: int | None = None,
 ) -> tuple[dict[str, int], dict[str, Any]]:
     """Put every difference between `found` and `own` codes and scales in a class.
+
+    Parameters
+    ----------
+    origin : tuple of int
+        The first row of codes, and of groups, in a whole of which these are some rows.
+    total : int, optional
+        Differing codes of that whole.
 
     Returns
     -------
     classes, evidence
         Codes (and scales) in each class, "unexplained" last; places and factors by the class's name.
     """
-    look = _Look(case, found, own, used, amax, quotient, rounding)
+    look = _Look(case, found, own, used, amax, quotient, rounding, origin, total)
     if scales_known:
         look.tiles_by_their_scale(scales, own_scales)
     look.few_bits()
+    look.padding()
     look.whole_tiles()
     look.moved_tiles()
     look.tiles_by_other_scales(used)
@@ -55,12 +65,12 @@ def classify(
     if scales_known:
         look.scales(scales, own_scales)
     elif scales_given:
-        look.add("scales of unknown making", scales.size)
-        look.unknown_scales(scales)
+        look.add(look.unknown_scales(scales), scales.size)
+    look.unlike_tiles()
     rest = int(look.left.sum())
     if rest:
         look.classes["unexplained"] = look.classes.get("unexplained", 0) + rest
-        look.evidence["unexplained, first places"] = np.argwhere(look.left)[:_LISTED].tolist()
+        look.evidence["unexplained, first places"] = look.places(look.left)
     return look.classes, look.evidence
 
 
@@ -76,12 +86,15 @@ class _Look:
         amax: Floats,
         quotient: str,
         rounding: str,
+        origin: tuple[int, int],
+        total: int | None,
     ) -> None:
         self.case, self.found, self.own, self.info, self.quotient = case, found, own, case.info, quotient
         self.round = ROUNDINGS[rounding][1]
         self.nearest = rounding.startswith("nearest")
         self.left: Mask = found != own
-        self.total = int(self.left.sum())
+        self.total = int(self.left.sum()) if total is None else total
+        self.origin = origin
         self.used, self.amax = used, amax
         self.q = case.quotients(used, quotient, amax)
         self.classes: dict[str, int] = {}
@@ -146,9 +159,12 @@ class _Look:
         self.settled |= follow
 
     def note(self, name: str, groups: Mask) -> None:
-        self.evidence[f"{name}: groups, first places"] = (
-            f"{int(groups.sum())}, {np.argwhere(groups)[:_LISTED].tolist()}"
-        )
+        self.evidence[f"{name}: groups, first places"] = f"{int(groups.sum())}, {self.places(groups, 1)}"
+
+    def places(self, mask: Mask, kind: int = 0) -> list[list[int]]:
+        """Return the first places of codes (or of groups: 1) in the whole."""
+        found: list[list[int]] = (np.argwhere(mask)[:_LISTED] + np.array([self.origin[kind], 0])).tolist()
+        return found
 
     def few_bits(self) -> None:
         """Find few codes that differ by one bit each and are no ties."""
@@ -167,8 +183,8 @@ class _Look:
         if not len(places):
             return
         self.evidence["flipped bits: place, found, expected"] = [
-            (p.tolist(), hex(int(self.found[tuple(p)])), hex(int(self.own[tuple(p)])))
-            for p in places[:_LISTED]
+            (told, hex(int(self.found[tuple(p)])), hex(int(self.own[tuple(p)])))
+            for told, p in zip(self.places(flips), places, strict=False)
         ]
         self.take("one flipped bit" if len(places) == 1 else "flipped bits", flips)
 
@@ -190,6 +206,28 @@ class _Look:
             groups = self.every(mask) & ~self.every(other) & touched & several
             if groups.any() and self.case.block != (1, 1) and self.take(name, self.group_mask(groups)):
                 self.note(name, groups)
+
+    def padding(self) -> None:
+        """Find rows that hold codes although their input is zero, and NaN of other bits."""
+        self.take("NaN of other bits", np.isnan(self.numbers(self.found)) & np.isnan(self.numbers(self.own)))
+        rows = (self.case.x == 0).all(axis=1) & (self.left.sum(axis=1) * 2 > self.left.shape[1])
+        rows &= (self.numbers(self.found) != 0).any(axis=1)
+        if rows.any() and not rows.all():
+            mask = np.broadcast_to(rows[:, None], self.left.shape)
+            self.evidence["rows of zeros in x, first places"] = self.places(rows[:, None] & self.left)
+            self.take("codes where rows of x are zero (padding that was not written)", mask)
+
+    def unlike_tiles(self) -> None:
+        """Find groups most of whose codes have nothing to do with their input, beside others that fit."""
+        wrong = self.left.astype(np.float32)
+        for axis, length in enumerate(self.case.block):
+            wrong = np.add.reduceat(wrong, np.arange(0, wrong.shape[axis], length), axis=axis)
+        size = self.case.groups_of(np.ones_like(self.case.x), np.add)
+        groups = (wrong * 4 > size * 3) & (size >= 8)
+        if groups.any() and groups.sum() * 2 <= groups.size:
+            mask = self.group_mask(groups)
+            self.note("tiles that do not follow their input", groups)
+            self.take("tiles that do not follow their input", mask)
 
     def moved_tiles(self) -> None:
         """Find rows, and 1 x width tiles, that stand elsewhere in the result that was to be."""
@@ -231,8 +269,10 @@ class _Look:
         if not swapped and len(steps) == 1 and len(pairs) > 1:
             self.evidence[f"{name}: all from the same distance"] = f"{steps.pop()} {what}"
         self.take(name, mask)
+        top = self.origin[0] * whole
         self.evidence[f"{name}: found at, belongs at"] = [
-            (divmod(a, whole), divmod(b, whole)) if whole > 1 else (a, b) for a, b in pairs[:_LISTED]
+            (divmod(a + top, whole), divmod(b + top, whole)) if whole > 1 else (a + top, b + top)
+            for a, b in pairs[:_LISTED]
         ]
 
     def tiles_by_other_scales(self, used: Floats) -> None:
@@ -286,6 +326,7 @@ class _Look:
         beside = (numbers == low) | (numbers == high)
         if self.nearest:
             self._by_chance(low, high, beside)
+        self._same_bit(beside)
         self.take("ties only", ties(self.q, self.info) & beside)
         self._stuck_bit(beside)
         self.take("NaN", np.isnan(numbers) | np.isnan(own))
@@ -315,6 +356,19 @@ class _Look:
                 f"{count}; {expected:.1f} of stochastic rounding"
             )
             self.take("stochastic rounding (the other neighbour, as often as chance has it)", beside)
+
+    def _same_bit(self, beside: Mask) -> None:
+        """Find one bit that is turned in all codes that differ, most of which no rounding would give."""
+        count = int(self.left.sum())
+        if count < _MANY:
+            return
+        values, counts = np.unique((self.found ^ self.own)[self.left], return_counts=True)
+        most = values[counts.argmax()]
+        if counts.max() * 20 < count * 19 or int(most).bit_count() != 1:
+            return
+        mask = (self.found ^ self.own) == most
+        if int((mask & self.left & ~beside).sum()) * 4 >= count:
+            self.take(f"bit {int(most).bit_length() - 1} turned", mask)
 
     def _stuck_bit(self, beside: Mask) -> None:
         """Find a bit that is the same in all codes although it should not be."""
@@ -346,6 +400,10 @@ class _Look:
                 "scales missing (NaN or infinite)": ~np.isfinite(found),
                 "scales truncated to bfloat16": found == cut_to_bfloat16(own),
                 "scales rounded to bfloat16": found == to_bfloat16(own),
+                "scales in another order (the same numbers elsewhere)": np.full(
+                    left.shape,
+                    int(left.sum()) > 1 and np.array_equal(np.sort(found, None), np.sort(own, None)),
+                ),
                 "scales off by one ulp": np.abs(found - own) <= np.spacing(np.abs(own)),
                 "scales missing (one)": found == 1,
                 "stale or swapped scales (of another group)": np.isin(found, own),
@@ -355,7 +413,8 @@ class _Look:
                 "flipped bits of scales": bits & (int(left.sum()) <= _FEW),
                 "scales off by one factor": alike & (int(left.sum()) > _FEW),
             }
-            if int(left.sum()) * 2 > left.size and self._unrelated(found, own):
+            permuted = classes["scales in another order (the same numbers elsewhere)"].any()
+            if int(left.sum()) * 2 > left.size and not permuted and self._unrelated(found, own):
                 classes = {"scales of another tensor (unrelated to this input)": np.ones_like(left)}
             classes["unexplained scales"] = np.ones_like(left)
         for name, mask in classes.items():
@@ -380,11 +439,16 @@ class _Look:
         self.evidence["correlation of scales with those expected (ranks)"] = round(correlation, 3)
         return abs(correlation) < 0.5
 
-    def unknown_scales(self, found: Floats) -> None:
-        """Note how scales of unknown making lie to those of the plainest rule."""
+    def unknown_scales(self, found: Floats) -> str:
+        """Name scales of unknown making, and note how they lie to those of the plainest rule."""
         with np.errstate(all="ignore"):
             factor = found.astype(np.float64) / (self.case.amax / self.case.limit)
         factor = factor[np.isfinite(factor)]
         if factor.size:
             told = [float(np.round(v, 4)) for v in (factor.min(), np.median(factor), factor.max())]
             self.evidence["scales over amax / max: least, median, largest"] = told
+        if found.size > _FEW and (found == found.reshape(-1)[0]).all():
+            return "one scale everywhere, of unknown making (static)"
+        if found.size > _FEW and factor.size and np.ptp(factor) <= 1e-6 * np.abs(factor).max():
+            return "scales of amax / max times one factor"
+        return "scales of unknown making"

@@ -14,7 +14,11 @@ SPELLINGS: tuple[tuple[str, str, str], ...] = (
     ("msprobe", r"\.[A-Z]\w*\.forward\.0\.output(\.0)?$", ""),
     ("msprobe", r"\.[A-Z]\w*\.forward\.0\.parameters\.", "."),
     ("dumps", r"\.(output|forward\.output|forward\.0\.output)(\.0)?$", ""),
-    ("SGLang (first of several outputs)", r"^(?!Functional|Tensor|Torch)(.*)(?<!layers)(?<!layer)(?<!experts)\.0$", r"\1"),
+    (
+        "SGLang (first of several outputs)",
+        r"^(?!Functional|Tensor|Torch)(.*)(?<!layers)(?<!layer)(?<!experts)\.0$",
+        r"\1",
+    ),
     ("traces of this package", r"^layer(\d+)(?=\.|$)", r"layers.\1"),
     (
         "attention and feed-forward in modules of their own",

@@ -6,6 +6,7 @@ counted in one class; what fits none is "unexplained".
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import ml_dtypes
@@ -13,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._arrays import Array
+from ..number_formats import encode
 from .code_rows import as_bits
 from .kinds import kind_of
+from .product_patterns import Pattern, biased, clamped, solved_scales, stochastic, unrelated_rows
 from .product_rows import Operands, codes_of
 from .product_sums import exact_product, magnitude
 from .scale_rows import Floats, f32
@@ -63,7 +66,17 @@ def classify(
             )
             take("NaN or infinite", bad)
         take("signs of zero", (b == 0) & (o == 0))
+
+        def follow(patterns: Iterator[Pattern]) -> None:
+            for name, mask, told in patterns:
+                if (mask & left).any():
+                    evidence.update(told)
+                    take(name, mask)
+
+        follow(clamped(b, o, left))
         _moved_rows(take, evidence, u, v, left)
+        if left.any():
+            _moved_rows(lambda name, mask: take(name, mask.T), evidence, u.T, v.T, left.T, "columns")
         take("zeros where there is a sum", (b == 0) & (reach > 0) & (np.abs(o) > 0))
         factor = b / o
         power = (np.frexp(np.abs(factor))[0] == 0.5) & (np.abs(factor) != 1)
@@ -72,6 +85,13 @@ def classify(
         take("off by a power of two (a scale)", power & (factor > 0))
         take("sign turned", factor == -1)
         _factors(take, evidence, factor, left, own.dtype)
+        narrow = {"float32": 2.0**-23, "float16": 2.0**-10}.get(own.dtype.name, 2.0**-7)
+        if total > _FEW:
+            follow(biased(b, o, left, narrow * np.maximum(np.abs(b), np.abs(o))))
+            follow(unrelated_rows(b, exact, reach, left))
+            far = np.abs(b - exact)[left] > 2.0**-8 * reach[left]
+            if far.size and far.mean() > 0.25:
+                follow(solved_scales(given, b, left, max(4 * narrow, 2.0**-9)))
         flips = left & (np.bitwise_count(u ^ v) == 1)
         if 0 < total <= _FEW and int(flips.sum()) == int(left.sum()):
             places = np.argwhere(flips)[:_LISTED]
@@ -86,6 +106,9 @@ def classify(
             line = kind_of(own.dtype).line
             beside = np.abs(line(u) - line(v)) == 1
             middle = (b + o) / 2
+            low, high = _neighbours(sums, own.dtype)
+            by_chance = (b == low) | (b == high)
+            follow(stochastic(low, high, sums.astype(np.float64), by_chance, left))
             take("ties only (rounding of the output)", beside & (sums == middle))
             half = 2.0**-8 if own.dtype == np.dtype(ml_dtypes.bfloat16) else 2.0**-11
         k = codes_of(given.a).shape[1]
@@ -144,10 +167,21 @@ def _median(held: NDArray[np.float64], axis: int | None) -> NDArray[np.float64]:
     return np.take_along_axis(ordered, last // 2, axis=along)
 
 
-def _moved_rows(take: Any, evidence: dict[str, Any], u: Array, v: Array, left: Mask) -> None:
-    """Find rows, and tiles of 64 columns, that stand elsewhere."""
+def _neighbours(sums: Floats, dtype: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the numbers of a dtype at or below, and at or above."""
+    low, high = (encode(sums, dtype, rounding=way).astype(np.float64) for way in _WAYS)
+    return low, high
+
+
+_WAYS: tuple[Any, Any] = ("down", "up")
+
+
+def _moved_rows(
+    take: Any, evidence: dict[str, Any], u: Array, v: Array, left: Mask, lines: str = "rows"
+) -> None:
+    """Find rows, and tiles of 64 columns, that stand elsewhere; or columns, of transposes."""
     m, n = u.shape
-    for width in dict.fromkeys((n, min(n, 128), min(n, 64))):
+    for width in dict.fromkeys((n, min(n, 128), min(n, 64)) if lines == "rows" else (n,)):
         whole = n // width
         if width < 2 or m * whole < 2:
             continue
@@ -168,7 +202,7 @@ def _moved_rows(take: Any, evidence: dict[str, Any], u: Array, v: Array, left: M
             mask[row, column * width : (column + 1) * width] = True
         there = dict(pairs)
         swapped = all(there.get(y) == x for x, y in pairs)
-        what = "rows" if width == n else "tiles"
+        what = lines if width == n else "tiles"
         name = f"swapped {what}" if swapped else f"{what} of another place"
         take(name, mask)
         evidence[f"{name}: found at, belongs at"] = [

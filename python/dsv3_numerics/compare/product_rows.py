@@ -113,6 +113,19 @@ def _bytes(x: Array) -> bytes:
     return np.ascontiguousarray(x).tobytes()
 
 
+def _of_blocks(how: Callable[[Array], Array | None]) -> Callable[[Any], Any]:
+    """Move scales of blocks of 128 rows, which all 128 have."""
+
+    def change(s: Array) -> Array | None:
+        blocks = s[::128]
+        if len(s) <= 128 or _bytes(np.repeat(blocks, 128, axis=0)[: len(s)]) != _bytes(s):
+            return None
+        moved = how(blocks)
+        return None if moved is None else np.repeat(moved, 128, axis=0)[: len(s)]
+
+    return _of_scales(change)
+
+
 def _of_scales(how: Callable[[Array], Array | None]) -> Callable[[Any], Any]:
     def change(x: Any) -> Any:
         if not isinstance(x, Quantized):
@@ -228,6 +241,12 @@ _SCALE_MOVES: dict[str, Callable[[Array], Array | None]] = {
 }
 
 
+_BLOCK_MOVES = (
+    "off by one row (one late)", "off by one row (one early)", "transposed", "groups in reverse",
+    "transposed memory under an untransposed shape", "all those of the first row",
+)  # fmt: skip
+
+
 def _pairs(codes: Array) -> Array | None:
     even = codes.shape[1] % 2 == 0
     return codes.reshape(len(codes), -1, 2)[:, :, ::-1].reshape(codes.shape) if even else None
@@ -252,6 +271,7 @@ _CODE_MOVES: dict[str, Callable[[Array], Array | None]] = {
     "shifted by 128 along k (one tile early)": lambda c: np.roll(c, -128, 1) if c.shape[1] > 128 else None,
     "with k in reverse": lambda c: c[:, ::-1],
     "transposed": lambda c: c.T if c.shape[0] == c.shape[1] else None,
+    "of transposed memory (row-major for column-major)": lambda c: c.reshape(c.shape[::-1]).T,
     "with subnormals flushed to zero": _without_subnormals,
 }
 
@@ -306,6 +326,7 @@ def _scales_exchanged(given: Operands) -> Operands | None:
 
 _SIDE: dict[str, Callable[[Any], Any]] = {
     **{f"scales of {{}} {name}": _of_scales(how) for name, how in _SCALE_MOVES.items()},
+    **{f"scales of blocks of {{}} {name}": _of_blocks(_SCALE_MOVES[name]) for name in _BLOCK_MOVES},
     **{f"codes of {{}} {name}": _of_codes(how) for name, how in _CODE_MOVES.items()},
     **{
         f"codes of {{}} read as {info.name}": _as_format(info.name)
@@ -340,6 +361,7 @@ OUTPUTS: dict[str, dict[str, tuple[int, Callable[[Floats], Array]]]] = {
         "rounded to bfloat16, held as float32": (1, to_bfloat16),
         "cut to bfloat16, held as float32": (1, cut_to_bfloat16),
         "rounded to float16, held as float32": (1, to_float16),
+        "rounded to float8_e4m3fn, held as float32": (1, lambda x: _e4m3(x)),
         "cut to tf32, held as float32": (
             1,
             lambda x: (np.ascontiguousarray(x).view(np.uint32) & np.uint32(0xFFFFE000)).view(f32),
@@ -351,6 +373,7 @@ OUTPUTS: dict[str, dict[str, tuple[int, Callable[[Floats], Array]]]] = {
         "rounded to bfloat16, ties away from zero": (1, lambda x: encode(x, _BF16, rounding="nearest_away")),
         "rounded up to bfloat16": (1, lambda x: encode(x, _BF16, rounding="up")),
         "rounded down to bfloat16": (1, lambda x: encode(x, _BF16, rounding="down")),
+        "rounded to float8_e4m3fn, held as bfloat16": (1, lambda x: _e4m3(x).astype(_BF16)),
         "rounded to float16, then to bfloat16 (double rounding)": (1, lambda x: to_float16(x).astype(_BF16)),
     },
     "float16": {
@@ -364,6 +387,10 @@ OUTPUTS: dict[str, dict[str, tuple[int, Callable[[Floats], Array]]]] = {
         "rounded to bfloat16, then to float16 (double rounding)": (1, lambda x: _half(to_bfloat16(x))),
     },
 }
+
+
+def _e4m3(x: Floats) -> Floats:
+    return encode(x, "float8_e4m3fn").astype(f32)
 
 
 def _half(x: Floats) -> Array:

@@ -7,6 +7,8 @@ Lives here: the table of sums, whose rows take operands and give float32. Operan
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 
 from .. import accumulator
 from ..gemm import matmul_nt
+from ..quantized import Quantized
 from .product_rows import PROMOTIONS, Operands, codes_of, dequantized
 from .scale_rows import Floats, f32, to_bfloat16, to_float16
 
@@ -122,7 +125,9 @@ def _in_pairs(parts: list[Floats], total: Floats) -> Floats:
     return total + parts[0]
 
 
-def _split(count: int, strided: bool) -> Callable[[list[Floats], Floats], Floats]:
+def _split(
+    count: int, strided: bool, narrow: Callable[[Floats], Floats] = lambda x: x
+) -> Callable[[list[Floats], Floats], Floats]:
     def add(parts: list[Floats], total: Floats) -> Floats:
         if len(parts) < count:
             raise ValueError("fewer parts than splits")
@@ -131,7 +136,7 @@ def _split(count: int, strided: bool) -> Callable[[list[Floats], Floats], Floats
             [parts[i::count] for i in range(count)] if strided
             else [parts[i : i + size] for i in range(0, len(parts), size)]
         )  # fmt: skip
-        return _in_turn([_in_turn(share[1:], share[0]) for share in shares], total)
+        return _in_turn([narrow(_in_turn(share[1:], share[0])) for share in shares], total)
 
     return add
 
@@ -145,6 +150,8 @@ _PART_ORDERS: dict[str, Callable[[list[Floats], Floats], Floats]] = {
     ).astype(f32),
     **{f"split-K by {n}, then added": _split(n, False) for n in (2, 3, 4, 8, 16)},
     **{f"split-K by {n} in turns, then added": _split(n, True) for n in (2, 4)},
+    **{f"split-K by {n}, shares rounded to bfloat16": _split(n, False, to_bfloat16) for n in (2, 4, 8)},
+    **{f"split-K by {n}, shares rounded to float16": _split(n, False, to_float16) for n in (2, 4, 8)},
 }
 
 
@@ -178,6 +185,40 @@ def _promotion_forgotten(name: str, which: int) -> Sum:
         return whole * (left[:, None] * right[None])
 
     return product
+
+
+def _scaled_at_end(name: str, narrow: Callable[[Floats], Floats]) -> Sum:
+    """One chain over all of k, rounded before its scales are applied; no scale changes along k."""
+
+    def product(given: Operands) -> Floats:
+        if given.group is not None:
+            raise ValueError("scales change along k")
+        _, left, right = next(iter(given.factors()))
+        return _start(given) + narrow(_partial(name, given, slice(None))) * (left[:, None] * right[None])
+
+    return product
+
+
+def _cut_short(name: str, by: int | None) -> Sum:
+    """Leave out the last of k, as a loop over whole steps does; None: what fills no 128."""
+
+    def product(given: Operands) -> Floats:
+        k = codes_of(given.a).shape[1]
+        rest = k % 128 if by is None else by
+        if not 0 < rest < k:
+            raise ValueError("nothing to leave out")
+        keep = np.arange(k) < k - rest
+        a, b = (_zeroed(x, keep) for x in (given.a, given.b))
+        found: Floats = matmul_nt(a, b, c=given.c, accumulator=name)
+        return found
+
+    return product
+
+
+def _zeroed(x: Any, keep: NDArray[np.bool_]) -> Any:
+    codes = codes_of(x)
+    codes = np.where(keep, codes, np.zeros((), codes.dtype))
+    return replace(x, codes=codes) if isinstance(x, Quantized) else codes
 
 
 def _part_missing(name: str, which: int) -> Sum:
@@ -387,6 +428,11 @@ def _of_unit(info: accumulator.AccumulatorInfo, out: Sums) -> None:
         for every in (None, 32, 64):
             told = "" if every is None else f", in parts of {every}"
             out[name, f"k from its end{told}"] = (1, _reversed_k(name, every))
+        for told, narrow in (("bfloat16", to_bfloat16), ("float16", to_float16)):
+            out[name, f"one chain, rounded to {told}, then scaled"] = (1, _scaled_at_end(name, narrow))
+        for by in (None, 1, 16, 32, 64, 128):
+            told = "k behind the last whole 128" if by is None else f"the last {by} of k"
+            out[name, f"{told} left out"] = (1, _cut_short(name, by))
         out[name, "the first part of k left out"] = (1, _part_missing(name, 0))
         out[name, "the last part of k left out"] = (1, _part_missing(name, -1))
         out[name, "the last part of k added twice"] = (1, _last_part_twice(name))

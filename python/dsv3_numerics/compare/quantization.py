@@ -75,13 +75,11 @@ def explain_quantization(
         global_scale = codes.global_scale
         scales, codes = codes.scales, codes.codes
     array, _ = source(x, "x")
-    with np.errstate(over="ignore"):
-        numbers = np.ascontiguousarray(array, np.float32)
-    if numbers.ndim < 2:
-        raise ValueError(f"x: found shape {numbers.shape}, expected at least two axes")
-    numbers = numbers.reshape(-1, numbers.shape[-1])
-    if not numbers.size:
+    if array.ndim < 2:
+        raise ValueError(f"x: found shape {array.shape}, expected at least two axes")
+    if not array.size:
         raise ValueError(f"x: found shape {array.shape}, expected elements")
+    numbers = array.reshape(-1, array.shape[-1])
     held, info = _codes_of(codes, fmt, numbers.shape)
     outer = _outer_of(global_scale, len(numbers))
     stored = None

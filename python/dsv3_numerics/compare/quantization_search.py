@@ -6,8 +6,9 @@ gone through, from plain to odd. What no hypothesis reproduces is classified in 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 from .._arrays import Array
 from ..number_formats import FormatInfo, format_info
 from ..scale_rule import rules
-from .case import Case, all_rules, own_global
-from .code_layouts import CodeReading, code_readings, likeness, other_formats
+from .case import Case, all_rules
+from .cases import Cases, Sample
+from .code_layouts import CodeReading, likeness, other_formats, read_again
 from .code_rows import (
     INPUTS,
     ODD_QUOTIENTS,
@@ -30,116 +32,44 @@ from .code_rows import (
     rounded,
 )
 from .explanation import Explanation, Fit, of_classes, of_fits
-from .hypotheses import NO_SCALE, Given, Hypothesis, View, columns_of, unique
+from .hypotheses import NO_SCALE, OWN, Given, Hypothesis, View, columns_of, unique
 from .leftovers import classify
-from .scale_layouts import PLAIN_LAYOUT, ScaleReading, readings
+from .permutations import permuted_rows
+from .scale_layouts import ScaleReading
 from .scale_rows import (
     AMAXES,
     AS_STORED,
     MAXES,
     PLAIN_AMAX,
-    WHOLE_AMAXES,
     Floats,
     ScaleRow,
     f32,
+    same_scales,
 )
 
-_SAMPLE = 1 << 14  # elements
 _KEPT = 6  # hypotheses that are confirmed on everything although they do not fit the sample whole
 _MOST = 24  # those that fit it, and are confirmed
+_LARGE = 1 << 22  # elements
 _CLEAR = 2  # differences that no odder hypothesis is asked to explain
 _ODD = 2  # place of what no rule does, whose fits another format may explain more plainly
 _PLAIN_ENOUGH = 2  # assumptions
 _CHANCE = 0.9  # share of unlike scales that tells as much as all
 _LEAST = 0.2  # share of codes below which no other rounding is tried
 _UNKNOWN = "scales of unknown making"
-_OWN = "the rule's own"
-_BLOCKS: tuple[tuple[int | None, int | None], ...] = (
-    (1, 128), (128, 128), (1, 64), (1, 32), (1, 16), (64, 64), (32, 32), (16, 16), (1, None), (None, None),
-    (128, 1), (64, 1), (32, 1), (16, 1), (None, 1), (1, 256), (1, 512), (256, 256),
-)  # fmt: skip
 
 
-@dataclass
-class _Sample:
-    """Rows of the input in whole groups of one block."""
-
-    rows: NDArray[np.intp]
-    groups: NDArray[np.intp]
-    codes: dict[str, CodeReading] = field(default_factory=dict)
-    likeness: dict[tuple[str, str], float] = field(default_factory=dict)
-
-
-class Search:
+class Search(Cases):
     """One search."""
 
     def __init__(self, given: Given, block: tuple[int, int] | None) -> None:
-        self.given, self.info = given, given.info
-        x = given.x
-        finite = np.abs(x[np.isfinite(x)])
-        self.top = float(finite.max()) if finite.size else 0.0
+        super().__init__(given, block)
         self.tried = 0
-        m, k = x.shape
-        wanted = _BLOCKS if block is None else (block,)
-        clipped = dict.fromkeys((min(high or m, m), min(wide or k, k)) for high, wide in wanted)
-        self.read: dict[tuple[tuple[int, int], bool], list[ScaleReading]] = {}
-        self.blocks = [b for b in clipped if self._readings(b)]
-        if given.stored is None and block is None:
-            first = 1, min(128, k)
-            self.blocks = [first, *[b for b in self.blocks if b != first][:3]]
-        if not self.blocks:
-            stored = given.stored
-            assert stored is not None
-            raise ValueError(
-                f"scales: found shape {stored.shape} of {stored.dtype}, expected one for each group of x "
-                f"{x.shape}, in groups of {', '.join(f'{a or m}x{b or k}' for a, b in wanted)}"
-            )
-        self.samples: dict[tuple[int, int], _Sample] = {}
-        self.whole: dict[View, Case] = {}
         self.near: list[tuple[Fit, Hypothesis]] = []
         self.best: dict[tuple[tuple[int, int], str], float] = {}
 
-    # --- Readings -------------------------------------------------------------------------------------------
-
-    def _readings(self, block: tuple[int, int], *, deep: bool = False) -> list[ScaleReading]:
-        key = block, deep
-        if key not in self.read:
-            (m, k), (high, wide) = self.given.x.shape, block
-            rows, groups = -(-m // high), -(-k // wide)
-            if self.given.stored is None:
-                self.read[key] = [ScaleReading(PLAIN_LAYOUT, 0, np.zeros((rows, 0), f32))]
-            else:
-                self.read[key] = list(
-                    readings(
-                        self.given.stored, rows, groups, self.given.outer, own_global(self.top, self.info),
-                        nvfp4=self.given.outer is not None or (self.info.bits == 4 and wide == 16), deep=deep,
-                    )
-                )  # fmt: skip
-        return self.read[key]
-
-    def _sample(self, block: tuple[int, int]) -> _Sample:
-        """Choose rows in whole groups, spread evenly, and read their codes."""
-        if block in self.samples:
-            return self.samples[block]
-        (m, k), high = self.given.x.shape, block[0]
-        count = -(-m // high)
-        wanted = min(count, max(2, _SAMPLE // (high * k)))
-        amax = np.abs(self.given.x).max(axis=1)
-        special = np.array([amax.argmin(), amax.argmax()]) // high  # where floors and largest numbers show
-        groups = np.unique(np.concatenate([np.linspace(0, count - 1, wanted).astype(np.intp), special]))
-        rows = (groups[:, None] * high + np.arange(high)).reshape(-1)
-        found = _Sample(rows[rows < m], groups)
-        for reading in code_readings(self.given.codes, self.given.x, block[1], self.info):
-            found.codes[reading.name] = reading._replace(
-                codes=np.ascontiguousarray(reading.codes[found.rows]),
-                zero=None if reading.zero is None else reading.zero[found.rows],
-            )
-        self.samples[block] = found
-        return found
-
-    def _alike(self, sample: _Sample, block: tuple[int, int], info: FormatInfo) -> dict[str, CodeReading]:
+    def _alike(self, sample: Sample, block: tuple[int, int], info: FormatInfo) -> dict[str, CodeReading]:
         """Return the readings of codes that follow the input best, read as codes of a format."""
-        x = self.given.x[sample.rows]
+        x = sample.x
         for name, reading in sample.codes.items():
             key = info.name, name
             if key not in sample.likeness:
@@ -155,35 +85,6 @@ class Search:
             if (name == "as given" and info is self.info)
             or sample.likeness[info.name, name] <= 2 * best + 0.05
         }
-
-    def _case(self, view: View, rows: NDArray[np.intp] | None = None, groups: Any = None) -> Case:
-        """Make the case of a view, of sampled rows or of everything."""
-        if rows is None and view in self.whole:
-            return self.whole[view]
-        info = format_info(view.fmt) if view.fmt else self.info
-        change = INPUTS[view.input][1]
-        x = self.given.x
-        outer = self.given.outer
-        if rows is not None and isinstance(outer, np.ndarray):
-            outer = outer[rows]
-        case = Case(
-            change(x if rows is None else x[rows]),
-            info,
-            view.block,
-            self.top,
-            view.amax,
-            view.most,
-            view.odd,
-            outer=outer,
-        )
-        if rows is None:
-            if len(self.whole) > _KEPT:
-                self.whole.clear()
-            self.whole[view] = case
-        elif view.amax in WHOLE_AMAXES:
-            plain = self._case(View(view.block, view.input, view.fmt, view.amax))
-            case.whole_amax = plain.amax[groups]
-        return case
 
     # --- Order ----------------------------------------------------------------------------------------------
 
@@ -229,7 +130,7 @@ class Search:
             if number == 0:
                 self._keep_blocks(scored)
             exact = [h for score, _, h in scored if score == 2.0][:_MOST]
-            confirmed = self._confirm(exact)
+            confirmed = self._confirm_exact(exact)
             fits += [fit for fit, _ in confirmed if fit.exact]
             if fits and (number != _ODD or min(fit.assumptions for fit in fits) <= _PLAIN_ENOUGH):
                 return of_fits(unique(fits), self.tried, "codes")
@@ -241,6 +142,9 @@ class Search:
                 sure = explained.conclusive and nearest.matching * 2 >= nearest.elements
                 if not fits and (_differences(nearest) <= _CLEAR or sure):
                     return explained
+        if fits:
+            return of_fits(unique(fits), self.tried, "codes")
+        fits = permuted_rows(self, self.blocks) if self.given.x.size <= _LARGE else []
         return of_fits(unique(fits), self.tried, "codes") if fits else explained
 
     def _keep_blocks(self, scored: list[tuple[float, int, Hypothesis]]) -> None:
@@ -254,18 +158,19 @@ class Search:
 
     def _score(self, view: View, *, deep: bool) -> Iterator[tuple[float, int, Hypothesis]]:
         """Compare every hypothesis of a view on the sample: share of codes plus share of scales."""
-        sample = self._sample(view.block)
+        sample = self.sample(view.block)
         info = format_info(view.fmt) if view.fmt else self.info
         codes = self._alike(sample, view.block, info)
         if not codes:
             return
-        case = self._case(view, sample.rows, sample.groups)
-        if view.input != PLAIN_INPUT and np.array_equal(case.x, self.given.x[sample.rows], equal_nan=True):
+        case = self.case(view, sample.rows, sample.groups, sample.x)
+        if view.input != PLAIN_INPUT and np.array_equal(case.x, sample.x, equal_nan=True):
             return
-        read = [
-            (reading, reading.values[sample.groups])
-            for reading in self._readings(view.block, deep=deep and view.plain)
-        ]
+        read = []
+        for reading in self.readings_of(view.block, deep=deep and view.plain):
+            if reading.key not in sample.scales:
+                sample.scales[reading.key] = reading.of(sample.groups)
+            read.append((reading, sample.scales[reading.key]))
         cost = view.assumptions
         for rule, (own, scales) in case.named_rules():
             self.tried += 1
@@ -280,7 +185,7 @@ class Search:
                     yield (
                         same + share, total,
                         Hypothesis(
-                            view, reading, how, rule[0], AS_STORED, _OWN, PLAIN_ROUNDING, total, rule
+                            view, reading, how, rule[0], AS_STORED, OWN, PLAIN_ROUNDING, total, rule
                         ),
                     )  # fmt: skip
         for reading, alike, row in self._matching_rows(case, read, view):
@@ -292,7 +197,10 @@ class Search:
                     total += codes[how].assumptions + ODD_QUOTIENTS.get(quotient, 0)
                     yield (
                         same + share, total,
-                        Hypothesis(view, reading, how, row.name, use, quotient, rounding, total),
+                        Hypothesis(
+                            view, reading, how, row.name, use, quotient, rounding, total,
+                            row_assumptions=row.assumptions,
+                        ),
                     )  # fmt: skip
 
     def _matching_rows(
@@ -376,96 +284,160 @@ class Search:
 
     # --- Everything -----------------------------------------------------------------------------------------
 
+    def _confirm_exact(self, hypotheses: list[Hypothesis]) -> list[tuple[Fit, Hypothesis]]:
+        """Confirm those that fit the sample; of large inputs rules first, and others where no rule fits."""
+        if self.given.x.size <= _LARGE:
+            return self._confirm(hypotheses)
+        of_rules = self._confirm([h for h in hypotheses if h.rule is not None])
+        if any(fit.exact for fit, _ in of_rules):
+            return of_rules
+        return of_rules + self._confirm([h for h in hypotheses if h.rule is None])
+
     def _confirm(self, hypotheses: list[Hypothesis]) -> list[tuple[Fit, Hypothesis]]:
-        """Make whole arrays of hypotheses, and count."""
-        out = []
-        codes: dict[tuple[int, str], CodeReading] = {}
-        for h in hypotheses:
-            case = self._case(h.view)
-            key = h.view.block[1], h.codes_layout
-            if key not in codes:
-                codes[key] = self._whole_codes(h)
-            found, values = codes[key].codes, h.reading.values
-            made = self._make(h, case, codes[key])
+        """Make codes and scales of hypotheses everywhere, a few rows at a time, and count."""
+        out: list[tuple[Fit, Hypothesis]] = []
+        for block in dict.fromkeys(h.view.block for h in hypotheses):
+            counted = [_Counted(h, self._likely_names(h)) for h in hypotheses if h.view.block == block]
+            high = math.lcm(block[0], self.high(one.h.view for one in counted))
+            for rows in self.pieces(high):
+                self._count(counted, rows)
+            out += [(fit, one.h) for one in counted for fit in self._fits(one)]
+        order = {id(h): i for i, h in enumerate(hypotheses)}
+        return sorted(out, key=lambda pair: order[id(pair[1])])
+
+    def _count(self, counted: list[_Counted], rows: NDArray[np.intp]) -> None:
+        """Count some rows of hypotheses that share their groups."""
+        x = self.given.rows(rows)
+        cases: dict[View, Case] = {}
+        codes: dict[str, CodeReading] = {}
+        scales: dict[str, Floats] = {}
+        for one in counted:
+            h = one.h
+            block = h.view.block
+            groups = np.arange(rows[0] // block[0], -(-(rows[-1] + 1) // block[0]))
+            if h.view not in cases:
+                cases[h.view] = self.case(h.view, rows, groups, x)
+            if h.codes_layout not in codes:
+                codes[h.codes_layout] = self._codes(h, x, rows)
+            if h.reading.key not in scales:
+                scales[h.reading.key] = h.reading.of(groups)
+            case, reading, values = cases[h.view], codes[h.codes_layout], scales[h.reading.key]
+            made = self._make(h, case, reading, values)
             if made is None:
+                one.fails = True
                 continue
-            own, scales = made
-            known = h.scale != _UNKNOWN and self.given.stored is not None
-            good = int(_same(scales, values).sum()) if known else 0
-            same = int((own == found).sum())
-            for rule, saved in self._names(h, case):
-                columns = columns_of(h, rule, self.info)
-                fit = Fit(columns, h.assumptions - saved, same, found.size, good, values.size)
-                out.append((fit, h))
-        return out
+            one.matching += int((made[0] == reading.codes).sum())
+            one.elements += reading.codes.size
+            one.scales += values.size
+            if h.scale != _UNKNOWN and self.given.stored is not None:
+                one.scales_matching += int(same_scales(made[1], values).sum())
+            one.names = self._alike_rules(h, case, one.names)
 
-    def _whole_codes(self, h: Hypothesis) -> CodeReading:
-        readings = code_readings(self.given.codes, self.given.x, h.view.block[1], self.info)
-        return next(reading for reading in readings if reading.name == h.codes_layout)
+    def _fits(self, one: _Counted) -> Iterator[Fit]:
+        """Name a hypothesis that was counted, by each of the rules that it is alike."""
+        if one.fails:
+            return
+        h = one.h
+        for rule, saved in self._names(h, one.names):
+            yield Fit(
+                columns_of(h, rule, self.info), h.assumptions - saved,
+                one.matching, one.elements, one.scales_matching, one.scales,
+            )  # fmt: skip
 
-    def _make(self, h: Hypothesis, case: Case, reading: CodeReading) -> tuple[Array, Floats] | None:
+    def _codes(self, h: Hypothesis, x: Floats, rows: NDArray[np.intp]) -> CodeReading:
+        reading = self.sample(h.view.block).codes[h.codes_layout]
+        return read_again(reading, self.given.codes, x, h.view.block[1], self.info, rows)
+
+    def _make(
+        self, h: Hypothesis, case: Case, reading: CodeReading, values: Floats
+    ) -> tuple[Array, Floats] | None:
         if h.rule is not None:
             return case.by_rule(*h.rule)
-        row = self._row(h, case)
+        row = self._row(h, case, values)
         made = case.codes(row, h.use, h.quotient, h.rounding)
         if reading.zero is not None:
             divisor = next(s for name, _, s in row.uses if name == h.use)
             made = _with_zero(made, case.quotients(divisor, h.quotient, row.amax), reading, case.info)
         return made, row.stored
 
-    def _row(self, h: Hypothesis, case: Case) -> ScaleRow:
+    def _row(self, h: Hypothesis, case: Case, values: Floats) -> ScaleRow:
         if h.scale == _UNKNOWN:
-            return _unknown(h.reading.values, case)
+            return _unknown(values, case)
         if h.scale == NO_SCALE:
             one = np.ones(case.grid, f32)
             return ScaleRow(NO_SCALE, 0, one, case.amax, [(AS_STORED, 0, one)])
         return case.row(h.scale)
 
-    def _names(self, h: Hypothesis, case: Case) -> list[tuple[str, int]]:
-        """Name the rules whose scales and quotients a hypothesis has, and what that saves in assumptions."""
+    def _likely_names(self, h: Hypothesis) -> list[tuple[str, str]]:
+        """Return the rules that have the scales and quotients of a hypothesis on the sample."""
+        if h.rule is not None or h.scale in (_UNKNOWN, NO_SCALE):
+            return []
+        sample = self.sample(h.view.block)
+        case = self.case(h.view, sample.rows, sample.groups, sample.x)
+        return self._alike_rules(h, case, list(all_rules()))
+
+    def _names(self, h: Hypothesis, rules: list[tuple[str, str]]) -> list[tuple[str, int]]:
+        """Name a hypothesis, and say what each name saves in assumptions."""
         if h.rule is not None:
             return [(h.rule[1], 0)]
         if h.scale in (_UNKNOWN, NO_SCALE):
             return [(h.scale, 0)]
-        sample = self._sample(h.view.block)
-        small = self._case(h.view, sample.rows, sample.groups)
-        likely = [key for key in all_rules() if self._is_rule(h, small, key)]
-        names = [key[1] for key in likely if self._is_rule(h, case, key)]
-        row = self._row(h, case)
-        told = row.name.removeprefix("rule ").replace(" | ", " ").strip()
-        return [(name, row.assumptions) for name in dict.fromkeys(names)] or [(f"none of ours: {told}", 0)]
+        told = h.scale.removeprefix("rule ").replace(" | ", " ").strip()
+        names = dict.fromkeys(rule for _, rule in rules)
+        saved = h.row_assumptions
+        return [(name, saved) for name in names] or [(f"none of ours: {told}", 0)]
 
-    def _is_rule(self, h: Hypothesis, case: Case, key: tuple[str, str]) -> bool:
-        made = case.by_rule(*key)
-        if made is None:
-            return False
-        row = self._row(h, case)
-        if not _same(made[1], row.stored).all():
-            return False
-        return bool((made[0] == case.codes(row, row.uses[0][0], h.quotient, PLAIN_ROUNDING)).all())
+    def _alike_rules(self, h: Hypothesis, case: Case, keys: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Return the rules that have the scales and quotients of a hypothesis."""
+        if not keys:
+            return []
+        row = case.row(h.scale)
+        codes: Array | None = None
+        found = []
+        for key in keys:
+            made = case.by_rule(*key)
+            if made is None or not same_scales(made[1], row.stored).all():
+                continue
+            if codes is None:
+                codes = case.codes(row, row.uses[0][0], h.quotient, PLAIN_ROUNDING)
+            if (made[0] == codes).all():
+                found.append(key)
+        return found
 
     def _classified(self, nearest: Fit, h: Hypothesis) -> Explanation:
-        """Classify what the nearest hypothesis leaves."""
-        case = self._case(h.view)
-        reading, values = self._whole_codes(h), h.reading.values
-        found, made = reading.codes, self._make(h, case, reading)
-        assert made is not None
-        own, scales = made
+        """Classify what the nearest hypothesis leaves, many rows at a time."""
         known = h.scale != _UNKNOWN and self.given.stored is not None
         rounding = h.rounding
         if h.rule is not None and rules()[h.rule[1]].rounding == "nearest_toward_zero":
             rounding = "nearest, ties toward zero"
-        quotient = h.quotient if h.quotient in QUOTIENTS else _quotient_of(case, own, scales, rounding)
-        used, amax = scales, case.floored(scales)
-        if h.rule is None:
-            row = self._row(h, case)
-            used, amax = next(s for name, _, s in row.uses if name == h.use), row.amax
-        shown = values if values.size else scales
-        classes, evidence = classify(
-            case, found, own, shown, scales, used, amax, quotient, rounding, scales_known=known,
-            scales_given=self.given.stored is not None,
-        )  # fmt: skip
-        sample = self._sample(h.view.block)
+        classes: dict[str, int] = {}
+        evidence: dict[str, Any] = {}
+        high = math.lcm(h.view.block[0], self.high([h.view]))
+        for rows in self.pieces(high, 1 << 20):
+            groups = np.arange(rows[0] // h.view.block[0], -(-(rows[-1] + 1) // h.view.block[0]))
+            x = self.given.rows(rows)
+            case = self.case(h.view, rows, groups, x)
+            reading, values = self._codes(h, x, rows), h.reading.of(groups)
+            found, made = reading.codes, self._make(h, case, reading, values)
+            assert made is not None
+            own, scales = made
+            quotient = h.quotient if h.quotient in QUOTIENTS else _quotient_of(case, own, scales, rounding)
+            used, amax = scales, case.floored(scales)
+            if h.rule is None:
+                row = self._row(h, case, values)
+                used, amax = next(s for name, _, s in row.uses if name == h.use), row.amax
+            shown = values if values.size else scales
+            part, told = classify(
+                case, found, own, shown, scales, used, amax, quotient, rounding, scales_known=known,
+                scales_given=self.given.stored is not None, origin=(int(rows[0]), int(groups[0])),
+                total=nearest.elements - nearest.matching,
+            )  # fmt: skip
+            for name, count in part.items():
+                classes[name] = classes.get(name, 0) + count
+            evidence = told | evidence
+        if classes.get("one flipped bit", 0) > 1:  # in several pieces
+            classes["flipped bits"] = classes.pop("one flipped bit") + classes.get("flipped bits", 0)
+        sample = self.sample(h.view.block)
         follows = sample.likeness.get((case.info.name, h.codes_layout), np.inf)
         garbage = nearest.matching < nearest.elements // 4 and (
             follows > 0.5 or classes.get("unexplained", 0) > sum(classes.values()) // 2
@@ -475,6 +447,19 @@ class Search:
                 round(follows, 3)
             )
         return of_classes(nearest, classes, evidence, self.tried, garbage=garbage, what="codes")
+
+
+@dataclass
+class _Counted:
+    """A hypothesis and how much of everything it reproduces."""
+
+    h: Hypothesis
+    names: list[tuple[str, str]]
+    matching: int = 0
+    elements: int = 0
+    scales_matching: int = 0
+    scales: int = 0
+    fails: bool = False
 
 
 def _quotient_of(case: Case, own: Array, scales: Floats, rounding: str) -> str:
@@ -496,13 +481,8 @@ def _unknown(scales: Floats, case: Case) -> ScaleRow:
     return ScaleRow(_UNKNOWN, 3, scales, case.amax, [(AS_STORED, 0, scales)])
 
 
-def _same(a: Floats, b: Floats) -> NDArray[np.bool_]:
-    found: NDArray[np.bool_] = (a == b) | (np.isnan(a) & np.isnan(b))
-    return found
-
-
 def _equal(a: Floats, b: Floats) -> float:
-    return float(_same(a, b).mean()) if b.size else 1.0
+    return float(same_scales(a, b).mean()) if b.size else 1.0
 
 
 def _differences(fit: Fit) -> int:

@@ -5,6 +5,7 @@ Lives here: the table of layouts, and `readings`, which yields every one that fi
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ from .scale_rows import Floats, f32
 _E8M0, _E4M3 = np.dtype(ml_dtypes.float8_e8m0fnu), np.dtype(ml_dtypes.float8_e4m3fn)
 _FILLED = (4, 8, 16, 32, 64, 128)
 PLAIN_LAYOUT = "row-major"
+_SWAPPED = "bytes reversed"
 
 
 def _plain(s: Array, rows: int, groups: int) -> Array | None:
@@ -152,6 +154,18 @@ def _reversed(axis: int) -> Callable[[Array, int, int], Array | None]:
     )
 
 
+def _dealt(*, back: bool) -> Callable[[Array, int, int], Array | None]:
+    """Read rows that were dealt to two halves, or two halves that were dealt together."""
+
+    def read(s: Array, rows: int, groups: int) -> Array | None:
+        if s.shape != (rows, groups) or rows % 2 or rows < 4:
+            return None
+        order = np.arange(rows).reshape(-1, 2).T.reshape(-1)  # even rows, then odd ones
+        return s[order] if back else s[np.argsort(order)]
+
+    return read
+
+
 LAYOUTS: dict[str, tuple[int, Callable[[Array, int, int], Array | None]]] = {
     PLAIN_LAYOUT: (0, _plain),
     "transposed": (1, _transposed),
@@ -178,6 +192,8 @@ LAYOUTS: dict[str, tuple[int, Callable[[Array, int, int], Array | None]]] = {
     "off by two groups (two early)": (1, _rolled(-2, 1)),
     "groups in reverse": (1, _reversed(1)),
     "rows in reverse": (1, _reversed(0)),
+    "even rows first, then odd ones": (1, _dealt(back=False)),
+    "halves of rows by turns (first, second)": (1, _dealt(back=True)),
 }
 """Ways to read stored scales as (rows, groups): assumptions, and a reader, which may return None."""
 
@@ -185,13 +201,39 @@ _SECOND = ("off by one group (one late)", "off by one group (one early)", "off b
            "off by one row (one early)")  # fmt: skip
 
 
-@dataclass(frozen=True)
+class LaidScales:
+    """Stored scales in any layout; the last one is kept, since readings ask for it again."""
+
+    def __init__(self, stored: Array | None, rows: int, groups: int) -> None:
+        self.stored, self.shape = stored, (rows, groups)
+        self._last: tuple[tuple[str, ...], Array] | None = None
+
+    def __call__(self, *layouts: str) -> Array | None:
+        """Return scales of shape (rows, groups) by one layout, or by one after another."""
+        if self._last is not None and self._last[0] == layouts:
+            return self._last[1]
+        found = self.stored
+        for layout in layouts:
+            if found is not None:
+                whole = found if found is self.stored else np.ascontiguousarray(found)
+                found = LAYOUTS[layout][1](whole, *self.shape)
+        if found is None or found.shape != self.shape:
+            return None
+        self._last = layouts, found
+        return found
+
+
+@dataclass(frozen=True, eq=False)
 class ScaleReading:
-    """Scales as float32 of shape (rows, groups), by one reading of the file."""
+    """Scales by one reading of the file, a few rows at a time."""
 
     layout: str
     assumptions: int
-    values: Floats
+    laid: LaidScales
+    layouts: tuple[str, ...] = ()
+    octets: Any = None
+    "dtype that bytes are read as"
+    factor: Any = 1
     columns: dict[str, str] = field(default_factory=dict)
     """Unusual choices besides the layout."""
 
@@ -200,20 +242,45 @@ class ScaleReading:
         """One word for the reading."""
         return "\0".join((self.layout, *self.columns.values()))
 
+    def of(self, groups: Any) -> Floats:
+        """Return scales of some rows of groups as float32."""
+        if self.laid.stored is None:
+            return np.zeros((len(groups), 0), f32)
+        found = self.laid(*self.layouts)
+        assert found is not None
+        part = np.ascontiguousarray(found[groups])
+        if self.octets is _SWAPPED:
+            part = part.byteswap()
+        elif self.octets is not None:
+            part = part.view(np.uint8).view(self.octets)
+        factor = (
+            self.factor[groups] if isinstance(self.factor, np.ndarray) and self.factor.ndim else self.factor
+        )
+        with np.errstate(all="ignore"):
+            return np.ascontiguousarray(part.astype(f32) * factor, f32)
 
-def _numbers(stored: Array, *, nvfp4: bool) -> Iterator[tuple[str, int, Floats]]:
-    """Read the elements of scales as numbers, in each way that their dtype allows."""
+    def digest(self) -> bytes:
+        """Return a hash of all scales."""
+        rows = self.laid.shape[0]
+        told = hashlib.blake2b()
+        step = max(1, (1 << 20) // max(self.laid.shape[1], 1))
+        for start in range(0, rows, step):
+            told.update(self.of(np.arange(start, min(start + step, rows))).data)
+        return told.digest()
+
+
+def _dtypes(stored: Array, *, nvfp4: bool) -> Iterator[tuple[str, int, Any]]:
+    """Name each way in which the elements of scales may be read, with the dtype of bytes."""
     if stored.dtype in (np.uint8, _E8M0, _E4M3):
         plain = _E4M3 if stored.dtype == _E4M3 or (stored.dtype == np.uint8 and nvfp4) else _E8M0
         other = _E8M0 if plain == _E4M3 else _E4M3
-        octets = stored.view(np.uint8)
-        yield "", 0, octets.view(plain).astype(f32)
-        yield f"{other.name}, read as {plain.name}", 1, octets.view(other).astype(f32)
+        yield "", 0, plain
+        yield f"{other.name}, read as {plain.name}", 1, other
         return
-    if stored.dtype.kind in "iu":
-        return
-    with np.errstate(all="ignore"):
-        yield "", 0, np.asarray(stored.astype(f32), f32)
+    if stored.dtype.kind not in "iu":
+        yield "", 0, None
+        if stored.dtype.itemsize > 1:
+            yield f"{stored.dtype}, bytes reversed (the other byte order)", 1, _SWAPPED
 
 
 def readings(
@@ -242,19 +309,21 @@ def readings(
     deep : bool
         Two departures of layout at a time.
     """
+    laid = LaidScales(stored, rows, groups)
     seen: set[bytes] = set()
-    for name, cost, found in _layouts(stored, rows, groups, deep=deep):
-        for told, more, values in _numbers(found, nvfp4=nvfp4):
+    for name, cost, layouts in _layouts(laid, deep=deep):
+        found = laid(*layouts)
+        assert found is not None
+        for told, more, octets in _dtypes(found, nvfp4=nvfp4):
             for outer_told, extra, factor in _outers(outer, own, found):
-                with np.errstate(all="ignore"):
-                    read = np.ascontiguousarray(values * factor, f32)
-                if (key := read.tobytes()) in seen:
-                    continue
-                seen.add(key)
                 columns = {"scale dtype": told} if told else {}
                 if outer_told:
                     columns["global scale"] = outer_told
-                yield ScaleReading(name, cost + more + extra, read, columns)
+                total = cost + more + extra
+                reading = ScaleReading(name, total, laid, layouts, octets, factor, columns)
+                if (key := reading.digest()) not in seen:
+                    seen.add(key)
+                    yield reading
 
 
 def _outers(outer: Any, own: np.float32, found: Array) -> Iterator[tuple[str, int, Any]]:
@@ -271,14 +340,12 @@ def _outers(outer: Any, own: np.float32, found: Array) -> Iterator[tuple[str, in
         yield "of another tensor (codes and scales go with this tensor's)", 1, own
 
 
-def _layouts(stored: Array, rows: int, groups: int, *, deep: bool) -> Iterator[tuple[str, int, Array]]:
-    for name, (cost, read) in LAYOUTS.items():
-        found = read(stored, rows, groups)
-        if found is None or found.shape != (rows, groups):
+def _layouts(laid: LaidScales, *, deep: bool) -> Iterator[tuple[str, int, tuple[str, ...]]]:
+    for name, (cost, _) in LAYOUTS.items():
+        if laid(name) is None:
             continue
-        yield name, cost, found
+        yield name, cost, (name,)
         if deep and cost and name not in _SECOND:
             for second in _SECOND:
-                again = LAYOUTS[second][1](np.ascontiguousarray(found), rows, groups)
-                if again is not None:
-                    yield f"{name}, {second}", cost + 1, again
+                if laid(name, second) is not None:
+                    yield f"{name}, {second}", cost + 1, (name, second)

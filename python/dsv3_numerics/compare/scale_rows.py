@@ -53,6 +53,12 @@ def to_float16(x: Array) -> Floats:
         return x.astype(np.float16).astype(f32)
 
 
+def same_scales(a: Floats, b: Floats) -> NDArray[np.bool_]:
+    """Tell where scales are equal, or both NaN."""
+    found: NDArray[np.bool_] = (a == b) | (np.isnan(a) & np.isnan(b))
+    return found
+
+
 def _e4m3(x: Array) -> Floats:
     return np.minimum(x, f32(448)).astype(ml_dtypes.float8_e4m3fn).astype(f32)
 
@@ -169,6 +175,8 @@ def scale_rows(amax: Floats, most: float, *, odd: bool = False) -> Iterator[Scal
         for op_name, operation in SCALE_OPS.items():
             yield from rows_of(f"{op_name}, {floor_name}", 1, operation(a, limit), limit, a)
     if odd:
+        for told, s in _odd_scales(amax / limit):
+            yield from rows_of(told, 1, s, limit, np.maximum(amax, s * limit))
         return
     exponent = np.frexp(amax)[1] - np.frexp(limit)[1]
     for by, told in ((0, "floor"), (1, "ceil")):
@@ -179,6 +187,14 @@ def scale_rows(amax: Floats, most: float, *, odd: bool = False) -> Iterator[Scal
         for factor, twice in TOLD_HALF.items():
             stored = s * factor
             yield ScaleRow(f"{name}, stored {twice}", 2, stored, amax, [("scale as it should be", 0, s)])
+
+
+def _odd_scales(s: Floats) -> Iterator[tuple[str, Floats]]:
+    """Make scales whose floor is their own, not that of amax."""
+    for least in (1e-4, 1e-5, 1e-6, 1e-8, 1e-10, 1e-12):
+        yield f"amax / max, at least {least:g}", np.maximum(s, f32(least))
+        yield f"amax / max, {least:g} added to it", s + f32(least)
+    yield "amax / max, 1 where it is 0", np.where(s == 0, f32(1), s).astype(f32)
 
 
 def _by_itself(s: Floats) -> list[tuple[str, int, Floats]]:
