@@ -25,7 +25,7 @@ _STYLE = """
 .verdict { border-left: .3rem solid var(--hot); padding: .4rem .9rem; background: var(--cell); }
 .verdict.equal { border-color: var(--good); }
 .pictures { display: flex; flex-wrap: wrap; gap: 1.2rem; } figure { margin: 0; max-width: 100%; }
-.wide { overflow-x: auto; } .wide svg { max-width: none; } p, td:first-child { overflow-wrap: anywhere; }
+.picture { overflow-x: auto; } .picture svg { max-width: none; } p, td:first-child { overflow-wrap: anywhere; }
 figcaption { color: var(--soft); font-size: .8rem; }
 svg text { fill: var(--soft); font: 11px system-ui, sans-serif; } .axis { stroke: var(--line); }
 .bar { fill: var(--mark); } .dot { fill: var(--mark); fill-opacity: .45; } .same { stroke: var(--hot); }
@@ -125,7 +125,7 @@ def _tensor(one: ArrayComparison) -> Iterator[str]:
 
 
 def _figure(svg: str, caption: str) -> str:
-    return f'<figure><div class="wide">{svg}</div><figcaption>{_text(caption)}</figcaption></figure>'
+    return f'<figure><div class="picture">{svg}</div><figcaption>{_text(caption)}</figcaption></figure>'
 
 
 def _svg(width: float, height: float, inside: str, label: str) -> str:
@@ -154,7 +154,7 @@ def _map(cells: list[list[int]]) -> str:
 
 
 def _bars(counts: dict[str, int]) -> str:
-    height, width = 170.0, 40.0
+    height, width = 170.0, 46.0
     most = math.log10(max(counts.values()) + 1)
     parts = []
     for i, (name, count) in enumerate(counts.items()):
@@ -164,9 +164,9 @@ def _bars(counts: dict[str, int]) -> str:
             f'<rect class="bar" x="{x:g}" y="{y:.1f}" width="{width - 8:g}" height="{tall:.1f}">'
             f"<title>{_text(name)}: {count}</title></rect>"
         )
-        parts.append(f'<text x="{x + 16:g}" y="{y - 3:.1f}" text-anchor="middle">{_short(count)}</text>')
+        parts.append(f'<text x="{x + 19:g}" y="{y - 3:.1f}" text-anchor="middle">{_short(count)}</text>')
         shown = name if len(name) < 6 else f"≤{_short(int(name.split('-')[-1]))}"
-        parts.append(f'<text x="{x + 16:g}" y="{height - 8:g}" text-anchor="middle">{shown}</text>')
+        parts.append(f'<text x="{x + 19:g}" y="{height - 8:g}" text-anchor="middle">{shown}</text>')
     line = height - 24
     parts.append(f'<line class="axis" x1="0" x2="{len(counts) * width:g}" y1="{line:g}" y2="{line:g}"/>')
     return _svg(max(len(counts) * width, 60), height, "".join(parts), "histogram of distances")
