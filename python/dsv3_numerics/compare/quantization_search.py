@@ -130,7 +130,16 @@ class Search(Cases):
             if number == 0:
                 self._keep_blocks(scored)
             exact = [h for score, _, h in scored if score == 2.0][:_MOST]
-            confirmed = self._confirm_exact(exact)
+            confirmed: list[tuple[Fit, Hypothesis]] = []
+            if self.given.x.size > _LARGE:  # rules first, and no more where they account for everything
+                confirmed = self._confirm([h for h in exact if h.rule is not None])
+                if confirmed and not any(fit.exact for fit, _ in confirmed):
+                    nearest, hypothesis = min(confirmed, key=lambda pair: _distance(pair[0]))
+                    explained = self._classified(nearest, hypothesis)
+                    if explained.conclusive and nearest.matching * 2 >= nearest.elements:
+                        return explained
+                exact = [h for h in exact if h.rule is None and not any(fit.exact for fit, _ in confirmed)]
+            confirmed += self._confirm(exact)
             fits += [fit for fit, _ in confirmed if fit.exact]
             if fits and (number != _ODD or min(fit.assumptions for fit in fits) <= _PLAIN_ENOUGH):
                 return of_fits(unique(fits), self.tried, "codes")
@@ -283,15 +292,6 @@ class Search(Cases):
         return out
 
     # --- Everything -----------------------------------------------------------------------------------------
-
-    def _confirm_exact(self, hypotheses: list[Hypothesis]) -> list[tuple[Fit, Hypothesis]]:
-        """Confirm those that fit the sample; of large inputs rules first, and others where no rule fits."""
-        if self.given.x.size <= _LARGE:
-            return self._confirm(hypotheses)
-        of_rules = self._confirm([h for h in hypotheses if h.rule is not None])
-        if any(fit.exact for fit, _ in of_rules):
-            return of_rules
-        return of_rules + self._confirm([h for h in hypotheses if h.rule is None])
 
     def _confirm(self, hypotheses: list[Hypothesis]) -> list[tuple[Fit, Hypothesis]]:
         """Make codes and scales of hypotheses everywhere, a few rows at a time, and count."""
