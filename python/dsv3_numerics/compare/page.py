@@ -25,7 +25,8 @@ _STYLE = """
 .verdict { border-left: .3rem solid var(--hot); padding: .4rem .9rem; background: var(--cell); }
 .verdict.equal { border-color: var(--good); }
 .pictures { display: flex; flex-wrap: wrap; gap: 1.2rem; } figure { margin: 0; max-width: 100%; }
-.picture { overflow-x: auto; } .picture svg { max-width: none; } p, td:first-child { overflow-wrap: anywhere; }
+.picture { overflow-x: auto; } .picture svg { max-width: none; }
+p, td:first-child { overflow-wrap: anywhere; }
 figcaption { color: var(--soft); font-size: .8rem; }
 svg text { fill: var(--soft); font: 11px system-ui, sans-serif; } .axis { stroke: var(--line); }
 .bar { fill: var(--mark); } .dot { fill: var(--mark); fill-opacity: .45; } .same { stroke: var(--hot); }
