@@ -245,7 +245,12 @@ PRODUCTS: dict[str, tuple[str, str, Callable[[], tuple[Any, Any, Any]]]] = {
         lambda: (QA, QB, np.clip(D, -448, 448).astype(ml_dtypes.float8_e4m3fn).astype(BF16)),
     ),
     "stochastic rounding of the output": ("cause", "stochastic rounding", lambda: (QA, QB, stochastic())),
-    "columns in reverse": ("class", "swapped columns", lambda: (QA, QB, D[:, ::-1].copy())),
+    "columns swapped": (
+        "class", "swapped columns", lambda: (QA, QB, D[:, np.r_[1, 0, 2:38, 39, 38]].copy()),
+    ),
+    "columns in reverse": ("output layout", "columns in reverse", lambda: (QA, QB, D[:, ::-1].copy())),
+    "the other byte order": ("output layout", "bytes reversed", lambda: (QA, QB, D.astype(BF16).byteswap())),
+    "column-major output": ("output layout", "transposed memory", lambda: (QA, QB, D.T.reshape(D.shape))),
     "padding is garbage": (
         "cause", "rows that are no sums",
         lambda: (

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .arrays import ArrayComparison
 
 MAX_EDGE = 1 << 16
-_BAND = 1 << 23  # elements
+_BAND = 1 << 25  # bytes
 _COPIED = 1 << 20
 _WORST = 5
 _CELLS = 48
@@ -71,7 +71,7 @@ def count_differences(
     size = pair[0].size
     cols = shape[-1] if shape and shape[-1] > 1 else max(size, 1)
     tally = _Tally(kind, size, cols, edge)
-    most = _COPIED if pair[0].copied or pair[1].copied else _BAND
+    most = _COPIED if pair[0].copied or pair[1].copied else _BAND // pair[0].dtype.itemsize
     high = max(1, most // (cols * edge)) * edge
     for top in range(0, tally.rows, high):
         tally.band(pair, top, min(high, tally.rows - top), max(1, most // min(edge, cols)))

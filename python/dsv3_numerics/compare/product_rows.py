@@ -405,4 +405,8 @@ LAYOUTS: dict[str, tuple[int, Callable[[Array], Array | None]]] = {
     "off by one row (one early)": (1, lambda p: np.roll(p, 1, 0)),
     "off by one column (one late)": (1, lambda p: np.roll(p, -1, 1)),
     "off by one column (one early)": (1, lambda p: np.roll(p, 1, 1)),
+    "bytes reversed (the other byte order)": (1, lambda p: p.byteswap()),
+    "rows in reverse": (1, lambda p: p[::-1]),
+    "columns in reverse": (1, lambda p: p[:, ::-1]),
+    "transposed memory (row-major for column-major)": (1, lambda p: p.reshape(p.shape[::-1]).T),
 }
