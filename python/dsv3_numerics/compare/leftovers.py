@@ -366,6 +366,9 @@ class _Look:
         most = values[counts.argmax()]
         if counts.max() * 20 < count * 19 or int(most).bit_count() != 1:
             return
+        held = self.found & most
+        if (held == held.reshape(-1)[0]).all():
+            return  # stuck
         mask = (self.found ^ self.own) == most
         if int((mask & self.left & ~beside).sum()) * 4 >= count:
             self.take(f"bit {int(most).bit_length() - 1} turned", mask)
