@@ -190,6 +190,26 @@ def count_saturated(d: Draw) -> Made:
     return _core.count_saturated, args
 
 
+WIDTHS = {
+    "float32": 32, "float64": 64, "bfloat16": 16, "float16": 16, "int8": 8, "uint8": 8, "int16": 16,
+    "uint16": 16, "int32": 32, "uint32": 32, "int64": 64, "uint64": 64, "bytes": 8, "words": 16,
+}  # fmt: skip
+
+
+def differences(d: Draw) -> Made:
+    meaning = d.of(*WIDTHS)
+    rows, cols, edge = d.side(6), d.turn % 150 + 1, d.of(1, 16, 128)
+    tiles, dtype = rows * -(-cols // edge), f"u{WIDTHS[meaning] // 8}"
+    a = d.numpy.integers(0, np.iinfo(dtype).max, rows * cols, dtype, endpoint=True)
+    b = np.where(d.numpy.random(a.size) < d.of(0, 0.1, 1), a ^ np.asarray(1, dtype), a)
+    table = None
+    if meaning in ("bytes", "words"):
+        count = 1 << WIDTHS[meaning]
+        table = (d.numbers(count, "float64"), np.arange(count, dtype=np.int32), d.of(True, False))
+    args = [a, b, meaning, table, (cols, edge, 0), zeros(tiles, np.uint32), zeros(tiles, np.float64)]
+    return _core.differences, args
+
+
 def has_nan(d: Draw) -> Made:
     return _core.has_nan, [d.numbers(d.length())]
 
@@ -329,7 +349,7 @@ def plain_weight(d: Draw, rows: int, cols: int) -> Plain:
     kind = d.of("float32", "float64", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2")
     if kind in SOURCES:
         return d.numbers(rows * cols, kind), kind, rows, cols
-    block = d.of((128, 128), (1, 128), (2, 8), (rows, cols), (1, 1))
+    block = d.of((128, 128), (1, 128), (2, 8), (rows, max(cols, 1)), (1, 1))
     scales = d.scales(-(-rows // block[0]) * -(-cols // block[1]))
     return d.codes(rows * cols, kind), kind, rows, cols, scales, block, d.of(True, False)
 
@@ -517,9 +537,9 @@ def round_bfloat16(d: Draw) -> Made:
 
 _MAKERS: tuple[Callable[[Draw], Made], ...] = (
     encode, decode, pack, unpack, amax, quantize, dequantize, dequantize_packed, error_stats,
-    count_saturated, has_nan, crc32, logfmt_encode, logfmt_decode, logfmt_pack, logfmt_unpack, mma_step,
-    matmul_nt, matmul_grouped_nt, linear, swiglu, rms_norm, layer_norm, combine, rotate, attend, index_scores,
-    select, gate, round_bfloat16,
+    count_saturated, differences, has_nan, crc32, logfmt_encode, logfmt_decode, logfmt_pack, logfmt_unpack,
+    mma_step, matmul_nt, matmul_grouped_nt, linear, swiglu, rms_norm, layer_norm, combine, rotate, attend,
+    index_scores, select, gate, round_bfloat16,
 )  # fmt: skip
 CALLS: dict[str, Callable[[Draw], Made]] = {maker.__name__: maker for maker in _MAKERS} | {
     "Weight": weight,

@@ -128,6 +128,20 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
         _core.error_stats,
         lambda: [f32(4, 256), "float32", f32(4, 256), (u8(1024), E4M3, LAYOUT, f32(8))],
     ),
+    "differences": (
+        _core.differences,
+        lambda: [
+            np.ones(8, np.uint32), np.ones(8, np.uint32), "float32", None, (4, 2, 0), np.zeros(4, np.uint32),
+            np.zeros(4),
+        ],
+    ),
+    "differences of codes": (
+        _core.differences,
+        lambda: [
+            u8(8), u8(8), "bytes", (np.zeros(256), np.zeros(256, np.int32), True), (4, 2, 0),
+            np.zeros(4, np.uint32), np.zeros(4),
+        ],
+    ),
     "has_nan": (_core.has_nan, lambda: [f32(8)]),
     "crc32": (_core.crc32, lambda: [u8(8), 0]),
     "TensorTable": (table, lambda: [0, 0]),

@@ -108,7 +108,7 @@ class ArrayComparison:
                 "bits": dict(facts["bits"]),
                 "distance": dict(facts["distance"]),
                 "first": None if first is None else tuple(first),
-                "worst_rows": [(row, count) for row, count in facts["worst_rows"]],
+                "worst_rows": [tuple(row) for row in facts["worst_rows"]],
                 "sample": [(a, b) for a, b in facts["sample"]],
             }
         )
