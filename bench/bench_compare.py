@@ -127,36 +127,13 @@ def rows(size: int = SIZE) -> Iterator[Row]:
             reading, taken, memory, differing = map(float, done.stdout.split())
             told = f"{size >> 20} MiB" + (" twice" if case in CASES else "")
             note = f"{taken:.2f} s; {differing:.0f} differ"
+            what = (case, told, LEVEL, threads, "out")
             if case in CASES:
                 rate = size / 4 / taken / 1e9
-                yield Row(
-                    case,
-                    told,
-                    LEVEL,
-                    threads,
-                    "out",
-                    "x read",
-                    rate,
-                    reading / taken,
-                    READ,
-                    pairs=1,
-                    note=note,
-                )
+                ratio = reading / taken
+                yield Row(*what, "x read", rate, ratio, READ, pairs=1, note=note)
                 note = ""
-            yield Row(
-                case,
-                told,
-                LEVEL,
-                threads,
-                "out",
-                "MB",
-                None,
-                memory,
-                MEMORY,
-                at_most=True,
-                pairs=1,
-                note=note,
-            )
+            yield Row(*what, "MB", None, memory, MEMORY, at_most=True, pairs=1, note=note)
             for path in paths:
                 path.unlink()
 

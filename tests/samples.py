@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from dsv3_numerics import Rule
 from dsv3_numerics.reference import FORMATS, value_table
 from dsv3_numerics.reference.quant import RULES as TABLE
+
+if TYPE_CHECKING:
+    from dsv3_numerics.compare import Explanation
 
 FLOAT_FORMATS = [name for name, row in FORMATS.items() if row.top != "integer"]
 FINITE_FORMATS = [name for name, row in FORMATS.items() if row.top in ("none", "integer")]
@@ -153,3 +156,12 @@ def as_array_files(folder: Path, content: bytes) -> list[Path]:
     with zipfile.ZipFile(paths[1], "w") as archive:
         archive.writestr("x.npy", content)
     return paths
+
+
+def explains(found: Explanation, column: str, words: str) -> bool:
+    """Tell whether an explanation has these words in its cause, in a class of differences, or in a column."""
+    if column == "cause":
+        return words in found.cause
+    if column == "class":
+        return any(words in name for name in found.classes)
+    return any(words in value for value in found.column(column))

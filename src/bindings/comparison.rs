@@ -1,6 +1,6 @@
 //! Arrays side by side.
 
-use super::array::{readonly, readwrite};
+use super::array::{readonly, readwrite, Object};
 use super::{detached, type_error};
 use crate::formats::differences::{self as core, CodeTable, Pair, TileGrid};
 use pyo3::prelude::*;
@@ -8,16 +8,15 @@ use pyo3::types::PyDict;
 
 /// Counts where whole tiles of two arrays differ.
 #[pyfunction]
-#[allow(clippy::too_many_arguments)] // the keywords of one Python function
 fn differences<'py>(
     py: Python<'py>,
-    a: &Bound<'py, PyAny>,
-    b: &Bound<'py, PyAny>,
+    a: &Object<'py>,
+    b: &Object<'py>,
     meaning: &str,
-    table: Option<(Bound<'py, PyAny>, Bound<'py, PyAny>, bool)>,
+    table: Option<(Object<'py>, Object<'py>, bool)>,
     grid: (usize, usize, usize),
-    counts: &Bound<'py, PyAny>,
-    worst: &Bound<'py, PyAny>,
+    counts: &Object<'py>,
+    worst: &Object<'py>,
 ) -> PyResult<Bound<'py, PyDict>> {
     let grid = TileGrid { cols: grid.0, edge: grid.1, first: grid.2 };
     let mut counts = readwrite::<u32>("counts", counts, "uint32")?;
@@ -55,23 +54,15 @@ fn differences<'py>(
         "words" => coded!(u16, "uint16", Words),
         _ => return Err(type_error(format!("meaning: found {meaning:?}, expected a dtype"))),
     };
-    let row = PyDict::new(py);
-    row.set_item("bits", found.bits)?;
-    row.set_item("distances", found.distances)?;
-    row.set_item("zeros", found.zeros)?;
-    row.set_item("nan_a", found.nan_a)?;
-    row.set_item("nan_b", found.nan_b)?;
-    row.set_item("nan_payloads", found.nan_payloads)?;
-    row.set_item("saturated_a", found.saturated_a)?;
-    row.set_item("saturated_b", found.saturated_b)?;
-    row.set_item("first", found.first)?;
-    row.set_item("max_abs", found.max_abs)?;
-    row.set_item("max_rel", found.max_rel)?;
-    row.set_item("signal", found.signal)?;
-    row.set_item("noise", found.noise)?;
-    Ok(row)
+    Ok(dict!(py, {
+        bits: found.bits, distances: found.distances, zeros: found.zeros,
+        nan_a: found.nan_a, nan_b: found.nan_b, nan_payloads: found.nan_payloads,
+        saturated_a: found.saturated_a, saturated_b: found.saturated_b, first: found.first,
+        max_abs: found.max_abs, max_rel: found.max_rel, signal: found.signal, noise: found.noise,
+    }))
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
-    m.add_function(wrap_pyfunction!(differences, m)?)
+    functions!(m, [differences]);
+    Ok(())
 }
