@@ -21,6 +21,8 @@ pub trait Meaning<C>: Copy + Sync {
     fn number(self, code: C) -> f64;
     /// Tests for NaN.
     fn nan(self, code: C) -> bool;
+    /// Tests for a finite number.
+    fn finite(self, code: C) -> bool;
     /// Tests for a zero of either sign.
     fn zero(self, code: C) -> bool;
     /// Tests for the largest finite number of either sign.
@@ -28,7 +30,7 @@ pub trait Meaning<C>: Copy + Sync {
 }
 
 #[inline(always)]
-fn bin32(gap: u32) -> u32 {
+pub(super) fn bin32(gap: u32) -> u32 {
     let above = 33 - gap.wrapping_sub(1).leading_zeros();
     if gap == 0 {
         0
@@ -101,6 +103,10 @@ macro_rules! floats {
                 Self::magnitude(code) > $infinity
             }
             #[inline(always)]
+            fn finite(self, code: $code) -> bool {
+                Self::magnitude(code) < $infinity
+            }
+            #[inline(always)]
             fn zero(self, code: $code) -> bool {
                 Self::magnitude(code) == 0
             }
@@ -141,6 +147,10 @@ macro_rules! integers {
             #[inline(always)]
             fn nan(self, _: $code) -> bool {
                 false
+            }
+            #[inline(always)]
+            fn finite(self, _: $code) -> bool {
+                true
             }
             #[inline(always)]
             fn zero(self, code: $code) -> bool {
@@ -205,6 +215,10 @@ macro_rules! tables {
             #[inline(always)]
             fn nan(self, code: $code) -> bool {
                 self.numbers[code as usize].is_nan()
+            }
+            #[inline(always)]
+            fn finite(self, code: $code) -> bool {
+                self.numbers[code as usize].is_finite()
             }
             #[inline(always)]
             fn zero(self, code: $code) -> bool {

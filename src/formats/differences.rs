@@ -5,13 +5,15 @@
 //! signal; all others go to one histogram of pairs (differing bits, bin of the distance).
 
 use super::code_meaning::{Bfloat16, Float16, Float32, Float64, Integer, Meaning, Table};
-use crate::error::{elements, same_length, Error};
+use super::code_pairs;
+use super::code_tiles::{largest, split, TileWalk, Tiles, BLOCK, MAX_EDGE};
+use crate::error::{same_length, Error};
 use crate::simd::{dispatch, Kernel, Lanes};
-use crate::threads::run_tasks;
 use std::marker::PhantomData;
 
+pub use super::code_tiles::TileGrid;
+
 const CHUNK: usize = 1 << 18;
-const BLOCK: usize = 64;
 const LANES: usize = 16;
 const TABLES: usize = 4;
 const DISTANCES: usize = 66;
@@ -21,7 +23,8 @@ const BOTH: usize = DISTANCES + 2;
 const ZEROS: usize = DISTANCES + 3;
 /// Bins of a row of the histogram: distances, NaN on either side or both, zeros.
 const BINS: usize = DISTANCES + 4;
-const MAX_EDGE: usize = 1 << 16;
+/// Places of a histogram: more than 65 rows of bins, and a power of two.
+const PLACES: usize = 1 << 13;
 
 /// Two slices of codes, by their meaning.
 #[derive(Clone, Copy, Debug)]
@@ -59,28 +62,6 @@ pub struct CodeTable<'a> {
     pub measured: bool,
 }
 
-/// Rows of codes, cut into tiles.
-#[derive(Clone, Copy, Debug)]
-pub struct TileGrid {
-    /// Codes of a row.
-    pub cols: usize,
-    /// Codes of a tile; the last of a row may be shorter.
-    pub edge: usize,
-    /// Index of the first tile, counted along rows.
-    pub first: usize,
-}
-
-impl TileGrid {
-    fn wide(&self) -> usize {
-        self.cols.div_ceil(self.edge)
-    }
-
-    /// Place of a tile's first code in the whole.
-    fn begin(&self, tile: usize) -> usize {
-        (tile / self.wide()) * self.cols + (tile % self.wide()) * self.edge
-    }
-}
-
 /// Counts of what differs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Differences {
@@ -113,7 +94,7 @@ pub struct Differences {
 }
 
 impl Differences {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { bits: vec![0; 65], distances: vec![0; DISTANCES], ..Self::default() }
     }
 
@@ -175,19 +156,10 @@ pub fn differences(
         Pair::Int64(a, b, true) => compared!(a, b, Integer::<true>),
         Pair::Int64(a, b, false) => compared!(a, b, Integer::<false>),
         Pair::Bytes(a, b, table) if table.measured => compared!(a, b, Table::<true>::new(table, 1 << 8)?),
-        Pair::Bytes(a, b, table) => compared!(a, b, Table::<false>::new(table, 1 << 8)?),
+        Pair::Bytes(a, b, table) => code_pairs::run(a, b, table, grid, counts, worst),
         Pair::Words(a, b, table) if table.measured => compared!(a, b, Table::<true>::new(table, 1 << 16)?),
         Pair::Words(a, b, table) => compared!(a, b, Table::<false>::new(table, 1 << 16)?),
     }
-}
-
-struct Run<'a, C, M> {
-    a: &'a [C],
-    b: &'a [C],
-    meaning: M,
-    grid: TileGrid,
-    counts: &'a mut [u32],
-    worst: &'a mut [f64],
 }
 
 fn run<C: Copy + Eq + Default + Sync, M: Meaning<C>>(
@@ -198,36 +170,25 @@ fn run<C: Copy + Eq + Default + Sync, M: Meaning<C>>(
     counts: &mut [u32],
     worst: &mut [f64],
 ) -> Result<Differences, Error> {
-    same_length("b", b.len(), a.len())?;
-    let mut all = Differences::new();
-    if counts.is_empty() || grid.cols == 0 {
-        same_length("counts", counts.len(), 0)?;
-        same_length("a", a.len(), 0)?;
-        return Ok(all);
-    }
-    let rows = (grid.first.saturating_add(counts.len()) / grid.wide()).saturating_add(2);
-    elements("first", &[rows, grid.cols])?;
-    let begin = |tile: usize| grid.begin(grid.first + tile) - grid.begin(grid.first);
-    same_length("a", a.len(), begin(counts.len()))?;
-    let tiles = (CHUNK / grid.edge.min(grid.cols).max(1)).max(1);
-    let tasks: Vec<_> = counts.chunks_mut(tiles).zip(worst.chunks_mut(tiles)).enumerate().collect();
-    let found = run_tasks(a.len(), tasks, |(task, (counts, worst))| {
-        let from = begin(task * tiles);
-        let span = from..begin(task * tiles + counts.len());
-        let grid = TileGrid { first: grid.first + task * tiles, ..grid };
-        let (a, b) = (&a[span.clone()], &b[span]);
-        let mut found = dispatch(Run { a, b, meaning, grid, counts, worst });
+    let found = split(a, b, grid, CHUNK, counts, worst, |from, task| {
+        let mut found = dispatch(Run { task, meaning });
         found.first = found.first.map(|at| at + from);
         found
-    });
+    })?;
+    let mut all = Differences::new();
     found.iter().for_each(|part| all.add(part));
     Ok(all)
+}
+
+struct Run<'a, C, M> {
+    task: Tiles<'a, C>,
+    meaning: M,
 }
 
 /// Figures of one task.
 struct Sums<C> {
     /// Codes by differing bits and bin, in several tables: increments of one place wait for each other.
-    pairs: [Vec<u32>; TABLES],
+    pairs: [Box<[u32; PLACES]>; TABLES],
     saturated: [u32; 2],
     max_abs: f64,
     max_rel: f64,
@@ -245,9 +206,10 @@ impl<C: Copy + Eq + Default, M: Meaning<C>> Kernel for Run<'_, C, M> {
     #[inline(always)]
     fn run<L: Lanes>(self, _: L) -> Differences {
         let mut sums = Sums::<C>::new();
-        let mut walk = TileWalk::new(self.grid);
-        let (whole_a, rest_a) = self.a.as_chunks::<BLOCK>();
-        let (whole_b, rest_b) = self.b.as_chunks::<BLOCK>();
+        let Tiles { a, b, grid, counts, worst } = self.task;
+        let mut walk = TileWalk::new(grid);
+        let (whole_a, rest_a) = a.as_chunks::<BLOCK>();
+        let (whole_b, rest_b) = b.as_chunks::<BLOCK>();
         for (i, (a, b)) in whole_a.iter().zip(whole_b).enumerate() {
             sums.square(self.meaning, a);
             if a == b {
@@ -256,7 +218,7 @@ impl<C: Copy + Eq + Default, M: Meaning<C>> Kernel for Run<'_, C, M> {
             }
             sums.note(a, b, i * BLOCK);
             let errors = sums.block(self.meaning, a, b);
-            walk.count(a, b, &errors, BLOCK, self.counts, self.worst);
+            walk.count(a, b, &errors, BLOCK, counts, worst);
         }
         if !rest_a.is_empty() {
             let (mut a, mut b) = ([C::default(); BLOCK], [C::default(); BLOCK]);
@@ -266,7 +228,7 @@ impl<C: Copy + Eq + Default, M: Meaning<C>> Kernel for Run<'_, C, M> {
             if a != b {
                 sums.note(&a, &b, whole_a.len() * BLOCK);
                 let errors = sums.block(self.meaning, &a, &b);
-                walk.count(&a, &b, &errors, rest_a.len(), self.counts, self.worst);
+                walk.count(&a, &b, &errors, rest_a.len(), counts, worst);
             }
         }
         sums.told()
@@ -275,9 +237,8 @@ impl<C: Copy + Eq + Default, M: Meaning<C>> Kernel for Run<'_, C, M> {
 
 impl<C: Copy + Eq> Sums<C> {
     fn new() -> Self {
-        let pairs = || vec![0; (8 * std::mem::size_of::<C>() + 1) * BINS];
         Self {
-            pairs: std::array::from_fn(|_| pairs()),
+            pairs: std::array::from_fn(|_| Box::new([0; PLACES])),
             saturated: [0; 2],
             first: None,
             max_abs: 0.0,
@@ -344,20 +305,39 @@ impl<C: Copy + Eq> Sums<C> {
     /// Counts the pairs of a block, and returns each one's error.
     #[inline(always)]
     fn block<M: Meaning<C>>(&mut self, meaning: M, a: &[C; BLOCK], b: &[C; BLOCK]) -> [f64; BLOCK] {
+        let finite = a.iter().zip(b).fold(true, |all, (&x, &y)| all & meaning.finite(x) & meaning.finite(y));
+        if finite {
+            self.count::<M, true>(meaning, a, b);
+        } else {
+            self.count::<M, false>(meaning, a, b);
+        }
+        if M::MEASURED {
+            return self.measure(meaning, a, b, finite);
+        }
+        std::array::from_fn(|i| {
+            let one_nan = meaning.nan(a[i]) != meaning.nan(b[i]);
+            if one_nan {
+                f64::INFINITY
+            } else {
+                meaning.distance(a[i], b[i])
+            }
+        })
+    }
+
+    /// Counts differing bits with distances, and saturated codes.
+    #[inline(always)]
+    fn count<M: Meaning<C>, const FINITE: bool>(&mut self, meaning: M, a: &[C; BLOCK], b: &[C; BLOCK]) {
         let mut places = [0u32; BLOCK];
         let mut saturated = [0u32; 2];
         for (place, (&x, &y)) in places.iter_mut().zip(a.iter().zip(b)) {
-            let (nan_x, nan_y) = (meaning.nan(x), meaning.nan(y));
-            let zeros = meaning.zero(x) && meaning.zero(y);
-            let plain = if zeros { ZEROS as u32 } else { meaning.bin(x, y) };
-            let nan = if nan_x && nan_y {
-                BOTH
-            } else if nan_x {
-                ONLY_A
-            } else {
-                ONLY_B
-            };
-            let bin = if nan_x | nan_y { nan as u32 } else { plain };
+            let zeros = meaning.zero(x) & meaning.zero(y);
+            let mut bin = if zeros { ZEROS as u32 } else { meaning.bin(x, y) };
+            if !FINITE {
+                let (nan_x, nan_y) = (meaning.nan(x), meaning.nan(y));
+                bin = if nan_y { ONLY_B as u32 } else { bin };
+                bin = if nan_x { ONLY_A as u32 } else { bin };
+                bin = if nan_x & nan_y { BOTH as u32 } else { bin };
+            }
             *place = meaning.changed(x, y) * BINS as u32 + bin;
             saturated[0] += u32::from(meaning.most(x) & (x != y));
             saturated[1] += u32::from(meaning.most(y) & (x != y));
@@ -366,135 +346,54 @@ impl<C: Copy + Eq> Sums<C> {
         self.saturated[1] += saturated[1];
         for group in places.as_chunks::<TABLES>().0 {
             for (table, &place) in self.pairs.iter_mut().zip(group) {
-                table[place as usize] += 1;
+                table[place as usize % PLACES] += 1;
             }
         }
-        let mut errors = [0.0; BLOCK];
-        if !M::MEASURED {
-            for (error, (&x, &y)) in errors.iter_mut().zip(a.iter().zip(b)) {
-                let one_nan = meaning.nan(x) != meaning.nan(y);
-                *error = if one_nan { f64::INFINITY } else { meaning.distance(x, y) };
-            }
-            return errors;
-        }
-        let mut sizes = [0.0; BLOCK];
-        let mut finite = [0.0; BLOCK];
-        for (i, (&x, &y)) in a.iter().zip(b).enumerate() {
+    }
+
+    /// Adds up errors, and returns them: infinite for a number beside infinity or NaN.
+    #[inline(always)]
+    fn measure<M: Meaning<C>>(
+        &mut self,
+        meaning: M,
+        a: &[C; BLOCK],
+        b: &[C; BLOCK],
+        finite: bool,
+    ) -> [f64; BLOCK] {
+        let (mut sizes, mut errors) = ([0.0; BLOCK], [0.0; BLOCK]);
+        for ((size, error), (&x, &y)) in sizes.iter_mut().zip(&mut errors).zip(a.iter().zip(b)) {
             let (p, q) = (meaning.number(x), meaning.number(y));
-            let counted = p.abs() < f64::INFINITY && q.abs() < f64::INFINITY;
-            let same = x == y || p.is_nan() & q.is_nan();
-            sizes[i] = if counted { p.abs() } else { 1.0 };
-            finite[i] = if counted { (q - p).abs() } else { 0.0 };
-            errors[i] = if counted | same { finite[i] } else { f64::INFINITY };
+            *size = p.abs();
+            *error = (q - p).abs();
+        }
+        let mut shown = errors;
+        if !finite {
+            for (i, (&x, &y)) in a.iter().zip(b).enumerate() {
+                let counted = meaning.finite(x) && meaning.finite(y);
+                let same = x == y || meaning.nan(x) && meaning.nan(y);
+                errors[i] = if counted { errors[i] } else { 0.0 };
+                shown[i] = if counted || same { errors[i] } else { f64::INFINITY };
+            }
         }
         let mut noise = self.noise;
-        for group in finite.as_chunks::<LANES>().0 {
+        for group in errors.as_chunks::<LANES>().0 {
             noise.iter_mut().zip(group).for_each(|(sum, e)| *sum += e * e);
         }
         self.noise = noise;
-        self.max_abs = largest(&finite).max(self.max_abs);
+        self.max_abs = largest(&errors).max(self.max_abs);
         // Divides only where an error may be the largest yet: rounding down the factor keeps all that are.
         let factor = self.max_rel * (1.0 - f64::EPSILON * 4.0);
-        let mut any = false;
-        for (&e, &size) in finite.iter().zip(&sizes) {
-            any |= (e > 0.0) & (e >= factor * size);
-        }
+        let any = errors
+            .iter()
+            .zip(&sizes)
+            .fold(false, |any, (&e, &size)| any | ((e > 0.0) & (e >= factor * size)));
         if any {
-            let mut ratios = [0.0; BLOCK];
-            for (ratio, (&e, &size)) in ratios.iter_mut().zip(finite.iter().zip(&sizes)) {
-                *ratio = if e > 0.0 { e / size } else { 0.0 };
+            for (size, &e) in sizes.iter_mut().zip(&errors) {
+                *size = if e > 0.0 { e / *size } else { 0.0 };
             }
-            self.max_rel = largest(&ratios).max(self.max_rel);
+            self.max_rel = largest(&sizes).max(self.max_rel);
         }
-        errors
-    }
-}
-
-/// The largest of numbers that are not negative, nor NaN: their bits are in the order of the numbers.
-#[inline(always)]
-fn largest(numbers: &[f64]) -> f64 {
-    f64::from_bits(numbers.iter().fold(0, |most, x| most.max(x.to_bits())))
-}
-
-/// Counts the codes that differ.
-#[inline(always)]
-fn unlike<C: Eq>(a: &[C], b: &[C]) -> u32 {
-    a.iter().zip(b).map(|(x, y)| u32::from(x != y)).sum()
-}
-
-/// A place among tiles.
-struct TileWalk {
-    grid: TileGrid,
-    last: usize,
-    short: usize,
-    column: usize,
-    tile: usize,
-    left: usize,
-}
-
-impl TileWalk {
-    #[inline(always)]
-    fn new(grid: TileGrid) -> Self {
-        let last = grid.wide() - 1;
-        let column = grid.first % grid.wide();
-        let mut walk = Self { grid, last, short: grid.cols - last * grid.edge, column, tile: 0, left: 0 };
-        walk.left = walk.length();
-        walk
-    }
-
-    #[inline(always)]
-    fn length(&self) -> usize {
-        if self.column == self.last {
-            self.short
-        } else {
-            self.grid.edge
-        }
-    }
-
-    /// Goes on by at most what is left of the tile.
-    #[inline(always)]
-    fn advance(&mut self, by: usize) {
-        self.left -= by;
-        if self.left == 0 {
-            self.tile += 1;
-            self.column = if self.column == self.last { 0 } else { self.column + 1 };
-            self.left = self.length();
-        }
-    }
-
-    #[inline(always)]
-    fn skip(&mut self, mut codes: usize) {
-        while codes > 0 {
-            let by = codes.min(self.left);
-            self.advance(by);
-            codes -= by;
-        }
-    }
-
-    /// Gives each tile its part of a block.
-    #[inline(always)]
-    fn count<C: Copy + Eq>(
-        &mut self,
-        a: &[C; BLOCK],
-        b: &[C; BLOCK],
-        errors: &[f64; BLOCK],
-        used: usize,
-        counts: &mut [u32],
-        worst: &mut [f64],
-    ) {
-        if used == BLOCK && self.left >= BLOCK {
-            counts[self.tile] += unlike(a, b);
-            worst[self.tile] = worst[self.tile].max(largest(errors));
-            return self.advance(BLOCK);
-        }
-        let mut at = 0;
-        while at < used {
-            let end = used.min(at + self.left);
-            counts[self.tile] += unlike(&a[at..end], &b[at..end]);
-            worst[self.tile] = worst[self.tile].max(largest(&errors[at..end]));
-            self.advance(end - at);
-            at = end;
-        }
+        shown
     }
 }
 

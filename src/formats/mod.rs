@@ -6,6 +6,8 @@
 
 pub mod bfloat16;
 mod code_meaning;
+mod code_pairs;
+mod code_tiles;
 mod custom;
 pub mod decode;
 pub mod differences;
