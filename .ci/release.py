@@ -30,10 +30,10 @@ LARGEST_WHEEL = 8_000_000
 POLICY = "manylinux_2_17"
 LICENCES = ("LICENSE", "THIRD_PARTY_LICENSES.txt")
 SMOKE = (
-    "tests/unit/test_formats.py",
-    "tests/unit/test_quant.py",
-    "tests/unit/test_gemm.py",
+    "tests/unit/test_coded_arrays.py",
     "tests/unit/test_demo.py",
+    "tests/unit/test_schemes.py",
+    "tests/golden/test_accumulation.py",
     "tests/golden/test_vectors.py",
     "tests/docs/test_site.py",
 )
