@@ -116,6 +116,7 @@ def quantize(
     nonfinite: str,
     rounding: str | None,
     seed: int,
+    known: _Float32s | None = None,
 ) -> None: ...
 
 @final

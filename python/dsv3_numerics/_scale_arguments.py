@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple, get_args
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -101,23 +102,31 @@ def checked_scales(scales: ArrayLike, shape: tuple[int, ...], scale: str, rule: 
     return flat(np.ascontiguousarray(np.broadcast_to(numbers, shape)))
 
 
-class WholeArray(NamedTuple):
-    """An array as the core takes it, and the largest magnitudes of its blocks."""
+@dataclass
+class WholeArray:
+    """An array as the core takes it, and its blocks' largest magnitudes: given, or as they were found."""
 
     data: Array
     kind: str
     layout: tuple[int, int, int, int, int]
     shape: tuple[int, ...]
-    largest: NDArray[np.float32] | None
+    given: NDArray[np.float32] | None
     axis: int
+    found: NDArray[np.float32] | None = None
 
-    def amax(self) -> NDArray[np.float32]:
-        """Finite magnitudes, one for each block."""
-        found = self.largest
-        if found is None:
-            found = np.empty(math.prod(self.shape), np.float32)
-            _core.amax(self.data, self.kind, self.layout, found)
-        return np.where(np.isfinite(found), found, np.float32(0)).reshape(self.shape)
+    def tops(self, each: str) -> NDArray[np.float32]:
+        """Return the largest magnitude of the tensor, or of each row, without blocks that are not finite."""
+        amax = self.given
+        if amax is None:
+            self.found = amax = np.empty(math.prod(self.shape), np.float32)
+            _core.amax(self.data, self.kind, self.layout, amax)
+        axis = self.axis if each == "row" else None
+        amax = amax.reshape(self.shape)
+        tops = np.asarray(amax.max(axis=axis, keepdims=each == "row", initial=0))
+        if np.isfinite(tops).all():
+            return tops
+        amax = np.where(np.isfinite(amax), amax, np.float32(0))
+        return np.asarray(amax.max(axis=axis, keepdims=each == "row", initial=0))
 
 
 ONE = np.ones(1, np.float32)
@@ -147,12 +156,7 @@ def global_scales(
         with np.errstate(over="ignore"):
             encode_by = np.minimum(np.float32(1) / decode_by, np.finfo(np.float32).max)
         return _spread(encode_by, whole.shape), _spread(decode_by, whole.shape), _held(decode_by)
-    if top is not None:
-        amax = _checked_tops(top, whole.shape)
-    elif word == "row":
-        amax = whole.amax().max(axis=whole.axis, keepdims=True, initial=0)
-    else:
-        amax = np.asarray(whole.amax().max(initial=0))
+    amax = whole.tops(word) if top is None else _checked_tops(top, whole.shape)
     encode_by, decode_by = nvfp4_global(amax, rule, info)
     return _spread(encode_by, whole.shape), _spread(decode_by, whole.shape), _held(decode_by)
 

@@ -446,6 +446,7 @@ def _quantize(
         nonfinite=settings.nonfinite,
         rounding=rounding,
         seed=key,
+        known=whole.found if largest is None and given is None else None,
     )
     q = Quantized(
         deliver(codes, codes_out),

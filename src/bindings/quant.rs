@@ -113,8 +113,10 @@ fn amax(py: Python<'_>, src: &Object<'_>, src_dtype: &str, layout: Layout, out: 
     detached(py, || quant::amax(src, blocks, out))
 }
 
-/// Quantizes src; scales_out gets the bytes of what is stored of each scale.
+/// Quantizes src; scales_out gets the bytes of what is stored of each scale. known: each block's amax, as found by amax.
 #[pyfunction]
+#[pyo3(signature = (src, src_dtype, layout, fmt, codes_out, scales_out, scale, rule, global_encode, global_decode, amax,
+    scales, nonfinite, rounding, seed, known=None))]
 fn quantize(
     py: Python<'_>,
     src: &Object<'_>,
@@ -132,10 +134,12 @@ fn quantize(
     nonfinite: &str,
     rounding: Option<&str>,
     seed: u64,
+    known: Option<&Object<'_>>,
 ) -> PyResult<()> {
     let (blocks, format) = (blocks(layout)?, Format::by_name(fmt)?);
     let amax = amax.map(|a| readonly::<f32>("amax", a, "float32")).transpose()?;
     let given = scales.map(|a| readonly::<f32>("scales", a, "float32")).transpose()?;
+    let known = known.map(|a| readonly::<f32>("known", a, "float32")).transpose()?;
     let (encode, decode) = (
         readonly::<f32>("global_encode", global_encode, "float32")?,
         readonly::<f32>("global_decode", global_decode, "float32")?,
@@ -143,10 +147,11 @@ fn quantize(
     let options = QuantizeOptions {
         scale: ScaleKind::parse(scale)?,
         rule: rule_of(rule)?,
-        from: match (&given, &amax) {
-            (Some(given), _) => ScaleSource::Given(given.as_slice()?),
-            (None, Some(amax)) => ScaleSource::Amax(amax.as_slice()?),
-            (None, None) => ScaleSource::Found,
+        from: match (&given, &amax, &known) {
+            (Some(given), ..) => ScaleSource::Given(given.as_slice()?),
+            (None, Some(amax), _) => ScaleSource::Amax(amax.as_slice()?),
+            (None, None, Some(known)) => ScaleSource::Known(known.as_slice()?),
+            (None, None, None) => ScaleSource::Found,
         },
         global: Global { encode: encode.as_slice()?, decode: decode.as_slice()? },
         nonfinite: NonFinitePolicy::parse(nonfinite)?,

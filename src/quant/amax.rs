@@ -20,11 +20,54 @@ pub(super) const RUN: usize = 64 * 1024;
 pub fn amax(src: Input<'_>, blocks: Blocks, out: &mut [f32]) -> Result<(), Error> {
     same_length("x", src.len(), blocks.len())?;
     same_length("out", out.len(), blocks.scales())?;
+    let flat = blocks.flattened();
+    if flat.block_rows == 1 && flat.block_cols <= RUN {
+        each_native!(src, S, src => apart::<S>(src, flat, out));
+        return Ok(());
+    }
     let bits = each_native!(src, S, src => amax_bits::<S>(src, blocks));
     for (out, bits) in out.iter_mut().zip(bits) {
         *out = f32::from_bits(bits);
     }
     Ok(())
+}
+
+/// The same of blocks that no two tasks share.
+fn apart<S: Source>(src: &[S::Item], flat: Blocks, out: &mut [f32]) {
+    let (mut elements, mut rest) = (src, out);
+    let tasks = flat.band_parts(RUN).map(|part| {
+        let (src, after) = elements.split_at(part.elements);
+        let (out, left) = std::mem::take(&mut rest).split_at_mut(part.blocks);
+        (elements, rest) = (after, left);
+        RowAmax::<S> { src, cols: part.cols, block_cols: flat.block_cols, out }
+    });
+    let tasks = tasks.collect();
+    run_tasks(src.len(), tasks, dispatch);
+}
+
+/// Rows of whole blocks.
+struct RowAmax<'a, S: Source> {
+    src: &'a [S::Item],
+    cols: usize,
+    block_cols: usize,
+    out: &'a mut [f32],
+}
+
+impl<S: Source> Kernel for RowAmax<'_, S> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        let RowAmax { src, cols, block_cols, out } = self;
+        let mut each = [0u32; BLOCKS];
+        for (row, out) in src.chunks(cols).zip(out.chunks_mut(cols.div_ceil(block_cols))) {
+            for (run, out) in row.chunks(BLOCKS.saturating_mul(block_cols)).zip(out.chunks_mut(BLOCKS)) {
+                let each = &mut each[..out.len()];
+                each.fill(0);
+                raise_blocks::<L, S>(l, run, block_cols, each);
+                out.iter_mut().zip(each).for_each(|(out, bits)| *out = f32::from_bits(*bits));
+            }
+        }
+    }
 }
 
 /// The largest magnitude bits of each block. The maximum does not depend on the order of its terms, so tasks

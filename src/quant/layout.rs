@@ -116,7 +116,42 @@ impl RowPart {
     }
 }
 
+/// A task for operations that go block by block: some whole bands of a matrix, or whole blocks of a long row.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BandPart {
+    /// Elements.
+    pub elements: usize,
+    /// Columns.
+    pub cols: usize,
+    /// Blocks.
+    pub blocks: usize,
+}
+
 impl Blocks {
+    /// All blocks of the stack in order, in parts of about `n` elements, or of a band.
+    pub(crate) fn band_parts(&self, n: usize) -> impl Iterator<Item = BandPart> {
+        let Blocks { stack, rows, cols, block_rows, block_cols } = if self.is_empty() {
+            Blocks { stack: 0, rows: 1, cols: 1, block_rows: 1, block_cols: 1 }
+        } else {
+            *self
+        };
+        let across = cols.div_ceil(block_cols);
+        let is_long = block_rows == 1 && cols > n;
+        let width = n.div_ceil(block_cols) * block_cols;
+        let height = (n / (block_rows * cols)).max(1) * block_rows;
+        let (lines, length, step) = if is_long { (stack * rows, cols, width) } else { (stack, rows, height) };
+        (0..lines).flat_map(move |_| {
+            (0..length).step_by(step).map(move |at| {
+                let here = step.min(length - at);
+                if is_long {
+                    BandPart { elements: here, cols: here, blocks: here.div_ceil(block_cols) }
+                } else {
+                    BandPart { elements: here * cols, cols, blocks: here.div_ceil(block_rows) * across }
+                }
+            })
+        })
+    }
+
     /// All rows of the stack in order, in parts of about `n` elements.
     pub(crate) fn row_parts(&self, n: usize) -> impl Iterator<Item = RowPart> {
         let (rows, cols) = if self.is_empty() { (0, 1) } else { (self.stack * self.rows, self.cols) };

@@ -33,6 +33,8 @@ named_enum! {
 pub enum ScaleSource<'a> {
     /// The blocks' own largest magnitudes.
     Found,
+    /// The same, as [`amax`](super::amax()) has found them already.
+    Known(&'a [f32]),
     /// Largest magnitudes to use instead of those, one for each block.
     Amax(&'a [f32]),
     /// The scales themselves, as numbers (without NVFP4's scale of scales), one for each block.
@@ -100,6 +102,7 @@ pub fn quantize(
     let job = Job::new(format, options)?;
     match options.from {
         ScaleSource::Found => {}
+        ScaleSource::Known(amax) => same_length("known", amax.len(), blocks.scales())?,
         ScaleSource::Amax(amax) => {
             same_length("amax", amax.len(), blocks.scales())?;
             if let Some(a) = amax.iter().find(|a| !(a.is_finite() && **a >= 0.0)) {
@@ -233,10 +236,15 @@ impl<'a> Job<'a> {
         let block = flat.block_rows * flat.block_cols;
         let starved = tall && num_threads() > 1 && bands < 2 * num_threads();
         let searching = self.scaler.kind == ScaleKind::Nvfp4 && self.scaler.rule.targets().len() > 1;
-        if !matches!(from, ScaleSource::Found) || searching || block > BLOCK_LIMIT || starved {
+        let known = match from {
+            ScaleSource::Found => None,
+            ScaleSource::Known(known) => Some(known),
+            _ => return self.two_passes::<S, C, PLAIN>(src, flat, from, codes, scales),
+        };
+        if searching || block > BLOCK_LIMIT || starved {
             self.two_passes::<S, C, PLAIN>(src, flat, from, codes, scales)
         } else {
-            self.one_pass::<S, C, PLAIN>(src, flat, codes, scales)
+            self.one_pass::<S, C, PLAIN>(src, flat, known, codes, scales)
         }
     }
 
@@ -253,49 +261,33 @@ impl<'a> Job<'a> {
         &self,
         src: &[S::Item],
         flat: Blocks,
+        known: Option<&[f32]>,
         codes: &mut [C],
         scales: &mut [u8],
     ) -> bool {
-        // Whole bands of a matrix, or whole blocks of a long row; a matrix may end in a short band.
-        let band = flat.block_rows * flat.cols;
-        let (elements, cols, blocks) = if flat.block_rows == 1 && flat.cols > RUN {
-            let blocks = RUN.div_ceil(flat.block_cols);
-            (blocks * flat.block_cols, blocks * flat.block_cols, blocks)
-        } else {
-            let bands = (RUN / band).max(1);
-            (bands * band, flat.cols, bands * flat.across())
-        };
-        let (unit, unit_scales) = if cols == flat.cols {
-            (flat.rows * flat.cols, flat.bands() * flat.across())
-        } else {
-            (flat.cols, flat.across())
-        };
         let width = self.width();
-        let mut tasks = Vec::new();
         let (mut at, mut block) = (0, 0);
-        for ((src, codes), scales) in
-            src.chunks(unit).zip(codes.chunks_mut(unit)).zip(scales.chunks_mut(unit_scales * width))
-        {
-            for ((src, codes), scales) in
-                src.chunks(elements).zip(codes.chunks_mut(elements)).zip(scales.chunks_mut(blocks * width))
-            {
-                let cols = cols.min(src.len());
-                let (block_rows, block_cols) = (flat.block_rows, flat.block_cols);
-                let (elements, blocks) = (src.len(), scales.len() / width);
-                tasks.push(Bands::<S, C, PLAIN> {
-                    job: self,
-                    at,
-                    block,
-                    src,
-                    cols,
-                    block_rows,
-                    block_cols,
-                    codes,
-                    scales,
-                });
-                (at, block) = (at + elements, block + blocks);
-            }
-        }
+        let (mut codes, mut scales) = (codes, scales);
+        let tasks = flat.band_parts(RUN).map(|part| {
+            let (here, after) = std::mem::take(&mut codes).split_at_mut(part.elements);
+            let (stored, left) = std::mem::take(&mut scales).split_at_mut(part.blocks * width);
+            (codes, scales) = (after, left);
+            let task = Bands::<S, C, PLAIN> {
+                job: self,
+                at,
+                block,
+                src: &src[at..at + part.elements],
+                known: known.map(|known| &known[block..block + part.blocks]),
+                cols: part.cols,
+                block_rows: flat.block_rows,
+                block_cols: flat.block_cols,
+                codes: here,
+                scales: stored,
+            };
+            (at, block) = (at + part.elements, block + part.blocks);
+            task
+        });
+        let tasks = tasks.collect();
         run_tasks(src.len(), tasks, dispatch).into_iter().any(|spoiled| spoiled)
     }
 
@@ -308,13 +300,16 @@ impl<'a> Job<'a> {
         codes: &mut [C],
         scales: &mut [u8],
     ) -> bool {
-        let mut found = amax_bits::<S>(src, flat);
+        let bits = |given: &[f32]| given.iter().map(|a| a.to_bits()).collect::<Vec<u32>>();
+        let mut found = match from {
+            ScaleSource::Known(known) => bits(known),
+            _ => amax_bits::<S>(src, flat),
+        };
         let spoiled = found.iter().any(|a| *a >= INFINITY);
         let real = found.clone();
         if self.skip_nan {
             numbers_amax::<S>(src, flat, &mut found);
         }
-        let bits = |given: &[f32]| given.iter().map(|a| a.to_bits()).collect::<Vec<u32>>();
         let mut all = BlockScales::new();
         match from {
             ScaleSource::Given(given) => all.give(&self.scaler, given, self.global),
@@ -393,6 +388,8 @@ struct Bands<'a, S: Source, C: Code, const PLAIN: bool> {
     at: usize,
     block: usize,
     src: &'a [S::Item],
+    /// Largest magnitudes of the blocks, where they are known.
+    known: Option<&'a [f32]>,
     cols: usize,
     block_rows: usize,
     block_cols: usize,
@@ -408,7 +405,7 @@ impl<S: Source, C: Code, const PLAIN: bool> Kernel for Bands<'_, S, C, PLAIN> {
     type Out = bool;
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) -> bool {
-        let Bands { job, at, block, src, cols, block_rows, block_cols, codes, scales } = self;
+        let Bands { job, at, block, src, known, cols, block_rows, block_cols, codes, scales } = self;
         let bytes = job.width();
         let item = std::mem::size_of::<S::Item>();
         let width = if block_rows == 1 { PANEL } else { TALL_PANEL_BYTES / (block_rows * item) };
@@ -427,11 +424,16 @@ impl<S: Source, C: Code, const PLAIN: bool> Kernel for Bands<'_, S, C, PLAIN> {
                 let end = (start + width).min(cols);
                 let (first, last) = (start / block_cols, end.div_ceil(block_cols));
                 let amax = &mut amax[..last - first];
-                amax.fill(0);
-                for row in src.chunks(cols) {
-                    raise_blocks::<L, S>(l, &row[start..end], block_cols, amax);
+                if let Some(known) = known {
+                    let known = &known[band * across + first..band * across + last];
+                    amax.iter_mut().zip(known).for_each(|(bits, a)| *bits = a.to_bits());
+                } else {
+                    amax.fill(0);
+                    for row in src.chunks(cols) {
+                        raise_blocks::<L, S>(l, &row[start..end], block_cols, amax);
+                    }
                 }
-                let dirty = amax.iter().any(|a| *a >= INFINITY);
+                let dirty = amax.iter().fold(0, |most, a| if *a > most { *a } else { most }) >= INFINITY;
                 spoiled |= dirty;
                 let block = block + band * across + first;
                 let global = job.global.part(block..block + amax.len());

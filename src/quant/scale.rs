@@ -181,12 +181,12 @@ impl Scaler {
                 stored.copy_from_slice(divisor);
             }
             ScaleKind::Nvfp4 => {
-                let target = self.rule.targets()[0];
-                beside(amax.iter().zip(stored.iter_mut()), global.encode, |(a, stored), encode| {
-                    *stored = self.block_scale(f32::from_bits(*a), target, encode);
-                });
+                self.block_scales(amax, self.rule.targets()[0], global.encode, stored);
                 self.applied(stored, global, divisor, factor);
             }
+        }
+        if amax.iter().fold(0, |most, a| if *a > most { *a } else { most }) < INFINITY {
+            return;
         }
         for (((a, stored), divisor), factor) in amax.iter().zip(stored).zip(divisor).zip(factor) {
             if *a >= INFINITY {
@@ -199,15 +199,20 @@ impl Scaler {
         }
     }
 
-    /// The E4M3 scale that brings a block's amax to `target`.
+    /// The E4M3 scales that bring each block's amax to `target`. Operation after operation, for the compiler's vectors.
     #[inline(always)]
-    pub fn block_scale(&self, amax: f32, target: f32, encode: f32) -> f32 {
-        let scale = match self.rule.block_op {
-            BlockOp::Divide => (amax / target) * encode,
-            BlockOp::Multiply => (amax * (1.0 / target)) * encode,
-            BlockOp::MultiplyGlobal => amax * (encode * (1.0 / target)),
-        };
-        to_e4m3(at_least(scale, self.rule.scale_floor))
+    pub fn block_scales(&self, amax: &[u32], target: f32, encode: &[f32], stored: &mut [f32]) {
+        let inverse = 1.0 / target;
+        let blocks = amax.iter().zip(stored.iter_mut());
+        match self.rule.block_op {
+            BlockOp::Divide => beside(blocks, encode, |(a, s), e| *s = (f32::from_bits(*a) / target) * e),
+            BlockOp::Multiply => beside(blocks, encode, |(a, s), e| *s = (f32::from_bits(*a) * inverse) * e),
+            BlockOp::MultiplyGlobal => {
+                beside(blocks, encode, |(a, s), e| *s = f32::from_bits(*a) * (e * inverse));
+            }
+        }
+        let floor = self.rule.scale_floor;
+        stored.iter_mut().for_each(|s| *s = to_e4m3(at_least(*s, floor)));
     }
 
     /// Values of stored scales, whoever chose them.

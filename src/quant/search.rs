@@ -87,11 +87,11 @@ impl<S: Source> Kernel for Part<'_, S> {
             let global = global.part(i..i + 1);
             let mut least = f64::INFINITY;
             for (k, target) in scaler.rule.targets().iter().enumerate() {
-                let stored = scaler.block_scale(f32::from_bits(*amax), *target, global.encode[0]);
-                let (mut divisor, mut factor) = ([0.0], [0.0]);
-                scaler.applied(&[stored], global, &mut divisor, &mut factor);
+                let (mut stored, mut divisor, mut factor) = ([0.0], [0.0], [0.0]);
+                scaler.block_scales(&[*amax], *target, global.encode, &mut stored);
+                scaler.applied(&stored, global, &mut divisor, &mut factor);
                 let mut error = 0.0;
-                let scale = if stored == 0.0 { 0.0 } else { divisor[0] };
+                let scale = if stored[0] == 0.0 { 0.0 } else { divisor[0] };
                 for x in &block {
                     let quotient = if scaler.divides() { x / divisor[0] } else { x * factor[0] };
                     let code = rounder.code(quotient.to_bits(), 0);
@@ -99,7 +99,7 @@ impl<S: Source> Kernel for Part<'_, S> {
                     error += e * e;
                 }
                 if k == 0 || error < least {
-                    (least, *chosen) = (error, stored);
+                    (least, *chosen) = (error, stored[0]);
                 }
             }
         }

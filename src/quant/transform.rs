@@ -49,9 +49,11 @@ pub(super) fn raise_blocks<L: Lanes, S: Source>(l: L, run: &[S::Item], block_col
         for run in run.chunks_exact(block_cols.saturating_mul(L::N)) {
             let mut most = [l.u32(0); WIDEST];
             for (most, block) in most.iter_mut().zip(run.chunks_exact(block_cols)) {
+                let mut m = l.u32(0);
                 for vector in block.chunks_exact(L::N) {
-                    *most = l.max(*most, l.and(l.bits(S::load(l, vector)), absolute));
+                    m = l.max(m, l.and(l.bits(S::load(l, vector)), absolute));
                 }
+                *most = m;
             }
             let amax = &mut amax[done..done + L::N];
             l.store_u32(l.max(l.load_u32(amax), l.hmax_each(&most)), amax);
@@ -253,7 +255,7 @@ impl<P: Place, S: Source, C: Code> GroupMap for EncodeAnyMap<'_, P, S, C> {
             self.quotient(l, at, 2, src),
             self.quotient(l, at, 3, src),
         ];
-        C::store(l, self.rounder.group(l, (self.first + at) as u64, q), out, stream);
+        self.rounder.store(l, (self.first + at) as u64, q, out, stream);
     }
 }
 
