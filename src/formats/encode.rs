@@ -232,7 +232,7 @@ impl<S: Source, C: Code> GroupMap for AnyModeMap<S, C> {
             l.bits(S::load(l, &src[2 * L::N..])),
             l.bits(S::load(l, &src[3 * L::N..])),
         ];
-        C::store(l, self.rounder.group(l, at as u64, x), out, stream);
+        self.rounder.store(l, at as u64, x, out, stream);
     }
 }
 

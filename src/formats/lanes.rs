@@ -8,8 +8,9 @@
 
 use super::philox::random_group;
 use super::round::{Rounder, Rounding};
+use super::source::Code;
 use super::table::{Format, Top};
-use crate::simd::{Kernel, Lanes, PhiloxKeys, MAX_GROUP};
+use crate::simd::{Kernel, Lanes, PhiloxKeys, RandomBytes, MAX_GROUP};
 
 const INFINITY: u32 = 0x7F80_0000;
 const MAGNITUDE: u32 = 0x7FFF_FFFF;
@@ -39,6 +40,8 @@ pub struct LaneRounder {
     float32_tail: bool,
     fixed: Option<Fixed>,
     tail: Tail,
+    /// Codes of bytes at random, where a level has an operation for them.
+    random_bytes: Option<RandomBytes>,
     /// Bits of the seed of stochastic rounding.
     keys: PhiloxKeys,
 }
@@ -188,6 +191,7 @@ impl LaneRounder {
             float32_tail: false,
             fixed: Fixed::new(f, r.rounding),
             tail: OTHER,
+            random_bytes: None,
             keys: PhiloxKeys::new(seed),
         }
         .with_tail()
@@ -207,7 +211,8 @@ impl LaneRounder {
             }
             _ => OTHER,
         };
-        LaneRounder { tail, ..self }
+        let rounder = LaneRounder { tail, ..self };
+        LaneRounder { random_bytes: rounder.random_bytes(), ..rounder }
     }
 
     /// Brings magnitudes down to `max` before they are rounded.
@@ -232,6 +237,29 @@ impl LaneRounder {
     /// True: however small a number is, its code may not be zero's.
     pub fn minds_tiny(&self) -> bool {
         self.float32_tail || matches!(self.rounding, Rounding::Up | Rounding::Down)
+    }
+
+    /// The format as [`Lanes::store_random`] takes it.
+    fn random_bytes(&self) -> Option<RandomBytes> {
+        let fixed = self.fixed.filter(|fixed| fixed.place == SUM && (16..=22).contains(&fixed.cut))?;
+        (self.rounding == Rounding::Stochastic && self.tail == ALIKE && self.bits <= 8).then(|| RandomBytes {
+            least: fixed.least,
+            cut: fixed.cut,
+            limit: self.limit[0] as u8,
+            nan: self.nan as u8,
+            sign: 1 << (self.bits - 1),
+        })
+    }
+
+    /// Stores the codes of a group of elements, as [`LaneRounder::group`] makes them.
+    #[inline(always)]
+    pub fn store<L: Lanes, C: Code>(&self, l: L, first: u64, x: [L::U; 4], out: &mut [C], stream: bool) {
+        if let (true, true, Some(format)) = (L::RANDOM_BYTES, C::BYTE, self.random_bytes) {
+            if C::store_random(l, x, random_group(l, &self.keys, first), format, out, stream) {
+                return;
+            }
+        }
+        C::store(l, self.group(l, first, x), out, stream);
     }
 
     /// The codes of a group of elements, given as the bits of float32. The first of them is `first` of its array, which
@@ -483,24 +511,22 @@ mod tests {
     use crate::formats::round::{NanPolicy, Overflow};
     use crate::formats::{custom, FORMATS};
     use crate::simd::{dispatch_at, Level};
+    use std::marker::PhantomData;
 
-    struct Group(LaneRounder, u64, [u32; MAX_GROUP]);
+    struct Group<C>(LaneRounder, u64, [u32; MAX_GROUP], PhantomData<C>);
 
-    impl Kernel for Group {
+    impl<C: Code> Kernel for Group<C> {
         type Out = [u32; MAX_GROUP];
-        fn run<L: Lanes>(mut self, l: L) -> [u32; MAX_GROUP] {
+        fn run<L: Lanes>(self, l: L) -> [u32; MAX_GROUP] {
+            let mut codes = [C::default(); MAX_GROUP];
             // A level's group is shorter than the longest one.
-            for k in 0..MAX_GROUP / L::GROUP {
-                let mut part = [0; MAX_GROUP];
-                part[..L::GROUP].copy_from_slice(&self.2[k * L::GROUP..(k + 1) * L::GROUP]);
+            for (k, part) in self.2.chunks_exact(L::GROUP).enumerate() {
                 let load = |j: usize| l.load_u32(&part[j * L::N..]);
-                let first = self.1 + (k * L::GROUP) as u64;
-                let codes = self.0.group(l, first, [load(0), load(1), load(2), load(3)]);
-                for (code, out) in codes.into_iter().zip(self.2[k * L::GROUP..].chunks_exact_mut(L::N)) {
-                    l.store_u32(code, out);
-                }
+                let (at, x) = (k * L::GROUP, [load(0), load(1), load(2), load(3)]);
+                let out = &mut codes[at..at + L::GROUP];
+                self.0.store::<L, C>(l, self.1 + at as u64, x, out, false);
             }
-            self.2
+            codes.map(C::to_u32)
         }
     }
 
@@ -540,7 +566,11 @@ mod tests {
                         random_words(&PhiloxKeys::new(7), first, &mut random);
                         let group: [u32; MAX_GROUP] = std::array::from_fn(|i| chunk[i]);
                         for level in Level::all_available() {
-                            let codes = dispatch_at(level, Group(lanes, first, group));
+                            let codes = if format.bits() <= 8 {
+                                dispatch_at(level, Group::<u8>(lanes, first, group, PhantomData))
+                            } else {
+                                dispatch_at(level, Group::<u16>(lanes, first, group, PhantomData))
+                            };
                             for ((x, r), code) in group.iter().zip(random).zip(codes) {
                                 let expected = rounder.code(*x, r);
                                 assert_eq!(code, expected, "{} {rounding:?} {overflow:?} {x:x}", format.name);

@@ -1,6 +1,6 @@
 //! The arrays that cross the crate's surface: what can be encoded, what can be decoded into, and codes.
 
-use crate::simd::{Lanes, Narrow};
+use crate::simd::{Lanes, Narrow, RandomBytes};
 
 /// How the elements of an input array widen to float32 lanes.
 pub trait Source: Copy + Send + Sync {
@@ -139,6 +139,15 @@ pub trait Code: Copy + Send + Sync + Default {
     const BYTE: bool;
     /// [`Lanes::store_narrow`].
     fn store_narrow<L: Lanes>(l: L, x: [L::F; 4], format: Narrow, out: &mut [Self], stream: bool);
+    /// [`Lanes::store_random`].
+    fn store_random<L: Lanes>(
+        l: L,
+        x: [L::U; 4],
+        random: [L::U; 4],
+        format: RandomBytes,
+        out: &mut [Self],
+        stream: bool,
+    ) -> bool;
     /// Loads a vector of codes.
     fn load<L: Lanes>(l: L, codes: &[Self]) -> L::U;
     /// The code of the low bits.
@@ -156,6 +165,17 @@ impl Code for u8 {
     #[inline(always)]
     fn store_narrow<L: Lanes>(l: L, x: [L::F; 4], format: Narrow, out: &mut [u8], stream: bool) {
         l.store_narrow(x, format, out, stream);
+    }
+    #[inline(always)]
+    fn store_random<L: Lanes>(
+        l: L,
+        x: [L::U; 4],
+        random: [L::U; 4],
+        format: RandomBytes,
+        out: &mut [u8],
+        stream: bool,
+    ) -> bool {
+        l.store_random(x, random, format, out, stream)
     }
     #[inline(always)]
     fn load<L: Lanes>(l: L, codes: &[u8]) -> L::U {
@@ -179,6 +199,17 @@ impl Code for u16 {
     const BYTE: bool = false;
     #[inline(always)]
     fn store_narrow<L: Lanes>(_l: L, _x: [L::F; 4], _format: Narrow, _out: &mut [u16], _stream: bool) {
+        unreachable!("codes of more than a byte")
+    }
+    #[inline(always)]
+    fn store_random<L: Lanes>(
+        _l: L,
+        _x: [L::U; 4],
+        _random: [L::U; 4],
+        _format: RandomBytes,
+        _out: &mut [u16],
+        _stream: bool,
+    ) -> bool {
         unreachable!("codes of more than a byte")
     }
     #[inline(always)]

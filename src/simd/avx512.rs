@@ -1,7 +1,7 @@
 //! AVX-512 F/BW/DQ/VL/CD with VBMI and VNNI: sixteen lanes.
 
 use super::avx2::Avx2;
-use super::lanes::{horner, ColumnSink, Kernel, Lanes, Lookup, Narrow, MIDPOINT};
+use super::lanes::{horner, ColumnSink, Kernel, Lanes, Lookup, Narrow, RandomBytes, MIDPOINT};
 use super::philox::PhiloxKeys;
 use std::arch::x86_64::*;
 
@@ -42,7 +42,7 @@ const N: usize = 16;
 
 /// Stores 64 bytes at the start of `out`, which must hold them.
 #[inline(always)]
-fn store<T>(v: __m512i, out: &mut [T], stream: bool) {
+pub(super) fn store<T>(v: __m512i, out: &mut [T], stream: bool) {
     assert!(std::mem::size_of_val(out) >= 64);
     let p = out.as_mut_ptr().cast::<__m512i>();
     // SAFETY: the slice holds 64 bytes; the streamed store is only used on a 64-byte boundary. AVX-512 is
@@ -115,8 +115,7 @@ fn words(a: __m512i, b: __m512i) -> __m512i {
     }
 }
 
-/// Sixteen float32 as float16, cut off, with bit 0 of what matters set if anything was lost: rounding that to a narrow
-/// format gives what rounding the float32 would have given.
+/// Sixteen float32 as float16, rounded to odd at the last bit that matters: rounding that again rounds once.
 #[inline(always)]
 fn half(x: __m512, sticky: u32) -> __m256i {
     // SAFETY: AVX-512 is proved by the token of the caller.
@@ -423,6 +422,18 @@ impl Lanes for Avx512 {
             _mm512_mask_add_epi8(codes, negative, codes, _mm512_set1_epi8(f.sign as i8))
         };
         store(v, out, stream);
+    }
+    const RANDOM_BYTES: bool = true;
+    #[inline(always)]
+    fn store_random(
+        self,
+        x: [__m512i; 4],
+        random: [__m512i; 4],
+        f: RandomBytes,
+        out: &mut [u8],
+        stream: bool,
+    ) -> bool {
+        super::avx512_random::store(self, x, random, f, out, stream)
     }
     #[inline(always)]
     fn flush(self, x: __m512) -> __m512 {

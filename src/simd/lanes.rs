@@ -100,6 +100,22 @@ pub struct Narrow {
     pub sign: u8,
 }
 
+/// A float format of at most eight bits with a sign above its magnitude, as [`Lanes::store_random`] takes it: codes of
+/// magnitudes are evenly spaced in the bits of a magnitude's sum with the larger of it and the smallest normal number.
+#[derive(Clone, Copy, Debug)]
+pub struct RandomBytes {
+    /// Float32 bits of the smallest normal number.
+    pub least: u32,
+    /// Bits of such a sum behind the codes: 16 to 22 of them.
+    pub cut: u32,
+    /// The largest magnitude code, and infinity's.
+    pub limit: u8,
+    /// The magnitude code of NaN.
+    pub nan: u8,
+    /// The sign bit of a code.
+    pub sign: u8,
+}
+
 /// The float32 rounding midpoint, in the 29 mantissa bits that float64 has beyond float32.
 pub(super) const MIDPOINT: u32 = 1 << 28;
 
@@ -228,6 +244,20 @@ pub trait Lanes: Copy {
     /// two that moves the format's smallest normal number to 2^-14, float16's, after [`Lanes::flush`].
     fn store_narrow(self, _x: [Self::F; 4], _format: Narrow, _out: &mut [u8], _stream: bool) {
         unreachable!("only where NARROW")
+    }
+    /// True if the level implements [`Lanes::store_random`].
+    const RANDOM_BYTES: bool = false;
+    /// Rounds a group of float32 up or down at random, by 32 random bits each, and stores its codes. False, and nothing is
+    /// stored, if bits that a sum lost might decide.
+    fn store_random(
+        self,
+        _x: [Self::U; 4],
+        _random: [Self::U; 4],
+        _format: RandomBytes,
+        _out: &mut [u8],
+        _stream: bool,
+    ) -> bool {
+        unreachable!("only where RANDOM_BYTES")
     }
     /// Flushes subnormal lanes to zero of the same sign, where the float units of the level are slow on them: only for
     /// what makes no difference between the two.

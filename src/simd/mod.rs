@@ -36,6 +36,8 @@ pub mod amx;
 pub mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_random;
 pub mod mma;
 #[cfg(target_arch = "aarch64")]
 pub mod neon;
@@ -45,7 +47,8 @@ mod neon_narrow;
 mod neon_tables;
 
 pub use lanes::{
-    f16_to_f32, f64_to_f32_odd, fma, ColumnSink, F16Shift, Kernel, Lanes, Lookup, Narrow, MAX_GROUP, STEP,
+    f16_to_f32, f64_to_f32_odd, fma, ColumnSink, F16Shift, Kernel, Lanes, Lookup, Narrow, RandomBytes,
+    MAX_GROUP, STEP,
 };
 pub use map::{map_groups, GroupMap, Walk};
 pub use philox::PhiloxKeys;
