@@ -35,7 +35,7 @@ def logfmt_encode(
     mode: Mode = "paper",
     rounding: Rounding = "linear",
     nonfinite: NonFinite = "raise",
-    seed: int = 0,
+    seed: int | np.random.Generator | None = None,
     out: tuple[Array | None, Array | None, Array | None] | None = None,
 ) -> LogFmt:
     """Encode each tile's magnitudes on a logarithmic grid from its least to its largest.
@@ -63,8 +63,9 @@ def logfmt_encode(
     nonfinite : {"raise", "escape", "ignore"}
         NaN and infinity in `x` raise; or their tile (mode deepep: its chunk) is kept in bfloat16; or, in mode
         deepep only, NaN becomes zero and infinity escapes, as in the kernel.
-    seed : int
-        Of stochastic rounding, 0 to 2**64 - 1: element i of `x` in C order has the bits (seed, i).
+    seed : int or numpy.random.Generator, optional
+        For stochastic rounding, which needs one. An integer, 0 to 2**64 - 1, gives the same bits in every
+        call: element i of `x` in C order has the bits (seed, i); a generator gives new ones in each.
     out : tuple of three (ndarray or None), optional
         Where codes, amin and amax are written: exact shapes and dtypes, writeable. They may overlap the
         input.
@@ -82,8 +83,9 @@ def logfmt_encode(
     numpy.exceptions.AxisError
         `axis` out of range.
     ValueError
-        No axis; `bits`, `tile` or `seed` out of range; an unknown word; a tile or an axis that mode deepep
-        does not have; NaN or infinity in `x`. After an error the content of `out` is undefined.
+        No axis; `bits`, `tile` or `seed` out of range; no `seed` for stochastic rounding; an unknown word; a
+        tile or an axis that mode deepep does not have; NaN or infinity in `x`. After an error the content of
+        `out` is undefined.
 
     Notes
     -----
@@ -113,7 +115,7 @@ def logfmt_encode(
     length = array.shape[place]
     size = max(length, 1) if tile is None else positive(tile, "tile")
     _check_words(mode, rounding, nonfinite)
-    dtype, key = code_dtype(bits), seed_key(seed)
+    dtype, key = code_dtype(bits), seed_key(seed, rounding)
     shape = tiles_shape(array.shape, size, place)
     given = _three(out)
     codes = destination(given[0], array.shape, dtype, array, name="out[0]")

@@ -65,7 +65,7 @@ class TestLogFmt:
 
     @given(tensors(), recipes(ROUNDINGS))
     def test_zero_and_both_ends_are_exact(self, x: NDArray[Any], recipe: dict[str, Any]) -> None:
-        q = dn.logfmt_encode(x, **recipe)
+        q = dn.logfmt_encode(x, seed=0, **recipe)
         y, magnitude = q.dequantize(), np.abs(x)
         ends = (magnitude == _whole(q.amin, x, q.tile)) | (magnitude == _whole(q.amax, x, q.tile))
         np.testing.assert_array_equal(y[ends], x[ends])
@@ -74,7 +74,7 @@ class TestLogFmt:
 
     @given(tensors(), recipes(ROUNDINGS))
     def test_sign_symmetry(self, x: NDArray[Any], recipe: dict[str, Any]) -> None:
-        one, other = dn.logfmt_encode(x, **recipe), dn.logfmt_encode(-x, **recipe)
+        one, other = dn.logfmt_encode(x, seed=0, **recipe), dn.logfmt_encode(-x, seed=0, **recipe)
         np.testing.assert_array_equal(one.codes ^ other.codes, 1 << (recipe["bits"] - 1))
         np.testing.assert_array_equal(raw(one.amin), raw(other.amin))
 
@@ -90,12 +90,12 @@ class TestLogFmt:
         Where nothing was clipped, or else the range is another one, and where steps are wider than float32's
         rounding of the values between them.
         """
-        q = dn.logfmt_encode(x, **recipe)
+        q = dn.logfmt_encode(x, seed=0, **recipe)
         y = q.dequantize()
         magnitude = np.where(x == 0, f32(np.inf), np.abs(x))
         least = np.minimum.reduceat(magnitude, np.arange(0, x.shape[1], q.tile), axis=1)
         sound = (least == q.amin) & (q.step > 2.0**-20) & (q.amin > 2.0**-100)
-        again = dn.logfmt_encode(y, **recipe)
+        again = dn.logfmt_encode(y, seed=0, **recipe)
         np.testing.assert_array_equal(again.amin[sound], q.amin[sound])
         kept = _whole(sound, x, q.tile)
         np.testing.assert_array_equal(raw(again.dequantize())[kept], raw(y)[kept])
@@ -106,7 +106,7 @@ class TestLogFmt:
 
         Beside that, one rounding to float32 and one of its subnormal steps.
         """
-        q = dn.logfmt_encode(x, **recipe)
+        q = dn.logfmt_encode(x, seed=0, **recipe)
         magnitude, s = np.abs(x).astype(np.float64), _whole(q.step, x, q.tile)
         law = {"linear": np.tanh(s / 2), "log": np.expm1(s / 2), "stochastic": np.expm1(s)}[
             recipe["rounding"]
@@ -129,7 +129,7 @@ class TestLogFmt:
     def test_power_of_two_invariance(self, k: int, seed: int, recipe: dict[str, Any]) -> None:
         """Scaling by 2^k scales the ranges and leaves the codes, away from float32's ends."""
         x = np.random.default_rng(seed).standard_normal((5, 48)).astype(f32)
-        one, other = dn.logfmt_encode(x, **recipe), dn.logfmt_encode(np.ldexp(x, k), **recipe)
+        one, other = dn.logfmt_encode(x, seed=0, **recipe), dn.logfmt_encode(np.ldexp(x, k), seed=0, **recipe)
         np.testing.assert_array_equal(one.codes, other.codes)
         np.testing.assert_array_equal(np.ldexp(one.amin, k), other.amin)
 
@@ -192,3 +192,13 @@ def test_stochastic_rounding_draws_again_with_another_seed() -> None:
     np.testing.assert_array_equal(codes[0], codes[1])
     assert (codes[0] != codes[2]).mean() > 0.2
     assert (codes[2] != codes[3]).mean() > 0.2
+
+
+def test_stochastic_rounding_needs_a_seed() -> None:
+    x = np.random.default_rng(7).standard_normal(1 << 12).astype(f32)
+    for options in ({}, {"mode": "deepep"}):
+        with pytest.raises(ValueError, match=r"^seed: found None, expected an integer"):
+            dn.logfmt_encode(x, rounding="stochastic", **options)  # type: ignore[arg-type]
+    generator = np.random.default_rng(3)
+    first, second = (dn.logfmt_encode(x, rounding="stochastic", seed=generator).codes for _ in range(2))
+    assert (first != second).mean() > 0.2

@@ -72,9 +72,7 @@ class LogTiles(_Logarithmic):
         """Logarithmic codes with each tile's range."""
         refuse_settings(self, settings)
         check_seed(self, self.rounding, seed)
-        return logfmt_encode(
-            x, bits=self.width, tile=self.tile, rounding=self.rounding, seed=seed or 0, out=out
-        )
+        return logfmt_encode(x, bits=self.width, tile=self.tile, rounding=self.rounding, seed=seed, out=out)
 
     def __str__(self) -> str:
         return _spell(self.format, f"1x{self.tile}", self.rounding)
@@ -136,9 +134,7 @@ class DeepEPLog(_Logarithmic):
             if out is not None:
                 refuse_settings(self, {"out": out})
             return sent
-        return logfmt_encode(
-            sent, bits=self.width, mode="deepep", rounding=self.rounding, seed=seed or 0, out=out
-        )
+        return logfmt_encode(sent, bits=self.width, mode="deepep", rounding=self.rounding, seed=seed, out=out)
 
     def __str__(self) -> str:
         return _spell(self.format, _DEEPEP, self.rounding)
