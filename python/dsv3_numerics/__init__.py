@@ -36,11 +36,12 @@ if TYPE_CHECKING:  # the names as a type checker sees them; at run time they loa
         training,
     )
     from .accumulator import AccumulatorInfo, accumulator_info, accumulators
-    from .gemm import matmul_grouped_nt, matmul_nt, mma_step
+    from .gemm import matmul_grouped_nt, matmul_nt, mma_step, prepare
     from .logfmt import LogFmt, logfmt_decode, logfmt_encode, logfmt_pack, logfmt_unpack
     from .machine import get_num_threads, set_num_threads, show_versions, simd_level
     from .model import Recipe
     from .number_formats import Format, FormatInfo, decode, encode, format_info, formats, pack, unpack
+    from .prepared import PreparedWeights
     from .quant import quantize_blocks, quantize_tiles, requantize_tiles
     from .quantized import Quantized
     from .scale_rule import Rule, rules
@@ -51,6 +52,7 @@ __all__ = [
     "Format",
     "FormatInfo",
     "LogFmt",
+    "PreparedWeights",
     "Quantized",
     "Recipe",
     "Rule",
@@ -77,6 +79,7 @@ __all__ = [
     "mma_step",
     "model",
     "pack",
+    "prepare",
     "quantize",
     "quantize_blocks",
     "quantize_tiles",
@@ -102,6 +105,7 @@ _MODULES = (
     "quant",
     "logfmt",
     "gemm",
+    "prepared",
     "schemes",
     "model",
 )

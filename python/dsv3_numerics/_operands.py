@@ -5,7 +5,7 @@ Lives here: checks, and the errors that name both sides. Not here: the products 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ._arrays import Array, as_array, destination, flat, positive, whole
 from .accumulator import AccumulatorInfo, accumulator_info
 from .number_formats import format_info
+from .prepared import PreparedWeights
 from .quantized import Quantized
 
 _OUTPUTS = {np.dtype(np.float32): "float32", np.dtype(ml_dtypes.bfloat16): "bfloat16"}
@@ -61,6 +62,8 @@ class Side:
 
 def side_of(x: Any, name: str, unit: AccumulatorInfo) -> Side:
     """Check an operand of a product."""
+    if isinstance(x, PreparedWeights):
+        return _prepared_side(x, name, unit)
     if not isinstance(x, Quantized):
         side = plain_side(x, name, unit)
         if side.codes.ndim < 2:
@@ -82,6 +85,21 @@ def side_of(x: Any, name: str, unit: AccumulatorInfo) -> Side:
     if np.isnan(scales).any():
         raise ValueError(f"{name}: found NaN among the scales of {shape}, expected numbers")
     return Side(name, x.codes, x.format, scales, block)
+
+
+def _prepared_side(x: PreparedWeights, name: str, unit: AccumulatorInfo) -> Side:
+    """Check weights that are laid out: for this unit, and as the right operand."""
+    if name != "b":
+        raise TypeError(
+            f"{name}: found prepared weights {x.shape}, expected arrays; products take those as b"
+        )
+    if x.accumulator != unit.name:
+        raise ValueError(
+            f"{name}: found weights prepared for accumulator {x.accumulator!r}, expected {unit.name!r}, the "
+            "product's"
+        )
+    side: Side = replace(x.side, name=name)
+    return side
 
 
 def _wanted(unit: AccumulatorInfo) -> str:
@@ -112,6 +130,12 @@ def _scaled_side(x: Quantized, name: str, unit: AccumulatorInfo, block: tuple[in
     whole, rows = (shape[-2], min(shape[-2], 1)) if outer.ndim == 0 else (1, shape[-2])
     outer = np.broadcast_to(outer, (*shape[:-2], rows, min(shape[-1], 1)))
     return Side(name, x.codes, x.format, outer, (max(whole, 1), max(shape[-1], 1)), scales, block)
+
+
+def check_unit_scales(side: Side, unit: AccumulatorInfo) -> None:
+    """Refuse codes alone where a unit takes scales with them."""
+    if unit.scale is not None and side.unit_scales is None:
+        raise ValueError(f"{side.name}: found codes without scales, expected {_wanted(unit)}")
 
 
 def check_scale_codes(scales: NDArray[np.uint8], kind: str, name: str) -> None:
@@ -193,8 +217,7 @@ class Product:
         left, right = side_of(a, "a", unit), side_of(b, "b", unit)
         check_formats(left, right, unit)
         for side in (left, right):
-            if unit.scale is not None and side.unit_scales is None:
-                raise ValueError(f"{side.name}: found codes without scales, expected {_wanted(unit)}")
+            check_unit_scales(side, unit)
         if left.codes.shape[-1] != right.codes.shape[-1]:
             raise misfit(left, right, "expected last axes of one length, over which products are summed")
         if promote_every is None:

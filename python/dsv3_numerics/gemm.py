@@ -20,13 +20,16 @@ from ._operands import (
     Product,
     Side,
     check_formats,
+    check_unit_scales,
     checked_offsets,
     exactly_float32,
     misfit,
     plain_side,
+    side_of,
     step_scales,
 )
 from .accumulator import accumulator_info
+from .prepared import PreparedWeights
 from .quantized import Quantized
 
 
@@ -122,9 +125,69 @@ def _step_argument(
     return replace(side, codes=codes, unit_scales=inside, unit_block=block).argument()
 
 
+def prepare(w: ArrayLike | Quantized, *, accumulator: str = "hopper_fp8") -> PreparedWeights:
+    """Lay weights out once for many products of one matrix unit, which then need not do it each time.
+
+    Products of few rows under the emulated FP8 units spend most of their time on that. Other units gain
+    nothing: they take the weights all the same, without a layout.
+
+    Parameters
+    ----------
+    w : Quantized, or array_like of a format's dtype
+        Shape (n, k), as the `b` of `matmul_nt`. Codes and scales are copied.
+    accumulator : str
+        The unit of the products, see `accumulators`.
+
+    Returns
+    -------
+    PreparedWeights
+        For `matmul_nt` with this accumulator, as `b`: any `a`, `c`, `promote_every` that fits the scales. The
+        products have the bytes that `w` itself gives.
+
+    Raises
+    ------
+    ValueError
+        Another number of axes than two; scales that contain NaN, or that the unit does not take; an unknown
+        accumulator.
+    TypeError
+        A format that the accumulator does not take; input of another kind.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dsv3_numerics import quantize_blocks, quantize_tiles
+    >>> x, w = np.full((1, 256), 1.75, np.float32), np.full((3, 256), -3.5, np.float32)
+    >>> weights = prepare(quantize_blocks(w), accumulator="hopper_fp8")
+    >>> matmul_nt(quantize_tiles(x), weights, accumulator="hopper_fp8")
+    array([[-1568., -1568., -1568.]], dtype=float32)
+    """
+    unit = accumulator_info(accumulator)
+    side = side_of(w, "w", unit)
+    if side.format not in unit.inputs:
+        raise TypeError(f"w: found {side}, but accumulator {unit.name!r} takes {', '.join(unit.inputs)}")
+    check_unit_scales(side, unit)
+    if side.codes.ndim != 2:
+        raise ValueError(f"w: found shape {side.codes.shape}, expected (n, k)")
+    held = replace(
+        side, codes=_kept(side.codes), scales=_kept(side.scales), unit_scales=_kept(side.unit_scales)
+    )
+    rows, k = held.codes.shape
+    operand = _core.Operand(held.argument(), rows, k)
+    return PreparedWeights(unit.name, (rows, k), held.format, operand.prepare(unit.name), held, operand)
+
+
+def _kept(array: Any) -> Any:
+    """Return a copy that nobody changes."""
+    if array is None:
+        return None
+    copy = np.array(array, array.dtype.newbyteorder("="), order="C", copy=True)
+    copy.setflags(write=False)
+    return copy
+
+
 def matmul_nt(
     a: ArrayLike | Quantized,
-    b: ArrayLike | Quantized,
+    b: ArrayLike | Quantized | PreparedWeights,
     *,
     c: ArrayLike | None = None,
     accumulator: str = "hopper_fp8",
@@ -142,8 +205,9 @@ def matmul_nt(
     a : Quantized, or array_like of a format's dtype
         Shape (..., m, k). Quantized with tiles along k or with blocks; plain codes have no scales. No copy is
         made of C-contiguous codes, one of others.
-    b : Quantized, or array_like of a format's dtype
-        Shape (..., n, k) with the leading axes of `a`, or (n, k) for all of them.
+    b : Quantized, PreparedWeights, or array_like of a format's dtype
+        Shape (..., n, k) with the leading axes of `a`, or (n, k) for all of them. Weights of many products
+        can be laid out once for their unit: `prepare`.
     c : array_like of float32, float16 or bfloat16, optional
         Added to; shape of the result. Without promotion and scales the unit's own accumulator starts here,
         otherwise the float32 that the partial sums are added to. Numbers of the accumulator's `result`.
@@ -206,7 +270,7 @@ def matmul_nt(
     start, result, kind = product.arrays(shape, c, dtype, out)
     _core.matmul_nt(
         left.argument(),
-        right.argument(),
+        b.operand if isinstance(b, PreparedWeights) else right.argument(),
         stack,
         right.codes.ndim > 2,
         start,
