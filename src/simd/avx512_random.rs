@@ -4,9 +4,8 @@ use super::avx512::{store as store_bytes, Avx512};
 use super::lanes::{Lanes, RandomBytes};
 use std::arch::x86_64::*;
 
-/// What is below zero of a magnitude, in units of the last bit of its sum with the larger of it and the smallest normal
-/// number: random bits less the sum. Rounded down to codes, this is a magnitude rounded up by as much as the random bits
-/// leave of it.
+/// Random bits less the sum of a magnitude and the larger of it and the smallest normal number, in units of the sum's last
+/// bit. Rounded down to codes, this is the negative of a magnitude rounded up by as much as the random bits leave of it.
 #[inline(always)]
 fn below(l: Avx512, x: __m512i, random: __m512i, f: &RandomBytes) -> __m512i {
     let a = l.float(l.and(x, l.u32(0x7FFF_FFFF)));
