@@ -27,6 +27,14 @@ class PreparedWeights:
         The codes' format.
     nbytes : int
         Bytes of the layout, beside the codes and their scales; 0 where a unit gains nothing by one.
+
+    Examples
+    --------
+    >>> import ml_dtypes, numpy as np
+    >>> from dsv3_numerics import prepare
+    >>> weights = prepare(np.ones((3, 64), ml_dtypes.bfloat16), accumulator="hopper_bf16")
+    >>> weights.shape, weights.format, weights.nbytes
+    ((3, 64), 'bfloat16', 0)
     """
 
     accumulator: str
