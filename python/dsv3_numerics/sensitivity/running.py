@@ -94,8 +94,8 @@ def prepare(
         )
     array = np.atleast_2d(array).astype(np.int64)
     if not 0 <= perturbations <= MOST_PERTURBATIONS:
-        found, most = brief(perturbations), MOST_PERTURBATIONS
-        raise ValueError(f"perturbations: found {found}, expected 0 to {most}")
+        given, most = brief(perturbations), MOST_PERTURBATIONS
+        raise ValueError(f"perturbations: found {given}, expected 0 to {most}")
     if array.min() < 0 or array.max() >= model.config.vocab_size:
         raise ValueError(
             f"ids: found {array.min()} to {array.max()}, expected 0 to {model.config.vocab_size - 1}"
