@@ -24,6 +24,8 @@ if sys.platform != "win32":
     import fcntl
 
 _UNITS = ("kB", "MB", "GB")
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What a system says of a disk, or of a user's share of it, that is full."""
 _FOREIGN = 86400.0
 """Seconds that a file of another machine must be untouched to count as left."""
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.partial")
@@ -168,12 +170,30 @@ def replacing(target: Path, size: int = 0) -> Iterator[PartialFile]:
     """
     file = begin(target, size)
     try:
-        yield file
-        file.sync()
+        with naming(target):
+            yield file
+            file.sync()
         publish(file, target)
     except BaseException:
         discard(file)
         raise
+
+
+@contextmanager
+def naming(target: Path) -> Iterator[None]:
+    """Name the file where a disk is full, which the system does not, and say what to do.
+
+    Raises
+    ------
+    OSError
+        The system's, with the name.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL or error.filename is not None:
+            raise
+        raise OSError(error.errno, f"{error.strerror}: make space, and run it again", str(target)) from error
 
 
 def is_temporary(name: str) -> bool:

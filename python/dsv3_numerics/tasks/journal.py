@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from .._atomic import replacing
+from .._atomic import naming, replacing
 from .plan import Part
 from .task import Facts, Task
 
@@ -116,7 +116,7 @@ def open_journal(
     """
     path = folder / journal_name(verb, part)
     done: dict[str, Facts] = {}
-    with contextlib.ExitStack() as others:
+    with naming(path), contextlib.ExitStack() as others:
         for other in journals(folder, verb):
             if other != path:
                 lines = others.enter_context(open(other, "rb"))

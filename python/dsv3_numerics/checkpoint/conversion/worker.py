@@ -5,13 +5,13 @@ Lives here: `Conversion`, the arguments from which any process opens a `ShardWri
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..._atomic import FULL
 from ...tasks.task import Finished, Moved, Task
 from .. import reader
 from ..chunks import Stats
@@ -102,7 +102,7 @@ class ShardWriter:
         try:
             pipeline.run([self.shards[task.number] for task in tasks])
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in FULL:
                 raise
             why = os.strerror(error.errno)
             text = f"{why}: files that are whole stay; make space, and resume"
