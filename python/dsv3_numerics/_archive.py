@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Container = TypeVar("Container")
 Meta = dict[str, Any]
+KINDS = ("Quantized", "LogFmt")
+"""What is saved so."""
+_MAGIC = "dsv3_numerics."
 
 
 def write_archive(
@@ -102,8 +105,31 @@ def as_dtype(integers: Array, dtype: Any) -> Array:
     return integers.view(wanted)
 
 
+def kind_of(facts: bytes) -> str | None:
+    """Name the kind of value whose facts these are, as a file holds them; None for other bytes.
+
+    Raises
+    ------
+    ValueError
+        A value of another version of this package.
+    """
+    import json
+
+    try:
+        meta = json.loads(facts)
+    except ValueError:
+        return None
+    magic = meta.get("magic") if isinstance(meta, dict) else None
+    if not isinstance(magic, str) or not magic.startswith(_MAGIC):
+        return None
+    kind = magic.removeprefix(_MAGIC).removesuffix("/1")
+    if kind not in KINDS or magic != _magic(kind):
+        raise ValueError(f"found a saved {magic}, expected {' or '.join(map(_magic, KINDS))}")
+    return kind
+
+
 def _magic(kind: str) -> str:
-    return f"dsv3_numerics.{kind}/1"
+    return f"{_MAGIC}{kind}/1"
 
 
 def _integers(array: Array) -> Array:

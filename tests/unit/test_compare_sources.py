@@ -7,16 +7,19 @@ import os
 import pickle
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
 
+import dsv3_numerics as d3
 import torch_archive as torch
 from commands import call
 from dsv3_numerics.compare import compare
 from dsv3_numerics.compare.names import canonical, match_names
+from dsv3_numerics.compare.sources import opened
 from dsv3_numerics.compare.torch_files import TorchFile
 
 X = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -263,3 +266,38 @@ def test_folders_of_processes_are_msprobe_s_too(tmp_path: Path) -> None:
     assert found.only_a == []
     assert all(one.equal for one in found.tensors)
     assert found.only_b == [f"{p}Functional.silu.0.forward.output.0" for p in ("", "pass1.")]
+
+
+def test_saved_values_are_what_they_mean(tmp_path: Path) -> None:
+    """Codes and scales in their own dtypes; equal integers that mean other numbers are not equal."""
+    x = np.random.default_rng(0).standard_normal((8, 256), dtype=np.float32)
+    quantized, nvfp4, logs = d3.quantize_tiles(x), d3.quantize(x, "nvfp4"), d3.logfmt_encode(x, bits=8)
+    for name, value in {"a": quantized, "b": nvfp4, "c": logs}.items():
+        value.save(tmp_path / f"{name}.npz")
+        found = compare(tmp_path / f"{name}.npz", tmp_path / f"{name}.npz")
+        assert found.equal
+        assert any(f"{name}.npz is a saved {type(value).__name__}" in note for note in found.notes)
+    with opened(tmp_path / "a.npz", "a") as held:
+        assert held["codes"].dtype == quantized.codes.dtype
+        assert held["scales"].dtype == np.float32
+    with opened(tmp_path / "b.npz", "a") as held:
+        assert held["global_scale"] == nvfp4.global_scale
+    codes = quantized.codes.view(d3.format_info("e4m3fnuz").dtype)
+    other = replace(quantized, codes=codes, format="float8_e4m3fnuz")
+    other.save(tmp_path / "d.npz")
+    assert not compare(tmp_path / "a.npz", tmp_path / "d.npz").equal
+    np.savez(tmp_path / "plain.npz", meta=np.frombuffer(b'{"magic": "mine"}', np.uint8), codes=np.arange(3))
+    with opened(tmp_path / "plain.npz", "a") as held:
+        assert sorted(held) == ["codes", "meta"]
+    later = b'{"magic": "dsv3_numerics.Quantized/9"}'
+    np.savez(tmp_path / "later.npz", meta=np.frombuffer(later, np.uint8), codes=np.arange(3))
+    with pytest.raises(ValueError, match="Quantized/9"):
+        compare(tmp_path / "later.npz", tmp_path / "later.npz")
+
+
+def test_a_dtype_that_numpy_lost_is_named(tmp_path: Path) -> None:
+    np.savez(
+        tmp_path / "a.npz", scales=d3.quantize_tiles(np.ones((1, 128), np.float32), scale="ue8m0").scales
+    )
+    with pytest.raises(TypeError, match=r"scales: dtype: found .*V1.*ml_dtypes"):
+        compare(tmp_path / "a.npz", tmp_path / "a.npz")

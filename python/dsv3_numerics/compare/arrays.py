@@ -163,7 +163,10 @@ def compare_arrays(
             same = same_bits(Pieces(left, left.dtype), Pieces(right.T, left.dtype))
             result.note += "; B is A transposed, bit for bit" if same else ""
         return result
-    kind, dtypes, result.note = _one_kind(left.dtype, right.dtype, fmt)
+    try:
+        kind, dtypes, result.note = _one_kind(left.dtype, right.dtype, fmt)
+    except TypeError as error:
+        raise TypeError(f"{name}: {error}" if name else str(error)) from error
     if spread:
         result.note = "; ".join(filter(None, ("shapes differ by axes of length 1", result.note)))
     pair = Pieces(left, dtypes[0]), Pieces(right, dtypes[1])

@@ -118,7 +118,12 @@ def kind_of(dtype: Any, fmt: str | None = None) -> Kind:
             return _of_format(format_info(plain).name)
         except TypeError:
             pass
-    raise TypeError(f"dtype: found {plain}, expected codes of a format, floats or integers")
+    lost = ""
+    if plain.kind == "V":
+        lost = (
+            "; NumPy's files do not keep the dtypes of ml_dtypes: save unsigned integers, and name the format"
+        )
+    raise TypeError(f"dtype: found {plain}, expected codes of a format, floats or integers{lost}")
 
 
 def as_codes(array: Array) -> Array:

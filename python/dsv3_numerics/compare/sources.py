@@ -21,6 +21,7 @@ from .._regular import ensure_regular, open_regular, read_array_header
 from .dumps import named
 from .manifest import MANIFEST, open_manifest
 from .npz_files import NpzFile, mapped
+from .saved_files import opened_value
 from .torch_files import TorchFile
 
 _TORCH = (".pt", ".pth", ".bin")
@@ -84,7 +85,7 @@ def opened(source: Any, name: str) -> Iterator[Tensors]:
     elif suffix == ".npz":
         archive = NpzFile(path)
         try:
-            yield Tensors(archive)
+            yield Tensors(*opened_value(path, archive))
         finally:
             archive.close()
     elif suffix in _TORCH:
@@ -143,6 +144,7 @@ def _folder(path: Path) -> Iterator[Tensors]:
             yield Tensors(held)
         return
     arrays: dict[str, Array] = {}
+    notes: list[str] = []
     left_out: dict[str, list[str]] = {}
     archives = []
     try:
@@ -155,7 +157,9 @@ def _folder(path: Path) -> Iterator[Tensors]:
             if file.suffix == ".npz":
                 archive = NpzFile(file)
                 archives.append(archive)
-                inside: Mapping[str, Any] = archive
+                inside: Mapping[str, Any]
+                inside, told = opened_value(file, archive)
+                notes += told
             elif file.suffix == ".safetensors":
                 with checkpoint.open(file) as held:
                     inside = {key: held[key] for key in held}
@@ -167,7 +171,7 @@ def _folder(path: Path) -> Iterator[Tensors]:
             for key in inside:
                 arrays[stem if alone else f"{stem}.{key}"] = inside[key]
         dump = named(arrays)
-        yield Tensors(dump.tensors, _left_out(left_out) + dump.notes)
+        yield Tensors(dump.tensors, _left_out(left_out) + dump.notes + notes)
     finally:
         for archive in archives:
             archive.close()
