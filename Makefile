@@ -105,7 +105,7 @@ wheel: $(PY) ## build a wheel for this machine into dist/
 
 manylinux: $(PY) ## build a wheel for any Linux of the last decade into dist/, linked by zig
 	$(PIP) install "maturin[zig]>=1.9,<2"
-	RUSTFLAGS="$$(.ci/rustflags)" $(PY) -m maturin build --release --zig --compatibility manylinux2014 --out dist
+	PATH="$(abspath $(VENV))/bin:$$PATH" RUSTFLAGS="$$(.ci/rustflags)" $(PY) -m maturin build --release --zig --compatibility manylinux2014 --out dist
 
 release: $(PY) ## sdist and wheel into dist/, checked, and tried in every CPython here (REPOSITORY=URL for links)
 	$(PIP) install "maturin[zig]>=1.9,<2" "auditwheel>=6" "twine>=6.1"
