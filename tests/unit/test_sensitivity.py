@@ -435,7 +435,7 @@ class Stopped(Exception):
 def files(folder: Path) -> dict[str, bytes]:
     """Every file, without what tells the time."""
     found = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    for name in ("results.json", "report.md"):
+    for name in ("results.json", "report.md", "report.html"):
         lines = found[name].splitlines()
         found[name] = b"\n".join(x for x in lines if b'"seconds"' not in x and b"time of" not in x)
     return found
