@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Container = TypeVar("Container")
 Meta = dict[str, Any]
 KINDS = ("Quantized", "LogFmt")
-"""What is saved so."""
+"""Kinds of values that are saved so."""
 _MAGIC = "dsv3_numerics."
 
 

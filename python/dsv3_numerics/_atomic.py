@@ -25,7 +25,7 @@ if sys.platform != "win32":
 
 _UNITS = ("kB", "MB", "GB")
 FULL = (errno.ENOSPC, errno.EDQUOT)
-"""What a system says of a disk, or of a user's share of it, that is full."""
+"""Errors of a disk, or of a user's share of it, that is full."""
 _FOREIGN = 86400.0
 """Seconds that a file of another machine must be untouched to count as left."""
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.partial")
