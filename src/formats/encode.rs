@@ -236,19 +236,23 @@ impl<S: Source, C: Code> GroupMap for AnyModeMap<S, C> {
     }
 }
 
+/// At most `N` elements where they stand, or, if there are fewer, in a room of zeros.
+#[inline(always)]
+pub(crate) fn padded<'a, T: Copy, const N: usize>(src: &'a [T], room: &'a mut [T; N]) -> &'a [T; N] {
+    src.try_into().unwrap_or_else(|_| {
+        room[..src.len()].copy_from_slice(src);
+        &*room
+    })
+}
+
 /// The float32 bits of at most [`MAX_GROUP`] elements.
 #[inline(always)]
 pub(crate) fn widen<L: Lanes, S: Source>(l: L, src: &[S::Item], bits: &mut [u32; MAX_GROUP]) {
-    let mut padded = [S::Item::default(); MAX_GROUP];
-    let whole = if src.len() == MAX_GROUP {
-        src
-    } else {
-        padded[..src.len()].copy_from_slice(src);
-        &padded
-    };
+    let mut room = [S::Item::default(); MAX_GROUP];
+    let group = padded(src, &mut room);
     let mut i = 0;
     while i < src.len() {
-        l.store_u32(l.bits(S::load(l, &whole[i..])), &mut bits[i..]);
+        l.store_u32(l.bits(S::load(l, &group[i..])), &mut bits[i..]);
         i += L::N;
     }
 }

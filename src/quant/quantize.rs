@@ -5,7 +5,7 @@ use super::layout::{Blocks, RowPart};
 use super::native::each_native;
 use super::panel::{BlockScales, Limits, Prepare};
 use super::rule::{AmaxNan, Rule, ScaleKind, Subnormals, RULES};
-use super::scale::{Global, Scaler};
+use super::scale::{largest, Global, Scaler};
 use super::search::search;
 use super::transform::{raise_blocks, Encode, EncodeAny, RunScales};
 use crate::error::{same_length, Error};
@@ -16,7 +16,7 @@ use crate::formats::round::{named_enum, Rounder, Rounding};
 use crate::formats::source::{Code, CodesMut, Input, Source};
 use crate::formats::table::{Format, Top};
 use crate::simd::{dispatch, Kernel, Lanes, Narrow, MAX_GROUP};
-use crate::threads::{num_threads, run_tasks};
+use crate::threads::{run_tasks, threads_for};
 
 named_enum! {
     /// Policy for NaN and infinity.
@@ -234,7 +234,8 @@ impl<'a> Job<'a> {
         let tall = flat.block_rows > 1;
         let bands = flat.stack * flat.bands();
         let block = flat.block_rows * flat.block_cols;
-        let starved = tall && num_threads() > 1 && bands < 2 * num_threads();
+        let threads = threads_for(src.len());
+        let starved = tall && threads > 1 && bands < 2 * threads;
         let searching = self.scaler.kind == ScaleKind::Nvfp4 && self.scaler.rule.targets().len() > 1;
         let known = match from {
             ScaleSource::Found => None,
@@ -433,7 +434,7 @@ impl<S: Source, C: Code, const PLAIN: bool> Kernel for Bands<'_, S, C, PLAIN> {
                         raise_blocks::<L, S>(l, &row[start..end], block_cols, amax);
                     }
                 }
-                let dirty = amax.iter().fold(0, |most, a| if *a > most { *a } else { most }) >= INFINITY;
+                let dirty = largest(amax) >= INFINITY;
                 spoiled |= dirty;
                 let block = block + band * across + first;
                 let global = job.global.part(block..block + amax.len());

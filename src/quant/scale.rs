@@ -32,6 +32,12 @@ impl Global<'_> {
     }
 }
 
+/// The largest of some bits; plainly, so that it is found in vectors.
+#[inline(always)]
+pub(super) fn largest(amax: &[u32]) -> u32 {
+    amax.iter().fold(0, |most, a| if *a > most { *a } else { most })
+}
+
 /// A number beside each of some blocks: one for all of them, or one for each.
 #[inline(always)]
 fn beside<T>(blocks: impl Iterator<Item = T>, numbers: &[f32], mut each: impl FnMut(T, f32)) {
@@ -185,7 +191,7 @@ impl Scaler {
                 self.applied(stored, global, divisor, factor);
             }
         }
-        if amax.iter().fold(0, |most, a| if *a > most { *a } else { most }) < INFINITY {
+        if largest(amax) < INFINITY {
             return;
         }
         for (((a, stored), divisor), factor) in amax.iter().zip(stored).zip(divisor).zip(factor) {

@@ -7,7 +7,7 @@ use super::amax::RUN;
 use super::layout::Blocks;
 use super::native::as_f32;
 use crate::error::{same_length, Error};
-use crate::formats::encode::{widen, wrong_width};
+use crate::formats::encode::{padded, widen, wrong_width};
 use crate::formats::source::{each_input, Code, Codes, Input, Source};
 use crate::formats::table::Format;
 use crate::simd::{dispatch, Kernel, Lanes, MAX_GROUP};
@@ -276,14 +276,6 @@ fn larger(a: f64, b: f64) -> f64 {
     }
 }
 
-/// The first elements of a slice, and zeros.
-#[inline(always)]
-fn padded<T: Copy + Default>(src: &[T]) -> [T; MAX_GROUP] {
-    let mut out = [T::default(); MAX_GROUP];
-    out[..src.len()].copy_from_slice(src);
-    out
-}
-
 struct Compare<'a, S: Source> {
     x: &'a [S::Item],
     y: &'a [f32],
@@ -304,10 +296,7 @@ impl<S: Source> Kernel for Compare<'_, S> {
                 wide[i] = f64::from(f32::from_bits(bits[i]));
                 octave[i] = (bits[i] >> 23) as u8;
             }
-            match y.try_into() {
-                Ok(y) => sums.add(&mut histogram, &wide, &octave, y),
-                Err(_) => sums.add(&mut histogram, &wide, &octave, &padded(y)),
-            }
+            sums.add(&mut histogram, &wide, &octave, padded(y, &mut [0.0; MAX_GROUP]));
         }
         sums.finish(&histogram, self.x.len())
     }
@@ -325,11 +314,12 @@ impl Kernel for CompareDouble<'_> {
         let (mut sums, mut histogram) = (Sums::new(), Histogram::new());
         let mut octave = [0u8; MAX_GROUP];
         for (x, y) in self.x.chunks(MAX_GROUP).zip(self.y.chunks(MAX_GROUP)) {
-            let wide = padded(x);
+            let mut room = [0.0; MAX_GROUP];
+            let wide = padded(x, &mut room);
             for i in 0..MAX_GROUP {
                 octave[i] = ((wide[i] as f32).to_bits() >> 23) as u8;
             }
-            sums.add(&mut histogram, &wide, &octave, &padded(y));
+            sums.add(&mut histogram, wide, &octave, padded(y, &mut [0.0; MAX_GROUP]));
         }
         sums.finish(&histogram, self.x.len())
     }

@@ -9,6 +9,7 @@ use super::definition::{check_bits, top};
 use super::encode::wrong_width;
 use super::layout::take;
 use crate::error::{same_length, Error};
+use crate::formats::encode::padded;
 use crate::formats::round::named_enum;
 use crate::formats::source::{Code, Codes, CodesMut};
 use crate::quant::amax::RUN;
@@ -200,17 +201,9 @@ fn word(bytes: &[u8]) -> u128 {
     u128::from_le_bytes(raw)
 }
 
-/// The first codes of a slice of at most `N`, filled up with zeros.
-#[inline(always)]
-fn padded<C: Code, const N: usize>(codes: &[C]) -> [C; N] {
-    let mut out = [C::default(); N];
-    out[..codes.len()].copy_from_slice(codes);
-    out
-}
-
 fn pack_plain<C: Code, const BITS: usize>(codes: &[C], out: &mut [u8]) {
     for (codes, out) in codes.chunks(8).zip(out.chunks_mut(BITS)) {
-        let bytes = join::<C, BITS>(&padded(codes)).to_le_bytes();
+        let bytes = join::<C, BITS>(padded(codes, &mut [C::default(); 8])).to_le_bytes();
         out.copy_from_slice(&bytes[..out.len()]);
     }
 }
@@ -224,7 +217,8 @@ fn unpack_plain<C: Code, const BITS: usize>(packed: &[u8], out: &mut [C]) {
 fn pack_deepep<C: Code, const BITS: usize>(codes: &[C], out: &mut [u8]) {
     let magnitude = top(BITS as u32);
     for (codes, out) in codes.chunks(GROUP).zip(out.chunks_exact_mut(2 * BITS)) {
-        let codes: [C; GROUP] = padded(codes);
+        let mut room = [C::default(); GROUP];
+        let codes = padded(codes, &mut room);
         let k = codes.map(|c| C::from_u32(c.to_u32() & magnitude));
         let signs = codes.iter().rev().fold(0u32, |s, c| s << 1 | (c.to_u32() >> (BITS - 1) & 1));
         let (magnitudes, sign_bytes) = out.split_at_mut(2 * (BITS - 1));
