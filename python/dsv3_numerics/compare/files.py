@@ -17,7 +17,7 @@ from .._progress import Meter, Progress
 from ..report.text import counted
 from .arrays import ArrayComparison, compare_arrays
 from .names import match_names
-from .sources import opened
+from .sources import Tensors, opened
 
 
 @dataclass
@@ -154,20 +154,46 @@ def compare(
     True
     """
     with opened(a, "a") as left, opened(b, "b") as right:
-        pairs, only_a, only_b = match_names(list(left), list(right))
-        notes = [f"{side}: {note}" for side, held in (("A", left), ("B", right)) for note in held.notes]
-        result = Comparison(_called(a), _called(b), only_a=only_a, only_b=only_b, notes=notes)
-        if not pairs:
+        matched = Matched(_called(a), _called(b), left, right)
+        result, meter = matched.empty, Meter(progress, float(len(matched.pairs)))
+        for pair in matched.pairs:
+            meter.advance(pair[0])
+            result.tensors.append(matched.compared(pair))
+            meter.advance(pair[0], 1)
+        return result
+
+
+class Matched:
+    """Two sides, their tensors matched by name.
+
+    Attributes
+    ----------
+    pairs : list of (str, str)
+        Names of either side.
+    empty : Comparison
+        The result without tensors.
+
+    Raises
+    ------
+    ValueError
+        No name in common.
+    """
+
+    def __init__(self, a: str, b: str, left: Tensors, right: Tensors) -> None:
+        self._left, self._right = left, right
+        self.pairs, only_a, only_b = match_names(list(left), list(right))
+        if not self.pairs:
             raise ValueError(
                 f"a and b: found no name in common: {_some(list(left))} and {_some(list(right))}"
             )
-        meter = Meter(progress, float(len(pairs)))
-        for name, other in pairs:
-            meter.advance(name)
-            shown = name if name == other else f"{name} = {other}"
-            result.tensors.append(compare_arrays(left[name], right[other], name=shown))
-            meter.advance(name, 1)
-        return result
+        notes = [f"{side}: {note}" for side, held in (("A", left), ("B", right)) for note in held.notes]
+        self.empty = Comparison(a, b, only_a=only_a, only_b=only_b, notes=notes)
+
+    def compared(self, pair: tuple[str, str]) -> ArrayComparison:
+        """Compare the tensors of a pair."""
+        name, other = pair
+        shown = name if name == other else f"{name} = {other}"
+        return compare_arrays(self._left[name], self._right[other], name=shown)
 
 
 def _called(source: Any) -> str:

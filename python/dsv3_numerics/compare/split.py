@@ -17,9 +17,8 @@ from ..checkpoint import Checkpoint
 from ..tasks.journal import open_journal
 from ..tasks.plan import Split, grouped
 from ..tasks.task import Facts, Finished, Moved, Task, digest
-from .arrays import ArrayComparison, compare_arrays
-from .files import Comparison
-from .names import match_names
+from .arrays import ArrayComparison
+from .files import Comparison, Matched
 from .npz_files import NpzFile
 from .sources import Tensors, opened
 
@@ -63,26 +62,20 @@ class PairComparer:
     """
 
     def __init__(self, of: ComparisonOf, left: Tensors, right: Tensors) -> None:
-        self._left, self._right = left, right
-        self._pairs, only_a, only_b = match_names(list(left), list(right))
-        if not self._pairs:
-            raise ValueError(f"a and b: found no name in common in {of.a} and {of.b}")
-        notes = [f"{side}: {note}" for side, held in (("A", left), ("B", right)) for note in held.notes]
-        self.empty = Comparison(of.a, of.b, only_a=only_a, only_b=only_b, notes=notes)
-        sizes = [float(_nbytes(left, a) + _nbytes(right, b)) for a, b in self._pairs]
+        self._matched = Matched(of.a, of.b, left, right)
+        self.empty, pairs = self._matched.empty, self._matched.pairs
+        sizes = [float(_nbytes(left, a) + _nbytes(right, b)) for a, b in pairs]
         self._groups = grouped(sizes, min(sum(sizes) / _SHARE, _MOST))
         self.tasks = [
-            Task(number, self._pairs[first][0], sum(sizes[first:last]))
+            Task(number, pairs[first][0], sum(sizes[first:last]))
             for number, (first, last) in enumerate(self._groups)
         ]
 
     def run(self, tasks: Sequence[Task], moved: Moved, finished: Finished) -> None:
         """Compare the tensors of some tasks."""
         for task in tasks:
-            found = []
-            for name, other in self._pairs[slice(*self._groups[task.number])]:
-                shown = name if name == other else f"{name} = {other}"
-                found.append(compare_arrays(self._left[name], self._right[other], name=shown))
+            pairs = self._matched.pairs[slice(*self._groups[task.number])]
+            found = map(self._matched.compared, pairs)
             finished(task, {"tensors": [one.to_facts() for one in found]})
             moved(task.name, task.cost)
 
