@@ -15,9 +15,12 @@ from .._atomic import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.backend_bases import FigureCanvasBase
     from matplotlib.figure import Figure
 
 Subject = TypeVar("Subject")
+Plots = Mapping[str, tuple[str, Callable[[Subject, Any], None]]]
+"""A file's name and the function that draws a subject into a figure, by title."""
 
 LOOK: Any = {
     "font.size": 10,
@@ -79,9 +82,17 @@ def alone(
     return draw
 
 
-def drawn_svg(
-    subject: Subject, plots: Mapping[str, tuple[str, Callable[[Subject, Any], None]]]
-) -> dict[str, str]:
+def _figure(subject: Subject, plot: Callable[[Subject, Any], None], canvas: type[FigureCanvasBase]) -> Figure:
+    """Draw a plot into a figure of its own."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(dpi=130)
+    canvas(figure)
+    plot(subject, figure)
+    return figure
+
+
+def drawn_svg(subject: Subject, plots: Plots[Subject]) -> dict[str, str]:
     """Draw plots as SVG in the colour of a page's text; by file name, those without figures left out.
 
     Parameters
@@ -94,16 +105,13 @@ def drawn_svg(
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.collections import QuadMesh
-    from matplotlib.figure import Figure
 
     drawn = {}
     for title, (name, plot) in plots.items():
         # One salt for each picture: names within a page stay apart, and the same figures give the same bytes.
         with matplotlib.rc_context(LOOK | {"svg.fonttype": "none", "svg.hashsalt": title}):
-            figure = Figure(dpi=130)
-            FigureCanvasSVG(figure)
             try:
-                plot(subject, figure)
+                figure = _figure(subject, plot, FigureCanvasSVG)
             except LookupError:
                 continue
             for mesh in figure.findobj(QuadMesh):
@@ -121,9 +129,7 @@ def _inline(svg: str) -> str:
     return re.sub(r"<text(?=[ >])", '<text fill="currentColor"', inner)
 
 
-def save_plots(
-    subject: Subject, plots: Mapping[str, tuple[str, Callable[[Subject, Any], None]]], folder: Path
-) -> dict[str, Path]:
+def save_plots(subject: Subject, plots: Plots[Subject], folder: Path) -> dict[str, Path]:
     """Draw plots of a subject into a folder.
 
     Parameters
@@ -141,14 +147,11 @@ def save_plots(
     """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
     paths = {}
     with matplotlib.rc_context(LOOK):
         for title, (name, plot) in plots.items():
-            figure = Figure(dpi=130)
-            FigureCanvasAgg(figure)
-            plot(subject, figure)
+            figure = _figure(subject, plot, FigureCanvasAgg)
             path = folder / name
             with replacing(path) as file:
                 figure.savefig(file.path, format="png", metadata={"Software": None})
@@ -156,9 +159,7 @@ def save_plots(
     return paths
 
 
-def save_possible(
-    subject: Subject, plots: Mapping[str, tuple[str, Callable[[Subject, Any], None]]], folder: Path
-) -> dict[str, str]:
+def save_possible(subject: Subject, plots: Plots[Subject], folder: Path) -> dict[str, str]:
     """Draw as `save_plots`, but for plots that raise LookupError for lack of figures; file name by title."""
     drawn = {}
     for title, plot in plots.items():
