@@ -128,7 +128,7 @@ pub fn run_tasks<T: Send, R: Send>(work: usize, tasks: Vec<T>, f: impl Fn(T) -> 
     let Some(pool) = parallel.then(pool).flatten() else {
         let one = |task| {
             interrupt::poll();
-            f(task)
+            call(&f, task)
         };
         return tasks.into_iter().map(one).collect();
     };
@@ -136,12 +136,18 @@ pub fn run_tasks<T: Send, R: Send>(work: usize, tasks: Vec<T>, f: impl Fn(T) -> 
     let results: Vec<_> = tasks.iter().map(|_| Mutex::new(None)).collect();
     run_indexed(&pool.pool, tasks.len(), &|i| {
         let task = unlock(&tasks[i]).take();
-        *unlock(&results[i]) = task.map(&f);
+        *unlock(&results[i]) = task.map(|task| call(&f, task));
     });
     results
         .into_iter()
         .filter_map(|result| result.into_inner().unwrap_or_else(PoisonError::into_inner))
         .collect()
+}
+
+/// Runs `f` on a task. On its own, so that a kernel is compiled once and not for each of the two ways that lead to it.
+#[inline(never)]
+fn call<T, R>(f: &impl Fn(T) -> R, task: T) -> R {
+    f(task)
 }
 
 /// Runs `f` on the numbers below `count` in the pool. Not generic: rayon's machinery is compiled once, which is a fifth
