@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -231,6 +232,27 @@ def test_wrong_use_is_said_and_writes_nothing(
 
 
 # --- Hostile models -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ("study", "--activations", "model", "--ids", "1", "--out", "out"),
+        ("run", "model", "--ids", "1", "--out", "out.npz"),
+        ("sensitivity", "model", "--ids", "1,2", "--out", "out"),
+    ],
+    ids=lambda verb: verb[0],
+)
+def test_a_model_that_is_not_understood_is_refused_before_its_forward(
+    here: Path, capsys: pytest.CaptureFixture[str], verb: tuple[str, ...]
+) -> None:
+    """Its codes may mean something else; nothing is written, not a part either."""
+    shutil.copytree(GOLDEN, here / "model")
+    (here / "model" / "hf_quant_config.json").write_text('{"quantization": ')
+    code, _, said = call(*verb, capsys=capsys)
+    assert code == 1
+    assert "hf_quant_config.json: not JSON" in said
+    assert sorted(path.name for path in here.iterdir()) == ["model"]
 
 
 def test_no_tokens_give_an_error(model: Model) -> None:

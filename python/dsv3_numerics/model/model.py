@@ -141,7 +141,7 @@ class Model:
         Raises
         ------
         CheckpointError
-            The files are not what they should be.
+            The files are not what they should be, or a weight of the model is not understood.
         ValueError
             The config is unknown or contradicts the tensors.
         """
@@ -155,6 +155,7 @@ class Model:
             model = cls(
                 _fitting(config, stored), stored, dtype=dtype, weights_as_bf16=weights_as_bf16, **settings
             )
+            stored.ensure_understood(model.weights)
         except BaseException:
             opened.close()
             raise

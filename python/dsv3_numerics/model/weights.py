@@ -22,6 +22,7 @@ from .._arrays import SOURCES, Array, as_array, flat
 from .._operands import side_of
 from ..accumulator import accumulator_info
 from ..checkpoint import Checkpoint
+from ..checkpoint.dequantize import weight_named
 from ..number_formats import encode, format_info
 from ..quantized import Quantized
 from ..schemes import Cast, Identity, Scaled, Scheme, quantize
@@ -492,6 +493,11 @@ class CheckpointWeights(Mapping[str, Given]):
         full = self._prefix + name
         held = self._checkpoint.weights.get(full)
         return self._checkpoint.info(full).shape if held is None else held.shape
+
+    def ensure_understood(self, names: Iterable[str]) -> None:
+        """Raise `CheckpointError` for the first of these weights that is not understood; reads none."""
+        for name in names:
+            weight_named(self._checkpoint, self._prefix + name)
 
     @cached_property
     def has_large(self) -> bool:
