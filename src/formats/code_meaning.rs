@@ -63,7 +63,10 @@ pub struct Bfloat16;
 pub struct Float16;
 /// Integers in two's complement, or without sign.
 #[derive(Clone, Copy)]
-pub struct Integer<const SIGNED: bool>;
+pub struct Integer {
+    /// True: in two's complement.
+    pub signed: bool,
+}
 
 macro_rules! floats {
     ($($name:ident, $code:ty, $wide:ty, $place:ty, $bin:ident, $infinity:literal, $number:expr;)*) => {$(
@@ -127,22 +130,24 @@ floats! {
 
 macro_rules! integers {
     ($($code:ty, $signed:ty, $wide:ty, $bin:ident;)*) => {$(
-        impl<const SIGNED: bool> Meaning<$code> for Integer<SIGNED> {
+        impl Meaning<$code> for Integer {
             #[inline(always)]
             fn changed(self, a: $code, b: $code) -> u32 {
                 (a ^ b).count_ones()
             }
             #[inline(always)]
             fn distance(self, a: $code, b: $code) -> f64 {
-                if SIGNED { (a as $signed).abs_diff(b as $signed) as f64 } else { a.abs_diff(b) as f64 }
+                let turn = if self.signed { <$signed>::MIN as $code } else { 0 };
+                (a ^ turn).abs_diff(b ^ turn) as f64
             }
             #[inline(always)]
             fn bin(self, a: $code, b: $code) -> u32 {
-                $bin(<$wide>::from(if SIGNED { (a as $signed).abs_diff(b as $signed) } else { a.abs_diff(b) }))
+                let turn = if self.signed { <$signed>::MIN as $code } else { 0 };
+                $bin(<$wide>::from((a ^ turn).abs_diff(b ^ turn)))
             }
             #[inline(always)]
             fn number(self, code: $code) -> f64 {
-                if SIGNED { code as $signed as f64 } else { code as f64 }
+                if self.signed { code as $signed as f64 } else { code as f64 }
             }
             #[inline(always)]
             fn nan(self, _: $code) -> bool {

@@ -145,6 +145,9 @@ pub trait Lanes: Copy {
     /// A table of 256 values in registers.
     type RegisterTable: Copy;
 
+    /// True: loops over groups are functions of their own, which ends of arrays use too; half the code, a call slower.
+    const SHARES_LOOPS: bool = false;
+
     /// Runs part of a kernel as a function of its own, compiled once however many kernels use it.
     fn call<K: Kernel>(self, kernel: K) -> K::Out;
 

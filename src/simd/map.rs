@@ -68,33 +68,59 @@ pub fn map_groups<L: Lanes, M: GroupMap>(
     }
     let sections = if walk.stream && n >= LONG { SECTIONS } else { 1 };
     let section = (n - i) / L::GROUP / sections * L::GROUP;
-    let first = i;
-    // A copy that nothing points to: stores cannot change it, so that what is made of it stays in registers.
-    let near = *map;
-    let end = first + sections * section;
-    let mut k = first;
-    while i < first + section {
-        // SAFETY: `k` is at least a group below the end of its section, and all sections end within `n` elements.
-        let (group, out) =
-            unsafe { (src.get_unchecked(k..k + L::GROUP), out.get_unchecked_mut(k..k + L::GROUP)) };
-        if walk.ahead > 0 {
-            for line in 0..std::mem::size_of_val(group).div_ceil(64) {
-                l.prefetch(group, walk.ahead + 64 * line);
-            }
-        }
-        near.group(l, at + k, group, out, walk.stream);
-        // To the same place of the next section, or from the last one to the next group of the first.
-        k += section;
-        if k >= end {
-            i += L::GROUP;
-            k = i;
-        }
+    let whole = sections * section;
+    let groups =
+        Groups { map, at: at + i, src: &src[i..i + whole], out: &mut out[i..i + whole], section, walk };
+    if L::SHARES_LOOPS {
+        l.call(groups);
+    } else {
+        groups.run(l);
     }
-    i = end;
+    i += whole;
     while i < n {
         let k = (n - i).min(L::GROUP);
         l.call(Partial { map, at: at + i, src: &src[i..i + k], out: &mut out[i..i + k] });
         i += k;
+    }
+}
+
+/// Maps whole groups, of sections in turn.
+struct Groups<'a, M: GroupMap> {
+    map: &'a M,
+    at: usize,
+    src: &'a [M::In],
+    out: &'a mut [M::Out],
+    section: usize,
+    walk: Walk,
+}
+
+impl<M: GroupMap> Kernel for Groups<'_, M> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        let Self { map, at, src, out, section, walk } = self;
+        let n = src.len();
+        assert!(n == out.len() && section % L::GROUP == 0 && (n == 0 || n % section == 0));
+        // A copy that nothing points to: stores cannot change it, so that what is made of it stays in registers.
+        let near = *map;
+        let (mut i, mut k) = (0, 0);
+        while i < section {
+            // SAFETY: `k` is at least a group below the end of its section, and all sections end at `n` elements.
+            let (group, out) =
+                unsafe { (src.get_unchecked(k..k + L::GROUP), out.get_unchecked_mut(k..k + L::GROUP)) };
+            if walk.ahead > 0 {
+                for line in 0..std::mem::size_of_val(group).div_ceil(64) {
+                    l.prefetch(group, walk.ahead + 64 * line);
+                }
+            }
+            near.group(l, at + k, group, out, walk.stream);
+            // To the same place of the next section, or from the last one to the next group of the first.
+            k += section;
+            if k >= n {
+                i += L::GROUP;
+                k = i;
+            }
+        }
     }
 }
 
@@ -114,7 +140,13 @@ impl<M: GroupMap> Kernel for Partial<'_, M> {
         let mut input = [M::In::default(); MAX_GROUP];
         let mut output = [M::Out::default(); MAX_GROUP];
         input[..n].copy_from_slice(self.src);
-        self.map.group(l, self.at, &input[..L::GROUP], &mut output[..L::GROUP], false);
+        let (src, out) = (&input[..L::GROUP], &mut output[..L::GROUP]);
+        if L::SHARES_LOOPS {
+            let (map, at, section) = (self.map, self.at, L::GROUP);
+            l.call(Groups { map, at, src, out, section, walk: Walk::CACHED });
+        } else {
+            self.map.group(l, self.at, src, out, false);
+        }
         self.out.copy_from_slice(&output[..n]);
     }
 }

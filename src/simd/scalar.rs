@@ -53,6 +53,7 @@ fn less(a: u32, b: u32) -> bool {
 
 impl Lanes for Scalar {
     const N: usize = W;
+    const SHARES_LOOPS: bool = true;
     type F = [f32; W];
     type U = [u32; W];
     type M = [bool; W];
