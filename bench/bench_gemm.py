@@ -6,9 +6,9 @@ bits get plain codes. Packing is part of every figure.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ml_dtypes
@@ -30,7 +30,8 @@ Array = NDArray[Any]
 
 LEGEND = """\
 The column Gelem/s holds G MAC/s: 10^9 products and additions in a second. Bars of emulated units are rates,
-because nothing else on a CPU computes the same. `x numpy` is the time of NumPy's float32 `@` (one thread, the
+because nothing else on a CPU computes the same; `vdpbf16ps` computes what torch's bfloat16 does, through the
+same instruction or in its order. `x numpy` is the time of NumPy's float32 `@` (one thread, the
 operands already float32) over ours, `x torch` that of torch's bfloat16; `x read` the time in which as many
 threads read the FP8 weights over ours; `x 1T` our time with one thread over that with two. Each is the median
 over alternating pairs; `(-n)`: n pairs were dropped as disturbed. Verdict `c`: a compute-bound gate, missed,
@@ -39,7 +40,7 @@ which only a quiet machine decides."""
 FP8, FP4, HALF, BRAIN = "float8_e4m3fn", "float4_e2m1fn", "float16", "bfloat16"
 TILES = {"mx": 32, "nvfp4": 16}
 SQUARE, SMALL = (1024, 1024, 1024), (256, 256, 256)
-TOKENS, FEW_ROWS = 128, (1, 4, 8, 16)
+TOKENS, FEW_ROWS = 128, (1, 4, 8, 16, 64)
 TWO_THREADS = 1.8
 
 
@@ -59,6 +60,12 @@ class Unit:
     "kind of scales; those of `mx` and `nvfp4` go into the unit"
     beside: tuple[str, float | None] | None = None
     "another unit that it is timed beside, and what part of its rate it has to reach at avx512"
+    torch: Mapping[str, float] = field(default_factory=dict)
+    "level -> what part of the rate of torch's bfloat16 it has to reach"
+    every: int | None = 128
+    "products between two promotions"
+    levels: tuple[str, ...] = ()
+    "levels above avx512 with code of its own"
 
 
 THIRD = Gate(4, 5 / 3, 0.08 / 3)
@@ -70,7 +77,8 @@ UNITS = (
     Unit("hopper_f16", HALF, THIRD),
     Unit("hopper_bf16", BRAIN, THIRD),
     Unit("ada_f16", HALF, THIRD),
-    Unit("float32", numpy=Gate(0.7, 0.35, 0.05)),
+    Unit("float32", numpy=Gate(0.7, 0.35, 0.05), torch={"amx": 0.75}, levels=("amx",)),
+    Unit("vdpbf16ps", BRAIN, torch={"avx512_bf16": 0.9}, every=None, levels=("avx512_bf16",)),
     Unit("hopper_mma_fp8", vectors=False),
     Unit("exact", vectors=False),
 )
@@ -83,6 +91,8 @@ SCALED_UNITS = (
 # Bar of float32 through AMX: a busy neighbour on the core halves it.
 AMX = 2.5
 READ = Gate(0.7, 0.4)
+# Bar of few rows, as part of torch's rate.
+FEW_TORCH = 1.0
 
 
 @dataclass(frozen=True)
@@ -94,7 +104,7 @@ class Product:
     result: Callable[[], Array]
     expected: Callable[[], Array]
     numpy: Call
-    torch: Call | None
+    torch: Callable[[int], Call] | None
     weights: Array
     "codes of the right operand"
 
@@ -105,7 +115,7 @@ def prepare(unit: Unit, sizes: tuple[int, int, int]) -> Product:
     rng = np.random.default_rng(0)
     x, w = (rng.standard_normal((rows, k), np.float32) for rows in (m, n))
     out = np.zeros((m, n), np.float32)
-    options: dict[str, Any] = {"accumulator": unit.accumulator, "promote_every": 128}
+    options: dict[str, Any] = {"accumulator": unit.accumulator, "promote_every": unit.every}
     if unit.scale in TILES:
         tile: dict[str, Any] = {"fmt": unit.codes, "scale": unit.scale, "tile": TILES[unit.scale]}
         a, b = d3.quantize_tiles(x, **tile), d3.quantize_tiles(w, **tile)
@@ -130,11 +140,18 @@ def prepare(unit: Unit, sizes: tuple[int, int, int]) -> Product:
     )
 
 
-def torch_product(x: Array, w: Array) -> Call:
-    """The same in torch's bfloat16, one thread."""
-    torch.set_num_threads(1)
+def torch_product(x: Array, w: Array) -> Callable[[int], Call]:
+    """The same in torch's bfloat16, over as many threads as the kernel has."""
     left, right = (torch.from_numpy(v).to(torch.bfloat16) for v in (x, w))
-    return lambda: torch.nn.functional.linear(left, right)
+
+    def on(threads: int) -> Call:
+        def run() -> Any:
+            torch.set_num_threads(threads)
+            return torch.nn.functional.linear(left, right)
+
+        return run
+
+    return on
 
 
 class Read:
@@ -152,8 +169,8 @@ class Read:
 
 
 def levels_of(unit: Unit) -> list[str]:
-    """The levels at which a unit has code of its own; AMX is for float32."""
-    own = product_levels() if unit.accumulator == "float32" else levels()
+    """The levels at which a unit has code of its own."""
+    own = [level for level in product_levels() if level in levels() or level in unit.levels]
     return own if unit.vectors else own[:1]
 
 
@@ -191,9 +208,10 @@ def rows() -> Iterator[Row]:
         print("skipped: torch is not installed, so its rows are missing")
     for unit in UNITS:
         yield from square(unit)
-    for unit in (UNITS[0], next(u for u in UNITS if u.accumulator == "float32")):
+    for unit in (u for u in UNITS if u.accumulator in ("hopper_fp8", "float32", "vdpbf16ps")):
         yield from layers(unit)
-    yield from skinny_rows()
+    for unit in (u for u in UNITS if u.accumulator in ("float32", "vdpbf16ps")):
+        yield from skinny_rows(unit)
 
 
 def square(unit: Unit) -> Iterator[Row]:
@@ -205,8 +223,8 @@ def square(unit: Unit) -> Iterator[Row]:
         yield row(unit, f"{sizes[0]}^3", level, 1, work, gate, yardstick)
         if level != "scalar":
             yield two_threads(unit, f"{sizes[0]}^3", level, work)
-        if work.torch is not None and unit.accumulator == "float32":
-            yield beside(unit, f"{sizes[0]}^3", level, work, work.torch)
+        if unit.torch:
+            yield from beside(unit, f"{sizes[0]}^3", level, work, unit.torch.get(level))
 
 
 def row(
@@ -225,7 +243,7 @@ def two_threads(unit: Unit, size: str, level: str, work: Product) -> Row:
     """Two threads over one."""
     two = Timed(work.run, lambda: set_state(level, 2))
     m = measure(two, Timed(work.run, lambda: set_state(level, 1)))
-    gate = TWO_THREADS if unit.accumulator == "hopper_fp8" else None
+    gate = TWO_THREADS if unit.accumulator in ("hopper_fp8", "vdpbf16ps") else None
     return m.row(unit.accumulator, size, level, 2, "out", "x 1T", work.macs, gate, compute_bound=True)
 
 
@@ -239,11 +257,13 @@ def beside_unit(unit: Unit, size: str, level: str, work: Product, sizes: tuple[i
     return m.row(unit.accumulator, size, level, 1, "out", f"x {other}", work.macs, gate, compute_bound=True)
 
 
-def beside(unit: Unit, size: str, level: str, work: Product, peer: Call) -> Row:
-    """One thread of ours beside one of torch's bfloat16."""
-    m = measure(Timed(work.run, lambda: set_state(level, 1)), Timed(peer), compute_bound=True)
-    gate = 0.75 if level == "amx" else None
-    return m.row(unit.accumulator, size, level, 1, "out", "x torch", work.macs, gate, compute_bound=True)
+def beside(unit: Unit, size: str, level: str, work: Product, gate: float | None) -> Iterator[Row]:
+    """One thread of ours beside one of torch's bfloat16, and two beside two."""
+    for threads in THREADS if work.torch is not None else ():
+        ours = Timed(work.run, lambda threads=threads: set_state(level, threads))  # type: ignore[misc]
+        m = measure(ours, Timed(work.torch(threads)), compute_bound=True)
+        what = (unit.accumulator, size, level, threads, "out", "x torch")
+        yield m.row(*what, work.macs, gate, compute_bound=True)
 
 
 def layers(unit: Unit) -> Iterator[Row]:
@@ -264,15 +284,18 @@ def layers(unit: Unit) -> Iterator[Row]:
                     None,
                     "numpy",
                 )
+            if level in unit.torch:
+                size = f"{weight.name} {TOKENS}x{weight.rows}x{weight.cols}"
+                yield from beside(unit, size, level, work, unit.torch[level])
 
 
-def skinny_rows() -> Iterator[Row]:
-    """One to sixteen tokens: what counts is how fast weights come from memory."""
-    unit, weight = Unit("float32"), shape("dense.gate_proj")
+def skinny_rows(unit: Unit) -> Iterator[Row]:
+    """One to 64 tokens: what counts is how fast weights come from memory."""
+    weight = shape("dense.gate_proj")
     for tokens in FEW_ROWS:
         work = prepare(unit, (tokens, weight.rows, weight.cols))
         read = Read(work.weights)
-        for level in (level for level in product_levels() if level != "scalar"):
+        for level in (level for level in levels_of(unit) if level != "scalar"):
             for threads in THREADS:
                 kernel = Timed(work.run, lambda level=level, threads=threads: set_state(level, threads))  # type: ignore[misc]
                 m = measure(kernel, Timed(read(threads)))
@@ -281,3 +304,5 @@ def skinny_rows() -> Iterator[Row]:
                 note = f"{work.weights.nbytes / m.seconds / 1e9:.1f} GB/s of weights"
                 what = (unit.accumulator, size, level, threads, "out", "x read")
                 yield m.row(*what, work.macs, gate, note=note)
+            if level in unit.torch:
+                yield from beside(unit, size, level, work, None if tokens == 1 else FEW_TORCH)

@@ -71,8 +71,8 @@ class Kernel:
 
 
 def levels() -> list[str]:
-    """SIMD levels of this machine, slowest first; amx is avx512 to all but products."""
-    return [level for level in product_levels() if level != "amx"]
+    """SIMD levels of this machine, slowest first; those above avx512 are for products."""
+    return [level for level in product_levels() if level not in ("avx512_bf16", "amx")]
 
 
 def product_levels() -> list[str]:

@@ -26,7 +26,8 @@ class AccumulatorInfo:
         sums of sixteen products, each multiplied by its scales, take the place of products, and scales alone
         say how they are aligned. "matrix_core_fp8", "matrix_core": AMD's, which align products among
         themselves first. "exact": nothing is lost before one last rounding. "float32": float32 sums in the
-        order of AMX.
+        order of AMX. "bf16_dot": one fused float32 step for each product, the second of each two first, with
+        subnormal numbers taken as zero.
     products : int
         What one step adds.
     interval : int
@@ -48,8 +49,8 @@ class AccumulatorInfo:
     blocks : tuple of int
         How many codes along k may share such a scale.
     evidence : {"hardware", "two models", "one model", "definition"}
-        Ground of the row: published results of the hardware that agree bit for bit, public models of the
-        hardware, or no hardware at all.
+        Ground of the row: results of the hardware that agree bit for bit, public models of the hardware, or
+        no hardware at all.
 
     Examples
     --------

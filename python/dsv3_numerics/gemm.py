@@ -52,7 +52,7 @@ def mma_step(
         What the products are added to; broadcasts with the leading axes. Numbers of the accumulator's
         `result`.
     accumulator : str
-        See `accumulators`. For "exact" and "float32" a step has 32 products.
+        See `accumulators`. For "exact" and "float32" a step has 32 products, for "vdpbf16ps" two.
     a_scales, b_scales : array_like of the unit's `scale`, or of uint8, optional
         Shape (..., L / block): what block-scaled units take with the codes, and only they. Any code is taken,
         as the hardware takes it: NaN spoils the result, and the sign of UE4M3 is ignored.
@@ -61,7 +61,7 @@ def mma_step(
     -------
     ndarray of float32, or float32
         One result for each c; float16 results are widened. NaN is 0x7FFFFFFF (0x7FFF as float16), as tensor
-        cores write it, and 0x7FC00000 from "float32".
+        cores write it, and 0x7FC00000 from "float32" and "vdpbf16ps".
 
     Raises
     ------
@@ -245,7 +245,12 @@ def matmul_nt(
     product (one more with scales), its error is at most ``n * u / (1 - n * u)`` times the sum of
     ``abs(a * b)``, with u = 2**-24 (Higham, Accuracy and Stability of Numerical Algorithms, 3.1).
 
-    Sources: for the steps see `mma_step`; for promotion DeepSeek-V3 technical report, 3.3.2, and DeepGEMM.
+    "vdpbf16ps" is the quick one of bfloat16, in the order of that instruction of x86 CPUs (AVX512_BF16): for
+    every two of k, ``sum = fma(a[1], b[1], sum)``, then the same of ``a[0], b[0]``, each rounded to nearest
+    even; subnormal numbers are zero before and after each. FP8 is bfloat16 to it.
+
+    Sources: for the steps see `mma_step`; for promotion DeepSeek-V3 technical report, 3.3.2, and DeepGEMM;
+    for "vdpbf16ps" Intel's Software Developer's Manual, and the instruction itself.
 
     Examples
     --------

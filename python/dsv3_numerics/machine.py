@@ -62,12 +62,13 @@ def simd_level() -> str:
     Returns
     -------
     str
-        "scalar", "neon" (64-bit ARM), "avx2", "avx512" or "amx" (avx512, and tiles for products): the best of
-        this machine, unless DSV3_NUMERICS_SIMD names another.
+        "scalar", "neon" (64-bit ARM), "avx2", "avx512", "avx512_bf16" (avx512, and its dot products for
+        products) or "amx" (these, and tiles for products): the best of this machine, unless
+        DSV3_NUMERICS_SIMD names another.
 
     Examples
     --------
-    >>> simd_level() in ("scalar", "neon", "avx2", "avx512", "amx")
+    >>> simd_level() in ("scalar", "neon", "avx2", "avx512", "avx512_bf16", "amx")
     True
     """
     return _core.simd_level()

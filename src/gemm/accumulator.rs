@@ -21,6 +21,8 @@ pub enum Unit {
     Exact,
     /// Two chains of float32 sums, over even and over odd k, added to the accumulator: the order of AMX.
     Float32,
+    /// Fused steps in float32, the second k of each two first, subnormal numbers taken as zero: `VDPBF16PS`.
+    Bf16Dot,
 }
 
 impl Unit {
@@ -34,6 +36,7 @@ impl Unit {
             Unit::MatrixCore => "matrix_core",
             Unit::Exact => "exact",
             Unit::Float32 => "float32",
+            Unit::Bf16Dot => "bf16_dot",
         }
     }
 }
@@ -69,7 +72,7 @@ pub struct UnitScale {
 /// Evidence that a row of the table is how the hardware adds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Evidence {
-    /// Published results of the hardware agree bit for bit.
+    /// Results of the hardware agree bit for bit.
     Hardware,
     /// Two independent public models agree.
     TwoModels,
@@ -165,6 +168,22 @@ const NV4: Option<UnitScale> = Some(UnitScale { format: E4M3FN, blocks: &[16] })
 /// Formats that bfloat16 holds exactly, with products that are normal float32 numbers.
 const NARROW: &[Format] =
     &[E4M3FN, E5M2, E4M3, E3M4, E4M3FNUZ, E5M2FNUZ, E4M3B11FNUZ, E2M3FN, E3M2FN, E2M1FN, INT8, INT4];
+/// Formats that bfloat16 holds exactly, and bfloat16.
+const WORDS: &[Format] = &[
+    E4M3FN,
+    E5M2,
+    E4M3,
+    E3M4,
+    E4M3FNUZ,
+    E5M2FNUZ,
+    E4M3B11FNUZ,
+    E2M3FN,
+    E3M2FN,
+    E2M1FN,
+    BFLOAT16,
+    INT8,
+    INT4,
+];
 const ANY: &[Format] = &[
     E4M3FN,
     E5M2,
@@ -243,4 +262,5 @@ accumulators! {
     "cdna3_bf16"           MatrixCore     8 24 None,       None,     Float32 BRAIN  NONE  OneModel;
     "exact"                Exact         32  0 None,       None,     Float32 ANY    NONE  Definition;
     "float32"              Float32       32  0 None,       None,     Float32 NARROW NONE  Definition;
+    "vdpbf16ps"            Bf16Dot        2  0 None,       None,     Float32 WORDS  NONE  Hardware;
 }

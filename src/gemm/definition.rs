@@ -43,6 +43,10 @@ macro_rules! each_chain {
                 let $chain = $crate::gemm::float32::Float32Sum;
                 $body
             }
+            $crate::gemm::accumulator::Unit::Bf16Dot => {
+                let $chain = $crate::gemm::bf16_dot::Bf16DotSum;
+                $body
+            }
         }
     };
 }
@@ -52,7 +56,7 @@ pub(super) use each_chain;
 pub(super) fn canonical(accumulator: &Accumulator, x: f32) -> f32 {
     match accumulator.unit {
         _ if !x.is_nan() => x,
-        Unit::Float32 => f32::from_bits(0x7FC0_0000),
+        Unit::Float32 | Unit::Bf16Dot => f32::from_bits(0x7FC0_0000),
         _ => super::mma::NAN,
     }
 }

@@ -232,7 +232,13 @@ impl<'a> Tile<'a> {
 
     /// The accumulator's input.
     pub fn c(&self, row: usize, col: usize) -> f32 {
-        self.c.map_or(0.0, |(c, stride)| c[row * stride + col])
+        self.initial()(row, col)
+    }
+
+    /// The accumulator's inputs, by row and column.
+    pub fn initial(&self) -> impl Fn(usize, usize) -> f32 + 'a {
+        let c = self.c;
+        move |row, col| c.map_or(0.0, |(c, stride)| c[row * stride + col])
     }
 
     /// The accumulator's inputs of a row, from a column on; beyond the tile come others.

@@ -1,6 +1,7 @@
 //! Matrix products: what is checked, how the work is cut up, and which path runs.
 
 use super::accumulator::{Accumulator, Unit};
+use super::bf16_dot;
 use super::definition;
 use super::emulated;
 use super::exact_f64;
@@ -267,6 +268,8 @@ fn run(job: &Job<'_>, pieces: impl Iterator<Item = RowsByMatrix>, n: usize, c: O
         Unit::Exact if level() > Level::Scalar => exact_f64::run(job, tiles),
         Unit::Exact => by_definition(job, tiles),
         Unit::Float32 => float32::run(job, tiles),
+        Unit::Bf16Dot if level() > Level::Scalar => bf16_dot::run(job, tiles),
+        Unit::Bf16Dot => by_definition(job, tiles),
     }
 }
 

@@ -402,6 +402,12 @@ pub fn f64_to_f32_odd(x: f64) -> f32 {
 /// Computes `a * b + c` rounded once, without a fused instruction.
 #[inline(always)]
 pub fn fma(a: f32, b: f32, c: f32) -> f32 {
+    fma_to_odd(a, b, c) as f32
+}
+
+/// Computes `a * b + c` rounded to odd in float64: rounding that again to float32 rounds once.
+#[inline(always)]
+pub(super) fn fma_to_odd(a: f32, b: f32, c: f32) -> f64 {
     // A product of two float32 is a float64. Their sum is rounded to odd there, which 53 bits are enough for.
     let (product, c) = (f64::from(a) * f64::from(b), f64::from(c));
     let sum = product + c;
@@ -416,5 +422,5 @@ pub fn fma(a: f32, b: f32, c: f32) -> f32 {
     } else {
         bits - 1
     };
-    f64::from_bits(odd) as f32
+    f64::from_bits(odd)
 }

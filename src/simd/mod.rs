@@ -3,8 +3,8 @@
 //! The only `unsafe` code of the crate lives here. A *level* is a zero-sized token ([`scalar::Scalar`], and `Neon` or
 //! `Avx2` and `Avx512` by the architecture) that can only be had when the CPU has its features, so the lane
 //! operations of [`Lanes`] have safe signatures and a kernel is ordinary generic code on its own floor:
-//! a struct that implements [`Kernel`]. [`dispatch`] runs it at the level in force. The highest level, `amx`, has
-//! the lanes of `avx512`; its tiles, which only products use, come with a token of their own (`amx::Amx`).
+//! a struct that implements [`Kernel`]. [`dispatch`] runs it at the level in force. The highest levels, `avx512_bf16` and
+//! `amx`, have the lanes of `avx512`; their products come with tokens of their own (`bf16_pairs::Avx512Bf16`, `amx::Amx`).
 //!
 //! Not here: any arithmetic of formats. Next floor: [`crate::formats`].
 
@@ -20,6 +20,7 @@ macro_rules! intrinsics {
     )+};
 }
 
+pub mod bf16_pairs;
 mod columns;
 mod lanes;
 mod map;
@@ -69,13 +70,16 @@ pub enum Level {
     Avx2 = 2,
     /// AVX-512 F/BW/DQ/VL/CD with VBMI and VNNI (Ice Lake, Zen 4 and later).
     Avx512 = 3,
-    /// AVX-512, and AMX tiles of bfloat16 for products (Sapphire Rapids and later).
-    Amx = 4,
+    /// AVX-512, and its dot products of bfloat16 (Zen 4, Sapphire Rapids and later).
+    Avx512Bf16 = 4,
+    /// The same, and AMX tiles of bfloat16 for products (Sapphire Rapids and later).
+    Amx = 5,
 }
 
 impl Level {
     /// Every level that exists, slowest first.
-    pub const ALL: [Level; 5] = [Level::Scalar, Level::Neon, Level::Avx2, Level::Avx512, Level::Amx];
+    pub const ALL: [Level; 6] =
+        [Level::Scalar, Level::Neon, Level::Avx2, Level::Avx512, Level::Avx512Bf16, Level::Amx];
 
     /// The name that `DSV3_NUMERICS_SIMD` takes.
     pub fn name(self) -> &'static str {
@@ -84,6 +88,7 @@ impl Level {
             Level::Neon => "neon",
             Level::Avx2 => "avx2",
             Level::Avx512 => "avx512",
+            Level::Avx512Bf16 => "avx512_bf16",
             Level::Amx => "amx",
         }
     }
@@ -120,6 +125,9 @@ fn detected() -> Level {
         {
             if amx::Amx::detect().is_some() {
                 return Level::Amx;
+            }
+            if bf16_pairs::Avx512Bf16::detect().is_some() {
+                return Level::Avx512Bf16;
             }
             if avx512::Avx512::detect().is_some() {
                 return Level::Avx512;

@@ -123,8 +123,8 @@ def main() -> int:
     options = parser.parse_args()
     formats = list(SMALL) if options.all else options.formats
     levels = options.levels
-    if options.all:  # amx is avx512 to all but products
-        levels = [level for level in _core.simd_levels() if level != "amx"]
+    if options.all:  # those above avx512 are for products
+        levels = [level for level in _core.simd_levels() if level not in ("avx512_bf16", "amx")]
     found = sweep(formats, options.overflow, levels, options.all, options.processes, options.chunks)
     inputs = options.chunks * CHUNK
     if options.write:

@@ -441,7 +441,7 @@ fn experts_take_their_rows() {
     let mut rng = Random(0xDEAD_BEEF_1234_5677);
     let (m, n, k, group) = (45, 33, 256, (1, 128));
     let offsets = [0i64, 7, 7, 40, 45];
-    for name in ["hopper_fp8", "blackwell_fp8", "hopper_mma_fp8_f16", "exact", "float32"] {
+    for name in ["hopper_fp8", "blackwell_fp8", "hopper_mma_fp8_f16", "exact", "float32", "vdpbf16ps"] {
         let accumulator = Accumulator::by_name(name).unwrap();
         let (a, b) = (
             draw(&mut rng, &table::E4M3FN, m * k, Data::Any),

@@ -132,7 +132,9 @@ def wide_case(accumulator: str, m: int, n: int, kind: str) -> tuple[Any, ...]:
     return a, b, {"c": c, "accumulator": accumulator, "promote_every": 32}, want
 
 
-@pytest.mark.parametrize("accumulator", ["hopper_fp8", "ada_fp8", "blackwell_fp8", "hopper_f16", "float32"])
+@pytest.mark.parametrize(
+    "accumulator", ["hopper_fp8", "ada_fp8", "blackwell_fp8", "hopper_f16", "float32", "vdpbf16ps"]
+)
 def test_products_of_any_width(accumulator: str, product_level: str) -> None:
     for m, n in [
         (1, 1),
@@ -271,7 +273,7 @@ def test_blocking_and_threads_change_nothing(accumulator: str, product_level: st
     same(whole[::29, ::27], reference.matmul_nt(a[::29], b[::27], **options))
 
 
-@pytest.mark.parametrize("accumulator", ["hopper_fp8", "float32", "blackwell_fp8"])
+@pytest.mark.parametrize("accumulator", ["hopper_fp8", "float32", "blackwell_fp8", "vdpbf16ps"])
 def test_stacks(accumulator: str, product_level: str, any_threads: None) -> None:
     rng = seeded("stack", accumulator)
     x, y = rng.standard_normal((2, 3, 5, 160)).astype(f32), rng.standard_normal((2, 3, 18, 160)).astype(f32)
@@ -287,7 +289,7 @@ def test_stacks(accumulator: str, product_level: str, any_threads: None) -> None
     assert empty.shape == (0, 3, 5, 18)
 
 
-@pytest.mark.parametrize("accumulator", ["hopper_fp8", "float32", "exact"])
+@pytest.mark.parametrize("accumulator", ["hopper_fp8", "float32", "exact", "vdpbf16ps"])
 def test_experts(accumulator: str, product_level: str, any_threads: None) -> None:
     rng = seeded("experts", accumulator)
     x, y = rng.standard_normal((23, 200)).astype(f32), rng.standard_normal((6, 20, 200)).astype(f32)
@@ -311,7 +313,7 @@ def test_experts(accumulator: str, product_level: str, any_threads: None) -> Non
 def test_empty(shape: tuple[int, int, int], product_level: str) -> None:
     m, n, k = shape
     a, b = np.zeros((m, k), E4M3), np.zeros((n, k), E4M3)
-    for accumulator in ("hopper_fp8", "exact", "float32"):
+    for accumulator in ("hopper_fp8", "exact", "float32", "vdpbf16ps"):
         got = dn.matmul_nt(a, b, accumulator=accumulator)
         assert got.shape == (m, n)
         assert not bits(got).any()

@@ -66,6 +66,7 @@ SPECIFICATION = {
     "hopper_mma_fp8_f16": ("software", 32, 25, -21, None, "float16"),
     "exact": ("exact", 32, 0, None, None, "float32"),
     "float32": ("float32", 32, 0, None, None, "float32"),
+    "vdpbf16ps": ("bf16_dot", 2, 0, None, None, "float32"),
 }
 
 
@@ -246,7 +247,7 @@ def nearest(x: Fraction) -> np.float32:
 
 
 @pytest.mark.parametrize("every", [32, 64, 128, None])
-@pytest.mark.parametrize("accumulator", ["hopper_fp8", "ada_fp8_f16", "exact", "float32"])
+@pytest.mark.parametrize("accumulator", ["hopper_fp8", "ada_fp8_f16", "exact", "float32", "vdpbf16ps"])
 def test_promotion_by_hand(accumulator: str, every: int | None) -> None:
     """Chains from zero, each added to a float32 by one fma with the product of the scales."""
     rng = np.random.default_rng(4)

@@ -19,7 +19,10 @@ FP8 = ("float8_e4m3fn", "float8_e5m2")
 FP8_FP6_FP4 = (*FP8, "float6_e2m3fn", "float6_e3m2fn", "float4_e2m1fn")
 SIGNED = tuple(name for name, row in FORMATS.items() if row.top != "scale")
 NARROW = tuple(name for name in SIGNED if FORMATS[name].bits <= 8)
+WORDS = tuple(name for name in SIGNED if name in NARROW or name == "bfloat16")
 FLOAT32 = Row(8, 23, 127, "ieee")
+FLOAT32_UNBOUNDED = Row(11, 23, 1023, "ieee")
+"""As many bits, and no exponent that a float32 could meet is too small."""
 TF32 = Row(8, 10, 127, "ieee")
 
 
@@ -49,7 +52,7 @@ class Accumulator(NamedTuple):
     @property
     def nan(self) -> int:
         """The only NaN that the unit writes, as float32."""
-        return 0x7FC00000 if self.unit == "float32" else 0x7FFFFFFF
+        return 0x7FC00000 if self.unit in ("float32", "bf16_dot") else 0x7FFFFFFF
 
 
 def _rows(name: str, like: Accumulator, half_floor: int) -> dict[str, Accumulator]:
@@ -98,6 +101,7 @@ ACCUMULATORS: dict[str, Accumulator] = {
     "cdna3_bf16": _CDNA3._replace(inputs=BFLOAT),
     "exact": Accumulator("exact", 32, 0, None, None, "float32", SIGNED),
     "float32": Accumulator("float32", 32, 0, None, None, "float32", NARROW),
+    "vdpbf16ps": Accumulator("bf16_dot", 2, 0, None, None, "float32", WORDS),
 }
 """Rows of units by name, as `dsv3_numerics.accumulators` has them: a second list on purpose."""
 
@@ -117,7 +121,7 @@ def number(code: int, f: Row) -> Number:
     significand = mantissa + ((1 << f.man) if field else 0)
     significand = -significand if code & f.sign else significand
     exponent = max(field, 1) - f.bias
-    value = math.ldexp(significand, exponent - f.man)
+    value = math.copysign(math.ldexp(significand, exponent - f.man), -1 if code & f.sign else 1)
     full = (1 << f.exp) - 1
     if f.top == "ieee" and field == full:
         return Number(math.nan if mantissa else math.copysign(math.inf, significand), 0, exponent, f.man)
@@ -301,6 +305,31 @@ def float32(a: Sequence[Number], b: Sequence[Number], c: Number, row: Accumulato
         return float(np.float32(c.value) + (chains[0] + chains[1]))
 
 
+def bf16_dot(a: Sequence[Number], b: Sequence[Number], c: Number, row: Accumulator) -> float:
+    """Return ``c`` plus the second product, then the first, each in one fused step without subnormals."""
+    total = c.value
+    for x, y in reversed(list(zip(a, b, strict=True))):
+        total = flushed_fma(flushed(x.value), flushed(y.value), flushed(total))
+    return total
+
+
+def flushed(x: float) -> float:
+    """Return zero of the same sign for a number below the normal ones of float32."""
+    return math.copysign(0.0, x) if abs(x) < 2.0**-126 else x
+
+
+def flushed_fma(x: float, y: float, z: float) -> float:
+    """``x * y + z`` as a float32, rounded once; zero if it is subnormal after rounding to 24 bits."""
+    found = special([x * y, z])
+    if found is not None:
+        return found
+    total = Fraction(x) * Fraction(y) + Fraction(z)
+    if total == 0:
+        return x * y + z  # a zero, of the sign that IEEE 754 gives it
+    tiny = abs(round_nearest_even(total, FLOAT32_UNBOUNDED)) < 2.0**-126
+    return math.copysign(0.0, total) if tiny else round_nearest_even(total, FLOAT32)
+
+
 UNITS: dict[str, Callable[[Sequence[Any], Sequence[Any], Number, Accumulator], float]] = {
     "tensor_core": tensor_core,
     "software": software,
@@ -309,6 +338,7 @@ UNITS: dict[str, Callable[[Sequence[Any], Sequence[Any], Number, Accumulator], f
     "matrix_core": matrix_core,
     "exact": exact,
     "float32": float32,
+    "bf16_dot": bf16_dot,
 }
 
 

@@ -244,6 +244,23 @@ def _float32(a: Operand, b: Operand, c: Float32s, row: Accumulator) -> Float32s:
     return as_result((c + (chains[0] + chains[1])).astype(np.float64), row)
 
 
+def _bf16_dot(a: Operand, b: Operand, c: Float32s, row: Accumulator) -> Float32s:
+    x, y = (_flushed(side.values.astype(f32)) for side in (a, b))
+    for k in reversed(range(row.products)):
+        if k < x.shape[-1]:
+            total = _fma_to_odd(x[..., k], y[..., k], _flushed(c))
+        else:  # an odd k: the last pair has a zero
+            total = (_flushed(c) + f32(0)).astype(np.float64)
+        tiny = np.abs((total * 2.0**64).astype(f32)) < 2.0**-62
+        c = np.where(tiny, np.copysign(f32(0), total), total).astype(f32)
+    return as_result(c.astype(np.float64), row)
+
+
+def _flushed(x: Float32s) -> Float32s:
+    """Return zeros of the same sign in the place of subnormal numbers."""
+    return np.where(np.abs(x) < 2.0**-126, np.copysign(f32(0), x), x)
+
+
 Unit: TypeAlias = Callable[[Operand, Operand, Float32s, Accumulator], Float32s]
 UNITS: dict[str, Unit] = {
     "tensor_core": _tensor_core,
@@ -253,6 +270,7 @@ UNITS: dict[str, Unit] = {
     "matrix_core": _matrix_core,
     "exact": _exact,
     "float32": _float32,
+    "bf16_dot": _bf16_dot,
 }
 
 
@@ -267,10 +285,14 @@ def _steps(a: Operand, b: Operand, c: Float32s, row: Accumulator) -> Float32s:
 
 
 def fma(x: Float32s, y: Float32s, z: Float32s) -> Float32s:
-    """``x * y + z`` rounded to float32 once.
+    """``x * y + z`` rounded to float32 once."""
+    return _fma_to_odd(x, y, z).astype(f32)
 
-    The product is exact in float64, the error of the sum is known (Knuth), and rounding the sum to odd makes
-    the rounding to float32 the only one.
+
+def _fma_to_odd(x: Float32s, y: Float32s, z: Float32s) -> Float64s:
+    """``x * y + z`` rounded to odd in float64, so that rounding it to float32 is the only rounding.
+
+    The product is exact in float64, and the error of the sum is known (Knuth).
     """
     product = x.astype(np.float64) * y
     total = product + z
@@ -278,7 +300,7 @@ def fma(x: Float32s, y: Float32s, z: Float32s) -> Float32s:
     error = (product - (total - virtual)) + (z - virtual)
     even = total.view(np.int64) % 2 == 0
     toward = np.nextafter(total, np.copysign(np.inf, error))
-    return np.where(np.isfinite(total) & (error != 0) & even, toward, total).astype(f32)
+    return np.where(np.isfinite(total) & (error != 0) & even, toward, total)
 
 
 @np.errstate(all="ignore")

@@ -6,8 +6,6 @@
 //! [`skinny_simd`] if `a` has so few rows that reading `b` is all the work.
 
 mod intervals;
-mod output;
-mod runs;
 #[cfg(target_arch = "x86_64")]
 mod skinny_amx;
 mod skinny_simd;
@@ -17,12 +15,12 @@ mod vectors;
 #[cfg(target_arch = "x86_64")]
 mod with_tiles;
 
+use super::blocked::{self, blocks, Region, SideOperand};
 use super::definition::Chain;
 use super::job::{self, Job, Tile};
 use crate::formats::Codes;
 use crate::simd::Lookup;
 use crate::threads::{run_tasks, threads_for};
-use output::Region;
 
 /// Products of a step.
 const STEP: usize = 32;
@@ -66,50 +64,16 @@ impl<'a> ByteOperand<'a> {
     fn new(of: &'a job::Side<'a>) -> ByteOperand<'a> {
         ByteOperand { codes: bytes(of.codes), table: of.format.lookup(), of }
     }
+}
 
-    /// Offsets of the scales of some rows.
-    fn scales_at(&self, first: usize, count: usize) -> Vec<usize> {
-        let blocks = self.of.blocks;
-        let at =
-            |row: usize| (row / self.of.rows * blocks.0 + row % self.of.rows / self.of.group.0) * blocks.1;
-        (first..first + count).map(|row| if self.of.scales.is_some() { at(row) } else { 0 }).collect()
-    }
-
-    /// The scale at `k` of the row with scales from offset `at` on.
+impl SideOperand for ByteOperand<'_> {
     #[inline(always)]
-    fn scale(&self, at: usize, k: usize) -> f32 {
-        match self.of.scales {
-            Some(scales) => scales[at + k / self.of.group.1],
-            None => 1.0,
-        }
-    }
-
-    /// The scales at `k` of rows with scales from the offsets `at` on.
-    #[inline(always)]
-    fn scales(&self, at: &[usize], k: usize, out: &mut [f32]) {
-        let Some(scales) = self.of.scales else { return out.fill(1.0) };
-        let scales = &scales[k / self.of.group.1..];
-        for (out, at) in out.iter_mut().zip(at) {
-            *out = scales[*at];
-        }
+    fn side(&self) -> &job::Side<'_> {
+        self.of
     }
 }
 
-/// A product of byte operands.
-#[derive(Clone, Copy)]
-struct Problem<'a> {
-    a: ByteOperand<'a>,
-    b: ByteOperand<'a>,
-    k: usize,
-    interval: usize,
-    chained: bool,
-}
-
-/// Multiple of columns at which blocks are cut.
-const CUT: usize = 64;
-
-/// Rows of the result in a block, if there are as many.
-const TALL: usize = 512;
+type Problem<'a> = blocked::Problem<ByteOperand<'a>>;
 
 /// Products that cost as much as one element of an elementwise operation.
 const PER_ELEMENT: usize = 16;
@@ -133,18 +97,5 @@ fn in_steps(job: &Job<'_>, whole: Vec<Tile<'_>>) {
     }
     let (few, many): (Vec<_>, Vec<_>) = whole.into_iter().partition(|t| t.rows() <= skinny_simd::MAX_ROWS);
     skinny_simd::product(&p, few, work);
-    run_tasks(work, blocks(many, threads_for(work)), |tile| vectors::product(&p, Region::new(tile)));
-}
-
-/// Cuts tiles for the threads: along the rows, where there are many of them, else along the columns.
-fn blocks(whole: Vec<Tile<'_>>, threads: usize) -> Vec<Tile<'_>> {
-    let mut blocks = Vec::new();
-    for tile in whole {
-        let down = (tile.rows() / TALL).clamp(1, threads);
-        let across = threads.div_ceil(down);
-        let height = tile.rows().div_ceil(down);
-        let width = tile.cols().div_ceil(across).next_multiple_of(CUT);
-        tile.cut(height, width, &mut blocks);
-    }
-    blocks
+    run_tasks(work, blocks(many, threads_for(work)), |tile| vectors::product(&p, &mut Region::new(tile)));
 }

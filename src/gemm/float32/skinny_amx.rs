@@ -4,11 +4,10 @@
 //! no transpose; the few rows are the right-hand operand, packed once for all tasks. Weights are widened one segment ahead
 //! of the products: a tile load must not follow the stores that it reads.
 
-use super::output::{Region, Scratch};
-use super::runs::{segments, KSegment};
 use super::tiles::{OperandRows, Promotion, SpreadPromotion, WidenLhs, WidenRhs, ROW_GAP, SIDE};
-use super::with_tiles::Restart;
+use super::with_tiles::redo_subnormal;
 use super::{Problem, STEP};
+use crate::gemm::blocked::{segments, KSegment, Region, Scratch, SideOperand};
 use crate::gemm::job::{Job, Tile};
 use crate::simd::amx::{Amx, Lhs, Sums, Tiles};
 use crate::simd::{Kernel, Lanes};
@@ -48,14 +47,13 @@ pub(super) fn product(job: &Job<'_>, p: &Problem<'_>, whole: Vec<Tile<'_>>, work
         tasks.extend(parts.into_iter().map(|part| (part, activations.get())));
     }
     run_tasks(work, tasks, |(tile, activations)| {
-        let restart = Restart::of(job, &tile);
         let mut region = Region::new(tile);
         if region.size.0 <= 16 {
             amx.vectors().enter(SkinnyAmxTask::<1> { amx, p, activations, region: &mut region });
         } else {
             amx.vectors().enter(SkinnyAmxTask::<2> { amx, p, activations, region: &mut region });
         }
-        restart.finish(region);
+        redo_subnormal(job, &mut region);
     });
 }
 

@@ -4,10 +4,9 @@
 //! a step: consecutive steps of a row of `b`, one for each lane, are decoded in registers and multiplied by those of the
 //! few rows. The sums of the steps are transposed, so that a lane is a row of `b`, and added in the order of k.
 
-use super::output::{Region, Scratch};
-use super::runs::KSegment;
 use super::vectors::StoreColumns;
 use super::{ByteOperand, Problem, STEP};
+use crate::gemm::blocked::{KSegment, Region, Scratch, SideOperand};
 use crate::gemm::job::Tile;
 use crate::gemm::skinny::{Skinny, SumOrder};
 use crate::simd::{self, dispatch, level, Kernel, Lanes, Level};

@@ -3,9 +3,8 @@
 //! 512 rows by 1024 k of `a` and a panel of 64 columns of `b` stay in the second-level cache, the sums of a block in the
 //! first. The promotion of a block is interleaved with the tile instructions of the next.
 
-use super::output::{Region, Scratch};
-use super::runs::{segments, KRun, KSegment};
 use super::{ByteOperand, Problem, STEP};
+use crate::gemm::blocked::{segments, KRun, KSegment, Region, Scratch, SideOperand};
 use crate::interrupt::poll;
 use crate::simd::amx::{Amx, Interleave, Lhs, Sums, Tiles};
 use crate::simd::{words, Kernel, Lanes, Lookup};

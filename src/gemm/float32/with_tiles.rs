@@ -1,8 +1,7 @@
 //! Products at the level that has AMX: tiles where there are rows enough for them, vectors for the others.
 
-use super::output::Region;
-use super::{blocks, skinny_amx, skinny_simd, tiles, Float32Sum, Problem};
-use crate::gemm::definition::Chain;
+use super::{skinny_amx, skinny_simd, tiles, Problem};
+use crate::gemm::blocked::{blocks, Region};
 use crate::gemm::job::{Job, Tile};
 use crate::simd::{level, Level};
 use crate::threads::{run_tasks, threads_for};
@@ -19,33 +18,17 @@ pub(super) fn run(job: &Job<'_>, p: &Problem<'_>, whole: Vec<Tile<'_>>, work: us
     skinny_simd::product(p, fewer, work);
     skinny_amx::product(job, p, few, work);
     run_tasks(work, blocks(many, threads_for(work)), |tile| {
-        let restart = Restart::of(job, &tile);
         let mut region = Region::new(tile);
         tiles::product(p, &mut region);
-        restart.finish(region);
+        redo_subnormal(job, &mut region);
     });
 }
 
-/// Results that AMX would get wrong: it flushes subnormal accumulators, which only a sum that begins with c can meet.
-pub(super) struct Restart(Vec<(usize, usize, f32)>);
-
-impl Restart {
-    pub fn of(job: &Job<'_>, tile: &Tile<'_>) -> Restart {
-        let mut results = Vec::new();
-        for row in (0..tile.rows()).filter(|_| job.chained && job.k > 0) {
-            let Some(c) = tile.c_from(row, 0) else { break };
-            for (col, c) in c.iter().enumerate().take(tile.cols()).filter(|(_, c)| c.is_subnormal()) {
-                let a = Float32Sum.items(&job.a, tile.a_row + row);
-                let b = Float32Sum.items(&job.b, tile.b_row + col);
-                results.push((row, col, Float32Sum.run(&a, &b, *c)));
-            }
-        }
-        Restart(results)
-    }
-
-    pub fn finish(&self, mut region: Region<'_>) {
-        for (row, col, result) in &self.0 {
-            region.put(*row, *col, &[*result]);
-        }
+/// Computes the outputs anew that AMX gets wrong: it flushes subnormal accumulators, which only a sum that begins with c
+/// can meet.
+pub(super) fn redo_subnormal(job: &Job<'_>, region: &mut Region<'_>) {
+    if job.chained && job.k > 0 && region.has_c() {
+        let c = region.initial();
+        region.redo(job, |i, j| c(i, j).is_subnormal());
     }
 }

@@ -1,10 +1,11 @@
 //! The region of the result that one task writes, and aligned buffers.
 
 use super::runs::KSegment;
-use crate::gemm::job::{Row, Tile};
+use crate::gemm::definition;
+use crate::gemm::job::{Job, Row, Tile};
 
 /// A tile of the result, and the sums that outlive a segment of k.
-pub(super) struct Region<'o> {
+pub(in crate::gemm) struct Region<'o> {
     tile: Tile<'o>,
     /// Rows and columns.
     pub size: (usize, usize),
@@ -109,6 +110,31 @@ impl<'o> Region<'o> {
         }
     }
 
+    /// Tests if any output is wanted.
+    pub fn any(&self, wanted: impl Fn(usize, usize) -> bool) -> bool {
+        (0..self.size.0).any(|i| (0..self.size.1).any(|j| wanted(i, j)))
+    }
+
+    /// Replaces wanted outputs by those of the definition.
+    pub fn redo(&mut self, job: &Job<'_>, wanted: impl Fn(usize, usize) -> bool) {
+        let (rows, columns) = self.size;
+        if !self.any(&wanted) {
+            return;
+        }
+        let mut results = vec![0.0; rows * columns];
+        definition::outputs(job, &self.tile, &wanted, &mut results);
+        for (i, results) in results.chunks(columns).enumerate() {
+            for (j, result) in results.iter().enumerate().filter(|(j, _)| wanted(i, *j)) {
+                self.put(i, j, std::slice::from_ref(result));
+            }
+        }
+    }
+
+    /// The initial sums.
+    pub fn initial(&self) -> impl Fn(usize, usize) -> f32 + 'o {
+        self.tile.initial()
+    }
+
     /// Loads the kept partial sums.
     #[inline(always)]
     pub fn load_partial(&self, i: usize, j: usize, to: &mut [f32]) {
@@ -130,7 +156,7 @@ impl<'o> Region<'o> {
 }
 
 /// Zeros that begin on a 64-byte boundary.
-pub(super) struct Scratch<T> {
+pub(in crate::gemm) struct Scratch<T> {
     memory: Vec<T>,
     skip: usize,
     length: usize,

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 /// A stretch of k inside one interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct KRun {
+pub(in crate::gemm) struct KRun {
     /// Its first k.
     pub begin: usize,
     /// The k after its last.
@@ -18,7 +18,7 @@ pub(super) struct KRun {
 
 /// Consecutive runs.
 #[derive(Clone, Debug)]
-pub(super) struct KSegment {
+pub(in crate::gemm) struct KSegment {
     pub runs: Vec<KRun>,
     /// True for the first segment.
     pub first: bool,
@@ -36,7 +36,7 @@ impl KSegment {
 
 /// Runs of at most `run` k in segments of at most `segment` k, both multiples of 32. A sum that starts from `c` neither
 /// opens nor closes: it is the final sum. There is always one segment, for a k of 0 without runs.
-pub(super) fn segments(p: &Problem, run: usize, segment: usize) -> Vec<KSegment> {
+pub(in crate::gemm) fn segments<O>(p: &Problem<O>, run: usize, segment: usize) -> Vec<KSegment> {
     let (chained, interval) = (p.chained, p.interval);
     let mut segments = vec![KSegment { runs: Vec::new(), first: true, last: false }];
     let mut begin = 0;
