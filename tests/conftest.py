@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,6 +60,27 @@ def simd_level(request: pytest.FixtureRequest) -> Iterator[str]:
 def product_level(request: pytest.FixtureRequest) -> Iterator[str]:
     """Run a test of products once under each SIMD level that this machine has."""
     yield from _at(request.param)
+
+
+@pytest.fixture
+def refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., None]:
+    """Check of a command in `tmp_path`: it ends with a code and a short message, and writes nothing."""
+    from commands import call
+
+    monkeypatch.chdir(tmp_path)
+
+    def check(*args: str, code: int, message: str) -> None:
+        before = sorted(tmp_path.iterdir())
+        got, out, err = call(*args, capsys=capsys)
+        assert (got, out) == (code, "")
+        assert message in err
+        assert "Traceback" not in err
+        assert len(err.strip().splitlines()) <= (1 if code == 1 else 5)
+        assert sorted(tmp_path.iterdir()) == before, "nothing was written"
+
+    return check
 
 
 @pytest.fixture(scope="module")

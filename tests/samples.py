@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import zipfile
 from functools import cache
 from pathlib import Path
@@ -165,3 +167,14 @@ def explains(found: Explanation, column: str, words: str) -> bool:
     if column == "class":
         return any(words in name for name in found.classes)
     return any(words in value for value in found.column(column))
+
+
+def make_socket(path: Path) -> None:
+    """Make a socket, which is no plain file."""
+    here = Path.cwd()
+    os.chdir(path.parent)  # names of sockets are short
+    try:
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(path.name)
+    finally:
+        os.chdir(here)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,11 @@ def measured() -> dict[str, Any]:
 def _table(headings: list[str], rows: list[list[str]]) -> str:
     lines = [headings, ["---", *["--:"] * (len(headings) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _filled(cells: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """A table by what each column makes of a row's fields."""
+    return _table([*cells], [[cell.format_map(row) for cell in cells.values()] for row in rows])
 
 
 def recipes() -> str:
@@ -68,19 +73,16 @@ def twice() -> str:
     """Trained in BF16 and in FP8 from the same starts."""
     with open(RESULTS / "twice.json") as file:
         rows = json.load(file)
-    return _table(
-        ["", "BF16", "FP8, beside it", "95 % interval, %", "BF16 runs of different seeds"],
-        [
-            [
-                row["what"],
-                f"{row['bf16']:.4f}",
-                f"{row['gap']:+.3f} %",
-                f"{row['gap'] - row['half']:+.3f} to {row['gap'] + row['half']:+.3f}",
-                f"up to {row['apart']:.2f} % apart",
-            ]
-            for row in rows
-        ],
-    )
+    for row in rows:
+        row |= {"low": row["gap"] - row["half"], "high": row["gap"] + row["half"]}
+    cells = {
+        "": "{what}",
+        "BF16": "{bf16:.4f}",
+        "FP8, beside it": "{gap:+.3f} %",
+        "95 % interval, %": "{low:+.3f} to {high:+.3f}",
+        "BF16 runs of different seeds": "up to {apart:.2f} % apart",
+    }
+    return _filled(cells, rows)
 
 
 def speculation() -> str:
@@ -97,30 +99,30 @@ def speculation() -> str:
 
 def load() -> str:
     """Load of experts with the bias and without."""
-    rows = [
-        [name, f"{row['least']:.2f}", f"{row['most']:.2f}", f"{row['copies']:.2f}"]
-        for name, row in measured()["expert load"].items()
-    ]
-    return _table(["routing", "least loaded", "most loaded", "copies sent between nodes, a choice"], rows)
+    cells = {
+        "routing": "{name}",
+        "least loaded": "{least:.2f}",
+        "most loaded": "{most:.2f}",
+        "copies sent between nodes, a choice": "{copies:.2f}",
+    }
+    return _filled(cells, [{"name": name, **row} for name, row in measured()["expert load"].items()])
 
 
 def training() -> str:
     """The curve's milestones."""
     with open(RESULTS / "curve.csv", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["held_out"]]
-    return _table(
-        ["step", "millions of bytes read", "training", "held out, windows of 256", "MTP right"],
-        [
-            [
-                row["step"],
-                f"{int(row['tokens']) / 1e6:.2f}",
-                f"{float(row['train']):.3f}",
-                f"{float(row['held_out']):.3f}",
-                f"{float(row['mtp_right']):.1%}",
-            ]
-            for row in rows
-        ],
-    )
+        found = [row for row in csv.DictReader(file) if row["held_out"]]
+    rows = [{name: float(value) for name, value in row.items()} for row in found]
+    for row in rows:
+        row["millions"] = row["tokens"] / 1e6
+    cells = {
+        "step": "{step:.0f}",
+        "millions of bytes read": "{millions:.2f}",
+        "training": "{train:.3f}",
+        "held out, windows of 256": "{held_out:.3f}",
+        "MTP right": "{mtp_right:.1%}",
+    }
+    return _filled(cells, rows)
 
 
 BLOCKS: dict[str, Callable[[], str]] = {

@@ -10,6 +10,8 @@ import pytest
 from blocks import current
 from tables import BLOCKS, render
 
+import dsv3_numerics as d3
+
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -61,6 +63,13 @@ def test_python_blocks_run(name: str, tmp_path: Path, monkeypatch: pytest.Monkey
 def test_table_is_what_the_data_say(block: str) -> None:
     """`make tables` rewrites them."""
     assert current(BLOCKS[block][0].read_text(), block) == render(block)
+
+
+def test_every_rule_has_a_project() -> None:
+    """The table of whose bits they are has each of the rules, and no other."""
+    lines = current((ROOT / "docs" / "rules.md").read_text(), "whose").splitlines()[2:]
+    named = [line.split(" | ")[2].strip("`") for line in lines]
+    assert set(named) == set(d3.rules())
 
 
 def command_lines() -> tuple[str, str]:

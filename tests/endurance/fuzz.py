@@ -315,10 +315,11 @@ def main() -> int:
         return 0
     start = time.monotonic()
     counts, bad = fuzz(options.targets, options.seconds, options.seed)
-    did = f"{counts['files']:,} changed files of {len(options.targets)} kinds, seed {options.seed}"
-    told = f"{counts['answered']:,} readings answered, {counts['refused']:,} refused; {len(bad)} bad"
-    record.tell("make fuzz", did, told, start, into_record=options.write)
-    return int(bool(bad))
+    did = (
+        f"readings of {counts['files']:,} changed files of {len(options.targets)} kinds, seed {options.seed}"
+    )
+    ends = {end: counts[end] for end in ("answered", "refused")}
+    return record.outcome("make fuzz", did, ends, len(bad), start, into_record=options.write)
 
 
 if __name__ == "__main__":

@@ -137,11 +137,9 @@ def main() -> int:
     start = time.monotonic()
     counts, bad = guard(options.seconds, options.seed, options.levels)
     did = f"{sum(counts.values()):,} calls at {len(options.levels)} levels, seed {options.seed}"
-    told = f"{counts['answered']:,} answered, {counts['refused']:,} refused, {len(bad)} bad"
-    record.tell("make guard", did, told, start, into_record=options.write)
     for line in bad[:20]:
         print(line, file=sys.stderr)
-    return int(bool(bad))
+    return record.outcome("make guard", did, counts, len(bad), start, into_record=options.write)
 
 
 if __name__ == "__main__":

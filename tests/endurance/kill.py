@@ -230,9 +230,7 @@ def main() -> int:
     begin = time.monotonic()
     counts, bad = kill(options.verbs, options.seconds, options.seed)
     did = f"{sum(counts.values()) + len(bad)} runs of {len(options.verbs)} commands, seed {options.seed}"
-    told = ", ".join(f"{counts[how]} {how}" for how in ("killed", "terminated", "late"))
-    record.tell("make kill", did, f"{told}, {len(bad)} bad", begin, into_record=options.write)
-    return int(bool(bad))
+    return record.outcome("make kill", did, counts, len(bad), begin, into_record=options.write)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import platform
 import time
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -54,8 +55,15 @@ def write(command: str, did: str, found: str) -> None:
     RESULT.write_text(HEAD + "\n".join(sorted(rows)) + "\n")
 
 
-def tell(command: str, did: str, found: str, since: float, *, into_record: bool) -> None:
-    """Print what a program did and found, and how long it took; into the record too, if asked."""
+def outcome(
+    command: str, did: str, counts: Mapping[str, int], bad: int, since: float, *, into_record: bool
+) -> int:
+    """Print what a program did, what came of it and how long it took; into the record too, if asked.
+
+    The exit code: 1 if anything was bad.
+    """
+    found = ", ".join([*(f"{count:,} {end}" for end, count in counts.items()), f"{bad} bad"])
     print(f"{did}, in {time.monotonic() - since:.0f} s: {found}")
     if into_record:
         write(command, did, found)
+    return int(bad > 0)

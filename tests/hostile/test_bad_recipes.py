@@ -16,10 +16,7 @@ TINY = Config.preset("tiny")
 V3 = Recipe.preset("deepseek_v3")
 
 BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
-    (
-        {"activations": "e4m3:1x128:f33"},
-        r"activations: scheme 'e4m3:1x128:f33': unknown scale .*mean f32",
-    ),
+    ({"activations": "e4m3:1x128:f33"}, r"activations: scheme 'e4m3:1x128:f33': unknown scale .*mean f32"),
     ({"weights": "fp8"}, r"weights: scheme 'fp8': unknown format 'fp8'; expected one of .*bf16"),
     ({"compute": "float16"}, r"compute: found 'float16', expected one of float64, float32, bf16"),
     ({"accumulator": "volta"}, r"accumulator: found 'volta', expected one of none, hopper_fp8"),
@@ -30,10 +27,7 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"cache": np.tanh}, r"cache: found 'tanh': .* nobody knows those of a scheme of one's own"),
     ({"cache": "logfmt8:deepep"}, r"cache: .*deepep is how a transfer sends tokens; expected logfmt8:1x128"),
     *(({field: "bf16:stochastic"}, rf"{field}: .*seed") for field in SCHEMES),
-    (
-        {"activations": "e4m3:128x128:f32"},
-        r"activations: .*groups of 128x128 join tokens.*groups within a",
-    ),
+    ({"activations": "e4m3:128x128:f32"}, r"activations: .*groups of 128x128 join tokens.*groups within a"),
     ({"activations": "e4m3:col:f32"}, r"activations: .*groups of col join tokens"),
     ({"activations": "mxfp8:requantized"}, r"activations: .*only a weight may be quantized already"),
     ({"activations": "bf16:1x128:f32"}, r"activations: found 'bf16:1x128:f32': fmt: "),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from dsv3_numerics import cli
 from dsv3_numerics import codesign as cd
 from dsv3_numerics.codesign.errors import read_errors
 from dsv3_numerics.codesign.reader import presets
@@ -254,21 +254,7 @@ def test_errors_of_no_format_that_is_traded(tmp_path: Path) -> None:
     ],
 )
 def test_the_command_ends_in_one_line(
-    args: list[str],
-    code: int,
-    message: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    args: list[str], code: int, message: str, refused: Callable[..., None]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["codesign", *args])
-    out, err = capsys.readouterr()
-    assert stop.value.code == code
-    assert out == ""
-    assert message in err
-    assert "Traceback" not in err
-    if code == 1:
-        assert len(err.strip().splitlines()) == 1
+    Path("file").write_text("")
+    refused("codesign", *args, code=code, message=message)

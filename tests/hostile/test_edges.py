@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import socket
 import sys
 from collections import namedtuple
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,26 +14,18 @@ import pytest
 
 from commands import call
 from dsv3_numerics.model import demo_checkpoint
+from samples import make_socket
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="pipes, sockets and links of POSIX")
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="pipes, sockets and links of POSIX"),
+    pytest.mark.usefixtures("no_hanging"),
+]
 LINE = 3000  # characters that a message may have
-
-
-@pytest.fixture(autouse=True)
-def _no_hanging() -> Iterator[None]:
-    signal.alarm(600)
-    yield
-    signal.alarm(0)
-
-
-def _socket(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as made:
-        made.bind(path.name)
 
 
 KINDS: dict[str, Callable[[Path], object]] = {
     "pipe": os.mkfifo,
-    "socket": _socket,
+    "socket": make_socket,
     "loop": lambda path: path.symlink_to(path.name),
     "dangling": lambda path: path.symlink_to("nowhere"),
     "device": lambda path: path.symlink_to("/dev/zero"),

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
-import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,27 +25,12 @@ from dsv3_numerics.codesign.replicas import read_load
 from dsv3_numerics.compare.files import opened
 from dsv3_numerics.compare.manifest import MANIFEST
 from dsv3_numerics.model import Config
-from samples import as_array_files
+from samples import as_array_files, make_socket
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
-
-
-@pytest.fixture(autouse=True)
-def _no_hanging() -> Iterator[None]:
-    """End a test that waits for a pipe, as an error."""
-    signal.alarm(300)
-    yield
-    signal.alarm(0)
-
-
-def _socket(path: Path) -> None:
-    here = Path.cwd()
-    os.chdir(path.parent)  # names of sockets are short
-    try:
-        with socket.socket(socket.AF_UNIX) as made:
-            made.bind(path.name)
-    finally:
-        os.chdir(here)
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names"),
+    pytest.mark.usefixtures("no_hanging"),
+]
 
 
 def _opened(path: Path) -> None:
@@ -57,7 +40,7 @@ def _opened(path: Path) -> None:
 
 KINDS: dict[str, Callable[[Path], None]] = {
     "a pipe": os.mkfifo,
-    "a socket": _socket,
+    "a socket": make_socket,
     "a device": lambda path: path.symlink_to("/dev/zero"),
     "a folder": os.mkdir,
 }

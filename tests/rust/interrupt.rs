@@ -15,25 +15,30 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 
 const LARGE: usize = 1 << 30;
 
-#[test]
-fn tasks_without_an_end_are_ended() {
+/// Runs a check with one thread, two and three.
+fn with_threads(check: impl Fn(usize)) {
     let _one = settings();
     for threads in [1, 2, 3] {
         set_threads(threads);
+        check(threads);
+    }
+}
+
+#[test]
+fn tasks_without_an_end_are_ended() {
+    with_threads(|threads| {
         let endless = || {
             run_tasks(LARGE, vec![(); 8], |()| loop {
                 poll();
             })
         };
         assert_eq!(watched(|| true, endless).err(), Some(Interrupted), "{threads} threads");
-    }
+    });
 }
 
 #[test]
 fn tasks_that_nobody_stops_are_done_in_order() {
-    let _one = settings();
-    for threads in [1, 2, 3] {
-        set_threads(threads);
+    with_threads(|_| {
         let work = || {
             run_tasks(LARGE, (0..1000).collect(), |i: u32| {
                 poll();
@@ -44,7 +49,7 @@ fn tasks_that_nobody_stops_are_done_in_order() {
         let wanted: Vec<u32> = (3..1003).collect();
         assert_eq!(watched(|| false, work), Ok(wanted.clone()));
         assert_eq!(work(), wanted, "nobody watches");
-    }
+    });
 }
 
 #[test]

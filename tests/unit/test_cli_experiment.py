@@ -1,4 +1,4 @@
-"""The verb ``experiment``: the table, a run and its files, short errors, and what an interruption leaves."""
+"""The verb ``experiment``: the table, a run and its files, and what an interruption leaves."""
 
 from __future__ import annotations
 
@@ -31,32 +31,6 @@ def test_help_teaches_by_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 0
     assert "Examples:" in out
     assert max(map(len, out.splitlines())) <= 100
-
-
-@pytest.mark.parametrize(
-    ("args", "code", "message"),
-    [
-        (["promotio"], 2, "did you mean promotion?"),
-        (["promotion", "--seed", "-1"], 2, "--seed"),
-        (["promotion", "--threads", "0"], 2, "--threads"),
-        (["promotion", "--out", "file"], 1, "--out: cannot write into file"),
-    ],
-)
-def test_errors_are_short(
-    args: list[str],
-    code: int,
-    message: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("file").write_text("")
-    got, out, err = call(*args, capsys=capsys)
-    assert (got, out) == (code, "")
-    assert message in err
-    assert len(err.splitlines()) <= 5
-    assert [p.name for p in tmp_path.iterdir()] == ["file"], "nothing was written"
 
 
 def test_a_run_is_written_where_it_says(

@@ -288,20 +288,20 @@ def test_a_choice_changes_only_the_operations_that_it_names(
 
 def test_choices_change_bytes(tellings: dict[tuple[Recipe, bool], list[OpRecord]]) -> None:
     """Operations that a choice names come out otherwise, where anything can."""
-    for change, kind in [
-        ({"activations": "mxfp4"}, "linear"),
-        ({"weights": "mxfp4"}, "linear"),
-        ({"cache": "logfmt8"}, "cache"),
-        ({"dispatch": "bf16"}, "dispatch"),
-        ({"combine": "logfmt8"}, "combine"),
-        ({"gate": "bfloat16"}, "gate"),
+    for field, choice, kind in [
+        ("activations", "mxfp4", "linear"),
+        ("weights", "mxfp4", "linear"),
+        ("cache", "logfmt8", "cache"),
+        ("dispatch", "bf16", "dispatch"),
+        ("combine", "logfmt8", "combine"),
+        ("gate", "bfloat16", "gate"),
     ]:
-        other = SIMULATED.replace(**change)
+        other = SIMULATED.replace(**{field: choice})
         done = [d for d in tellings[SIMULATED, False] if d.operation.kind == kind]
-        if "activations" in change:
+        if field == "activations":
             done = [d for d in done if not first_products(d.operation.name)]
         changed = [not np.array_equal(d.replay(other), d.output) for d in done]
-        assert all(changed), change
+        assert all(changed), field
     wide = SIMULATED.replace(compute="float64")  # bfloat16 would hide scales that differ in their last bit
     sent = next(d for d in tellings[SIMULATED, False] if d.operation.kind == "dispatch")
     assert not np.array_equal(sent.replay(wide.replace(rule="deepep")), sent.replay(wide))

@@ -203,25 +203,20 @@ def test_overflow_follows_the_rounding_direction() -> None:
     assert encode(np.float32(np.inf), "float8_e5m2").view(np.uint8) == 0x7B
 
 
-@pytest.mark.parametrize(
-    ("name", "nan", "expected"),
-    [
-        ("float8_e4m3fn", "code", [0x7F, 0xFF]),
-        ("float8_e4m3fn", "zero", [0x00, 0x80]),
-        ("float8_e4m3fn", "max", [0x7E, 0xFE]),
-        ("float8_e5m2fnuz", "code", [0x80, 0x80]),
-        ("float8_e5m2fnuz", "zero", [0x00, 0x00]),
-        ("float8_e8m0fnu", "code", [0xFF, 0xFF]),
-        ("float8_e8m0fnu", "zero", [0x00, 0x00]),
-        ("float8_e8m0fnu", "max", [0xFE, 0xFE]),
-        ("float4_e2m1fn", "zero", [0x0, 0x8]),
-        ("float4_e2m1fn", "max", [0x7, 0xF]),
-        ("int8", "max", [0x7F, 0x81]),
-        ("int8", "zero", [0x00, 0x00]),
-    ],
-)
-def test_nan_policies(name: str, nan: str, expected: list[int]) -> None:
-    assert encode(np.float32([np.nan, -np.nan]), name, nan=nan).view(np.uint8).tolist() == expected
+NAN_CODES: dict[str, dict[str, list[int]]] = {
+    "float8_e4m3fn": {"code": [0x7F, 0xFF], "zero": [0x00, 0x80], "max": [0x7E, 0xFE]},
+    "float8_e5m2fnuz": {"code": [0x80, 0x80], "zero": [0x00, 0x00]},
+    "float8_e8m0fnu": {"code": [0xFF, 0xFF], "zero": [0x00, 0x00], "max": [0xFE, 0xFE]},
+    "float4_e2m1fn": {"zero": [0x0, 0x8], "max": [0x7, 0xF]},
+    "int8": {"zero": [0x00, 0x00], "max": [0x7F, 0x81]},
+}
+"""Codes of NaN and of -NaN under each policy that a format has."""
+
+
+@pytest.mark.parametrize(("name", "nan"), [(name, nan) for name in NAN_CODES for nan in NAN_CODES[name]])
+def test_nan_policies(name: str, nan: str) -> None:
+    codes = encode(np.float32([np.nan, -np.nan]), name, nan=nan).view(np.uint8)
+    assert codes.tolist() == NAN_CODES[name][nan]
 
 
 def test_nan_without_a_code_is_refused() -> None:
