@@ -19,6 +19,7 @@ from train import Plan
 
 from dsv3_numerics import quantize_blocks
 from dsv3_numerics.checkpoint import save
+from dsv3_numerics.checkpoint.declared import fp8_section
 
 CONTEXT = 512  # positions that config.json promises
 BLOCK = 128
@@ -80,12 +81,7 @@ def config(plan: Plan, *, fp8: bool) -> dict[str, object]:
         "torch_dtype": "bfloat16",
     }
     if fp8:
-        found["quantization_config"] = {
-            "activation_scheme": "dynamic",
-            "fmt": "e4m3",
-            "quant_method": "fp8",
-            "weight_block_size": [BLOCK, BLOCK],
-        }
+        found["quantization_config"] = fp8_section(BLOCK)
     return found
 
 

@@ -146,15 +146,10 @@ def forward(
 ) -> Forward:
     """Predict from (batch, tokens + 1) ids; the last column is seen by multi-token prediction alone.
 
-    Parameters
-    ----------
-    mtp : int
-        How many sequences, from the first, go through multi-token prediction.
-    capacity : float, optional
-        Places of an expert, as a multiple of its even share of the tokens; a token that finds none goes by.
-        All tokens through all experts where not given: slower in training, and never a token lost.
-    linear
-        How activations meet the weights that a release keeps in FP8.
+    So many sequences as `mtp`, from the first, go through multi-token prediction. `capacity` are the places
+    of an expert, as a multiple of its even share of the tokens; a token that finds none goes by. Without it
+    all tokens go through all experts: slower in training, and never a token lost. `linear` is how activations
+    meet the weights that a release keeps in FP8.
     """
     block = partial(_block, sizes=sizes, capacity=capacity, linear=linear)
     x = w["model.embed_tokens.weight"][ids[:, :-1]]

@@ -108,6 +108,18 @@ _QUARK = {
 }
 
 
+def fp8_section(side: int, *, ue8m0: bool = False) -> dict[str, Any]:
+    """Section of a release in E4M3, with a scale for each square block of weights."""
+    powers = {"scale_fmt": "ue8m0"} if ue8m0 else {}
+    return {
+        "activation_scheme": "dynamic",
+        "fmt": "e4m3",
+        "quant_method": "fp8",
+        **powers,
+        "weight_block_size": [side, side],
+    }
+
+
 class GroupScheme(NamedTuple):
     """One of compressed-tensors' ``config_groups``, as far as it is about weights."""
 

@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from .._arrays import Array
+from ..checkpoint.declared import fp8_section
 from ..model.config import Config
 from ..model.fitting import is_quantized
 from ..model.model import Model
@@ -164,12 +165,7 @@ def model_files(model: Model, recipe: Recipe) -> tuple[dict[str, Any], dict[str,
         tensors[key] = held.codes
         tensors[f"{key}_scale_inv"] = held.weight_scale_inv()
     if released:
-        config["quantization_config"] = {
-            "activation_scheme": "dynamic",
-            "fmt": "e4m3",
-            "quant_method": "fp8",
-            "weight_block_size": [128, 128],
-        }
+        config["quantization_config"] = fp8_section(128)
         if getattr(recipe.weights, "scale", "") == "ue8m0":
             config["quantization_config"]["scale_fmt"] = "ue8m0"
     return config, tensors
