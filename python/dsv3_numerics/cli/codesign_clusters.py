@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from .codesign_options import finish, numbers, on_machine, outputs
+from .options import PATH
 
 
 @click.command("routing")
@@ -17,8 +18,8 @@ from .codesign_options import finish, numbers, on_machine, outputs
 @click.option("--nodes", type=int, default=8, show_default=True, help="Nodes that share the experts.")
 @click.option("--limit", type=int, metavar="M", help="Nodes that a token may go to: simulated.")
 @click.option("--uniform", is_flag=True, help="Only the exact figures of uniform routing.")
-@click.option("--routing", "trace", type=click.Path(path_type=Path), metavar="FILE.npy", help="A trace.")
-@click.option("--model", type=click.Path(path_type=Path), metavar="FOLDER", help="Run it, and see its gates.")
+@click.option("--routing", "trace", type=PATH, metavar="FILE.npy", help="A trace.")
+@click.option("--model", type=PATH, metavar="FOLDER", help="Run it, and see its gates.")
 @click.option("--demo", is_flag=True, help="Run the trained model of the package.")
 @click.option("--gpus", type=int, default=8, show_default=True, help="GPUs a node.")
 @click.option("--tokens", type=int, default=20_000, show_default=True, help="Tokens drawn (at most 512 run).")
@@ -62,8 +63,8 @@ def _content(model: Any) -> Any:
 
 
 @click.command("eplb")
-@click.option("--load", type=click.Path(path_type=Path), metavar="FILE", help="CSV, npy or JSON.")
-@click.option("--model", type=click.Path(path_type=Path), metavar="FOLDER", help="Run it, and count.")
+@click.option("--load", type=PATH, metavar="FILE", help="CSV, npy or JSON.")
+@click.option("--model", type=PATH, metavar="FOLDER", help="Run it, and count.")
 @click.option("--demo", is_flag=True, help="Run the trained model of the package.")
 @click.option("--tokens", type=int, default=512, show_default=True, help="Tokens that run.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from .codesign_options import CONFIG, MTP, finish, integers, numbers, on_machine, outputs, recipe_formats
+from .options import PATH, files_option
 
 
 @click.command("kv")
@@ -149,7 +150,7 @@ def roofline_command(
 
 @click.command("mtp")
 @click.option("--accept", metavar="P[,P]", help="Acceptance of a draft, of each place or of all.")
-@click.option("--from", "run", type=click.Path(path_type=Path), metavar="RUN.json", help="Counts of a run.")
+@click.option("--from", "run", type=PATH, metavar="RUN.json", help="Counts of a run.")
 @click.option("--depth", type=int, help="Drafts a step  [default: as many as --accept has]")
 @click.option("--cost", type=float, default=0.0, show_default=True, help="Of a draft, in steps.")
 @click.option("--bytes-share", type=float, default=0.5, show_default=True, help="Of a step's time, mixed.")
@@ -179,15 +180,11 @@ def mtp_command(
 @on_machine
 @click.option("--recipe", default="deepseek_v3", show_default=True, metavar="NAME|FILE.json")
 @click.option("--vary", metavar="dispatch,combine,cache", help="[default: what the errors cover]")
-@click.option(
-    "--errors",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Results of experiment combine, or of sensitivity (repeatable: one a recipe).",
+@files_option(
+    "--errors", "FILE", "Results of experiment combine, or of sensitivity (repeatable: one a recipe)."
 )
 @click.option("--data", default="normal", show_default=True, help="Kind of data, of experiment combine.")
-@click.option("--model", type=click.Path(path_type=Path), metavar="FOLDER", help="Measure on its logits.")
+@click.option("--model", type=PATH, metavar="FOLDER", help="Measure on its logits.")
 @click.option("--demo", is_flag=True, help="Measure them on the trained model of the package.")
 @click.option("--ids", "count", type=int, default=128, show_default=True, help="Tokens that --model runs.")
 @click.option("--tokens", type=int, default=32, show_default=True, help="Of a device and micro-batch.")

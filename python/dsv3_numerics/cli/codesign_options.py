@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .console import make_console, makeable, writable
+from .options import PATH, Command
 
 if TYPE_CHECKING:
     from ..codesign import Answer
@@ -19,16 +20,13 @@ _TOO_LONG = {"map", "count", "error_of", "distribution", "printed", "bytes_sent"
 _TOO_LONG_OF_PAPER = {"how"}
 _TEXTS = {"format", "dispatch", "combine", "cache", "bound_by", "policy", "source"}
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
 
 def outputs(function: Command) -> Command:
     """Add the options of every part."""
     json_option = click.option("--json", "as_json", is_flag=True, help="JSON to standard output.")
-    kind = click.Path(path_type=Path)
     out = click.option(
         "--out",
-        type=kind,
+        type=PATH,
         callback=makeable,
         metavar="DIR",
         help="Also write CSV, JSON, report.md and plots.",

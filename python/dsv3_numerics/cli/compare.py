@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .console import ensure_place, error_text, json_option, print_json, progress_bar, writable_file
+from .console import ensure_place, error_text, print_json, progress_bar, writable_file
+from .options import PATH, files_option, json_option
 from .splitting import part_done, split_of, split_options
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ class BadInput(click.ClickException):
 
 
 @click.command("compare")
-@click.argument("a", type=click.Path(path_type=Path))
-@click.argument("b", type=click.Path(path_type=Path))
+@click.argument("a", type=PATH)
+@click.argument("b", type=PATH)
 @click.option(
     "--quantized",
     metavar="X,CODES,SCALES",
@@ -43,17 +44,15 @@ class BadInput(click.ClickException):
 @click.option(
     "--model", "as_model", is_flag=True, help="Layers, experts and next tokens of two dumps of one model."
 )
-@click.option(
+@files_option(
     "--noise",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="DUMP",
-    help="Dump of A's side that differs by chance; two or more make the noise floor of --model.",
+    "DUMP",
+    "Dump of A's side that differs by chance; two or more make the noise floor of --model.",
 )
-@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a one-page report too.")
+@click.option("--html", type=PATH, metavar="FILE", help="Write a one-page report too.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="DIR",
     help="Write compare.json, compare.txt and compare.html into a folder.",
 )

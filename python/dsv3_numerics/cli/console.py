@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
@@ -126,32 +126,6 @@ def make_console(*, quiet: bool = False) -> Console:
     from rich.console import Console
 
     return Console(quiet=quiet) if sys.stdout.isatty() else Console(width=120, quiet=quiet)
-
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def json_option(command: Command) -> Command:
-    """Add ``--json`` to a verb."""
-    return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
-
-
-def glob_options(what: str) -> Callable[[Command], Command]:
-    """Add ``--include`` and ``--exclude`` to a verb, for names of such things."""
-
-    def add(command: Command) -> Command:
-        for name, text in (("--exclude", "No"), ("--include", "Only")):
-            told = f"{text} {what} whose name matches; may be repeated."
-            command = click.option(name, multiple=True, metavar="GLOB", help=told)(command)
-        return command
-
-    return add
-
-
-def missing_scale_option(command: Command) -> Command:
-    """Add ``--missing-scale`` to a verb."""
-    told = "1: FP8 codes without any scale are the numbers themselves."
-    return click.option("--missing-scale", type=click.Choice(["1"]), help=told)(command)
 
 
 LONGEST = 2000

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .console import glob_options, json_option, missing_scale_option, print_json, progress_bar, resumable
+from .console import print_json, progress_bar, resumable
+from .options import PATH, glob_options, json_option, missing_scale_option, threads_option
 from .splitting import part_done, split_of, split_options
 
 if TYPE_CHECKING:
@@ -16,14 +17,12 @@ if TYPE_CHECKING:
 
 
 @click.command("convert")
-@click.argument("src", metavar="SRC", type=click.Path(path_type=Path))
-@click.argument("dst", metavar="DST", type=click.Path(path_type=Path))
+@click.argument("src", metavar="SRC", type=PATH)
+@click.argument("dst", metavar="DST", type=PATH)
 @click.option("--to", required=True, metavar="FORM", help="Form of the weights: see below.")
 @click.option("--dialect", metavar="NAME", help="Whose layout low-precision weights get: see below.")
 @glob_options("weights")
-@click.option(
-    "--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads  [default: CPUs, at most 8]"
-)
+@threads_option("CPUs, at most 8")
 @click.option("--verify", is_flag=True, help="Read every file again and compare before it gets its name.")
 @click.option("--resume", is_flag=True, help="Go on with a run that was stopped; a finished one stays.")
 @missing_scale_option

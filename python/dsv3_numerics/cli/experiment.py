@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .console import json_option, keeping, leave, make_console, print_json, progress_bar, results_folder
+from .console import keeping, leave, make_console, print_json, progress_bar, results_folder
+from .options import PATH, json_option, threads_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,15 +19,13 @@ if TYPE_CHECKING:
 
 @click.command("experiment")
 @click.argument("name", required=False)
-@click.option(
-    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Output folder  [default: experiment-NAME]"
-)
+@click.option("--out", type=PATH, metavar="DIR", help="Output folder  [default: experiment-NAME]")
 @click.option(
     "--seed", type=click.IntRange(0), default=0, metavar="N", help="Seed for all random numbers  [default: 0]"
 )
 @click.option("--quick", is_flag=True, help="Small sizes: seconds, to see that it works.")
 @click.option("--overwrite", is_flag=True, help="Replace other results in the output folder.")
-@click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads  [default: all CPUs]")
+@threads_option("all CPUs")
 @json_option
 def experiment_command(
     name: str | None,

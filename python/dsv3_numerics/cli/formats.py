@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .console import json_option, make_console, print_json
+from .console import make_console, print_json
+from .options import json_option
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from .console import ensure_place, json_option, print_json, progress_bar
+from .console import ensure_place, print_json, progress_bar
+from .options import PATH, json_option
 from .splitting import not_split
 
 _WORDS = ("list", "suite", "verify")
@@ -16,10 +17,8 @@ _WORDS = ("list", "suite", "verify")
 
 @click.command("golden")
 @click.argument("operation")
-@click.argument("folder", required=False, type=click.Path(path_type=Path))
-@click.option(
-    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder  [default: golden-OPERATION]"
-)
+@click.argument("folder", required=False, type=PATH)
+@click.option("--out", type=PATH, metavar="DIR", help="Folder  [default: golden-OPERATION]")
 @click.option(
     "--for", "suite", metavar="PROJECT", help="With `suite`: deepgemm, vllm, deepep, flashmla, blackwell."
 )

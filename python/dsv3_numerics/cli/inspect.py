@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .console import glob_options, make_console, missing_scale_option
+from .console import make_console
+from .options import PATH, glob_options, missing_scale_option
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,7 +21,7 @@ _EXAMPLES = 3  # of each kind of problem
 
 
 @click.command("inspect")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=PATH)
 @click.option("--scales", is_flag=True, help="Read all scales: NaN, infinite, negative, zero; their range.")
 @glob_options("tensors")
 @missing_scale_option

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .console import json_option, print_json, progress_bar, resumable
+from .console import print_json, progress_bar, resumable
+from .options import PATH, json_option
 from .splitting import part_done, split_of, split_options
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _PART = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
 
 
 @click.command("make")
-@click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="FOLDER", type=PATH)
 @click.option(
     "--config",
     "config",

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from .console import json_option
+from .options import PATH, json_option
 
 
 @click.command("merge")
-@click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="FOLDER", type=PATH)
 @json_option
 def merge_command(folder: Path, as_json: bool) -> None:
     """Put together what several runs with --part did, and write what comes last.

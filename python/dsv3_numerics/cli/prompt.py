@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from .._regular import read_small_text
-from .console import Command
+from .options import Command
 
 _NUMBER = re.compile(r"[+-]?[0-9]{1,40}")
 _REASON = 200  # characters of another package's message that are passed on

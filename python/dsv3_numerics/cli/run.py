@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .console import json_option, make_console, print_json, progress_bar, writable_file
+from .console import make_console, print_json, progress_bar, writable_file
+from .options import PATH, json_option
 from .prompt import Words, parse_ids, prompt_options
 from .run_output import Wanted, keeping, matching, metadata, renamed, write
 
@@ -23,7 +24,7 @@ _DEMO_TEMPERATURE = 0.7
 
 
 @click.command("run")
-@click.argument("path", metavar="PATH", required=False, type=click.Path(path_type=Path))
+@click.argument("path", metavar="PATH", required=False, type=PATH)
 @click.option("--demo", is_flag=True, help="Run tiny-austen, the trained model that comes with the package.")
 @prompt_options("PATH")
 @click.option(
@@ -62,7 +63,7 @@ _DEMO_TEMPERATURE = 0.7
     show_default=True,
     help="hf: names and axes of transformers' modules, where there is one.",
 )
-@click.option("--out", type=click.Path(path_type=Path), metavar="F", help="Write logits and traces to F.")
+@click.option("--out", type=PATH, metavar="F", help="Write logits and traces to F.")
 @click.option("--overwrite", is_flag=True, help="Replace F if it is there.")
 @json_option
 def run_command(

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .console import ensure_place, json_option, keeping, leave, make_console, print_json, progress_bar
+from .console import ensure_place, keeping, leave, make_console, print_json, progress_bar
+from .options import PATH, json_option, threads_option
 from .prompt import Words, demo_prompt, parse_ids, prompt_options
 from .splitting import part_done, split_of, split_options
 
@@ -26,7 +27,7 @@ VERB = "sensitivity"
 
 
 @click.command("sensitivity")
-@click.argument("path", metavar="MODEL", required=False, type=click.Path(path_type=Path))
+@click.argument("path", metavar="MODEL", required=False, type=PATH)
 @click.option(
     "--demo", is_flag=True, help="The trained model that comes along; nothing is written without --out."
 )
@@ -48,11 +49,9 @@ VERB = "sensitivity"
     metavar="N",
     help="Perturbed runs used to estimate the noise floor.",
 )
-@click.option(
-    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Output folder  [default: sensitivity-NAME]"
-)
+@click.option("--out", type=PATH, metavar="DIR", help="Output folder  [default: sensitivity-NAME]")
 @click.option("--restart", is_flag=True, help="Begin anew: remove the parts that the folder holds.")
-@click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads  [default: all CPUs]")
+@threads_option("all CPUs")
 @split_options
 @json_option
 def sensitivity_command(
@@ -127,7 +126,7 @@ def sensitivity_command(
         told = f"{len(result.parts)} parts are done already, {len(prepared.jobs)} to do"
         console.print(told, markup=False, highlight=False)
     opener = None if path is None else _opener(path, chosen, recipe, **choices)
-    _measure(prepared, threads, split, opener, folder)
+    _measure(prepared, threads, split.within(opener, folder))
     if split.part is not None and folder is not None and not result.partial:
         part_done(folder, split.part, "its parts are kept")
         return
@@ -196,25 +195,23 @@ def _opener(
     return SensitivityOf(str(path.absolute()), rows, recipe.to_json(), only, absorbed, perturbations)
 
 
-def _measure(
-    prepared: Prepared, threads: int | None, split: Split, opener: SensitivityOf | None, folder: Path | None
-) -> None:
+def _measure(prepared: Prepared, threads: int | None, split: Split) -> None:
     """Do what is left with a progress bar; interrupted, the result says so and keeps what is done."""
     from ..sensitivity import execute
 
     result = prepared.result
-    with progress_bar() as progress, keeping(result), _journal(prepared, split, opener, folder):
-        execute(prepared, threads=threads, progress=progress, split=split, opener=opener, folder=folder)
+    with progress_bar() as progress, keeping(result), _journal(prepared, split):
+        execute(prepared, threads=threads, progress=progress, split=split)
 
 
 @contextmanager
-def _journal(
-    prepared: Prepared, split: Split, opener: SensitivityOf | None, folder: Path | None
-) -> Iterator[None]:
+def _journal(prepared: Prepared, split: Split) -> Iterator[None]:
     """Hold the journal of a part, which says to `merge` what it is a part of; results are in ``parts``."""
+    from ..sensitivity.running import SensitivityOf
     from ..tasks.journal import open_journal
 
-    if split.part is None or folder is None or opener is None:
+    opener, folder = split.opener, split.folder
+    if split.part is None or folder is None or not isinstance(opener, SensitivityOf):
         yield
         return
     result = prepared.result

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
+from .options import Command
+
 if TYPE_CHECKING:
     from ..tasks.plan import Split
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def split_options(command: Command) -> Command:

@@ -9,16 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .console import (
-    glob_options,
-    json_option,
-    keeping,
-    leave,
-    make_console,
-    missing_scale_option,
-    progress_bar,
-    results_folder,
-)
+from .console import keeping, leave, make_console, progress_bar, results_folder
+from .options import PATH, glob_options, json_option, missing_scale_option, threads_option
 from .prompt import Words, demo_prompt, parse_ids, prompt_options
 from .splitting import part_done, split_of, split_options
 
@@ -37,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @click.command("study")
-@click.argument("inputs", nargs=-1, metavar="INPUT...", type=click.Path(path_type=Path))
+@click.argument("inputs", nargs=-1, metavar="INPUT...", type=PATH)
 @click.option(
     "--demo", is_flag=True, help="Study all-MiniLM-L6-v2 (or a synthetic set, if it is not installed)."
 )
@@ -60,18 +52,16 @@ if TYPE_CHECKING:
 @click.option(
     "--against",
     metavar="ORIGINAL",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Compare INPUT, a quantized checkpoint, with the original that it was made from.",
 )
 @missing_scale_option
 @click.option("--scheme", "-s", "schemes", multiple=True, metavar="S", help="A scheme; repeat it for more.")
 @glob_options("tensors (operations)")
-@click.option(
-    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Output folder  [default: study-NAME]"
-)
+@click.option("--out", type=PATH, metavar="DIR", help="Output folder  [default: study-NAME]")
 @click.option("--resume", is_flag=True, help="Go on with a study that was stopped; a finished one stays.")
 @click.option("--overwrite", is_flag=True, help="Replace other results in the output folder.")
-@click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads  [default: all CPUs]")
+@threads_option("all CPUs")
 @split_options
 @json_option
 def study_command(
@@ -325,9 +315,7 @@ def _of_files(
                 threads=threads,
                 progress=progress,
                 journal=journal,
-                split=split,
-                opener=of_files,
-                folder=folder,
+                split=split.within(of_files, folder),
             )
 
     return study, title, work, of_files

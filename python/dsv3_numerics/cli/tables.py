@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from .console import json_option, make_console, print_json
+from .console import make_console, print_json
+from .options import json_option
 
 
 @click.command("accumulators")
