@@ -50,8 +50,8 @@ def study(source: Path, way: Way, folder: Path) -> int:
     of_files = StudyOfFiles((str(source),), SCHEMES)
     found, items = of_files.prepare()
     folder.mkdir()
-    how: dict[str, Any] = {"split": Split.of(None, dask), "opener": of_files, "folder": folder}
-    of_files.execute(found, items, threads=threads, **(how if dask else {}))
+    split = Split.of(None, dask).within(of_files, folder)
+    of_files.execute(found, items, threads=threads, split=split)
     return int(found.settings["elements_selected"]) * len(SCHEMES)
 
 

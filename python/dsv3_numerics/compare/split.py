@@ -58,7 +58,7 @@ class PairComparer:
     Raises
     ------
     ValueError
-        No name in common.
+        As for `Matched`.
     """
 
     def __init__(self, of: ComparisonOf, left: Tensors, right: Tensors) -> None:
@@ -126,5 +126,5 @@ def compare_split(
         ) as journal:
             todo = [task for task in split.tasks(worker.tasks) if task.name not in journal.done]
             meter = Meter(progress, sum(task.cost for task in todo))
-            split.perform(worker, of, todo, folder, meter.advance, journal.note)
+            split.within(of, folder).perform(worker, todo, meter.advance, journal.note)
             return None if split.part is not None else worker.assembled(journal.done)

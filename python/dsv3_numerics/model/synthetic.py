@@ -24,7 +24,7 @@ from .._atomic import PartialFile, ensure_space, is_temporary, replacing
 from .._progress import Meter, Progress
 from ..checkpoint.conversion.families import in_recipe
 from ..checkpoint.conversion.plan import to_json
-from ..checkpoint.declared import CONFIG_NAME
+from ..checkpoint.declared import CONFIG_NAME, fp8_section
 from ..checkpoint.index import INDEX_NAME
 from ..checkpoint.scan import SCALE_SUFFIX
 from ..checkpoint.selection import selected
@@ -202,7 +202,7 @@ def _make(
         opener = None if split.part is not None else arguments
 
         def perform(finished: Finished) -> None:
-            split.perform(maker, opener, todo, target, meter.advance, finished)
+            split.within(opener, target).perform(maker, todo, meter.advance, finished)
 
         if split.part is not None:
             # which says to `merge` what this is; the files themselves say what is done
@@ -345,14 +345,7 @@ def _config(config: Config, kind: Kind) -> dict[str, Any]:
         "torch_dtype": "bfloat16",
     }
     if kind != "bf16":
-        powers = {"scale_fmt": "ue8m0"} if kind == "ue8m0" else {}
-        found["quantization_config"] = {
-            "activation_scheme": "dynamic",
-            "fmt": "e4m3",
-            "quant_method": "fp8",
-            **powers,
-            "weight_block_size": [SIDE, SIDE],
-        }
+        found["quantization_config"] = fp8_section(SIDE, ue8m0=kind == "ue8m0")
     return found
 
 

@@ -19,7 +19,7 @@ from ..model import Config, Model, Recipe, random_weights
 from ..report.files import json_ready
 from ..report.running import recorded
 from ..tasks.plan import HERE, Split
-from ..tasks.task import Facts, Finished, Moved, Opener, Task
+from ..tasks.task import Facts, Finished, Moved, Task
 from .forward import Subject
 from .identity import about
 from .measuring import MEASURES
@@ -128,13 +128,7 @@ def _cost(model: Model, part: str, variant: Variant) -> float:
 
 
 def execute(
-    prepared: Prepared,
-    *,
-    threads: int | None = None,
-    progress: Progress | None = None,
-    split: Split = HERE,
-    opener: Opener | None = None,
-    folder: Path | None = None,
+    prepared: Prepared, *, threads: int | None = None, progress: Progress | None = None, split: Split = HERE
 ) -> None:
     """Do what is left; if interrupted, the result (and the folder) hold the parts that were finished.
 
@@ -145,7 +139,7 @@ def execute(
         Threads for this run; the figures do not depend on it.
     progress : callable, optional
     split : Split
-        By whom it is done; workers elsewhere open it with `opener`, and all see `folder`.
+        By whom it is done.
     """
     result, jobs, _, kept, _ = prepared
     worker = PartWorker(prepared)
@@ -160,7 +154,7 @@ def execute(
         result.parts[job.part, job.variant.name] = facts
 
     with recorded(result, threads):
-        split.perform(worker, opener, todo, folder, meter.advance, finished)
+        split.perform(worker, todo, meter.advance, finished)
 
 
 class PartWorker:

@@ -14,14 +14,13 @@ import numpy as np
 
 from .._progress import Progress
 from ..checkpoint import Skipped, Tensor
-from ..checkpoint.selection import selected
 from ..schemes import OwnScheme
 from .metrics import FIELDS, add_into, empty_row, sums_of
 from .result import StudyData, TensorResult
 from .saved import Study
 from .slabs import SLAB_ELEMENTS, plan
 from .state import StudyWorker
-from .sweep import Advance, NotFinite, count_bad, finite, gather, sweep
+from .sweep import Advance, NotFinite, Selection, count_bad, finite, gather, sweep
 
 
 def _stored(x: object) -> object:
@@ -86,29 +85,22 @@ def run_against(
     >>> found.kinds, found.totals()[0].pooled.bits_per_element, 50 < found.totals()[0].sqnr_db < 60
     (('bfloat16',), 16.0, True)
     """
-    study, pairs = prepare_against(
-        quantized, original, include=include, exclude=exclude, missing_scale=missing_scale
-    )
+    study, pairs = prepare_against(quantized, original, Selection(include, exclude, missing_scale))
     sweep(study, pair_worker(study, pairs, slab_elements), threads=threads, progress=progress)
     return study
 
 
 def prepare_against(
-    quantized: str | Path,
-    original: str | Path,
-    *,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    missing_scale: float | None = None,
+    quantized: str | Path, original: str | Path, selection: Selection
 ) -> tuple[Study, list[Pair]]:
     """Make an empty study and the pairs that it is to be of; raises as `run_against` does."""
-    mine, theirs = gather(quantized, missing_scale), gather(original, missing_scale)
+    mine, theirs = (gather(path, selection.missing_scale) for path in (quantized, original))
     others = {tensor.name: tensor for tensor in theirs.tensors}
     reasons = {entry.name: entry for entry in theirs.skipped}
     pairs: list[Pair] = []
-    skipped = [entry for entry in mine.skipped if selected(entry.name, include, exclude)]
+    skipped = [entry for entry in mine.skipped if selection.takes(entry.name)]
     for tensor in mine.tensors:
-        if not selected(tensor.name, include, exclude):
+        if not selection.takes(tensor.name):
             continue
         other = others.pop(tensor.name, None)
         if other is None:
@@ -122,7 +114,7 @@ def prepare_against(
             pairs.append(Pair(tensor, other))
     known = {entry.name for entry in skipped}
     for name, other in others.items():
-        if selected(name, include, exclude) and name not in known:
+        if selection.takes(name) and name not in known:
             group = "only in the original"
             skipped.append(Skipped(name, group, other.size, group))
     if not pairs:
@@ -131,9 +123,7 @@ def prepare_against(
         "inputs": [str(quantized)],
         "against": str(original),
         "schemes": [str(STORED)],
-        "include": list(include),
-        "exclude": list(exclude),
-        **({} if missing_scale is None else {"missing_scale": missing_scale}),
+        **selection.settings(),
         "tensors_selected": len(pairs),
         "elements_selected": sum(pair.stored.size for pair in pairs),
     }

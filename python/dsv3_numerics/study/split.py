@@ -14,7 +14,7 @@ from .against import pair_worker, prepare_against
 from .saved import Study
 from .slabs import SLAB_ELEMENTS
 from .state import StudyWorker
-from .sweep import prepare, sweep, tensor_worker
+from .sweep import Selection, prepare, sweep, tensor_worker
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class StudyOfFiles:
 
     def prepare(self) -> tuple[Study, list[Any]]:
         """Make an empty study, and what it is to be of; raises as `study.run` does."""
-        chosen = {"include": self.include, "exclude": self.exclude}
+        selection = Selection(self.include, self.exclude, self.missing_scale)
         if self.against is None:
-            return prepare(self.inputs, self.schemes, missing_scale=self.missing_scale, **chosen)
-        return prepare_against(self.inputs[0], self.against, missing_scale=self.missing_scale, **chosen)
+            return prepare(self.inputs, self.schemes, **selection._asdict())
+        return prepare_against(self.inputs[0], self.against, selection)
 
     def execute(self, study: Study, items: list[Any], **how: Any) -> None:
         """Do the study, or the part of it that is asked for; see `sweep.sweep`."""

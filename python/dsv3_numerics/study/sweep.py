@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,7 @@ from ..report.running import recorded
 from ..schemes import OwnScheme, Scheme
 from ..tasks.journal import Journal
 from ..tasks.plan import HERE, Split
-from ..tasks.task import Facts, Opener, Task
+from ..tasks.task import Facts, Task
 from .metrics import FIELDS, Metrics, add_into, empty_row, sums_of
 from .result import StudyData, TensorResult
 from .saved import Study
@@ -155,6 +155,23 @@ def measure(x: npt.ArrayLike, scheme: str | Scheme) -> Metrics:
     return Metrics.of(study.tensors[0].sums[0])
 
 
+class Selection(NamedTuple):
+    """Tensors that a study is of: globs of names, and the scale of codes that have none."""
+
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    missing_scale: float | None = None
+
+    def takes(self, name: str) -> bool:
+        """Tell whether a tensor is selected."""
+        return selected(name, self.include, self.exclude)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a result says of it."""
+        scale = {} if self.missing_scale is None else {"missing_scale": self.missing_scale}
+        return {"include": list(self.include), "exclude": list(self.exclude), **scale}
+
+
 def prepare(
     inputs: Inputs,
     schemes: Iterable[str | Scheme],
@@ -165,9 +182,10 @@ def prepare(
 ) -> tuple[Study, list[Tensor]]:
     """Make an empty study and the tensors that it is to be of; raises as `run` does."""
     chosen = choose(schemes)
+    selection = Selection(include, exclude, missing_scale)
     source = gather(inputs, missing_scale)
-    tensors = [t for t in source.tensors if selected(t.name, include, exclude)]
-    skipped = [s for s in source.skipped if selected(s.name, include, exclude)]
+    tensors = [t for t in source.tensors if selection.takes(t.name)]
+    skipped = [s for s in source.skipped if selection.takes(s.name)]
     if not tensors and not skipped:
         some = ", ".join(t.name for t in source.tensors[:3])
         raise ValueError(
@@ -176,9 +194,7 @@ def prepare(
     settings = {
         "inputs": list(inputs) if isinstance(inputs, Mapping) else [str(p) for p in _paths(inputs)],
         "schemes": [str(s) for s in chosen],
-        "include": list(include),
-        "exclude": list(exclude),
-        **({} if missing_scale is None else {"missing_scale": missing_scale}),
+        **selection.settings(),
         "tensors_selected": len(tensors),
         "elements_selected": sum(t.size for t in tensors),
     }
@@ -215,13 +231,10 @@ def sweep(
     progress: Progress | None = None,
     journal: Journal | None = None,
     split: Split = HERE,
-    opener: Opener | None = None,
-    folder: Path | None = None,
 ) -> None:
     """Do the tasks of a study that are left, and put together what is done, however it ends.
 
-    Tasks that the journal holds are not done again. `split` says by whom the work is done: workers elsewhere
-    open it with `opener`, and all see `folder`.
+    Tasks that the journal holds are not done again. `split` says by whom the work is done.
     """
     done = {} if journal is None else journal.done
     mine = split.tasks(worker.tasks)
@@ -238,7 +251,7 @@ def sweep(
 
     try:
         with recorded(study, threads):
-            split.perform(worker, opener, todo, folder, meter.advance, finished)
+            split.perform(worker, todo, meter.advance, finished)
     finally:
         assemble(study, mine, done)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .task import Finished, Moved, Opener, Task, Worker, digest
@@ -68,11 +68,17 @@ class Split:
         Workers of Dask: the address of a scheduler, a scheduler's file, or ``local:N``.
     merge : bool
         By nobody: all are done, and what follows them is left.
+    opener : Opener or None
+        Arguments from which workers elsewhere open the same worker.
+    folder : Path or None
+        Where all machines write.
     """
 
     part: Part | None = None
     dask: str | None = None
     merge: bool = False
+    opener: Opener | None = None
+    folder: Path | None = None
 
     @classmethod
     def of(cls, part: str | None, dask: str | None) -> Split:
@@ -100,26 +106,18 @@ class Split:
         """Return those of a plan that this run is to do."""
         return self.part.of(tasks) if self.part is not None else list(tasks)
 
-    def perform(
-        self,
-        worker: Worker,
-        opener: Opener | None,
-        todo: Sequence[Task],
-        folder: Path | None,
-        moved: Moved,
-        finished: Finished,
-    ) -> None:
+    def within(self, opener: Opener | None, folder: Path | None) -> Split:
+        """Return the same, with what workers elsewhere need."""
+        return replace(self, opener=opener, folder=folder)
+
+    def perform(self, worker: Worker, todo: Sequence[Task], moved: Moved, finished: Finished) -> None:
         """Do tasks.
 
         Parameters
         ----------
         worker : Worker
             Of this process.
-        opener : Opener or None
-            Of workers elsewhere.
         todo : sequence of Task
-        folder : Path or None
-            Where all machines write.
         moved, finished : callable
 
         Raises
@@ -138,11 +136,11 @@ class Split:
         if self.dask is None:
             worker.run(todo, moved, finished)
             return
-        if opener is None or folder is None:
+        if self.opener is None or self.folder is None:
             raise ValueError("dask: found arrays in memory, expected files that all workers can read")
         from .cluster import run
 
-        run(self.dask, opener, digest(worker.tasks), todo, folder, moved, finished)
+        run(self.dask, self.opener, digest(worker.tasks), todo, self.folder, moved, finished)
 
 
 HERE = Split()

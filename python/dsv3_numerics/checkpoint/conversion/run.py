@@ -373,7 +373,7 @@ class _Run:
             self.resumed = len(mine) - len(tasks)
             others = [(file, size) for file, size in others if _size(self._target / file) != size]
             self._ensure_space(sum(size for _, size in others))
-            split.perform(writer, self._arguments, tasks, self._target, self._moved, journal.note)
+            split.within(self._arguments, self._target).perform(writer, tasks, self._moved, journal.note)
             self.facts = {task.name: journal.done[task.name] for task in mine}
             if split.part is None:
                 for file, _ in others:
