@@ -96,17 +96,13 @@ def to_packed_ue8m0(scales: ArrayLike) -> NDArray[np.int32]:
     Returns
     -------
     ndarray of int32, shape (..., ceil(groups / 4), 4 * ceil(mn / 4)), C order
-        The memory of DeepGEMM's MN-major tensor. Byte i of a word, from the low end, is group ``4 j + i``;
-        zeros fill groups and rows up.
+        The memory of DeepGEMM's ``get_mn_major_tma_aligned_packed_ue8m0_tensor``. Byte i of a word, from the
+        low end, is group ``4 j + i``; zeros fill groups and rows up.
 
     Raises
     ------
     TypeError, ValueError
         Another dtype; fewer than two axes; float32 that are no such powers of two.
-
-    Notes
-    -----
-    Source: DeepGEMM, ``get_mn_major_tma_aligned_packed_ue8m0_tensor``.
 
     Examples
     --------
@@ -178,7 +174,7 @@ def to_128x4(scales: ArrayLike) -> Array:
     Raises
     ------
     TypeError, ValueError
-        Another dtype; fewer than two axes.
+        As for `to_mn_major`.
 
     Notes
     -----
@@ -211,7 +207,7 @@ def from_128x4(stored: ArrayLike, rows: int, columns: int) -> Array:
     Raises
     ------
     TypeError, ValueError
-        Another dtype; rows or columns that do not fit the stored ones.
+        As for `from_packed_ue8m0`.
 
     Examples
     --------

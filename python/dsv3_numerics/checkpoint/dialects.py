@@ -10,7 +10,7 @@ Names are templates: ``{x}`` is the weight's name, ``{m}`` the same without ``.w
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 Packing = Literal["", "nibbles", "words"]
 
@@ -188,6 +188,19 @@ _PACKED = Dialect(
     companions=_ACTIVATIONS,
 )
 
+
+def _pack_quantized(row: Dialect, fmt: str, **changes: Any) -> Dialect:
+    """Return the row of a format in compressed-tensors, where packed codes have a name of their own."""
+    return replace(
+        row,
+        name=f"compressed_tensors_{fmt}",
+        published=f"compressed-tensors {fmt}-pack-quantized",
+        methods=("compressed-tensors", None),
+        codes="{x}_packed",
+        **changes,
+    )
+
+
 DIALECTS: tuple[Dialect, ...] = (
     _DEEPSEEK_V3,
     replace(
@@ -253,24 +266,15 @@ DIALECTS: tuple[Dialect, ...] = (
         scale="{x}_scale",
     ),
     _NVFP4,
-    replace(
+    _pack_quantized(
         _NVFP4,
-        name="compressed_tensors_nvfp4",
-        published="compressed-tensors nvfp4-pack-quantized",
-        methods=("compressed-tensors", None),
-        codes="{x}_packed",
+        "nvfp4",
         second="{x}_global_scale",
         divides=True,
         companions=(*_ACTIVATIONS, "{m}.input_global_scale"),
     ),
     _QUARK_MXFP4,
-    replace(
-        _QUARK_MXFP4,
-        name="compressed_tensors_mxfp4",
-        published="compressed-tensors mxfp4-pack-quantized",
-        methods=("compressed-tensors", None),
-        codes="{x}_packed",
-    ),
+    _pack_quantized(_QUARK_MXFP4, "mxfp4"),
     Dialect(
         "gpt_oss",
         "gpt-oss MXFP4",

@@ -16,21 +16,14 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Dtype:
-    """One dtype of the file format.
-
-    Attributes
-    ----------
-    name : str
-        As safetensors spells it.
-    element : numpy.dtype
-        What an element is.
-    bits : int
-        Bits of an element in the file.
-    """
+    """One dtype of the file format."""
 
     name: str
+    "As safetensors spells it."
     element: np.dtype[Any]
+    "Dtype of an element."
     bits: int
+    "Bits of an element in the file."
 
     @property
     def packed(self) -> bool:

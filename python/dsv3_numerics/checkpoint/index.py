@@ -30,45 +30,29 @@ _JSON_LIMIT = 64 << 20  # bytes; the index of DeepSeek-V3, with 91 991 entries, 
 
 @dataclass(frozen=True)
 class Index:
-    """Content of ``model.safetensors.index.json``.
-
-    Attributes
-    ----------
-    path : Path
-        The file.
-    weight_map : mapping of str to str
-        The file of each tensor.
-    metadata : mapping
-        ``total_size`` and whatever else is there.
-    """
+    """Content of ``model.safetensors.index.json``."""
 
     path: Path
+    "The file."
     weight_map: Mapping[str, str]
+    "The file of each tensor."
     metadata: Mapping[str, Any]
+    "``total_size`` and whatever else is there."
 
 
 @dataclass(frozen=True)
 class CheckpointFiles:
-    """A checkpoint's files, by name only: none has been opened.
-
-    Attributes
-    ----------
-    folder : Path
-        Names of files are relative to it.
-    files : tuple of str
-        In order of their names.
-    index : Index or None
-    missing : tuple of str
-        Files that the names of the others say there are.
-    left_out : tuple of str
-        Files of another checkpoint in the same folder.
-    """
+    """A checkpoint's files, by name only: none has been opened."""
 
     folder: Path
+    "Names of files are relative to it."
     files: tuple[str, ...]
+    "In order of their names."
     index: Index | None = None
     missing: tuple[str, ...] = ()
+    "Files that the names of the others say there are."
     left_out: tuple[str, ...] = ()
+    "Files of another checkpoint in the same folder."
 
 
 def locate(path: Path) -> CheckpointFiles:

@@ -40,7 +40,6 @@ def fit_line(amount: ArrayLike, seconds: ArrayLike) -> Fit:
 
     Examples
     --------
-    >>> from dsv3_numerics.codesign.measured import fit_line
     >>> fit = fit_line([1.0, 2.0, 4.0], [3.0, 5.0, 9.0])
     >>> round(fit.alpha, 9), round(fit.rate, 9)
     (1.0, 0.5)

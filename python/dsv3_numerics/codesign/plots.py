@@ -126,8 +126,7 @@ def _ep(answer: Answer, canvas: Canvas) -> None:
     axes.set_yscale("log")
     axes.set_ylim(bottom=axes.get_ylim()[0] / 8)
     axes.set_xticks([1e10, 5e10, 1e11, 9e11], ["10", "50", "100", "900"])
-    axes.set_xlabel("network of a GPU, GB/s, one direction")
-    axes.set_ylabel("bound on TPOT, ms")
+    axes.set(xlabel="network of a GPU, GB/s, one direction", ylabel="bound on TPOT, ms")
     beside(axes, "dispatch / combine")
 
 
@@ -144,8 +143,7 @@ def _mtp(answer: Answer, canvas: Canvas) -> None:
     axes.plot(
         [0.8, 0.9], [1.8, 1.8], color="#555555", linewidth=4, solid_capstyle="butt", label="the paper's 1.8"
     )
-    axes.set_xlabel("acceptance of a draft")
-    axes.set_ylabel("tokens a second, relative")
+    axes.set(xlabel="acceptance of a draft", ylabel="tokens a second, relative")
     beside(axes, "a step's time is")
 
 
@@ -186,8 +184,7 @@ def _sweep(answer: Answer, canvas: Canvas) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(batches, [str(b) for b in batches])
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("users a GPU")
-    axes.set_ylabel("us a layer, stacked")
+    axes.set(xlabel="users a GPU", ylabel="us a layer, stacked")
     beside(axes)
 
 
@@ -214,8 +211,7 @@ def _roof(answer: Answer, canvas: Canvas) -> None:
         axes.annotate(", ".join(names), (at, height), (6, -12), textcoords="offset points", fontsize=8)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlabel("FLOP a byte")
-    axes.set_ylabel("FLOP/s at the bound")
+    axes.set(xlabel="FLOP a byte", ylabel="FLOP/s at the bound")
     beside(axes)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .plots import COLOURS, axes_of, beside, needed
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
     from .figures import Answer
@@ -91,17 +94,23 @@ def _overlap(answer: Answer, canvas: Canvas) -> None:
 OVERLAP_PLOTS = {"What stays exposed?": ("timeline.png", _overlap)}
 
 
+def _bars(
+    axes: Axes, which: tuple[int, int], places: Sequence[int], heights: ArrayLike, colour: str, label: str
+) -> None:
+    """Bars of one of several series (its number, and how many), which stand side by side at each place."""
+    number, count = which
+    width = 0.8 / count
+    axes.bar(np.array(places) + (number - (count - 1) / 2) * width, heights, width, color=colour, label=label)
+
+
 def _routing(answer: Answer, canvas: Canvas) -> None:
     axes = axes_of(canvas, f"How many nodes does a token go to? {answer.inputs['config']}")
-    width = 0.8 / len(answer.rows)
     for i, row in enumerate(answer.rows):
         share = 100 * np.array(row["distribution"])
-        places = np.arange(len(share)) + (i - (len(answer.rows) - 1) / 2) * width
         label = f"{row['source']}: {row['nodes_mean']:.3g} on average"
-        axes.bar(places[1:], share[1:], width, color=COLOURS[i], label=label)
+        _bars(axes, (i, len(answer.rows)), range(1, len(share)), share[1:], COLOURS[i], label)
     axes.set_xticks(range(1, len(answer.rows[0]["distribution"])))
-    axes.set_xlabel("nodes")
-    axes.set_ylabel("percent of tokens")
+    axes.set(xlabel="nodes", ylabel="percent of tokens")
     axes.legend(frameon=False)
 
 
@@ -114,14 +123,12 @@ def _eplb(answer: Answer, canvas: Canvas) -> None:
     axes = axes_of(canvas, f"How even do replicas make the GPUs? Layer {bars[worst]['layer']}")
     series = {name: values for name, values in bars[worst].items() if name != "layer"}
     mean = sum(series["before"]) / len(series["before"])
-    width = 0.8 / len(series)
     colours = ("#BBBBBB", *COLOURS)
     for i, (name, values) in enumerate(series.items()):
-        places = np.arange(len(values)) + (i - (len(series) - 1) / 2) * width
-        axes.bar(places, np.array(values) / (mean or 1), width, color=colours[i], label=name)
+        heights = np.array(values) / (mean or 1)
+        _bars(axes, (i, len(series)), range(len(values)), heights, colours[i], name)
     axes.axhline(1, color="#555555", linewidth=0.8)
-    axes.set_xlabel("GPU")
-    axes.set_ylabel("load over the mean")
+    axes.set(xlabel="GPU", ylabel="load over the mean")
     axes.legend(frameon=False)
 
 
@@ -137,8 +144,10 @@ def _cost(answer: Answer, canvas: Canvas) -> None:
             if ports == answer.inputs["ports"]:
                 axes.plot(size, price / 1e3, "o", color=COLOURS[i], markersize=9)
     axes.set_xscale("log")
-    axes.set_xlabel(f"endpoints, of switches with 8 to 128 ports; large: {answer.inputs['ports']} ports")
-    axes.set_ylabel("thousand dollars, by fitted prices of 64-port switches")
+    axes.set(
+        xlabel=f"endpoints, of switches with 8 to 128 ports; large: {answer.inputs['ports']} ports",
+        ylabel="thousand dollars, by fitted prices of 64-port switches",
+    )
     axes.set_ylim(bottom=0)
     beside(axes)
 
@@ -149,15 +158,13 @@ COST_PLOTS = {"What does an endpoint cost?": ("cost_over_endpoints.png", _cost)}
 def _flows(answer: Answer, canvas: Canvas) -> None:
     axes = axes_of(canvas, f"Does routing spread the load? Pattern {answer.inputs['pattern']}")
     found = needed(answer, "histogram")
-    width = 0.8 / len(found)
     edges = sorted({value for values, _ in found.values() for value in values})
     for i, (name, (values, counts)) in enumerate(found.items()):
-        places = np.array([edges.index(v) for v in values]) + (i - (len(found) - 1) / 2) * width
-        axes.bar(places, counts, width, color=COLOURS[i], label=f"{name}: heaviest {max(values):.4g}")
+        label = f"{name}: heaviest {max(values):.4g}"
+        _bars(axes, (i, len(found)), [edges.index(v) for v in values], counts, COLOURS[i], label)
     step = max(1, len(edges) // 20)
     axes.set_xticks(range(0, len(edges), step), [f"{value:.4g}" for value in edges[::step]])
-    axes.set_xlabel("flows on a link between switches")
-    axes.set_ylabel("links")
+    axes.set(xlabel="flows on a link between switches", ylabel="links")
     axes.legend(frameon=False)
 
 

@@ -7,6 +7,17 @@ from __future__ import annotations
 
 import re
 
+_TRACED = {
+    "attn_out": "attn",
+    "mlp_out": "mlp",
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "c_kv": "kv_a_layernorm",
+    "router_logits": "gate",
+    "shared": "shared_experts",
+}
+"""Intermediates of traces, by the modules that hand them out."""
+
 SPELLINGS: tuple[tuple[str, str, str], ...] = (
     ("msprobe", r"^Module\.", ""),
     ("transformers, vLLM, SGLang", r"^model\.(?!$)", ""),
@@ -26,13 +37,7 @@ SPELLINGS: tuple[tuple[str, str, str], ...] = (
         ".",
     ),
     ("transformers, vLLM, SGLang", r"\.self_attn$", ".attn"),
-    ("traces of this package", r"\.attn_out$", ".attn"),
-    ("traces of this package", r"\.mlp_out$", ".mlp"),
-    ("traces of this package", r"\.attn_norm$", ".input_layernorm"),
-    ("traces of this package", r"\.ffn_norm$", ".post_attention_layernorm"),
-    ("traces of this package", r"\.c_kv$", ".kv_a_layernorm"),
-    ("traces of this package", r"\.router_logits$", ".gate"),
-    ("traces of this package", r"\.shared$", ".shared_experts"),
+    *(("traces of this package", rf"\.{name}$", f".{module}") for name, module in _TRACED.items()),
     ("traces of this package", r"^final_norm$", "norm"),
     ("traces of this package", r"^logits$", "lm_head"),
     ("SGLang", r"^logits_processor$", "lm_head"),

@@ -55,6 +55,11 @@ def _number(row: Row, column: str) -> float:
     return float(value) if isinstance(value, int | float) else math.nan
 
 
+def _shown(column: str, form: Callable[[float], str]) -> Callable[[Row], str]:
+    """Cell of a pivoted table."""
+    return lambda row: form(_number(row, column))
+
+
 def tables(result: ExperimentData) -> Iterator[ReportTable]:
     """Errors by data and format; roundings of LogFMT; spans of tiles; bits; DeepEP's fallback; the sweep."""
     spans = [
@@ -79,7 +84,7 @@ def tables(result: ExperimentData) -> Iterator[ReportTable]:
         [[row[i] for i in keep] for row in rows],
         "Tiles of 128. Of all elements: each counts with its square in the SQNR, alike in the mean.",
     )
-    header, rows = pivot(result, "data", "data", "sent_as", lambda r: f"{_number(r, 'bits_per_element'):.2f}")
+    header, rows = pivot(result, "data", "data", "sent_as", _shown("bits_per_element", "{:.2f}".format))
     yield ReportTable(
         "Bits per element, as sent",
         [header[i] for i in keep],
@@ -87,9 +92,7 @@ def tables(result: ExperimentData) -> Iterator[ReportTable]:
         "With scales. LogFMT's two magnitudes per tile are float32 here; DeepEP sends them as BF16, and "
         "in BF16 the chunks that do not fit.",
     )
-    header, rows = pivot(
-        result, "bias", "density", "rounding", lambda r: _signed(_number(r, "magnitude_bias"))
-    )
+    header, rows = pivot(result, "bias", "density", "rounding", _shown("magnitude_bias", _signed))
     yield ReportTable(
         "LogFMT-8's bias at the full range of 32 octaves",
         [*header, "law, linear", "law, log"],
@@ -98,9 +101,7 @@ def tables(result: ExperimentData) -> Iterator[ReportTable]:
         "unbiased only where the density is flat; where it vanishes at the ends, log space is half as "
         "biased.",
     )
-    header, rows = pivot(
-        result, "span", "octaves", "sent_as", lambda r: _percent(_number(r, "rms_relative_error"))
-    )
+    header, rows = pivot(result, "span", "octaves", "sent_as", _shown("rms_relative_error", _percent))
     yield ReportTable(
         "Tiles of a given span: root mean square of the relative error",
         ["octaves", *header[1:]],

@@ -94,24 +94,27 @@ def _buffers(q: Quantized, count: int) -> Quantized:
 
 def fprop(arguments: dict[str, Any], given: Given) -> Tensors:
     """Make ``y = x @ w.T``."""
-    draw, recipe = given.draw, LinearRecipe.of(arguments["recipe"])
-    x, w = _numbers(draw, arguments["tokens"], arguments["k"]), _weights(draw, arguments)
+    recipe = LinearRecipe.of(arguments["recipe"])
+    x, w = _numbers(given.draw, arguments["tokens"], arguments["k"]), _weights(given.draw, arguments)
     a, b = recipe.quantize_activations(x), recipe.quantize_weights(w)
-    y = _multiplied(recipe, a, b, recipe.output_dtype)
     numbers = {"x": Tensor(x, "activations (tokens, in)"), "w": Tensor(w, "weight (out, in)")}
     sides = {**operand(a, "x", "x"), **operand(b, "w", "w")}
-    return {**numbers, **sides, "y": Tensor(y, "x @ w.T"), **_sums(a, b, recipe)}
+    return {**numbers, **sides, **_product(recipe, a, b, "y", "x @ w.T")}
 
 
 def dgrad(arguments: dict[str, Any], given: Given) -> Tensors:
     """Make ``dx = dy @ w``."""
-    draw, recipe = given.draw, LinearRecipe.of(arguments["recipe"])
-    dy, w = _numbers(draw, arguments["tokens"], arguments["n"]), _weights(draw, arguments)
+    recipe = LinearRecipe.of(arguments["recipe"])
+    dy, w = _numbers(given.draw, arguments["tokens"], arguments["n"]), _weights(given.draw, arguments)
     a, b = recipe.quantize_gradients(dy), recipe.weight_columns(w).T
-    dx = _multiplied(recipe, a, b, recipe.output_dtype)
     numbers = {"dy": Tensor(dy, "gradients (tokens, out)"), "w": Tensor(w, "weight (out, in)")}
     sides = {**operand(a, "dy", "dy"), **operand(b, "wt", "w transposed, (in, out): the same blocks")}
-    return {**numbers, **sides, "dx": Tensor(dx, "dy @ w"), **_sums(a, b, recipe)}
+    return {**numbers, **sides, **_product(recipe, a, b, "dx", "dy @ w")}
+
+
+def _product(recipe: LinearRecipe, a: Any, b: Any, name: str, told: str) -> Tensors:
+    """Return a training product of the recipe's output dtype, and its partial sums."""
+    return {name: Tensor(_multiplied(recipe, a, b, recipe.output_dtype), told), **_sums(a, b, recipe)}
 
 
 def wgrad(arguments: dict[str, Any], given: Given) -> Tensors:

@@ -148,42 +148,28 @@ REFUSED: dict[str, str] = {
 }
 """Why a ``model_type`` that a reader may expect here is none of these."""
 
-_CALLER = "how other programs load, run or serve the model"
-_TRAINING = "training only"
-_TEXT = "tokens of a tokenizer, not of the forward"
-_NAME = "a name"
-_OUTPUT = "which results another library hands out"
-
-NO_MATTER: dict[str, str] = {
-    "_attn_implementation": _CALLER,
-    "_attn_implementation_autoset": _CALLER,
-    "_name_or_path": _NAME,
-    "architectures": _NAME,
-    "auto_map": _CALLER,
-    "aux_loss_alpha": _TRAINING,
-    "bos_token_id": _TEXT,
-    "chunk_size_feed_forward": _CALLER,
-    "dtype": "the dtype in which another library loads weights; the tensors say their own",
-    "ep_size": _CALLER,
-    "experts_implementation": _CALLER,
-    "id2label": _NAME,
-    "initializer_range": _TRAINING,
-    "label2id": _NAME,
-    "moe_router_dtype": "the dtype of another library's router; recipes have a field of their own (gate)",
-    "output_attentions": _OUTPUT,
-    "output_hidden_states": _OUTPUT,
-    "output_router_logits": _OUTPUT,
-    "pad_token_id": _TEXT,
-    "pretraining_tp": _CALLER,
-    "problem_type": _TRAINING,
-    "quantization_config": "read by the checkpoint: it says how codes and scales are held",
-    "return_dict": _OUTPUT,
-    "router_aux_loss_coef": _TRAINING,
-    "seq_aux": _TRAINING,
-    "sep_token_id": _TEXT,
-    "tokenizer_class": _TEXT,
-    "torch_dtype": "the dtype in which another library loads weights; the tensors say their own",
-    "transformers_version": _NAME,
-    "use_cache": _CALLER,
+_REASONS: dict[str, tuple[str, ...]] = {
+    "how other programs load, run or serve the model": (
+        *("_attn_implementation", "_attn_implementation_autoset", "auto_map", "chunk_size_feed_forward"),
+        *("ep_size", "experts_implementation", "pretraining_tp", "use_cache"),
+    ),
+    "training only": (
+        "aux_loss_alpha",
+        "initializer_range",
+        "problem_type",
+        "router_aux_loss_coef",
+        "seq_aux",
+    ),
+    "tokens of a tokenizer, not of the forward": (
+        *("bos_token_id", "pad_token_id", "sep_token_id", "tokenizer_class"),
+    ),
+    "a name": ("_name_or_path", "architectures", "id2label", "label2id", "transformers_version"),
+    "which results another library hands out": (
+        *("output_attentions", "output_hidden_states", "output_router_logits", "return_dict"),
+    ),
+    "the dtype in which another library loads weights; the tensors say their own": ("dtype", "torch_dtype"),
+    "the dtype of another library's router; recipes have a field of their own (gate)": ("moe_router_dtype",),
+    "read by the checkpoint: it says how codes and scales are held": ("quantization_config",),
 }
+NO_MATTER = {name: reason for reason, names in _REASONS.items() for name in names}
 """Fields that cannot change a forward, each with the reason."""

@@ -61,13 +61,11 @@ _BYTE = 8
 class Identity(Scheme):
     """Numbers as they are (``none``)."""
 
+    is_identity = True
+
     @property
     def group(self) -> Group | None:
         return None
-
-    @property
-    def is_identity(self) -> bool:
-        return True
 
     def bits(self, rows: int, cols: int) -> int | None:
         return None
@@ -235,6 +233,8 @@ class Scaled(Scheme):
     rounding: str | None = None
     given: float | None = None
 
+    is_quantized = True
+
     @property
     def group(self) -> Group | None:
         return self.block
@@ -248,10 +248,6 @@ class Scaled(Scheme):
         """True: one scale, found in the numbers, is that of several rows."""
         found = self.given is None or self.scale == "nvfp4"
         return self.needs_tensor_amax or (found and self.block[0] != 1)
-
-    @property
-    def is_quantized(self) -> bool:
-        return True
 
     @property
     def uses_scale_rule(self) -> bool:
@@ -329,7 +325,7 @@ class Scaled(Scheme):
         sides = (self.block[0] or rows, self.block[1] or cols)
         if amax is None:
             amax = np.empty(scales.shape, np.float32)
-            _core.amax(flat(slab), slab.dtype.name, (1, rows, cols, *sides), amax.reshape(-1))
+            _core.amax((flat(slab), slab.dtype.name), (1, rows, cols, *sides), amax.reshape(-1))
         small = (scales <= least) & (amax > 0)
         free = rule.replace(amax_floor=0, scale_floor=0, pow2_floor=0)
         small[small] = scales_of(amax[small], free) < least if small.any() else False
@@ -493,7 +489,7 @@ def _one_amax(x: Array) -> Floats:
     rows, cols = math.prod(x.shape[:-1]), x.shape[-1]
     found = np.zeros(1, np.float32)
     if x.size:
-        _core.amax(flat(x), SOURCES[x.dtype.newbyteorder("=")], (1, rows, cols, rows, cols), found)
+        _core.amax((flat(x), SOURCES[x.dtype.newbyteorder("=")]), (1, rows, cols, rows, cols), found)
     return np.full((*x.shape[:-2], 1 if x.shape[-2] else 0, 1 if cols else 0), found[0], np.float32)
 
 

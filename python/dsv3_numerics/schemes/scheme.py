@@ -9,7 +9,7 @@ import difflib
 import math
 import re
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -97,10 +97,20 @@ class Scheme(ABC):
     1056
     """
 
+    is_identity: ClassVar[bool] = False
+    "True: numbers stay as they are."
+    is_quantized: ClassVar[bool] = False
+    "True: codes with scales, a `Quantized`, which products can take as they are."
+
     @property
     @abstractmethod
     def group(self) -> Group | None:
         """Rows and columns that share a scale (None: the whole axis); None where there are no scales."""
+
+    @property
+    def group_k(self) -> int | None:
+        """Columns that share a scale; None where all of a row do."""
+        return None if self.group is None else self.group[1]
 
     @property
     def needs_tensor_amax(self) -> bool:
@@ -113,24 +123,9 @@ class Scheme(ABC):
         return False
 
     @property
-    def is_identity(self) -> bool:
-        """True: numbers stay as they are."""
-        return False
-
-    @property
-    def is_quantized(self) -> bool:
-        """True: codes with scales, a `Quantized`, which products can take as they are."""
-        return False
-
-    @property
     def uses_scale_rule(self) -> bool:
         """True: a rule of someone's choice makes the scales, and the scheme names none."""
         return False
-
-    @property
-    def group_k(self) -> int | None:
-        """Columns that share a scale; None where all of a row do."""
-        return None if self.group is None else self.group[1]
 
     def with_rule(self, rule: str) -> Scheme:
         """Return the same, with its scales by this rule where `uses_scale_rule`."""

@@ -43,7 +43,6 @@ def location_of(name: str, kind: str) -> OpLocation:
 
     Examples
     --------
-    >>> from dsv3_numerics.sensitivity.measuring import location_of
     >>> location_of("layer3.experts.17.gate_proj", "linear")
     OpLocation(layer=3, operation='experts.*.gate_proj', kind='linear')
     """

@@ -156,7 +156,7 @@ def linear_errors(
     Raises
     ------
     ValueError, TypeError
-        As for `fprop`.
+        As for `fprop`, `dgrad` and `wgrad`.
 
     Examples
     --------
