@@ -1,8 +1,9 @@
 """The Rust core: arithmetic on flat arrays. Names, policies and documentation are in the modules above it.
 
 Arrays have one axis and are C-contiguous, aligned and native. float16, bfloat16 and code arrays cross as
-unsigned integers; `src_dtype` and `out_dtype` are "float32", "float64", "float16" or "bfloat16". A layout is
-(stack, rows, columns, rows of a block, columns of a block). Every function releases the GIL.
+unsigned integers; beside a typed array stands "float32", "float64", "float16" or "bfloat16". A layout is
+(stack, rows, columns, rows of a block, columns of a block), tiles are (rows, columns, columns of a tile), and
+how products are added is (accumulator, products between promotions or 0). Every function releases the GIL.
 """
 
 from typing import Any, TypeAlias, final
@@ -12,65 +13,15 @@ from numpy.typing import NDArray
 
 _Array: TypeAlias = NDArray[Any]
 _Float32s: TypeAlias = NDArray[np.float32]
+_Int64s: TypeAlias = NDArray[np.int64]
+_Shape: TypeAlias = tuple[int, int, int, int]
+_How: TypeAlias = tuple[str, int]
 _Layout: TypeAlias = tuple[int, int, int, int, int]
+_Typed: TypeAlias = tuple[_Array, str]
+# Codes, their format, layout and multipliers.
+_Coded: TypeAlias = tuple[_Array, str, _Layout, _Float32s]
 # Codes, their format, scales and the block of each, scales that go into the unit and the block of each.
 _Operand: TypeAlias = tuple[Any, ...]
-
-__all__ = [
-    "Operand",
-    "Projection",
-    "RuleRow",
-    "TensorTable",
-    "Weight",
-    "__version__",
-    "accumulators",
-    "add",
-    "amax",
-    "attend",
-    "check_rule",
-    "combine",
-    "count_saturated",
-    "crc32",
-    "decode",
-    "dequantize",
-    "dequantize_packed",
-    "differences",
-    "encode",
-    "error_stats",
-    "format_row",
-    "formats",
-    "gate",
-    "get_num_threads",
-    "has_nan",
-    "index_scores",
-    "layer_norm",
-    "linear",
-    "logfmt_decode",
-    "logfmt_encode",
-    "logfmt_pack",
-    "logfmt_unpack",
-    "matmul_grouped_nt",
-    "matmul_nt",
-    "mma_step",
-    "pack",
-    "quantize",
-    "rms_norm",
-    "rope_frequencies",
-    "rotate",
-    "round_bfloat16",
-    "rule_row",
-    "scale_rules",
-    "select",
-    "set_alone",
-    "set_least_shared",
-    "set_num_threads",
-    "set_simd_level",
-    "silu_product",
-    "simd_level",
-    "simd_levels",
-    "swiglu",
-    "unpack",
-]
 
 __version__: str
 
@@ -78,16 +29,9 @@ def formats() -> list[dict[str, Any]]: ...
 def format_row(name: str) -> dict[str, Any]: ...
 def scale_rules() -> list[dict[str, Any]]: ...
 def encode(
-    src: _Array,
-    src_dtype: str,
-    codes_out: _Array,
-    fmt: str,
-    rounding: str,
-    overflow: str,
-    nan: str,
-    seed: int,
+    src: _Typed, codes_out: _Array, fmt: str, rounding: str, overflow: str, nan: str, seed: int
 ) -> None: ...
-def decode(codes: _Array, fmt: str, out: _Array, out_dtype: str) -> None: ...
+def decode(codes: _Array, fmt: str, out: _Typed) -> None: ...
 def differences(
     a: _Array,
     b: _Array,
@@ -99,10 +43,9 @@ def differences(
 ) -> dict[str, Any]: ...
 def pack(codes: _Array, fmt: str, row_len: int, out: _Array) -> None: ...
 def unpack(packed: _Array, fmt: str, row_len: int, out: _Array) -> None: ...
-def amax(src: _Array, src_dtype: str, layout: _Layout, out: _Float32s) -> None: ...
+def amax(src: _Typed, layout: _Layout, out: _Float32s) -> None: ...
 def quantize(
-    src: _Array,
-    src_dtype: str,
+    src: _Typed,
     layout: _Layout,
     fmt: str,
     codes_out: _Array,
@@ -125,29 +68,12 @@ class RuleRow: ...
 def rule_row(rule: str | dict[str, Any] | RuleRow) -> RuleRow: ...
 def has_nan(numbers: _Float32s) -> bool: ...
 def check_rule(rule: str | dict[str, Any] | RuleRow, scale: str, fmt: str, searching: bool) -> None: ...
-def dequantize(
-    codes: _Array, fmt: str, layout: _Layout, scales: _Float32s, out: _Array, out_dtype: str
-) -> None: ...
-def dequantize_packed(
-    packed: NDArray[np.uint8],
-    flip: int,
-    fmt: str,
-    layout: _Layout,
-    scales: _Float32s,
-    out: _Array,
-    out_dtype: str,
-) -> None: ...
-def error_stats(
-    src: _Array,
-    src_dtype: str,
-    approx: _Float32s,
-    coded: tuple[_Array, str, _Layout, _Float32s] | None = None,
-) -> dict[str, Any]: ...
-def count_saturated(
-    src: _Array, src_dtype: str, codes: _Array, fmt: str, layout: _Layout, scales: _Float32s
-) -> int: ...
+def dequantize(coded: _Coded, out: _Typed) -> None: ...
+def dequantize_packed(coded: _Coded, flip: int, out: _Typed) -> None: ...
+def error_stats(src: _Typed, approx: _Float32s, coded: _Coded | None = None) -> dict[str, Any]: ...
+def count_saturated(src: _Typed, coded: _Coded) -> int: ...
 def accumulators() -> list[dict[str, Any]]: ...
-def mma_step(a: _Operand, b: _Operand, c: _Float32s, accumulator: str, out: _Float32s) -> None: ...
+def mma_step(a: _Operand, b: _Operand, accumulator: str, c: _Float32s, out: _Float32s) -> None: ...
 
 @final
 class Operand:
@@ -159,32 +85,19 @@ class Operand:
 def matmul_nt(
     a: _Operand,
     b: _Operand | Operand,
-    shape: tuple[int, int, int, int],
+    shape: _Shape,
     b_stacked: bool,
     c: _Float32s | None,
-    accumulator: str,
-    promote_every: int,
-    out: _Array,
-    out_dtype: str,
+    how: _How,
+    out: _Typed,
 ) -> None: ...
 def matmul_grouped_nt(
-    a: _Operand,
-    b: _Operand,
-    shape: tuple[int, int, int, int],
-    offsets: NDArray[np.int64],
-    c: _Float32s | None,
-    accumulator: str,
-    promote_every: int,
-    out: _Array,
-    out_dtype: str,
+    a: _Operand, b: _Operand, offsets: _Int64s, shape: _Shape, c: _Float32s | None, how: _How, out: _Typed
 ) -> None: ...
 def logfmt_encode(
-    src: _Array,
-    src_dtype: str,
-    rows: int,
-    cols: int,
+    src: _Typed,
+    tiles: tuple[int, int, int],
     bits: int,
-    tile: int,
     rounding: str,
     zeros_count: bool,
     skip_nan: bool,
@@ -197,20 +110,15 @@ def logfmt_encode(
 ) -> None: ...
 def logfmt_decode(
     codes: _Array,
-    bits: int,
-    rows: int,
-    cols: int,
-    tile: int,
     amin: _Float32s,
     amax: _Float32s,
-    out: _Array,
-    out_dtype: str,
+    bits: int,
+    tiles: tuple[int, int, int],
+    out: _Typed,
     precision: str,
 ) -> None: ...
-def logfmt_pack(codes: _Array, row_len: int, bits: int, layout: str, out: NDArray[np.uint8]) -> None: ...
-def logfmt_unpack(
-    packed: NDArray[np.uint8], row_len: int, bits: int, layout: str, codes_out: _Array
-) -> None: ...
+def logfmt_pack(codes: _Array, rows: tuple[int, int, str], out: NDArray[np.uint8]) -> None: ...
+def logfmt_unpack(packed: NDArray[np.uint8], rows: tuple[int, int, str], codes_out: _Array) -> None: ...
 
 @final
 class Weight:
@@ -226,7 +134,7 @@ class Weight:
     ) -> Weight: ...
     @property
     def shape(self) -> tuple[int, int]: ...
-    def numbers(self, out: _Array, dtype: str) -> None: ...
+    def numbers(self, out: _Array) -> None: ...
 
 @final
 class Projection:
@@ -239,25 +147,21 @@ class Projection:
         bfloat16: bool = False,
     ) -> Projection: ...
 
-def linear(
-    x: _Array, dtype: str, rows: int, weight: Weight | Operand, how: Projection, out: _Array
-) -> None: ...
+def linear(x: _Array, rows: int, weight: Weight | Operand, how: Projection, out: _Array) -> None: ...
 def swiglu(
     x: _Array,
-    dtype: str,
     rows: int,
     weights: tuple[Weight | Operand, ...],
     how: tuple[Projection, Projection],
     out: _Array,
 ) -> None: ...
-def rms_norm(x: _Array, dtype: str, weight: Weight, eps: float, bfloat16: bool, out: _Array) -> None: ...
-def add(a: _Array, b: _Array, dtype: str, bfloat16: bool, out: _Array) -> None: ...
+def rms_norm(x: _Array, weight: Weight, eps: float, bfloat16: bool, out: _Array) -> None: ...
+def add(a: _Array, b: _Array, bfloat16: bool, out: _Array) -> None: ...
 def combine(
     parts: _Array,
-    indices: NDArray[np.int64],
+    indices: _Int64s,
     shares: _Array,
     shared: _Array | None,
-    dtype: str,
     top: int,
     channels: int,
     ascending: bool,
@@ -267,9 +171,8 @@ def combine(
 def rope_frequencies(settings: dict[str, Any]) -> tuple[list[float], float, float]: ...
 def rotate(
     x: _Array,
-    dtype: str,
     settings: dict[str, Any],
-    positions: list[int] | NDArray[np.int64],
+    positions: list[int] | _Int64s,
     heads: int,
     width: int,
     bfloat16: bool,
@@ -277,7 +180,6 @@ def rotate(
 def attend(
     q: _Array,
     seen: _Array,
-    dtype: str,
     settings: dict[str, Any],
     past: int,
     absorbed: bool,
@@ -289,27 +191,14 @@ def attend(
     selected: NDArray[np.bool_] | None,
 ) -> None: ...
 def index_scores(
-    q: _Array,
-    k: _Array,
-    w: _Array,
-    dtype: str,
-    heads: int,
-    channels: int,
-    past: int,
-    scale: float,
-    out: _Array,
+    q: _Array, k: _Array, w: _Array, shape: tuple[int, int, int], scale: float, out: _Array
 ) -> None: ...
-def select(
-    scores: _Array, dtype: str, past: int, top: int, flags: NDArray[np.bool_], gap: _Array
-) -> None: ...
-def layer_norm(
-    x: _Array, dtype: str, weight: Weight, bias: Weight, eps: float, bfloat16: bool, out: _Array
-) -> None: ...
-def silu_product(a: _Array, b: _Array, dtype: str, bfloat16: bool, out: _Array) -> None: ...
+def select(scores: _Array, past: int, top: int, flags: NDArray[np.bool_], gap: _Array) -> None: ...
+def layer_norm(x: _Array, weight: Weight, bias: Weight, eps: float, bfloat16: bool, out: _Array) -> None: ...
+def silu_product(a: _Array, b: _Array, bfloat16: bool, out: _Array) -> None: ...
 def round_bfloat16(x: _Float32s) -> None: ...
 def gate(
     logits: _Array,
-    dtype: str,
     bias: Weight | None,
     settings: dict[str, Any],
     indices: _Array,

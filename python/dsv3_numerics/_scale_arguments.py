@@ -119,7 +119,7 @@ class WholeArray:
         amax = self.given
         if amax is None:
             self.found = amax = np.empty(math.prod(self.shape), np.float32)
-            _core.amax(self.data, self.kind, self.layout, amax)
+            _core.amax((self.data, self.kind), self.layout, amax)
         axis = self.axis if each == "row" else None
         amax = amax.reshape(self.shape)
         tops = np.asarray(amax.max(axis=axis, keepdims=each == "row", initial=0))

@@ -106,8 +106,8 @@ def mma_step(
     _core.mma_step(
         _step_argument(left, scales[0], shape, length),
         _step_argument(right, scales[1], shape, length),
-        flat(np.broadcast_to(start, shape)),
         unit.name,
+        flat(np.broadcast_to(start, shape)),
         out.reshape(-1),
     )
     return out if shape else np.float32(out[()])
@@ -279,10 +279,8 @@ def matmul_nt(
         stack,
         right.codes.ndim > 2,
         start,
-        accumulator,
-        product.every,
-        flat(result),
-        kind,
+        (accumulator, product.every),
+        (flat(result), kind),
     )
     if call:
         one, other = ((raw_view(side.codes), side.format, side.block) for side in (left, right))
@@ -330,10 +328,8 @@ def _from_plan(plan: _Plan, a: Quantized, b: Quantized, accumulator: str) -> Arr
         stack,
         stacked,
         None,
-        accumulator,
-        every,
-        out.reshape(-1) if kind == "float32" else as_core(out, np.uint16),
-        kind,
+        (accumulator, every),
+        (out.reshape(-1) if kind == "float32" else as_core(out, np.uint16), kind),
     )
     return out
 
@@ -392,12 +388,10 @@ def matmul_grouped_nt(
     _core.matmul_grouped_nt(
         left.argument(),
         right.argument(),
-        (experts, rows, n, k),
         ends,
+        (experts, rows, n, k),
         start,
-        accumulator,
-        product.every,
-        flat(result),
-        kind,
+        (accumulator, product.every),
+        (flat(result), kind),
     )
     return deliver(result, out)

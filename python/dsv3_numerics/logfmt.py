@@ -77,11 +77,8 @@ def logfmt_encode(
 
     Raises
     ------
-    TypeError
-        Other input (integers, complex numbers, objects, masked arrays, arrays on a GPU), or arguments of
-        another type.
-    numpy.exceptions.AxisError
-        `axis` out of range.
+    TypeError, numpy.exceptions.AxisError
+        As for `quantize_tiles`.
     ValueError
         No axis; `bits`, `tile` or `seed` out of range; no `seed` for stochastic rounding; an unknown word; a
         tile or an axis that mode deepep does not have; NaN or infinity in `x`. After an error the content of
@@ -132,12 +129,9 @@ def logfmt_encode(
     ]
     flags = np.empty(parts[1].shape, np.uint8)
     _core.logfmt_encode(
-        flat(moved),
-        kind,
-        rows=math.prod(moved.shape[:-1]),
-        cols=length,
+        (flat(moved), kind),
+        (math.prod(moved.shape[:-1]), length, tile_width(array.shape, size, place)),
         bits=int(bits),
-        tile=tile_width(array.shape, size, place),
         rounding=rounding,
         zeros_count=mode == "deepep",
         skip_nan=nonfinite == "ignore",
@@ -174,12 +168,11 @@ def logfmt_decode(
         quick: each number is one float32 product of two rounded factors, within 2 ulp of the exact float32
         (a tile's amax stays exact). The same at every SIMD level too. It changes nothing for float64.
     out : ndarray, optional
-        Numbers are written here: the tensor's shape, `dtype`, writeable.
+        As for `Quantized.dequantize`.
 
     Returns
     -------
     ndarray of `dtype`, the tensor's shape
-        `out` itself if given.
 
     Raises
     ------

@@ -68,7 +68,7 @@ def logfmt_pack(codes: ArrayLike, *, bits: int, layout: Layout = "plain") -> NDA
     length = array.shape[-1]
     packed = np.empty((*array.shape[:-1], _row_bytes(length, bits, layout)), np.uint8)
     if packed.size:
-        _core.logfmt_pack(flat(array), length, bits, layout, flat(packed))
+        _core.logfmt_pack(flat(array), (length, bits, layout), flat(packed))
     return packed
 
 
@@ -93,10 +93,8 @@ def logfmt_unpack(packed: ArrayLike, *, bits: int, size: int, layout: Layout = "
 
     Raises
     ------
-    TypeError
-        Another dtype of `packed`.
-    ValueError
-        A `size` that does not fill the last axis; no axis; `bits` or `layout` unknown.
+    TypeError, ValueError
+        As for `unpack`; `bits` or `layout` unknown.
 
     Examples
     --------
@@ -114,7 +112,7 @@ def logfmt_unpack(packed: ArrayLike, *, bits: int, size: int, layout: Layout = "
         )
     codes = np.empty((*array.shape[:-1], length), dtype)
     if codes.size:
-        _core.logfmt_unpack(flat(array), length, bits, layout, flat(codes))
+        _core.logfmt_unpack(flat(array), (length, bits, layout), flat(codes))
     return codes
 
 

@@ -229,17 +229,14 @@ class LogFmt(CodedArray):
         numbers = destination(out, self.shape, target, *inputs)
         last = self.axis == len(self.shape) - 1
         work = numbers if last else np.empty(_moved(self.codes, self.axis).shape, target)
-        rows, cols = math.prod(work.shape[:-1]), work.shape[-1]
+        tile = tile_width(self.shape, self.tile, self.axis)
         _core.logfmt_decode(
             flat(_moved(self.codes, self.axis)),
             bits=self.bits,
-            rows=rows,
-            cols=cols,
-            tile=tile_width(self.shape, self.tile, self.axis),
+            tiles=(math.prod(work.shape[:-1]), work.shape[-1], tile),
             amin=flat(_moved(self.amin, self.axis)),
             amax=flat(_moved(self.amax, self.axis)),
-            out=flat(work),
-            out_dtype=kind,
+            out=(flat(work), kind),
             precision=precision,
         )
         if not last:

@@ -175,7 +175,7 @@ def _info(row: dict[str, Any]) -> FormatInfo:
     integer, scale = top == "integer", top == "scale"
     width = np.uint8 if row["bits"] <= 8 else np.uint16
     largest = np.empty(1, np.float64)
-    _core.decode(np.array([row["max_code"]], width), name, largest, "float64")
+    _core.decode(np.array([row["max_code"]], width), name, (largest, "float64"))
     smallest_normal = 1.0 if integer else 2.0 ** (-row["bias"] if scale else 1 - row["bias"])
     high = float(largest[0])
     return FormatInfo(
@@ -386,7 +386,7 @@ def encode(
     if plan is not None:
         kind, seen, dtype, raw, name = plan
         made: Array = np.empty(given.shape, dtype)
-        _core.encode(as_core(given, seen), kind, as_core(made, raw), name, rounding, overflow, nan, 0)
+        _core.encode((as_core(given, seen), kind), as_core(made, raw), name, rounding, overflow, nan, 0)
         return made
     array, kind = source(x, "x")
     info = format_info(fmt)
@@ -398,7 +398,7 @@ def encode(
         one_of(word, name, get_args(words))
     key = seed_key(seed, rounding)
     codes = destination(out, array.shape, info.dtype, array)
-    _core.encode(flat(array), kind, flat(codes), info.name, rounding, overflow, nan, key)
+    _core.encode((flat(array), kind), flat(codes), info.name, rounding, overflow, nan, key)
     if plain and array.dtype.isnative:
         _ENCODES.keep(call, (kind, raw_view(array), info.dtype, raw_view(codes), info.name))
     return deliver(codes, out)
@@ -441,7 +441,7 @@ def decode(
     array, info = code_array(codes, fmt)
     target, kind = real_dtype(dtype)
     numbers = destination(out, array.shape, target, array)
-    _core.decode(flat(array), info.name, flat(numbers), kind)
+    _core.decode(flat(array), info.name, (flat(numbers), kind))
     return deliver(numbers, out)
 
 

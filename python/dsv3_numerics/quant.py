@@ -378,8 +378,7 @@ def _from_plan(plan: _Plan, x: Array) -> Quantized:
     kind, seen, layout, fmt, dtype, raw, shape, stored, scale, row, nonfinite, rounding, rest = plan
     codes, scales = np.empty(x.shape, dtype), np.empty(shape, stored)
     _core.quantize(
-        as_core(x, seen),
-        kind,
+        (as_core(x, seen), kind),
         layout,
         fmt,
         as_core(codes, raw),
@@ -431,8 +430,7 @@ def _quantize(
         scale, settings.global_scale, settings.tensor_amax, whole, info, rule
     )
     _core.quantize(
-        data,
-        kind,
+        (data, kind),
         layout,
         info.name,
         flat(codes),

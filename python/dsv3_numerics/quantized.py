@@ -360,9 +360,8 @@ class Quantized(CodedArray):
         target, kind = real_dtype(dtype)
         numbers = destination(out, self.shape, target, self.codes, self.scales)
         layout = core_layout(self.shape, self.block, self.axis)
-        _core.dequantize(
-            flat(self.codes), self.format, layout, flat(self.weight_scale_inv()), flat(numbers), kind
-        )
+        coded = flat(self.codes), self.format, layout, flat(self.weight_scale_inv())
+        _core.dequantize(coded, (flat(numbers), kind))
         return deliver(numbers, out)
 
     def _stored(self) -> tuple[dict[str, Any], dict[str, Array]]:

@@ -8,127 +8,159 @@ use pyo3::prelude::*;
 /// An object of Python's, from outside: nothing is known of it.
 pub type Object<'py> = Bound<'py, PyAny>;
 
-fn wrong(name: &str, array: &Object<'_>, expected: &str) -> PyErr {
-    let found = array.get_type().name().map_or_else(|_| "an object".to_owned(), |n| n.to_string());
-    let dtype = array.getattr("dtype").map_or_else(|_| String::new(), |d| format!(" of {d}"));
-    type_error(format!("{name}: found {found}{dtype}, expected a one-dimensional {expected} array"))
+/// Types of elements.
+pub trait Dtype: Element {
+    /// Name of the type, as NumPy has it.
+    const NAME: &'static str;
 }
 
-/// A readable array.
-pub fn readonly<'py, T: Element>(
-    name: &str,
-    array: &Object<'py>,
-    expected: &str,
-) -> PyResult<PyReadonlyArray1<'py, T>> {
-    let array = array.cast::<PyArray1<T>>().map_err(|_| wrong(name, array, expected))?;
+macro_rules! dtypes {
+    ($($item:ty => $name:literal),+ $(,)?) => { $(impl Dtype for $item { const NAME: &'static str = $name; })+ };
+}
+
+dtypes! {
+    bool => "bool", u8 => "uint8", u16 => "uint16", u32 => "uint32", u64 => "uint64", i32 => "int32", i64 => "int64",
+    f32 => "float32", f64 => "float64",
+}
+
+/// Words for an object that is no array of the expected type.
+pub fn wrong(array: &Object<'_>, expected: &str) -> String {
+    let found = array.get_type().name().map_or_else(|_| "an object".to_owned(), |n| n.to_string());
+    let dtype = array.getattr("dtype").map_or_else(|_| String::new(), |d| format!(" of {d}"));
+    format!("found {found}{dtype}, expected a one-dimensional {expected} array")
+}
+
+fn cast<'a, 'py, T: Dtype>(array: &'a Object<'py>) -> Result<&'a Bound<'py, PyArray1<T>>, String> {
+    array.cast::<PyArray1<T>>().map_err(|_| wrong(array, T::NAME))
+}
+
+/// A readable array, for arguments whose type another argument decides.
+pub fn readonly<'py, T: Dtype>(name: &str, array: &Object<'py>) -> PyResult<PyReadonlyArray1<'py, T>> {
+    let array = cast::<T>(array).map_err(|told| type_error(format!("{name}: {told}")))?;
     Ok(array.try_readonly()?)
 }
 
-/// A writable array.
-pub fn readwrite<'py, T: Element>(
-    name: &str,
-    array: &Object<'py>,
-    expected: &str,
-) -> PyResult<PyReadwriteArray1<'py, T>> {
-    let array = array.cast::<PyArray1<T>>().map_err(|_| wrong(name, array, expected))?;
+/// A writable array, for arguments whose type another argument decides.
+pub fn readwrite<'py, T: Dtype>(name: &str, array: &Object<'py>) -> PyResult<PyReadwriteArray1<'py, T>> {
+    let array = cast::<T>(array).map_err(|told| type_error(format!("{name}: {told}")))?;
     Ok(array.try_readwrite()?)
 }
 
-macro_rules! held {
-    ($(#[$doc:meta])* $held:ident, $array:ident, $open:ident
-     { $($name:literal => $variant:ident: $item:ty, $width:literal;)* }) => {
+/// An argument of one type, which has a `view`: its slice. Errors come with the argument's name, by PyO3.
+macro_rules! slice {
+    ($(#[$doc:meta])* $name:ident, $array:ident(& $($mut:ident)?), $open:ident, $slice:ident) => {
         $(#[$doc])*
-        pub enum $held<'py> { $($variant($array<'py, $item>),)* }
-        impl<'py> $held<'py> {
-            /// Takes the array, whose elements are to be read as `dtype`.
-            pub fn new(name: &str, array: &Object<'py>, dtype: &str) -> PyResult<Self> {
-                match dtype {
-                    $($name => Ok(Self::$variant($open(name, array, $width)?)),)*
-                    _ => Err(type_error(format!(
-                        "{name}: found dtype {dtype:?}, expected one of {}", [$($name),*].join(", ")
-                    ))),
-                }
+        pub struct $name<'py, T: Element>($array<'py, T>);
+
+        impl<'py, T: Dtype> FromPyObject<'_, 'py> for $name<'py, T> {
+            type Error = PyErr;
+            fn extract(array: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+                Ok($name(cast::<T>(&array).map_err(type_error)?.$open()?))
+            }
+        }
+
+        impl<T: Element> $name<'_, T> {
+            /// The slice.
+            pub fn view(& $($mut)? self) -> PyResult<& $($mut)? [T]> {
+                Ok(self.0.$slice()?)
+            }
+        }
+    };
+}
+
+slice! {
+    /// An array to read.
+    Slice, PyReadonlyArray1(&), try_readonly, as_slice
+}
+
+slice! {
+    /// An array to write.
+    SliceMut, PyReadwriteArray1(&mut), try_readwrite, as_slice_mut
+}
+
+/// An argument of one of several types, which has a `view`: its slice, as the core takes it.
+macro_rules! held {
+    ($(#[$doc:meta])* $held:ident, $array:ident(& $($mut:ident)?), $slice:ident => $view:ident
+     { $($variant:ident: $item:ty),+ }) => {
+        $(#[$doc])*
+        pub enum $held<'py> { $($variant($array<'py, $item>),)+ }
+
+        impl $held<'_> {
+            /// The slice.
+            pub fn view(& $($mut)? self) -> PyResult<$view<'_>> {
+                Ok(match self { $($held::$variant(a) => $view::$variant(a.$slice()?),)+ })
             }
         }
     };
 }
 
 held! {
-    /// An array to encode.
-    HeldInput, PyReadonlyArray1, readonly {
-        "float32" => F32: f32, "float32";
-        "float64" => F64: f64, "float64";
-        "float16" => F16: u16, "uint16";
-        "bfloat16" => Bf16: u16, "uint16";
-    }
+    /// An array to encode, given with the name of its type: (array, name).
+    HeldInput, PyReadonlyArray1(&), as_slice => Input { F32: f32, F64: f64, F16: u16, Bf16: u16 }
 }
 
 held! {
-    /// An array to decode into.
-    HeldOutput, PyReadwriteArray1, readwrite {
-        "float32" => F32: f32, "float32";
-        "float64" => F64: f64, "float64";
-        "float16" => F16: u16, "uint16";
-        "bfloat16" => Bf16: u16, "uint16";
-    }
+    /// An array to decode into, given with the name of its type: (array, name).
+    HeldOutput, PyReadwriteArray1(&mut), as_slice_mut => Output { F32: f32, F64: f64, F16: u16, Bf16: u16 }
 }
 
-/// Gives held arrays a `view`: their slices, as the core takes them.
-macro_rules! view {
-    ($held:ident(& $($mut:ident)?) => $view:ident { $($variant:ident),+ }, $slice:ident) => {
-        impl $held<'_> {
-            /// The slice.
-            pub fn view(& $($mut)? self) -> PyResult<$view<'_>> {
-                Ok(match self {
-                    $($held::$variant(a) => $view::$variant(a.$slice()?),)+
+held! {
+    /// Codes to read: bytes, or words.
+    HeldCodes, PyReadonlyArray1(&), as_slice => Codes { U8: u8, U16: u16, U32: u32 }
+}
+
+held! {
+    /// Codes to write.
+    HeldCodesMut, PyReadwriteArray1(&mut), as_slice_mut => CodesMut { U8: u8, U16: u16 }
+}
+
+/// Extracts an array by the name beside it; 16-bit floats cross as the integers that hold them.
+macro_rules! named {
+    ($held:ident, $open:ident) => {
+        impl<'py> FromPyObject<'_, 'py> for $held<'py> {
+            type Error = PyErr;
+            fn extract(given: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+                let (array, dtype) = given.extract::<(Object<'py>, String)>()?;
+                $held::new("array", &array, &dtype)
+            }
+        }
+
+        impl<'py> $held<'py> {
+            /// Takes the array, whose elements are of the type `dtype`.
+            pub fn new(name: &str, array: &Object<'py>, dtype: &str) -> PyResult<Self> {
+                Ok(match dtype {
+                    "float32" => $held::F32($open(name, array)?),
+                    "float64" => $held::F64($open(name, array)?),
+                    "float16" => $held::F16($open(name, array)?),
+                    "bfloat16" => $held::Bf16($open(name, array)?),
+                    _ => {
+                        return Err(type_error(format!(
+                            "{name}: found dtype {dtype:?}, expected float32, float64, float16 or bfloat16"
+                        )))
+                    }
                 })
             }
         }
     };
 }
 
-view!(HeldInput(&) => Input { F32, F64, F16, Bf16 }, as_slice);
-view!(HeldOutput(&mut) => Output { F32, F64, F16, Bf16 }, as_slice_mut);
-view!(HeldCodes(&) => Codes { U8, U16, U32 }, as_slice);
-view!(HeldCodesMut(&mut) => CodesMut { U8, U16 }, as_slice_mut);
+named!(HeldInput, readonly);
+named!(HeldOutput, readwrite);
 
-/// Codes to read: bytes, or words.
-pub enum HeldCodes<'py> {
-    /// Bytes.
-    U8(PyReadonlyArray1<'py, u8>),
-    /// 16-bit words.
-    U16(PyReadonlyArray1<'py, u16>),
-    /// 32-bit words.
-    U32(PyReadonlyArray1<'py, u32>),
-}
-
-impl<'py> HeldCodes<'py> {
-    /// Takes the array.
-    pub fn new(array: &Object<'py>) -> PyResult<Self> {
-        if array.cast::<PyArray1<u8>>().is_ok() {
-            return Ok(HeldCodes::U8(readonly("codes", array, "uint8")?));
+/// Extracts codes by the type of the array.
+macro_rules! coded {
+    ($held:ident, $open:ident, $expected:literal { $($variant:ident: $item:ty),+ }) => {
+        impl<'py> FromPyObject<'_, 'py> for $held<'py> {
+            type Error = PyErr;
+            fn extract(array: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+                $(if let Ok(array) = array.cast::<PyArray1<$item>>() {
+                    return Ok($held::$variant(array.$open()?));
+                })+
+                Err(type_error(wrong(&array, $expected)))
+            }
         }
-        if array.cast::<PyArray1<u32>>().is_ok() {
-            return Ok(HeldCodes::U32(readonly("codes", array, "uint32")?));
-        }
-        Ok(HeldCodes::U16(readonly("codes", array, "uint8 or uint16")?))
-    }
+    };
 }
 
-/// Codes to write.
-pub enum HeldCodesMut<'py> {
-    /// Bytes.
-    U8(PyReadwriteArray1<'py, u8>),
-    /// 16-bit words.
-    U16(PyReadwriteArray1<'py, u16>),
-}
-
-impl<'py> HeldCodesMut<'py> {
-    /// Takes the array.
-    pub fn new(array: &Object<'py>) -> PyResult<Self> {
-        if array.cast::<PyArray1<u8>>().is_ok() {
-            return Ok(HeldCodesMut::U8(readwrite("codes_out", array, "uint8")?));
-        }
-        Ok(HeldCodesMut::U16(readwrite("codes_out", array, "uint8 or uint16")?))
-    }
-}
+coded!(HeldCodes, try_readonly, "uint8, uint16 or uint32" { U8: u8, U16: u16, U32: u32 });
+coded!(HeldCodesMut, try_readwrite, "uint8 or uint16" { U8: u8, U16: u16 });

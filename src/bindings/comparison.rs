@@ -1,6 +1,6 @@
 //! Arrays side by side.
 
-use super::array::{readonly, readwrite, Object};
+use super::array::{readonly, Object, Slice, SliceMut};
 use super::{detached, type_error};
 use crate::formats::differences::{self as core, CodeTable, Pair, TileGrid};
 use pyo3::prelude::*;
@@ -13,45 +13,40 @@ fn differences<'py>(
     a: &Object<'py>,
     b: &Object<'py>,
     meaning: &str,
-    table: Option<(Object<'py>, Object<'py>, bool)>,
+    table: Option<(Slice<'py, f64>, Slice<'py, i32>, bool)>,
     grid: (usize, usize, usize),
-    counts: &Object<'py>,
-    worst: &Object<'py>,
+    mut counts: SliceMut<'py, u32>,
+    mut worst: SliceMut<'py, f64>,
 ) -> PyResult<Bound<'py, PyDict>> {
     let grid = TileGrid { cols: grid.0, edge: grid.1, first: grid.2 };
-    let mut counts = readwrite::<u32>("counts", counts, "uint32")?;
-    let mut worst = readwrite::<f64>("worst", worst, "float64")?;
-    let (counts, worst) = (counts.as_slice_mut()?, worst.as_slice_mut()?);
+    let (counts, worst) = (counts.view()?, worst.view()?);
     macro_rules! compared {
-        ($code:ty, $dtype:literal, $pair:expr) => {{
-            let (a, b) = (readonly::<$code>("a", a, $dtype)?, readonly::<$code>("b", b, $dtype)?);
+        ($code:ty, $pair:expr) => {{
+            let (a, b) = (readonly::<$code>("a", a)?, readonly::<$code>("b", b)?);
             let pair = $pair(a.as_slice()?, b.as_slice()?);
             detached(py, || core::differences(pair, grid, counts, worst))?
         }};
     }
     macro_rules! coded {
-        ($code:ty, $dtype:literal, $variant:ident) => {{
+        ($code:ty, $variant:ident) => {{
             let Some((numbers, places, measured)) = &table else {
                 return Err(type_error("table: found None, expected numbers and places".to_owned()));
             };
-            let numbers = readonly::<f64>("numbers", numbers, "float64")?;
-            let places = readonly::<i32>("places", places, "int32")?;
-            let table =
-                CodeTable { numbers: numbers.as_slice()?, places: places.as_slice()?, measured: *measured };
-            compared!($code, $dtype, |a, b| Pair::$variant(a, b, table))
+            let table = CodeTable { numbers: numbers.view()?, places: places.view()?, measured: *measured };
+            compared!($code, |a, b| Pair::$variant(a, b, table))
         }};
     }
     let found = match meaning {
-        "float32" => compared!(u32, "uint32", Pair::Float32),
-        "float64" => compared!(u64, "uint64", Pair::Float64),
-        "bfloat16" => compared!(u16, "uint16", Pair::Bfloat16),
-        "float16" => compared!(u16, "uint16", Pair::Float16),
-        "int8" | "uint8" => compared!(u8, "uint8", |a, b| Pair::Int8(a, b, meaning == "int8")),
-        "int16" | "uint16" => compared!(u16, "uint16", |a, b| Pair::Int16(a, b, meaning == "int16")),
-        "int32" | "uint32" => compared!(u32, "uint32", |a, b| Pair::Int32(a, b, meaning == "int32")),
-        "int64" | "uint64" => compared!(u64, "uint64", |a, b| Pair::Int64(a, b, meaning == "int64")),
-        "bytes" => coded!(u8, "uint8", Bytes),
-        "words" => coded!(u16, "uint16", Words),
+        "float32" => compared!(u32, Pair::Float32),
+        "float64" => compared!(u64, Pair::Float64),
+        "bfloat16" => compared!(u16, Pair::Bfloat16),
+        "float16" => compared!(u16, Pair::Float16),
+        "int8" | "uint8" => compared!(u8, |a, b| Pair::Int8(a, b, meaning == "int8")),
+        "int16" | "uint16" => compared!(u16, |a, b| Pair::Int16(a, b, meaning == "int16")),
+        "int32" | "uint32" => compared!(u32, |a, b| Pair::Int32(a, b, meaning == "int32")),
+        "int64" | "uint64" => compared!(u64, |a, b| Pair::Int64(a, b, meaning == "int64")),
+        "bytes" => coded!(u8, Bytes),
+        "words" => coded!(u16, Words),
         _ => return Err(type_error(format!("meaning: found {meaning:?}, expected a dtype"))),
     };
     Ok(dict!(py, {

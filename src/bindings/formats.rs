@@ -1,12 +1,10 @@
 //! Formats, casts and packing.
 
-use super::array::{readonly, readwrite, HeldCodes, HeldCodesMut, HeldInput, HeldOutput, Object};
+use super::array::{readwrite, HeldCodes, HeldCodesMut, HeldInput, HeldOutput, Object};
 use super::detached;
-use crate::error::Error;
 use crate::formats::{
-    self, pack, Codes, CodesMut, EncodeOptions, Format, NanPolicy, Overflow, Rounding, FORMATS,
+    self, pack as packing, Codes, CodesMut, EncodeOptions, Format, NanPolicy, Overflow, Rounding, FORMATS,
 };
-use numpy::{Element, PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -34,9 +32,8 @@ fn format_row<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyDict>> 
 #[pyfunction]
 fn encode(
     py: Python<'_>,
-    src: &Object<'_>,
-    src_dtype: &str,
-    codes_out: &Object<'_>,
+    src: HeldInput<'_>,
+    mut codes_out: HeldCodesMut<'_>,
     fmt: &str,
     rounding: &str,
     overflow: &str,
@@ -50,77 +47,55 @@ fn encode(
         nan: NanPolicy::parse(nan)?,
         seed,
     };
-    let (src, mut out) = (HeldInput::new("src", src, src_dtype)?, HeldCodesMut::new(codes_out)?);
-    let (src, out) = (src.view()?, out.view()?);
-    detached(py, || formats::encode(src, format, &options, out))
+    let (src, codes) = (src.view()?, codes_out.view()?);
+    detached(py, || formats::encode(src, format, &options, codes))
 }
 
 /// Decodes codes into out.
 #[pyfunction]
-fn decode(py: Python<'_>, codes: &Object<'_>, fmt: &str, out: &Object<'_>, out_dtype: &str) -> PyResult<()> {
-    let format = Format::by_name(fmt)?;
-    let (codes, mut out) = (HeldCodes::new(codes)?, HeldOutput::new("out", out, out_dtype)?);
-    let (codes, out) = (codes.view()?, out.view()?);
+fn decode(py: Python<'_>, codes: HeldCodes<'_>, fmt: &str, mut out: HeldOutput<'_>) -> PyResult<()> {
+    let (codes, format, out) = (codes.view()?, Format::by_name(fmt)?, out.view()?);
     detached(py, || formats::decode(codes, format, out))
 }
 
-/// Runs a function from words to words.
-fn words<A: Element + Sync, B: Element + Send>(
-    py: Python<'_>,
-    src: PyReadonlyArray1<'_, A>,
-    mut out: PyReadwriteArray1<'_, B>,
-    run: impl FnOnce(&[A], &mut [B]) -> Result<(), Error> + Send,
-) -> PyResult<()> {
-    let (src, out) = (src.as_slice()?, out.as_slice_mut()?);
-    detached(py, || run(src, out))
-}
-
-/// Packs rows of codes.
-#[pyfunction(name = "pack")]
-fn pack_rows(
-    py: Python<'_>,
-    codes: &Object<'_>,
-    fmt: &str,
-    row_len: usize,
-    out: &Object<'_>,
-) -> PyResult<()> {
-    let format = Format::by_name(fmt)?;
+/// Packs rows of codes: into bytes, those of 12 bits into 32-bit words.
+#[pyfunction]
+fn pack(py: Python<'_>, codes: HeldCodes<'_>, fmt: &str, row_len: usize, out: &Object<'_>) -> PyResult<()> {
+    let (codes, format) = (codes.view()?, Format::by_name(fmt)?);
     if format.bits() == 12 {
-        let (codes, out) = (readonly("codes", codes, "uint16")?, readwrite("out", out, "uint32")?);
-        return words(py, codes, out, |codes, out| pack::pack_words(codes, format, row_len, out));
+        let Codes::U16(codes) = codes else { return Err(formats::encode::wrong_width(format).into()) };
+        let mut out = readwrite::<u32>("out", out)?;
+        let out = out.as_slice_mut()?;
+        return detached(py, || packing::pack_words(codes, format, row_len, out));
     }
-    let (codes, mut out) = (HeldCodes::new(codes)?, readwrite::<u8>("out", out, "uint8")?);
-    let (codes, out) = (codes.view()?, out.as_slice_mut()?);
+    let mut out = readwrite::<u8>("out", out)?;
+    let out = out.as_slice_mut()?;
     detached(py, || match codes {
-        Codes::U8(codes) => pack::pack_bytes(codes, format, row_len, out),
-        Codes::U16(codes) => pack::pack_wide(codes, format, row_len, out),
+        Codes::U8(codes) => packing::pack_bytes(codes, format, row_len, out),
+        Codes::U16(codes) => packing::pack_wide(codes, format, row_len, out),
         Codes::U32(_) => Err(formats::encode::wrong_width(format)),
     })
 }
 
 /// Unpacks rows of codes.
-#[pyfunction(name = "unpack")]
-fn unpack_rows(
+#[pyfunction]
+fn unpack(
     py: Python<'_>,
-    packed: &Object<'_>,
+    packed: HeldCodes<'_>,
     fmt: &str,
     row_len: usize,
-    out: &Object<'_>,
+    mut out: HeldCodesMut<'_>,
 ) -> PyResult<()> {
-    let format = Format::by_name(fmt)?;
-    if format.bits() == 12 {
-        let (packed, out) = (readonly("packed", packed, "uint32")?, readwrite("out", out, "uint16")?);
-        return words(py, packed, out, |packed, out| pack::unpack_words(packed, format, row_len, out));
-    }
-    let (packed, mut out) = (readonly::<u8>("packed", packed, "uint8")?, HeldCodesMut::new(out)?);
-    let (packed, out) = (packed.as_slice()?, out.view()?);
-    detached(py, || match out {
-        CodesMut::U8(out) => pack::unpack_bytes(packed, format, row_len, out),
-        CodesMut::U16(out) => pack::unpack_wide(packed, format, row_len, out),
+    let (packed, format, out) = (packed.view()?, Format::by_name(fmt)?, out.view()?);
+    detached(py, || match (packed, out, format.bits() == 12) {
+        (Codes::U32(packed), CodesMut::U16(out), true) => packing::unpack_words(packed, format, row_len, out),
+        (Codes::U8(packed), CodesMut::U8(out), false) => packing::unpack_bytes(packed, format, row_len, out),
+        (Codes::U8(packed), CodesMut::U16(out), false) => packing::unpack_wide(packed, format, row_len, out),
+        _ => Err(formats::encode::wrong_width(format)),
     })
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
-    functions!(m, [format_rows, format_row, encode, decode, pack_rows, unpack_rows]);
+    functions!(m, [format_rows, format_row, encode, decode, pack, unpack]);
     Ok(())
 }

@@ -1,11 +1,10 @@
 //! Sums of products as matrix units form them.
 
-use super::array::{readonly, readwrite, HeldCodes, HeldOutput, Object};
+use super::array::{HeldCodes, HeldOutput, Object, Slice, SliceMut};
 use super::detached;
 use crate::formats::table::TF32;
 use crate::formats::Format;
 use crate::gemm::{self, Accumulator, Options, Prepared, Shape, UnitScales, ACCUMULATORS};
-use numpy::PyReadonlyArray1;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use std::sync::OnceLock;
@@ -30,29 +29,38 @@ fn accumulators(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyDict>>> {
 pub struct HeldSide<'py> {
     codes: HeldCodes<'py>,
     format: &'static Format,
-    scales: Option<PyReadonlyArray1<'py, f32>>,
+    scales: Option<Slice<'py, f32>>,
     group: (usize, usize),
-    unit_scales: Option<PyReadonlyArray1<'py, u8>>,
+    unit_scales: Option<Slice<'py, u8>>,
     unit_group: (usize, usize),
 }
 
-/// One side of a product, as Python gives it: codes, format, scales and their blocks, the unit's scales and theirs.
-type Given<'py> =
-    (Object<'py>, String, Option<Object<'py>>, (usize, usize), Option<Object<'py>>, (usize, usize));
+impl<'py> FromPyObject<'_, 'py> for HeldSide<'py> {
+    type Error = PyErr;
+    fn extract(given: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        HeldSide::of(&given, None)
+    }
+}
 
 impl<'py> HeldSide<'py> {
-    fn new((codes, fmt, scales, group, unit_scales, unit_group): &Given<'py>) -> PyResult<Self> {
-        let scales = scales.as_ref().map(|s| readonly::<f32>("scales", s, "float32")).transpose()?;
-        let unit = unit_scales.as_ref().map(|s| readonly::<u8>("unit scales", s, "uint8")).transpose()?;
-        let format = if fmt == TF32.name { &TF32 } else { Format::by_name(fmt)? };
-        let codes = HeldCodes::new(codes)?;
-        Ok(HeldSide { codes, format, scales, group: *group, unit_scales: unit, unit_group: *unit_group })
+    /// Takes codes, format, scales and their blocks, the unit's scales and theirs; a known format is not read again.
+    fn of(given: &Object<'py>, known: Option<&'static Format>) -> PyResult<Self> {
+        let (codes, fmt, scales, group, unit_scales, unit_group) =
+            given.extract::<(_, Object<'py>, _, _, _, _)>()?;
+        let format = match known {
+            Some(format) => format,
+            None => match fmt.extract::<String>()? {
+                name if name == TF32.name => &TF32,
+                name => Format::by_name(&name)?,
+            },
+        };
+        Ok(HeldSide { codes, format, scales, group, unit_scales, unit_group })
     }
 
     pub fn view(&self) -> PyResult<gemm::Operand<'_>> {
-        let scales = self.scales.as_ref().map(|s| s.as_slice()).transpose()?;
+        let scales = self.scales.as_ref().map(Slice::view).transpose()?;
         let unit_scales = match &self.unit_scales {
-            Some(codes) => Some(UnitScales { codes: codes.as_slice()?, group: self.unit_group }),
+            Some(codes) => Some(UnitScales { codes: codes.view()?, group: self.unit_group }),
             None => None,
         };
         let (codes, format, group) = (self.codes.view()?, self.format, self.group);
@@ -63,12 +71,8 @@ impl<'py> HeldSide<'py> {
 /// The right operand of products, checked once. It keeps the arrays alive; nothing is copied until it is laid out.
 #[pyclass(frozen, module = "dsv3_numerics._core")]
 pub struct Operand {
-    codes: Py<PyAny>,
+    side: Py<PyAny>,
     format: &'static Format,
-    scales: Option<Py<PyAny>>,
-    group: (usize, usize),
-    unit_scales: Option<Py<PyAny>>,
-    unit_group: (usize, usize),
     shape: (usize, usize),
     prepared: OnceLock<Prepared>,
 }
@@ -76,21 +80,11 @@ pub struct Operand {
 #[pymethods]
 impl Operand {
     #[new]
-    fn new(side: Given<'_>, rows: usize, cols: usize) -> PyResult<Operand> {
-        let held = HeldSide::new(&side)?;
+    fn new(side: Object<'_>, rows: usize, cols: usize) -> PyResult<Operand> {
+        let held = HeldSide::of(&side, None)?;
         held.view()?;
-        let (format, group, unit_group) = (held.format, held.group, held.unit_group);
-        let (codes, _, scales, _, unit_scales, _) = side;
-        Ok(Operand {
-            codes: codes.unbind(),
-            format,
-            scales: scales.map(Bound::unbind),
-            group,
-            unit_scales: unit_scales.map(Bound::unbind),
-            unit_group,
-            shape: (rows, cols),
-            prepared: OnceLock::new(),
-        })
+        let format = held.format;
+        Ok(Operand { side: side.unbind(), format, shape: (rows, cols), prepared: OnceLock::new() })
     }
 
     #[getter]
@@ -113,16 +107,7 @@ impl Operand {
 
 impl Operand {
     pub fn hold<'py>(&self, py: Python<'py>) -> PyResult<HeldSide<'py>> {
-        let floats = |s: &Py<PyAny>| readonly::<f32>("scales", s.bind(py), "float32");
-        let bytes = |s: &Py<PyAny>| readonly::<u8>("unit scales", s.bind(py), "uint8");
-        Ok(HeldSide {
-            codes: HeldCodes::new(self.codes.bind(py))?,
-            format: self.format,
-            scales: self.scales.as_ref().map(floats).transpose()?,
-            group: self.group,
-            unit_scales: self.unit_scales.as_ref().map(bytes).transpose()?,
-            unit_group: self.unit_group,
-        })
+        HeldSide::of(self.side.bind(py), Some(self.format))
     }
 
     pub fn size(&self) -> (usize, usize) {
@@ -135,26 +120,17 @@ impl Operand {
 }
 
 /// A right operand as Python gives it.
-#[derive(FromPyObject)]
 enum Right<'py> {
-    #[pyo3(transparent)]
     Operand(Bound<'py, Operand>),
-    #[pyo3(transparent)]
-    Given(Given<'py>),
+    Side(HeldSide<'py>),
 }
 
-impl<'py> Right<'py> {
-    fn hold(&self, py: Python<'py>) -> PyResult<HeldSide<'py>> {
-        match self {
-            Right::Operand(operand) => operand.get().hold(py),
-            Right::Given(given) => HeldSide::new(given),
-        }
-    }
-
-    fn prepared(&self) -> Option<&Prepared> {
-        match self {
-            Right::Operand(operand) => operand.get().prepared(),
-            Right::Given(_) => None,
+impl<'py> FromPyObject<'_, 'py> for Right<'py> {
+    type Error = PyErr;
+    fn extract(given: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        match given.cast::<Operand>() {
+            Ok(operand) => Ok(Right::Operand(operand.to_owned())),
+            Err(_) => Ok(Right::Side(given.extract()?)),
         }
     }
 }
@@ -163,16 +139,14 @@ impl<'py> Right<'py> {
 #[pyfunction]
 fn mma_step(
     py: Python<'_>,
-    a: Given<'_>,
-    b: Given<'_>,
-    c: &Object<'_>,
+    a: HeldSide<'_>,
+    b: HeldSide<'_>,
     accumulator: &str,
-    out: &Object<'_>,
+    c: Slice<'_, f32>,
+    mut out: SliceMut<'_, f32>,
 ) -> PyResult<()> {
     let accumulator = Accumulator::by_name(accumulator)?;
-    let (a, b, c) = (HeldSide::new(&a)?, HeldSide::new(&b)?, readonly::<f32>("c", c, "float32")?);
-    let mut out = readwrite::<f32>("out", out, "float32")?;
-    let (a, b, c, out) = (a.view()?, b.view()?, c.as_slice()?, out.as_slice_mut()?);
+    let (a, b, c, out) = (a.view()?, b.view()?, c.view()?, out.view()?);
     detached(py, || gemm::mma_step(accumulator, &a, &b, c, out))
 }
 
@@ -181,55 +155,60 @@ pub fn options(accumulator: &str, promote_every: usize) -> PyResult<Options> {
     Ok(Options { accumulator: Accumulator::by_name(accumulator)?, promote_every })
 }
 
+/// How products are added, given as (accumulator, products between promotions or 0).
+impl FromPyObject<'_, '_> for Options {
+    type Error = PyErr;
+    fn extract(given: Borrowed<'_, '_, PyAny>) -> PyResult<Options> {
+        let (accumulator, promote_every) = given.extract::<(String, usize)>()?;
+        options(&accumulator, promote_every)
+    }
+}
+
+/// Sizes of a stack of products, given as (stack, m, n, k).
+impl FromPyObject<'_, '_> for Shape {
+    type Error = PyErr;
+    fn extract(given: Borrowed<'_, '_, PyAny>) -> PyResult<Shape> {
+        let (stack, m, n, k) = given.extract()?;
+        Ok(Shape { stack, m, n, k })
+    }
+}
+
 /// A stack of products a b^T + c.
 #[pyfunction]
 fn matmul_nt(
     py: Python<'_>,
-    a: Given<'_>,
+    a: HeldSide<'_>,
     b: Right<'_>,
-    shape: (usize, usize, usize, usize),
+    shape: Shape,
     b_stacked: bool,
-    c: Option<&Object<'_>>,
-    accumulator: &str,
-    promote_every: usize,
-    out: &Object<'_>,
-    out_dtype: &str,
+    c: Option<Slice<'_, f32>>,
+    how: Options,
+    mut out: HeldOutput<'_>,
 ) -> PyResult<()> {
-    let (a, right) = (HeldSide::new(&a)?, b.hold(py)?);
-    let c = c.map(|c| readonly::<f32>("c", c, "float32")).transpose()?;
-    let mut out = HeldOutput::new("out", out, out_dtype)?;
-    let options = options(accumulator, promote_every)?;
-    let (stack, m, n, k) = shape;
-    let (a, right, out) = (a.view()?, right.view()?, out.view()?);
-    let b = gemm::Operand { prepared: b.prepared(), ..right };
-    let c = c.as_ref().map(|c| c.as_slice()).transpose()?;
-    detached(py, || gemm::matmul_nt(&a, &b, Shape { stack, m, n, k }, b_stacked, c, &options, out))
+    let (right, prepared) = match &b {
+        Right::Operand(operand) => (&operand.get().hold(py)?, operand.get().prepared()),
+        Right::Side(side) => (side, None),
+    };
+    let (a, b, out) = (a.view()?, gemm::Operand { prepared, ..right.view()? }, out.view()?);
+    let c = c.as_ref().map(Slice::view).transpose()?;
+    detached(py, || gemm::matmul_nt(&a, &b, shape, b_stacked, c, &how, out))
 }
 
 /// The product of each expert's rows of a with its own b.
 #[pyfunction]
 fn matmul_grouped_nt(
     py: Python<'_>,
-    a: Given<'_>,
-    b: Given<'_>,
-    shape: (usize, usize, usize, usize),
-    offsets: &Object<'_>,
-    c: Option<&Object<'_>>,
-    accumulator: &str,
-    promote_every: usize,
-    out: &Object<'_>,
-    out_dtype: &str,
+    a: HeldSide<'_>,
+    b: HeldSide<'_>,
+    offsets: Slice<'_, i64>,
+    shape: Shape,
+    c: Option<Slice<'_, f32>>,
+    how: Options,
+    mut out: HeldOutput<'_>,
 ) -> PyResult<()> {
-    let (a, b) = (HeldSide::new(&a)?, HeldSide::new(&b)?);
-    let c = c.map(|c| readonly::<f32>("c", c, "float32")).transpose()?;
-    let offsets = readonly::<i64>("offsets", offsets, "int64")?;
-    let mut out = HeldOutput::new("out", out, out_dtype)?;
-    let options = options(accumulator, promote_every)?;
-    let (stack, m, n, k) = shape;
-    let (a, b, out, offsets) = (a.view()?, b.view()?, out.view()?, offsets.as_slice()?);
-    let c = c.as_ref().map(|c| c.as_slice()).transpose()?;
-    let shape = Shape { stack, m, n, k };
-    detached(py, || gemm::matmul_grouped_nt(&a, &b, shape, offsets, c, &options, out))
+    let (a, b, offsets, out) = (a.view()?, b.view()?, offsets.view()?, out.view()?);
+    let c = c.as_ref().map(Slice::view).transpose()?;
+    detached(py, || gemm::matmul_grouped_nt(&a, &b, shape, offsets, c, &how, out))
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {

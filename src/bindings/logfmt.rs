@@ -1,40 +1,42 @@
 //! LogFMT.
 
-use super::array::{readonly, readwrite, HeldCodes, HeldCodesMut, HeldInput, HeldOutput, Object};
+use super::array::{HeldCodes, HeldCodesMut, HeldInput, HeldOutput, Slice, SliceMut};
 use super::detached;
-use crate::quant::logfmt::{self, LogLayout, LogOptions, LogRounding, Precision, Tiles, TilesMut};
+use crate::quant::logfmt::{
+    self, LogLayout, LogOptions, LogRounding, PackedRows, Precision, Tiles, TilesMut,
+};
 use pyo3::prelude::*;
+
+/// Tiles as Python gives them: rows, columns, columns of a tile.
+impl FromPyObject<'_, '_> for Tiles {
+    type Error = PyErr;
+    fn extract(given: Borrowed<'_, '_, PyAny>) -> PyResult<Tiles> {
+        let (rows, cols, tile) = given.extract()?;
+        Ok(Tiles::new(rows, cols, tile)?)
+    }
+}
 
 /// Encodes src: codes, each tile's least and largest magnitude, and whether it holds what cannot be encoded.
 #[pyfunction]
 fn logfmt_encode(
     py: Python<'_>,
-    src: &Object<'_>,
-    src_dtype: &str,
-    rows: usize,
-    cols: usize,
+    src: HeldInput<'_>,
+    tiles: Tiles,
     bits: u32,
-    tile: usize,
     rounding: &str,
     zeros_count: bool,
     skip_nan: bool,
     seed: u64,
     inner: usize,
-    codes_out: &Object<'_>,
-    amin_out: &Object<'_>,
-    amax_out: &Object<'_>,
-    flags_out: &Object<'_>,
+    mut codes_out: HeldCodesMut<'_>,
+    mut amin_out: SliceMut<'_, f32>,
+    mut amax_out: SliceMut<'_, f32>,
+    mut flags_out: SliceMut<'_, u8>,
 ) -> PyResult<()> {
     let rounding = LogRounding::parse(rounding)?;
     let options = LogOptions { bits, rounding, zeros_count, skip_nan, seed, inner };
-    let tiles = Tiles::new(rows, cols, tile)?;
-    let (src, mut codes) = (HeldInput::new("src", src, src_dtype)?, HeldCodesMut::new(codes_out)?);
-    let mut amin = readwrite::<f32>("amin_out", amin_out, "float32")?;
-    let mut amax = readwrite::<f32>("amax_out", amax_out, "float32")?;
-    let mut flags = readwrite::<u8>("flags_out", flags_out, "uint8")?;
-    let (src, codes) = (src.view()?, codes.view()?);
-    let out =
-        TilesMut { amin: amin.as_slice_mut()?, amax: amax.as_slice_mut()?, flags: flags.as_slice_mut()? };
+    let (src, codes) = (src.view()?, codes_out.view()?);
+    let out = TilesMut { amin: amin_out.view()?, amax: amax_out.view()?, flags: flags_out.view()? };
     detached(py, || logfmt::logfmt_encode(src, tiles, &options, codes, out))
 }
 
@@ -42,55 +44,50 @@ fn logfmt_encode(
 #[pyfunction]
 fn logfmt_decode(
     py: Python<'_>,
-    codes: &Object<'_>,
+    codes: HeldCodes<'_>,
+    amin: Slice<'_, f32>,
+    amax: Slice<'_, f32>,
     bits: u32,
-    rows: usize,
-    cols: usize,
-    tile: usize,
-    amin: &Object<'_>,
-    amax: &Object<'_>,
-    out: &Object<'_>,
-    out_dtype: &str,
+    tiles: Tiles,
+    mut out: HeldOutput<'_>,
     precision: &str,
 ) -> PyResult<()> {
-    let (tiles, precision) = (Tiles::new(rows, cols, tile)?, Precision::parse(precision)?);
-    let codes = HeldCodes::new(codes)?;
-    let (amin, amax) = (readonly::<f32>("amin", amin, "float32")?, readonly::<f32>("amax", amax, "float32")?);
-    let mut out = HeldOutput::new("out", out, out_dtype)?;
-    let (codes, amin, amax, out) = (codes.view()?, amin.as_slice()?, amax.as_slice()?, out.view()?);
+    let precision = Precision::parse(precision)?;
+    let (codes, amin, amax, out) = (codes.view()?, amin.view()?, amax.view()?, out.view()?);
     detached(py, || logfmt::logfmt_decode(codes, bits, tiles, amin, amax, out, precision))
+}
+
+/// Rows of codes as Python gives them: length of a row, bits, layout.
+impl FromPyObject<'_, '_> for PackedRows {
+    type Error = PyErr;
+    fn extract(given: Borrowed<'_, '_, PyAny>) -> PyResult<PackedRows> {
+        let (row_len, bits, layout) = given.extract::<(_, _, String)>()?;
+        Ok(PackedRows { row_len, bits, layout: LogLayout::parse(&layout)? })
+    }
 }
 
 /// Packs rows of codes into bytes.
 #[pyfunction]
 fn logfmt_pack(
     py: Python<'_>,
-    codes: &Object<'_>,
-    row_len: usize,
-    bits: u32,
-    layout: &str,
-    out: &Object<'_>,
+    codes: HeldCodes<'_>,
+    rows: PackedRows,
+    mut out: SliceMut<'_, u8>,
 ) -> PyResult<()> {
-    let layout = LogLayout::parse(layout)?;
-    let (codes, mut out) = (HeldCodes::new(codes)?, readwrite::<u8>("out", out, "uint8")?);
-    let (codes, out) = (codes.view()?, out.as_slice_mut()?);
-    detached(py, || logfmt::logfmt_pack(codes, row_len, bits, layout, out))
+    let (codes, out) = (codes.view()?, out.view()?);
+    detached(py, || logfmt::logfmt_pack(codes, rows, out))
 }
 
 /// Unpacks bytes into rows of codes.
 #[pyfunction]
 fn logfmt_unpack(
     py: Python<'_>,
-    packed: &Object<'_>,
-    row_len: usize,
-    bits: u32,
-    layout: &str,
-    codes_out: &Object<'_>,
+    packed: Slice<'_, u8>,
+    rows: PackedRows,
+    mut codes_out: HeldCodesMut<'_>,
 ) -> PyResult<()> {
-    let layout = LogLayout::parse(layout)?;
-    let (packed, mut codes) = (readonly::<u8>("packed", packed, "uint8")?, HeldCodesMut::new(codes_out)?);
-    let (packed, codes) = (packed.as_slice()?, codes.view()?);
-    detached(py, || logfmt::logfmt_unpack(packed, row_len, bits, layout, codes))
+    let (packed, codes) = (packed.view()?, codes_out.view()?);
+    detached(py, || logfmt::logfmt_unpack(packed, rows, codes))
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -1,6 +1,6 @@
 //! The layers of the reference forward.
 
-use super::array::{readonly, readwrite, Object};
+use super::array::{readonly, readwrite, HeldInput, Object, Slice, SliceMut};
 use super::{detached, type_error};
 use crate::formats::{bfloat16, Format};
 use crate::model::{
@@ -11,19 +11,18 @@ use numpy::PyReadonlyArray1;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-/// Runs a body with `T` standing for the type that `dtype` names.
+/// Runs a body with `T` standing for the type of an argument, float32 or float64.
 macro_rules! each_real {
-    ($dtype:expr, $t:ident => $body:expr) => {
-        match $dtype {
-            "float32" => {
-                type $t = f32;
-                $body
-            }
-            "float64" => {
-                type $t = f64;
-                $body
-            }
-            other => Err(type_error(format!("dtype: found {other:?}, expected float32 or float64"))),
+    ($name:ident, $t:ident => $body:expr) => {
+        if $name.cast::<numpy::PyArray1<f32>>().is_ok() {
+            type $t = f32;
+            $body
+        } else if $name.cast::<numpy::PyArray1<f64>>().is_ok() {
+            type $t = f64;
+            $body
+        } else {
+            let told = crate::bindings::array::wrong($name, "float32 or float64");
+            Err(type_error(format!("{}: {told}", stringify!($name))))
         }
     };
 }
@@ -34,10 +33,14 @@ pub(super) use each_real;
 pub struct Weight {
     array: Py<PyAny>,
     dtype: String,
-    rows: usize,
-    cols: usize,
-    scales: Option<Py<PyAny>>,
-    block: (usize, usize),
+    shape: (usize, usize),
+    scaling: Option<Scaling>,
+}
+
+/// Scales of codes.
+struct Scaling {
+    scales: Py<PyAny>,
+    block: [usize; 2],
     rounded: bool,
 }
 
@@ -45,7 +48,7 @@ pub struct Weight {
 impl Weight {
     /// dtype names a float type, or the format of codes that come with scales.
     #[new]
-    #[pyo3(signature = (array, dtype, rows, cols, scales=None, block=(1, 1), rounded=false))]
+    #[pyo3(signature = (array, dtype, rows, cols, scales=None, block=[1, 1], rounded=false))]
     fn new(
         py: Python<'_>,
         array: Py<PyAny>,
@@ -53,23 +56,24 @@ impl Weight {
         rows: usize,
         cols: usize,
         scales: Option<Py<PyAny>>,
-        block: (usize, usize),
+        block: [usize; 2],
         rounded: bool,
     ) -> PyResult<Weight> {
-        let weight = Weight { array, dtype, rows, cols, scales, block, rounded };
+        let scaling = scales.map(|scales| Scaling { scales, block, rounded });
+        let weight = Weight { array, dtype, shape: (rows, cols), scaling };
         weight.hold(py)?.view()?;
         Ok(weight)
     }
 
     #[getter]
     fn shape(&self) -> (usize, usize) {
-        (self.rows, self.cols)
+        self.shape
     }
 
     /// The matrix, widened to out's type.
-    fn numbers(&self, py: Python<'_>, out: &Object<'_>, dtype: &str) -> PyResult<()> {
-        each_real!(dtype, T => {
-            let (held, mut out) = (self.hold(py)?, readwrite::<T>("out", out, dtype)?);
+    fn numbers(&self, py: Python<'_>, out: &Object<'_>) -> PyResult<()> {
+        each_real!(out, T => {
+            let (held, mut out) = (self.hold(py)?, readwrite::<T>("out", out)?);
             let (weight, out) = (held.view()?, out.as_slice_mut()?);
             crate::error::same_length("out", out.len(), weight.rows() * weight.cols())?;
             detached(py, || weight.panel::<T>(0, weight.rows()).map(|x| out.copy_from_slice(&x)))
@@ -78,61 +82,49 @@ impl Weight {
 }
 
 enum Numbers<'py> {
-    F32(PyReadonlyArray1<'py, f32>),
-    F64(PyReadonlyArray1<'py, f64>),
-    F16(PyReadonlyArray1<'py, u16>),
-    Bf16(PyReadonlyArray1<'py, u16>),
-    Scaled(PyReadonlyArray1<'py, u8>, &'static Format, PyReadonlyArray1<'py, f32>),
+    Plain(HeldInput<'py>),
+    Scaled {
+        codes: PyReadonlyArray1<'py, u8>,
+        format: &'static Format,
+        scales: PyReadonlyArray1<'py, f32>,
+        block: [usize; 2],
+        rounded: bool,
+    },
 }
 
 /// A weight whose arrays are held for reading.
 pub struct HeldWeight<'py> {
     numbers: Numbers<'py>,
-    rows: usize,
-    cols: usize,
-    block: (usize, usize),
-    rounded: bool,
+    shape: (usize, usize),
 }
 
 impl Weight {
     pub fn hold<'py>(&self, py: Python<'py>) -> PyResult<HeldWeight<'py>> {
-        let array = self.array.bind(py);
-        let numbers = match (self.dtype.as_str(), &self.scales) {
-            ("float32", None) => Numbers::F32(readonly("weight", array, "float32")?),
-            ("float64", None) => Numbers::F64(readonly("weight", array, "float64")?),
-            ("float16", None) => Numbers::F16(readonly("weight", array, "uint16")?),
-            ("bfloat16", None) => Numbers::Bf16(readonly("weight", array, "uint16")?),
-            (name, Some(scales)) => {
-                let scales = readonly("scales", scales.bind(py), "float32")?;
-                Numbers::Scaled(readonly("weight", array, "uint8")?, Format::by_name(name)?, scales)
-            }
-            (name, None) => {
-                return Err(type_error(format!(
-                    "weight: found {name} without scales, expected float32, float64, float16 or bfloat16"
-                )))
-            }
+        let (array, dtype) = (self.array.bind(py), &self.dtype);
+        let numbers = match &self.scaling {
+            None => Numbers::Plain(HeldInput::new("weight", array, dtype)?),
+            Some(Scaling { scales, block, rounded }) => Numbers::Scaled {
+                scales: readonly("scales", scales.bind(py))?,
+                codes: readonly("weight", array)?,
+                format: Format::by_name(dtype)?,
+                block: *block,
+                rounded: *rounded,
+            },
         };
-        let Weight { rows, cols, block, rounded, .. } = *self;
-        Ok(HeldWeight { numbers, rows, cols, block, rounded })
+        Ok(HeldWeight { numbers, shape: self.shape })
     }
 }
 
 impl HeldWeight<'_> {
     pub fn view(&self) -> PyResult<model::Weight<'_>> {
         let data = match &self.numbers {
-            Numbers::F32(x) => Data::F32(x.as_slice()?),
-            Numbers::F64(x) => Data::F64(x.as_slice()?),
-            Numbers::F16(x) => Data::F16(x.as_slice()?),
-            Numbers::Bf16(x) => Data::Bf16(x.as_slice()?),
-            Numbers::Scaled(codes, format, scales) => Data::Scaled {
-                codes: codes.as_slice()?,
-                format,
-                scales: scales.as_slice()?,
-                block: [self.block.0, self.block.1],
-                rounded: self.rounded,
-            },
+            Numbers::Plain(numbers) => Data::Plain(numbers.view()?),
+            Numbers::Scaled { codes, format, scales, block, rounded } => {
+                let (codes, scales) = (codes.as_slice()?, scales.as_slice()?);
+                Data::Scaled { codes, format, scales, block: *block, rounded: *rounded }
+            }
         };
-        Ok(model::Weight::new(self.rows, self.cols, data)?)
+        Ok(model::Weight::new(self.shape.0, self.shape.1, data)?)
     }
 }
 
@@ -141,15 +133,14 @@ impl HeldWeight<'_> {
 fn rms_norm(
     py: Python<'_>,
     x: &Object<'_>,
-    dtype: &str,
     weight: &Bound<'_, Weight>,
     eps: f64,
     bfloat16: bool,
     out: &Object<'_>,
 ) -> PyResult<()> {
     let weight = weight.get().hold(py)?;
-    each_real!(dtype, T => {
-        let (x, mut out) = (readonly::<T>("x", x, dtype)?, readwrite::<T>("out", out, dtype)?);
+    each_real!(x, T => {
+        let (x, mut out) = (readonly::<T>("x", x)?, readwrite::<T>("out", out)?);
         let (x, w, out) = (x.as_slice()?, weight.view()?, out.as_slice_mut()?);
         let round = rounding::<T>(bfloat16)?;
         detached(py, || w.panel::<T>(0, w.rows()).and_then(|w| model::rms_norm(x, &w, eps, round, out)))
@@ -161,7 +152,6 @@ fn rms_norm(
 fn layer_norm(
     py: Python<'_>,
     x: &Object<'_>,
-    dtype: &str,
     weight: &Bound<'_, Weight>,
     bias: &Bound<'_, Weight>,
     eps: f64,
@@ -169,8 +159,8 @@ fn layer_norm(
     out: &Object<'_>,
 ) -> PyResult<()> {
     let (weight, bias) = (weight.get().hold(py)?, bias.get().hold(py)?);
-    each_real!(dtype, T => {
-        let (x, mut out) = (readonly::<T>("x", x, dtype)?, readwrite::<T>("out", out, dtype)?);
+    each_real!(x, T => {
+        let (x, mut out) = (readonly::<T>("x", x)?, readwrite::<T>("out", out)?);
         let (w, b) = (vector::<T>(&weight)?, vector::<T>(&bias)?);
         let (x, out) = (x.as_slice()?, out.as_slice_mut()?);
         let round = rounding::<T>(bfloat16)?;
@@ -237,7 +227,6 @@ impl Positions<'_> {
 fn rotate(
     py: Python<'_>,
     x: &Object<'_>,
-    dtype: &str,
     settings: RopeSettings,
     positions: Positions<'_>,
     heads: usize,
@@ -245,8 +234,8 @@ fn rotate(
     bfloat16: bool,
 ) -> PyResult<()> {
     let (rope, positions) = (settings.rope()?, positions.numbers()?);
-    each_real!(dtype, T => {
-        let mut x = readwrite::<T>("x", x, dtype)?;
+    each_real!(x, T => {
+        let mut x = readwrite::<T>("x", x)?;
         let x = x.as_slice_mut()?;
         let round = rounding::<T>(bfloat16)?;
         detached(py, || rope.rotate_all(x, &positions, heads, width, round))
@@ -286,7 +275,6 @@ fn attend(
     py: Python<'_>,
     q: &Object<'_>,
     seen: &Object<'_>,
-    dtype: &str,
     settings: MlaSettings,
     past: usize,
     absorbed: bool,
@@ -295,16 +283,15 @@ fn attend(
     bfloat16: bool,
     out: &Object<'_>,
     probs: Option<&Object<'_>>,
-    selected: Option<&Object<'_>>,
+    selected: Option<Slice<'_, bool>>,
 ) -> PyResult<()> {
     let shape = settings.shape()?;
-    let selected = selected.map(|flags| readonly::<bool>("selected", flags, "bool")).transpose()?;
     let kv_b = kv_b.map(|w| w.get().hold(py)).transpose()?;
-    each_real!(dtype, T => {
-        let (q, seen) = (readonly::<T>("q", q, dtype)?, readonly::<T>("seen", seen, dtype)?);
-        let expanded = expanded.map(|x| readonly::<T>("expanded", x, dtype)).transpose()?;
-        let mut out = readwrite::<T>("out", out, dtype)?;
-        let mut probs = probs.map(|p| readwrite::<T>("probs", p, dtype)).transpose()?;
+    each_real!(q, T => {
+        let (q, seen) = (readonly::<T>("q", q)?, readonly::<T>("seen", seen)?);
+        let expanded = expanded.map(|x| readonly::<T>("expanded", x)).transpose()?;
+        let mut out = readwrite::<T>("out", out)?;
+        let mut probs = probs.map(|p| readwrite::<T>("probs", p)).transpose()?;
         let up = match (&kv_b, &expanded) {
             (Some(w), None) if absorbed => Up::Absorbed(w.view()?),
             (Some(w), None) => Up::Naive(w.view()?),
@@ -314,7 +301,7 @@ fn attend(
         let (q, seen, out) = (q.as_slice()?, seen.as_slice()?, out.as_slice_mut()?);
         let probs = probs.as_mut().map(|p| p.as_slice_mut()).transpose()?;
         let round = rounding::<T>(bfloat16)?;
-        let selected = selected.as_ref().map(|flags| flags.as_slice()).transpose()?;
+        let selected = selected.as_ref().map(Slice::view).transpose()?;
         let sequence = Sequence { shape, past, q, seen, selected };
         detached(py, || sequence.attend(&up, round, out, probs))
     })
@@ -327,17 +314,15 @@ fn index_scores(
     q: &Object<'_>,
     k: &Object<'_>,
     w: &Object<'_>,
-    dtype: &str,
-    heads: usize,
-    channels: usize,
-    past: usize,
+    shape: (usize, usize, usize),
     scale: f64,
     out: &Object<'_>,
 ) -> PyResult<()> {
+    let (heads, channels, past) = shape;
     let shape = IndexShape { heads, channels, past };
-    each_real!(dtype, T => {
-        let (q, k) = (readonly::<T>("q", q, dtype)?, readonly::<T>("k", k, dtype)?);
-        let (w, mut out) = (readonly::<T>("w", w, dtype)?, readwrite::<T>("out", out, dtype)?);
+    each_real!(q, T => {
+        let (q, k) = (readonly::<T>("q", q)?, readonly::<T>("k", k)?);
+        let (w, mut out) = (readonly::<T>("w", w)?, readwrite::<T>("out", out)?);
         let (q, k, w, out) = (q.as_slice()?, k.as_slice()?, w.as_slice()?, out.as_slice_mut()?);
         detached(py, || model::index_scores(q, k, w, shape, scale, out))
     })
@@ -348,17 +333,15 @@ fn index_scores(
 fn select(
     py: Python<'_>,
     scores: &Object<'_>,
-    dtype: &str,
     past: usize,
     top: usize,
-    flags: &Object<'_>,
+    mut flags: SliceMut<'_, bool>,
     gap: &Object<'_>,
 ) -> PyResult<()> {
-    let mut flags = readwrite::<bool>("flags", flags, "bool")?;
-    each_real!(dtype, T => {
-        let (scores, mut gap) = (readonly::<T>("scores", scores, dtype)?, readwrite::<T>("gap", gap, dtype)?);
+    each_real!(scores, T => {
+        let (scores, mut gap) = (readonly::<T>("scores", scores)?, readwrite::<T>("gap", gap)?);
         let scores = scores.as_slice()?;
-        let out = Selection { flags: flags.as_slice_mut()?, gap: gap.as_slice_mut()? };
+        let out = Selection { flags: flags.view()?, gap: gap.as_slice_mut()? };
         detached(py, || model::select(scores, past, top, out))
     })
 }
@@ -369,11 +352,11 @@ macro_rules! elementwise {
         $(#[$doc])*
         #[pyfunction]
         fn $name(
-            py: Python<'_>, a: &Object<'_>, b: &Object<'_>, dtype: &str, bfloat16: bool, out: &Object<'_>,
+            py: Python<'_>, a: &Object<'_>, b: &Object<'_>, bfloat16: bool, out: &Object<'_>,
         ) -> PyResult<()> {
-            each_real!(dtype, T => {
-                let (a, b) = (readonly::<T>("a", a, dtype)?, readonly::<T>("b", b, dtype)?);
-                let mut out = readwrite::<T>("out", out, dtype)?;
+            each_real!(a, T => {
+                let (a, b) = (readonly::<T>("a", a)?, readonly::<T>("b", b)?);
+                let mut out = readwrite::<T>("out", out)?;
                 let (a, b, out) = (a.as_slice()?, b.as_slice()?, out.as_slice_mut()?);
                 let round = rounding::<T>(bfloat16)?;
                 detached(py, || model::$name(a, b, round, out))
@@ -394,25 +377,23 @@ elementwise! {
 fn combine(
     py: Python<'_>,
     parts: &Object<'_>,
-    indices: &Object<'_>,
+    indices: Slice<'_, i64>,
     shares: &Object<'_>,
     shared: Option<&Object<'_>>,
-    dtype: &str,
     top: usize,
     channels: usize,
     ascending: bool,
     bfloat16: bool,
     out: &Object<'_>,
 ) -> PyResult<()> {
-    let indices = readonly::<i64>("indices", indices, "int64")?;
     let order = if ascending { ExpertOrder::Ascending } else { ExpertOrder::AsChosen };
-    each_real!(dtype, T => {
-        let (parts, shares) = (readonly::<T>("parts", parts, dtype)?, readonly::<T>("shares", shares, dtype)?);
-        let shared = shared.map(|x| readonly::<T>("shared", x, dtype)).transpose()?;
-        let mut out = readwrite::<T>("out", out, dtype)?;
+    each_real!(parts, T => {
+        let (parts, shares) = (readonly::<T>("parts", parts)?, readonly::<T>("shares", shares)?);
+        let shared = shared.map(|x| readonly::<T>("shared", x)).transpose()?;
+        let mut out = readwrite::<T>("out", out)?;
         let given = ExpertOutputs {
             parts: parts.as_slice()?,
-            indices: indices.as_slice()?,
+            indices: indices.view()?,
             shares: shares.as_slice()?,
             shared: shared.as_ref().map(|x| x.as_slice()).transpose()?,
             top,
@@ -425,9 +406,8 @@ fn combine(
 
 /// Every number of x to the nearest bfloat16, in place.
 #[pyfunction]
-fn round_bfloat16(py: Python<'_>, x: &Object<'_>) -> PyResult<()> {
-    let mut x = readwrite::<f32>("x", x, "float32")?;
-    let x = x.as_slice_mut()?;
+fn round_bfloat16(py: Python<'_>, mut x: SliceMut<'_, f32>) -> PyResult<()> {
+    let x = x.view()?;
     detached(py, || {
         bfloat16::round_bfloat16(x);
         Ok(())
@@ -460,10 +440,9 @@ struct GateSettings {
 fn gate(
     py: Python<'_>,
     logits: &Object<'_>,
-    dtype: &str,
     bias: Option<&Bound<'_, Weight>>,
     settings: GateSettings,
-    indices: &Object<'_>,
+    mut indices: SliceMut<'_, i64>,
     weights: &Object<'_>,
     gap: &Object<'_>,
 ) -> PyResult<()> {
@@ -476,13 +455,12 @@ fn gate(
     };
     let rule = GateRule { scoring, best, experts, groups, kept, top, normalised, factor, masked };
     let bias = bias.map(|bias| bias.get().hold(py)).transpose()?;
-    let mut indices = readwrite::<i64>("indices", indices, "int64")?;
-    each_real!(dtype, T => {
-        let logits = readonly::<T>("logits", logits, dtype)?;
+    each_real!(logits, T => {
+        let logits = readonly::<T>("logits", logits)?;
         let (mut weights, mut gap) =
-            (readwrite::<T>("weights", weights, dtype)?, readwrite::<T>("gap", gap, dtype)?);
+            (readwrite::<T>("weights", weights)?, readwrite::<T>("gap", gap)?);
         let bias = bias.as_ref().map(vector::<T>).transpose()?.unwrap_or_default();
-        let (logits, indices) = (logits.as_slice()?, indices.as_slice_mut()?);
+        let (logits, indices) = (logits.as_slice()?, indices.view()?);
         let out = Routing { indices, weights: weights.as_slice_mut()?, gap: gap.as_slice_mut()? };
         let round = rounding::<T>(bfloat16)?;
         detached(py, || model::gate(logits, &bias, &rule, round, out))

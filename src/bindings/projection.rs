@@ -90,16 +90,15 @@ impl<'py> Held<'py> {
 fn linear(
     py: Python<'_>,
     x: &Object<'_>,
-    dtype: &str,
     rows: usize,
     weight: &Object<'_>,
     how: &Bound<'_, Projection>,
     out: &Object<'_>,
 ) -> PyResult<()> {
     let weight = Held::new(py, weight)?;
-    each_real!(dtype, T => {
+    each_real!(x, T => {
         let how = how.get().of::<T>()?;
-        let (x, mut out) = (readonly::<T>("x", x, dtype)?, readwrite::<T>("out", out, dtype)?);
+        let (x, mut out) = (readonly::<T>("x", x)?, readwrite::<T>("out", out)?);
         let (x, w, out) = (x.as_slice()?, weight.view()?, out.as_slice_mut()?);
         detached(py, || how.apply(x, rows, &w, out))
     })
@@ -110,7 +109,6 @@ fn linear(
 fn swiglu(
     py: Python<'_>,
     x: &Object<'_>,
-    dtype: &str,
     rows: usize,
     weights: (Object<'_>, Object<'_>, Object<'_>),
     how: (Bound<'_, Projection>, Bound<'_, Projection>),
@@ -118,9 +116,9 @@ fn swiglu(
 ) -> PyResult<()> {
     let (gate, up, down) =
         (Held::new(py, &weights.0)?, Held::new(py, &weights.1)?, Held::new(py, &weights.2)?);
-    each_real!(dtype, T => {
+    each_real!(x, T => {
         let (first, last) = (how.0.get().of::<T>()?, how.1.get().of::<T>()?);
-        let (x, mut out) = (readonly::<T>("x", x, dtype)?, readwrite::<T>("out", out, dtype)?);
+        let (x, mut out) = (readonly::<T>("x", x)?, readwrite::<T>("out", out)?);
         let (x, out) = (x.as_slice()?, out.as_slice_mut()?);
         let weights = Swiglu { gate: gate.view()?, up: up.view()?, down: down.view()? };
         detached(py, || weights.apply(x, rows, [&first, &last], out))

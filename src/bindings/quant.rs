@@ -1,24 +1,26 @@
 //! Quantization with shared scales, and what it cost.
 
-use super::array::{readonly, readwrite, HeldCodes, HeldCodesMut, HeldInput, HeldOutput, Object};
+use super::array::{HeldCodes, HeldCodesMut, HeldInput, HeldOutput, Object, Slice, SliceMut};
 use super::{detached, type_error};
 use crate::error::Error;
-use crate::formats::{Format, Rounding};
+use crate::formats::{Codes, Format, Rounding};
 use crate::quant::rule::{
     AmaxNan, ApplyOp, BlockOp, Byte0, Pow2Op, ScaleOp, Subnormals, ZeroScale, ZeroTile, CANDIDATES, PLAIN,
 };
 use crate::quant::{
     self, Blocks, Coded, Global, NonFinitePolicy, QuantizeOptions, Rule, ScaleKind, ScaleSource, RULES,
 };
-use numpy::{PyArray2, PyArrayDyn, PyArrayMethods, PyReadonlyArray1};
+use numpy::{PyArray2, PyArrayDyn, PyArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-type Layout = (usize, usize, usize, usize, usize);
-
-fn blocks(layout: Layout) -> PyResult<Blocks> {
-    let (stack, rows, cols, block_rows, block_cols) = layout;
-    Ok(Blocks::new([stack, rows, cols], [block_rows, block_cols])?)
+/// A layout as Python gives it: stack, rows, columns, rows and columns of a block.
+impl FromPyObject<'_, '_> for Blocks {
+    type Error = PyErr;
+    fn extract(layout: Borrowed<'_, '_, PyAny>) -> PyResult<Blocks> {
+        let (stack, rows, cols, block_rows, block_cols) = layout.extract()?;
+        Ok(Blocks::new([stack, rows, cols], [block_rows, block_cols])?)
+    }
 }
 
 /// The rows of the table of scale rules: columns by the textbook's names and values.
@@ -106,63 +108,50 @@ fn candidates_of(given: &[f32]) -> PyResult<[f32; CANDIDATES]> {
 
 /// The largest magnitude of each block.
 #[pyfunction]
-fn amax(py: Python<'_>, src: &Object<'_>, src_dtype: &str, layout: Layout, out: &Object<'_>) -> PyResult<()> {
-    let blocks = blocks(layout)?;
-    let (src, mut out) = (HeldInput::new("src", src, src_dtype)?, readwrite::<f32>("out", out, "float32")?);
-    let (src, out) = (src.view()?, out.as_slice_mut()?);
-    detached(py, || quant::amax(src, blocks, out))
+fn amax(py: Python<'_>, src: HeldInput<'_>, layout: Blocks, mut out: SliceMut<'_, f32>) -> PyResult<()> {
+    let (src, out) = (src.view()?, out.view()?);
+    detached(py, || quant::amax(src, layout, out))
 }
 
 /// Quantizes src; scales_out gets the bytes of what is stored of each scale. known: each block's amax, as found by amax.
 #[pyfunction]
-#[pyo3(signature = (src, src_dtype, layout, fmt, codes_out, scales_out, scale, rule, global_encode, global_decode, amax,
+#[pyo3(signature = (src, layout, fmt, codes_out, scales_out, scale, rule, global_encode, global_decode, amax,
     scales, nonfinite, rounding, seed, known=None))]
 fn quantize(
     py: Python<'_>,
-    src: &Object<'_>,
-    src_dtype: &str,
-    layout: Layout,
+    src: HeldInput<'_>,
+    layout: Blocks,
     fmt: &str,
-    codes_out: &Object<'_>,
-    scales_out: &Object<'_>,
+    mut codes_out: HeldCodesMut<'_>,
+    mut scales_out: SliceMut<'_, u8>,
     scale: &str,
     rule: &Object<'_>,
-    global_encode: &Object<'_>,
-    global_decode: &Object<'_>,
-    amax: Option<&Object<'_>>,
-    scales: Option<&Object<'_>>,
+    global_encode: Slice<'_, f32>,
+    global_decode: Slice<'_, f32>,
+    amax: Option<Slice<'_, f32>>,
+    scales: Option<Slice<'_, f32>>,
     nonfinite: &str,
     rounding: Option<&str>,
     seed: u64,
-    known: Option<&Object<'_>>,
+    known: Option<Slice<'_, f32>>,
 ) -> PyResult<()> {
-    let (blocks, format) = (blocks(layout)?, Format::by_name(fmt)?);
-    let amax = amax.map(|a| readonly::<f32>("amax", a, "float32")).transpose()?;
-    let given = scales.map(|a| readonly::<f32>("scales", a, "float32")).transpose()?;
-    let known = known.map(|a| readonly::<f32>("known", a, "float32")).transpose()?;
-    let (encode, decode) = (
-        readonly::<f32>("global_encode", global_encode, "float32")?,
-        readonly::<f32>("global_decode", global_decode, "float32")?,
-    );
+    let format = Format::by_name(fmt)?;
     let options = QuantizeOptions {
         scale: ScaleKind::parse(scale)?,
         rule: rule_of(rule)?,
-        from: match (&given, &amax, &known) {
-            (Some(given), ..) => ScaleSource::Given(given.as_slice()?),
-            (None, Some(amax), _) => ScaleSource::Amax(amax.as_slice()?),
-            (None, None, Some(known)) => ScaleSource::Known(known.as_slice()?),
+        from: match (&scales, &amax, &known) {
+            (Some(given), ..) => ScaleSource::Given(given.view()?),
+            (None, Some(amax), _) => ScaleSource::Amax(amax.view()?),
+            (None, None, Some(known)) => ScaleSource::Known(known.view()?),
             (None, None, None) => ScaleSource::Found,
         },
-        global: Global { encode: encode.as_slice()?, decode: decode.as_slice()? },
+        global: Global { encode: global_encode.view()?, decode: global_decode.view()? },
         nonfinite: NonFinitePolicy::parse(nonfinite)?,
         rounding: rounding.map(Rounding::parse).transpose()?,
         seed,
     };
-    let src = HeldInput::new("src", src, src_dtype)?;
-    let mut codes = HeldCodesMut::new(codes_out)?;
-    let mut stored = readwrite::<u8>("scales_out", scales_out, "uint8")?;
-    let (src, codes, stored) = (src.view()?, codes.view()?, stored.as_slice_mut()?);
-    detached(py, || quant::quantize(src, blocks, format, &options, codes, stored))
+    let (src, codes, stored) = (src.view()?, codes_out.view()?, scales_out.view()?);
+    detached(py, || quant::quantize(src, layout, format, &options, codes, stored))
 }
 
 /// Refuses a rule that cannot be with a kind of scale and a format.
@@ -171,21 +160,33 @@ fn check_rule(rule: &Object<'_>, scale: &str, fmt: &str, searching: bool) -> PyR
     Ok(rule_of(rule)?.check(ScaleKind::parse(scale)?, Format::by_name(fmt)?, searching)?)
 }
 
+/// Codes with what they mean, given as (codes, format, layout, multipliers).
+struct HeldCoded<'py> {
+    codes: HeldCodes<'py>,
+    format: &'static Format,
+    blocks: Blocks,
+    scales: Slice<'py, f32>,
+}
+
+impl<'py> FromPyObject<'_, 'py> for HeldCoded<'py> {
+    type Error = PyErr;
+    fn extract(given: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        let (codes, fmt, blocks, scales) = given.extract::<(_, String, _, _)>()?;
+        Ok(HeldCoded { codes, format: Format::by_name(&fmt)?, blocks, scales })
+    }
+}
+
+impl HeldCoded<'_> {
+    fn view(&self) -> PyResult<Coded<'_>> {
+        let (codes, scales) = (self.codes.view()?, self.scales.view()?);
+        Ok(Coded { codes, format: self.format, blocks: self.blocks, scales })
+    }
+}
+
 /// Writes code * scale.
 #[pyfunction]
-fn dequantize(
-    py: Python<'_>,
-    codes: &Object<'_>,
-    fmt: &str,
-    layout: Layout,
-    scales: &Object<'_>,
-    out: &Object<'_>,
-    out_dtype: &str,
-) -> PyResult<()> {
-    let (blocks, format) = (blocks(layout)?, Format::by_name(fmt)?);
-    let (codes, scales) = (HeldCodes::new(codes)?, readonly::<f32>("scales", scales, "float32")?);
-    let mut out = HeldOutput::new("out", out, out_dtype)?;
-    let (codes, scales, out) = (codes.view()?, scales.as_slice()?, out.view()?);
+fn dequantize(py: Python<'_>, coded: HeldCoded<'_>, mut out: HeldOutput<'_>) -> PyResult<()> {
+    let (Coded { codes, format, blocks, scales }, out) = (coded.view()?, out.view()?);
     detached(py, || quant::dequantize(codes, format, blocks, scales, out))
 }
 
@@ -193,68 +194,27 @@ fn dequantize(
 #[pyfunction]
 fn dequantize_packed(
     py: Python<'_>,
-    packed: &Object<'_>,
+    coded: HeldCoded<'_>,
     flip: u8,
-    fmt: &str,
-    layout: Layout,
-    scales: &Object<'_>,
-    out: &Object<'_>,
-    out_dtype: &str,
+    mut out: HeldOutput<'_>,
 ) -> PyResult<()> {
-    let (blocks, format) = (blocks(layout)?, Format::by_name(fmt)?);
-    let packed = readonly::<u8>("packed", packed, "uint8")?;
-    let scales = readonly::<f32>("scales", scales, "float32")?;
-    let mut out = HeldOutput::new("out", out, out_dtype)?;
-    let (packed, scales, out) = (packed.as_slice()?, scales.as_slice()?, out.view()?);
+    let (Coded { codes, format, blocks, scales }, out) = (coded.view()?, out.view()?);
+    let Codes::U8(packed) = codes else {
+        return Err(type_error("coded: found codes of more than a byte, expected packed ones".to_owned()));
+    };
     detached(py, || quant::dequantize_packed(packed, flip, format, blocks, scales, out))
 }
 
-/// Codes with their format, layout and multipliers, as `count_saturated` takes them.
-struct HeldCoded<'py> {
-    codes: HeldCodes<'py>,
-    format: &'static Format,
-    blocks: Blocks,
-    scales: PyReadonlyArray1<'py, f32>,
-}
-
-impl<'py> HeldCoded<'py> {
-    fn new(codes: &Object<'py>, fmt: &str, layout: Layout, scales: &Object<'py>) -> PyResult<Self> {
-        Ok(HeldCoded {
-            blocks: blocks(layout)?,
-            format: Format::by_name(fmt)?,
-            codes: HeldCodes::new(codes)?,
-            scales: readonly::<f32>("scales", scales, "float32")?,
-        })
-    }
-
-    fn view(&self) -> PyResult<Coded<'_>> {
-        Ok(Coded {
-            codes: self.codes.view()?,
-            format: self.format,
-            blocks: self.blocks,
-            scales: self.scales.as_slice()?,
-        })
-    }
-}
-
-type CodedArgs<'py> = (Object<'py>, String, Layout, Object<'py>);
-
 /// Sums over pairs of src and approx, in float64; clipped elements where `coded` says what approx is codes of.
 #[pyfunction]
-#[pyo3(signature = (src, src_dtype, approx, coded=None))]
+#[pyo3(signature = (src, approx, coded=None))]
 fn error_stats<'py>(
     py: Python<'py>,
-    src: &Object<'py>,
-    src_dtype: &str,
-    approx: &Object<'py>,
-    coded: Option<CodedArgs<'py>>,
+    src: HeldInput<'py>,
+    approx: Slice<'py, f32>,
+    coded: Option<HeldCoded<'py>>,
 ) -> PyResult<Bound<'py, PyDict>> {
-    let (src, approx) =
-        (HeldInput::new("src", src, src_dtype)?, readonly::<f32>("approx", approx, "float32")?);
-    let coded = coded
-        .map(|(codes, fmt, layout, scales)| HeldCoded::new(&codes, &fmt, layout, &scales))
-        .transpose()?;
-    let (src, approx) = (src.view()?, approx.as_slice()?);
+    let (src, approx) = (src.view()?, approx.view()?);
     let coded = coded.as_ref().map(HeldCoded::view).transpose()?;
     let stats = detached(py, || quant::error_stats(src, approx, coded))?;
     let histogram = PyArray2::<f64>::zeros(py, [stats.histogram.len(), 3], false);
@@ -270,16 +230,7 @@ fn error_stats<'py>(
 
 /// How many elements were clipped.
 #[pyfunction]
-fn count_saturated(
-    py: Python<'_>,
-    src: &Object<'_>,
-    src_dtype: &str,
-    codes: &Object<'_>,
-    fmt: &str,
-    layout: Layout,
-    scales: &Object<'_>,
-) -> PyResult<u64> {
-    let (src, coded) = (HeldInput::new("src", src, src_dtype)?, HeldCoded::new(codes, fmt, layout, scales)?);
+fn count_saturated(py: Python<'_>, src: HeldInput<'_>, coded: HeldCoded<'_>) -> PyResult<u64> {
     let (src, coded) = (src.view()?, coded.view()?);
     detached(py, || quant::count_saturated(src, coded))
 }

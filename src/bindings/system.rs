@@ -1,6 +1,6 @@
 //! Threads, instruction sets, and the headers of checkpoint files.
 
-use super::array::{readonly, Object};
+use super::array::Slice;
 use super::{detached, os_error};
 use crate::checkpoint::{self, HeaderError};
 use crate::simd::{level, level_from_env, set_level, Level};
@@ -130,9 +130,8 @@ impl TensorTable {
 /// CRC-32 (that of zlib and PNG) of bytes that follow others of checksum `before`.
 #[pyfunction]
 #[pyo3(signature = (data, before=0))]
-fn crc32(py: Python<'_>, data: &Object<'_>, before: u32) -> PyResult<u32> {
-    let data = readonly::<u8>("data", data, "uint8")?;
-    let data = data.as_slice()?;
+fn crc32(py: Python<'_>, data: Slice<'_, u8>, before: u32) -> PyResult<u32> {
+    let data = data.view()?;
     Ok(py.detach(|| {
         let mut hasher = crc32fast::Hasher::new_with_initial(before);
         hasher.update(data);

@@ -1,9 +1,9 @@
 //! `x W^T`, with the weight widened a panel at a time.
 
 use super::real::Real;
-use super::weight::{Data, Weight};
+use super::weight::Weight;
 use crate::error::{elements, same_length, Error};
-use crate::formats::Output;
+use crate::formats::{Input, Output};
 use crate::gemm::interleaved::{dot, dot_with, AHEAD};
 use crate::interrupt::poll;
 use crate::simd::{dispatch, Kernel, Lanes};
@@ -113,15 +113,15 @@ pub(super) fn products<T: Real>(
     x: &[T],
     out: &mut ArrayViewMut2<'_, T>,
 ) -> bool {
-    let (Data::F32(x), Some(w)) = (T::data(x), w.coded(from, from + out.ncols())) else { return false };
+    let (Input::F32(x), Some(w)) = (T::input(x), w.coded(from, from + out.ncols())) else { return false };
     w.products(x, &mut |row, column, product| out[[row, column]] = T::widen(product))
 }
 
 /// Adds to `out` each factor times a row of a weight, from `from` on, without widening the rows: whether that was
 /// possible.
 pub(super) fn combine<T: Real>(w: &Weight<'_>, from: usize, factors: &[T], out: &mut [T]) -> bool {
-    match (T::data(factors), T::output(out), w.coded(from, from + factors.len())) {
-        (Data::F32(factors), Output::F32(out), Some(w)) => w.combine(factors, out),
+    match (T::input(factors), T::output(out), w.coded(from, from + factors.len())) {
+        (Input::F32(factors), Output::F32(out), Some(w)) => w.combine(factors, out),
         _ => false,
     }
 }

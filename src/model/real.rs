@@ -1,7 +1,6 @@
 //! The two types that a forward can be computed in.
 
 use super::attention::Round;
-use super::weight::Data;
 use crate::formats::bfloat16::round_bfloat16;
 use crate::formats::{Input, Output};
 use ndarray::LinalgScalar;
@@ -32,10 +31,8 @@ pub trait Real:
     fn output(out: &mut [Self]) -> Output<'_>;
     /// The slice as something to encode.
     fn input(x: &[Self]) -> Input<'_>;
-    /// The slice as a kind of data.
-    fn data(x: &[Self]) -> Data<'_>;
-    /// The weights as they are, if they are stored in this type.
-    fn stored<'a>(data: &Data<'a>) -> Option<&'a [Self]>;
+    /// The numbers as they are, if they are stored in this type.
+    fn stored(x: Input<'_>) -> Option<&[Self]>;
 }
 
 macro_rules! real {
@@ -72,12 +69,9 @@ macro_rules! real {
             fn input(x: &[$type]) -> Input<'_> {
                 Input::$variant(x)
             }
-            fn data(x: &[$type]) -> Data<'_> {
-                Data::$variant(x)
-            }
-            fn stored<'a>(data: &Data<'a>) -> Option<&'a [$type]> {
-                match data {
-                    Data::$variant(values) => Some(values),
+            fn stored(x: Input<'_>) -> Option<&[$type]> {
+                match x {
+                    Input::$variant(values) => Some(values),
                     _ => None,
                 }
             }

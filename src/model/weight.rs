@@ -2,7 +2,7 @@
 
 use super::real::Real;
 use crate::error::{same_length, Error};
-use crate::formats::{Codes, Format, Output};
+use crate::formats::{Codes, Format, Input, Output};
 use crate::gemm::interleaved::CodedRows;
 use crate::gemm::Operand;
 use crate::quant::{dequantize, Blocks};
@@ -13,14 +13,8 @@ use std::ops::Range;
 /// Where the numbers are.
 #[derive(Clone, Copy, Debug)]
 pub enum Data<'a> {
-    /// float32.
-    F32(&'a [f32]),
-    /// float64.
-    F64(&'a [f64]),
-    /// float16 bits.
-    F16(&'a [u16]),
-    /// bfloat16 bits.
-    Bf16(&'a [u16]),
+    /// Numbers that stand for themselves.
+    Plain(Input<'a>),
     /// Codes of at most eight bits, and a float32 factor for each block of them.
     Scaled {
         /// The codes.
@@ -39,27 +33,31 @@ pub enum Data<'a> {
 impl<'a> Data<'a> {
     fn len(&self) -> usize {
         match self {
-            Data::F32(x) => x.len(),
-            Data::F64(x) => x.len(),
-            Data::F16(x) | Data::Bf16(x) => x.len(),
+            Data::Plain(x) => x.len(),
             Data::Scaled { codes, .. } => codes.len(),
         }
     }
 
-    /// Numbers that stand for themselves, as they are or widened (narrowed, from float64 to float32); nothing of
-    /// [`Data::Scaled`].
-    pub fn numbers<T: Real>(&self, range: Range<usize>) -> Cow<'a, [T]> {
-        if let Some(values) = T::stored(self) {
-            return Cow::Borrowed(&values[range]);
+    /// The numbers, if they are stored in this type.
+    fn stored<T: Real>(&self) -> Option<&'a [T]> {
+        match self {
+            Data::Plain(x) => T::stored(*x),
+            Data::Scaled { .. } => None,
         }
-        Cow::Owned(match self {
-            Data::F32(x) => x[range].iter().map(|x| T::widen(*x)).collect(),
-            Data::F64(x) => x[range].iter().map(|x| T::near(*x)).collect(),
-            Data::F16(x) => x[range].iter().map(|x| T::widen(f16_to_f32(*x))).collect(),
-            Data::Bf16(x) => x[range].iter().map(|x| from_bf16(*x)).collect(),
-            Data::Scaled { .. } => Vec::new(),
-        })
     }
+}
+
+/// Numbers as they are or widened (narrowed, from float64 to float32).
+fn numbers<T: Real>(x: Input<'_>, range: Range<usize>) -> Cow<'_, [T]> {
+    if let Some(values) = T::stored(x) {
+        return Cow::Borrowed(&values[range]);
+    }
+    Cow::Owned(match x {
+        Input::F32(x) => x[range].iter().map(|x| T::widen(*x)).collect(),
+        Input::F64(x) => x[range].iter().map(|x| T::near(*x)).collect(),
+        Input::F16(x) => x[range].iter().map(|x| T::widen(f16_to_f32(*x))).collect(),
+        Input::Bf16(x) => x[range].iter().map(|x| from_bf16(*x)).collect(),
+    })
 }
 
 /// A bfloat16, exactly.
@@ -109,7 +107,7 @@ impl<'a> Weight<'a> {
 
     /// True if [`Weight::panel`] has to copy.
     pub fn widens<T: Real>(&self) -> bool {
-        T::stored(&self.data).is_none()
+        self.data.stored::<T>().is_none()
     }
 
     /// Rows `from..to`, as they are or widened.
@@ -117,12 +115,12 @@ impl<'a> Weight<'a> {
     /// # Errors
     /// None for a weight that [`Weight::new`] has checked.
     pub fn panel<T: Real>(&self, from: usize, to: usize) -> Result<Cow<'a, [T]>, Error> {
-        if let Data::Scaled { .. } = self.data {
-            let mut out = vec![T::zero(); (to - from) * self.cols];
-            self.scaled(from, to, &mut out)?;
-            return Ok(Cow::Owned(out));
+        if let Data::Plain(x) = self.data {
+            return Ok(numbers(x, from * self.cols..to * self.cols));
         }
-        Ok(self.data.numbers(from * self.cols..to * self.cols))
+        let mut out = vec![T::zero(); (to - from) * self.cols];
+        self.scaled(from, to, &mut out)?;
+        Ok(Cow::Owned(out))
     }
 
     /// As [`Weight::panel`], widened into `scratch`: fresh memory for each panel costs more than widening it.
@@ -136,15 +134,15 @@ impl<'a> Weight<'a> {
         scratch: &'s mut Vec<T>,
     ) -> Result<&'s [T], Error> {
         let range = from * self.cols..to * self.cols;
-        if let Some(values) = T::stored(&self.data) {
+        if let Some(values) = self.data.stored::<T>() {
             return Ok(&values[range]);
         }
-        if let Data::Scaled { .. } = self.data {
+        if let Data::Plain(x) = self.data {
+            scratch.clear();
+            scratch.extend_from_slice(&numbers(x, range));
+        } else {
             scratch.resize(range.len(), T::zero());
             self.scaled(from, to, scratch)?;
-        } else {
-            scratch.clear();
-            scratch.extend_from_slice(&self.data.numbers(range));
         }
         Ok(scratch)
     }

@@ -98,12 +98,12 @@ def encode(d: Draw) -> Made:
     n, fmt, source = d.length(), d.of(*FORMATS), d.of(*SOURCES)
     words = d.of(*ROUNDINGS), d.of("saturate", "nonfinite"), d.of("code", "zero", "raise")
     out = zeros(n, np.uint8 if FORMATS[fmt] <= 8 else np.uint16)
-    return _core.encode, [d.numbers(n, source), source, out, fmt, *words, d.rng.randrange(2**40)]
+    return _core.encode, [(d.numbers(n, source), source), out, fmt, *words, d.rng.randrange(2**40)]
 
 
 def decode(d: Draw) -> Made:
     n, fmt, target = d.length(), d.of(*FORMATS), d.of(*SOURCES)
-    return _core.decode, [d.codes(n, fmt), fmt, zeros(n, SOURCES[target]), target]
+    return _core.decode, [d.codes(n, fmt), fmt, (zeros(n, SOURCES[target]), target)]
 
 
 def _packing(d: Draw) -> tuple[str, int, int, Any, int]:
@@ -133,7 +133,7 @@ def unpack(d: Draw) -> Made:
 def amax(d: Draw) -> Made:
     layout, source = d.layout(), d.of(*SOURCES)
     count = layout[0] * layout[1] * layout[2]
-    return _core.amax, [d.numbers(count, source), source, layout, zeros(blocks(layout))]
+    return _core.amax, [(d.numbers(count, source), source), layout, zeros(blocks(layout))]
 
 
 def quantize(d: Draw) -> Made:
@@ -152,7 +152,7 @@ def quantize(d: Draw) -> Made:
     one = np.ones(1, np.float32)
     rounding = d.of(None, None, *ROUNDINGS)
     codes = zeros(count, np.uint8 if FORMATS[fmt] <= 8 else np.uint16)
-    head = [d.numbers(count, source, odd=d.rng.random() < 0.3), source, layout, fmt, codes]
+    head = [(d.numbers(count, source, odd=d.rng.random() < 0.3), source), layout, fmt, codes]
     tail = [d.of("raise", "propagate"), rounding, d.rng.randrange(2**40)]
     return _core.quantize, [*head, zeros(groups * width, np.uint8), kind, rule, one, one, *given, *tail]
 
@@ -160,8 +160,8 @@ def quantize(d: Draw) -> Made:
 def dequantize(d: Draw) -> Made:
     layout, fmt, target = d.layout(), d.of(*FORMATS), d.of(*SOURCES)
     count = layout[0] * layout[1] * layout[2]
-    out = zeros(count, SOURCES[target])
-    return _core.dequantize, [d.codes(count, fmt), fmt, layout, d.scales(blocks(layout)), out, target]
+    coded = (d.codes(count, fmt), fmt, layout, d.scales(blocks(layout)))
+    return _core.dequantize, [coded, (zeros(count, SOURCES[target]), target)]
 
 
 def dequantize_packed(d: Draw) -> Made:
@@ -169,25 +169,23 @@ def dequantize_packed(d: Draw) -> Made:
     layout = (*layout[:2], layout[2] + layout[2] % 2, *layout[3:])
     count = layout[0] * layout[1] * layout[2]
     fmt = d.of("float4_e2m1fn", "int4")
-    held = d.numpy.integers(0, 256, count // 2, np.uint8)
-    out = zeros(count, SOURCES[target])
-    args = [held, d.of(0, 0x88), fmt, layout, d.scales(blocks(layout)), out, target]
-    return _core.dequantize_packed, args
+    coded = (d.numpy.integers(0, 256, count // 2, np.uint8), fmt, layout, d.scales(blocks(layout)))
+    return _core.dequantize_packed, [coded, d.of(0, 0x88), (zeros(count, SOURCES[target]), target)]
 
 
 def error_stats(d: Draw) -> Made:
     layout, source, fmt = d.layout(), d.of(*SOURCES), d.of(*FORMATS)
     count = layout[0] * layout[1] * layout[2]
     coded = (d.codes(count, fmt), fmt, layout, d.scales(blocks(layout)))
-    args = [d.numbers(count, source, odd=False), source, d.numbers(count, odd=False), d.of(None, coded)]
+    args = [(d.numbers(count, source, odd=False), source), d.numbers(count, odd=False), d.of(None, coded)]
     return lambda *a: sorted(str(v) for v in _core.error_stats(*a).values() if np.ndim(v) == 0), args
 
 
 def count_saturated(d: Draw) -> Made:
     layout, source, fmt = d.layout(), d.of(*SOURCES), d.of(*FORMATS)
     count = layout[0] * layout[1] * layout[2]
-    args = [d.numbers(count, source), source, d.codes(count, fmt), fmt, layout, d.scales(blocks(layout))]
-    return _core.count_saturated, args
+    coded = (d.codes(count, fmt), fmt, layout, d.scales(blocks(layout)))
+    return _core.count_saturated, [(d.numbers(count, source), source), coded]
 
 
 WIDTHS = {
@@ -231,7 +229,8 @@ def logfmt_encode(d: Draw) -> Made:
     bits, rows, cols, tile, dtype, tiles = _logfmt(d)
     source = d.of(*SOURCES)
     words = [d.of("linear", "log", "stochastic"), d.of(True, False), d.of(True, False)]
-    args = [d.numbers(rows * cols, source), source, rows, cols, bits, tile, *words, d.rng.randrange(2**40), 1]
+    src, grid = (d.numbers(rows * cols, source), source), (rows, cols, tile)
+    args = [src, grid, bits, *words, d.rng.randrange(2**40), 1]
     outs = [zeros(rows * cols, dtype), zeros(tiles), zeros(tiles), zeros(tiles, np.uint8)]
     return _core.logfmt_encode, [*args, *outs]
 
@@ -242,8 +241,8 @@ def logfmt_decode(d: Draw) -> Made:
     least = np.abs(d.numbers(tiles, odd=False))
     most = least * np.float32(d.of(1, 3, 1000))
     target = d.of(*SOURCES)
-    args = [codes, bits, rows, cols, tile, least, most, zeros(rows * cols, SOURCES[target]), target]
-    return _core.logfmt_decode, [*args, d.of("exact", "quick")]
+    out = (zeros(rows * cols, SOURCES[target]), target)
+    return _core.logfmt_decode, [codes, least, most, bits, (rows, cols, tile), out, d.of("exact", "quick")]
 
 
 def _logfmt_packing(d: Draw) -> tuple[int, int, str, Any, int, int]:
@@ -260,13 +259,13 @@ def _logfmt_packing(d: Draw) -> tuple[int, int, str, Any, int, int]:
 def logfmt_pack(d: Draw) -> Made:
     bits, cols, layout, dtype, count, packed = _logfmt_packing(d)
     codes = d.numpy.integers(0, 1 << bits, count).astype(dtype)
-    return _core.logfmt_pack, [codes, cols, bits, layout, zeros(packed, np.uint8)]
+    return _core.logfmt_pack, [codes, (cols, bits, layout), zeros(packed, np.uint8)]
 
 
 def logfmt_unpack(d: Draw) -> Made:
     bits, cols, layout, dtype, count, packed = _logfmt_packing(d)
     held = d.numpy.integers(0, 256, packed, np.uint8)
-    return _core.logfmt_unpack, [held, cols, bits, layout, zeros(count, dtype)]
+    return _core.logfmt_unpack, [held, (cols, bits, layout), zeros(count, dtype)]
 
 
 # --- Products -----------------------------------------------------------------------------------------------
@@ -303,7 +302,7 @@ def mma_step(d: Draw) -> Made:
     k = UNITS[unit]["products"]
     sides = [operand(d, unit, rows, k) for _ in range(2)]
     sides = [(side[0], side[1], None, (1, 1), *side[4:]) for side in sides]
-    return _core.mma_step, [*sides, np.round(d.numbers(rows, odd=False) % 8), unit, zeros(rows)]
+    return _core.mma_step, [*sides, unit, np.round(d.numbers(rows, odd=False) % 8), zeros(rows)]
 
 
 def matmul_nt(d: Draw) -> Made:
@@ -313,8 +312,8 @@ def matmul_nt(d: Draw) -> Made:
     a = operand(d, unit, stack * m, k)
     b = operand(d, unit, n, k, stack=stack if stacked else 1)
     c, target = _start(d, unit, stack * m * n), d.of("float32", "bfloat16")
-    rest = [(stack, m, n, k), stacked, c, unit, d.of(0, 0, 32, 64, 128)]
-    rest += [zeros(stack * m * n, SOURCES[target]), target]
+    rest = [(stack, m, n, k), stacked, c, (unit, d.of(0, 0, 32, 64, 128))]
+    rest += [(zeros(stack * m * n, SOURCES[target]), target)]
 
     def product(a: Any, b: Any, *rest: Any) -> None:
         if prepared and not stacked:
@@ -335,8 +334,9 @@ def matmul_grouped_nt(d: Draw) -> Made:
     m = int(offsets[-1])
     a, b = operand(d, unit, m, k), operand(d, unit, n, k, stack=groups)
     target = d.of("float32", "bfloat16")
-    rest = [_start(d, unit, m * n), unit, d.of(0, 0, 64, 128), zeros(m * n, SOURCES[target]), target]
-    return _core.matmul_grouped_nt, [a, b, (groups, m, n, k), offsets, *rest]
+    out = (zeros(m * n, SOURCES[target]), target)
+    rest = [_start(d, unit, m * n), (unit, d.of(0, 0, 64, 128)), out]
+    return _core.matmul_grouped_nt, [a, b, offsets, (groups, m, n, k), *rest]
 
 
 # --- The model ----------------------------------------------------------------------------------------------
@@ -356,8 +356,8 @@ def plain_weight(d: Draw, rows: int, cols: int) -> Plain:
 
 def weight(d: Draw) -> Made:
     rows, cols, dtype = d.side(40), d.length(200), d.of(*REALS)
-    args = [plain_weight(d, rows, cols), zeros(rows * cols, dtype), dtype]
-    return lambda held, out, name: _core.Weight(*held).numbers(out, name), args
+    args = [plain_weight(d, rows, cols), zeros(rows * cols, dtype)]
+    return lambda held, out: _core.Weight(*held).numbers(out), args
 
 
 def _projection(d: Draw) -> tuple[dict[str, Any], str | None]:
@@ -396,7 +396,7 @@ def linear(d: Draw) -> Made:
     x = d.numbers(rows * k, dtype, odd=False)
 
     def layer(x: Array, held: Any, result: Array) -> None:
-        _core.linear(x, dtype, rows, make(*held), _core.Projection(**how), result)
+        _core.linear(x, rows, make(*held), _core.Projection(**how), result)
 
     return layer, [x, held, zeros(rows * out, dtype)]
 
@@ -411,7 +411,7 @@ def swiglu(d: Draw) -> Made:
     def layer(x: Array, helds: Any, result: Array) -> None:
         weights = tuple(make(*held) for (make, _), held in zip(sides, helds, strict=True))
         both = _core.Projection(**how), _core.Projection(**how)
-        _core.swiglu(x, dtype, rows, weights, both, result)
+        _core.swiglu(x, rows, weights, both, result)
 
     return layer, [x, [held for _, held in sides], zeros(rows * k, dtype)]
 
@@ -424,7 +424,7 @@ def _real(d: Draw) -> tuple[str, bool]:
 def rms_norm(d: Draw) -> Made:
     (dtype, bf16), rows, cols = _real(d), d.side(), d.turn % 200 + 1
     args = [d.numbers(rows * cols, dtype), plain_weight(d, cols, 1), zeros(rows * cols, dtype)]
-    return lambda x, w, out: _core.rms_norm(x, dtype, _core.Weight(*w), 1e-6, bf16, out), args
+    return lambda x, w, out: _core.rms_norm(x, _core.Weight(*w), 1e-6, bf16, out), args
 
 
 def layer_norm(d: Draw) -> Made:
@@ -432,7 +432,7 @@ def layer_norm(d: Draw) -> Made:
     args = [d.numbers(rows * cols, dtype), plain_weight(d, cols, 1), plain_weight(d, cols, 1)]
 
     def norm(x: Array, w: Any, b: Any, out: Array) -> None:
-        _core.layer_norm(x, dtype, _core.Weight(*w), _core.Weight(*b), 1e-6, bf16, out)
+        _core.layer_norm(x, _core.Weight(*w), _core.Weight(*b), 1e-6, bf16, out)
 
     return norm, [*args, zeros(rows * cols, dtype)]
 
@@ -440,7 +440,7 @@ def layer_norm(d: Draw) -> Made:
 def _two(function: Callable[..., Any]) -> Callable[[Draw], Made]:
     def make(d: Draw) -> Made:
         (dtype, bf16), n = _real(d), d.length()
-        return function, [d.numbers(n, dtype), d.numbers(n, dtype), dtype, bf16, zeros(n, dtype)]
+        return function, [d.numbers(n, dtype), d.numbers(n, dtype), bf16, zeros(n, dtype)]
 
     return make
 
@@ -452,7 +452,6 @@ def combine(d: Draw) -> Made:
     args = [d.numbers(tokens * top * channels, dtype), indices, d.numbers(tokens * top, dtype), shared]
     return _core.combine, [
         *args,
-        dtype,
         top,
         channels,
         d.of(True, False),
@@ -472,7 +471,7 @@ def rotate(d: Draw) -> Made:
     positions: Any = d.numpy.integers(0, 5000, tokens).astype(np.int64)
     x = Out(d.numbers(tokens * heads * width, dtype))
     places = positions if d.of(True, False) else positions.tolist()
-    return _core.rotate, [x, dtype, _rope(d, dim), places, heads, width, bf16]
+    return _core.rotate, [x, _rope(d, dim), places, heads, width, bf16]
 
 
 def attend(d: Draw) -> Made:
@@ -492,7 +491,7 @@ def attend(d: Draw) -> Made:
     def attention(q: Any, c: Any, held: Any, expanded: Any, out: Any, probs: Any, flags: Any) -> None:
         w = None if held is None else _core.Weight(*held)
         absorbed = way == "absorbed"
-        _core.attend(q, c, dtype, settings, past, absorbed, w, expanded, bf16, out, probs, flags)
+        _core.attend(q, c, settings, past, absorbed, w, expanded, bf16, out, probs, flags)
 
     return attention, [*arrays, held, expanded, *outs, flags]
 
@@ -500,14 +499,14 @@ def attend(d: Draw) -> Made:
 def index_scores(d: Draw) -> Made:
     dtype, new, past, heads, wide = d.of(*REALS), d.side(), d.turn % 60, d.side(5), d.turn % 90 + 1
     arrays = [d.numbers(count, dtype) for count in (new * heads * wide, (past + new) * wide, new * heads)]
-    return _core.index_scores, [*arrays, dtype, heads, wide, past, 0.5, zeros(new * (past + new), dtype)]
+    return _core.index_scores, [*arrays, (heads, wide, past), 0.5, zeros(new * (past + new), dtype)]
 
 
 def select(d: Draw) -> Made:
     dtype, new, past = d.of(*REALS), d.side(), d.turn % 200
     scores = d.numbers(new * (past + new), dtype, odd=False)
     outs = [zeros(new * (past + new), np.bool_), zeros(new, dtype)]
-    return _core.select, [scores, dtype, past, d.rng.randint(1, 64), *outs]
+    return _core.select, [scores, past, d.rng.randint(1, 64), *outs]
 
 
 def gate(d: Draw) -> Made:
@@ -524,7 +523,7 @@ def gate(d: Draw) -> Made:
 
     def choose(logits: Any, bias: Any, indices: Any, weights: Any, gap: Any) -> None:
         held = None if bias is None else _core.Weight(*bias)
-        _core.gate(logits, dtype, held, settings, indices, weights, gap)
+        _core.gate(logits, held, settings, indices, weights, gap)
 
     logits = d.numbers(tokens * experts, dtype, odd=False)
     outs = [zeros(tokens * top, np.int64), zeros(tokens * top, dtype), zeros(tokens, dtype)]

@@ -80,7 +80,7 @@ def coded_linear(
     )
     weights = _core.Operand(side, *shape)
     weights.prepare("hopper_fp8")
-    _core.linear(f32(2, 64), "float32", rows, weights, how, f32(2, 2))
+    _core.linear(f32(2, 64), rows, weights, how, f32(2, 2))
 
 
 def table(row: int, file: int) -> None:
@@ -98,7 +98,7 @@ def quantize(*args: Any) -> Any:
     layout, seed = args
     one = f32(1)
     return _core.quantize(
-        f32(4, 256), "float32", layout, "float8_e4m3fn", u8(1024), u8(32), "float32", "deepseek_v3",
+        (f32(4, 256), "float32"), layout, "float8_e4m3fn", u8(1024), u8(32), "float32", "deepseek_v3",
         one, one, None, None, "raise", None, seed,
     )  # fmt: skip
 
@@ -107,26 +107,26 @@ def quantize(*args: Any) -> Any:
 CALLS: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
     "encode": (
         _core.encode,
-        lambda: [f32(8), "float32", u8(8), "float8_e4m3fn", "nearest_even", "saturate", "code", 0],
+        lambda: [(f32(8), "float32"), u8(8), "float8_e4m3fn", "nearest_even", "saturate", "code", 0],
     ),
-    "decode": (_core.decode, lambda: [u8(8), "float8_e4m3fn", f32(8), "float32"]),
+    "decode": (_core.decode, lambda: [u8(8), "float8_e4m3fn", (f32(8), "float32")]),
     "pack": (_core.pack, lambda: [u8(8), "float4_e2m1fn", 8, u8(4)]),
     "pack 6": (_core.pack, lambda: [u8(8), "float6_e2m3fn", 8, u8(6)]),
     "pack 12": (_core.pack, lambda: [np.ones(8, np.uint16), "e5m6", 8, np.ones(3, np.uint32)]),
     "unpack": (_core.unpack, lambda: [u8(4), "float4_e2m1fn", 8, u8(8)]),
     "unpack 12": (_core.unpack, lambda: [np.ones(3, np.uint32), "e5m6", 8, np.ones(8, np.uint16)]),
-    "amax": (_core.amax, lambda: [f32(4, 256), "float32", LAYOUT, f32(8)]),
+    "amax": (_core.amax, lambda: [(f32(4, 256), "float32"), LAYOUT, f32(8)]),
     "quantize": (quantize, lambda: [LAYOUT, 0]),
     "check_rule": (_core.check_rule, lambda: [{"least_exponent": -126}, "ue8m0", "float8_e4m3fn", False]),
-    "dequantize": (_core.dequantize, lambda: [u8(1024), E4M3, LAYOUT, f32(8), f32(1024), "float32"]),
+    "dequantize": (_core.dequantize, lambda: [(u8(1024), E4M3, LAYOUT, f32(8)), (f32(1024), "float32")]),
     "dequantize_packed": (
         _core.dequantize_packed,
-        lambda: [u8(512), 0, "float4_e2m1fn", LAYOUT, f32(8), f32(1024), "float32"],
+        lambda: [(u8(512), "float4_e2m1fn", LAYOUT, f32(8)), 0, (f32(1024), "float32")],
     ),
-    "error_stats": (_core.error_stats, lambda: [f32(8), "float32", f32(8)]),
+    "error_stats": (_core.error_stats, lambda: [(f32(8), "float32"), f32(8)]),
     "error_stats of codes": (
         _core.error_stats,
-        lambda: [f32(4, 256), "float32", f32(4, 256), (u8(1024), E4M3, LAYOUT, f32(8))],
+        lambda: [(f32(4, 256), "float32"), f32(4, 256), (u8(1024), E4M3, LAYOUT, f32(8))],
     ),
     "differences": (
         _core.differences,
@@ -147,93 +147,93 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
     "TensorTable": (table, lambda: [0, 0]),
     "count_saturated": (
         _core.count_saturated,
-        lambda: [f32(4, 256), "float32", u8(1024), "float8_e4m3fn", LAYOUT, f32(8)],
+        lambda: [(f32(4, 256), "float32"), (u8(1024), "float8_e4m3fn", LAYOUT, f32(8))],
     ),
-    "mma_step": (_core.mma_step, lambda: [step(), step(), f32(2), "hopper_fp8", f32(2)]),
+    "mma_step": (_core.mma_step, lambda: [step(), step(), "hopper_fp8", f32(2), f32(2)]),
     "matmul_nt": (
         _core.matmul_nt,
-        lambda: [operand(), operand(), (1, 2, 2, 64), False, None, "hopper_fp8", 32, f32(4), "float32"],
+        lambda: [operand(), operand(), (1, 2, 2, 64), False, None, ("hopper_fp8", 32), (f32(4), "float32")],
     ),
     "matmul_nt float32": (
         _core.matmul_nt,
-        lambda: [operand(), operand(), (1, 2, 2, 64), True, f32(4), "float32", 64, f32(4), "float32"],
+        lambda: [operand(), operand(), (1, 2, 2, 64), True, f32(4), ("float32", 64), (f32(4), "float32")],
     ),
     "matmul_nt units": (
         _core.matmul_nt,
-        lambda: [operand(True), operand(True), (1, 2, 2, 64), False, None, "blackwell_mxf8", 0, f32(4),
-        "float32"],
+        lambda: [operand(True), operand(True), (1, 2, 2, 64), False, None, ("blackwell_mxf8", 0),
+        (f32(4), "float32")],
     ),
     "matmul_grouped_nt": (
         _core.matmul_grouped_nt,
         lambda: [
-            operand(), operand(), (1, 2, 2, 64), np.array([0, 2], np.int64), None, "hopper_fp8", 0, f32(4),
-            "float32",
+            operand(), operand(), np.array([0, 2], np.int64), (1, 2, 2, 64), None, ("hopper_fp8", 0),
+            (f32(4), "float32"),
         ],
     ),
     "logfmt_encode": (
         _core.logfmt_encode,
         lambda: [
-            f32(2, 128), "float32", 2, 128, 8, 128, "linear", False, False, 0, 0, u8(256), f32(2), f32(2),
+            (f32(2, 128), "float32"), (2, 128, 128), 8, "linear", False, False, 0, 0, u8(256), f32(2), f32(2),
             u8(2),
         ],
     ),
     "logfmt_decode": (
         _core.logfmt_decode,
-        lambda: [u8(256), 8, 2, 128, 128, f32(2), f32(2), f32(256), "float32", "exact"],
+        lambda: [u8(256), f32(2), f32(2), 8, (2, 128, 128), (f32(256), "float32"), "exact"],
     ),
-    "logfmt_pack": (_core.logfmt_pack, lambda: [u8(256), 128, 8, "plain", u8(256)]),
-    "logfmt_unpack": (_core.logfmt_unpack, lambda: [u8(256), 128, 8, "plain", u8(256)]),
+    "logfmt_pack": (_core.logfmt_pack, lambda: [u8(256), (128, 8, "plain"), u8(256)]),
+    "logfmt_unpack": (_core.logfmt_unpack, lambda: [u8(256), (128, 8, "plain"), u8(256)]),
     "Weight": (_core.Weight, lambda: [f32(4, 8), "float32", 4, 8]),
     "Weight of codes": (_core.Weight, lambda: [u8(32), "float8_e4m3fn", 4, 8, f32(2), (2, 8), True]),
-    "linear": (_core.linear, lambda: [f32(2, 8), "float32", 2, weight(), _core.Projection(), f32(2, 4)]),
+    "linear": (_core.linear, lambda: [f32(2, 8), 2, weight(), _core.Projection(), f32(2, 4)]),
     "linear of codes": (coded_linear, lambda: [2, 32, 32, 32, (2, 64), (1, 32)]),
     "swiglu": (
         _core.swiglu,
         lambda: [
-            f32(2, 8), "float32", 2, (weight(), weight(), weight(8, 4)), (_core.Projection(),) * 2, f32(2, 8),
+            f32(2, 8), 2, (weight(), weight(), weight(8, 4)), (_core.Projection(),) * 2, f32(2, 8),
         ],
     ),
     "Operand": (_core.Operand, lambda: [operand(), 2, 64]),
     "Projection": (coded_linear, lambda: [2, 32, 32, 32, (2, 64), (1, 32)]),
-    "add": (_core.add, lambda: [f32(8), f32(8), "float32", False, f32(8)]),
+    "add": (_core.add, lambda: [f32(8), f32(8), False, f32(8)]),
     "combine": (
         _core.combine,
         lambda: [
-            f32(4, 8), np.array([0, 1, 2, 3], np.int64), f32(4), f32(2, 8), "float32", 2, 8,
+            f32(4, 8), np.array([0, 1, 2, 3], np.int64), f32(4), f32(2, 8), 2, 8,
             True, False, f32(2, 8),
         ],
     ),
-    "rms_norm": (_core.rms_norm, lambda: [f32(2, 4), "float32", weight(4, 1), 1e-6, False, f32(2, 4)]),
+    "rms_norm": (_core.rms_norm, lambda: [f32(2, 4), weight(4, 1), 1e-6, False, f32(2, 4)]),
     "layer_norm": (
         _core.layer_norm,
-        lambda: [f32(2, 4), "float32", weight(4, 1), weight(4, 1), 1e-6, False, f32(2, 4)],
+        lambda: [f32(2, 4), weight(4, 1), weight(4, 1), 1e-6, False, f32(2, 4)],
     ),
     "rope_frequencies": (_core.rope_frequencies, lambda: [copy.deepcopy(ROPE)]),
-    "rotate": (_core.rotate, lambda: [f32(2, 2, 8), "float32", copy.deepcopy(ROPE), [0, 1], 2, 8, False]),
+    "rotate": (_core.rotate, lambda: [f32(2, 2, 8), copy.deepcopy(ROPE), [0, 1], 2, 8, False]),
     "attend": (
         _core.attend,
         lambda: [
-            f32(2, 2, 8), f32(3, 8), "float32", copy.deepcopy(MLA), 1, True, weight(16, 4), None, False,
+            f32(2, 2, 8), f32(3, 8), copy.deepcopy(MLA), 1, True, weight(16, 4), None, False,
             f32(2, 2, 4), f32(2, 2, 3), None,
         ],
     ),
     "attend expanded": (
         _core.attend,
         lambda: [
-            f32(2, 2, 8), f32(3, 8), "float32", copy.deepcopy(MLA), 1, False, None, f32(3, 2, 8), False,
+            f32(2, 2, 8), f32(3, 8), copy.deepcopy(MLA), 1, False, None, f32(3, 2, 8), False,
             f32(2, 2, 4), None, np.ones(6, np.bool_),
         ],
     ),
     "index_scores": (
         _core.index_scores,
-        lambda: [f32(2, 2, 4), f32(3, 4), f32(2, 2), "float32", 2, 4, 1, 0.5, f32(2, 3)],
+        lambda: [f32(2, 2, 4), f32(3, 4), f32(2, 2), (2, 4, 1), 0.5, f32(2, 3)],
     ),
-    "select": (_core.select, lambda: [f32(2, 3), "float32", 1, 2, np.ones(6, np.bool_), f32(2)]),
-    "silu_product": (_core.silu_product, lambda: [f32(8), f32(8), "float32", False, f32(8)]),
+    "select": (_core.select, lambda: [f32(2, 3), 1, 2, np.ones(6, np.bool_), f32(2)]),
+    "silu_product": (_core.silu_product, lambda: [f32(8), f32(8), False, f32(8)]),
     "round_bfloat16": (_core.round_bfloat16, lambda: [f32(8)]),
     "gate": (
         _core.gate,
-        lambda: [f32(2, 8), "float32", weight(8, 1), dict(GATE), np.zeros(4, np.int64), f32(4), f32(2)],
+        lambda: [f32(2, 8), weight(8, 1), dict(GATE), np.zeros(4, np.int64), f32(4), f32(2)],
     ),
     "set_num_threads": (_core.set_num_threads, lambda: [2]),
 }  # fmt: skip

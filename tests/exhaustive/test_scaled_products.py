@@ -61,7 +61,7 @@ def test_every_pair_of_codes_with_scales_at_both_ends(unit: str, left: str, righ
                     _core.set_simd_level(level)
                     out = np.empty(want.size, np.float32)
                     flat = None if c is None else c.reshape(-1)
-                    _core.matmul_nt(a, b, (1, *shape, 1), False, flat, unit, 0, out, "float32")
+                    _core.matmul_nt(a, b, (1, *shape, 1), False, flat, (unit, 0), (out, "float32"))
                     np.testing.assert_array_equal(bits(out.reshape(shape)), bits(want), f"{level}, {chosen}")
             finally:
                 _core.set_simd_level(before)

@@ -117,7 +117,7 @@ def test_products(name: str, product_level: str) -> None:
                     scales, block = t.scales[i].reshape(-1), (1, k // t.scales[i].shape[-1])
                 sides.append((codes.reshape(-1), t.formats[i], None, (rows, k), scales, block))
             start = np.ascontiguousarray(t.c).reshape(-1)
-            _core.matmul_nt(sides[0], sides[1], (count, m, n, k), True, start, unit, 0, out, "float32")
+            _core.matmul_nt(sides[0], sides[1], (count, m, n, k), True, start, (unit, 0), (out, "float32"))
             dn.set_num_threads(before)
             assert differing(out.reshape(t.c.shape), t.d, unit) == 0, (t.formats, product_level)
 

@@ -124,7 +124,7 @@ fn results_are_rounded_where_an_eager_program_rounds_them() {
         let q = whole(&mut random, new * SHAPE.heads * 6, 63);
         let seen = whole(&mut random, (past + new) * SHAPE.width(), 15);
         let kv_b = whole(&mut random, SHAPE.heads * 9 * SHAPE.rank, 7);
-        let w = Weight::new(SHAPE.heads * 9, SHAPE.rank, Data::F32(&kv_b)).unwrap();
+        let w = Weight::new(SHAPE.heads * 9, SHAPE.rank, Data::Plain(Input::F32(&kv_b))).unwrap();
         for (up, absorbed) in [(Up::Absorbed(w), true), (Up::Naive(w), false)] {
             let found = everywhere(|| {
                 let mut out = vec![0f32; new * SHAPE.heads * SHAPE.v];
@@ -234,8 +234,8 @@ fn the_last_channels_of_every_head_turn() {
 #[test]
 fn sizes_that_do_not_fit_are_refused() {
     let kv_b = vec![0f32; SHAPE.heads * 9 * SHAPE.rank];
-    let w = Weight::new(SHAPE.heads * 9, SHAPE.rank, Data::F32(&kv_b)).unwrap();
-    let flat = Weight::new(SHAPE.rank, SHAPE.heads * 9, Data::F32(&kv_b)).unwrap();
+    let w = Weight::new(SHAPE.heads * 9, SHAPE.rank, Data::Plain(Input::F32(&kv_b))).unwrap();
+    let flat = Weight::new(SHAPE.rank, SHAPE.heads * 9, Data::Plain(Input::F32(&kv_b))).unwrap();
     let (q, seen, huge) = (vec![0f32; 18], vec![0f32; 20], usize::MAX / 2);
     let try_it = |shape: MlaShape, past: usize, q: &[f32], seen: &[f32], up: &Up<'_, f32>, out: usize| {
         Sequence { shape, past, q, seen, selected: None }.attend(up, None, &mut vec![0f32; out], None)

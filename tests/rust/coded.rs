@@ -3,7 +3,7 @@
 mod process;
 mod random;
 
-use dsv3_numerics::formats::{table, Format, FORMATS};
+use dsv3_numerics::formats::{table, Format, Input, FORMATS};
 use dsv3_numerics::gemm::interleaved::dot;
 use dsv3_numerics::model::{linear, Data, MlaShape, Sequence, Up, Weight};
 use dsv3_numerics::simd::{set_level, Level};
@@ -132,7 +132,7 @@ fn absorbed_attention_decodes_what_it_would_have_read() {
             let seen = random.floats::<f32>((past + new) * shape.width());
             at_every_level(|_| {
                 let wide = coded.panel::<f32>(0, 3 * 44).unwrap();
-                let plain = Weight::new(3 * 44, 320, Data::F32(&wide)).unwrap();
+                let plain = Weight::new(3 * 44, 320, Data::Plain(Input::F32(&wide))).unwrap();
                 let [found, expected] = [coded, plain].map(|w| {
                     let mut out = vec![0f32; new * 3 * 20];
                     let sequence = Sequence { shape, past, q: &q, seen: &seen, selected: None };

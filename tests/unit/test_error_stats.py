@@ -89,7 +89,7 @@ def test_sums_are_those_of_the_textbook(size: int, dtype: str) -> None:
         for threads in (1, 3):
             _core.set_simd_level(level)
             set_num_threads(threads)
-            agree(_core.error_stats(raw, dtype, y), expected)
+            agree(_core.error_stats((raw, dtype), y), expected)
 
 
 def test_numbers_that_are_none() -> None:
@@ -97,7 +97,7 @@ def test_numbers_that_are_none() -> None:
     y = np.float32([np.inf, 1, np.inf, 5, 0, 0, np.nan])
     for level in _core.simd_levels():
         _core.set_simd_level(level)
-        found = _core.error_stats(x, "float32", y)
+        found = _core.error_stats((x, "float32"), y)
         assert found["max_abs_error"] == found["max_rel_error"] == np.inf
         assert np.isnan(found["sum_e"])
         assert found["underflows"] == 1
@@ -136,7 +136,7 @@ def test_clipped_elements_are_counted_in_the_same_pass(data: st.DataObject) -> N
     found = set()
     for level in _core.simd_levels():
         _core.set_simd_level(level)
-        alone = _core.count_saturated(raw, x.dtype.name, *coded)
+        alone = _core.count_saturated((raw, x.dtype.name), coded)
         row, _ = sums_of(x, approximation.values, coded)
         assert row[FIELDS.index("saturated")] == alone
         found.add(alone)

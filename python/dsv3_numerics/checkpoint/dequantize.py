@@ -195,16 +195,15 @@ def layout_of(weight: StoredWeight, chunk: Chunk) -> tuple[int, int, int, int, i
 def decode_chunk(context: WorkerContext, weight: StoredWeight, chunk: Chunk, out: Array) -> Array:
     """Numbers of a chunk on one axis, rounded to the dtype of `out`."""
     scales = read_scales(context, weight, chunk)
-    layout = layout_of(weight, chunk)
+    layout, result = layout_of(weight, chunk), (flat(out), SOURCES[out.dtype])
     if weight.dialect.packing and format_info(weight.format).bits == 4:
         packed = _packed(context, weight, chunk)
         if 2 * packed.size == math.prod(chunk.shape):  # no row ends in the middle of a word
             flip = int(_OFFSETS[weight.format]) if weight.dialect.packing == "words" else 0
-            kind = SOURCES[out.dtype]
-            _core.dequantize_packed(packed, flip, weight.format, layout, flat(scales), flat(out), kind)
+            _core.dequantize_packed((packed, weight.format, layout, flat(scales)), flip, result)
             return out
     codes = read_codes(context, weight, chunk)
-    _core.dequantize(flat(codes), weight.format, layout, flat(scales), flat(out), SOURCES[out.dtype])
+    _core.dequantize((flat(codes), weight.format, layout, flat(scales)), result)
     return out
 
 

@@ -46,21 +46,8 @@ class Canonical(Operations):
         super().__init__(recipe, hook)
         self._usual = self._first = None  # the core's layers in one crossing: all is done step by step
 
-    def _product(
-        self,
-        x: Activations,
-        weights: Weights,
-        key: str,
-        dispatched: bool,
-        rows: tuple[int, int] | None,
-        as_many_rows: bool,
-    ) -> Array:
-        recipe = self.recipe
-        if recipe.accumulator != NONE:
-            return super()._product(x, weights, key, dispatched, rows, as_many_rows)
-        scheme = recipe.activation_scheme(dispatched=dispatched)
-        matrix = weights.matrix(key, self._products.use, rows=rows)
-        return self._plain_product(x.numbers(recipe, scheme), matrix)
+    def _product_of_numbers(self, x: Array, w: _core.Weight, as_many_rows: bool) -> Array:
+        return self._plain_product(x, w)
 
     def plain_linear(self, name: str, x: Array, weights: Weights, key: str, kind: str = "linear") -> Array:
         """``x @ w.T`` of a layer that stays in numbers, as head and MTP's projection do."""
@@ -140,7 +127,7 @@ class Canonical(Operations):
 def numbers(weight: _core.Weight) -> Doubles:
     """Return the numbers that a weight means, exact in float64."""
     out = np.empty(weight.shape, np.float64)
-    weight.numbers(out.reshape(-1), "float64")
+    weight.numbers(out.reshape(-1))
     return out
 
 

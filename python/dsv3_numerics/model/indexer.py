@@ -135,8 +135,8 @@ class Indexer(Layer):
         heads, channels, _ = _sizes(self.config)
         scores = np.empty((len(q), len(k)), q.dtype)
         a, b, factors = (np.ascontiguousarray(part).reshape(-1) for part in (q, k, w))
-        past, scale = len(k) - len(q), channels**-0.5
-        _core.index_scores(a, b, factors, q.dtype.name, heads, channels, past, scale, scores.reshape(-1))
+        shape = heads, channels, len(k) - len(q)
+        _core.index_scores(a, b, factors, shape, channels**-0.5, scores.reshape(-1))
         return scores
 
 
@@ -159,7 +159,7 @@ def _selected(scores: Array, new: int, top: int) -> tuple[Array, Flags, Array]:
     future = np.arange(scores.shape[1]) > past + np.arange(new)[:, None]
     scores[future] = -np.inf
     flags, gap = np.empty(scores.shape, np.bool_), np.empty(new, scores.dtype)
-    _core.select(scores.reshape(-1), scores.dtype.name, past, top, flags.reshape(-1), gap)
+    _core.select(scores.reshape(-1), past, top, flags.reshape(-1), gap)
     return scores, flags, gap
 
 

@@ -176,11 +176,7 @@ class Operations:
         scheme = recipe.activation_scheme(dispatched=dispatched)
         if recipe.accumulator == NONE:
             numbers, matrix = x.numbers(recipe, scheme), weights.matrix(key, use, rows=rows)
-            missing = _FEW + 1 - len(numbers) if as_many_rows else 0
-            if missing <= 0:
-                return _projected(numbers, matrix, PLAIN[self.bfloat16])
-            padded = np.pad(numbers, ((0, missing), (0, 0)))
-            return _projected(padded, matrix, PLAIN[self.bfloat16])[: len(numbers)]
+            return self._product_of_numbers(numbers, matrix, as_many_rows)
         if scheme.is_identity:
             a: Any = x.numbers(recipe).reshape(-1, x.shape[-1]).astype(ml_dtypes.bfloat16)
         else:
@@ -193,6 +189,13 @@ class Operations:
             dtype=ml_dtypes.bfloat16 if self.bfloat16 else np.float32,  # rounded where the sum ends
         )
         return out.reshape(*x.shape[:-1], out.shape[-1]).astype(recipe.dtype, copy=False)
+
+    def _product_of_numbers(self, x: Array, w: _core.Weight, as_many_rows: bool) -> Array:
+        missing = _FEW + 1 - len(x) if as_many_rows else 0
+        if missing <= 0:
+            return _projected(x, w, PLAIN[self.bfloat16])
+        padded = np.pad(x, ((0, missing), (0, 0)))
+        return _projected(padded, w, PLAIN[self.bfloat16])[: len(x)]
 
     def swiglu(
         self, x: Activations, weights: Weights, under: str, *, dispatched: bool, out: Array | None = None
@@ -210,7 +213,7 @@ class Operations:
             out = np.empty((*numbers.shape[:-1], found[2].shape[0]), numbers.dtype)
         rows = numbers.size // numbers.shape[-1]
         try:
-            _core.swiglu(numbers.reshape(-1), _name(out), rows, found, (first, last), out.reshape(-1))
+            _core.swiglu(numbers.reshape(-1), rows, found, (first, last), out.reshape(-1))
         except ValueError:
             return None
         return out
@@ -251,7 +254,7 @@ class Operations:
             given = ops._take(x)
             out = np.empty_like(given)
             w = weights.numbers_of(key, bfloat16=ops.bfloat16)
-            _core.rms_norm(given.reshape(-1), _name(given), w, eps, ops.bfloat16, out.reshape(-1))
+            _core.rms_norm(given.reshape(-1), w, eps, ops.bfloat16, out.reshape(-1))
             return out
 
         return self._do(name, "norm", lambda: (x,), run, descriptions.numbers)
@@ -263,7 +266,7 @@ class Operations:
             given = ops._take(x)
             out = np.empty_like(given)
             w, b = (weights.numbers_of(f"{under}.{part}") for part in ("weight", "bias"))
-            _core.layer_norm(given.reshape(-1), _name(given), w, b, eps, ops.bfloat16, out.reshape(-1))
+            _core.layer_norm(given.reshape(-1), w, b, eps, ops.bfloat16, out.reshape(-1))
             return out
 
         return self._do(name, "norm", lambda: (x,), run, descriptions.numbers)
@@ -274,8 +277,7 @@ class Operations:
         def run(ops: Operations) -> Array:
             left, right = ops._take(a), ops._take(b)
             out = np.empty_like(left)
-            dtype = _name(left)
-            _core.silu_product(left.reshape(-1), right.reshape(-1), dtype, ops.bfloat16, out.reshape(-1))
+            _core.silu_product(left.reshape(-1), right.reshape(-1), ops.bfloat16, out.reshape(-1))
             return out
 
         return self._do(name, "silu", lambda: (a, b), run, descriptions.numbers)
@@ -292,7 +294,7 @@ class Operations:
         if not self.bfloat16:
             return a + b
         out = np.empty_like(a)
-        _core.add(a.reshape(-1), b.reshape(-1), _name(a), True, out.reshape(-1))
+        _core.add(a.reshape(-1), b.reshape(-1), True, out.reshape(-1))
         return out
 
     # --- Attention ------------------------------------------------------------------------------------------
@@ -308,7 +310,7 @@ class Operations:
                 turned = turned.copy()
             width = turned.size // (heads * len(positions))
             flat = turned.reshape(-1)
-            _core.rotate(flat, _name(turned), settings, positions, heads, width, ops.bfloat16)
+            _core.rotate(flat, settings, positions, heads, width, ops.bfloat16)
             return turned
 
         return self._do(name, "rotate", lambda: (x,), run, descriptions.numbers)
@@ -394,7 +396,6 @@ class Operations:
             _core.attend(
                 queries[b].reshape(-1),
                 tokens.reshape(-1),
-                _name(queries),
                 settings,
                 len(tokens) - new,
                 absorbed,
@@ -441,7 +442,6 @@ class Operations:
         biased = "e_score_correction_bias" in weights
         _core.gate(
             logits.reshape(-1),
-            _name(logits),
             weights.numbers_of("e_score_correction_bias") if biased else None,
             {**settings, "masked": masked, "bfloat16": inner.bfloat16},
             indices.reshape(-1),
@@ -499,7 +499,7 @@ class Operations:
 def _projected(x: Array, w: _core.Weight | _core.Operand, how: _core.Projection) -> Array:
     """``x @ w.T``, with activations put into codes and results rounded as a projection says."""
     out = np.empty((*x.shape[:-1], w.shape[0]), x.dtype)
-    _core.linear(x.reshape(-1), _name(x), x.size // x.shape[-1] if x.size else 0, w, how, out.reshape(-1))
+    _core.linear(x.reshape(-1), x.size // x.shape[-1] if x.size else 0, w, how, out.reshape(-1))
     return out
 
 
@@ -520,7 +520,6 @@ def _combined(
         indices.reshape(-1),
         shares.astype(parts.dtype, copy=False).reshape(-1),
         None if shared is None else shared.reshape(-1),
-        _name(parts),
         top,
         channels,
         ascending,
@@ -528,11 +527,6 @@ def _combined(
         out.reshape(-1),
     )
     return out
-
-
-def _name(x: Array) -> str:
-    """Return the core's name of a float dtype; NumPy takes longer to say it than some operations take."""
-    return "float32" if x.itemsize == 4 else "float64"
 
 
 def _dense(routing: Routing, _: Recipe) -> Array:

@@ -428,7 +428,7 @@ class Weights:
         """Return the tensor widened to `dtype`, as an array."""
         weight = self[name]
         out = np.empty(weight.shape, dtype)
-        weight.numbers(out.reshape(-1), dtype.name)
+        weight.numbers(out.reshape(-1))
         return out.reshape(self._shapes[self._prefix + name])
 
     def not_finite(self) -> list[str]:

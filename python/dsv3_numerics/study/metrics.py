@@ -75,7 +75,7 @@ def sums_of(
         By exponent field of |x| as float32: count, sum of (e/x)^2, sum of e^2, with e = y - x.
     """
     coded = saturated if isinstance(saturated, CodedSlab) else None
-    stats = _core.error_stats(x.reshape(-1), x.dtype.name, y.reshape(-1), coded)
+    stats = _core.error_stats((x.reshape(-1), x.dtype.name), y.reshape(-1), coded)
     known = {"bits": bits} if isinstance(saturated, CodedSlab) else {"saturated": saturated, "bits": bits}
     row = np.array([known[name] if name in known else stats[name] for name in FIELDS], dtype=np.float64)
     return row, stats["histogram"]

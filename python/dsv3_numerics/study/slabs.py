@@ -118,7 +118,7 @@ class Amax:
             here = _grid(rows, cols, group)
             amax = np.empty(here[0] * here[1], np.float32)
             layout = (1, rows, cols, group[0] or rows, group[1] or cols)
-            _core.amax(x.reshape(-1), x.dtype.name, layout, amax)
+            _core.amax((x.reshape(-1), x.dtype.name), layout, amax)
             part = total[_region(slab, group)]
             np.maximum(part, amax.reshape(here), out=part)
 

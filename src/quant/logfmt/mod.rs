@@ -19,5 +19,5 @@ pub use decode::logfmt_decode;
 pub use definition::{exp2, log2, narrow, widen, Finder, LogRounding, Precision, TileGrid, BITS};
 pub use encode::{logfmt_encode, LogOptions, TilesMut};
 pub use layout::Tiles;
-pub use pack::{logfmt_pack, logfmt_unpack, LogLayout};
+pub use pack::{logfmt_pack, logfmt_unpack, LogLayout, PackedRows};
 pub use prepared_tiles::{LinearEstimate, LOG2_ERROR};

@@ -40,89 +40,78 @@ impl LogLayout {
 
 /// Runs `$f::<BITS>(..)` for a width known at run time, so that every shift in it is a constant.
 macro_rules! with_bits {
-    ($bits:expr, $f:ident($($a:expr),*)) => {
+    ($bits:expr, $f:ident $given:tt) => { with_bits!(@3 4 5 6 7 8 9 10 11 12 13 14 15: $bits, $f $given) };
+    (@$($known:literal)+: $bits:expr, $f:ident $given:tt) => {
         match $bits {
-            3 => $f::<_, 3>($($a),*),
-            4 => $f::<_, 4>($($a),*),
-            5 => $f::<_, 5>($($a),*),
-            6 => $f::<_, 6>($($a),*),
-            7 => $f::<_, 7>($($a),*),
-            8 => $f::<_, 8>($($a),*),
-            9 => $f::<_, 9>($($a),*),
-            10 => $f::<_, 10>($($a),*),
-            11 => $f::<_, 11>($($a),*),
-            12 => $f::<_, 12>($($a),*),
-            13 => $f::<_, 13>($($a),*),
-            14 => $f::<_, 14>($($a),*),
-            15 => $f::<_, 15>($($a),*),
-            _ => $f::<_, 16>($($a),*),
+            $($known => $f::<_, $known> $given,)+
+            _ => $f::<_, 16> $given,
         }
     };
 }
 
-/// Packs rows of `row_len` codes.
+/// Rows of codes, packed.
+#[derive(Clone, Copy, Debug)]
+pub struct PackedRows {
+    /// Codes of a row.
+    pub row_len: usize,
+    /// Bits of a code.
+    pub bits: u32,
+    /// Their order.
+    pub layout: LogLayout,
+}
+
+impl PackedRows {
+    /// Checks the lengths of codes and bytes, each with its name; bytes of a row.
+    fn row_bytes(
+        self,
+        (codes_name, codes): (&'static str, usize),
+        (bytes_name, bytes): (&'static str, usize),
+    ) -> Result<usize, Error> {
+        let PackedRows { row_len, bits, layout } = self;
+        check_bits(bits)?;
+        let n = codes.checked_div(row_len).unwrap_or(0);
+        same_length(codes_name, codes, n * row_len)?;
+        let row_bytes = layout
+            .row_bytes(row_len, bits)
+            .filter(|row| row.checked_mul(n).is_some())
+            .ok_or(Error::Shape { what: "row_len", why: "the byte count overflows" })?;
+        same_length(bytes_name, bytes, n * row_bytes)?;
+        Ok(row_bytes)
+    }
+}
+
+/// Packs rows of codes.
 ///
 /// # Errors
 /// [`Error::Range`] for a width that is none, [`Error::Unsupported`] if the codes are too narrow or wide,
 /// [`Error::Length`] if the lengths do not fit.
-pub fn logfmt_pack(
-    codes: Codes<'_>,
-    row_len: usize,
-    bits: u32,
-    layout: LogLayout,
-    out: &mut [u8],
-) -> Result<(), Error> {
-    let row_bytes = rows(codes.len(), row_len, bits, layout, ("codes", "out"), out.len())?;
+pub fn logfmt_pack(codes: Codes<'_>, rows: PackedRows, out: &mut [u8]) -> Result<(), Error> {
+    let row_bytes = rows.row_bytes(("codes", codes.len()), ("out", out.len()))?;
     match codes {
-        Codes::U8(codes) if bits <= 8 => pack_rows(codes, (row_len, row_bytes), bits, layout, out),
-        Codes::U16(codes) if bits > 8 => pack_rows(codes, (row_len, row_bytes), bits, layout, out),
-        _ => return Err(wrong_width(bits)),
+        Codes::U8(codes) if rows.bits <= 8 => pack_rows(codes, rows, row_bytes, out),
+        Codes::U16(codes) if rows.bits > 8 => pack_rows(codes, rows, row_bytes, out),
+        _ => return Err(wrong_width(rows.bits)),
     }
     Ok(())
 }
 
-/// Unpacks rows of `row_len` codes; bits that fill up are ignored.
+/// Unpacks rows of codes; bits that fill up are ignored.
 ///
 /// # Errors
 /// As [`logfmt_pack`].
-pub fn logfmt_unpack(
-    packed: &[u8],
-    row_len: usize,
-    bits: u32,
-    layout: LogLayout,
-    out: CodesMut<'_>,
-) -> Result<(), Error> {
-    let row_bytes = rows(out.len(), row_len, bits, layout, ("out", "packed"), packed.len())?;
+pub fn logfmt_unpack(packed: &[u8], rows: PackedRows, out: CodesMut<'_>) -> Result<(), Error> {
+    let row_bytes = rows.row_bytes(("out", out.len()), ("packed", packed.len()))?;
     match out {
-        CodesMut::U8(out) if bits <= 8 => unpack_rows(packed, (row_len, row_bytes), bits, layout, out),
-        CodesMut::U16(out) if bits > 8 => unpack_rows(packed, (row_len, row_bytes), bits, layout, out),
-        _ => return Err(wrong_width(bits)),
+        CodesMut::U8(out) if rows.bits <= 8 => unpack_rows(packed, rows, row_bytes, out),
+        CodesMut::U16(out) if rows.bits > 8 => unpack_rows(packed, rows, row_bytes, out),
+        _ => return Err(wrong_width(rows.bits)),
     }
     Ok(())
 }
 
-/// Checks lengths; bytes of a row.
-fn rows(
-    codes: usize,
-    row_len: usize,
-    bits: u32,
-    layout: LogLayout,
-    (codes_name, bytes_name): (&'static str, &'static str),
-    bytes: usize,
-) -> Result<usize, Error> {
-    check_bits(bits)?;
-    let n = codes.checked_div(row_len).unwrap_or(0);
-    same_length(codes_name, codes, n * row_len)?;
-    let row_bytes = layout
-        .row_bytes(row_len, bits)
-        .filter(|row| row.checked_mul(n).is_some())
-        .ok_or(Error::Shape { what: "row_len", why: "the byte count overflows" })?;
-    same_length(bytes_name, bytes, n * row_bytes)?;
-    Ok(row_bytes)
-}
-
 /// Cuts rows of codes and of bytes into runs that end with whole groups: (codes, bytes) of one run after the other.
-fn runs(n: usize, (row_len, row_bytes): (usize, usize), bits: u32) -> Vec<(usize, usize)> {
+fn runs(n: usize, rows: PackedRows, row_bytes: usize) -> Vec<(usize, usize)> {
+    let PackedRows { row_len, bits, .. } = rows;
     let mut out = Vec::new();
     for _ in 0..n.checked_div(row_len).unwrap_or(0) {
         let (mut codes, mut bytes) = (row_len, row_bytes);
@@ -136,29 +125,29 @@ fn runs(n: usize, (row_len, row_bytes): (usize, usize), bits: u32) -> Vec<(usize
     out
 }
 
-fn pack_rows<C: Code>(codes: &[C], row: (usize, usize), bits: u32, layout: LogLayout, out: &mut [u8]) {
+fn pack_rows<C: Code>(codes: &[C], rows: PackedRows, row_bytes: usize, out: &mut [u8]) {
     let (mut rest, mut at) = (out, 0);
     let mut tasks = Vec::new();
-    for (n, bytes) in runs(codes.len(), row, bits) {
+    for (n, bytes) in runs(codes.len(), rows, row_bytes) {
         tasks.push((&codes[at..at + n], take(&mut rest, bytes)));
         at += n;
     }
-    run_tasks(codes.len(), tasks, |(codes, out): (&[C], &mut [u8])| match layout {
-        LogLayout::Plain => with_bits!(bits, pack_plain(codes, out)),
-        LogLayout::Deepep => with_bits!(bits, pack_deepep(codes, out)),
+    run_tasks(codes.len(), tasks, |(codes, out): (&[C], &mut [u8])| match rows.layout {
+        LogLayout::Plain => with_bits!(rows.bits, pack_plain(codes, out)),
+        LogLayout::Deepep => with_bits!(rows.bits, pack_deepep(codes, out)),
     });
 }
 
-fn unpack_rows<C: Code>(packed: &[u8], row: (usize, usize), bits: u32, layout: LogLayout, out: &mut [C]) {
+fn unpack_rows<C: Code>(packed: &[u8], rows: PackedRows, row_bytes: usize, out: &mut [C]) {
     let (total, mut rest, mut at) = (out.len(), out, 0);
     let mut tasks = Vec::new();
-    for (n, bytes) in runs(total, row, bits) {
+    for (n, bytes) in runs(total, rows, row_bytes) {
         tasks.push((&packed[at..at + bytes], take(&mut rest, n)));
         at += bytes;
     }
-    run_tasks(total, tasks, |(packed, out): (&[u8], &mut [C])| match layout {
-        LogLayout::Plain => with_bits!(bits, unpack_plain(packed, out)),
-        LogLayout::Deepep => with_bits!(bits, unpack_deepep(packed, out)),
+    run_tasks(total, tasks, |(packed, out): (&[u8], &mut [C])| match rows.layout {
+        LogLayout::Plain => with_bits!(rows.bits, unpack_plain(packed, out)),
+        LogLayout::Deepep => with_bits!(rows.bits, unpack_deepep(packed, out)),
     });
 }
 

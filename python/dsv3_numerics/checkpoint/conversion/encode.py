@@ -100,7 +100,7 @@ class Encode(ToForm):
                 q = quantize_blocks(numbers, **settings)
         except ValueError as error:
             raise CheckpointError(f"{self._where(context)}: {error}") from error
-        sums = _core.error_stats(_plain(numbers), SOURCES[numbers.dtype], q.dequantize().reshape(-1))
+        sums = _core.error_stats((_plain(numbers), SOURCES[numbers.dtype]), q.dequantize().reshape(-1))
         context.stats.note(form.name, float(sums["sum_e2"]), float(sums["sum_x2"]))
         is_float = form.choice.writer.scale_dtype in ("F32", "BF16")
         scales = q.weight_scale_inv() if is_float else q.scales

@@ -265,15 +265,15 @@ class Requantize(Step):
         again = self._numbers(chunk, new, scales, context.buffer("again", was.size, single))
         again = again.reshape(chunk.shape)
         again[numbers == 0] = 0
-        sums = _core.error_stats(numbers.reshape(-1), "float32", again.reshape(-1))
+        sums = _core.error_stats((numbers.reshape(-1), "float32"), again.reshape(-1))
         context.stats.requantized += int((~kept).sum())
         context.stats.note(self.weight.name, float(sums["sum_e2"]), float(sums["sum_x2"]))
         return new, scales
 
     def _numbers(self, chunk: Chunk, codes: Array, scales: NDArray[np.float32], out: Array) -> Array:
         name = format_info(codes.dtype).name
-        layout = layout_of(self.weight, chunk)
-        _core.dequantize(flat(codes), name, layout, flat(scales), flat(out), SOURCES[out.dtype])
+        coded = flat(codes), name, layout_of(self.weight, chunk), flat(scales)
+        _core.dequantize(coded, (flat(out), SOURCES[out.dtype]))
         return out
 
 
