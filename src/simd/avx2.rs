@@ -8,30 +8,7 @@ use std::arch::x86_64::*;
 #[derive(Clone, Copy)]
 pub struct Avx2(());
 
-impl Avx2 {
-    /// The token, if the CPU has the features.
-    #[inline]
-    pub fn detect() -> Option<Avx2> {
-        (is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("fma")
-            && is_x86_feature_detected!("f16c")
-            && is_x86_feature_detected!("bmi1")
-            && is_x86_feature_detected!("bmi2")
-            && is_x86_feature_detected!("lzcnt"))
-        .then_some(Avx2(()))
-    }
-
-    /// Runs a kernel in a function that has the features switched on.
-    #[inline]
-    pub fn enter<K: Kernel>(self, kernel: K) -> K::Out {
-        #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt")]
-        fn inner<K: Kernel>(l: Avx2, kernel: K) -> K::Out {
-            kernel.run(l)
-        }
-        // SAFETY: the token proves that the CPU has these features.
-        unsafe { inner(self, kernel) }
-    }
-}
+token!(Avx2: "avx2" "fma" "f16c" "bmi1" "bmi2" "lzcnt");
 
 const N: usize = 8;
 
@@ -81,6 +58,7 @@ impl Lanes for Avx2 {
     type M = __m256i;
     type RegisterTable = super::register_table::F16Table;
 
+    elsewhere!(avx2);
     intrinsics! {
         f32(x: f32) -> __m256 = _mm256_set1_ps;
         bits(x: __m256) -> __m256i = _mm256_castps_si256;
@@ -144,14 +122,6 @@ impl Lanes for Avx2 {
         let src = &src[..N];
         let odd: [f32; N] = std::array::from_fn(|i| f64_to_f32_odd(src[i]));
         self.load_f32(&odd)
-    }
-    #[inline(always)]
-    fn columns(self, table: &Lookup, codes: &[u8], each: impl ColumnSink<Self>) {
-        super::columns::avx2(self, table, codes, each);
-    }
-    #[inline(always)]
-    fn transpose(self, rows: &[f32], out: &mut [f32]) {
-        super::transpose::avx2(self, rows, out);
     }
     #[inline(always)]
     fn load_u8(self, src: &[u8]) -> __m256i {
@@ -338,10 +308,6 @@ impl Lanes for Avx2 {
         unsafe { _mm256_srlv_epi32(a, _mm256_set1_epi32(n as i32)) }
     }
     #[inline(always)]
-    fn philox(self, keys: &PhiloxKeys, block: u64) -> [__m256i; 4] {
-        super::philox::avx2(self, keys, block)
-    }
-    #[inline(always)]
     fn select(self, m: __m256i, a: __m256i, b: __m256i) -> __m256i {
         // SAFETY: the token proves AVX2, FMA and F16C.
         unsafe { _mm256_blendv_epi8(b, a, m) }
@@ -360,9 +326,5 @@ impl Lanes for Avx2 {
             let v = _mm_max_epi32(v, _mm_shuffle_epi32::<0b10_11_00_01>(v));
             _mm_cvtsi128_si32(v) as u32
         }
-    }
-    #[inline(always)]
-    fn hmax_each(self, a: &[__m256i]) -> __m256i {
-        super::maxima::avx2(self, a)
     }
 }

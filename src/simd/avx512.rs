@@ -1,6 +1,5 @@
 //! AVX-512 F/BW/DQ/VL/CD with VBMI and VNNI: sixteen lanes.
 
-use super::avx2::Avx2;
 use super::lanes::{horner, ColumnSink, Kernel, Lanes, Lookup, Narrow, RandomBytes, MIDPOINT};
 use super::philox::PhiloxKeys;
 use std::arch::x86_64::*;
@@ -9,33 +8,9 @@ use std::arch::x86_64::*;
 #[derive(Clone, Copy)]
 pub struct Avx512(());
 
-impl Avx512 {
-    /// The token, if the CPU has the features.
-    #[inline]
-    pub fn detect() -> Option<Avx512> {
-        Avx2::detect()?;
-        (is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx512cd")
-            && is_x86_feature_detected!("avx512vbmi")
-            && is_x86_feature_detected!("avx512vnni"))
-        .then_some(Avx512(()))
-    }
-
-    /// Runs a kernel in a function that has the features switched on.
-    #[inline]
-    pub fn enter<K: Kernel>(self, kernel: K) -> K::Out {
-        #[target_feature(
-            enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx512vbmi,avx512vnni,avx2,fma,f16c,bmi1,bmi2,lzcnt"
-        )]
-        fn inner<K: Kernel>(l: Avx512, kernel: K) -> K::Out {
-            kernel.run(l)
-        }
-        // SAFETY: the token proves that the CPU has these features.
-        unsafe { inner(self, kernel) }
-    }
+token! {
+    Avx512: "avx512f" "avx512bw" "avx512dq" "avx512vl" "avx512cd" "avx512vbmi" "avx512vnni"
+        "avx2" "fma" "f16c" "bmi1" "bmi2" "lzcnt"
 }
 
 const N: usize = 16;
@@ -153,6 +128,7 @@ impl Lanes for Avx512 {
     type M = __mmask16;
     type RegisterTable = super::register_table::ByteTables;
 
+    elsewhere!(avx512);
     intrinsics! {
         f32(x: f32) -> __m512 = _mm512_set1_ps;
         bits(x: __m512) -> __m512i = _mm512_castps_si512;
@@ -216,14 +192,6 @@ impl Lanes for Avx512 {
         let (lo, hi) = (odd(src), odd(&src[8..]));
         // SAFETY: the token proves AVX-512.
         unsafe { _mm512_castsi512_ps(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(lo), hi)) }
-    }
-    #[inline(always)]
-    fn columns(self, table: &Lookup, codes: &[u8], each: impl ColumnSink<Self>) {
-        super::columns::avx512(self, table, codes, each);
-    }
-    #[inline(always)]
-    fn transpose(self, rows: &[f32], out: &mut [f32]) {
-        super::transpose::avx512(self, rows, out);
     }
     #[inline(always)]
     fn load_u8(self, src: &[u8]) -> __m512i {
@@ -425,15 +393,8 @@ impl Lanes for Avx512 {
     }
     const RANDOM_BYTES: bool = true;
     #[inline(always)]
-    fn store_random(
-        self,
-        x: [__m512i; 4],
-        random: [__m512i; 4],
-        f: RandomBytes,
-        out: &mut [u8],
-        stream: bool,
-    ) -> bool {
-        super::avx512_random::store(self, x, random, f, out, stream)
+    fn store_random(self, x: [[__m512i; 4]; 2], f: RandomBytes, out: &mut [u8], stream: bool) -> bool {
+        super::avx512_random::store(self, x, f, out, stream)
     }
     #[inline(always)]
     fn flush(self, x: __m512) -> __m512 {
@@ -496,10 +457,6 @@ impl Lanes for Avx512 {
         unsafe { _mm512_srlv_epi32(a, _mm512_set1_epi32(n as i32)) }
     }
     #[inline(always)]
-    fn philox(self, keys: &PhiloxKeys, block: u64) -> [__m512i; 4] {
-        super::philox::avx512(self, keys, block)
-    }
-    #[inline(always)]
     fn select(self, m: __mmask16, a: __m512i, b: __m512i) -> __m512i {
         // SAFETY: the token proves AVX-512.
         unsafe { _mm512_mask_mov_epi32(b, m, a) }
@@ -518,9 +475,5 @@ impl Lanes for Avx512 {
             let v = _mm_max_epu32(v, _mm_shuffle_epi32::<0b10_11_00_01>(v));
             _mm_cvtsi128_si32(v) as u32
         }
-    }
-    #[inline(always)]
-    fn hmax_each(self, a: &[__m512i]) -> __m512i {
-        super::maxima::avx512(self, a)
     }
 }

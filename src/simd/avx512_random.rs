@@ -34,8 +34,7 @@ fn magnitudes(a: __m512i, b: __m512i, f: &RandomBytes) -> __m512i {
 #[inline(always)]
 pub(super) fn store(
     l: Avx512,
-    x: [__m512i; 4],
-    random: [__m512i; 4],
+    [x, random]: [[__m512i; 4]; 2],
     f: RandomBytes,
     out: &mut [u8],
     stream: bool,

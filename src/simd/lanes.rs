@@ -250,16 +250,9 @@ pub trait Lanes: Copy {
     }
     /// True if the level implements [`Lanes::store_random`].
     const RANDOM_BYTES: bool = false;
-    /// Rounds a group of float32 up or down at random, by 32 random bits each, and stores its codes. False, and nothing is
-    /// stored, if bits that a sum lost might decide.
-    fn store_random(
-        self,
-        _x: [Self::U; 4],
-        _random: [Self::U; 4],
-        _format: RandomBytes,
-        _out: &mut [u8],
-        _stream: bool,
-    ) -> bool {
+    /// Rounds a group of float32 up or down at random, by the 32 random bits beside each, and stores its codes. False, and
+    /// nothing is stored, if bits that a sum lost might decide.
+    fn store_random(self, _x: [[Self::U; 4]; 2], _f: RandomBytes, _out: &mut [u8], _stream: bool) -> bool {
         unreachable!("only where RANDOM_BYTES")
     }
     /// Flushes subnormal lanes to zero of the same sign, where the float units of the level are slow on them: only for

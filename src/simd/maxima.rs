@@ -10,6 +10,24 @@ mod x86 {
     use super::super::avx512::Avx512;
     use std::arch::x86_64::*;
 
+    /// Maxima of neighbours: those of `x` beside those of `y`, pair by pair.
+    macro_rules! neighbours {
+        ($($name:ident: $vector:ty = $max:ident of $low:ident, $high:ident;)+) => {$(
+            #[inline(always)]
+            fn $name(x: $vector, y: $vector) -> $vector {
+                // SAFETY: the level is proved by the token of the caller.
+                unsafe { $max($low(x, y), $high(x, y)) }
+            }
+        )+};
+    }
+
+    neighbours! {
+        max_pairs: __m512i = _mm512_max_epu32 of _mm512_unpacklo_epi32, _mm512_unpackhi_epi32;
+        max_wide_pairs: __m512i = _mm512_max_epu32 of _mm512_unpacklo_epi64, _mm512_unpackhi_epi64;
+        max_pairs_8: __m256i = _mm256_max_epi32 of _mm256_unpacklo_epi32, _mm256_unpackhi_epi32;
+        max_wide_pairs_8: __m256i = _mm256_max_epi32 of _mm256_unpacklo_epi64, _mm256_unpackhi_epi64;
+    }
+
     /// Sixteen vectors of sixteen lanes.
     #[inline(always)]
     pub fn avx512(_: Avx512, a: &[__m512i]) -> __m512i {
@@ -21,21 +39,7 @@ mod x86 {
         unsafe { _mm512_shuffle_epi32::<0b11_01_10_00>(all) }
     }
 
-    /// Maxima of neighbouring lanes: those of `x` beside those of `y`, pair by pair.
-    #[inline(always)]
-    fn max_pairs(x: __m512i, y: __m512i) -> __m512i {
-        // SAFETY: AVX-512 is proved by the token of the caller.
-        unsafe { _mm512_max_epu32(_mm512_unpacklo_epi32(x, y), _mm512_unpackhi_epi32(x, y)) }
-    }
-
-    /// The same of neighbouring 64 bits.
-    #[inline(always)]
-    fn max_wide_pairs(x: __m512i, y: __m512i) -> __m512i {
-        // SAFETY: AVX-512 is proved by the token of the caller.
-        unsafe { _mm512_max_epu32(_mm512_unpacklo_epi64(x, y), _mm512_unpackhi_epi64(x, y)) }
-    }
-
-    /// The same of neighbouring 128 bits, those of `x` below those of `y`.
+    /// Maxima of neighbouring 128 bits, those of `x` below those of `y`.
     #[inline(always)]
     fn max_quarters(x: __m512i, y: __m512i) -> __m512i {
         // SAFETY: AVX-512 is proved by the token of the caller.
@@ -65,19 +69,5 @@ mod x86 {
             );
             _mm256_shuffle_epi32::<0b11_01_10_00>(both)
         }
-    }
-
-    /// Maxima of neighbouring lanes: those of `x` beside those of `y`, pair by pair.
-    #[inline(always)]
-    fn max_pairs_8(x: __m256i, y: __m256i) -> __m256i {
-        // SAFETY: AVX2 is proved by the token of the caller.
-        unsafe { _mm256_max_epi32(_mm256_unpacklo_epi32(x, y), _mm256_unpackhi_epi32(x, y)) }
-    }
-
-    /// The same of neighbouring 64 bits.
-    #[inline(always)]
-    fn max_wide_pairs_8(x: __m256i, y: __m256i) -> __m256i {
-        // SAFETY: AVX2 is proved by the token of the caller.
-        unsafe { _mm256_max_epi32(_mm256_unpacklo_epi64(x, y), _mm256_unpackhi_epi64(x, y)) }
     }
 }

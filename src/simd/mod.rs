@@ -20,6 +20,69 @@ macro_rules! intrinsics {
     )+};
 }
 
+/// Lookups of a level that keeps no table in registers: by the table itself.
+macro_rules! no_register_table {
+    () => {
+        type RegisterTable = &'static Lookup;
+        #[inline(always)]
+        fn register_table(self, table: &'static Lookup) -> Option<Self::RegisterTable> {
+            Some(table)
+        }
+        #[inline(always)]
+        fn lookup_registers(self, table: Self::RegisterTable, codes: &[u8]) -> [Self::F; 4] {
+            self.lookup(table, codes)
+        }
+    };
+}
+
+/// Lane operations that stand in files of their own, a function there for each level.
+#[cfg(target_arch = "x86_64")]
+macro_rules! elsewhere {
+    ($level:ident) => {
+        #[inline(always)]
+        fn columns(self, table: &Lookup, codes: &[u8], each: impl ColumnSink<Self>) {
+            super::columns::$level(self, table, codes, each);
+        }
+        #[inline(always)]
+        fn transpose(self, rows: &[f32], out: &mut [f32]) {
+            super::transpose::$level(self, rows, out);
+        }
+        #[inline(always)]
+        fn philox(self, keys: &PhiloxKeys, block: u64) -> [Self::U; 4] {
+            super::philox::$level(self, keys, block)
+        }
+        #[inline(always)]
+        fn hmax_each(self, a: &[Self::U]) -> Self::U {
+            super::maxima::$level(self, a)
+        }
+    };
+}
+
+/// How a token is had, and what it stands for: the features of its level.
+#[cfg(target_arch = "x86_64")]
+macro_rules! token {
+    ($token:ident: $($feature:tt)+) => {
+        impl $token {
+            /// The token, if the CPU has the features.
+            #[inline]
+            pub fn detect() -> Option<$token> {
+                ($(is_x86_feature_detected!($feature))&&+).then_some($token(()))
+            }
+
+            /// Runs a kernel in a function that has the features switched on.
+            #[inline]
+            pub fn enter<K: Kernel>(self, kernel: K) -> K::Out {
+                #[target_feature($(enable = $feature),+)]
+                fn inner<K: Kernel>(l: $token, kernel: K) -> K::Out {
+                    kernel.run(l)
+                }
+                // SAFETY: the token proves that the CPU has these features.
+                unsafe { inner(self, kernel) }
+            }
+        }
+    };
+}
+
 pub mod bf16_pairs;
 mod columns;
 mod lanes;

@@ -94,7 +94,6 @@ impl Lanes for Neon {
     type F = Two<float32x4_t>;
     type U = Two<uint32x4_t>;
     type M = Two<uint32x4_t>;
-    type RegisterTable = &'static Lookup;
 
     #[inline(always)]
     fn call<K: Kernel>(self, kernel: K) -> K::Out {
@@ -191,14 +190,7 @@ impl Lanes for Neon {
     fn lookup(self, table: &Lookup, codes: &[u8]) -> [Self::F; 4] {
         neon_tables::lookup(self, table, codes)
     }
-    #[inline(always)]
-    fn register_table(self, table: &'static Lookup) -> Option<Self::RegisterTable> {
-        Some(table)
-    }
-    #[inline(always)]
-    fn lookup_registers(self, table: Self::RegisterTable, codes: &[u8]) -> [Self::F; 4] {
-        self.lookup(table, codes)
-    }
+    no_register_table!();
     #[inline(always)]
     fn lookup_bf16(self, table: &Lookup, codes: &[u8], out: &mut [u16], _stream: bool) {
         neon_tables::lookup_bf16(self, table, codes, out);

@@ -109,59 +109,72 @@ mod x86 {
         ((product >> 32) as u32 ^ second[1], product as u32)
     }
 
-    /// Sixteen counters.
-    #[inline(always)]
-    pub fn avx512(l: Avx512, keys: &PhiloxKeys, block: u64) -> [__m512i; 4] {
-        if carries(block) {
-            return load(l, &l.call(OneByOne(keys, block)));
-        }
-        // SAFETY: the token proves AVX-512.
-        unsafe {
-            let by0 = _mm512_set1_epi64(i64::from(MULTIPLIERS[0]));
-            let by1 = _mm512_set1_epi64(i64::from(MULTIPLIERS[1]));
-            let key = |round: usize, i: usize| _mm512_set1_epi32(keys.0[round][i] as i32);
-            let (third, last) = first_rounds(keys, block);
-            let (third, last) = (_mm512_set1_epi32(third as i32), _mm512_set1_epi32(last as i32));
-            // Two chains of eight counters, step by step side by side: one alone would wait for its products. The unpacks at
-            // the end bring every other counter together.
-            let order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
-            let first = |i: u32| _mm512_add_epi64(_mm512_set1_epi64(i64::from(block as u32 + i)), order);
-            let (p, q) = (_mm512_mul_epu32(first(0), by0), _mm512_mul_epu32(first(8), by0));
-            let k = key(0, 1);
-            let x2 = [
-                _mm512_xor_si512(_mm512_srli_epi64::<32>(p), k),
-                _mm512_xor_si512(_mm512_srli_epi64::<32>(q), k),
-            ];
-            let mut c1 = [_mm512_mul_epu32(x2[0], by1), _mm512_mul_epu32(x2[1], by1)];
-            let k = key(1, 0);
-            let mut x0 = [
-                _mm512_xor_si512(_mm512_srli_epi64::<32>(c1[0]), k),
-                _mm512_xor_si512(_mm512_srli_epi64::<32>(c1[1]), k),
-            ];
-            let mut x2 = [_mm512_xor_si512(p, third), _mm512_xor_si512(q, third)];
-            let mut c3 = [last; 2];
-            macro_rules! rounds {
-                ($($round:literal)*) => {$(
-                    let p0 = [_mm512_mul_epu32(x0[0], by0), _mm512_mul_epu32(x0[1], by0)];
-                    let p1 = [_mm512_mul_epu32(x2[0], by1), _mm512_mul_epu32(x2[1], by1)];
-                    let (k0, k1) = (key($round, 0), key($round, 1));
-                    x0 = [shifted(p1[0], c1[0], k0), shifted(p1[1], c1[1], k0)];
-                    x2 = [swapped(p0[0], c3[0], k1), swapped(p0[1], c3[1], k1)];
-                    (c1, c3) = (p1, p0);
-                )*};
+    /// Ten rounds of two chains of counters, step by step side by side: one alone would wait for its products. The unpacks
+    /// at the end bring every other counter together. A level names its vector, the order of a chain's counters, how many
+    /// they are, and its intrinsics.
+    macro_rules! counters {
+        ($(#[$doc:meta])* $name:ident($token:ty) -> $vector:ty, $order:expr, $lanes:literal
+         { $($intrinsic:ident as $word:ident),+ }) => {
+            $(#[$doc])*
+            #[inline(always)]
+            pub fn $name(l: $token, keys: &PhiloxKeys, block: u64) -> [$vector; 4] {
+                $(use $intrinsic as $word;)+
+                if carries(block) {
+                    return load(l, &l.call(OneByOne(keys, block)));
+                }
+                // SAFETY: the token proves the features of the level.
+                unsafe {
+                    let (by0, by1) = (set64(i64::from(MULTIPLIERS[0])), set64(i64::from(MULTIPLIERS[1])));
+                    let key = |round: usize, i: usize| set32(keys.0[round][i] as i32);
+                    let (third, last) = first_rounds(keys, block);
+                    let (third, last) = (set32(third as i32), set32(last as i32));
+                    let first = |i: u32| add(set64(i64::from(block as u32 + i)), $order);
+                    let (p, q) = (mul(first(0), by0), mul(first($lanes), by0));
+                    let k = key(0, 1);
+                    let x2 = [xor(upper::<32>(p), k), xor(upper::<32>(q), k)];
+                    let mut c1 = [mul(x2[0], by1), mul(x2[1], by1)];
+                    let k = key(1, 0);
+                    let mut x0 = [xor(upper::<32>(c1[0]), k), xor(upper::<32>(c1[1]), k)];
+                    let mut x2 = [xor(p, third), xor(q, third)];
+                    let mut c3 = [last; 2];
+                    for_rounds!(2 3 4 5 6 7 8, round => {
+                        let p0 = [mul(x0[0], by0), mul(x0[1], by0)];
+                        let p1 = [mul(x2[0], by1), mul(x2[1], by1)];
+                        let (k0, k1) = (key(round, 0), key(round, 1));
+                        x0 = [shifted(p1[0], c1[0], k0), shifted(p1[1], c1[1], k0)];
+                        x2 = [swapped(p0[0], c3[0], k1), swapped(p0[1], c3[1], k1)];
+                        (c1, c3) = (p1, p0);
+                    });
+                    let p0 = [mul(x0[0], by0), mul(x0[1], by0)];
+                    let p1 = [mul(x2[0], by1), mul(x2[1], by1)];
+                    let (k0, k1) = (key(9, 0), key(9, 1));
+                    let (e, f) = (paired(p1[0], c1[0], k0), paired(p0[0], c3[0], k1));
+                    let (g, h) = (paired(p1[1], c1[1], k0), paired(p0[1], c3[1], k1));
+                    [low(e, f), high(e, f), low(g, h), high(g, h)]
+                }
             }
-            rounds!(2 3 4 5 6 7 8);
-            let p0 = [_mm512_mul_epu32(x0[0], by0), _mm512_mul_epu32(x0[1], by0)];
-            let p1 = [_mm512_mul_epu32(x2[0], by1), _mm512_mul_epu32(x2[1], by1)];
-            let (k0, k1) = (key(9, 0), key(9, 1));
-            let (e, f) = (paired(p1[0], c1[0], k0), paired(p0[0], c3[0], k1));
-            let (g, h) = (paired(p1[1], c1[1], k0), paired(p0[1], c3[1], k1));
-            [
-                _mm512_unpacklo_epi64(e, f),
-                _mm512_unpackhi_epi64(e, f),
-                _mm512_unpacklo_epi64(g, h),
-                _mm512_unpackhi_epi64(g, h),
-            ]
+        };
+    }
+
+    /// A body once for each round.
+    macro_rules! for_rounds {
+        ($($number:literal)*, $round:ident => $body:block) => { $({ let $round = $number; $body })* };
+    }
+
+    counters! {
+        /// Sixteen counters.
+        avx512(Avx512) -> __m512i, _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), 8 {
+            _mm512_set1_epi32 as set32, _mm512_set1_epi64 as set64, _mm512_add_epi64 as add, _mm512_mul_epu32 as mul,
+            _mm512_xor_si512 as xor, _mm512_srli_epi64 as upper, _mm512_unpacklo_epi64 as low, _mm512_unpackhi_epi64 as high
+        }
+    }
+
+    counters! {
+        /// Eight counters.
+        avx2(Avx2) -> __m256i, _mm256_setr_epi64x(0, 2, 1, 3), 4 {
+            _mm256_set1_epi32 as set32, _mm256_set1_epi64x as set64, _mm256_add_epi64 as add, _mm256_mul_epu32 as mul,
+            _mm256_xor_si256 as xor, _mm256_srli_epi64 as upper, _mm256_unpacklo_epi64 as low, _mm256_unpackhi_epi64 as high,
+            shifted_8 as shifted, shifted_8 as swapped, paired_8 as paired
         }
     }
 
@@ -189,60 +202,6 @@ mod x86 {
         unsafe {
             let swapped = _mm512_shuffle_epi32::<0b10_11_00_01>(product);
             _mm512_mask_ternarylogic_epi32::<0x96>(swapped, 0x5555, word, key)
-        }
-    }
-
-    /// Eight counters.
-    #[inline(always)]
-    pub fn avx2(l: Avx2, keys: &PhiloxKeys, block: u64) -> [__m256i; 4] {
-        if carries(block) {
-            return load(l, &l.call(OneByOne(keys, block)));
-        }
-        // SAFETY: the token proves AVX2.
-        unsafe {
-            let by0 = _mm256_set1_epi64x(i64::from(MULTIPLIERS[0]));
-            let by1 = _mm256_set1_epi64x(i64::from(MULTIPLIERS[1]));
-            let key = |round: usize, i: usize| _mm256_set1_epi32(keys.0[round][i] as i32);
-            let (third, last) = first_rounds(keys, block);
-            let (third, last) = (_mm256_set1_epi32(third as i32), _mm256_set1_epi32(last as i32));
-            let order = _mm256_setr_epi64x(0, 2, 1, 3);
-            let first = |i: u32| _mm256_add_epi64(_mm256_set1_epi64x(i64::from(block as u32 + i)), order);
-            let (p, q) = (_mm256_mul_epu32(first(0), by0), _mm256_mul_epu32(first(4), by0));
-            let k = key(0, 1);
-            let x2 = [
-                _mm256_xor_si256(_mm256_srli_epi64::<32>(p), k),
-                _mm256_xor_si256(_mm256_srli_epi64::<32>(q), k),
-            ];
-            let mut c1 = [_mm256_mul_epu32(x2[0], by1), _mm256_mul_epu32(x2[1], by1)];
-            let k = key(1, 0);
-            let mut x0 = [
-                _mm256_xor_si256(_mm256_srli_epi64::<32>(c1[0]), k),
-                _mm256_xor_si256(_mm256_srli_epi64::<32>(c1[1]), k),
-            ];
-            let mut x2 = [_mm256_xor_si256(p, third), _mm256_xor_si256(q, third)];
-            let mut c3 = [last; 2];
-            macro_rules! rounds {
-                ($($round:literal)*) => {$(
-                    let p0 = [_mm256_mul_epu32(x0[0], by0), _mm256_mul_epu32(x0[1], by0)];
-                    let p1 = [_mm256_mul_epu32(x2[0], by1), _mm256_mul_epu32(x2[1], by1)];
-                    let (k0, k1) = (key($round, 0), key($round, 1));
-                    x0 = [shifted_8(p1[0], c1[0], k0), shifted_8(p1[1], c1[1], k0)];
-                    x2 = [shifted_8(p0[0], c3[0], k1), shifted_8(p0[1], c3[1], k1)];
-                    (c1, c3) = (p1, p0);
-                )*};
-            }
-            rounds!(2 3 4 5 6 7 8);
-            let p0 = [_mm256_mul_epu32(x0[0], by0), _mm256_mul_epu32(x0[1], by0)];
-            let p1 = [_mm256_mul_epu32(x2[0], by1), _mm256_mul_epu32(x2[1], by1)];
-            let (k0, k1) = (key(9, 0), key(9, 1));
-            let (e, f) = (paired_8(p1[0], c1[0], k0), paired_8(p0[0], c3[0], k1));
-            let (g, h) = (paired_8(p1[1], c1[1], k0), paired_8(p0[1], c3[1], k1));
-            [
-                _mm256_unpacklo_epi64(e, f),
-                _mm256_unpackhi_epi64(e, f),
-                _mm256_unpacklo_epi64(g, h),
-                _mm256_unpackhi_epi64(g, h),
-            ]
         }
     }
 

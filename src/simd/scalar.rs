@@ -57,7 +57,6 @@ impl Lanes for Scalar {
     type F = [f32; W];
     type U = [u32; W];
     type M = [bool; W];
-    type RegisterTable = &'static Lookup;
 
     #[inline(always)]
     fn call<K: Kernel>(self, kernel: K) -> K::Out {
@@ -163,14 +162,7 @@ impl Lanes for Scalar {
             load(&codes[3 * W..], value),
         ]
     }
-    #[inline(always)]
-    fn register_table(self, table: &'static Lookup) -> Option<Self::RegisterTable> {
-        Some(table)
-    }
-    #[inline(always)]
-    fn lookup_registers(self, table: Self::RegisterTable, codes: &[u8]) -> [Self::F; 4] {
-        self.lookup(table, codes)
-    }
+    no_register_table!();
     #[inline(always)]
     fn lookup_bf16(self, table: &Lookup, codes: &[u8], out: &mut [u16], _stream: bool) {
         for (out, code) in out[..4 * W].iter_mut().zip(&codes[..4 * W]) {

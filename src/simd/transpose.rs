@@ -20,73 +20,56 @@ mod x86 {
     use super::super::avx512::Avx512;
     use std::arch::x86_64::*;
 
-    /// Transposes a 4 x 4 tile in each 128-bit lane.
-    macro_rules! quarter {
-        ($r:expr, $unpacklo:ident, $unpackhi:ident, $lo:ident, $hi:ident, $double:ident, $single:ident) => {{
-            let [a, b, c, d] = $r;
-            let (x, y) = ($double($unpacklo(a, b)), $double($unpacklo(c, d)));
-            let (z, w) = ($double($unpackhi(a, b)), $double($unpackhi(c, d)));
-            [$single($lo(x, y)), $single($hi(x, y)), $single($lo(z, w)), $single($hi(z, w))]
-        }};
-    }
-
-    /// Transposes an 8 x 8 tile.
-    #[inline(always)]
-    pub fn avx2(_: Avx2, rows: &[f32], out: &mut [f32]) {
-        let (rows, out) = (&rows[..64], &mut out[..64]);
-        // SAFETY: the token proves AVX2; halves of rows are read and whole rows written inside the 64.
-        unsafe {
-            for half in 0..2 {
-                let row = |i: usize| {
-                    let from = rows.as_ptr().add(8 * i + 4 * half);
-                    _mm256_insertf128_ps::<1>(
-                        _mm256_castps128_ps256(_mm_loadu_ps(from)),
-                        _mm_loadu_ps(from.add(32)),
-                    )
-                };
-                let columns = quarter!(
-                    [row(0), row(1), row(2), row(3)],
-                    _mm256_unpacklo_ps,
-                    _mm256_unpackhi_ps,
-                    _mm256_unpacklo_pd,
-                    _mm256_unpackhi_pd,
-                    _mm256_castps_pd,
-                    _mm256_castpd_ps
-                );
-                for (i, column) in columns.into_iter().enumerate() {
-                    _mm256_storeu_ps(out.as_mut_ptr().add(8 * (4 * half + i)), column);
+    /// Transposes a tile, a 4 x 4 tile in each 128-bit lane at a time. A level names its lanes, how quarters of rows that are
+    /// below each other become a vector, and its intrinsics.
+    macro_rules! transposed {
+        ($(#[$doc:meta])* $name:ident($token:ty), $lanes:literal, |$from:ident| $row:expr,
+         { $($intrinsic:ident as $word:ident),+ }) => {
+            $(#[$doc])*
+            #[inline(always)]
+            pub fn $name(_: $token, rows: &[f32], out: &mut [f32]) {
+                $(use $intrinsic as $word;)+
+                let (rows, out) = (&rows[..$lanes * $lanes], &mut out[..$lanes * $lanes]);
+                // SAFETY: the token proves the level; parts of rows are read and whole rows written inside the tiles.
+                unsafe {
+                    for part in 0..$lanes / 4 {
+                        let row = |i: usize| {
+                            let $from = rows.as_ptr().add($lanes * i + 4 * part);
+                            $row
+                        };
+                        let (a, b, c, d) = (row(0), row(1), row(2), row(3));
+                        let (x, y) = (double(low(a, b)), double(low(c, d)));
+                        let (z, w) = (double(high(a, b)), double(high(c, d)));
+                        let columns = [low_64(x, y), high_64(x, y), low_64(z, w), high_64(z, w)];
+                        for (i, column) in columns.into_iter().enumerate() {
+                            store(out.as_mut_ptr().add($lanes * (4 * part + i)), single(column));
+                        }
+                    }
                 }
             }
+        };
+    }
+
+    transposed! {
+        /// Transposes an 8 x 8 tile.
+        avx2(Avx2), 8, |from| {
+            _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(_mm_loadu_ps(from)), _mm_loadu_ps(from.add(32)))
+        }, {
+            _mm256_unpacklo_ps as low, _mm256_unpackhi_ps as high, _mm256_unpacklo_pd as low_64,
+            _mm256_unpackhi_pd as high_64, _mm256_castps_pd as double, _mm256_castpd_ps as single, _mm256_storeu_ps as store
         }
     }
 
-    /// Transposes a 16 x 16 tile.
-    #[inline(always)]
-    pub fn avx512(_: Avx512, rows: &[f32], out: &mut [f32]) {
-        let (rows, out) = (&rows[..256], &mut out[..256]);
-        // SAFETY: the token proves AVX-512; quarters of rows are read and whole rows written inside the 256.
-        unsafe {
-            for part in 0..4 {
-                let row = |i: usize| {
-                    let from = rows.as_ptr().add(16 * i + 4 * part);
-                    let x = _mm512_castps128_ps512(_mm_loadu_ps(from));
-                    let x = _mm512_insertf32x4::<1>(x, _mm_loadu_ps(from.add(64)));
-                    let x = _mm512_insertf32x4::<2>(x, _mm_loadu_ps(from.add(128)));
-                    _mm512_insertf32x4::<3>(x, _mm_loadu_ps(from.add(192)))
-                };
-                let columns = quarter!(
-                    [row(0), row(1), row(2), row(3)],
-                    _mm512_unpacklo_ps,
-                    _mm512_unpackhi_ps,
-                    _mm512_unpacklo_pd,
-                    _mm512_unpackhi_pd,
-                    _mm512_castps_pd,
-                    _mm512_castpd_ps
-                );
-                for (i, column) in columns.into_iter().enumerate() {
-                    _mm512_storeu_ps(out.as_mut_ptr().add(16 * (4 * part + i)), column);
-                }
-            }
+    transposed! {
+        /// Transposes a 16 x 16 tile.
+        avx512(Avx512), 16, |from| {
+            let x = _mm512_castps128_ps512(_mm_loadu_ps(from));
+            let x = _mm512_insertf32x4::<1>(x, _mm_loadu_ps(from.add(64)));
+            let x = _mm512_insertf32x4::<2>(x, _mm_loadu_ps(from.add(128)));
+            _mm512_insertf32x4::<3>(x, _mm_loadu_ps(from.add(192)))
+        }, {
+            _mm512_unpacklo_ps as low, _mm512_unpackhi_ps as high, _mm512_unpacklo_pd as low_64,
+            _mm512_unpackhi_pd as high_64, _mm512_castps_pd as double, _mm512_castpd_ps as single, _mm512_storeu_ps as store
         }
     }
 }
