@@ -61,7 +61,7 @@ impl TensorTable {
         }
         let order = check(&tensors, data)?;
         self.columns.append(&tensors, &order, base);
-        self.metadata.push(metadata);
+        self.metadata.push(metadata.unwrap_or_default());
         Ok(first..self.columns.len())
     }
 

@@ -9,6 +9,7 @@ use safetensors::tensor::Dtype;
 use serde::de::{Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use std::fmt;
+use std::marker::PhantomData;
 
 /// The most axes of a tensor: as many as a NumPy array can have.
 const MAX_AXES: usize = 64;
@@ -17,9 +18,10 @@ const MAX_AXES: usize = 64;
 const ENTRIES: usize = 256;
 
 /// The content of a header.
+#[derive(Default)]
 pub(super) struct Text {
     pub tensors: Columns,
-    pub metadata: Pairs,
+    pub metadata: Option<Pairs>,
 }
 
 #[derive(Deserialize)]
@@ -53,63 +55,65 @@ fn axes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<usize>, D::Err
     deserializer.deserialize_seq(Axes)
 }
 
-impl<'de> Deserialize<'de> for Pairs {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Texts;
-        impl<'de> Visitor<'de> for Texts {
-            type Value = Pairs;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of strings")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs, A::Error> {
-                let mut pairs = Pairs::default();
-                for count in 0_usize.. {
-                    poll_at(count);
-                    let Some((key, value)) = map.next_entry::<String, String>()? else { break };
-                    pairs.push(&key, &value);
-                }
-                Ok(pairs)
-            }
-        }
-        deserializer.deserialize_map(Texts)
-    }
+/// A value made of an object's entries, one by one.
+trait Entries: Default {
+    /// Words for such an object.
+    const EXPECTED: &'static str;
+    /// Takes the value that follows a key.
+    fn take<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error>;
 }
 
-/// Ends a long header where the caller is not waiting any more.
-fn poll_at(count: usize) {
-    if count.is_multiple_of(ENTRIES) {
-        poll();
-    }
-}
+struct Object<T>(PhantomData<T>);
 
-struct Header;
-
-impl<'de> Visitor<'de> for Header {
-    type Value = Text;
+impl<'de, T: Entries> Visitor<'de> for Object<T> {
+    type Value = T;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON object of tensors")
+        f.write_str(T::EXPECTED)
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Text, A::Error> {
-        let mut tensors = Columns::default();
-        let mut metadata = None;
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<T, A::Error> {
+        let mut found = T::default();
         for count in 0_usize.. {
-            poll_at(count);
-            let Some(name) = map.next_key::<String>()? else { break };
-            if name == "__metadata__" {
-                let found: Option<Pairs> = map.next_value()?;
-                if metadata.replace(found.unwrap_or_default()).is_some() {
-                    return Err(A::Error::duplicate_field("__metadata__"));
-                }
-            } else {
-                let Entry { dtype, shape, data_offsets } = map.next_value()?;
-                tensors.push(&name, dtype, &shape, data_offsets);
+            if count.is_multiple_of(ENTRIES) {
+                poll(); // ends a long header where the caller is not waiting any more
             }
+            let Some(key) = map.next_key::<String>()? else { break };
+            found.take(&key, &mut map)?;
         }
-        Ok(Text { tensors, metadata: metadata.unwrap_or_default() })
+        Ok(found)
+    }
+}
+
+impl Entries for Pairs {
+    const EXPECTED: &'static str = "an object of strings";
+
+    fn take<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
+        self.push(key, &map.next_value::<String>()?);
+        Ok(())
+    }
+}
+
+impl<'de> Deserialize<'de> for Pairs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Object(PhantomData))
+    }
+}
+
+impl Entries for Text {
+    const EXPECTED: &'static str = "a JSON object of tensors";
+
+    fn take<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
+        if key == "__metadata__" {
+            let found: Option<Pairs> = map.next_value()?;
+            if self.metadata.replace(found.unwrap_or_default()).is_some() {
+                return Err(A::Error::duplicate_field("__metadata__"));
+            }
+            return Ok(());
+        }
+        let Entry { dtype, shape, data_offsets } = map.next_value()?;
+        self.tensors.push(key, dtype, &shape, data_offsets);
+        Ok(())
     }
 }
 
@@ -121,7 +125,7 @@ pub(super) fn parse(text: &[u8]) -> Result<Text, String> {
     // Keys that are skipped are not looked at by the deserializer; the whole text has to be Unicode all the same.
     let text = std::str::from_utf8(text).map_err(|e| format!("not UTF-8 at byte {}", e.valid_up_to()))?;
     let mut json = serde_json::Deserializer::from_str(text);
-    let found = json.deserialize_map(Header).map_err(|e| e.to_string())?;
+    let found = json.deserialize_map(Object::<Text>(PhantomData)).map_err(|e| e.to_string())?;
     json.end().map_err(|e| e.to_string())?;
     match found.tensors.first_twice() {
         Some(twice) => Err(format!("tensor {twice:?} is there twice")),
