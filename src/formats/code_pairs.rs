@@ -3,7 +3,7 @@
 //! A pair is a place in a histogram of 65536: two bytes say everything about a difference.
 
 use super::code_meaning::bin32;
-use super::code_tiles::{split, TileGrid, TileWalk, Tiles, BLOCK};
+use super::code_tiles::{split, TileWalk, Tiles, BLOCK};
 use super::differences::{CodeTable, Differences};
 use crate::error::{same_length, Error};
 use crate::simd::{dispatch, Kernel, Lanes};
@@ -15,14 +15,7 @@ const CHUNK: usize = 1 << 20;
 const FAR: u16 = u16::MAX;
 
 /// Compares codes that mean nothing without scales.
-pub(super) fn run(
-    a: &[u8],
-    b: &[u8],
-    table: CodeTable<'_>,
-    grid: TileGrid,
-    counts: &mut [u32],
-    worst: &mut [f64],
-) -> Result<Differences, Error> {
+pub(super) fn run(whole: Tiles<'_, u8>, table: CodeTable<'_>) -> Result<Differences, Error> {
     same_length("numbers", table.numbers.len(), CODES)?;
     same_length("places", table.places.len(), CODES)?;
     let gap = |x: usize, y: usize| table.places[x].abs_diff(table.places[y]);
@@ -38,7 +31,7 @@ pub(super) fn run(
             }
         })
         .collect();
-    let found = split(a, b, grid, CHUNK, counts, worst, |from, task| {
+    let found = split(whole, CHUNK, |from, task| {
         let (pairs, first) = dispatch(Run { task, distances: &distances });
         (pairs, first.map(|at| at + from))
     })?;

@@ -41,14 +41,11 @@ pub(super) struct Tiles<'a, C> {
 
 /// Cuts slices into runs of whole tiles, of about `chunk` codes, and runs a task on each with its place.
 pub(super) fn split<C: Sync, R: Send>(
-    a: &[C],
-    b: &[C],
-    grid: TileGrid,
+    whole: Tiles<'_, C>,
     chunk: usize,
-    counts: &mut [u32],
-    worst: &mut [f64],
     task: impl Fn(usize, Tiles<'_, C>) -> R + Sync,
 ) -> Result<Vec<R>, Error> {
+    let Tiles { a, b, grid, counts, worst } = whole;
     same_length("b", b.len(), a.len())?;
     if counts.is_empty() || grid.cols == 0 {
         same_length("counts", counts.len(), 0)?;

@@ -231,9 +231,18 @@ pub trait Sink: Copy + Send + Sync {
     fn store<L: Lanes>(&self, l: L, x: [L::F; 4], out: &mut [Self::Item], stream: bool);
 }
 
-/// float32 output.
-#[derive(Clone, Copy)]
-pub struct ToF32;
+macro_rules! sinks {
+    ($($(#[$doc:meta])* $name:ident;)+) => { $($(#[$doc])* #[derive(Clone, Copy)] pub struct $name;)+ };
+}
+
+sinks! {
+    /// float32 output.
+    ToF32;
+    /// float64 output: the float32 value, widened.
+    ToF64;
+    /// bfloat16 output, rounded to nearest even.
+    ToBf16;
+}
 
 impl Sink for ToF32 {
     type Item = f32;
@@ -246,10 +255,6 @@ impl Sink for ToF32 {
     }
 }
 
-/// float64 output: the float32 value, widened.
-#[derive(Clone, Copy)]
-pub struct ToF64;
-
 impl Sink for ToF64 {
     type Item = f64;
     #[inline(always)]
@@ -261,10 +266,6 @@ impl Sink for ToF64 {
         }
     }
 }
-
-/// bfloat16 output, rounded to nearest even.
-#[derive(Clone, Copy)]
-pub struct ToBf16;
 
 impl ToBf16 {
     /// Round the whole word, sign included: a carry into the exponent is right, and a quiet NaN, whose low bits

@@ -62,6 +62,12 @@ pub struct CodeTable<'a> {
     pub measured: bool,
 }
 
+/// Adds fields of one record to those of another.
+macro_rules! add_fields {
+    ($to:ident += $from:ident: $($field:ident)+) => { $($to.$field += $from.$field;)+ };
+}
+pub(crate) use add_fields;
+
 /// Counts of what differs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Differences {
@@ -101,17 +107,10 @@ impl Differences {
     fn add(&mut self, other: &Self) {
         self.bits.iter_mut().zip(&other.bits).for_each(|(a, b)| *a += b);
         self.distances.iter_mut().zip(&other.distances).for_each(|(a, b)| *a += b);
-        self.zeros += other.zeros;
-        self.nan_a += other.nan_a;
-        self.nan_b += other.nan_b;
-        self.nan_payloads += other.nan_payloads;
-        self.saturated_a += other.saturated_a;
-        self.saturated_b += other.saturated_b;
+        add_fields!(self += other: zeros nan_a nan_b nan_payloads saturated_a saturated_b signal noise);
         self.first = self.first.or(other.first);
         self.max_abs = self.max_abs.max(other.max_abs);
         self.max_rel = self.max_rel.max(other.max_rel);
-        self.signal += other.signal;
-        self.noise += other.noise;
     }
 }
 
@@ -139,7 +138,7 @@ pub fn differences(
     same_length("worst", worst.len(), counts.len())?;
     macro_rules! compared {
         ($a:expr, $b:expr, $meaning:expr) => {
-            run($a, $b, $meaning, grid, counts, worst)
+            run(Tiles { a: $a, b: $b, grid, counts, worst }, $meaning)
         };
     }
     match pair {
@@ -152,21 +151,17 @@ pub fn differences(
         Pair::Int32(a, b, signed) => compared!(a, b, Integer { signed }),
         Pair::Int64(a, b, signed) => compared!(a, b, Integer { signed }),
         Pair::Bytes(a, b, table) if table.measured => compared!(a, b, Table::<true>::new(table, 1 << 8)?),
-        Pair::Bytes(a, b, table) => code_pairs::run(a, b, table, grid, counts, worst),
+        Pair::Bytes(a, b, table) => code_pairs::run(Tiles { a, b, grid, counts, worst }, table),
         Pair::Words(a, b, table) if table.measured => compared!(a, b, Table::<true>::new(table, 1 << 16)?),
         Pair::Words(a, b, table) => compared!(a, b, Table::<false>::new(table, 1 << 16)?),
     }
 }
 
 fn run<C: Copy + Eq + Default + Sync, M: Meaning<C>>(
-    a: &[C],
-    b: &[C],
+    whole: Tiles<'_, C>,
     meaning: M,
-    grid: TileGrid,
-    counts: &mut [u32],
-    worst: &mut [f64],
 ) -> Result<Differences, Error> {
-    let found = split(a, b, grid, CHUNK, counts, worst, |from, task| {
+    let found = split(whole, CHUNK, |from, task| {
         let mut found = dispatch(Run { task, meaning });
         found.first = found.first.map(|at| at + from);
         found

@@ -255,7 +255,7 @@ impl LaneRounder {
     #[inline(always)]
     pub fn store<L: Lanes, C: Code>(&self, l: L, first: u64, x: [L::U; 4], out: &mut [C], stream: bool) {
         if let (true, true, Some(format)) = (L::RANDOM_BYTES, C::BYTE, self.random_bytes) {
-            if C::store_random(l, x, random_group(l, &self.keys, first), format, out, stream) {
+            if C::store_random(l, [x, random_group(l, &self.keys, first)], format, out, stream) {
                 return;
             }
         }

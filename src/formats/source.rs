@@ -52,23 +52,14 @@ pub enum Input<'a> {
 /// Runs `$body` with `$marker` the [`Source`] of an [`Input`] and `$src` its slice.
 macro_rules! each_input {
     ($input:expr, $marker:ident, $src:ident => $body:expr) => {
+        $crate::formats::source::each_input!(@F32 F64 F16 Bf16: $input, $marker, $src => $body)
+    };
+    (@$($kind:ident)+: $input:expr, $marker:ident, $src:ident => $body:expr) => {
         match $input {
-            $crate::formats::Input::F32($src) => {
-                type $marker = $crate::formats::source::F32;
+            $($crate::formats::Input::$kind($src) => {
+                type $marker = $crate::formats::source::$kind;
                 $body
-            }
-            $crate::formats::Input::F64($src) => {
-                type $marker = $crate::formats::source::F64;
-                $body
-            }
-            $crate::formats::Input::F16($src) => {
-                type $marker = $crate::formats::source::F16;
-                $body
-            }
-            $crate::formats::Input::Bf16($src) => {
-                type $marker = $crate::formats::source::Bf16;
-                $body
-            }
+            })+
         }
     };
 }
@@ -132,50 +123,49 @@ lengths! {
 }
 
 /// The integer that holds a code.
-pub trait Code: Copy + Send + Sync + Default {
+pub trait Code: Copy + Send + Sync + Default + Into<u32> {
     /// Stores a group of codes.
     fn store<L: Lanes>(l: L, codes: [L::U; 4], out: &mut [Self], stream: bool);
     /// True where [`Lanes::store_narrow`] stores such codes.
-    const BYTE: bool;
+    const BYTE: bool = false;
     /// [`Lanes::store_narrow`].
-    fn store_narrow<L: Lanes>(l: L, x: [L::F; 4], format: Narrow, out: &mut [Self], stream: bool);
+    fn store_narrow<L: Lanes>(_l: L, _x: [L::F; 4], _format: Narrow, _out: &mut [Self], _stream: bool) {
+        unreachable!("codes of more than a byte")
+    }
     /// [`Lanes::store_random`].
     fn store_random<L: Lanes>(
-        l: L,
-        x: [L::U; 4],
-        random: [L::U; 4],
-        format: RandomBytes,
-        out: &mut [Self],
-        stream: bool,
-    ) -> bool;
+        _l: L,
+        _x: [[L::U; 4]; 2],
+        _f: RandomBytes,
+        _out: &mut [Self],
+        _stream: bool,
+    ) -> bool {
+        unreachable!("codes of more than a byte")
+    }
     /// Loads a vector of codes.
     fn load<L: Lanes>(l: L, codes: &[Self]) -> L::U;
     /// The code of the low bits.
     fn from_u32(code: u32) -> Self;
     /// The code as an integer.
-    fn to_u32(self) -> u32;
+    #[inline(always)]
+    fn to_u32(self) -> u32 {
+        self.into()
+    }
 }
 
 impl Code for u8 {
+    const BYTE: bool = true;
     #[inline(always)]
     fn store<L: Lanes>(l: L, codes: [L::U; 4], out: &mut [u8], stream: bool) {
         l.store_u8(codes, out, stream);
     }
-    const BYTE: bool = true;
     #[inline(always)]
     fn store_narrow<L: Lanes>(l: L, x: [L::F; 4], format: Narrow, out: &mut [u8], stream: bool) {
         l.store_narrow(x, format, out, stream);
     }
     #[inline(always)]
-    fn store_random<L: Lanes>(
-        l: L,
-        x: [L::U; 4],
-        random: [L::U; 4],
-        format: RandomBytes,
-        out: &mut [u8],
-        stream: bool,
-    ) -> bool {
-        l.store_random(x, random, format, out, stream)
+    fn store_random<L: Lanes>(l: L, x: [[L::U; 4]; 2], f: RandomBytes, out: &mut [u8], stream: bool) -> bool {
+        l.store_random(x, f, out, stream)
     }
     #[inline(always)]
     fn load<L: Lanes>(l: L, codes: &[u8]) -> L::U {
@@ -185,32 +175,12 @@ impl Code for u8 {
     fn from_u32(code: u32) -> u8 {
         code as u8
     }
-    #[inline(always)]
-    fn to_u32(self) -> u32 {
-        u32::from(self)
-    }
 }
 
 impl Code for u16 {
     #[inline(always)]
     fn store<L: Lanes>(l: L, codes: [L::U; 4], out: &mut [u16], stream: bool) {
         l.store_u16(codes, out, stream);
-    }
-    const BYTE: bool = false;
-    #[inline(always)]
-    fn store_narrow<L: Lanes>(_l: L, _x: [L::F; 4], _format: Narrow, _out: &mut [u16], _stream: bool) {
-        unreachable!("codes of more than a byte")
-    }
-    #[inline(always)]
-    fn store_random<L: Lanes>(
-        _l: L,
-        _x: [L::U; 4],
-        _random: [L::U; 4],
-        _format: RandomBytes,
-        _out: &mut [u16],
-        _stream: bool,
-    ) -> bool {
-        unreachable!("codes of more than a byte")
     }
     #[inline(always)]
     fn load<L: Lanes>(l: L, codes: &[u16]) -> L::U {
@@ -219,9 +189,5 @@ impl Code for u16 {
     #[inline(always)]
     fn from_u32(code: u32) -> u16 {
         code as u16
-    }
-    #[inline(always)]
-    fn to_u32(self) -> u32 {
-        u32::from(self)
     }
 }

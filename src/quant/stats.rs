@@ -7,6 +7,7 @@ use super::amax::RUN;
 use super::layout::Blocks;
 use super::native::as_f32;
 use crate::error::{same_length, Error};
+use crate::formats::differences::add_fields;
 use crate::formats::encode::{padded, widen, wrong_width};
 use crate::formats::source::{each_input, Code, Codes, Input, Source};
 use crate::formats::table::Format;
@@ -26,7 +27,7 @@ const OCTAVES: usize = 256;
 const LONG: usize = 8;
 
 /// Sums over pairs of an exact `x` and its approximation `y`, with `e = y - x`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ErrorStats {
     /// Pairs.
     pub count: u64,
@@ -56,34 +57,13 @@ pub struct ErrorStats {
 
 impl ErrorStats {
     fn new() -> ErrorStats {
-        ErrorStats {
-            count: 0,
-            sum_x2: 0.0,
-            sum_e2: 0.0,
-            sum_xy: 0.0,
-            sum_y2: 0.0,
-            sum_e: 0.0,
-            sum_abs_x: 0.0,
-            max_abs_error: 0.0,
-            max_rel_error: 0.0,
-            underflows: 0,
-            saturated: 0,
-            histogram: vec![[0.0; 3]; OCTAVES],
-        }
+        ErrorStats { histogram: vec![[0.0; 3]; OCTAVES], ..ErrorStats::default() }
     }
 
     fn add(&mut self, other: &ErrorStats) {
-        self.count += other.count;
-        self.sum_x2 += other.sum_x2;
-        self.sum_e2 += other.sum_e2;
-        self.sum_xy += other.sum_xy;
-        self.sum_y2 += other.sum_y2;
-        self.sum_e += other.sum_e;
-        self.sum_abs_x += other.sum_abs_x;
+        add_fields!(self += other: count sum_x2 sum_e2 sum_xy sum_y2 sum_e sum_abs_x underflows saturated);
         self.max_abs_error = self.max_abs_error.max(other.max_abs_error);
         self.max_rel_error = self.max_rel_error.max(other.max_rel_error);
-        self.underflows += other.underflows;
-        self.saturated += other.saturated;
         for (a, b) in self.histogram.iter_mut().zip(&other.histogram) {
             for (a, b) in a.iter_mut().zip(b) {
                 *a += b;
