@@ -54,12 +54,15 @@ READ = 1 << 30
 
 @dataclass(frozen=True)
 class Case:
-    """One row: which part of the layer, how many tokens, after how many, under which recipe."""
+    """One row."""
 
     part: str
+    "part of the layer: mlp or self_attn"
     tokens: int
     accumulator: str
+    "of the recipe"
     cached: int = 0
+    "tokens before these"
     absorbed: bool = False
 
     @property

@@ -15,24 +15,39 @@ from dsv3_numerics.model.fields import SCHEMES
 TINY = Config.preset("tiny")
 V3 = Recipe.preset("deepseek_v3")
 
+BAD_VALUES: dict[str, dict[Any, str]] = {
+    "activations": {
+        "e4m3:1x128:f33": r"scheme 'e4m3:1x128:f33': unknown scale .*mean f32",
+        "e4m3:128x128:f32": r".*groups of 128x128 join tokens.*groups within a",
+        "e4m3:col:f32": r".*groups of col join tokens",
+        "mxfp8:requantized": r".*only a weight may be quantized already",
+        "bf16:1x128:f32": r"found 'bf16:1x128:f32': fmt: ",
+    },
+    "weights": {
+        "fp8": r"scheme 'fp8': unknown format 'fp8'; expected one of .*bf16",
+        "logfmt8:deepep": r".*how a transfer sends",
+        "stored": r".*unknown format 'stored'",
+    },
+    "cache": {
+        "int4": r".* int4 needs a scale; expected for example int4:1x128",
+        "nvfp4": r"found 'nvfp4': its scale of scales is found in the numbers, but a cache",
+        "e4m3:tensor:f32": r"found 'e4m3:tensor:f32': one scale for all tokens",
+        np.tanh: r"found 'tanh': .* nobody knows those of a scheme of one's own",
+        "logfmt8:deepep": r".*deepep is how a transfer sends tokens; expected logfmt8:1x128",
+    },
+}
+"""Values that a field alone rules out, and what follows its name in the message."""
+
 BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
-    ({"activations": "e4m3:1x128:f33"}, r"activations: scheme 'e4m3:1x128:f33': unknown scale .*mean f32"),
-    ({"weights": "fp8"}, r"weights: scheme 'fp8': unknown format 'fp8'; expected one of .*bf16"),
+    *(
+        ({field: value}, f"{field}: {told}")
+        for field, values in BAD_VALUES.items()
+        for value, told in values.items()
+    ),
     ({"compute": "float16"}, r"compute: found 'float16', expected one of float64, float32, bf16"),
     ({"accumulator": "volta"}, r"accumulator: found 'volta', expected one of none, hopper_fp8"),
     ({"rule": "mine"}, r"expected one of deepseek_v3, deepseek_v3_log2, .*vllm"),
-    ({"cache": "int4"}, r"cache: .* int4 needs a scale; expected for example int4:1x128"),
-    ({"cache": "nvfp4"}, r"cache: found 'nvfp4': its scale of scales is found in the numbers, but a cache"),
-    ({"cache": "e4m3:tensor:f32"}, r"cache: found 'e4m3:tensor:f32': one scale for all tokens"),
-    ({"cache": np.tanh}, r"cache: found 'tanh': .* nobody knows those of a scheme of one's own"),
-    ({"cache": "logfmt8:deepep"}, r"cache: .*deepep is how a transfer sends tokens; expected logfmt8:1x128"),
     *(({field: "bf16:stochastic"}, rf"{field}: .*seed") for field in SCHEMES),
-    ({"activations": "e4m3:128x128:f32"}, r"activations: .*groups of 128x128 join tokens.*groups within a"),
-    ({"activations": "e4m3:col:f32"}, r"activations: .*groups of col join tokens"),
-    ({"activations": "mxfp8:requantized"}, r"activations: .*only a weight may be quantized already"),
-    ({"activations": "bf16:1x128:f32"}, r"activations: found 'bf16:1x128:f32': fmt: "),
-    ({"weights": "logfmt8:deepep"}, r"weights: .*how a transfer sends"),
-    ({"weights": "stored"}, r"weights: .*unknown format 'stored'"),
     (
         {"weights": "logfmt8", "activations": "e4m3:1x128:f32", "accumulator": "exact", "promote_every": 128},
         r"with weights 'logfmt8:1x128', which are none; expected accumulator none",
