@@ -105,19 +105,21 @@ impl Job {
         let rounding = self.rounder.rounding;
         let near = Near::new(&Rounder { rounding: Rounding::NearestEven, ..self.rounder });
         let narrow = near.and_then(|near| near.narrow(rounding));
+        let narrow =
+            narrow.map(|(format, by)| (if self.refuse_nan { format.without_nan() } else { format }, by));
         match near.filter(|_| rounding == Rounding::NearestEven) {
             Some(near) if near.plain() => {
-                let map = NearestMap::<S, C, true> { near, narrow, marker: PhantomData };
-                dispatch(Mapped { map, at, src, out, walk });
+                let map = NearestMap::<S, C, true> { near, marker: PhantomData };
+                dispatch(Mapped::<S, C, _> { map, narrow, at, src, out, walk });
             }
             Some(near) => {
-                let map = NearestMap::<S, C, false> { near, narrow, marker: PhantomData };
-                dispatch(Mapped { map, at, src, out, walk });
+                let map = NearestMap::<S, C, false> { near, marker: PhantomData };
+                dispatch(Mapped::<S, C, _> { map, narrow, at, src, out, walk });
             }
             None => {
                 let rounder = LaneRounder::new(&self.rounder, self.seed);
-                let map = AnyModeMap::<S, C> { rounder, narrow, marker: PhantomData };
-                dispatch(Mapped { map, at, src, out, walk });
+                let map = AnyModeMap::<S, C> { rounder, marker: PhantomData };
+                dispatch(Mapped::<S, C, _> { map, narrow, at, src, out, walk });
             }
         }
     }
@@ -126,55 +128,66 @@ impl Job {
 /// A format and a mode for [`Lanes::store_narrow`], and the factor of its numbers.
 type Narrowed = Option<(Narrow, f32)>;
 
-/// Encodes a group where the level rounds the format in float16 lanes: subnormal numbers become zero, as they would.
-#[inline(always)]
-fn narrowed<L: Lanes, S: Source, C: Code>(
-    l: L,
-    narrow: Narrowed,
-    src: &[S::Item],
-    out: &mut [C],
-    stream: bool,
-) -> bool {
-    let (true, Some((format, scale))) = (L::NARROW && C::BYTE, narrow) else { return false };
-    if !(format.even || L::NARROW_MODES) {
-        return false;
-    }
-    if L::ANY_NORMAL {
-        let format = Narrow { normal: (f32::from_bits(format.normal) / scale).to_bits(), ..format };
+/// Encoding where the level rounds the format in float16 lanes: subnormal numbers become zero, as they would.
+#[derive(Clone, Copy)]
+struct NarrowMap<S, C> {
+    format: Narrow,
+    scale: f32,
+    marker: PhantomData<(S, C)>,
+}
+
+impl<S: Source, C: Code> GroupMap for NarrowMap<S, C> {
+    type In = S::Item;
+    type Out = C;
+    #[inline(always)]
+    fn group<L: Lanes>(&self, l: L, _at: usize, src: &[S::Item], out: &mut [C], stream: bool) {
+        let mut format = self.format;
         let x = [
             S::load(l, src),
             S::load(l, &src[L::N..]),
             S::load(l, &src[2 * L::N..]),
             S::load(l, &src[3 * L::N..]),
         ];
+        if L::ANY_NORMAL {
+            format.normal = (f32::from_bits(format.normal) / self.scale).to_bits();
+            return C::store_narrow(l, x, format, out, stream);
+        }
+        let scale = l.f32(self.scale);
+        let x = [
+            l.fmul(l.flush(x[0]), scale),
+            l.fmul(l.flush(x[1]), scale),
+            l.fmul(l.flush(x[2]), scale),
+            l.fmul(l.flush(x[3]), scale),
+        ];
         C::store_narrow(l, x, format, out, stream);
-        return true;
     }
-    let scale = l.f32(scale);
-    let x = [
-        l.fmul(l.flush(S::load(l, src)), scale),
-        l.fmul(l.flush(S::load(l, &src[L::N..])), scale),
-        l.fmul(l.flush(S::load(l, &src[2 * L::N..])), scale),
-        l.fmul(l.flush(S::load(l, &src[3 * L::N..])), scale),
-    ];
-    C::store_narrow(l, x, format, out, stream);
-    true
 }
 
-/// A map of groups over an array, in lanes.
-struct Mapped<'a, M: GroupMap> {
+/// A map of groups over an array, in lanes, or the [`NarrowMap`] instead of it.
+struct Mapped<'a, S: Source, C, M> {
     map: M,
+    narrow: Narrowed,
     at: usize,
-    src: &'a [M::In],
-    out: &'a mut [M::Out],
+    src: &'a [S::Item],
+    out: &'a mut [C],
     walk: Walk,
 }
 
-impl<M: GroupMap> Kernel for Mapped<'_, M> {
+impl<S: Source, C: Code, M: GroupMap<In = S::Item, Out = C>> Kernel for Mapped<'_, S, C, M> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        map_groups(l, &self.map, self.at, self.src, self.out, self.walk);
+        let Mapped { map, narrow, at, src, out, walk } = self;
+        match narrow.filter(|(format, _)| L::NARROW && C::BYTE && (format.even || L::NARROW_MODES)) {
+            Some((format, scale)) => format.in_loops::<L>(
+                #[inline(always)]
+                |format| {
+                    let map = NarrowMap::<S, C> { format, scale, marker: PhantomData };
+                    map_groups(l, &map, at, src, out, walk);
+                },
+            ),
+            None => map_groups(l, &map, at, src, out, walk),
+        }
         l.fence();
     }
 }
@@ -183,7 +196,6 @@ impl<M: GroupMap> Kernel for Mapped<'_, M> {
 #[derive(Clone, Copy)]
 struct NearestMap<S, C, const PLAIN: bool> {
     near: Near,
-    narrow: Narrowed,
     marker: PhantomData<(S, C)>,
 }
 
@@ -192,9 +204,6 @@ impl<S: Source, C: Code, const PLAIN: bool> GroupMap for NearestMap<S, C, PLAIN>
     type Out = C;
     #[inline(always)]
     fn group<L: Lanes>(&self, l: L, _at: usize, src: &[S::Item], out: &mut [C], stream: bool) {
-        if narrowed::<L, S, C>(l, self.narrow, src, out, stream) {
-            return;
-        }
         let codes =
             [self.vector(l, src, 0), self.vector(l, src, 1), self.vector(l, src, 2), self.vector(l, src, 3)];
         C::store(l, codes, out, stream);
@@ -214,7 +223,6 @@ impl<S: Source, C, const PLAIN: bool> NearestMap<S, C, PLAIN> {
 #[derive(Clone, Copy)]
 struct AnyModeMap<S, C> {
     rounder: LaneRounder,
-    narrow: Narrowed,
     marker: PhantomData<(S, C)>,
 }
 
@@ -223,9 +231,6 @@ impl<S: Source, C: Code> GroupMap for AnyModeMap<S, C> {
     type Out = C;
     #[inline(always)]
     fn group<L: Lanes>(&self, l: L, at: usize, src: &[S::Item], out: &mut [C], stream: bool) {
-        if narrowed::<L, S, C>(l, self.narrow, src, out, stream) {
-            return;
-        }
         let x = [
             l.bits(S::load(l, src)),
             l.bits(S::load(l, &src[L::N..])),
@@ -257,6 +262,9 @@ pub(crate) fn widen<L: Lanes, S: Source>(l: L, src: &[S::Item], bits: &mut [u32;
     }
 }
 
+/// Elements that are looked through together for a NaN, whole groups at any level.
+const STRETCH: usize = 8 * MAX_GROUP;
+
 /// The first NaN.
 struct FindNan<'a, S: Source> {
     src: &'a [S::Item],
@@ -267,22 +275,33 @@ impl<S: Source> Kernel for FindNan<'_, S> {
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) -> Option<usize> {
         let mut bits = [0u32; MAX_GROUP];
-        let absolute = l.u32(0x7FFF_FFFF);
-        for (k, src) in self.src.chunks(MAX_GROUP).enumerate() {
-            let mut largest = l.u32(0);
-            if src.len() == MAX_GROUP {
-                for part in src.chunks(L::N) {
-                    largest = l.max(largest, l.and(l.bits(S::load(l, part)), absolute));
-                }
-                if l.hmax(largest) <= 0x7F80_0000 {
+        for (k, stretch) in self.src.chunks(STRETCH).enumerate() {
+            if stretch.len() == STRETCH && !any_nan::<L, S>(l, stretch) {
+                continue;
+            }
+            for (j, src) in stretch.chunks(MAX_GROUP).enumerate() {
+                if src.len() == MAX_GROUP && !any_nan::<L, S>(l, src) {
                     continue;
                 }
-            }
-            widen::<L, S>(l, src, &mut bits);
-            if let Some(i) = bits[..src.len()].iter().position(|b| b & 0x7FFF_FFFF > 0x7F80_0000) {
-                return Some(k * MAX_GROUP + i);
+                widen::<L, S>(l, src, &mut bits);
+                if let Some(i) = bits[..src.len()].iter().position(|b| b & 0x7FFF_FFFF > 0x7F80_0000) {
+                    return Some(k * STRETCH + j * MAX_GROUP + i);
+                }
             }
         }
         None
     }
+}
+
+/// True if any of some groups' elements is NaN.
+#[inline(always)]
+fn any_nan<L: Lanes, S: Source>(l: L, src: &[S::Item]) -> bool {
+    let mut most = l.f32(0.0);
+    for group in src.chunks_exact(L::GROUP) {
+        most = l.max_or_nan(most, S::load(l, group));
+        most = l.max_or_nan(most, S::load(l, &group[L::N..]));
+        most = l.max_or_nan(most, S::load(l, &group[2 * L::N..]));
+        most = l.max_or_nan(most, S::load(l, &group[3 * L::N..]));
+    }
+    l.hmax(l.and(l.bits(most), l.u32(0x7FFF_FFFF))) > 0x7F80_0000
 }

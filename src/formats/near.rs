@@ -85,7 +85,7 @@ impl Near {
             let (infinite, nan) = (self.limit_code as u8, self.nan as u8);
             let limit = infinite - u8::from(self.beyond && rounding == Rounding::TowardZero);
             let (normal, sign) = ((127 - 14) << 23, 1 << (self.bits - 1));
-            (Narrow { normal, sticky, cut, add, even, limit, infinite, nan, sign }, scale)
+            (Narrow { normal, sticky, cut, add, even, limit, infinite, nan, sign, four_bits: false }, scale)
         })
     }
 

@@ -39,6 +39,24 @@ impl Place for Shifted {
     }
 }
 
+impl Shifted {
+    /// The same where every group of a run has one scale.
+    pub fn by_group<L: Lanes>(self) -> Option<ByGroup> {
+        (1 << self.shift >= L::GROUP && self.phase.is_multiple_of(L::GROUP)).then_some(ByGroup(self))
+    }
+}
+
+/// Blocks of whole groups, of runs whose groups begin on multiples of their length.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ByGroup(Shifted);
+
+impl Place for ByGroup {
+    #[inline(always)]
+    fn load<L: Lanes>(&self, l: L, values: &[f32], at: usize, _j: usize) -> L::F {
+        l.f32(values[(self.0.phase + at) >> self.0.shift])
+    }
+}
+
 /// A value for each element, as [`spread`] lays them out.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Each;
@@ -46,7 +64,7 @@ pub(super) struct Each;
 impl Place for Each {
     #[inline(always)]
     fn load<L: Lanes>(&self, l: L, values: &[f32], at: usize, j: usize) -> L::F {
-        l.load_f32(&values[at + j * L::N..])
+        l.load_f32(&values[at..at + L::GROUP][j * L::N..])
     }
 }
 

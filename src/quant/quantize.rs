@@ -205,6 +205,7 @@ impl<'a> Job<'a> {
         }
         // Folded into scales, the power of two may not make them extreme.
         let narrow = near.and_then(|near| near.narrow(rounding)).filter(|(_, by)| (1e-9..=1.0).contains(by));
+        let narrow = narrow.map(|(format, by)| (format.without_nan(), by));
         Ok(Job {
             scaler: Scaler::new(options.scale, rule, format),
             format,

@@ -50,9 +50,17 @@ pub(super) fn raise_blocks<L: Lanes, S: Source>(l: L, run: &[S::Item], block_col
             let mut most = [l.u32(0); WIDEST];
             for (most, block) in most.iter_mut().zip(run.chunks_exact(block_cols)) {
                 let mut m = l.u32(0);
-                for vector in block.chunks_exact(L::N) {
-                    m = l.max(m, l.and(l.bits(S::load(l, vector)), absolute));
+                let mut raise =
+                    |vector: &[S::Item]| m = l.max(m, l.and(l.bits(S::load(l, vector)), absolute));
+                let groups = block.chunks_exact(L::GROUP);
+                let rest = groups.remainder();
+                for group in groups {
+                    raise(&group[..L::N]);
+                    raise(&group[L::N..2 * L::N]);
+                    raise(&group[2 * L::N..3 * L::N]);
+                    raise(&group[3 * L::N..]);
                 }
+                rest.chunks_exact(L::N).for_each(raise);
                 *most = m;
             }
             let amax = &mut amax[done..done + L::N];
@@ -88,28 +96,23 @@ pub(super) fn raise_each<L: Lanes, S: Source>(l: L, src: &[S::Item], amax: &mut 
     }
 }
 
-/// The codes of a run.
+/// The quotients of a run.
 ///
 /// `DIVIDE` is whether elements are divided by the divisor; else they are multiplied by the factor. `SAFE` promises
 /// finite elements whose quotients need no care (see [`BlockScales`](super::panel::BlockScales)): subnormal elements
 /// are then made zero beforehand, which is what they would become, because float units take a hundred times longer over
 /// them; and a division may be a multiplication that is corrected once.
 #[derive(Clone, Copy)]
-struct EncodeRun<'a, P, S, C, const SAFE: bool, const DIVIDE: bool, const PLAIN: bool> {
-    near: Near,
-    narrow: Option<Narrow>,
+struct Quotients<'a, P, const SAFE: bool, const DIVIDE: bool> {
     place: P,
     divisor: &'a [f32],
     factor: &'a [f32],
-    marker: PhantomData<(S, C)>,
 }
 
-impl<P: Place, S: Source, C: Code, const SAFE: bool, const DIVIDE: bool, const PLAIN: bool>
-    EncodeRun<'_, P, S, C, SAFE, DIVIDE, PLAIN>
-{
+impl<P: Place, const SAFE: bool, const DIVIDE: bool> Quotients<'_, P, SAFE, DIVIDE> {
     /// The quotients of a vector.
     #[inline(always)]
-    fn quotient<L: Lanes>(&self, l: L, at: usize, j: usize, x: L::F) -> L::F {
+    fn of<L: Lanes>(&self, l: L, at: usize, j: usize, x: L::F) -> L::F {
         let divisor = || self.place.load(l, self.divisor, at, j);
         let factor = || self.place.load(l, self.factor, at, j);
         match (SAFE, DIVIDE) {
@@ -118,18 +121,55 @@ impl<P: Place, S: Source, C: Code, const SAFE: bool, const DIVIDE: bool, const P
             (false, true) => l.fdiv(x, divisor()),
         }
     }
+}
 
+/// The codes of a run by [`Lanes::store_narrow`].
+#[derive(Clone, Copy)]
+struct EncodeNarrow<'a, P, S, C, const DIVIDE: bool> {
+    narrow: Narrow,
+    quotients: Quotients<'a, P, true, DIVIDE>,
+    marker: PhantomData<(S, C)>,
+}
+
+impl<P: Place, S: Source, C: Code, const DIVIDE: bool> EncodeNarrow<'_, P, S, C, DIVIDE> {
     #[inline(always)]
     fn ready<L: Lanes>(&self, l: L, at: usize, j: usize, src: &[S::Item]) -> L::F {
         let x = l.flush(S::load(l, &src[j * L::N..]));
-        let q = self.quotient(l, at, j, x);
+        let q = self.quotients.of(l, at, j, x);
         if !DIVIDE {
             return q;
         }
         // Correcting a quotient of -0 by a residual of +0 loses its sign.
-        l.float(l.or(l.bits(q), l.and(l.bits(x), l.u32(0x8000_0000))))
+        l.with_sign(q, x)
     }
+}
 
+impl<P: Place, S: Source, C: Code, const DIVIDE: bool> GroupMap for EncodeNarrow<'_, P, S, C, DIVIDE> {
+    type In = S::Item;
+    type Out = C;
+    #[inline(always)]
+    fn group<L: Lanes>(&self, l: L, at: usize, src: &[S::Item], out: &mut [C], stream: bool) {
+        let x = [
+            self.ready(l, at, 0, src),
+            self.ready(l, at, 1, src),
+            self.ready(l, at, 2, src),
+            self.ready(l, at, 3, src),
+        ];
+        C::store_narrow(l, x, self.narrow, out, stream);
+    }
+}
+
+/// The codes of a run.
+#[derive(Clone, Copy)]
+struct EncodeRun<'a, P, S, C, const SAFE: bool, const DIVIDE: bool, const PLAIN: bool> {
+    near: Near,
+    quotients: Quotients<'a, P, SAFE, DIVIDE>,
+    marker: PhantomData<(S, C)>,
+}
+
+impl<P: Place, S: Source, C: Code, const SAFE: bool, const DIVIDE: bool, const PLAIN: bool>
+    EncodeRun<'_, P, S, C, SAFE, DIVIDE, PLAIN>
+{
     #[inline(always)]
     fn vector<L: Lanes>(&self, l: L, at: usize, j: usize, src: &[S::Item]) -> L::U {
         let x = l.bits(S::load(l, &src[j * L::N..]));
@@ -137,7 +177,7 @@ impl<P: Place, S: Source, C: Code, const SAFE: bool, const DIVIDE: bool, const P
         if SAFE {
             a = l.select(l.gt(a, l.u32(0x007F_FFFF)), a, l.u32(0));
         }
-        let q = l.bits(self.quotient(l, at, j, l.float(a)));
+        let q = l.bits(self.quotients.of(l, at, j, l.float(a)));
         let code =
             if SAFE { self.near.round_number(l, q) } else { self.near.round(l, self.near.magnitude(l, q)) };
         self.near.sign::<L, PLAIN>(l, code, x)
@@ -151,15 +191,6 @@ impl<P: Place, S: Source, C: Code, const SAFE: bool, const DIVIDE: bool, const P
     type Out = C;
     #[inline(always)]
     fn group<L: Lanes>(&self, l: L, at: usize, src: &[S::Item], out: &mut [C], stream: bool) {
-        if let (true, Some(narrow)) = (SAFE && PLAIN && C::BYTE && L::NARROW, self.narrow) {
-            let x = [
-                self.ready(l, at, 0, src),
-                self.ready(l, at, 1, src),
-                self.ready(l, at, 2, src),
-                self.ready(l, at, 3, src),
-            ];
-            return C::store_narrow(l, x, narrow, out, stream);
-        }
         let codes = [
             self.vector(l, at, 0, src),
             self.vector(l, at, 1, src),
@@ -193,15 +224,18 @@ impl<'a, S: Source, C: Code, const SAFE: bool, const DIVIDE: bool, const PLAIN: 
     #[inline(always)]
     fn at<L: Lanes, P: Place>(self, l: L, place: P) {
         let Encode { near, narrow, scales: RunScales { divisor, factor, .. }, src, out, ahead } = self;
-        let map = EncodeRun::<P, S, C, SAFE, DIVIDE, PLAIN> {
-            near,
-            narrow,
-            place,
-            divisor,
-            factor,
-            marker: PhantomData,
-        };
-        map_groups(l, &map, 0, src, out, Walk { stream: false, ahead });
+        let walk = Walk { stream: false, ahead };
+        if let (true, Some(narrow)) = (SAFE && PLAIN && C::BYTE && L::NARROW, narrow) {
+            let quotients = Quotients::<P, true, DIVIDE> { place, divisor, factor };
+            let marker = PhantomData::<(S, C)>;
+            return narrow.in_loops::<L>(
+                #[inline(always)]
+                |narrow| map_groups(l, &EncodeNarrow { narrow, quotients, marker }, 0, src, out, walk),
+            );
+        }
+        let quotients = Quotients { place, divisor, factor };
+        let map = EncodeRun::<P, S, C, SAFE, DIVIDE, PLAIN> { near, quotients, marker: PhantomData };
+        map_groups(l, &map, 0, src, out, walk);
     }
 }
 
@@ -211,8 +245,9 @@ impl<S: Source, C: Code, const SAFE: bool, const DIVIDE: bool, const PLAIN: bool
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        match self.scales.shifted {
-            Some(place) => self.at(l, place),
+        match self.scales.shifted.map(|place| (place, place.by_group::<L>())) {
+            Some((_, Some(place))) => self.at(l, place),
+            Some((place, None)) => self.at(l, place),
             None => self.at(l, Each),
         }
     }

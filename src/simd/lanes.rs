@@ -94,10 +94,30 @@ pub struct Narrow {
     pub limit: u8,
     /// The magnitude code of infinity.
     pub infinite: u8,
-    /// The magnitude code of NaN.
+    /// The magnitude code of NaN; the limit where no number is NaN.
     pub nan: u8,
     /// The sign bit of a code.
     pub sign: u8,
+    /// True: codes of four bits, one of them mantissa, and no number is NaN.
+    pub four_bits: bool,
+}
+
+impl Narrow {
+    /// The same for numbers of which none is NaN.
+    #[must_use]
+    pub fn without_nan(self) -> Narrow {
+        Narrow { nan: self.limit, four_bits: self.cut == 9 && self.limit == 7, ..self }
+    }
+
+    /// Calls a loop over an array with the format; where a level has another way for four bits, a loop of its own.
+    #[inline(always)]
+    pub fn in_loops<L: Lanes>(self, mut each: impl FnMut(Narrow)) {
+        if L::FOUR_BITS && self.four_bits {
+            each(Narrow { four_bits: true, ..self });
+        } else {
+            each(Narrow { four_bits: false, ..self });
+        }
+    }
 }
 
 /// A float format of at most eight bits with a sign above its magnitude, as [`Lanes::store_random`] takes it: codes of
@@ -164,6 +184,8 @@ pub trait Lanes: Copy {
     fn load_f32(self, src: &[f32]) -> Self::F;
     /// Loads `N` uint32.
     fn load_u32(self, src: &[u32]) -> Self::U;
+    /// True if streaming and prefetching are more than nothing.
+    const STREAMS: bool = true;
     /// True if [`Lanes::load_f16`] is an instruction.
     const WIDENS_F16: bool = true;
     /// `N` float16, widened exactly.
@@ -241,6 +263,8 @@ pub trait Lanes: Copy {
     const NARROW: bool = false;
     /// True if [`Lanes::store_narrow`] takes numbers as they are, whatever [`Narrow::normal`].
     const ANY_NORMAL: bool = false;
+    /// True if [`Lanes::store_narrow`] has another way for [`Narrow::four_bits`].
+    const FOUR_BITS: bool = false;
     /// True if [`Lanes::store_narrow`] knows other modes than nearest even.
     const NARROW_MODES: bool = false;
     /// Rounds a group of float32 and stores its codes. Unless [`Lanes::ANY_NORMAL`], the caller multiplies by the power of
@@ -301,11 +325,21 @@ pub trait Lanes: Copy {
     fn add_product(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// `a * b + c`, rounded once where the level can and else twice: for estimates only, as levels differ.
     fn estimate(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// Some number, or NaN if `a`, or any `b` that went into it, is.
+    #[inline(always)]
+    fn max_or_nan(self, a: Self::F, b: Self::F) -> Self::F {
+        self.float(self.max(self.bits(a), self.and(self.bits(b), self.u32(0x7FFF_FFFF))))
+    }
     /// The larger lane; unspecified which if one is NaN.
     fn fmax(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a / b`.
     fn fdiv(self, a: Self::F, b: Self::F) -> Self::F;
-    /// `a / b`, correct wherever `r = RN(1 / b)` and [`crate::quant`]'s reciprocal conditions hold; levels
+    /// Gives a quotient of `a` by [`Lanes::fdiv_by`] the sign of `a`, which a zero may have lost.
+    #[inline(always)]
+    fn with_sign(self, q: Self::F, a: Self::F) -> Self::F {
+        self.float(self.or(self.bits(q), self.and(self.bits(a), self.u32(1 << 31))))
+    }
+    /// `a / b`, but for the sign of a zero; correct wherever `r = RN(1 / b)` and [`crate::quant`]'s reciprocal conditions hold; levels
     /// with a fused multiply-add correct `a * r` once instead of dividing.
     fn fdiv_by(self, a: Self::F, b: Self::F, r: Self::F) -> Self::F;
 

@@ -57,6 +57,7 @@ pub fn map_groups<L: Lanes, M: GroupMap>(
 ) {
     let n = src.len();
     assert_eq!(n, out.len());
+    let walk = if L::STREAMS { walk } else { Walk::CACHED };
     let mut i = 0;
     if walk.stream {
         let head = out.as_ptr().align_offset(64).min(n);
@@ -103,6 +104,17 @@ impl<M: GroupMap> Kernel for Groups<'_, M> {
         assert!(n == out.len() && section % L::GROUP == 0 && (n == 0 || n % section == 0));
         // A copy that nothing points to: stores cannot change it, so that what is made of it stays in registers.
         let near = *map;
+        if !L::STREAMS {
+            let mut i = 0;
+            while i < n {
+                // SAFETY: `i` is a multiple of a group below `n`, which is one too.
+                let (group, out) =
+                    unsafe { (src.get_unchecked(i..i + L::GROUP), out.get_unchecked_mut(i..i + L::GROUP)) };
+                near.group(l, at + i, group, out, false);
+                i += L::GROUP;
+            }
+            return;
+        }
         let (mut i, mut k) = (0, 0);
         while i < section {
             // SAFETY: `k` is at least a group below the end of its section, and all sections end at `n` elements.

@@ -6,6 +6,7 @@
 //! oldest compiler that builds this crate.
 
 use super::lanes::{ColumnSink, Kernel, Lanes, Lookup, Narrow};
+use super::philox::{self, PhiloxKeys};
 use super::scalar::Scalar;
 use super::{neon_narrow, neon_tables};
 use std::arch::aarch64::*;
@@ -95,6 +96,8 @@ impl Lanes for Neon {
     type U = Two<uint32x4_t>;
     type M = Two<uint32x4_t>;
 
+    const STREAMS: bool = false;
+
     #[inline(always)]
     fn call<K: Kernel>(self, kernel: K) -> K::Out {
         self.enter(kernel)
@@ -134,8 +137,9 @@ impl Lanes for Neon {
         // SAFETY: eight halves are read from a slice of eight; the token proves NEON.
         unsafe {
             let x = vld1q_u16(src.as_ptr());
-            let (low, high) = (vshll_n_u16::<16>(vget_low_u16(x)), vshll_high_n_u16::<16>(x));
-            Two(vreinterpretq_f32_u32(low), vreinterpretq_f32_u32(high))
+            // Put together so that the compiler sees what takes them apart again.
+            let (low, high) = (vzip1q_u16(vdupq_n_u16(0), x), vzip2q_u16(vdupq_n_u16(0), x));
+            Two(vreinterpretq_f32_u16(low), vreinterpretq_f32_u16(high))
         }
     }
     #[inline(always)]
@@ -235,6 +239,7 @@ impl Lanes for Neon {
     }
     const NARROW: bool = true;
     const ANY_NORMAL: bool = true;
+    const FOUR_BITS: bool = true;
     #[inline(always)]
     fn store_narrow(self, x: [Self::F; 4], f: Narrow, out: &mut [u8], _stream: bool) {
         neon_narrow::store(self, x, f, out);
@@ -263,13 +268,34 @@ impl Lanes for Neon {
         unsafe { Two(vbslq_f32(vcgtq_f32(a.0, b.0), a.0, b.0), vbslq_f32(vcgtq_f32(a.1, b.1), a.1, b.1)) }
     }
     #[inline(always)]
+    fn max_or_nan(self, a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: the token proves NEON.
+        unsafe { Two(vmaxq_f32(a.0, b.0), vmaxq_f32(a.1, b.1)) }
+    }
+    #[inline(always)]
     fn fdiv_by(self, a: Self::F, b: Self::F, r: Self::F) -> Self::F {
         // SAFETY: the token proves NEON.
         let one = |a: float32x4_t, b: float32x4_t, r: float32x4_t| unsafe {
-            let q = vmulq_f32(a, r);
-            vfmaq_f32(q, vfmsq_f32(a, q, b), r)
+            // Of the quotient's negative, so that a residual of +0 leaves a zero its sign.
+            let q = vmulq_f32(a, vnegq_f32(r));
+            vnegq_f32(vfmsq_f32(q, vfmaq_f32(a, q, b), r))
         };
         Two(one(a.0, b.0, r.0), one(a.1, b.1, r.1))
+    }
+    #[inline(always)]
+    fn with_sign(self, q: Self::F, _a: Self::F) -> Self::F {
+        q // it has it
+    }
+    #[inline(always)]
+    fn hmax_each(self, a: &[Self::U]) -> Self::U {
+        let a: &[Self::U; N] = a[..N].try_into().expect("as many");
+        // SAFETY: the token proves NEON.
+        unsafe {
+            let most = a.map(|a| vmaxq_u32(a.0, a.1));
+            let four =
+                |i: usize| vpmaxq_u32(vpmaxq_u32(most[i], most[i + 1]), vpmaxq_u32(most[i + 2], most[i + 3]));
+            Two(four(0), four(4))
+        }
     }
     lanewise! {
         bits(x: float32x4_t) -> uint32x4_t = vreinterpretq_u32_f32;
@@ -318,6 +344,10 @@ impl Lanes for Neon {
             vshlq_u32(a, vnegq_s32(vreinterpretq_s32_u32(vminq_u32(n, vdupq_n_u32(32)))))
         };
         Two(one(a.0, n.0), one(a.1, n.1))
+    }
+    #[inline(always)]
+    fn philox(self, keys: &PhiloxKeys, block: u64) -> [Self::U; 4] {
+        philox::neon(self, keys, block)
     }
     #[inline(always)]
     fn any(self, m: Self::M) -> bool {

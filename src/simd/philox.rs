@@ -4,9 +4,7 @@
 //! In vectors every counter has two 64-bit lanes, one for each of the products of a round. A product needs the low half of
 //! its lane alone, so what the halves above hold does not matter: a round is two products, two shifts and two exclusive ors.
 
-#[cfg(target_arch = "x86_64")]
-use super::lanes::Kernel;
-use super::lanes::{Lanes, MAX_GROUP};
+use super::lanes::{Kernel, Lanes, MAX_GROUP};
 
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
@@ -49,10 +47,8 @@ impl PhiloxKeys {
 }
 
 /// A group of counters, one by one, where vectors do not take them.
-#[cfg(target_arch = "x86_64")]
 struct OneByOne<'a>(&'a PhiloxKeys, u64);
 
-#[cfg(target_arch = "x86_64")]
 impl Kernel for OneByOne<'_> {
     type Out = [u32; MAX_GROUP];
     #[inline(always)]
@@ -83,22 +79,87 @@ pub(super) fn portable<L: Lanes>(l: L, keys: &PhiloxKeys, block: u64) -> [L::U; 
     load(l, &group::<L>(keys, block))
 }
 
+/// Vectors that the low words of counters fit, with none to carry beyond them.
+#[inline(always)]
+fn carries(block: u64) -> bool {
+    block as u32 > u32::MAX - 16
+}
+
+#[cfg(target_arch = "aarch64")]
+pub(super) use arm::neon;
 #[cfg(target_arch = "x86_64")]
 pub(super) use x86::{avx2, avx512};
+
+#[cfg(target_arch = "aarch64")]
+mod arm {
+    use super::super::lanes::Lanes;
+    use super::super::neon::{Neon, Two};
+    use super::{carries, load, OneByOne, PhiloxKeys, MULTIPLIERS};
+    use std::arch::aarch64::*;
+
+    /// Eight counters, four at a time.
+    #[inline(always)]
+    pub fn neon(l: Neon, keys: &PhiloxKeys, block: u64) -> [Two<uint32x4_t>; 4] {
+        if carries(block) {
+            return load(l, &l.call(OneByOne(keys, block)));
+        }
+        // SAFETY: four words are read from an array of four; the token proves NEON.
+        unsafe {
+            let order = vld1q_u32([0, 1, 2, 3].as_ptr());
+            let first = |i: u32| vaddq_u32(vdupq_n_u32(block as u32 + i), order);
+            let (high, zero) = (vdupq_n_u32((block >> 32) as u32), vdupq_n_u32(0));
+            let mut counters = [[first(0), high, zero, zero], [first(4), high, zero, zero]];
+            for [k0, k1] in keys.0 {
+                let (k0, k1) = (vdupq_n_u32(k0), vdupq_n_u32(k1));
+                counters = counters.map(
+                    #[inline(always)]
+                    |c| {
+                        let ([high0, low0], [high1, low1]) =
+                            (product(c[0], MULTIPLIERS[0]), product(c[2], MULTIPLIERS[1]));
+                        let (c0, c2) =
+                            (veorq_u32(veorq_u32(high1, c[1]), k0), veorq_u32(veorq_u32(high0, c[3]), k1));
+                        [c0, low1, c2, low0]
+                    },
+                );
+            }
+            let ([a, b], [c, d]) = (words(counters[0]), words(counters[1]));
+            [a, b, c, d]
+        }
+    }
+
+    /// The upper and lower words of products.
+    #[inline(always)]
+    fn product(a: uint32x4_t, by: u32) -> [uint32x4_t; 2] {
+        // SAFETY: NEON is proved by the token of the caller.
+        unsafe {
+            let low = vreinterpretq_u32_u64(vmull_n_u32(vget_low_u32(a), by));
+            let high = vreinterpretq_u32_u64(vmull_high_n_u32(a, by));
+            [vuzp2q_u32(low, high), vuzp1q_u32(low, high)]
+        }
+    }
+
+    /// The words of four counters, one counter after the other.
+    #[inline(always)]
+    fn words(c: [uint32x4_t; 4]) -> [Two<uint32x4_t>; 2] {
+        // SAFETY: NEON is proved by the token of the caller.
+        unsafe {
+            let pair =
+                |a, b| (vreinterpretq_u64_u32(vzip1q_u32(a, b)), vreinterpretq_u64_u32(vzip2q_u32(a, b)));
+            let ((a, b), (c, d)) = (pair(c[0], c[1]), pair(c[2], c[3]));
+            let two =
+                |x, y| Two(vreinterpretq_u32_u64(vzip1q_u64(x, y)), vreinterpretq_u32_u64(vzip2q_u64(x, y)));
+            [two(a, c), two(b, d)]
+        }
+    }
+}
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::super::avx2::Avx2;
     use super::super::avx512::Avx512;
     use super::super::lanes::Lanes;
-    use super::{load, OneByOne, PhiloxKeys, MULTIPLIERS};
+    use super::{carries, load, OneByOne, PhiloxKeys, MULTIPLIERS};
     use std::arch::x86_64::*;
-
-    /// Vectors that the low words of counters fit, with none to carry beyond them.
-    #[inline(always)]
-    fn carries(block: u64) -> bool {
-        block as u32 > u32::MAX - 16
-    }
 
     /// The first two rounds, as far as they are the same for all counters: the key of the second in its first lane, and the
     /// words that come of the product of the first.
