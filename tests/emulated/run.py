@@ -4,6 +4,7 @@
     python tests/emulated/run.py sweep   # every float32 of two formats, codes compared; records RESULT.md
     python tests/emulated/run.py count   # instructions an element; writes bench/results/neon.md
     python tests/emulated/run.py wheel   # a wheel in dist/, linked by zig; needs maturin[zig], auditwheel
+    python tests/emulated/run.py python  # the Python tests, of that wheel; needs Debian's apt-get and pip
 
 Needs a Rust compiler with the standard library of the target, a cross linker and qemu's user emulation;
 nothing of the package and no library.
@@ -12,6 +13,8 @@ nothing of the package and no library.
 from __future__ import annotations
 
 import argparse
+import hashlib
+import itertools
 import json
 import os
 import re
@@ -19,7 +22,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
+from xml.etree import ElementTree
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -43,6 +48,11 @@ SWEPT = """\
 Codes of `neon` under emulation beside those of `scalar` on the machine that emulates, which the
 [exhaustive sweep](../exhaustive/RESULT.md) holds against ml_dtypes. A stripe is 2^26 float32; what is
 compared is a digest of its codes.
+"""
+
+PYTHON_RAN = """\
+Debian's CPython for `arm64`, wheels for `aarch64` of NumPy and of what else is needed, and the wheel of
+`make arm-wheel`, all under emulation; one thread, as threads may hang in this emulator.
 """
 
 COUNTED = """\
@@ -95,11 +105,10 @@ def version(command: str) -> str:
     return re.search(r"\d+\.\d+(\.\d+)?", out)[0]  # type: ignore[index]
 
 
-def record(part: str, value: object, env: dict[str, str], note: str = "") -> None:
+def record(part: str, value: object, **about: str) -> None:
     """Keeps the outcome of one part and writes the page of all."""
     known = json.loads(RECORD.read_text()) if RECORD.exists() else {}
-    about = {"rustc": version(env["RUSTC"]), "qemu": version(EMULATOR), "note": note}
-    known[part] = {**about, "outcome": value}
+    known[part] = {"qemu": version(EMULATOR), "note": "", **about, "outcome": value}
     RECORD.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
     RESULT.write_text(markdown(known))
 
@@ -108,7 +117,8 @@ def markdown(known: dict) -> str:
     """The record: what ran, under what, and how it ended."""
     lines = ["# The core on 64-bit ARM, emulated", ""]
     lines += [
-        "Written by `make arm-test` and `make arm-sweep`: the core, built for `aarch64`, run under qemu.",
+        "Written by `make arm-test`, `make arm-sweep` and `make arm-python`: the core, built for `aarch64`,",
+        "and the package, run under qemu.",
         "",
     ]
     if (tests := known.get("test")) is not None:
@@ -123,6 +133,12 @@ def markdown(known: dict) -> str:
         lines += [SWEPT, *([sweep["note"], ""] if sweep["note"] else [])]
         lines += ["| format | overflow | stripes of 64 | that differ |", "|---|---|---|---|"]
         lines += [f"| {fmt} | {mode} | {ran} | {differ} |" for fmt, mode, ran, differ in sweep["outcome"]]
+        lines += [""]
+    if (python := known.get("python")) is not None:
+        lines += [f"## Python tests (CPython {python['python']}, qemu {python['qemu']})", "", PYTHON_RAN]
+        lines += [python["note"], ""] if python["note"] else []
+        lines += ["| tests | passed | skipped | failed | |", "|---|---|---|---|---|"]
+        lines += [f"| {' | '.join(map(str, row))} |" for row in python["outcome"]]
         lines += [""]
     return "\n".join(lines)
 
@@ -143,7 +159,7 @@ def test(env: dict[str, str]) -> int:
             rows.append((name, int(ended[1]), int(ended[2])))
     code = ran.wait()
     if rows:
-        record("test", rows, env)
+        record("test", rows, rustc=version(env["RUSTC"]))
     return int(code != 0 or not rows)
 
 
@@ -167,30 +183,52 @@ def built(env: dict[str, str], name: str, target: bool) -> Path:
     return Path(next(path for path in made if path and Path(path).name == name))
 
 
-def digests(command: list[str], stripes: range) -> list[str]:
-    """One line for each stripe."""
-    out = subprocess.run(
-        [*command, str(stripes.start), str(len(stripes))], stdout=subprocess.PIPE, text=True, check=True
-    )
-    return out.stdout.splitlines()
+def digest(command: list[str], stripe: int) -> str:
+    """The line of one stripe."""
+    out = subprocess.run([*command, str(stripe), "1"], stdout=subprocess.PIPE, text=True, check=True)
+    return out.stdout.strip()
+
+
+class Journal:
+    """Stripes that two builds agreed or differed on, kept as they end."""
+
+    def __init__(self, *builds: Path) -> None:
+        name = hashlib.sha256(b"".join(build.read_bytes() for build in builds)).hexdigest()[:16]
+        self.path = builds[0].parent / f"sweep-{name}.json"
+        self.differ: dict[str, bool] = json.loads(self.path.read_text()) if self.path.exists() else {}
+
+    def add(self, stripe: str, differ: bool) -> None:
+        """Keeps the outcome of a stripe."""
+        self.differ[stripe] = differ
+        fresh = self.path.with_suffix(".new")
+        fresh.write_text(json.dumps(self.differ))
+        fresh.replace(self.path)
+
+    def rows(self) -> list[tuple[str, str, int, int]]:
+        """Stripes that ran, and those of them that differ, of each format and way of overflow."""
+        parts = dict.fromkeys(stripe.rsplit(" ", 1)[0] for stripe in self.differ)
+        found = (
+            [differ for stripe, differ in self.differ.items() if stripe.startswith(part)] for part in parts
+        )
+        return [(*part.split(" "), len(each), sum(each)) for part, each in zip(parts, found, strict=True)]  # type: ignore[misc]
 
 
 def sweep(env: dict[str, str], formats: list[str], stripes: range) -> int:
-    """Compares codes of every float32; 1 if any stripe differs."""
+    """Compares codes of every float32; 1 if any stripe differs. After Ctrl-C, the next run goes on there."""
     here, there = built(env, "sweep", target=False), built(env, "sweep", target=True)
-    rows = []
-    for fmt in formats:
-        for mode in ("nonfinite", "saturate"):
-            differ = 0
-            for stripe in stripes:
-                one = range(stripe, stripe + 1)
-                differ += digests([str(here), "scalar", fmt, mode], one) != digests(
-                    [EMULATOR, str(there), "neon", fmt, mode], one
-                )
-                print(f"{fmt} {mode}: stripe {stripe}, {differ} differ", flush=True)
-            rows.append((fmt, mode, len(stripes), differ))
-    record("sweep", rows, env)
-    return int(any(row[3] for row in rows))
+    journal = Journal(here, there)
+    scalar, neon = [str(here), "scalar"], [EMULATOR, str(there), "neon"]
+    try:
+        for fmt, mode, stripe in itertools.product(formats, ("nonfinite", "saturate"), stripes):
+            name = f"{fmt} {mode} {stripe}"
+            if name not in journal.differ:
+                one, other = (digest([*command, fmt, mode], stripe) for command in (scalar, neon))
+                journal.add(name, one != other)
+                print(name, "differs" if one != other else "same", flush=True)
+    except KeyboardInterrupt:
+        print("stopped; the next run goes on here")
+    record("sweep", journal.rows(), rustc=version(env["RUSTC"]))
+    return int(any(journal.differ.values()))
 
 
 def instructions(plugin: Path, program: Path, name: str, level: str, repeats: int) -> int:
@@ -229,7 +267,8 @@ def count(env: dict[str, str], write: bool) -> int:
             lines.append(f"| {name} | {each[0]:.2f} | {each[1]:.2f} | {ratio:.2f} | {verdict} |")
             print(lines[-1], flush=True)
     if write:
-        COUNTS.write_text("\n".join([*lines, ""]))
+        remarks = COUNTS.read_text().partition("\n## ")[1:]  # sections behind the table are written by hand
+        COUNTS.write_text("\n".join([*lines, "".join(remarks)]))
     return 0
 
 
@@ -237,10 +276,89 @@ def wheel(env: dict[str, str]) -> int:
     """Builds a wheel for Linux on the target and prints what it asks of the system it runs on."""
     folder = ROOT / "dist"
     env = {k: v for k, v in env.items() if k != "RUSTFLAGS" and not k.startswith("CARGO_TARGET_AARCH64")}
+    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"  # where zig is
     command = ["-m", "maturin", "build", "--release", "--zig", "--target", TARGET, "--out", str(folder)]
     subprocess.run([sys.executable, *command], cwd=ROOT, env=env, check=True)
     made = max(folder.glob("*aarch64.whl"), key=lambda path: path.stat().st_mtime)
     return subprocess.run([sys.executable, "-m", "auditwheel", "show", str(made)], check=False).returncode
+
+
+PACKAGES = (
+    *(
+        "python3.11-minimal",
+        "libpython3.11-minimal",
+        "libpython3.11-stdlib",
+        "libc6",
+        "libgcc-s1",
+        "libstdc++6",
+    ),
+    *("zlib1g", "libexpat1", "libffi8", "libssl3", "libbz2-1.0", "liblzma5", "libsqlite3-0", "libuuid1"),
+)
+REQUIREMENTS = (
+    *("numpy>=2", "ml_dtypes", "click", "rich", "markdown-it-py", "matplotlib"),
+    *("pytest", "hypothesis", "safetensors"),
+)
+PLATFORMS = ("manylinux2014_aarch64", "manylinux_2_28_aarch64")
+
+
+def interpreter(folder: Path) -> Path:
+    """A script that runs CPython of the target with the package; what it needs is fetched once."""
+    system, site, script = folder / "system", folder / "site", folder / "python"
+    if not system.exists():
+        (folder / "packages").mkdir(parents=True, exist_ok=True)
+        names = [f"{package}:arm64" for package in PACKAGES]
+        subprocess.run(["apt-get", "download", *names], cwd=folder / "packages", check=True)
+        for package in (folder / "packages").glob("*.deb"):
+            subprocess.run(["dpkg", "-x", str(package), str(system)], check=True)
+    if not site.exists():
+        command = [sys.executable, "-m", "pip", "download", "--only-binary=:all:", "--python-version", "3.11"]
+        command += [word for platform in PLATFORMS for word in ("--platform", platform)]
+        subprocess.run([*command, "--dest", str(folder / "wheels"), *REQUIREMENTS], check=True)
+        for each in (folder / "wheels").glob("*.whl"):
+            zipfile.ZipFile(each).extractall(site)
+    made = sorted((ROOT / "dist").glob("*aarch64.whl"), key=lambda path: path.stat().st_mtime)
+    if not made:
+        raise SystemExit("no wheel of the target in dist/; `make arm-wheel` makes one")
+    zipfile.ZipFile(made[-1]).extractall(site)
+    # What tests start is to run under emulation, too.
+    (site / "sitecustomize.py").write_text(f"import sys\n\nsys.executable = {str(script)!r}\n")
+    # The emulator's own CPU has extensions whose emulation raises flags of arithmetic that no CPU raises.
+    known = f"QEMU_CPU=cortex-a72 OPENBLAS_NUM_THREADS=1 DSV3_NUMERICS_THREADS=1 PYTHONPATH={site}"
+    run = f"{EMULATOR} -L {system} {system}/usr/bin/python3.11"
+    script.write_text(f'#!/bin/sh\nPYTHONDONTWRITEBYTECODE=1 {known} exec {run} "$@"\n')
+    script.chmod(0o755)
+    return script
+
+
+def python(paths: list[str], seconds: int) -> int:
+    """Runs test files under emulation, each for some time at the most; 1 if any test failed."""
+    folder = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "arm-python"
+    script = interpreter(folder)
+    files = [file for path in paths for file in ([path] if path.endswith(".py") else sorted(glob(path)))]
+    rows: list[tuple[str, int, int, int, str]] = []
+    for file in files:
+        report = folder / "report.xml"
+        report.unlink(missing_ok=True)
+        command = [str(script), "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", file]
+        try:
+            code = subprocess.run(command, cwd=ROOT, check=False, timeout=seconds).returncode
+            remark = "" if code in (0, 1) else f"exit code {code}"
+        except subprocess.TimeoutExpired:
+            remark = f"stopped after {seconds} s"
+        counts = {"tests": 0, "skipped": 0, "failures": 0, "errors": 0}
+        if report.exists():
+            suite = ElementTree.parse(report).getroot()[0]
+            counts = {name: int(suite.get(name, 0)) for name in counts}
+        failed = counts["failures"] + counts["errors"]
+        rows.append((file, counts["tests"] - failed - counts["skipped"], counts["skipped"], failed, remark))
+        print(rows[-1], flush=True)
+        record("python", rows, python=version(str(script)))
+    return int(any(failed or remark for *_, failed, remark in rows))
+
+
+def glob(folder: str) -> list[str]:
+    """The test files of a folder."""
+    return [str(path.relative_to(ROOT)) for path in (ROOT / folder).glob("test_*.py")]
 
 
 def main() -> int:
@@ -248,13 +366,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("part", choices=("test", "sweep", "count", "wheel"))
+    parser.add_argument("part", choices=("test", "sweep", "count", "wheel", "python"))
     parser.add_argument("--formats", nargs="+", default=["float8_e4m3fn", "float8_e5m2"])
     parser.add_argument("--stripes", type=int, nargs=2, default=(0, 64), help="first and number, of 64")
+    parser.add_argument("--tests", nargs="+", default=["tests/unit", "tests/property"], help="for python")
+    parser.add_argument("--seconds", type=int, default=3600, help="for python: of a file at the most")
     parser.add_argument("--dry", action="store_true", help="count: write no file")
     options = parser.parse_args()
     if options.part == "wheel":
         return wheel(environment(tools=()))
+    if options.part == "python":
+        return python(options.tests, options.seconds)
     env = environment()
     if options.part == "test":
         return test(env)
