@@ -366,7 +366,7 @@ fn bad_unit_scales_are_errors() {
 fn bfloat16_of_any_exponent_agrees() {
     let _settings = settings();
     let mut rng = Random(0x0BAD_5EED_0BAD_5EED);
-    for name in ["hopper_bf16", "ada_bf16", "exact"] {
+    for name in ["hopper_bf16", "ada_bf16", "exact", "vdpbf16ps"] {
         let accumulator = Accumulator::by_name(name).unwrap();
         for (low, high) in
             [(80, 170), (60, 130), (120, 190), (70, 80), (168, 176), (0, 254), (0, 3), (250, 254)]
