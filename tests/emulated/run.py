@@ -13,6 +13,7 @@ nothing of the package and no library.
 from __future__ import annotations
 
 import argparse
+import collections
 import hashlib
 import itertools
 import json
@@ -24,7 +25,6 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
-from xml.etree import ElementTree
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -337,20 +337,19 @@ def python(paths: list[str], seconds: int) -> int:
     files = [file for path in paths for file in ([path] if path.endswith(".py") else sorted(glob(path)))]
     rows: list[tuple[str, int, int, int, str]] = []
     for file in files:
-        report = folder / "report.xml"
-        report.unlink(missing_ok=True)
-        command = [str(script), "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", file]
-        try:
-            code = subprocess.run(command, cwd=ROOT, check=False, timeout=seconds).returncode
-            remark = "" if code in (0, 1) else f"exit code {code}"
-        except subprocess.TimeoutExpired:
-            remark = f"stopped after {seconds} s"
-        counts = {"tests": 0, "skipped": 0, "failures": 0, "errors": 0}
-        if report.exists():
-            suite = ElementTree.parse(report).getroot()[0]
-            counts = {name: int(suite.get(name, 0)) for name in counts}
-        failed = counts["failures"] + counts["errors"]
-        rows.append((file, counts["tests"] - failed - counts["skipped"], counts["skipped"], failed, remark))
+        command = [str(script), "-m", "pytest", "-v", "-p", "no:cacheprovider", file]
+        with (folder / "output.txt").open("w+") as output:
+            try:
+                ran = subprocess.run(command, cwd=ROOT, check=False, stdout=output, timeout=seconds)
+                remark = "" if ran.returncode in (0, 1) else f"exit code {ran.returncode}"
+            except subprocess.TimeoutExpired:
+                remark = f"stopped after {seconds} s"
+            output.seek(0)
+            ended = collections.Counter(
+                re.findall(r"^tests/.* (PASSED|SKIPPED|FAILED|ERROR)\b", output.read(), re.M)
+            )
+        failed = ended["FAILED"] + ended["ERROR"]
+        rows.append((file, ended["PASSED"], ended["SKIPPED"], failed, remark))
         print(rows[-1], flush=True)
         record("python", rows, python=version(str(script)))
     return int(any(failed or remark for *_, failed, remark in rows))
