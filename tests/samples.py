@@ -32,7 +32,9 @@ ROUNDINGS = [
     "up",
     "down",
     "stochastic",
+    "stochastic8",
 ]
+AT_RANDOM = ["stochastic", "stochastic8"]
 SOURCES = {
     "float32": np.float32,
     "float64": np.float64,

@@ -190,6 +190,10 @@ def positive(value: Any, name: str) -> int:
     return number
 
 
+RANDOM_ROUNDINGS = ("stochastic", "stochastic8")
+"""Rounding modes that take random bits, and so a seed."""
+
+
 def seed_key(seed: Any, rounding: Any = "stochastic") -> int:
     """Return a seed of random bits: a whole number of 64 bits, or the next one of a `numpy.random.Generator`.
 
@@ -201,14 +205,14 @@ def seed_key(seed: Any, rounding: Any = "stochastic") -> int:
         Anything else.
     """
     if seed is None:
-        if rounding == "stochastic":
+        if rounding in RANDOM_ROUNDINGS:
             raise ValueError(
                 "seed: found None, expected an integer or a numpy.random.Generator, because rounding is "
                 "stochastic"
             )
         return 0
     if isinstance(seed, np.random.Generator):
-        return int(seed.integers(0, 1 << 64, dtype=np.uint64)) if rounding == "stochastic" else 0
+        return int(seed.integers(0, 1 << 64, dtype=np.uint64)) if rounding in RANDOM_ROUNDINGS else 0
     key = whole(seed, "seed")
     if not 0 <= key < 1 << 64:
         raise ValueError(f"seed: found {brief(key)}, expected 0 to 2**64 - 1")

@@ -36,7 +36,14 @@ from ._recipes import one_of
 from ._torch import dtype_of
 
 Rounding = Literal[
-    "nearest_even", "toward_zero", "up", "down", "nearest_away", "nearest_toward_zero", "stochastic"
+    "nearest_even",
+    "toward_zero",
+    "up",
+    "down",
+    "nearest_away",
+    "nearest_toward_zero",
+    "stochastic",
+    "stochastic8",
 ]
 Overflow = Literal["saturate", "nonfinite"]
 NanPolicy = Literal["code", "raise", "zero", "max"]
@@ -334,10 +341,12 @@ def encode(
         Any shape. No copy is made of C-contiguous input in native byte order, one of any other.
     dtype : str or dtype
         The target, see `formats`.
-    rounding : {"nearest_even", "toward_zero", "up", "down", "nearest_away", "stochastic"}
-        "up" is towards plus infinity; "nearest_away" sends ties away from zero. "stochastic" rounds up
-        with the probability that makes the mean exact, by 32 random bits of Philox4x32-10 from `seed` and
-        the element's place in C order.
+    rounding : str
+        "nearest_even", "nearest_away" and "nearest_toward_zero" differ at ties; "up" is towards plus
+        infinity, "down" towards minus infinity, "toward_zero" cuts off. "stochastic" takes the larger of two
+        neighbouring magnitudes with the probability that makes the mean exact, by 32 random bits of
+        Philox4x32-10 from `seed` and the element's place in C order. "stochastic8" takes 8 random bits, the
+        bytes of the same words one after another: see Notes.
     overflow : {"saturate", "nonfinite"}
         Beyond the largest number lies that number again ("saturate"), or the infinity of the format, NaN
         where it has none ("nonfinite"; as in IEEE 754, 7.4, directed rounding overflows only in its
@@ -346,7 +355,8 @@ def encode(
         NaN becomes the format's NaN, an error, zero, or the largest number, by its sign bit where the
         format has signs.
     seed : int
-        0 to 2**64 - 1, used by stochastic rounding.
+        0 to 2**64 - 1, for "stochastic" and "stochastic8", which need one. An integer gives the same bits in
+        every call, a `numpy.random.Generator` new ones in each.
     out : ndarray, optional
         Codes are written here: shape of `x` and the format's dtype, writeable. It may overlap `x`.
 
@@ -370,6 +380,14 @@ def encode(
     float8_e8m0fnu has neither sign nor zero: what is negative becomes NaN, zero becomes 2**-127
     ("saturate") or NaN ("nonfinite"); between its two smallest numbers the nearer is taken (ml_dtypes 0.6
     goes up there). Formats whose zero has no sign (fnuz, integers) give plain zeros.
+
+    "stochastic8" rounds as hardware does: random bits are added below the last bit that is kept, and their
+    carry decides. A number that is the fraction f of a step above the smaller magnitude becomes the larger
+    one with probability ``floor(256 * f) / 256``. The mean so is at most 2**-8 of a step too small, half of
+    that on average, and what lies below 2**-8 of the smallest number is always zero. NVIDIA's ``cvt.rs`` for
+    e2m1 also takes one 32-bit word for four elements and adds 8 bits to each (PTX ISA, ``cvt``), as
+    TransformerEngine's NVFP4 training uses it. The bits are not the instruction's: the text of the ISA does
+    not say which bits are whose, and for 8-bit formats two elements share 16.
 
     Examples
     --------

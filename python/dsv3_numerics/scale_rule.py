@@ -64,7 +64,7 @@ class Rule:
     zero_tile : {"floor", "one"}
         The scale of zeros: that of the least amax, or 1.
     rounding : str
-        How quotients become codes where the caller does not say: any mode of `encode` but "stochastic".
+        How quotients become codes where the caller does not say: any mode of `encode` but those at random.
     negative_zero : bool
         False: what rounds to zero loses its sign.
     block_max : float

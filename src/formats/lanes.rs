@@ -6,10 +6,11 @@
 //! quantum behind it ([`Fixed`]). A mode then is something to add before that is cut off. Formats that leave a sum no room
 //! shift their significands instead, each by its own distance.
 
-use super::philox::random_group;
+use super::fixed::{sign, Fixed, Place, Tail, ALIKE, OTHER, POWERS, SAME, SCALE, SIGNED, SUM};
+use super::philox::{random_bits, random_bytes};
 use super::round::{Rounder, Rounding};
 use super::source::Code;
-use super::table::{Format, Top};
+use super::table::Top;
 use crate::simd::{Kernel, Lanes, PhiloxKeys, RandomBytes, MAX_GROUP};
 
 const INFINITY: u32 = 0x7F80_0000;
@@ -44,122 +45,6 @@ pub struct LaneRounder {
     random_bytes: Option<RandomBytes>,
     /// Bits of the seed of stochastic rounding.
     keys: PhiloxKeys,
-}
-
-/// Codes as fixed-point numbers: `cut` bits behind the point.
-#[derive(Clone, Copy, Debug)]
-struct Fixed {
-    place: Place,
-    cut: u32,
-    /// The bits of the smallest normal number that a sum is with; they are too many in it.
-    least: u32,
-    /// Added to positive and to negative numbers.
-    add: [u32; 2],
-    /// True: one more is added to odd codes.
-    even: bool,
-}
-
-/// How magnitudes become fixed-point codes. Loops have these, and [`Tail`]s, as constants.
-type Place = u8;
-
-/// By a sum with the smallest normal number.
-const SUM: Place = 0;
-/// They are, as bits: subnormal numbers are float32's.
-const SAME: Place = 1;
-/// They are from 2^-126 on; between 2^-127 and that lies a binade that float32 has no field for (E8M0).
-const POWERS: Place = 2;
-
-/// How magnitude codes become codes.
-type Tail = u8;
-
-/// One limit, and a sign bit above it.
-const ALIKE: Tail = 0;
-/// A limit of positive and one of negative numbers, and a sign bit above them.
-const SIGNED: Tail = 1;
-/// E8M0's.
-const SCALE: Tail = 2;
-/// Any other, with all that is rare.
-const OTHER: Tail = 3;
-
-impl Fixed {
-    fn new(f: &Format, rounding: Rounding) -> Option<Fixed> {
-        let emin = (f.emin() + 127) as u32;
-        let top = (f.max_code() >> f.man).max(1) as i32 - f.bias + 127;
-        let place = match (f.top, emin) {
-            (Top::Scale, _) => POWERS,
-            _ if !f.subnormals => return None,
-            // Every number of such a format is an odd number of quanta, but codes are odd and even.
-            _ if f.man == 0 && rounding == Rounding::NearestEven => return None,
-            (_, 1) => SAME,
-            // The last bit of the smallest normal number is a normal one, and twice the largest a number.
-            (_, 24..) if top <= 252 => SUM,
-            _ => return None,
-        };
-        let cut = 23 - f.man;
-        let (half, ones) = (1 << (cut - 1), (1 << cut) - 1);
-        let even = rounding == Rounding::NearestEven;
-        let add = match rounding {
-            // Powers of two are all odd.
-            Rounding::NearestEven if f.top == Top::Scale => [half; 2],
-            Rounding::NearestEven | Rounding::NearestTowardZero => [half - 1; 2],
-            Rounding::NearestAway => [half; 2],
-            Rounding::TowardZero => [0; 2],
-            Rounding::Up => [ones, 0],
-            Rounding::Down => [0, ones],
-            Rounding::Stochastic => [ones; 2],
-        };
-        let least = if place == SUM { emin << 23 } else { 0 };
-        Some(Fixed { place, cut, least, add, even: even && f.top != Top::Scale })
-    }
-
-    /// Fixed-point codes of magnitude bits, and `least` too much. Bits that do not fit are cut off, or leave the last one
-    /// set.
-    #[inline(always)]
-    fn of<L: Lanes, const PLACE: Place, const ODD: bool>(&self, l: L, a: L::U) -> L::U {
-        match PLACE {
-            SUM => {
-                let a = l.float(a);
-                let least = l.fmax(a, l.float(l.u32(self.least)));
-                l.bits(if ODD { l.add_to_odd(a, least) } else { l.add_toward_zero(a, least) })
-            }
-            SAME => a,
-            _ => {
-                let below = l.sub(l.u32(1 << 23), l.min(a, l.u32(1 << 23)));
-                l.sub(a, l.min(a, below))
-            }
-        }
-    }
-
-    /// Magnitude codes of magnitude bits `a` and the signs of `x`, as far as codes go up.
-    #[inline(always)]
-    fn round<L: Lanes, const PLACE: Place, const TAIL: Tail>(&self, l: L, a: L::U, x: L::U) -> L::U {
-        let mut fixed = self.of::<L, PLACE, true>(l, a);
-        if TAIL == OTHER && self.even {
-            fixed = l.sub(fixed, l.u32(self.least));
-            let odd = l.and(l.shr(fixed, self.cut), l.u32(1));
-            return l.shr(l.add(l.add(fixed, l.u32(self.add[0])), odd), self.cut);
-        }
-        let mut add = l.u32(self.add[0].wrapping_sub(self.least));
-        if TAIL != ALIKE {
-            add = l.select(sign(l, x), l.u32(self.add[1].wrapping_sub(self.least)), add);
-        }
-        l.shr(l.add(fixed, add), self.cut)
-    }
-
-    /// The same at random, and lanes with bits that are zero if those that were cut off might decide.
-    #[inline(always)]
-    fn round_at_random<L: Lanes, const PLACE: Place>(&self, l: L, a: L::U, random: L::U) -> (L::U, L::U) {
-        // random < fraction: fraction - random, rounded up
-        let left = l.sub(self.of::<L, PLACE, false>(l, a), l.shr(random, 32 - self.cut));
-        let code = l.shr(l.add(left, l.u32(self.add[0].wrapping_sub(self.least))), self.cut);
-        (code, l.and(left, l.u32((1 << self.cut) - 1)))
-    }
-}
-
-/// The lanes whose sign bit is set.
-#[inline(always)]
-fn sign<L: Lanes>(l: L, x: L::U) -> L::M {
-    l.gt(l.shr(x, 31), l.u32(0))
 }
 
 impl LaneRounder {
@@ -242,7 +127,7 @@ impl LaneRounder {
     /// The format as [`Lanes::store_random`] takes it.
     fn random_bytes(&self) -> Option<RandomBytes> {
         let fixed = self.fixed.filter(|fixed| fixed.place == SUM && (16..=22).contains(&fixed.cut))?;
-        (self.rounding == Rounding::Stochastic && self.tail == ALIKE && self.bits <= 8).then(|| RandomBytes {
+        (self.rounding.is_random() && self.tail == ALIKE && self.bits <= 8).then(|| RandomBytes {
             least: fixed.least,
             cut: fixed.cut,
             limit: self.limit[0] as u8,
@@ -255,7 +140,12 @@ impl LaneRounder {
     #[inline(always)]
     pub fn store<L: Lanes, C: Code>(&self, l: L, first: u64, x: [L::U; 4], out: &mut [C], stream: bool) {
         if let (true, true, Some(format)) = (L::RANDOM_BYTES, C::BYTE, self.random_bytes) {
-            if C::store_random(l, [x, random_group(l, &self.keys, first)], format, out, stream) {
+            let stored = if self.rounding == Rounding::Stochastic8 {
+                C::store_random8(l, x, &random_bytes(l, &self.keys, first), format, out, stream)
+            } else {
+                C::store_random(l, [x, self.random(l, first)], format, out, stream)
+            };
+            if stored {
                 return;
             }
         }
@@ -268,7 +158,7 @@ impl LaneRounder {
     pub fn group<L: Lanes>(&self, l: L, first: u64, x: [L::U; 4]) -> [L::U; 4] {
         // Common cases have their code here, the rest is called.
         if let Some(fixed) = &self.fixed {
-            match (fixed.place, self.tail, self.rounding == Rounding::Stochastic) {
+            match (fixed.place, self.tail, self.rounding.is_random()) {
                 (SUM, ALIKE | SIGNED, false) => return self.vectors::<L, SUM, SIGNED>(l, fixed, x),
                 (POWERS, _, false) => return self.vectors::<L, POWERS, SCALE>(l, fixed, x),
                 (SUM, ALIKE, true) => return self.at_random::<L, SUM, ALIKE>(l, fixed, first, x),
@@ -309,6 +199,12 @@ impl LaneRounder {
         ]
     }
 
+    /// The random bits of a group.
+    #[inline(always)]
+    fn random<L: Lanes>(&self, l: L, first: u64) -> [L::U; 4] {
+        random_bits(l, self.rounding, &self.keys, first)
+    }
+
     /// The codes of a group by stochastic rounding.
     #[inline(always)]
     fn at_random<L: Lanes, const PLACE: Place, const TAIL: Tail>(
@@ -318,7 +214,16 @@ impl LaneRounder {
         first: u64,
         x: [L::U; 4],
     ) -> [L::U; 4] {
-        let random = random_group(l, &self.keys, first);
+        let random = self.random(l, first);
+        if self.rounding == Rounding::Stochastic8 {
+            let mut codes = random;
+            for j in 0..4 {
+                let a = self.magnitude::<L, TAIL>(l, x[j]);
+                let code = fixed.round_by_byte::<L, PLACE>(l, a, random[j]);
+                codes[j] = self.finish::<L, TAIL>(l, code, x[j]);
+            }
+            return codes;
+        }
         let (mut codes, mut least) = ([l.u32(0); 4], l.u32(MAGNITUDE));
         for j in 0..4 {
             let a = self.magnitude::<L, TAIL>(l, x[j]);
@@ -390,6 +295,7 @@ impl LaneRounder {
                 let sum = l.xor(l.add(fraction, other), l.u32(u32::MAX));
                 l.shr(l.or(l.and(fraction, other), l.and(l.or(fraction, other), sum)), 31)
             }
+            Rounding::Stochastic8 => l.shr(l.add(l.shr(fraction, 24), random), 8),
         };
         let up = if self.float32_tail {
             let tail = l.add(l.and(a, l.u32(0x1_FFFF)), l.and(whole, one));
@@ -462,7 +368,7 @@ impl Kernel for RoundGroup<'_> {
             l.load_u32(&group[3 * L::N..]),
         ];
         // A loop for each way, with the way a constant in it.
-        let codes = match (fixed.place, rounder.tail, rounder.rounding == Rounding::Stochastic) {
+        let codes = match (fixed.place, rounder.tail, rounder.rounding.is_random()) {
             (SUM, _, true) => rounder.at_random::<L, SUM, OTHER>(l, fixed, first, x),
             (SAME, ALIKE, true) => rounder.at_random::<L, SAME, ALIKE>(l, fixed, first, x),
             (SAME, _, true) => rounder.at_random::<L, SAME, OTHER>(l, fixed, first, x),
@@ -487,8 +393,8 @@ impl Kernel for ShiftGroup<'_> {
     fn run<L: Lanes>(self, l: L) {
         let ShiftGroup(InPlace { rounder, first, group }) = self;
         let mut random = [l.u32(0); 4];
-        if rounder.rounding == Rounding::Stochastic {
-            random = random_group(l, &rounder.keys, first);
+        if rounder.rounding.is_random() {
+            random = rounder.random(l, first);
         }
         for rounding in Rounding::ALL {
             // One loop for each mode, with the mode a constant in it.
@@ -530,6 +436,17 @@ mod tests {
         }
     }
 
+    /// The random bits of elements under seed 7.
+    fn bits_of(rounding: Rounding, first: u64, out: &mut [u32]) {
+        let keys = PhiloxKeys::new(7);
+        if rounding == Rounding::Stochastic8 {
+            let byte = |i: u64| u32::from(keys.bytes(i / 16)[(i % 16) as usize]);
+            (first..).zip(out).for_each(|(i, out)| *out = byte(i));
+        } else {
+            random_words(&keys, first, out);
+        }
+    }
+
     /// Every mode and format, named and made, against the definition: around every binade, and bits at random.
     #[test]
     fn lanes_are_the_definition() {
@@ -563,7 +480,7 @@ mod tests {
                     for (k, chunk) in inputs.chunks_exact(MAX_GROUP).enumerate() {
                         let first = (k * MAX_GROUP + k % 5) as u64;
                         let mut random = [0; MAX_GROUP];
-                        random_words(&PhiloxKeys::new(7), first, &mut random);
+                        bits_of(*rounding, first, &mut random);
                         let group: [u32; MAX_GROUP] = std::array::from_fn(|i| chunk[i]);
                         for level in Level::all_available() {
                             let codes = if format.bits() <= 8 {

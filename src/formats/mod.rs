@@ -12,6 +12,7 @@ mod custom;
 pub mod decode;
 pub mod differences;
 pub mod encode;
+mod fixed;
 pub mod lanes;
 pub mod near;
 pub mod pack;

@@ -68,7 +68,7 @@ impl Near {
     }
 
     /// The format and a mode for [`Lanes::store_narrow`], with the power of two that its numbers are multiplied by. No mode
-    /// that tells the smallest numbers from zero, and not the one at random, which takes more bits than a float16 has.
+    /// that tells the smallest numbers from zero, and none at random, which takes more bits than a float16 has.
     pub fn narrow(&self, rounding: Rounding) -> Option<(Narrow, f32)> {
         let cut = self.shift - 13;
         let half = 1 << (cut - 1);
@@ -77,7 +77,7 @@ impl Near {
             Rounding::NearestAway => (half, false),
             Rounding::NearestTowardZero => (half - 1, false),
             Rounding::TowardZero => (0, false),
-            Rounding::Up | Rounding::Down | Rounding::Stochastic => return None,
+            Rounding::Up | Rounding::Down | Rounding::Stochastic | Rounding::Stochastic8 => return None,
         };
         (self.plain() && self.half).then(|| {
             let sticky = (1 << (self.shift - 2)) - 1;

@@ -46,6 +46,15 @@ named_enum! {
         NearestTowardZero = "nearest_toward_zero",
         /// Either, with probabilities that make the mean exact.
         Stochastic = "stochastic",
+        /// Either, by the carry of 8 random bits: the probability of the larger magnitude is cut to a multiple of 2^-8.
+        Stochastic8 = "stochastic8",
+    }
+}
+
+impl Rounding {
+    /// True for modes that take random bits.
+    pub fn is_random(self) -> bool {
+        matches!(self, Rounding::Stochastic | Rounding::Stochastic8)
     }
 }
 
@@ -121,7 +130,7 @@ impl Rounder {
         }
     }
 
-    /// The code of a float32. `random` are the 32 random bits of stochastic rounding.
+    /// The code of a float32. `random` are the random bits of a mode that takes them, 32 or 8.
     #[inline(always)]
     pub fn code(&self, x: u32, random: u32) -> u32 {
         let f = &self.format;
@@ -150,6 +159,7 @@ impl Rounder {
             Rounding::Up => !negative && (fraction != 0 || (inexact && sig != 0)),
             Rounding::Down => negative && (fraction != 0 || (inexact && sig != 0)),
             Rounding::Stochastic => random < fraction,
+            Rounding::Stochastic8 => (fraction >> 24) + random > 0xFF,
         };
         let quanta = whole + u32::from(up);
         let above = ((binade - f.emin()) as u32) << f.man;

@@ -1,6 +1,6 @@
 //! The arrays that cross the crate's surface: what can be encoded, what can be decoded into, and codes.
 
-use crate::simd::{Lanes, Narrow, RandomBytes};
+use crate::simd::{Lanes, Narrow, RandomBytes, MAX_GROUP};
 
 /// How the elements of an input array widen to float32 lanes.
 pub trait Source: Copy + Send + Sync {
@@ -142,6 +142,17 @@ pub trait Code: Copy + Send + Sync + Default + Into<u32> {
     ) -> bool {
         unreachable!("codes of more than a byte")
     }
+    /// [`Lanes::store_random8`].
+    fn store_random8<L: Lanes>(
+        _l: L,
+        _x: [L::U; 4],
+        _random: &[u8; MAX_GROUP],
+        _f: RandomBytes,
+        _out: &mut [Self],
+        _stream: bool,
+    ) -> bool {
+        unreachable!("codes of more than a byte")
+    }
     /// Loads a vector of codes.
     fn load<L: Lanes>(l: L, codes: &[Self]) -> L::U;
     /// The code of the low bits.
@@ -166,6 +177,17 @@ impl Code for u8 {
     #[inline(always)]
     fn store_random<L: Lanes>(l: L, x: [[L::U; 4]; 2], f: RandomBytes, out: &mut [u8], stream: bool) -> bool {
         l.store_random(x, f, out, stream)
+    }
+    #[inline(always)]
+    fn store_random8<L: Lanes>(
+        l: L,
+        x: [L::U; 4],
+        random: &[u8; MAX_GROUP],
+        format: RandomBytes,
+        out: &mut [u8],
+        stream: bool,
+    ) -> bool {
+        l.store_random8(x, random, format, out, stream)
     }
     #[inline(always)]
     fn load<L: Lanes>(l: L, codes: &[u8]) -> L::U {

@@ -327,10 +327,10 @@ impl Rule {
         if !matches!(self.least_exponent, -127 | -126) {
             return Err(refuse("least_exponent", self.least_exponent, "-127 or -126"));
         }
-        if self.rounding == Rounding::Stochastic {
+        if self.rounding.is_random() {
             return Err(refuse(
                 "rule's rounding",
-                "\"stochastic\"",
+                format!("\"{}\"", self.rounding.name()),
                 "a mode that takes no seed (rounding= does)",
             ));
         }

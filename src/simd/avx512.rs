@@ -1,6 +1,6 @@
 //! AVX-512 F/BW/DQ/VL/CD with VBMI and VNNI: sixteen lanes.
 
-use super::lanes::{horner, ColumnSink, Kernel, Lanes, Lookup, Narrow, RandomBytes, MIDPOINT};
+use super::lanes::{horner, ColumnSink, Kernel, Lanes, Lookup, Narrow, RandomBytes, MAX_GROUP, MIDPOINT};
 use super::philox::PhiloxKeys;
 use std::arch::x86_64::*;
 
@@ -395,6 +395,17 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn store_random(self, x: [[__m512i; 4]; 2], f: RandomBytes, out: &mut [u8], stream: bool) -> bool {
         super::avx512_random::store(self, x, f, out, stream)
+    }
+    #[inline(always)]
+    fn store_random8(
+        self,
+        x: [__m512i; 4],
+        random: &[u8; MAX_GROUP],
+        f: RandomBytes,
+        out: &mut [u8],
+        stream: bool,
+    ) -> bool {
+        super::avx512_random::store8(self, x, random, f, out, stream)
     }
     #[inline(always)]
     fn flush(self, x: __m512) -> __m512 {

@@ -272,15 +272,27 @@ pub trait Lanes: Copy {
     fn store_narrow(self, _x: [Self::F; 4], _format: Narrow, _out: &mut [u8], _stream: bool) {
         unreachable!("only where NARROW")
     }
-    /// True if the level implements [`Lanes::store_random`].
+    /// True if the level implements [`Lanes::store_random`] and [`Lanes::store_random8`].
     const RANDOM_BYTES: bool = false;
     /// Rounds a group of float32 up or down at random, by the 32 random bits beside each, and stores its codes. False, and
     /// nothing is stored, if bits that a sum lost might decide.
     fn store_random(self, _x: [[Self::U; 4]; 2], _f: RandomBytes, _out: &mut [u8], _stream: bool) -> bool {
         unreachable!("only where RANDOM_BYTES")
     }
+    /// The same by the carry of 8 random bits each. False, and nothing is stored, if a number is far beyond the format.
+    fn store_random8(
+        self,
+        _x: [Self::U; 4],
+        _random: &[u8; MAX_GROUP],
+        _format: RandomBytes,
+        _out: &mut [u8],
+        _stream: bool,
+    ) -> bool {
+        unreachable!("only where RANDOM_BYTES")
+    }
     /// Flushes subnormal lanes to zero of the same sign, where the float units of the level are slow on them: only for
     /// what makes no difference between the two.
+    #[inline(always)]
     fn flush(self, x: Self::F) -> Self::F {
         let bits = self.bits(x);
         let normal = self.gt(self.and(bits, self.u32(0x7FFF_FFFF)), self.u32(0x007F_FFFF));
@@ -369,6 +381,11 @@ pub trait Lanes: Copy {
     #[inline(always)]
     fn philox(self, keys: &PhiloxKeys, block: u64) -> [Self::U; 4] {
         philox::portable(self, keys, block)
+    }
+    /// The bytes of `GROUP / 16` counters of Philox4x32-10, from `block` on: one for each element of a group.
+    #[inline(always)]
+    fn philox_bytes(self, keys: &PhiloxKeys, block: u64) -> [u8; MAX_GROUP] {
+        philox::portable_bytes::<Self>(keys, block)
     }
     /// `a > b`.
     fn gt(self, a: Self::U, b: Self::U) -> Self::M;

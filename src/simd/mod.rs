@@ -52,6 +52,10 @@ macro_rules! elsewhere {
             super::philox::$level(self, keys, block)
         }
         #[inline(always)]
+        fn philox_bytes(self, keys: &PhiloxKeys, block: u64) -> [u8; super::MAX_GROUP] {
+            super::philox::bytes::$level(self, keys, block)
+        }
+        #[inline(always)]
         fn hmax_each(self, a: &[Self::U]) -> Self::U {
             super::maxima::$level(self, a)
         }

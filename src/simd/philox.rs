@@ -10,9 +10,9 @@ const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 const ROUNDS: usize = 10;
 
-/// The keys of the ten rounds.
+/// The keys of the ten rounds, in words of 64 bits as vectors take them.
 #[derive(Clone, Copy, Debug)]
-pub struct PhiloxKeys([[u32; 2]; ROUNDS]);
+pub struct PhiloxKeys([[u64; 2]; ROUNDS]);
 
 impl PhiloxKeys {
     /// Schedules a key: a 64-bit seed, low word first.
@@ -20,6 +20,7 @@ impl PhiloxKeys {
         let (k0, k1) = (seed as u32, (seed >> 32) as u32);
         PhiloxKeys(std::array::from_fn(|i| {
             [k0.wrapping_add(WEYL[0].wrapping_mul(i as u32)), k1.wrapping_add(WEYL[1].wrapping_mul(i as u32))]
+                .map(u64::from)
         }))
     }
 
@@ -30,9 +31,9 @@ impl PhiloxKeys {
             let p0 = u64::from(MULTIPLIERS[0]) * u64::from(counter[0]);
             let p1 = u64::from(MULTIPLIERS[1]) * u64::from(counter[2]);
             counter = [
-                (p1 >> 32) as u32 ^ counter[1] ^ key[0],
+                (p1 >> 32) as u32 ^ counter[1] ^ key[0] as u32,
                 p1 as u32,
-                (p0 >> 32) as u32 ^ counter[3] ^ key[1],
+                (p0 >> 32) as u32 ^ counter[3] ^ key[1] as u32,
                 p0 as u32,
             ];
         }
@@ -43,6 +44,16 @@ impl PhiloxKeys {
     #[inline(always)]
     pub fn block(&self, block: u64) -> [u32; 4] {
         self.words([block as u32, (block >> 32) as u32, 0, 0])
+    }
+
+    /// The bytes of counter `block`: its words, each from its low byte up.
+    #[inline(always)]
+    pub fn bytes(&self, block: u64) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        for (bytes, word) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(self.block(block)) {
+            *bytes = word.to_le_bytes();
+        }
+        bytes
     }
 }
 
@@ -79,6 +90,16 @@ pub(super) fn portable<L: Lanes>(l: L, keys: &PhiloxKeys, block: u64) -> [L::U; 
     load(l, &group::<L>(keys, block))
 }
 
+/// The bytes of `GROUP / 16` counters.
+#[inline(always)]
+pub(super) fn portable_bytes<L: Lanes>(keys: &PhiloxKeys, block: u64) -> [u8; MAX_GROUP] {
+    let mut bytes = [0; MAX_GROUP];
+    for (i, bytes) in bytes[..L::GROUP].as_chunks_mut::<16>().0.iter_mut().enumerate() {
+        *bytes = keys.bytes(block.wrapping_add(i as u64));
+    }
+    bytes
+}
+
 /// Vectors that the low words of counters fit, with none to carry beyond them.
 #[inline(always)]
 fn carries(block: u64) -> bool {
@@ -89,6 +110,12 @@ fn carries(block: u64) -> bool {
 pub(super) use arm::neon;
 #[cfg(target_arch = "x86_64")]
 pub(super) use x86::{avx2, avx512};
+
+/// Counters as bytes.
+#[cfg(target_arch = "x86_64")]
+pub(super) mod bytes {
+    pub use super::x86::{avx2_bytes as avx2, avx512_bytes as avx512};
+}
 
 #[cfg(target_arch = "aarch64")]
 mod arm {
@@ -110,7 +137,7 @@ mod arm {
             let (high, zero) = (vdupq_n_u32((block >> 32) as u32), vdupq_n_u32(0));
             let mut counters = [[first(0), high, zero, zero], [first(4), high, zero, zero]];
             for [k0, k1] in keys.0 {
-                let (k0, k1) = (vdupq_n_u32(k0), vdupq_n_u32(k1));
+                let (k0, k1) = (vdupq_n_u32(k0 as u32), vdupq_n_u32(k1 as u32));
                 counters = counters.map(
                     #[inline(always)]
                     |c| {
@@ -158,7 +185,7 @@ mod x86 {
     use super::super::avx2::Avx2;
     use super::super::avx512::Avx512;
     use super::super::lanes::Lanes;
-    use super::{carries, load, OneByOne, PhiloxKeys, MULTIPLIERS};
+    use super::{carries, load, OneByOne, PhiloxKeys, MAX_GROUP, MULTIPLIERS};
     use std::arch::x86_64::*;
 
     /// The first two rounds, as far as they are the same for all counters: the key of the second in its first lane, and the
@@ -166,8 +193,8 @@ mod x86 {
     #[inline(always)]
     fn first_rounds(keys: &PhiloxKeys, block: u64) -> (u32, u32) {
         let [first, second, ..] = keys.0;
-        let product = u64::from(MULTIPLIERS[0]) * u64::from((block >> 32) as u32 ^ first[0]);
-        ((product >> 32) as u32 ^ second[1], product as u32)
+        let product = u64::from(MULTIPLIERS[0]) * (block >> 32 ^ first[0]);
+        ((product >> 32 ^ second[1]) as u32, product as u32)
     }
 
     /// Ten rounds of two chains of counters, step by step side by side: one alone would wait for its products. The unpacks
@@ -266,6 +293,53 @@ mod x86 {
         }
     }
 
+    /// Multipliers, or the keys of a round, for the first and third word of a counter, as they stand in its 128 bits.
+    #[inline(always)]
+    fn pair(words: &[u64; 2]) -> __m128i {
+        // SAFETY: the array is 16 bytes; SSE2 is part of the baseline.
+        unsafe { _mm_loadu_si128(words.as_ptr().cast()) }
+    }
+
+    const BY: [u64; 2] = [MULTIPLIERS[0] as u64, MULTIPLIERS[1] as u64];
+
+    /// Four counters, each in 128 bits as it is in memory.
+    #[inline(always)]
+    pub fn avx512_bytes(_l: Avx512, keys: &PhiloxKeys, block: u64) -> [u8; MAX_GROUP] {
+        let mut bytes = [0; MAX_GROUP];
+        // SAFETY: the token proves AVX-512, and the array is 64 bytes.
+        unsafe {
+            let by = _mm512_broadcast_i32x4(pair(&BY));
+            let first = _mm512_maskz_set1_epi64(0b0101_0101, block as i64);
+            let mut words = _mm512_add_epi64(first, _mm512_setr_epi64(0, 0, 1, 0, 2, 0, 3, 0));
+            for key in &keys.0 {
+                let product = _mm512_shuffle_epi32::<0b00_01_10_11>(_mm512_mul_epu32(words, by));
+                let key = _mm512_broadcast_i32x4(pair(key));
+                words = _mm512_ternarylogic_epi32::<0x96>(product, _mm512_srli_epi64::<32>(words), key);
+            }
+            _mm512_storeu_si512(bytes.as_mut_ptr().cast(), words);
+        }
+        bytes
+    }
+
+    /// Two counters, each in 128 bits as it is in memory.
+    #[inline(always)]
+    pub fn avx2_bytes(_l: Avx2, keys: &PhiloxKeys, block: u64) -> [u8; MAX_GROUP] {
+        let mut bytes = [0; MAX_GROUP];
+        // SAFETY: the token proves AVX2, and the array is 64 bytes.
+        unsafe {
+            let by = _mm256_broadcastsi128_si256(pair(&BY));
+            let mut words = _mm256_setr_epi64x(block as i64, 0, block.wrapping_add(1) as i64, 0);
+            for key in &keys.0 {
+                let product = _mm256_shuffle_epi32::<0b00_01_10_11>(_mm256_mul_epu32(words, by));
+                let mixed =
+                    _mm256_xor_si256(_mm256_srli_epi64::<32>(words), _mm256_broadcastsi128_si256(pair(key)));
+                words = _mm256_xor_si256(product, mixed);
+            }
+            _mm256_storeu_si256(bytes.as_mut_ptr().cast(), words);
+        }
+        bytes
+    }
+
     /// The next word of counters from the upper half of a product.
     #[inline(always)]
     fn shifted_8(product: __m256i, word: __m256i, key: __m256i) -> __m256i {
@@ -319,6 +393,15 @@ mod tests {
         }
     }
 
+    struct Bytes(PhiloxKeys, u64);
+
+    impl Kernel for Bytes {
+        type Out = Vec<u8>;
+        fn run<L: Lanes>(self, l: L) -> Vec<u8> {
+            l.philox_bytes(&self.0, self.1)[..L::GROUP].to_vec()
+        }
+    }
+
     /// Groups at every level, among them those where the low word of the counter carries.
     #[test]
     fn groups_are_counters_side_by_side() {
@@ -329,6 +412,9 @@ mod tests {
                 for level in Level::all_available() {
                     for (i, four) in dispatch_at(level, Group(keys, block)).chunks_exact(4).enumerate() {
                         assert_eq!(four, keys.block(block + i as u64), "{seed} {block} {}", level.name());
+                    }
+                    for (i, bytes) in dispatch_at(level, Bytes(keys, block)).chunks_exact(16).enumerate() {
+                        assert_eq!(bytes, keys.bytes(block + i as u64), "{seed} {block} {}", level.name());
                     }
                 }
             }

@@ -11,6 +11,7 @@ import pytest
 from dsv3_numerics import Recipe
 from dsv3_numerics.model import MLA, Cache, Config, Model, OpRecord, random_weights
 from dsv3_numerics.model.fields import SCHEMES
+from samples import AT_RANDOM
 
 TINY = Config.preset("tiny")
 V3 = Recipe.preset("deepseek_v3")
@@ -47,7 +48,7 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"compute": "float16"}, r"compute: found 'float16', expected one of float64, float32, bf16"),
     ({"accumulator": "volta"}, r"accumulator: found 'volta', expected one of none, hopper_fp8"),
     ({"rule": "mine"}, r"expected one of deepseek_v3, deepseek_v3_log2, .*vllm"),
-    *(({field: "bf16:stochastic"}, rf"{field}: .*seed") for field in SCHEMES),
+    *(({field: f"bf16:{mode}"}, rf"{field}: .*seed") for field in SCHEMES for mode in AT_RANDOM),
     (
         {"weights": "logfmt8", "activations": "e4m3:1x128:f32", "accumulator": "exact", "promote_every": 128},
         r"with weights 'logfmt8:1x128', which are none; expected accumulator none",

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 import dsv3_numerics as dn
 from dsv3_numerics import reference
 from dsv3_numerics.reference import FORMATS
-from samples import FINITE_FORMATS, ROUNDINGS, overflow_of, raw
+from samples import AT_RANDOM, FINITE_FORMATS, ROUNDINGS, overflow_of, raw
 
 SIGNED = [name for name in FORMATS if name != "float8_e8m0fnu"]
-MONOTONE = [mode for mode in ROUNDINGS if mode != "stochastic"]
+MONOTONE = [mode for mode in ROUNDINGS if mode not in AT_RANDOM]
 
 
 def _anything(width: int) -> st.SearchStrategy[NDArray[Any]]:
@@ -89,7 +89,7 @@ class TestCasts:
         """Down <= x <= up inside the range, and the nearest is one of the two."""
         x = _finite(x)
         x = x[np.abs(_wide(x)) <= dn.format_info(name).max]
-        modes: Any = ("down", "up", "nearest_even", "nearest_away", "stochastic", "toward_zero")
+        modes: Any = ("down", "up", "nearest_even", "nearest_away", "toward_zero", *AT_RANDOM)
         low, high, *others = (
             dn.decode(dn.encode(x, name, rounding=mode, seed=3), fmt=name, dtype=np.float64) for mode in modes
         )

@@ -89,7 +89,14 @@ def test_both_products_with_a_weight_take_the_same_codes() -> None:
     np.testing.assert_array_equal(_raw(dgrad(dy, w, recipe="nvfp4", seed=7)), _raw(want))
 
 
-@pytest.mark.parametrize("recipe", ["nvfp4", LinearRecipe(gradients="e4m3:1x128:f32:stochastic")])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "nvfp4",
+        LinearRecipe(gradients="e4m3:1x128:f32:stochastic"),
+        LinearRecipe.preset("nvfp4").replace(gradients="nvfp4:stochastic8"),
+    ],
+)
 def test_calls_with_one_generator_are_independent(recipe: Any) -> None:
     """Errors of two calls do not correlate; an integer gives the same bytes again."""
     dy, x = _draw(256, 64), _draw(256, 64, seed=1)

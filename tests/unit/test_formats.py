@@ -14,7 +14,17 @@ import dsv3_numerics as dn
 from dsv3_numerics import reference
 from dsv3_numerics.reference import FORMATS
 from dsv3_numerics.reference.formats import code_dtype
-from samples import FINITE_FORMATS, ROUNDINGS, SOURCES, boundaries, every_half, overflow_of, raw, tensor
+from samples import (
+    AT_RANDOM,
+    FINITE_FORMATS,
+    ROUNDINGS,
+    SOURCES,
+    boundaries,
+    every_half,
+    overflow_of,
+    raw,
+    tensor,
+)
 
 NANS = ["code", "zero", "max"]
 
@@ -109,7 +119,7 @@ def test_every_length_and_offset(name: str, source: str, simd_level: str) -> Non
                 assert (buffer[offset + n :] == 0x5A).all()
 
 
-@pytest.mark.parametrize("rounding", ["nearest_even", "stochastic"])
+@pytest.mark.parametrize("rounding", ["nearest_even", *AT_RANDOM])
 def test_threads_and_chunks_change_nothing(rounding: Any, threads: int, simd_level: str) -> None:
     """Above the sizes at which work is shared and stores bypass the cache, and not a multiple of anything."""
     x, expected = _large(rounding)
@@ -124,15 +134,36 @@ def _large(rounding: str) -> tuple[NDArray[Any], NDArray[Any]]:
     return x, raw(reference.encode(x, "float8_e5m2", rounding=rounding, seed=99))
 
 
-def test_stochastic_bits_belong_to_the_place_in_c_order(simd_level: str) -> None:
+@pytest.mark.parametrize("rounding", AT_RANDOM)
+def test_random_bits_belong_to_the_place_in_c_order(rounding: Any, simd_level: str) -> None:
     x = tensor((40, 50), seed=3)
-    whole = raw(dn.encode(x, "float8_e4m3fn", rounding="stochastic", seed=2**64 - 1))
-    turned = raw(dn.encode(x.T, "float8_e4m3fn", rounding="stochastic", seed=2**64 - 1))
-    expected = raw(reference.encode(x.T.copy(), "float8_e4m3fn", rounding="stochastic", seed=2**64 - 1))
+    options: Any = {"rounding": rounding, "seed": 2**64 - 1}
+    whole = raw(dn.encode(x, "float8_e4m3fn", **options))
+    turned = raw(dn.encode(x.T, "float8_e4m3fn", **options))
+    expected = raw(reference.encode(x.T.copy(), "float8_e4m3fn", **options))
     np.testing.assert_array_equal(turned, expected)
-    first = raw(dn.encode(x.reshape(-1)[:7], "float8_e4m3fn", rounding="stochastic", seed=2**64 - 1))
+    first = raw(dn.encode(x.reshape(-1)[:7], "float8_e4m3fn", **options))
     np.testing.assert_array_equal(whole.reshape(-1)[:7], first)
-    assert (whole != raw(dn.encode(x, "float8_e4m3fn", rounding="stochastic", seed=0))).any()
+    assert (whole != raw(dn.encode(x, "float8_e4m3fn", rounding=rounding, seed=0))).any()
+
+
+@pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2", "float4_e2m1fn", "float16", "e5m6"])
+@pytest.mark.parametrize("source", ["float32", "float64"])
+def test_eight_bits_carry(name: str, source: str, simd_level: str) -> None:
+    """Go up where the byte and the fraction's whole 256ths carry; what is less than one counts as none."""
+    table = reference.value_table(name)
+    values = np.unique(table[np.isfinite(table) & (table >= 0)])
+    low = np.concatenate([[0], np.random.default_rng(0).choice(values.size - 1, 40)])
+    below, above = values[low, None, None], values[low + 1, None, None]
+    whole = np.arange(256)[:, None]
+    shares = (
+        whole + np.array([0, 15 / 16])
+    ) / 256  # 12 bits, for which float32 has room below all of these formats
+    x = (below + shares * (above - below)).astype(SOURCES[source])
+    codes = dn.encode(x, name, rounding="stochastic8", seed=5)
+    up = reference.random_bytes(x.size, 5).reshape(x.shape) + whole.astype(np.uint64) >= 256
+    got = dn.decode(codes, fmt=name, dtype=np.float64)
+    np.testing.assert_array_equal(got, np.where(up, above, below))
 
 
 def test_float64_is_rounded_once(simd_level: str) -> None:

@@ -11,10 +11,20 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from dsv3_numerics.reference import FORMATS, decode, encode, pack, random_words, unpack, value_table
+from dsv3_numerics.reference import (
+    FORMATS,
+    decode,
+    encode,
+    pack,
+    random_bytes,
+    random_words,
+    unpack,
+    value_table,
+)
 from dsv3_numerics.reference.formats import code_dtype, round_to_odd
 from dsv3_numerics.reference.philox import philox4x32
 from samples import (
+    AT_RANDOM,
     FLOAT_FORMATS,
     ML_FORMATS,
     ROUNDINGS,
@@ -144,7 +154,7 @@ def _exact(x: float, name: str, rounding: str) -> float:
     return float(below if (below / (above - below)) % 2 == 0 else above)
 
 
-@pytest.mark.parametrize("rounding", [mode for mode in ROUNDINGS if mode != "stochastic"])
+@pytest.mark.parametrize("rounding", [mode for mode in ROUNDINGS if mode not in AT_RANDOM])
 @pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2fnuz", "float8_e3m4", "float4_e2m1fn", "int4"])
 def test_rounding_is_exact_in_fractions(name: str, rounding: str) -> None:
     for source in ("float32", "float64"):
@@ -192,6 +202,7 @@ def test_overflow_follows_the_rounding_direction() -> None:
         "nearest_away": inf,
         "nearest_toward_zero": inf,
         "stochastic": inf,
+        "stochastic8": inf,
         "toward_zero": [0x7B, 0xFB],
         "up": [0x7C, 0xFB],
         "down": [0x7B, 0xFC],
@@ -263,6 +274,22 @@ def test_stochastic_rounding_is_fair() -> None:
         > 1
     ).sum()
     assert abs(up - n / 4) < 6 * math.sqrt(n * 3 / 16)
+
+
+def test_eight_bits_are_the_bytes_of_the_words() -> None:
+    words = random_words(250, seed=2**40 + 7).astype("<u4")
+    np.testing.assert_array_equal(random_bytes(1000, seed=2**40 + 7), words.view(np.uint8))
+    np.testing.assert_array_equal(random_bytes(13, seed=2**40 + 7), words.view(np.uint8)[:13])
+
+
+def test_eight_bits_round_down_by_half_a_256th() -> None:
+    """The law of the bias: the mean of numbers spread evenly is 2**-9 of a step too small."""
+    n = 1 << 20
+    x = 1 + 0.125 * (np.arange(n) + 0.5) / n
+    got = encode(x, "float8_e4m3fn", rounding="stochastic8", seed=3).astype(np.float64)
+    bias = ((got - x) / 0.125).mean()
+    # Six standard errors of a number that is 0 or 1 by the fraction: its variance is 1/6 on average.
+    assert abs(bias + 2.0**-9) < 6 * math.sqrt(1 / 6 / n)
 
 
 @pytest.mark.parametrize("name", [n for n in FORMATS if FORMATS[n].bits in (4, 6, 12)])

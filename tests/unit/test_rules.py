@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 import dsv3_numerics as dn
 from dsv3_numerics import reference
 from dsv3_numerics.reference.quant import RULES as TABLE
-from samples import E2M1, SCALES, columns, raw, rules_of, same_quantized, tensor
+from samples import AT_RANDOM, E2M1, SCALES, columns, raw, rules_of, same_quantized, tensor
 
 f32 = np.float32
 FLT_MAX = np.finfo(f32).max
@@ -410,6 +410,10 @@ IMPOSSIBLE: dict[str, tuple[dict[str, Any], str]] = {
         {"rounding": "stochastic"},
         "seed: found None, expected an integer or a numpy.random.Generator",
     ),
+    "at random, 8 bits": (
+        {"rounding": "stochastic8"},
+        "seed: found None, expected an integer or a numpy.random.Generator",
+    ),
     "mx floor": ({"scale": "mx", "floor": 0}, "floor: found 0"),
     "global": ({"global_scale": "row"}, "global_scale: found 'row', but only scale='nvfp4'"),
     "global twice": (
@@ -448,19 +452,20 @@ def test_bad_spellings_of_rules(spelling: str) -> None:
         dn.quantize_tiles(np.ones((2, 64), f32), rule=spelling)
 
 
-def test_random_bits_come_from_the_callers_generator(simd_level: str) -> None:
+@pytest.mark.parametrize("rounding", AT_RANDOM)
+def test_random_bits_come_from_the_callers_generator(rounding: Any, simd_level: str) -> None:
     x = np.full(4096, 1.0625, f32)
     rng = np.random.default_rng(3)
-    one, two = (raw(dn.encode(x, "e4m3", rounding="stochastic", seed=rng)) for _ in range(2))
+    one, two = (raw(dn.encode(x, "e4m3", rounding=rounding, seed=rng)) for _ in range(2))
     # Bits that are independent agree in half the places, give or take five standard deviations.
     assert abs((one == two).mean() - 0.5) < 5 * 0.5 / 64
     again = np.random.default_rng(3)
-    np.testing.assert_array_equal(raw(dn.encode(x, "e4m3", rounding="stochastic", seed=again)), one)
+    np.testing.assert_array_equal(raw(dn.encode(x, "e4m3", rounding=rounding, seed=again)), one)
     with pytest.raises(ValueError, match=r"^seed: found None"):
-        dn.encode(x, "e4m3", rounding="stochastic")
+        dn.encode(x, "e4m3", rounding=rounding)
     x = np.linspace(-1, 1, 4096, dtype=f32)
     for call in (dn.quantize_tiles, dn.quantize_blocks):
-        options: Any = {"rounding": "stochastic", "scale": "float32"}
+        options: Any = {"rounding": rounding, "scale": "float32"}
         a, b = (call(x.reshape(32, 128), seed=5, **options) for _ in range(2))
         np.testing.assert_array_equal(raw(a.codes), raw(b.codes))
         c = call(x.reshape(32, 128), seed=rng, **options)

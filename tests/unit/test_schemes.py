@@ -73,6 +73,7 @@ def test_names_and_defaults_are_spelled_as_documented() -> None:
         "nvfp4:row:nvfp4_vllm",
         "e5m2:1x128:f32:stochastic",
         "nvfp4:nvfp4_four_over_six:stochastic",
+        "nvfp4:stochastic8",
         "e4m3:1x128:f32:deepgemm(amax_floor=0)",
         "e3m4b3_none:1x32:mx:even",
     ):
@@ -252,6 +253,7 @@ def test_quantize_writes_where_it_is_told() -> None:
         ("mxfp8", {"seed": 3}, "seed: found 3"),
         ("bf16", {"seed": 3}, "does not round at random"),
         ("bf16:stochastic", {}, "seed: found none"),
+        ("mxfp8:stochastic8", {}, "seed: found none"),
         ("logfmt8", {"rounding": "stochastic"}, "seed: found none"),
         ("logfmt8", {"rounding": "up"}, "expected one of linear"),
         ("bf16", {"rounding": "log"}, "expected one of nearest_even"),

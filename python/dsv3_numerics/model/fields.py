@@ -82,7 +82,7 @@ def _token_by_token(scheme: Scheme) -> str | None:
 
 
 def _without_seed(scheme: Scheme) -> str | None:
-    if getattr(scheme, "rounding", None) != "stochastic":
+    if not scheme.is_random:
         return None
     return "it rounds at random, and a forward has no seed for that; expected another rounding"
 

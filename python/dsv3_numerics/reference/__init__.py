@@ -13,7 +13,7 @@ from .accumulators import ACCUMULATORS
 from .formats import FORMATS, decode, encode, pack, unpack, value_table
 from .gemm import matmul_grouped_nt, matmul_nt, mma_step
 from .logfmt import LogFmt, logfmt_decode, logfmt_encode, logfmt_pack, logfmt_unpack
-from .philox import random_words
+from .philox import random_bytes, random_words
 from .quant import Quantized, dequantize, quantize_blocks, quantize_tiles, requantize_tiles
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "pack",
     "quantize_blocks",
     "quantize_tiles",
+    "random_bytes",
     "random_words",
     "requantize_tiles",
     "unpack",

@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .philox import random_words
+from .philox import random_bytes, random_words
 
 Array = NDArray[Any]
 Float64s = NDArray[np.float64]
@@ -177,6 +177,10 @@ def _stochastic(m: Float64s, negative: Array, words: Any) -> Float64s:
     return np.asarray(np.floor(m) + (words < np.floor((m - np.floor(m)) * 2.0**32)))
 
 
+def _stochastic8(m: Float64s, negative: Array, words: Any) -> Float64s:
+    return np.asarray(np.floor(m) + (np.floor((m - np.floor(m)) * 2.0**8) + words >= 2.0**8))
+
+
 def _nearest_toward_zero(m: Float64s, negative: Array, words: Any) -> Float64s:
     return np.ceil(m - 0.5)
 
@@ -190,7 +194,10 @@ _ROUND: dict[str, Callable[[Float64s, Array, Any], Float64s]] = {
     "up": lambda m, negative, words: np.where(negative, np.floor(m), np.ceil(m)),
     "down": lambda m, negative, words: np.where(negative, np.ceil(m), np.floor(m)),
     "stochastic": _stochastic,
+    "stochastic8": _stochastic8,
 }
+RANDOM_BITS = {"stochastic": random_words, "stochastic8": random_bytes}
+"""Modes that round at random, and the function that draws the bits of elements 0..n-1 from a seed."""
 # Where a mode's overflow is infinite (IEEE 754-2019, 7.4).
 _CARRIES: dict[str, Callable[[Array], Any]] = {
     "toward_zero": lambda negative: False,
@@ -244,7 +251,7 @@ def encode(
     rounding, overflow, nan, seed
         As in `dsv3_numerics.encode`.
     words : ndarray, shape of `x`, optional
-        The random words of stochastic rounding, instead of those of `seed` in C order.
+        The random bits of a mode that takes them, instead of those of `seed` in C order.
 
     Returns
     -------
@@ -264,11 +271,11 @@ def encode(
     name = format_name(fmt)
     f = format_row(name)
     given = np.asarray(x)
-    if rounding == "stochastic" and words is None:
-        words = random_words(given.size, seed).reshape(given.shape)
+    if rounding in RANDOM_BITS and words is None:
+        words = RANDOM_BITS[rounding](given.size, seed).reshape(given.shape)
     with np.errstate(invalid="ignore", over="ignore"):
         wide = np.asarray(given.astype(np.float64))
-        wide = round_to_odd(wide) if rounding == "stochastic" else wide
+        wide = round_to_odd(wide) if rounding in RANDOM_BITS else wide
         value = _round_on_grid(wide, f, rounding, words)
     negative, is_nan = np.signbit(wide), np.isnan(wide)
     if is_nan.any() and (nan == "raise" or (nan == "code" and nan_code(f) is None)):

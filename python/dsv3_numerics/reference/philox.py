@@ -1,6 +1,6 @@
 """Philox4x32-10, the counter-based generator behind stochastic rounding, vectorised in NumPy.
 
-Element ``i`` gets its 32 bits from ``(seed, i)`` alone, so chunks, threads and vector widths cannot
+Element ``i`` gets its 32 or 8 bits from ``(seed, i)`` alone, so chunks, threads and vector widths cannot
 change them.
 Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC '11.
 """
@@ -51,3 +51,15 @@ def random_words(n: int, seed: int) -> NDArray[np.uint64]:
     zero = np.zeros_like(block)
     key = np.array([[seed & 0xFFFFFFFF], [seed >> 32]], np.uint64)
     return philox4x32(np.stack([block & _LOW, block >> _HALF, zero, zero]), key).T.reshape(-1)[:n]
+
+
+def random_bytes(n: int, seed: int) -> NDArray[np.uint64]:
+    """Return the 8 random bits of elements 0..n-1: the words one after another, each from its low byte up.
+
+    Examples
+    --------
+    >>> [hex(byte) for byte in random_bytes(4, seed=0)]
+    ['0xd5', '0xe8', '0x27', '0x66']
+    """
+    words = random_words(-(-n // 4), seed)
+    return (words[:, None] >> np.arange(0, 32, 8, dtype=np.uint64) & np.uint64(0xFF)).reshape(-1)[:n]

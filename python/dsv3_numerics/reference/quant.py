@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .formats import (
+    RANDOM_BITS,
     Array,
     decode,
     encode,
@@ -20,7 +21,6 @@ from .formats import (
     nan_code,
     value_table,
 )
-from .philox import random_words
 
 Float32s = NDArray[np.float32]
 f32 = np.float32
@@ -412,7 +412,8 @@ def _quantize(
         if rule.max is not None:
             quotient = np.copysign(np.minimum(np.abs(quotient), fmax), quotient)
     rounding = options.rounding or rule.rounding
-    words = order(random_words(x.size, options.seed)) if rounding == "stochastic" else None
+    draw = RANDOM_BITS.get(rounding)
+    words = None if draw is None else order(draw(x.size, options.seed))
     codes = encode(quotient, name, rounding=rounding, words=words)
     row = format_row(name)
     e5m6 = (row.exp, row.man, row.bias, row.subnormals) == (5, 6, 15, True)

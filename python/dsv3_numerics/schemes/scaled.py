@@ -219,7 +219,7 @@ class Scaled(Scheme):
         (``nvfp4=0.002``), what stored scales are multiplied by. None: found.
     rounding : str or None
         How quotients become codes, see `encode`; None: as the rule says, mostly to nearest even. "stochastic"
-        takes a seed from whoever quantizes.
+        and "stochastic8" take a seed from whoever quantizes.
     requantize : bool
         True: dequantize and requantize a weight that is already quantized.
     """
@@ -385,7 +385,7 @@ class Scaled(Scheme):
         wide = format_info(self.format).bits > _BYTE
         if self.block[0] != 1 or wide or self.scale == "nvfp4" or self.rule == _FLASHMLA:
             return None
-        if self.rounding == "stochastic":
+        if self.is_random:
             return None
         rule = Rule.parse(DEFAULT_RULES[self.scale] if self.rule is None else self.rule)
         return self.format, self.block[1], self.scale, rule.columns(), self.rounding

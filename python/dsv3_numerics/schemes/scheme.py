@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .._arrays import Array, brief, source
+from .._arrays import RANDOM_ROUNDINGS, Array, brief, source
 from ..logfmt import LogFmt
 from ..quantized import Quantized
 
@@ -123,6 +123,11 @@ class Scheme(ABC):
         return False
 
     @property
+    def is_random(self) -> bool:
+        """True: it rounds at random, and needs a seed."""
+        return getattr(self, "rounding", None) in RANDOM_ROUNDINGS
+
+    @property
     def uses_scale_rule(self) -> bool:
         """True: a rule of someone's choice makes the scales, and the scheme names none."""
         return False
@@ -220,7 +225,7 @@ class Scheme(ABC):
 
         Formats and scales may not go together: it is found by trying.
         """
-        seed = {"seed": 0} if getattr(self, "rounding", None) == "stochastic" else {}
+        seed = {"seed": 0} if self.is_random else {}
         try:
             self.encode(np.zeros((1, 1), np.float32), **seed)
         except ValueError as error:
@@ -376,11 +381,11 @@ def refuse_settings(scheme: Scheme, settings: dict[str, Any]) -> None:
 
 def check_seed(scheme: Scheme, rounding: str, seed: Any) -> None:
     """Ask for a seed exactly where a scheme rounds at random."""
-    if rounding == "stochastic" and seed is None:
+    if rounding in RANDOM_ROUNDINGS and seed is None:
         raise ValueError(
             f"seed: found none for scheme '{scheme}', which rounds at random; expected quantize(..., seed=)"
         )
-    if rounding != "stochastic" and seed is not None:
+    if rounding not in RANDOM_ROUNDINGS and seed is not None:
         raise ValueError(f"seed: found {seed}, but scheme '{scheme}' does not round at random; leave it out")
 
 

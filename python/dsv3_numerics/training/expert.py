@@ -96,9 +96,7 @@ def quantize_weights(
 def _weights_generator(recipe: ExpertRecipe, seed: Seed) -> np.random.Generator | None:
     """Return a generator where weights need one."""
     layers = (recipe.up.weights, recipe.down.weights)
-    return (
-        recipe.generator(seed) if any(getattr(w, "rounding", None) == "stochastic" for w in layers) else None
-    )
+    return recipe.generator(seed) if any(w.is_random for w in layers) else None
 
 
 def _quantized_weights(
@@ -234,7 +232,7 @@ def _forward_is_random(recipe: ExpertRecipe) -> bool:
     """Tell whether forward rounds at random; the rest of a recipe's randomness is backward's."""
     layers = (recipe.up, recipe.down)
     schemes = [s for r in layers for s in (r.activations, r.weights, r.saved_activations)]
-    return any(getattr(s, "rounding", None) == "stochastic" for s in (*schemes, recipe.saved))
+    return any(s is not None and s.is_random for s in (*schemes, recipe.saved))
 
 
 def hooked_backward(

@@ -160,7 +160,7 @@ class LinearRecipe(PresetFamily):
     def is_random(self) -> bool:
         """True: something is rounded or rotated at random, and whoever computes gives a seed."""
         schemes = (self.activations, self.weights, self.gradients, self.saved_activations)
-        return self.hadamard is not None or any(map(_at_random, schemes))
+        return self.hadamard is not None or any(s is not None and s.is_random for s in schemes)
 
     def generator(self, seed: Seed) -> np.random.Generator | None:
         """Return what random bits are drawn from; None where there are none.
@@ -377,12 +377,12 @@ class ExpertRecipe(PresetFamily):
     @property
     def is_random(self) -> bool:
         """True: something is rounded or rotated at random, and whoever computes gives a seed."""
-        return bool(self.up.is_random or self.down.is_random or _at_random(self.saved))
+        return bool(self.up.is_random or self.down.is_random or self.saved.is_random)
 
     def generator(self, seed: Seed) -> np.random.Generator | None:
         """Return what random bits are drawn from; None where there are none. See `LinearRecipe.generator`."""
         random = next((recipe for recipe in (self.up, self.down) if recipe.is_random), None)
-        if random is None and _at_random(self.saved):
+        if random is None and self.saved.is_random:
             random = self.up.replace(activations=self.saved)
         return None if random is None else random.generator(seed)
 
@@ -398,13 +398,9 @@ class ExpertRecipe(PresetFamily):
 _NO_FLOOR = ("mx", "nvfp4")
 
 
-def _at_random(scheme: Any) -> bool:
-    return getattr(scheme, "rounding", None) == "stochastic"
-
-
 def _seed_of(scheme: Scheme, seed: np.random.Generator | None) -> np.random.Generator | None:
     """Return the seed of a scheme that rounds at random, and none for others."""
-    return seed if _at_random(scheme) else None
+    return seed if scheme.is_random else None
 
 
 def _parsed(name: str, value: Any) -> Scheme:
