@@ -119,7 +119,9 @@ class WholeArray:
         amax = self.given
         if amax is None:
             self.found = amax = np.empty(math.prod(self.shape), np.float32)
-            _core.amax((self.data, self.kind), self.layout, amax)
+            top = _core.amax((self.data, self.kind), self.layout, amax)
+            if each == "tensor" and math.isfinite(top):
+                return np.asarray(top, np.float32)
         axis = self.axis if each == "row" else None
         amax = amax.reshape(self.shape)
         tops = np.asarray(amax.max(axis=axis, keepdims=each == "row", initial=0))

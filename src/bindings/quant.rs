@@ -106,9 +106,9 @@ fn candidates_of(given: &[f32]) -> PyResult<[f32; CANDIDATES]> {
     Ok(candidates)
 }
 
-/// The largest magnitude of each block.
+/// The largest magnitude of each block; returns that of all.
 #[pyfunction]
-fn amax(py: Python<'_>, src: HeldInput<'_>, layout: Blocks, mut out: SliceMut<'_, f32>) -> PyResult<()> {
+fn amax(py: Python<'_>, src: HeldInput<'_>, layout: Blocks, mut out: SliceMut<'_, f32>) -> PyResult<f32> {
     let (src, out) = (src.view()?, out.view()?);
     detached(py, || quant::amax(src, layout, out))
 }

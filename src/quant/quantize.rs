@@ -432,7 +432,7 @@ impl<S: Source, C: Code, const PLAIN: bool> Kernel for Bands<'_, S, C, PLAIN> {
                 } else {
                     amax.fill(0);
                     for row in src.chunks(cols) {
-                        raise_blocks::<L, S>(l, &row[start..end], block_cols, amax);
+                        raise_blocks::<L, S>(l, &row[start..end], block_cols, amax, 0);
                     }
                 }
                 let dirty = largest(amax) >= INFINITY;

@@ -36,14 +36,59 @@ pub(super) fn run_amax<L: Lanes, S: Source>(l: L, src: &[S::Item]) -> u32 {
     l.hmax(l.max(l.max(m[0], m[1]), l.max(m[2], m[3])))
 }
 
-/// Raises each block's maximum over a run that begins with a block.
+/// Blocks of a few vectors each, as many at a time as there are lanes: raises their maxima and returns how many they are.
+struct RaiseNarrow<'a, S: Source, const VECTORS: usize> {
+    run: &'a [S::Item],
+    amax: &'a mut [u32],
+    /// Bytes to prefetch ahead of loads; 0 where they are in cache.
+    ahead: usize,
+}
+
+impl<S: Source, const VECTORS: usize> Kernel for RaiseNarrow<'_, S, VECTORS> {
+    type Out = usize;
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) -> usize {
+        let RaiseNarrow { run, amax, ahead } = self;
+        let absolute = l.u32(ABSOLUTE);
+        let runs = run.chunks_exact(VECTORS * L::N * L::N);
+        let done = runs.len() * L::N;
+        for (run, amax) in runs.zip(amax.chunks_exact_mut(L::N)) {
+            let mut most = [l.u32(0); WIDEST];
+            for (i, most) in most[..L::N].iter_mut().enumerate() {
+                for j in VECTORS * i..VECTORS * (i + 1) {
+                    let vector = &run[j * L::N..(j + 1) * L::N];
+                    if ahead > 0 {
+                        l.prefetch(vector, ahead);
+                    }
+                    *most = l.max(*most, l.and(l.bits(S::load(l, vector)), absolute));
+                }
+            }
+            l.store_u32(l.max(l.load_u32(amax), l.hmax_each(&most)), amax);
+        }
+        done
+    }
+}
+
+/// Raises each block's maximum over a run that begins with a block; `ahead` as for [`RaiseNarrow`].
 #[inline(always)]
-pub(super) fn raise_blocks<L: Lanes, S: Source>(l: L, run: &[S::Item], block_cols: usize, amax: &mut [u32]) {
+pub(super) fn raise_blocks<L: Lanes, S: Source>(
+    l: L,
+    run: &[S::Item],
+    block_cols: usize,
+    amax: &mut [u32],
+    ahead: usize,
+) {
     if block_cols == 1 {
         return raise_each::<L, S>(l, run, amax);
     }
     let mut done = 0;
-    if block_cols.is_multiple_of(L::N) {
+    if block_cols == L::N {
+        done = l.call(RaiseNarrow::<S, 1> { run, amax, ahead });
+    } else if block_cols == 2 * L::N {
+        done = l.call(RaiseNarrow::<S, 2> { run, amax, ahead });
+    } else if block_cols == 4 * L::N {
+        done = l.call(RaiseNarrow::<S, 4> { run, amax, ahead });
+    } else if block_cols.is_multiple_of(L::N) {
         // As many blocks at a time as there are lanes, so that each lane of a vector becomes the maximum of one.
         let absolute = l.u32(ABSOLUTE);
         for run in run.chunks_exact(block_cols.saturating_mul(L::N)) {
