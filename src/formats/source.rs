@@ -65,6 +65,18 @@ macro_rules! each_input {
 }
 pub(crate) use each_input;
 
+impl<'a> Input<'a> {
+    /// Some of the elements.
+    pub(crate) fn part(self, range: std::ops::Range<usize>) -> Input<'a> {
+        match self {
+            Input::F32(src) => Input::F32(&src[range]),
+            Input::F64(src) => Input::F64(&src[range]),
+            Input::F16(src) => Input::F16(&src[range]),
+            Input::Bf16(src) => Input::Bf16(&src[range]),
+        }
+    }
+}
+
 /// Codes to read, one in each byte or word.
 #[derive(Clone, Copy, Debug)]
 pub enum Codes<'a> {

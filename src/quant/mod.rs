@@ -13,6 +13,7 @@ mod dequantize;
 mod layout;
 pub mod logfmt;
 mod native;
+mod nonfinite;
 mod panel;
 mod place;
 mod quantize;

@@ -2,20 +2,21 @@
 
 use super::amax::{amax_bits, RUN};
 use super::layout::{Blocks, RowPart};
-use super::native::each_native;
+use super::native::{each_native, with_part, Native};
+use super::nonfinite::{numbers_amax, FindNonFinite, RaiseNumbers, INFINITY};
 use super::panel::{BlockScales, Limits, Prepare};
 use super::rule::{AmaxNan, Rule, ScaleKind, Subnormals, RULES};
 use super::scale::{largest, Global, Scaler};
 use super::search::search;
 use super::transform::{raise_blocks, Encode, EncodeAny, RunScales};
 use crate::error::{same_length, Error};
-use crate::formats::encode::{widen, wrong_width};
+use crate::formats::encode::wrong_width;
 use crate::formats::lanes::LaneRounder;
 use crate::formats::near::Near;
 use crate::formats::round::{named_enum, Rounder, Rounding};
-use crate::formats::source::{Code, CodesMut, Input, Source};
+use crate::formats::source::{Bf16, Code, CodesMut, Input, Source, F32};
 use crate::formats::table::{Format, Top};
-use crate::simd::{dispatch, Kernel, Lanes, Narrow, MAX_GROUP};
+use crate::simd::{dispatch, Kernel, Lanes, Narrow};
 use crate::threads::{run_tasks, threads_for};
 
 named_enum! {
@@ -126,23 +127,10 @@ pub fn quantize(
             return Err(range(what, *g, "finite numbers above 0"));
         }
     }
-    let spoiled = each_native!(src, S, src => match codes {
-        CodesMut::U8(codes) if format.bits() <= 8 => {
-            if job.near.is_none_or(|near| near.plain()) {
-                job.all::<S, u8, true>(src, blocks, options.from, codes, scales)
-            } else {
-                job.all::<S, u8, false>(src, blocks, options.from, codes, scales)
-            }
-        }
-        CodesMut::U16(codes) if format.bits() > 8 => {
-            if job.near.is_none_or(|near| near.plain()) {
-                job.all::<S, u16, true>(src, blocks, options.from, codes, scales)
-            } else {
-                job.all::<S, u16, false>(src, blocks, options.from, codes, scales)
-            }
-        }
-        _ => return Err(wrong_width(format)),
-    });
+    let spoiled = match src {
+        Input::Bf16(_) => job.codes::<Bf16>(src, blocks, options.from, codes, scales)?,
+        _ => job.codes::<F32>(src, blocks, options.from, codes, scales)?,
+    };
     if spoiled && options.nonfinite == NonFinitePolicy::Raise {
         let (index, value) = each_native!(src, S, src => dispatch(FindNonFinite::<S>(src)))
             .map_or((0, "inf"), |(i, nan)| (i, if nan { "NaN" } else { "inf" }));
@@ -169,6 +157,10 @@ struct Job<'a> {
     narrow: Option<(Narrow, f32)>,
     rounder: LaneRounder,
 }
+
+/// A part of an input, its columns, the indices of its first element and block, largest magnitudes where they are known, and
+/// where codes and scales go.
+type Part<'a, C> = (Input<'a>, usize, [usize; 2], Option<&'a [f32]>, &'a mut [C], &'a mut [u8]);
 
 impl<'a> Job<'a> {
     fn new(format: &'static Format, options: &QuantizeOptions<'a>) -> Result<Job<'a>, Error> {
@@ -219,10 +211,31 @@ impl<'a> Job<'a> {
         })
     }
 
-    /// Quantizes everything; says whether anything was not finite.
-    fn all<S: Source, C: Code, const PLAIN: bool>(
+    /// The same for any width of codes.
+    fn codes<S: Native>(
         &self,
-        src: &[S::Item],
+        src: Input<'_>,
+        blocks: Blocks,
+        from: ScaleSource<'_>,
+        codes: CodesMut<'_>,
+        scales: &mut [u8],
+    ) -> Result<bool, Error> {
+        let plain = self.near.is_none_or(|near| near.plain());
+        Ok(match (codes, self.format.bits() <= 8, plain) {
+            (CodesMut::U8(codes), true, true) => self.all::<S, u8, true>(src, blocks, from, codes, scales),
+            (CodesMut::U8(codes), true, false) => self.all::<S, u8, false>(src, blocks, from, codes, scales),
+            (CodesMut::U16(codes), false, true) => self.all::<S, u16, true>(src, blocks, from, codes, scales),
+            (CodesMut::U16(codes), false, false) => {
+                self.all::<S, u16, false>(src, blocks, from, codes, scales)
+            }
+            _ => return Err(wrong_width(self.format)),
+        })
+    }
+
+    /// Quantizes everything; says whether anything was not finite.
+    fn all<S: Native, C: Code, const PLAIN: bool>(
+        &self,
+        src: Input<'_>,
         blocks: Blocks,
         from: ScaleSource<'_>,
         codes: &mut [C],
@@ -241,10 +254,10 @@ impl<'a> Job<'a> {
         let known = match from {
             ScaleSource::Found => None,
             ScaleSource::Known(known) => Some(known),
-            _ => return self.two_passes::<S, C, PLAIN>(src, flat, from, codes, scales),
+            _ => return self.two_passes::<S, C, PLAIN>(&S::whole(src), flat, from, codes, scales),
         };
         if searching || block > BLOCK_LIMIT || starved {
-            self.two_passes::<S, C, PLAIN>(src, flat, from, codes, scales)
+            self.two_passes::<S, C, PLAIN>(&S::whole(src), flat, from, codes, scales)
         } else {
             self.one_pass::<S, C, PLAIN>(src, flat, known, codes, scales)
         }
@@ -259,9 +272,9 @@ impl<'a> Job<'a> {
     }
 
     /// Amax, scales and codes of each band of blocks, or of each run where blocks are one row high.
-    fn one_pass<S: Source, C: Code, const PLAIN: bool>(
+    fn one_pass<S: Native, C: Code, const PLAIN: bool>(
         &self,
-        src: &[S::Item],
+        src: Input<'_>,
         flat: Blocks,
         known: Option<&[f32]>,
         codes: &mut [C],
@@ -274,23 +287,30 @@ impl<'a> Job<'a> {
             let (here, after) = std::mem::take(&mut codes).split_at_mut(part.elements);
             let (stored, left) = std::mem::take(&mut scales).split_at_mut(part.blocks * width);
             (codes, scales) = (after, left);
-            let task = Bands::<S, C, PLAIN> {
-                job: self,
-                at,
-                block,
-                src: &src[at..at + part.elements],
-                known: known.map(|known| &known[block..block + part.blocks]),
-                cols: part.cols,
-                block_rows: flat.block_rows,
-                block_cols: flat.block_cols,
-                codes: here,
-                scales: stored,
-            };
+            let known = known.map(|known| &known[block..block + part.blocks]);
+            let task = (src.part(at..at + part.elements), part.cols, [at, block], known, here, stored);
             (at, block) = (at + part.elements, block + part.blocks);
             task
         });
         let tasks = tasks.collect();
-        run_tasks(src.len(), tasks, dispatch).into_iter().any(|spoiled| spoiled)
+        let run = |(src, cols, [at, block], known, codes, scales): Part<'_, C>| {
+            with_part::<S, _>(src, |src| {
+                let (job, [block_rows, block_cols]) = (self, [flat.block_rows, flat.block_cols]);
+                dispatch(Bands::<S, C, PLAIN> {
+                    job,
+                    at,
+                    block,
+                    src,
+                    known,
+                    cols,
+                    block_rows,
+                    block_cols,
+                    codes,
+                    scales,
+                })
+            })
+        };
+        run_tasks(src.len(), tasks, run).into_iter().any(|spoiled| spoiled)
     }
 
     /// All scales first, then all codes: for blocks too large for a task, and for scales that do not come from amax alone.
@@ -338,47 +358,6 @@ impl<'a> Job<'a> {
         let tasks = tasks.collect();
         run_tasks(src.len(), tasks, dispatch);
         spoiled
-    }
-}
-
-const INFINITY: u32 = 0x7F80_0000;
-
-/// Replaces each amax that is NaN by that of the block's numbers.
-fn numbers_amax<S: Source>(src: &[S::Item], flat: Blocks, amax: &mut [u32]) {
-    if !amax.iter().any(|a| *a > INFINITY) {
-        return;
-    }
-    let spoiled: Vec<bool> = amax.iter().map(|a| *a > INFINITY).collect();
-    for (a, spoiled) in amax.iter_mut().zip(&spoiled) {
-        *a = if *spoiled { 0 } else { *a };
-    }
-    let mut bits = [0; MAX_GROUP];
-    for (row, src) in src.chunks(flat.cols).enumerate() {
-        let first = flat.band_of_row(row) * flat.across();
-        for (k, src) in src.chunks(MAX_GROUP).enumerate() {
-            dispatch(Widen::<S> { src, bits: &mut bits });
-            for (i, bits) in bits[..src.len()].iter().enumerate() {
-                let block = first + (k * MAX_GROUP + i) / flat.block_cols;
-                let magnitude = bits & 0x7FFF_FFFF;
-                if spoiled[block] && magnitude <= INFINITY {
-                    amax[block] = amax[block].max(magnitude);
-                }
-            }
-        }
-    }
-}
-
-/// The float32 bits of a group.
-struct Widen<'a, S: Source> {
-    src: &'a [S::Item],
-    bits: &'a mut [u32; MAX_GROUP],
-}
-
-impl<S: Source> Kernel for Widen<'_, S> {
-    type Out = ();
-    #[inline(always)]
-    fn run<L: Lanes>(self, l: L) {
-        widen::<L, S>(l, self.src, self.bits);
     }
 }
 
@@ -472,34 +451,6 @@ impl<S: Source, C: Code, const PLAIN: bool> Kernel for Bands<'_, S, C, PLAIN> {
 /// Bytes ahead of a long row's loads: two panels, since each is passed over twice.
 const ROW_AHEAD: usize = 16 * 1024;
 
-/// The largest magnitudes of the numbers in blocks whose amax is NaN.
-struct RaiseNumbers<'a, S: Source> {
-    src: &'a [S::Item],
-    cols: usize,
-    start: usize,
-    end: usize,
-    block_cols: usize,
-    amax: &'a mut [u32],
-}
-
-impl<S: Source> Kernel for RaiseNumbers<'_, S> {
-    type Out = ();
-    #[inline(always)]
-    fn run<L: Lanes>(self, l: L) {
-        let blocks = self.amax.iter_mut().zip((self.start..self.end).step_by(self.block_cols));
-        let mut bits = [0; MAX_GROUP];
-        for (amax, from) in blocks.filter(|(amax, _)| **amax > INFINITY) {
-            *amax = 0;
-            let to = (from + self.block_cols).min(self.end);
-            for src in self.src.chunks(self.cols).flat_map(|row| row[from..to].chunks(MAX_GROUP)) {
-                widen::<L, S>(l, src, &mut bits);
-                let magnitudes = bits[..src.len()].iter().map(|b| b & 0x7FFF_FFFF);
-                *amax = magnitudes.filter(|b| *b <= INFINITY).fold(*amax, u32::max);
-            }
-        }
-    }
-}
-
 impl Job<'_> {
     #[inline(always)]
     fn encode<L: Lanes, S: Source, C: Code, const PLAIN: bool>(
@@ -576,23 +527,5 @@ impl<S: Source, C: Code, const PLAIN: bool> Kernel for Rows<'_, S, C, PLAIN> {
             job.encode::<L, S, C, PLAIN>(l, (scales, safe), at + k * part.cols, src, out, ROW_AHEAD);
             fresh = false;
         }
-    }
-}
-
-/// The first element that is not finite, and whether it is NaN.
-struct FindNonFinite<'a, S: Source>(&'a [S::Item]);
-
-impl<S: Source> Kernel for FindNonFinite<'_, S> {
-    type Out = Option<(usize, bool)>;
-    #[inline(always)]
-    fn run<L: Lanes>(self, l: L) -> Option<(usize, bool)> {
-        for (k, src) in self.0.chunks(MAX_GROUP).enumerate() {
-            let mut bits = [0u32; MAX_GROUP];
-            widen::<L, S>(l, src, &mut bits);
-            if let Some(i) = bits[..src.len()].iter().position(|b| b & 0x7FFF_FFFF >= 0x7F80_0000) {
-                return Some((k * MAX_GROUP + i, bits[i] & 0x7FFF_FFFF > 0x7F80_0000));
-            }
-        }
-        None
     }
 }
