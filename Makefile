@@ -108,7 +108,7 @@ manylinux: $(PY) ## build a wheel for any Linux of the last decade into dist/, l
 	PATH="$(abspath $(VENV))/bin:$$PATH" RUSTFLAGS="$$(.ci/rustflags)" $(PY) -m maturin build --release --zig --compatibility manylinux2014 --out dist
 
 release: $(PY) ## sdist and wheel into dist/, checked, and tried in every CPython here (REPOSITORY=URL for links)
-	$(PIP) install "maturin[zig]>=1.9,<2" "auditwheel>=6" "twine>=6.1"
+	$(PIP) install "maturin[zig]>=1.9,<2" "auditwheel>=6" "twine>=6.1" "zopflipy>=1.11"
 	$(PY) .ci/release.py dist $(if $(REPOSITORY),--repository $(REPOSITORY))
 
 publish: ## attach dist/ to the release of the tag TAG of the repository, by its command line (in CI)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from release import absolute, pythons, stamp
+from release import absolute, pythons, repack, stamp
 
 ROOT = Path(__file__).parents[2]
 HOST = "https://host.example/owner/name"
@@ -52,6 +54,22 @@ def test_the_metadata_get_links(tmp_path: Path) -> None:
 def test_what_is_no_address_is_refused(address: str, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="--repository: found"):
         stamp(tmp_path, address, "v1")
+
+
+def test_a_wheel_is_packed_anew_with_the_same_files(tmp_path: Path) -> None:
+    pytest.importorskip("zopfli", reason="only a release packs anew")
+    wheel = tmp_path / "a-1-cp311-abi3-any.whl"
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("README.md", "pyproject.toml"):
+            archive.write(ROOT / name, name)
+    before = wheel.read_bytes()
+    repack(wheel)
+    assert len(wheel.read_bytes()) < len(before)
+    with zipfile.ZipFile(wheel) as new, zipfile.ZipFile(io.BytesIO(before)) as old:
+        assert [(i.filename, i.CRC, i.external_attr, i.date_time) for i in new.infolist()] == [
+            (i.filename, i.CRC, i.external_attr, i.date_time) for i in old.infolist()
+        ]
+    assert [path.name for path in tmp_path.iterdir()] == [wheel.name]
 
 
 def test_this_python_is_found() -> None:
