@@ -276,7 +276,7 @@ impl Lanes for Neon {
     fn fdiv_by(self, a: Self::F, b: Self::F, r: Self::F) -> Self::F {
         // SAFETY: the token proves NEON.
         let one = |a: float32x4_t, b: float32x4_t, r: float32x4_t| unsafe {
-            // Of the quotient's negative, so that a residual of +0 leaves a zero its sign.
+            // The quotient's negative, so that a residual of +0 leaves a zero its sign.
             let q = vmulq_f32(a, vnegq_f32(r));
             vnegq_f32(vfmsq_f32(q, vfmaq_f32(a, q, b), r))
         };

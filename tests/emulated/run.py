@@ -320,7 +320,7 @@ def interpreter(folder: Path) -> Path:
     if not made:
         raise SystemExit("no wheel of the target in dist/; `make arm-wheel` makes one")
     zipfile.ZipFile(made[-1]).extractall(site)
-    # What tests start is to run under emulation, too.
+    # Programs that tests start run under emulation, too.
     (site / "sitecustomize.py").write_text(f"import sys\n\nsys.executable = {str(script)!r}\n")
     # The emulator's own CPU has extensions whose emulation raises flags of arithmetic that no CPU raises.
     known = f"QEMU_CPU=cortex-a72 OPENBLAS_NUM_THREADS=1 DSV3_NUMERICS_THREADS=1 PYTHONPATH={site}"
