@@ -124,35 +124,49 @@ pub fn threads_for(work: usize) -> usize {
 /// Runs `f` on every task, in parallel where `work`, the size of the whole in elements as cheap as those of a cast, makes
 /// it worth while. The results stand in the order of the tasks.
 pub fn run_tasks<T: Send, R: Send>(work: usize, tasks: Vec<T>, f: impl Fn(T) -> R + Sync) -> Vec<R> {
-    let parallel = tasks.len() > 1 && threads_for(work) > 1;
-    let Some(pool) = parallel.then(pool).flatten() else {
-        let one = |task| {
-            interrupt::poll();
-            call(&f, task)
-        };
-        return tasks.into_iter().map(one).collect();
+    // Loops over slots, and one function for both ways: this is compiled once for each kind of task, and iterators that
+    // are collected would be half of the library's code for threads.
+    let count = tasks.len();
+    let mut slots = Vec::with_capacity(count);
+    for task in tasks {
+        slots.push(Mutex::new(Slot::Waiting(task)));
+    }
+    let one = |i: usize| {
+        let waiting = std::mem::replace(&mut *unlock(&slots[i]), Slot::Taken);
+        if let Slot::Waiting(task) = waiting {
+            let result = f(task);
+            *unlock(&slots[i]) = Slot::Done(result);
+        }
     };
-    let tasks: Vec<_> = tasks.into_iter().map(|task| Mutex::new(Some(task))).collect();
-    let results: Vec<_> = tasks.iter().map(|_| Mutex::new(None)).collect();
-    run_indexed(&pool.pool, tasks.len(), &|i| {
-        let task = unlock(&tasks[i]).take();
-        *unlock(&results[i]) = task.map(|task| call(&f, task));
-    });
+    let shared = count > 1 && threads_for(work) > 1;
+    run_indexed(if shared { pool() } else { None }, count, &one);
+    let mut results = Vec::with_capacity(count);
+    for slot in slots {
+        if let Slot::Done(result) = slot.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            results.push(result);
+        }
+    }
     results
-        .into_iter()
-        .filter_map(|result| result.into_inner().unwrap_or_else(PoisonError::into_inner))
-        .collect()
 }
 
-/// Runs `f` on a task. On its own, so that a kernel is compiled once and not for each of the two ways that lead to it.
-#[inline(never)]
-fn call<T, R>(f: &impl Fn(T) -> R, task: T) -> R {
-    f(task)
+/// A task on its way.
+enum Slot<T, R> {
+    Waiting(T),
+    Taken,
+    Done(R),
 }
 
-/// Runs `f` on the numbers below `count` in the pool. Not generic: rayon's machinery is compiled once, which is a fifth
-/// of the crate otherwise.
-fn run_indexed(pool: &ThreadPool, count: usize, f: &(dyn Fn(usize) + Sync)) {
+/// Runs `f` on the numbers below `count`, in the pool if there is one. Not generic: rayon's machinery is compiled once,
+/// which is a fifth of the crate otherwise.
+fn run_indexed(pool: Option<Arc<SizedPool>>, count: usize, f: &(dyn Fn(usize) + Sync)) {
+    let Some(pool) = pool else {
+        for i in 0..count {
+            interrupt::poll();
+            f(i);
+        }
+        return;
+    };
+    let pool = &pool.pool;
     let all = |f: &(dyn Fn(usize) + Sync)| (0..count).into_par_iter().with_max_len(1).for_each(f);
     match interrupt::hook() {
         Some(hook) if rayon::current_thread_index().is_none() => watch(pool, hook, &|stop| {

@@ -11,6 +11,8 @@ use crate::simd::f16_to_f32;
 pub trait Meaning<C>: Copy + Sync {
     /// True: errors of numbers are counted.
     const MEASURED: bool = true;
+    /// True: too rare for a kernel at each level.
+    const RARE: bool = false;
     /// Differing bits of two codes.
     fn changed(self, a: C, b: C) -> u32;
     /// Distance of two codes.
@@ -131,6 +133,7 @@ floats! {
 macro_rules! integers {
     ($($code:ty, $signed:ty, $wide:ty, $bin:ident;)*) => {$(
         impl Meaning<$code> for Integer {
+            const RARE: bool = true;
             #[inline(always)]
             fn changed(self, a: $code, b: $code) -> u32 {
                 (a ^ b).count_ones()
@@ -198,9 +201,10 @@ impl<'a, const MEASURED: bool> Table<'a, MEASURED> {
 }
 
 macro_rules! tables {
-    ($($code:ty),*) => {$(
+    ($($code:ty, $rare:literal;)*) => {$(
         impl<const MEASURED: bool> Meaning<$code> for Table<'_, MEASURED> {
             const MEASURED: bool = MEASURED;
+            const RARE: bool = $rare;
             #[inline(always)]
             fn changed(self, a: $code, b: $code) -> u32 {
                 (a ^ b).count_ones()
@@ -237,4 +241,7 @@ macro_rules! tables {
     )*};
 }
 
-tables!(u8, u16);
+tables! {
+    u8, false;
+    u16, true;
+}

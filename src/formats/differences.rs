@@ -8,7 +8,7 @@ use super::code_meaning::{Bfloat16, Float16, Float32, Float64, Integer, Meaning,
 use super::code_pairs;
 use super::code_tiles::{largest, split, TileWalk, Tiles, BLOCK, MAX_EDGE};
 use crate::error::{same_length, Error};
-use crate::simd::{dispatch, Kernel, Lanes};
+use crate::simd::{dispatch, portable, Kernel, Lanes};
 use std::marker::PhantomData;
 
 pub use super::code_tiles::TileGrid;
@@ -162,7 +162,8 @@ fn run<C: Copy + Eq + Default + Sync, M: Meaning<C>>(
     meaning: M,
 ) -> Result<Differences, Error> {
     let found = split(whole, CHUNK, |from, task| {
-        let mut found = dispatch(Run { task, meaning });
+        let task = Run { task, meaning };
+        let mut found = if M::RARE { portable(task) } else { dispatch(task) };
         found.first = found.first.map(|at| at + from);
         found
     })?;

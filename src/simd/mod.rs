@@ -275,5 +275,10 @@ pub fn dispatch_at<K: Kernel>(level: Level, kernel: K) -> K::Out {
         }
     }
     let _ = level;
+    portable(kernel)
+}
+
+/// Runs a kernel at the portable level, which defines what the others give: for what is too rare to be compiled for each.
+pub fn portable<K: Kernel>(kernel: K) -> K::Out {
     scalar::Scalar.enter(kernel)
 }
