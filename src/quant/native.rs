@@ -75,9 +75,18 @@ thread_local! {
     static ROOM: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
+/// The largest room that a thread keeps, in elements: 4 MiB. A block may be as tall as its array.
+const KEPT: usize = 1 << 20;
+
 /// Runs `f` on a part of an input.
 pub(super) fn with_part<S: Native, R>(input: Input<'_>, f: impl FnOnce(&[S::Item]) -> R) -> R {
-    ROOM.with_borrow_mut(|room| f(S::part(input, room)))
+    ROOM.with_borrow_mut(|room| {
+        let result = f(S::part(input, room));
+        if room.len() > KEPT {
+            *room = Vec::new();
+        }
+        result
+    })
 }
 
 /// The input as float32: itself, or a copy.
