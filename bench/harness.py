@@ -2,8 +2,9 @@
 
 Absolute rates on a shared machine swing by a factor of two within seconds; ratios of two neighbours in time
 do not. So every figure here is the median of the ratios of at least nine *pairs* (kernel, yardstick), in
-alternating order. A pair in which the process was preempted is dropped; for a compute-bound row, so is a pair
-beside a slow arithmetic probe.
+alternating order. A pair in which the process was preempted is dropped, or, where threads work and preempt
+the one that waits for them, one in which they had less of their cores than in the best pair; for a
+compute-bound row, so is a pair beside a slow arithmetic probe.
 """
 
 from __future__ import annotations
@@ -29,12 +30,24 @@ MIN_SAMPLE_SECONDS = 0.004
 MAX_SECONDS = 12.0
 "Time after which a row makes do with the pairs it has (slow peers)."
 QUIET = 0.85
-"A compute-bound pair counts if the probe beside it reached this part of the best probe seen."
+"A pair counts if the probe beside it, or its threads' share of cores, reached this part of the best seen."
 
 
-def preemptions() -> int:
-    """Involuntary context switches so far: of all threads, as the kernels run on a thread pool."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+@dataclass(frozen=True)
+class Use:
+    """What the process has had so far of the machine."""
+
+    wall: float
+    cpu: float
+    "seconds, of all threads"
+    preemptions: int
+    "involuntary context switches of all threads"
+
+    @classmethod
+    def now(cls) -> Use:
+        """Read the clocks."""
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        return cls(time.perf_counter(), time.process_time(), used.ru_nivcsw)
 
 
 class Probe:
@@ -114,27 +127,65 @@ class Measured:
 def measure(kernel: Timed, yardstick: Timed, *, compute_bound: bool = False, pairs: int = PAIRS) -> Measured:
     """Alternate the two until enough undisturbed pairs are there."""
     loops = kernel.loops(), yardstick.loops()
-    kept: list[tuple[float, float, float]] = []
-    every: list[tuple[float, float, float]] = []
+    every: list[Pair] = []
+    kept: list[Pair] = []
     start = time.perf_counter()
     while len(kept) < pairs and len(every) < 3 * pairs:
         if len(every) >= 3 and time.perf_counter() - start > MAX_SECONDS:
             break
-        before = preemptions()
         probe = PROBE() if compute_bound else 0.0
+        before = Use.now()
         if len(every) % 2:
-            b = yardstick.sample(loops[1])
+            b, others = yardstick.sample(loops[1]), _core.get_num_threads()
             a = kernel.sample(loops[0])
         else:
-            a = kernel.sample(loops[0])
+            a, others = kernel.sample(loops[0]), _core.get_num_threads()
             b = yardstick.sample(loops[1])
+        threads = max(others, _core.get_num_threads())
+        after = Use.now()
         probe = min(probe, PROBE()) if compute_bound else 0.0
-        every.append((b / a, a, probe))
-        if preemptions() == before and probe >= QUIET * PROBE.best * compute_bound:
-            kept.append(every[-1])
+        every.append(Pair(b / a, a, probe, threads, before, after))
+        kept = undisturbed(every)
     used = kept if len(kept) >= min(3, pairs) else every  # a crowded machine: say so through `dropped`
-    ratio, seconds, _ = (statistics.median(column) for column in zip(*used, strict=True))
+    ratio = statistics.median(pair.ratio for pair in used)
+    seconds = statistics.median(pair.seconds for pair in used)
     return Measured(ratio, seconds, len(kept), len(every) - len(kept))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A kernel and its yardstick, one after the other."""
+
+    ratio: float
+    seconds: float
+    "of the kernel"
+    probe: float
+    "0 where none was taken"
+    threads: int
+    "the most that either had"
+    before: Use
+    after: Use
+
+    @property
+    def preempted(self) -> bool:
+        """Whether a thread had to leave its core."""
+        return self.after.preemptions > self.before.preemptions
+
+    @property
+    def share(self) -> float:
+        """CPU time in a second: of two threads at work, up to two."""
+        return (self.after.cpu - self.before.cpu) / (self.after.wall - self.before.wall)
+
+
+def undisturbed(pairs: list[Pair]) -> list[Pair]:
+    """The pairs that had the machine to themselves, as far as can be seen."""
+    best = max(pair.share for pair in pairs)
+    return [
+        pair
+        for pair in pairs
+        if (pair.share >= QUIET * best if pair.threads > 1 else not pair.preempted)
+        and (not pair.probe or pair.probe >= QUIET * PROBE.best)
+    ]
 
 
 class Copy:

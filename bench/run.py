@@ -12,6 +12,8 @@ import os
 
 # Before NumPy is imported: the arithmetic probe and the peers are measured with one thread.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# And before torch is: threads that spin after their work take the cores that the other of a pair needs.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import argparse
 import importlib
