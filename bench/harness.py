@@ -35,7 +35,7 @@ QUIET = 0.85
 
 @dataclass(frozen=True)
 class Use:
-    """What the process has had so far of the machine."""
+    """Time that the process has had so far of the machine."""
 
     wall: float
     cpu: float
@@ -168,7 +168,7 @@ class Pair:
 
     @property
     def preempted(self) -> bool:
-        """Whether a thread had to leave its core."""
+        """Test if a thread had to leave its core."""
         return self.after.preemptions > self.before.preemptions
 
     @property
