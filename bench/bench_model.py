@@ -105,19 +105,19 @@ class Experts:
 class TorchAttention:
     """The released code's attention in torch: naive for a prompt, absorbed for a token."""
 
-    def __init__(self, attention: Attention) -> None:
-        self.c = attention.config
-        self.w = {name: torch.from_numpy(w) for name, w in attention.weights.items()}
+    def __init__(self, attention: Attention, dtype: Any = None) -> None:
+        self.c, self.dtype = attention.config, dtype or torch.float32
+        self.w = {name: torch.from_numpy(w).to(self.dtype) for name, w in attention.weights.items()}
         angles = textbook.rope_frequencies(self.c.to_dict())
         steps = torch.arange(attention.full.capacity, dtype=torch.float64)[:, None] * torch.from_numpy(angles)
         self.turns = torch.polar(torch.ones_like(steps), steps).to(torch.complex64)
-        self.cache = torch.from_numpy(attention.full.data[0, 0].copy())
+        self.cache = torch.from_numpy(attention.full.data[0, 0].copy()).to(self.dtype)
 
     def rotate(self, x: Any, start: int) -> Any:
         """(tokens, heads, channels), interleaved."""
-        pairs = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2))
+        pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
         turned = pairs * self.turns[start : start + len(x), None]
-        return torch.view_as_real(turned).flatten(-2)
+        return torch.view_as_real(turned).flatten(-2).to(self.dtype)
 
     def __call__(self, x: Any, start: int, absorbed: bool) -> Any:
         """Attention of new tokens (tokens, channels) that follow `start` cached ones."""
@@ -153,20 +153,20 @@ class TorchAttention:
 class TorchExperts:
     """The same layer in torch, an expert at a time."""
 
-    def __init__(self, experts: Experts) -> None:
-        self.w = {name: torch.from_numpy(w) for name, w in experts.weights.items()}
+    def __init__(self, experts: Experts, dtype: Any = None) -> None:
+        self.dtype = dtype or torch.float32
+        self.w = {name: torch.from_numpy(w).to(self.dtype) for name, w in experts.weights.items()}
         self.gate = experts.layer(experts.weights).gate
 
     def __call__(self, x: Array) -> Any:
         """For (tokens, channels), routed by our gate, whose time is nothing beside the rest."""
-        routing, tokens = self.gate(x), torch.from_numpy(x)
+        routing, tokens = self.gate(x), torch.from_numpy(x).to(self.dtype)
         out = self.swiglu(tokens, "shared_experts.")
         for expert in np.unique(routing.indices):
             token, slot = np.nonzero(routing.indices == expert)
             part = self.swiglu(tokens[token], f"experts.{expert}.")
-            out.index_add_(
-                0, torch.from_numpy(token), part * torch.from_numpy(routing.weights[token, slot])[:, None]
-            )
+            weights = torch.from_numpy(routing.weights[token, slot]).to(self.dtype)
+            out.index_add_(0, torch.from_numpy(token), part * weights[:, None])
         return out
 
     def swiglu(self, x: Any, at: str) -> Any:

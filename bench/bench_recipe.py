@@ -1,8 +1,8 @@
 """Layers at DeepSeek-V3's own sizes under the FP8 recipe: products on codes, as the release runs them.
 
-The recipe `deepseek_v3` with two accumulators: hopper_fp8, which is what the hardware does bit for bit, and
-float32, whose order of additions is the same on every CPU and which is as fast as the CPU can. The same
-layers in float32 with float32 weights stand beside them.
+The recipe `deepseek_v3` with three accumulators: hopper_fp8, which is what the hardware does bit for bit,
+float32, whose order of additions is the same on every CPU, and vdpbf16ps, the order of the CPUs' bfloat16
+instruction. The same layers in float32 with float32 weights stand beside them, and torch's in bfloat16.
 """
 
 from __future__ import annotations
@@ -14,7 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench_gemm import Read
-from bench_model import FULL, QUICK, Attention, Experts, Sizes, beside, fp8, numbers, seconds
+from bench_model import (
+    FULL,
+    QUICK,
+    Attention,
+    Experts,
+    Sizes,
+    TorchAttention,
+    TorchExperts,
+    beside,
+    fp8,
+    numbers,
+    seconds,
+    torch,
+)
 from dsv3_numerics.model import MLA, Cache, MoE, Recipe
 from dsv3_numerics.reference import model as textbook
 from harness import Call, Row, Timed, set_state
@@ -26,13 +39,18 @@ LEGEND = """\
 One layer of DeepSeek-V3 with FP8 weights under the recipe `deepseek_v3` (activations quantized in 1x128
 tiles, products on codes, bfloat16 in between), accumulated as named. The column Gelem/s holds 10^9 parameters
 used in a second. `s` are seconds of a call; `x float32` is the time of the same layer in float32 with float32
-weights over ours; `x read` the time in which as many threads read the FP8 weights that are touched over ours.
+weights over ours; `x torch bf16` torch's time with bfloat16 weights and activations; `x read` the time in
+which as many threads read the FP8 weights that are touched over ours.
 Each is the median over alternating pairs; `(-n)`: n pairs were dropped as disturbed."""
 
 RECIPE = Recipe.preset("deepseek_v3")
-RECIPES = {"hopper_fp8": RECIPE, "float32": RECIPE.replace(accumulator="float32")}
-"""By accumulator; bars are for float32, the order that every CPU has."""
-RUNS = {"hopper_fp8": THREADS[-1:], "float32": THREADS}
+RECIPES = {
+    "hopper_fp8": RECIPE,
+    "float32": RECIPE.replace(accumulator="float32"),
+    "vdpbf16ps": RECIPE.replace(accumulator="vdpbf16ps"),
+}
+"""By accumulator; bars are for float32, the order that every CPU has, and for vdpbf16ps beside torch."""
+RUNS = {"hopper_fp8": THREADS[-1:], "float32": THREADS, "vdpbf16ps": THREADS}
 """Threads that each is measured with; emulating a tensor core's sums with one takes minutes."""
 
 
@@ -62,6 +80,7 @@ def attention_rows(sizes: Sizes) -> Iterator[Row]:
     attention = Attention(sizes)
     plain, used = calls(attention, attention.weights, None), attention.parameters
     weights = fp8(attention.weights)
+    peers = torch_calls(attention) if torch is not None else {}
     for accumulator, recipe in RECIPES.items():
         for name, call in calls(attention, weights, recipe).items():
             size = f"{sizes.prompt} tokens" if name == "prefill" else f"1 at {sizes.cached}"
@@ -71,12 +90,38 @@ def attention_rows(sizes: Sizes) -> Iterator[Row]:
                 yield seconds(title, size, threads, call, used)
                 other = Timed(plain[name], at(threads))
                 yield beside(title, size, threads, call, other, "x float32", used, bar)
+                if name in peers and accumulator != "hopper_fp8":
+                    other, faster = (
+                        torch_timed(peers[name], threads),
+                        torch_bar(accumulator, name == "prefill"),
+                    )
+                    yield beside(title, size, threads, call, other, "x torch bf16", used, faster)
+
+
+def torch_calls(attention: Attention) -> dict[str, Call]:
+    """The same layer by torch in bfloat16."""
+    peer = TorchAttention(attention, torch.bfloat16)
+    prompt, token = (torch.from_numpy(x[0]).bfloat16() for x in (attention.prompt, attention.token))
+    cached = int(attention.full.lengths[0])
+    return {"prefill": lambda: peer(prompt, 0, False), "decode": lambda: peer(token, cached, True)}
+
+
+def torch_timed(call: Call, threads: int) -> Timed:
+    """A call of torch with so many threads."""
+    return Timed(call, lambda: torch.set_num_threads(threads))
+
+
+def torch_bar(accumulator: str, many: bool) -> float | None:
+    """Many tokens in the order of the instruction that torch has too, where this CPU has it."""
+    has = product_levels()[-1] in ("avx512_bf16", "amx")
+    return 1.0 if accumulator == "vdpbf16ps" and many and has else None
 
 
 def expert_rows(sizes: Sizes) -> Iterator[Row]:
     """Sixteen experts: many tokens, and one."""
     experts = Experts(sizes)
     plain, small = experts.layer(experts.weights), experts.layer(fp8(experts.weights))
+    peer = None if torch is None else TorchExperts(experts, torch.bfloat16)
     for accumulator, recipe in RECIPES.items():
         for tokens in (sizes.prompt, 1):
             x, used = experts.tokens[:tokens], experts.touched(tokens)
@@ -89,6 +134,10 @@ def expert_rows(sizes: Sizes) -> Iterator[Row]:
                 yield seconds(title, size, threads, ours, used, bar)
                 other = Timed(layer_call(plain, x, None), at(threads))
                 yield beside(title, size, threads, ours, other, "x float32", used, None)
+                if peer is not None and accumulator != "hopper_fp8":
+                    other = torch_timed(lambda x=x: peer(x), threads)  # type: ignore[misc]
+                    faster = torch_bar(accumulator, tokens > 1)
+                    yield beside(title, size, threads, ours, other, "x torch bf16", used, faster)
                 if tokens == 1:
                     read = Timed(Read(np.ones(used, np.uint8))(threads))
                     yield beside(title, size, threads, ours, read, "x read", used, 0.6 if canonical else None)
