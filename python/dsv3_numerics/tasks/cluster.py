@@ -107,7 +107,8 @@ def run(
                 except KilledWorker as error:
                     raise OSError(
                         f"{task.name}: the workers that tried it died, {error.allowed_failures + 1} in a "
-                        "row; they may lack memory: what is done is kept, and --resume goes on"
+                        "row; they may lack memory: what is done is kept, and the same command goes on "
+                        "(with --resume, where it has one)"
                     ) from error
                 finished(task, facts)
                 moved(task.name, task.cost)

@@ -129,7 +129,7 @@ class Split:
             names = ", ".join(task.name for task in todo[:3]) + (", ..." if len(todo) > 3 else "")
             raise ValueError(
                 f"merge: {len(todo)} of {len(worker.tasks)} tasks are not done ({names}); run their parts "
-                "again, or the command without --part and with --resume, which does the rest"
+                "again, or the command without --part (with --resume, where it has one), which does the rest"
             )
         if not todo:
             return
