@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from commands import call
+from dsv3_numerics import golden
 from dsv3_numerics.checkpoint import convert
 from dsv3_numerics.model import Config, random_checkpoint
 from dsv3_numerics.tasks.cluster import ensure_address
@@ -239,6 +240,19 @@ def test_a_comparison_by_two_workers_is_that_of_one_process(
     code, out, err = call(*args, "--out", str(tmp_path / "dask"), "--dask", str(cluster.file), capsys=capsys)
     assert (code, "1 differ" in out) == (1, True), err
     assert contents(tmp_path / "dask") == contents(tmp_path / "whole")
+
+
+def test_a_suite_by_two_workers_is_that_of_one_process(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.worker()
+    cluster.worker()
+    whole = contents(golden.write_suite("deepep", tmp_path / "whole"))
+    golden.write_suite("deepep", tmp_path / "dask", part="2/3")  # goes on with what is there
+    place = golden.write_suite("deepep", tmp_path / "dask", dask=str(cluster.file))
+    assert contents(place) == whole
+    assert contents(golden.write_suite("deepep", place, overwrite=True, dask=str(cluster.file))) == whole
+    golden.write("cast", tmp_path / "foreign" / "gate", cases=["ties"])
+    with pytest.raises(FileExistsError, match="other golden vectors"):
+        golden.write_suite("deepep", tmp_path / "foreign", dask=str(cluster.file))
 
 
 def test_make_and_sensitivity_by_two_workers_are_those_of_one_process(

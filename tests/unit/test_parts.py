@@ -260,6 +260,7 @@ def test_parts_of_a_comparison_have_the_result_of_one_run(
     [
         ["sensitivity", "--demo", "--part", "1/2"],
         ["golden", "cast", "--part", "1/2"],
+        ["golden", "suite", "--for", "deepep", "--part", "1/2", "--overwrite"],
         ["compare", "w.npz", "w.npz", "--part", "1/2"],
         ["compare", "w.npz", "w.npz", "--part", "1/2", "--out", "x", "--model"],
         ["study", "--demo", "--part", "1/2"],

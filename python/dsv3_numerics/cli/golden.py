@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from .console import ensure_place, print_json, progress_bar
+from .console import ensure_place, print_json, progress_bar, resumable
 from .options import PATH, json_option
-from .splitting import not_split
+from .splitting import part_done, split_of, split_options
 
 _WORDS = ("list", "suite", "verify")
 
@@ -51,8 +53,8 @@ _WORDS = ("list", "suite", "verify")
 )
 @click.option("--recompute", is_flag=True, help="With `verify`: make every answer again too.")
 @click.option("--overwrite", is_flag=True, help="Write a folder anew that holds another set.")
+@split_options
 @json_option
-@not_split("its vectors are small, and every machine makes the same")
 def golden_command(
     operation: str,
     folder: Path | None,
@@ -66,6 +68,8 @@ def golden_command(
     tensors: tuple[str, ...],
     recompute: bool,
     overwrite: bool,
+    part: str | None,
+    dask: str | None,
     as_json: bool,
 ) -> None:
     """Write golden vectors: inputs, scales in the kernel's layout, partial sums, outputs, and a manifest.
@@ -76,7 +80,8 @@ def golden_command(
 
     Inputs come in kinds, each there to catch one fault: normal numbers, ties, powers of two, cancellation,
     subnormals, one outlier, zero tiles, specials; --from adds real ones. A folder that is complete is left
-    as it is; an interrupted suite goes on where it stopped.
+    as it is; an interrupted suite goes on where it stopped. --part and --dask share out the folders of a
+    suite; what else there is takes seconds, or is one pass through a model, and is not split.
 
     \b
     Examples:
@@ -87,6 +92,7 @@ def golden_command(
       dsv3-numerics golden attention --set absorbed=true --set tokens=1 --set past=20
       dsv3-numerics golden forward --set model=./V3-tiny --set recipe=deepseek_v3
       dsv3-numerics golden suite --for deepgemm --out vectors
+      dsv3-numerics golden suite --for vllm --out vectors --part 1/2    (and 2/2; then merge vectors)
       dsv3-numerics golden verify vectors --recompute
     """
     if folder is not None and operation != "verify":
@@ -97,6 +103,7 @@ def golden_command(
         raise click.UsageError(
             f"--for: found {suite!r} with {operation}, expected `golden suite --for {suite}`"
         )
+    _ensure_split(operation, part, dask, overwrite=overwrite)
     given = {"--set": settings, "--case": cases, "--from": source, "--tensor": tensors}
     unused = [name for name, value in given.items() if value]
     if operation in _WORDS and unused:
@@ -117,32 +124,73 @@ def golden_command(
             **_arguments(operation, settings),
         }
         how = {"form": form, "seed": seed, "overwrite": overwrite}
-        _write(operation, suite, place, request, how, as_json=as_json)
+        if suite is not None:
+            _write_suite(suite, place, part, {**how, "dask": dask}, as_json=as_json)
+        else:
+            _write(operation, place, request, how, as_json=as_json)
+
+
+def _ensure_split(operation: str, part: str | None, dask: str | None, *, overwrite: bool) -> None:
+    """Refuse ``--part`` and ``--dask`` with the reason, where there is nothing to share out."""
+    from ..golden import OPERATIONS
+
+    option = "--dask" if part is None else "--part"
+    if (part or dask) and operation in (*_WORDS, *OPERATIONS) and operation != "suite":
+        one = operation in OPERATIONS and OPERATIONS[operation].has_model
+        why = "is one pass through a model, which goes step by step" if one else "takes seconds"
+        raise click.UsageError(f"{option}: golden {operation} is not split: it {why}")
+    split_of(part, dask)
+    if part is not None and overwrite:
+        raise click.UsageError("--overwrite: not with --part, whose folders stand beside those of others")
 
 
 def _write(
-    operation: str,
-    suite: str | None,
-    place: Path,
-    request: dict[str, Any],
-    how: dict[str, Any],
-    *,
-    as_json: bool,
+    operation: str, place: Path, request: dict[str, Any], how: dict[str, Any], *, as_json: bool
 ) -> None:
-    from ..golden import write, write_suite
+    from ..golden import write
 
+    with _refusing("--out, --overwrite"), progress_bar() as progress:
+        write(operation, place, progress=progress, **request, **how)
+    _tell(place, place / "manifest.json", as_json=as_json)
+
+
+def _write_suite(suite: str, place: Path, part: str | None, how: dict[str, Any], *, as_json: bool) -> None:
+    from ..golden import write_suite
+    from ..golden.suites import VERB
+    from ..tasks.journal import journals
+
+    ways = "--out, --overwrite" if part is None else "--out"
+    with _refusing(ways), progress_bar() as progress, resumable("the same command goes on where it was"):
+        write_suite(suite, place, part=part, progress=progress, **how)
+    if part is None or not journals(place, VERB):
+        _tell(place, place, as_json=as_json)
+    elif as_json:
+        print_json({"suite": suite, "part": part, "folder": str(place)})
+    else:
+        part_done(place, part, "its folders are there")
+
+
+def merge_golden(folder: Path, as_json: bool) -> None:
+    """End a suite in parts."""
+    from ..golden.suites import merge_suite
+
+    _tell(merge_suite(folder), folder, as_json=as_json)
+
+
+@contextmanager
+def _refusing(ways: str) -> Iterator[None]:
+    """Name the options that help where a folder holds something else."""
     try:
-        with progress_bar() as progress:
-            if suite is not None:
-                write_suite(suite, place, progress=progress, **how)
-            else:
-                write(operation, place, progress=progress, **request, **how)
+        yield
     except FileExistsError as error:
-        raise click.ClickException(f"{error} (--out, --overwrite)") from error
+        raise click.ClickException(f"{error} ({ways})") from error
+
+
+def _tell(place: Path, wrote: Path, *, as_json: bool) -> None:
     if as_json:
         print_json(json.loads((place / "manifest.json").read_text()) | {"folder": str(place)})
     else:
-        click.echo(f"wrote {place}" if suite is not None else f"wrote {place / 'manifest.json'}")
+        click.echo(f"wrote {wrote}")
 
 
 def _verify(folder: Path | None, *, recompute: bool, as_json: bool) -> None:

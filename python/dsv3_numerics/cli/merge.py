@@ -28,6 +28,7 @@ def merge_command(folder: Path, as_json: bool) -> None:
     from ..tasks.journal import journals, verb_of
     from .compare import merge_compare
     from .convert import merge_convert
+    from .golden import merge_golden
     from .make import merge_make
     from .sensitivity import merge_sensitivity
     from .study import merge_study
@@ -35,6 +36,7 @@ def merge_command(folder: Path, as_json: bool) -> None:
     merges = {
         "compare": merge_compare,
         "convert": merge_convert,
+        "golden": merge_golden,
         "make": merge_make,
         "sensitivity": merge_sensitivity,
         "study": merge_study,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,21 +29,6 @@ def split_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
-
-
-def not_split(why: str) -> Callable[[Command], Command]:
-    """Refuse ``--part`` and ``--dask`` with the reason, for verbs that have nothing to share out."""
-
-    def refuse(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
-        if value is not None:
-            raise click.UsageError(f"{parameter.opts[0]}: {context.info_name} is not split: {why}")
-
-    def add(command: Command) -> Command:
-        for name in ("--part", "--dask"):
-            command = click.option(name, callback=refuse, expose_value=False, hidden=True)(command)
-        return command
-
-    return add
 
 
 def split_of(part: str | None, dask: str | None, **others: object) -> Split:

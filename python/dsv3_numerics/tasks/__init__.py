@@ -3,5 +3,5 @@
 Lives here: `task` (a task, and who can do it), `plan` (the part of a run that one process takes), `journal`
 (results of tasks that are done, in a file, so that a killed run goes on and parts come together) and
 `cluster` (the same tasks on Dask's workers). Not here: what a task is; conversions, studies, sensitivity
-analyses and random checkpoints know that.
+analyses, random checkpoints and suites of golden vectors know that.
 """
