@@ -1,4 +1,4 @@
-"""Prints and records benchmark rows: a plain table, and JSON and Markdown under `results/`."""
+"""Prints and records benchmark rows: a plain table, and JSON and Markdown under `results/MAKER/`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dsv3_numerics.report.provenance import environment
 from harness import HEADINGS, PAIRS, PROBE, Row, fields
 
 RESULTS = Path(__file__).parent / "results"
+MAKERS = ("intel", "amd", "apple", "aws", "ampere")
 PACKAGES = ("dsv3_numerics", "numpy", "ml_dtypes", "numkong")
 
 LEGEND = """\
@@ -35,6 +36,12 @@ def machine() -> dict[str, object]:
         "versions": versions,
         "best_probe_gflops": round(PROBE.best, 1),
     }
+
+
+def maker(cpu: str) -> str:
+    """Return whose CPU it is, which names the folder: figures of one kind do not replace another's."""
+    found = [name for name in MAKERS if name in cpu.lower()]
+    return found[0] if found else platform.machine().lower()
 
 
 def plain(rows: Sequence[Row]) -> str:
@@ -68,11 +75,13 @@ def markdown(name: str, rows: Sequence[Row], legend: str = LEGEND) -> str:
 
 
 def save(name: str, rows: Sequence[Row], legend: str = LEGEND) -> None:
-    """Write `results/NAME.json` and `results/NAME.md`."""
-    RESULTS.mkdir(exist_ok=True)
-    data = {"bench": name, "machine": machine(), "rows": [fields(row) for row in rows]}
-    (RESULTS / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
-    (RESULTS / f"{name}.md").write_text(markdown(name, rows, legend))
+    """Write `NAME.json` and `NAME.md` into the folder of this kind of CPU."""
+    about = machine()
+    folder = RESULTS / maker(str(about["cpu"]))
+    folder.mkdir(parents=True, exist_ok=True)
+    data = {"bench": name, "machine": about, "rows": [fields(row) for row in rows]}
+    (folder / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
+    (folder / f"{name}.md").write_text(markdown(name, rows, legend))
 
 
 def summary(rows: Sequence[Row]) -> str:

@@ -29,6 +29,7 @@ include_patterns = [
     "bench/README.md",
     "bench/austen/README.md",
     "bench/results/*.md",
+    "bench/results/*/*.md",
 ]
 exclude_patterns = ["docs/_*", "docs/_*/**"]
 source_suffix = {".md": "myst-nb"}
