@@ -128,8 +128,8 @@ def _step_argument(
 def prepare(w: ArrayLike | Quantized, *, accumulator: str = "hopper_fp8") -> PreparedWeights:
     """Lay weights out once for many products of one matrix unit, which then need not do it each time.
 
-    Products of few rows under the emulated FP8 units spend most of their time on that. Other units gain
-    nothing: they take the weights all the same, without a layout.
+    Products of few rows under the emulated FP8 units spend a good part of their time on that. Other units
+    gain nothing: they take the weights all the same, without a layout.
 
     Parameters
     ----------

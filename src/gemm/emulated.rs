@@ -4,6 +4,7 @@
 //! walked from front to back.
 
 use super::accumulator::{Accumulator, ResultType, Unit};
+use super::coded::CodedRows;
 use super::definition;
 use super::job::{each_tile, Job, Tile};
 use super::layout::{NarrowLayout, WideLayout};
@@ -119,7 +120,6 @@ fn takes(unit: mma::Unit, wide: bool, c: f32) -> bool {
 /// Computes a tile.
 fn work<L: Mma, F: Layout>(l: L, job: &Job<'_>, unit: mma::Unit, tile: Tile<'_>, layout: F) {
     let (rows, cols) = (tile.rows(), tile.cols());
-    let step = unit.products * if unit.software { 2 } else { 1 };
     // One column of lines for each panel.
     let mut totals = vec![Floats([0.0; COLUMNS]); cols.div_ceil(COLUMNS) * rows];
     let mut refused = Vec::new();
@@ -135,16 +135,36 @@ fn work<L: Mma, F: Layout>(l: L, job: &Job<'_>, unit: mma::Unit, tile: Tile<'_>,
             }
         }
     }
+    let (mut a_reach, mut b_reach) = (vec![ExponentRange::NONE; rows], vec![ExponentRange::NONE; cols]);
+    match CodedRows::new::<L>(job, unit, rows, layout.shift()) {
+        Some(few) => few.add(l, (tile.a_row, tile.b_row), &mut totals, (&mut a_reach, &mut b_reach)),
+        None => taken_apart(l, job, unit, &tile, layout, &mut totals, (&mut a_reach, &mut b_reach)),
+    }
+    let wanted = |row: usize, col: usize| a_reach[row].needs_definition(b_reach[col]);
+    finish(job, tile, &totals, wanted, &refused);
+}
+
+/// Adds the products of a tile to the totals, with both sides taken apart. Widens the ranges of both.
+fn taken_apart<L: Mma, F: Layout>(
+    l: L,
+    job: &Job<'_>,
+    unit: mma::Unit,
+    tile: &Tile<'_>,
+    layout: F,
+    totals: &mut [Floats],
+    (a_reach, b_reach): (&mut [ExponentRange], &mut [ExponentRange]),
+) {
+    let (rows, cols) = (tile.rows(), tile.cols());
+    let step = unit.products * if unit.software { 2 } else { 1 };
     let through = !job.chained && job.interval > BLOCK; // partial sums that outlive a block
     let mut carried = vec![Floats([0.0; COLUMNS]); if through { totals.len() } else { 0 }];
-    let (mut a_reach, mut b_reach) = (vec![ExponentRange::NONE; rows], vec![ExponentRange::NONE; cols]);
     let (mut a, mut b) = (F::Rows::default(), vec![F::blank(); BLOCK / 2]);
     let a_src = Source::new(&job.a, unit);
     let b_src = Source::new(&job.b, unit);
     let interval = if job.chained { job.k.max(1) } else { job.interval };
     for block in blocks(job.k, interval) {
         let padded = block.len().next_multiple_of(step);
-        layout.pack_rows(l, a_src.block(tile.a_row, block.clone()), padded, &mut a, &mut a_reach);
+        layout.pack_rows(l, a_src.block(tile.a_row, block.clone()), padded, &mut a, a_reach);
         let ends = !job.chained && (block.end == job.k || block.end % interval == 0);
         let pieces = if ends { pieces(job, tile.a_row..tile.a_row + rows, &block) } else { Vec::new() };
         for (panel, totals) in totals.chunks_exact_mut(rows).enumerate() {
@@ -175,8 +195,6 @@ fn work<L: Mma, F: Layout>(l: L, job: &Job<'_>, unit: mma::Unit, tile: Tile<'_>,
             }
         }
     }
-    let wanted = |row: usize, col: usize| a_reach[row].needs_definition(b_reach[col]);
-    finish(job, tile, &totals, wanted, &refused);
 }
 
 /// One block of all rows against one panel.
@@ -281,9 +299,11 @@ fn finish(
             results.copy_from_slice(&totals[panel * rows + row].0[..results.len()]);
         }
     }
-    // In the order of the definition's walk, a row at a time.
-    let refused: HashSet<(usize, usize)> = refused.iter().copied().collect();
-    let wanted = |row, col| too_far(row, col) || (!refused.is_empty() && refused.contains(&(row, col)));
-    definition::outputs(job, &tile, wanted, &mut results);
+    if !refused.is_empty() || (0..rows).any(|row| (0..cols).any(|col| too_far(row, col))) {
+        // In the order of the definition's walk, a row at a time.
+        let refused: HashSet<(usize, usize)> = refused.iter().copied().collect();
+        let wanted = |row, col| too_far(row, col) || (!refused.is_empty() && refused.contains(&(row, col)));
+        definition::outputs(job, &tile, wanted, &mut results);
+    }
     tile.write(job.accumulator, &results);
 }

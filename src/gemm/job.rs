@@ -72,6 +72,9 @@ impl Side<'_> {
         let Some(scales) = self.scales.filter(|_| !out.is_empty()) else { return out.fill(1.0) };
         let (mut matrix, mut row) = (first / self.rows, first % self.rows);
         let (mut group, mut left) = (row / self.group.0, self.group.0 - row % self.group.0);
+        if out.len() <= left.min(self.rows - row) {
+            return out.fill(scales[(matrix * self.blocks.0 + group) * self.blocks.1 + k / self.group.1]);
+        }
         for out in out {
             *out = scales[(matrix * self.blocks.0 + group) * self.blocks.1 + k / self.group.1];
             (row, left) = (row + 1, left - 1);

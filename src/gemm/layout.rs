@@ -41,6 +41,9 @@ impl Layout for NarrowLayout {
     type Columns = NarrowColumns;
     type Rows = NarrowRows;
 
+    fn shift(self) -> u32 {
+        self.shift
+    }
     fn blank() -> NarrowColumns {
         let zero = Words([0; LANES]);
         NarrowColumns { sig: zero, exp: zero, signs: [zero; 4] }

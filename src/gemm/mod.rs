@@ -4,13 +4,14 @@
 //! and [`bf16_dot`] the three that are no tensor core. [`product`] is the way in: it checks, cuts the work into tiles and sends them to
 //! the fastest path that gives the same bytes as the definition ([`definition`]). [`skinny`] is the kernel of few rows by
 //! many, in the order of `float32` or in the order of the model's products ([`interleaved`]). A matrix that is multiplied
-//! again and again can be laid out once ([`prepared`]).
+//! again and again can be laid out once ([`prepared`]); few rows meet its codes as they are ([`coded`]).
 //!
 //! Not here: how numbers came by their scales ([`crate::quant`]), nor the lane operations ([`crate::simd`]).
 
 pub mod accumulator;
 mod bf16_dot;
 mod blocked;
+mod coded;
 mod definition;
 mod emulated;
 mod exact;

@@ -85,6 +85,12 @@ impl Fields {
         (mantissa + (i16::from(field > 0) << self.man), field.max(1) - self.bias)
     }
 
+    /// The mask of two codes, as 32 bits.
+    #[inline(always)]
+    pub fn both(self) -> u32 {
+        u32::from(self.all) * 0x1_0001
+    }
+
     #[inline(always)]
     pub fn negative(self, code: u16) -> bool {
         code >> self.sign != 0
@@ -301,6 +307,10 @@ pub(super) trait Layout: Copy + Sync {
     type Columns: Copy;
     /// Rows.
     type Rows: Default;
+    /// Left shift of the significands of rows.
+    fn shift(self) -> u32 {
+        0
+    }
     /// Two k of zeros.
     fn blank() -> Self::Columns;
     /// Makes room for `len` elements of rows.

@@ -2,7 +2,10 @@
 //! of a product of few rows.
 
 use super::accumulator::{Accumulator, Unit};
+use super::blocked::Scratch;
+use super::coded::{panel_len, LayOut};
 use super::emulated;
+use super::job::Side;
 use super::pack::{codes, ExponentRange, Fields, Layout, Source, BLOCK};
 use super::product::{side, Operand, Options};
 use crate::error::Error;
@@ -38,16 +41,16 @@ impl SplitLine {
 }
 
 /// The lines of a layout.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 enum Lines {
-    /// A byte for each code.
-    Codes(Vec<[u8; LANES]>),
-    /// Codes taken apart.
+    /// Codes as they are, four k of sixteen columns after another, panel by panel.
+    Codes(Scratch<f32>),
+    /// Codes taken apart, two k of sixteen columns after another.
     Split(Vec<SplitLine>),
 }
 
-/// Columns transposed for the vector steps of a unit: two k of sixteen columns after another.
-#[derive(Clone, Debug)]
+/// Columns transposed for the vector steps of a unit.
+#[derive(Debug)]
 pub struct Prepared {
     accumulator: &'static Accumulator,
     format: &'static Format,
@@ -79,28 +82,16 @@ impl Prepared {
         if !Prepared::gains(accumulator, b.format) {
             return Ok(None);
         }
-        let count = rows.div_ceil(COLUMNS) * k.div_ceil(2);
-        let narrow = emulated::is_narrow(accumulator);
-        let mut found = Prepared {
-            accumulator,
-            format: b.format,
-            rows,
-            k,
-            lines: if narrow {
-                Lines::Split(vec![SplitLine::BLANK; count])
-            } else {
-                Lines::Codes(vec![[0; LANES]; count])
-            },
-            ranges: vec![ExponentRange::NONE; rows],
-        };
-        let source = Source::new(&b, emulated::unit(accumulator));
-        Ok(dispatch_mma(Task { source, out: &mut found }).is_none().then_some(found))
+        let (format, lines) = (b.format, Lines::Split(Vec::new()));
+        let ranges = vec![ExponentRange::NONE; rows];
+        let mut found = Prepared { accumulator, format, rows, k, lines, ranges };
+        Ok(dispatch_mma(Task { side: &b, out: &mut found }).is_none().then_some(found))
     }
 
     /// Bytes that it takes.
     pub fn nbytes(&self) -> usize {
         let lines = match &self.lines {
-            Lines::Codes(lines) => std::mem::size_of_val(&lines[..]),
+            Lines::Codes(lines) => std::mem::size_of_val(lines.get()),
             Lines::Split(lines) => std::mem::size_of_val(&lines[..]),
         };
         lines + std::mem::size_of_val(&self.ranges[..])
@@ -124,10 +115,10 @@ impl Prepared {
         out: &mut [F::Columns],
     ) {
         let half = self.k.div_ceil(2);
-        let (from, to) = (first / COLUMNS * half + pair, (first / COLUMNS + 1) * half);
-        let (there, beyond) = out.split_at_mut(out.len().min(to - from));
         match &self.lines {
             Lines::Split(lines) => {
+                let (from, to) = (first / COLUMNS * half + pair, (first / COLUMNS + 1) * half);
+                let (there, beyond) = out.split_at_mut(out.len().min(to - from));
                 there
                     .iter_mut()
                     .zip(&lines[from..to])
@@ -135,15 +126,26 @@ impl Prepared {
                 beyond.iter_mut().for_each(|out| F::split_column::<L>(&SplitLine::BLANK, out));
             }
             Lines::Codes(lines) => {
-                for (out, codes) in there.iter_mut().zip(&lines[from..to]) {
-                    let mut line = [0; COLUMNS];
-                    for (pair, two) in line.iter_mut().zip(codes.chunks_exact(2)) {
-                        *pair = u32::from(two[0]) | u32::from(two[1]) << 16;
+                let panel = &lines.get()[first / COLUMNS * panel_len(self.k)..][..panel_len(self.k)];
+                let quads = panel.as_chunks::<COLUMNS>().0[pair / 2..].iter();
+                for (out, quads) in out.chunks_mut(2).zip(quads) {
+                    for (i, out) in out.iter_mut().enumerate() {
+                        let pairs = quads.map(|four| {
+                            let two = four.to_bits() >> (16 * i);
+                            (two & 0xFF | (two & 0xFF00) << 8) & fields.both()
+                        });
+                        layout.column::<L>(fields, pairs, out);
                     }
-                    layout.column::<L>(fields, line, out);
                 }
-                beyond.iter_mut().for_each(|out| layout.column::<L>(fields, [0; COLUMNS], out));
             }
+        }
+    }
+
+    /// The codes of a panel of columns from `first` on, as [`LayOut`] has them; none if they are taken apart.
+    pub(super) fn panel(&self, first: usize) -> Option<&[f32]> {
+        match &self.lines {
+            Lines::Codes(lines) => Some(&lines.get()[first / COLUMNS * panel_len(self.k)..]),
+            Lines::Split(_) => None,
         }
     }
 
@@ -155,49 +157,54 @@ impl Prepared {
 
 /// Lays out all columns.
 struct Task<'a, 'b> {
-    source: Source<'a>,
+    side: &'b Side<'a>,
     out: &'b mut Prepared,
 }
 
 impl MmaTask for Task<'_, '_> {
     fn run<L: Mma>(self, l: L) {
-        l.call(Columns { l, source: self.source, out: self.out });
+        let Task { side, out } = self;
+        let panels = out.rows.div_ceil(COLUMNS);
+        if !L::CODED && emulated::is_narrow(out.accumulator) {
+            let source = Source::new(side, emulated::unit(out.accumulator));
+            let mut lines = vec![SplitLine::BLANK; panels * out.k.div_ceil(2)];
+            l.call(Columns { l, source, k: out.k, lines: &mut lines, ranges: &mut out.ranges });
+            out.lines = Lines::Split(lines);
+            return;
+        }
+        let mut lines = Scratch::new(panels * panel_len(out.k));
+        let each = lines.get_mut().chunks_exact_mut(panel_len(out.k).max(1));
+        for (i, (to, ranges)) in each.zip(out.ranges.chunks_mut(COLUMNS)).enumerate() {
+            poll();
+            l.call(LayOut { side, first: i * COLUMNS, k: 0..out.k, ranges, out: to });
+        }
+        out.lines = Lines::Codes(lines);
     }
 }
 
+/// Takes all columns apart.
 struct Columns<'a, 'b, L> {
     l: L,
     source: Source<'a>,
-    out: &'b mut Prepared,
+    k: usize,
+    lines: &'b mut [SplitLine],
+    ranges: &'b mut [ExponentRange],
 }
 
 impl<M: Mma> Kernel for Columns<'_, '_, M> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, _: L) {
-        let Columns { l, source, out } = self;
-        let half = out.k.div_ceil(2);
-        for first in (0..out.rows).step_by(COLUMNS) {
+        let Columns { l, source, k, lines, ranges } = self;
+        for (panel, ranges) in ranges.chunks_mut(COLUMNS).enumerate() {
             poll();
-            let ranges = &mut out.ranges[first..out.rows.min(first + COLUMNS)];
-            for from in (0..out.k).step_by(BLOCK) {
-                let block = from..out.k.min(from + BLOCK);
-                let lines = source.transposed(l, first, &block, ranges);
-                let at = first / COLUMNS * half + from / 2;
-                let place = at..at + block.len().div_ceil(2);
-                match &mut out.lines {
-                    Lines::Split(split) => {
-                        let split = split[place].iter_mut();
-                        split.zip(lines).for_each(|(out, line)| *out = SplitLine::new(source.fields, line));
-                    }
-                    Lines::Codes(codes) => {
-                        for (codes, line) in codes[place].iter_mut().zip(lines) {
-                            for (two, line) in codes.chunks_exact_mut(2).zip(line) {
-                                (two[0], two[1]) = (line as u8, (line >> 16) as u8);
-                            }
-                        }
-                    }
-                }
+            for from in (0..k).step_by(BLOCK) {
+                let block = from..k.min(from + BLOCK);
+                let transposed = source.transposed(l, panel * COLUMNS, &block, ranges);
+                let out = &mut lines[panel * k.div_ceil(2) + from / 2..][..block.len().div_ceil(2)];
+                out.iter_mut()
+                    .zip(transposed)
+                    .for_each(|(out, line)| *out = SplitLine::new(source.fields, line));
             }
         }
     }

@@ -156,6 +156,7 @@ impl<'o> Region<'o> {
 }
 
 /// Zeros that begin on a 64-byte boundary.
+#[derive(Debug)]
 pub(in crate::gemm) struct Scratch<T> {
     memory: Vec<T>,
     skip: usize,

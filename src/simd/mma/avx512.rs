@@ -1,11 +1,12 @@
 //! The steps in AVX-512: sixteen columns to a vector.
 
+use super::avx512_coded::coded;
 use super::groups::{Group, GroupColumns, FRACTION, GROUP, GROUPS, LEAST, STEP};
 use super::*;
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-level!(Avx512, doubled: false, extra: 0, groups);
+level!(Avx512, doubled: false, extra: 0, groups, coded);
 
 /// Adds partial sums to totals.
 #[target_feature(enable = "avx512f")]
@@ -84,7 +85,7 @@ fn top_half(max: __m512i, c: __m512) -> __m512i {
 /// The factor that brings the last fraction bit of the largest term to 1, and its inverse.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn factors(top: __m512i, fraction: i32) -> (__m512, __m512) {
+pub(super) fn factors(top: __m512i, fraction: i32) -> (__m512, __m512) {
     let power = _mm512_slli_epi32::<23>(top); // the low half: what is above is shifted out
     let there = _mm512_sub_epi32(_mm512_set1_epi32((254 + fraction) << 23), power);
     let back = _mm512_sub_epi32(power, _mm512_set1_epi32(fraction << 23));
@@ -182,9 +183,19 @@ unsafe fn narrow_step<const PAIRS: usize, const HALF: bool>(
         )*};
     }
     each_pair!(terms);
-    let (there, back) = factors(top, 13);
-    let carried = _mm512_cvttps_epi32(_mm512_mul_ps(c, there));
     let sum = _mm512_add_epi32(_mm512_add_epi32(sums[0], sums[1]), _mm512_add_epi32(sums[2], sums[3]));
+    narrow_sum::<HALF>(sum, factors(top, 13), c)
+}
+
+/// The accumulator after a narrow step, from the sum of its terms.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq")]
+pub(super) fn narrow_sum<const HALF: bool>(
+    sum: __m512i,
+    (there, back): (__m512, __m512),
+    c: __m512,
+) -> __m512 {
+    let carried = _mm512_cvttps_epi32(_mm512_mul_ps(c, there));
     let sum = _mm512_cvtepi32_ps(_mm512_add_epi32(sum, carried)); // below 2^21: exact
     if HALF {
         return to_half(_mm512_mul_ps(sum, back), c);
@@ -275,6 +286,17 @@ unsafe fn wide_step<const PAIRS: usize, const HALF: bool>(
         )*};
     }
     each_pair!(terms);
+    wide_sum::<PAIRS, HALF>(sums, (there, back), c)
+}
+
+/// The accumulator after a wide step, from the sums of its terms: of eight pairs, each in two halves, and of the others.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq,avx512vl")]
+pub(super) fn wide_sum<const PAIRS: usize, const HALF: bool>(
+    sums: [__m512i; 4],
+    (there, back): (__m512, __m512),
+    c: __m512,
+) -> __m512 {
     let carried = _mm512_cvttps_epi32(_mm512_mul_ps(c, there));
     let sum = _mm512_add_epi32(sums[0], sums[1]);
     const CUT: i32 = _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC;

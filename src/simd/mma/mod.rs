@@ -41,10 +41,26 @@ macro_rules! each_wide {
     };
 }
 
+/// Calls a level's step on codes: as the narrow one, or the wide one.
+#[cfg(target_arch = "x86_64")]
+macro_rules! each_coded {
+    ($unit:expr, ($($given:expr),*)) => {
+        match ($unit.fraction, $unit.products, $unit.half) {
+            (13, 32, false) => coded::<8, false, false>($($given),*),
+            (13, 32, true) => coded::<8, true, false>($($given),*),
+            (13, 16, false) => coded::<4, false, false>($($given),*),
+            (13, 16, true) => coded::<4, true, false>($($given),*),
+            (_, 32, false) => coded::<8, false, true>($($given),*),
+            (_, 32, true) => coded::<8, true, true>($($given),*),
+            _ => panic!("a step on codes has 32 products, or 16 narrow ones"),
+        }
+    };
+}
+
 /// Implements [`Mma`] for a level by the functions of its module: `narrow`, `wide`, `promote` and, where it has vectors
-/// for groups, `group_steps`.
+/// for groups, `group_steps`; where it has steps on codes, `coded`.
 macro_rules! level {
-    ($level:ty, doubled: $doubled:literal, extra: $extra:literal $(, $groups:ident)?) => {
+    ($level:ty, doubled: $doubled:literal, extra: $extra:literal $(, $groups:ident $(, $coded:ident)?)?) => {
         impl Mma for $level {
             const DOUBLED: bool = $doubled;
             const EXTRA: u32 = $extra;
@@ -65,7 +81,15 @@ macro_rules! level {
                 groups::check(rows, panel, steps, state.len());
                 // SAFETY: the token proves the features; rows and columns were just found to have as many steps.
                 unsafe { group_steps(rows, panel, steps, state) }
-            })?
+            }
+
+            $(const CODED: bool = true;
+
+            fn $coded(self, unit: Unit, row: &[RowQuad], tables: &CodeTables, columns: &[f32], c: &mut Floats) {
+                codes::check(unit, row, columns);
+                // SAFETY: the token proves the features; the columns were just found to be as many.
+                unsafe { each_coded!(unit, (unit, row, tables, columns, c)) }
+            })?)?
 
             fn promote(self, totals: &mut [Floats], partial: &[Floats], scales: Option<(&[f32], &Floats)>) {
                 // SAFETY: the token proves the features.
@@ -79,6 +103,9 @@ macro_rules! level {
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_coded;
+pub mod codes;
 pub mod groups;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -88,6 +115,7 @@ use super::neon::Neon;
 #[cfg(target_arch = "x86_64")]
 use super::{avx2::Avx2, avx512::Avx512};
 
+use codes::{CodeTables, RowQuad};
 use groups::{GroupPanel, GroupRows};
 
 use super::Lanes;
@@ -231,6 +259,17 @@ pub trait Mma: Lanes {
     fn groups(self, rows: &GroupRows, panel: &GroupPanel, steps: usize, state: &mut [Floats]) {
         groups::check(rows, panel, steps, state.len());
         groups::portable(rows, panel, steps, state);
+    }
+
+    /// True where there are steps on codes.
+    const CODED: bool = false;
+
+    /// Continues the chains of a row by columns that are codes, [`codes::QUAD`] k of each in a line.
+    ///
+    /// # Panics
+    /// If the columns are not as many as the row, or no whole steps; where there are no such steps.
+    fn coded(self, _: Unit, _: &[RowQuad], _: &CodeTables, _: &[f32], _: &mut Floats) {
+        unreachable!("the level has no steps on codes")
     }
 
     /// Adds partial sums to totals, each multiplied by the product of its row's and its column's factor, if there are
