@@ -8,6 +8,7 @@ takes the way through all checks. What a call returns and raises does not depend
 from __future__ import annotations
 
 from typing import Any, Generic, TypeVar
+from weakref import ref
 
 import numpy as np
 
@@ -38,6 +39,29 @@ class CallPlans(Generic[Plan]):
             self._plans[key] = plan
         except TypeError:
             pass
+
+
+class KeptByObject(Generic[Plan]):
+    """Results by the object that they were made of, as long as it lives."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, tuple[ref[Any], Plan]] = {}
+
+    def find(self, x: Any) -> Plan | None:
+        """Return what was made of this very object; None where nothing was."""
+        found = self._kept.get(id(x))
+        return found[1] if found is not None and found[0]() is x else None
+
+    def keep(self, x: Any, made: Plan) -> None:
+        """Keep what was made of an object."""
+        kept, key = self._kept, id(x)
+
+        def forget(gone: ref[Any]) -> None:
+            found = kept.get(key)
+            if found is not None and found[0] is gone:
+                del kept[key]
+
+        kept[key] = (ref(x, forget), made)
 
 
 def is_plain(x: Any) -> bool:

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from . import _core
 from ._arrays import Array, deliver, flat, raw_view
-from ._calls import CallPlans, as_core, is_plain
+from ._calls import CallPlans, KeptByObject, as_core, is_plain
 from ._operands import (
     Product,
     Side,
@@ -261,10 +261,12 @@ def matmul_nt(
     array([[-1568., -1568., -1568.],
            [-1568., -1568., -1568.]], dtype=float32)
     """
-    call = _plain_call(a, b, accumulator, promote_every, dtype) if c is out is None else ()
-    plan = _PLANS.find(call) if call else None
-    if plan is not None:
-        return _from_plan(plan, a, b, accumulator)  # type: ignore[arg-type]
+    usual = c is out is None
+    if usual and (one := _known(a)) is not None and (other := _known(b)) is not None:
+        call = (accumulator, promote_every, type(promote_every), dtype, one.key, other.key)
+        plan = _PLANS.find(call)
+        if plan is not None:
+            return _from_plan(plan, one, other)
     product = Product.of(a, b, accumulator, promote_every)
     left, right = product.left, product.right
     leading = left.codes.shape[:-2]
@@ -282,55 +284,79 @@ def matmul_nt(
         (accumulator, product.every),
         (flat(result), kind),
     )
-    if call:
-        one, other = ((raw_view(side.codes), side.format, side.block) for side in (left, right))
+    if usual and (one := _keep(a, left)) is not None and (other := _keep(b, right)) is not None:
+        call = (accumulator, promote_every, type(promote_every), dtype, one.key, other.key)
         stacked = right.codes.ndim > 2
-        _PLANS.keep(call, _Plan(one, other, shape, result.dtype, stack, stacked, product.every, kind))
+        _PLANS.keep(call, _Plan(shape, result.dtype, stack, stacked, (accumulator, product.every), kind))
     return deliver(result, out)
 
 
 class _Plan(NamedTuple):
-    """Everything that a checked product of quantized matrices needs besides its arrays."""
+    """Everything that a checked product needs besides its sides."""
 
-    left: tuple[Any, str, tuple[int, int]]
-    right: tuple[Any, str, tuple[int, int]]
     shape: tuple[int, ...]
     dtype: Any
     stack: tuple[int, int, int, int]
     stacked: bool
-    every: int
+    how: tuple[str, int]
     kind: str
 
 
+class _KnownSide(NamedTuple):
+    """A side of products that was checked: what plans know it by, and what the core takes."""
+
+    key: tuple[Any, ...]
+    core: Any
+    codes: Array
+    shape: tuple[int, ...]
+    scales: Any
+
+
 _PLANS: CallPlans[_Plan] = CallPlans()
+_SIDES: KeptByObject[_KnownSide] = KeptByObject()
 _ALONE = (1, 1)
 
 
-def _plain_call(a: Any, b: Any, accumulator: Any, promote_every: Any, dtype: Any) -> tuple[Any, ...]:
-    """Return what a product of plain arrays with float32 scales is known by; nothing for others."""
-    key: list[Any] = [accumulator, promote_every, type(promote_every), dtype]
-    for q in (a, b):
-        if type(q) is not Quantized or q.scale_kind != "float32":
-            return ()
-        codes, scales = q.codes, q.scales
-        if not (is_plain(codes) and is_plain(scales)) or _core.has_nan(scales):
-            return ()
-        key += (q.format, codes.shape, q.block, q.axis)
-    return tuple(key)
+def _known(x: Any) -> _KnownSide | None:
+    """Return a side as it was checked, if nothing but its numbers may have changed since."""
+    side = _SIDES.find(x)
+    if side is None or side.codes.shape != side.shape:
+        return None
+    return None if side.scales is not None and _core.has_nan(side.scales) else side
 
 
-def _from_plan(plan: _Plan, a: Quantized, b: Quantized, accumulator: str) -> Array:
-    left, right, shape, dtype, stack, stacked, every, kind = plan
-    out: Array = np.empty(shape, dtype)
-    _core.matmul_nt(
-        (as_core(a.codes, left[0]), left[1], as_core(a.scales, None), left[2], None, _ALONE),
-        (as_core(b.codes, right[0]), right[1], as_core(b.scales, None), right[2], None, _ALONE),
-        stack,
-        stacked,
-        None,
-        (accumulator, every),
-        (out.reshape(-1) if kind == "float32" else as_core(out, np.uint16), kind),
+def _keep(x: Any, side: Side) -> _KnownSide | None:
+    """Keep a checked side: prepared weights, and plain arrays with float32 scales; None for others."""
+    codes: Array = side.codes
+    scales: Any = None
+    core: Any = None
+    if type(x) is PreparedWeights and side.unit_scales is None:
+        core = x.operand
+    elif type(x) is Quantized and x.scale_kind == "float32" and is_plain(codes) and is_plain(side.scales):
+        scales = as_core(side.scales, None)  # type: ignore[arg-type]
+        core = (as_core(codes, raw_view(codes)), side.format, scales, side.block, None, _ALONE)
+        if scales.dtype != np.float32 or not np.may_share_memory(scales, x.scales):
+            return None
+    if core is None:
+        return None
+    key = (
+        type(x),
+        side.format,
+        codes.shape,
+        side.block,
+        side.scales is None,
+        getattr(x, "accumulator", None),
     )
+    known = _KnownSide(key, core, codes, codes.shape, scales)
+    _SIDES.keep(x, known)
+    return known
+
+
+def _from_plan(plan: _Plan, one: _KnownSide, other: _KnownSide) -> Array:
+    shape, dtype, stack, stacked, how, kind = plan
+    out: Array = np.empty(shape, dtype)
+    flat_out = out.reshape(-1) if kind == "float32" else as_core(out, np.uint16)
+    _core.matmul_nt(one.core, other.core, stack, stacked, None, how, (flat_out, kind))
     return out
 
 

@@ -79,3 +79,28 @@ def test_refusals() -> None:
         d3.prepare(w, accumulator="blackwell_mxf8")
     with pytest.raises(ValueError, match="accumulator"):
         d3.prepare(w, accumulator="hopper")
+
+
+def test_calls_that_were_checked_see_what_changed_since() -> None:
+    a, w = d3.quantize_tiles(X), d3.quantize_blocks(W)
+    weights = d3.prepare(w)
+    first = [d3.matmul_nt(a, b) for b in (w, weights)]
+    again = [d3.matmul_nt(a, b) for b in (w, weights)]
+    np.testing.assert_array_equal(first, again)
+    with pytest.raises(ValueError, match=r"^b: found weights prepared for accumulator"):
+        d3.matmul_nt(a, weights, accumulator="ada_fp8")
+    a.codes[...] = 0
+    np.testing.assert_array_equal([d3.matmul_nt(a, b) for b in (w, weights)], np.zeros((2, 5, 70)))
+    a.scales[0, 0] = np.nan
+    for b in (w, weights):
+        with pytest.raises(ValueError, match=r"^a: found NaN among the scales"):
+            d3.matmul_nt(a, b)
+
+
+def test_calls_that_were_checked_do_not_take_one_object_for_another() -> None:
+    for rows in range(1, 60):  # each dies, and the next one may take its place
+        w = d3.quantize_blocks(W[:rows])
+        for _ in range(2):
+            a = d3.quantize_tiles(X)
+            got, want = d3.matmul_nt(a, w), d3.matmul_nt(a, w, out=np.zeros((5, rows), f32))
+            np.testing.assert_array_equal(got, want)
