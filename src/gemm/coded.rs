@@ -9,7 +9,7 @@ use super::pack::{ExponentRange, BLOCK};
 use crate::formats::table::{E4M3FN, E5M2};
 use crate::formats::{Codes, Format};
 use crate::interrupt::poll;
-use crate::simd::mma::codes::{CodeTables, RowQuad, QUAD};
+use crate::simd::mma::codes::{CodeTables, CodedRow, QUAD};
 use crate::simd::mma::{Floats, Mma, Unit, COLUMNS};
 use crate::simd::{Kernel, Lanes};
 use std::ops::Range;
@@ -82,7 +82,7 @@ impl<'a> CodedRows<'a> {
     ) {
         let (job, rows) = (self.job, a_reach.len());
         let padded = job.k.next_multiple_of(self.unit.products) / QUAD;
-        let quads: Vec<Vec<RowQuad>> =
+        let quads: Vec<CodedRow> =
             a_reach.iter_mut().enumerate().map(|(i, range)| self.row(a_row + i, padded, range)).collect();
         let pieces = self.pieces(a_row, rows);
         let held = |first: usize| job.b.prepared.and_then(|prepared| prepared.panel(first));
@@ -114,7 +114,7 @@ impl<'a> CodedRows<'a> {
                 }
                 let sums = if job.chained { &mut *totals } else { &mut partial[..] };
                 for (row, sums) in quads.iter().zip(sums) {
-                    l.coded(self.unit, &row[place.clone()], self.tables.1, columns, sums);
+                    l.coded(self.unit, row, place.clone(), self.tables.1, columns, sums);
                 }
                 if piece.closes {
                     let scales = job.scaled().then(|| {
@@ -136,17 +136,13 @@ impl<'a> CodedRows<'a> {
     }
 
     /// Takes a row apart.
-    fn row(&self, row: usize, padded: usize, range: &mut ExponentRange) -> Vec<RowQuad> {
+    fn row(&self, row: usize, padded: usize, range: &mut ExponentRange) -> CodedRow {
         let side = &self.job.a;
         let codes = &bytes(side)[row * side.k..][..side.k];
         if codes.iter().any(|code| u32::from(code & 0x7F) > side.format.max_code()) {
             range.widen(-ExponentRange::FAR, ExponentRange::FAR);
         }
-        let (whole, rest) = codes.as_chunks::<QUAD>();
-        let mut last = [0; QUAD];
-        last[..rest.len()].copy_from_slice(rest);
-        let quads = whole.iter().chain([&last]).chain(std::iter::repeat(&[0; QUAD]));
-        quads.take(padded).map(|codes| self.tables.0.row(*codes, self.shift)).collect()
+        self.tables.0.row(self.unit, codes, padded, self.shift)
     }
 
     /// The pieces of k: intervals, or parts of them that end with a block.
@@ -197,29 +193,19 @@ impl Kernel for LayOut<'_, '_> {
         let magnitude = l.u32(((1 << (side.format.bits() - 1)) - 1) * 0x0101_0101);
         let mut reach = [l.u32(0); COLUMNS];
         let reach = &mut reach[..COLUMNS / L::N];
-        let mut square = [0f32; COLUMNS * COLUMNS];
         for (at, out) in k.clone().step_by(SQUARE).zip(out.chunks_exact_mut(COLUMNS * COLUMNS)) {
             let len = SQUARE.min(k.end - at);
-            for (c, line) in square.chunks_exact_mut(COLUMNS).enumerate() {
-                if c >= ranges.len() {
-                    line.fill(0.0);
-                    continue;
+            let row = |c: usize| (first + c) * side.k + at;
+            (0..ranges.len()).for_each(|c| l.prefetch(codes, row(c + COLUMNS)));
+            if ranges.len() == COLUMNS && len == SQUARE {
+                transpose(l, &codes[row(0)..], side.k, out);
+            } else {
+                let mut padded = [0; SQUARE * COLUMNS];
+                for (c, line) in padded.chunks_exact_mut(SQUARE).enumerate().take(ranges.len()) {
+                    line[..len].copy_from_slice(&codes[row(c)..][..len]);
                 }
-                let from = &codes[(first + c) * side.k + at..];
-                let mut padded = [0; SQUARE];
-                let quads = match from.first_chunk::<SQUARE>() {
-                    Some(whole) if len == SQUARE => whole,
-                    _ => {
-                        padded[..len].copy_from_slice(&from[..len]);
-                        &padded
-                    }
-                };
-                for (out, quad) in line.iter_mut().zip(quads.as_chunks::<QUAD>().0) {
-                    *out = f32::from_bits(u32::from_le_bytes(*quad));
-                }
-                l.prefetch(codes, (first + c + COLUMNS) * side.k + at);
+                transpose(l, &padded, SQUARE, out);
             }
-            transpose(l, &square, out);
             for line in out.chunks_exact(COLUMNS) {
                 for (reach, quads) in reach.iter_mut().zip(line.chunks_exact(L::N)) {
                     let magnitudes = l.and(l.bits(l.load_f32(quads)), magnitude);
@@ -239,20 +225,17 @@ impl Kernel for LayOut<'_, '_> {
     }
 }
 
-/// Transposes a square, in tiles of the level.
+/// Transposes a square of rows every `stride` codes, in tiles of the level.
 #[inline(always)]
-fn transpose<L: Lanes>(l: L, square: &[f32; COLUMNS * COLUMNS], out: &mut [f32]) {
+fn transpose<L: Lanes>(l: L, codes: &[u8], stride: usize, out: &mut [f32]) {
     if const { L::N == COLUMNS } {
-        return l.transpose(square, out);
+        return l.transpose_rows(codes, stride, out);
     }
-    let (mut tile, mut turned) = ([0f32; COLUMNS * COLUMNS], [0f32; COLUMNS * COLUMNS]);
-    let (tile, turned) = (&mut tile[..L::N * L::N], &mut turned[..L::N * L::N]);
+    let mut turned = [0f32; COLUMNS * COLUMNS];
+    let turned = &mut turned[..L::N * L::N];
     for at in (0..COLUMNS).step_by(L::N).flat_map(|row| (0..COLUMNS).step_by(L::N).map(move |col| (row, col)))
     {
-        for (i, line) in tile.chunks_exact_mut(L::N).enumerate() {
-            line.copy_from_slice(&square[(at.0 + i) * COLUMNS + at.1..][..L::N]);
-        }
-        l.transpose(tile, turned);
+        l.transpose_rows(&codes[at.0 * stride + QUAD * at.1..], stride, turned);
         for (i, line) in turned.chunks_exact(L::N).enumerate() {
             out[(at.1 + i) * COLUMNS + at.0..][..L::N].copy_from_slice(line);
         }

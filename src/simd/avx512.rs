@@ -1,6 +1,8 @@
 //! AVX-512 F/BW/DQ/VL/CD with VBMI and VNNI: sixteen lanes.
 
-use super::lanes::{horner, ColumnSink, Kernel, Lanes, Lookup, Narrow, RandomBytes, MAX_GROUP, MIDPOINT};
+use super::lanes::{
+    horner, ColumnSink, Kernel, Lanes, Lookup, Narrow, Plain, RandomBytes, MAX_GROUP, MIDPOINT,
+};
 use super::philox::PhiloxKeys;
 use std::arch::x86_64::*;
 
@@ -129,6 +131,10 @@ impl Lanes for Avx512 {
     type RegisterTable = super::register_table::ByteTables;
 
     elsewhere!(avx512);
+    #[inline(always)]
+    fn transpose_rows<T: Plain>(self, src: &[T], stride: usize, out: &mut [f32]) {
+        super::transpose::avx512_rows(self, src, stride, out);
+    }
     intrinsics! {
         f32(x: f32) -> __m512 = _mm512_set1_ps;
         bits(x: __m512) -> __m512i = _mm512_castps_si512;

@@ -146,6 +146,30 @@ pub trait ColumnSink<L: Lanes> {
     fn column(&mut self, k: usize, values: L::F);
 }
 
+/// Integers, without padding, of which some make 32 bits, the first of them below.
+pub trait Plain: Copy {
+    /// Elements of 32 bits.
+    const PER_WORD: usize;
+    /// The 32 bits of as many elements.
+    fn word(elements: &[Self]) -> u32;
+}
+
+impl Plain for u8 {
+    const PER_WORD: usize = 4;
+    #[inline(always)]
+    fn word(e: &[u8]) -> u32 {
+        u32::from_le_bytes([e[0], e[1], e[2], e[3]])
+    }
+}
+
+impl Plain for u16 {
+    const PER_WORD: usize = 2;
+    #[inline(always)]
+    fn word(e: &[u16]) -> u32 {
+        u32::from(e[0]) | u32::from(e[1]) << 16
+    }
+}
+
 /// `N` lanes of float32 / uint32 and what can be done with them. A *group* is four vectors, `4 * N`
 /// elements. Integer comparisons, minima and maxima are for values below 2^31.
 ///
@@ -199,6 +223,17 @@ pub trait Lanes: Copy {
     fn columns(self, table: &Lookup, codes: &[u8], each: impl ColumnSink<Self>);
     /// Transposes an `N x N` float32 tile.
     fn transpose(self, rows: &[f32], out: &mut [f32]);
+    /// Transposes an `N x N` tile of 32 bits whose rows begin every `stride` elements of `src`.
+    #[inline(always)]
+    fn transpose_rows<T: Plain>(self, src: &[T], stride: usize, out: &mut [f32]) {
+        let mut tile = [0f32; 256];
+        for (row, tile) in tile[..Self::N * Self::N].chunks_exact_mut(Self::N).enumerate() {
+            for (words, out) in src[row * stride..].chunks_exact(T::PER_WORD).zip(tile) {
+                *out = f32::from_bits(T::word(words));
+            }
+        }
+        self.transpose(&tile[..Self::N * Self::N], out);
+    }
     /// `N` bytes, widened.
     fn load_u8(self, src: &[u8]) -> Self::U;
     /// Evaluates the polynomial with coefficients `c`, lowest power first, at each of `x`: Horner's rule, product and sum

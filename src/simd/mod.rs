@@ -115,7 +115,7 @@ mod neon_narrow;
 mod neon_tables;
 
 pub use lanes::{
-    f16_to_f32, f64_to_f32_odd, fma, ColumnSink, F16Shift, Kernel, Lanes, Lookup, Narrow, RandomBytes,
+    f16_to_f32, f64_to_f32_odd, fma, ColumnSink, F16Shift, Kernel, Lanes, Lookup, Narrow, Plain, RandomBytes,
     MAX_GROUP, STEP,
 };
 pub use map::{map_groups, GroupMap, Walk};

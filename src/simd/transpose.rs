@@ -12,64 +12,99 @@ pub(super) fn portable<const W: usize>(rows: &[f32], out: &mut [f32]) {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86::{avx2, avx512};
+pub(super) use x86::{avx2, avx512, avx512_rows};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::super::avx2::Avx2;
     use super::super::avx512::Avx512;
+    use super::super::lanes::Plain;
     use std::arch::x86_64::*;
 
-    /// Transposes a tile, a 4 x 4 tile in each 128-bit lane at a time. A level names its lanes, how quarters of rows that are
-    /// below each other become a vector, and its intrinsics.
-    macro_rules! transposed {
-        ($(#[$doc:meta])* $name:ident($token:ty), $lanes:literal, |$from:ident| $row:expr,
-         { $($intrinsic:ident as $word:ident),+ }) => {
-            $(#[$doc])*
-            #[inline(always)]
-            pub fn $name(_: $token, rows: &[f32], out: &mut [f32]) {
-                $(use $intrinsic as $word;)+
-                let (rows, out) = (&rows[..$lanes * $lanes], &mut out[..$lanes * $lanes]);
-                // SAFETY: the token proves the level; parts of rows are read and whole rows written inside the tiles.
-                unsafe {
-                    for part in 0..$lanes / 4 {
-                        let row = |i: usize| {
-                            let $from = rows.as_ptr().add($lanes * i + 4 * part);
-                            $row
-                        };
-                        let (a, b, c, d) = (row(0), row(1), row(2), row(3));
-                        let (x, y) = (double(low(a, b)), double(low(c, d)));
-                        let (z, w) = (double(high(a, b)), double(high(c, d)));
-                        let columns = [low_64(x, y), high_64(x, y), low_64(z, w), high_64(z, w)];
-                        for (i, column) in columns.into_iter().enumerate() {
-                            store(out.as_mut_ptr().add($lanes * (4 * part + i)), single(column));
-                        }
-                    }
+    /// Transposes an 8 x 8 tile, a 4 x 4 tile in each 128-bit lane at a time.
+    #[inline(always)]
+    pub fn avx2(_: Avx2, rows: &[f32], out: &mut [f32]) {
+        let (rows, out) = (&rows[..64], &mut out[..64]);
+        // SAFETY: the token proves the level; parts of rows are read and whole rows written inside the tiles.
+        unsafe {
+            for part in 0..2 {
+                let row = |i: usize| {
+                    let from = rows.as_ptr().add(8 * i + 4 * part);
+                    let low = _mm256_castps128_ps256(_mm_loadu_ps(from));
+                    _mm256_insertf128_ps::<1>(low, _mm_loadu_ps(from.add(32)))
+                };
+                let (a, b, c, d) = (row(0), row(1), row(2), row(3));
+                let double = |x: __m256| _mm256_castps_pd(x);
+                let (x, y) = (double(_mm256_unpacklo_ps(a, b)), double(_mm256_unpacklo_ps(c, d)));
+                let (z, w) = (double(_mm256_unpackhi_ps(a, b)), double(_mm256_unpackhi_ps(c, d)));
+                let columns = [
+                    _mm256_unpacklo_pd(x, y),
+                    _mm256_unpackhi_pd(x, y),
+                    _mm256_unpacklo_pd(z, w),
+                    _mm256_unpackhi_pd(z, w),
+                ];
+                for (i, column) in columns.into_iter().enumerate() {
+                    _mm256_storeu_ps(out.as_mut_ptr().add(8 * (4 * part + i)), _mm256_castpd_ps(column));
                 }
             }
-        };
-    }
-
-    transposed! {
-        /// Transposes an 8 x 8 tile.
-        avx2(Avx2), 8, |from| {
-            _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(_mm_loadu_ps(from)), _mm_loadu_ps(from.add(32)))
-        }, {
-            _mm256_unpacklo_ps as low, _mm256_unpackhi_ps as high, _mm256_unpacklo_pd as low_64,
-            _mm256_unpackhi_pd as high_64, _mm256_castps_pd as double, _mm256_castpd_ps as single, _mm256_storeu_ps as store
         }
     }
 
-    transposed! {
-        /// Transposes a 16 x 16 tile.
-        avx512(Avx512), 16, |from| {
-            let x = _mm512_castps128_ps512(_mm_loadu_ps(from));
-            let x = _mm512_insertf32x4::<1>(x, _mm_loadu_ps(from.add(64)));
-            let x = _mm512_insertf32x4::<2>(x, _mm_loadu_ps(from.add(128)));
-            _mm512_insertf32x4::<3>(x, _mm_loadu_ps(from.add(192)))
-        }, {
-            _mm512_unpacklo_ps as low, _mm512_unpackhi_ps as high, _mm512_unpacklo_pd as low_64,
-            _mm512_unpackhi_pd as high_64, _mm512_castps_pd as double, _mm512_castpd_ps as single, _mm512_storeu_ps as store
+    /// Transposes a 16 x 16 tile.
+    #[inline(always)]
+    pub fn avx512(_: Avx512, rows: &[f32], out: &mut [f32]) {
+        assert!(rows.len() >= 256, "a tile");
+        // SAFETY: the token proves the level; sixteen rows of sixteen lie in the tile.
+        unsafe { avx512_at(rows.as_ptr().cast(), 64, out) }
+    }
+
+    /// Transposes a 16 x 16 tile whose rows begin every `stride` elements.
+    #[inline(always)]
+    pub fn avx512_rows<T: Plain>(_: Avx512, src: &[T], stride: usize, out: &mut [f32]) {
+        let end = stride.checked_mul(15).and_then(|last| last.checked_add(64 / std::mem::size_of::<T>()));
+        assert!(end.is_some_and(|end| end <= src.len()), "sixteen rows");
+        // SAFETY: the token proves the level; the last row was just found to end in the slice.
+        unsafe { avx512_at(src.as_ptr().cast(), stride * std::mem::size_of::<T>(), out) }
+    }
+
+    /// Transposes sixteen rows of 64 bytes: four rows in each vector's quarters, then quarters.
+    ///
+    /// # Safety
+    /// There must be sixteen rows, one every `stride` bytes from `src` on.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn avx512_at(src: *const u8, stride: usize, out: &mut [f32]) {
+        let out = &mut out[..256];
+        // SAFETY: the rows are there, and whole rows are written inside the tile.
+        unsafe {
+            let row = |i: usize| _mm512_loadu_ps(src.add(i * stride).cast());
+            let four = |i: usize| {
+                let (a, b, c, d) = (row(i), row(i + 1), row(i + 2), row(i + 3));
+                let double = |x: __m512| _mm512_castps_pd(x);
+                let (x, y) = (double(_mm512_unpacklo_ps(a, b)), double(_mm512_unpacklo_ps(c, d)));
+                let (z, w) = (double(_mm512_unpackhi_ps(a, b)), double(_mm512_unpackhi_ps(c, d)));
+                [
+                    _mm512_unpacklo_pd(x, y),
+                    _mm512_unpackhi_pd(x, y),
+                    _mm512_unpacklo_pd(z, w),
+                    _mm512_unpackhi_pd(z, w),
+                ]
+            };
+            let (first, second, third, fourth) = (four(0), four(4), four(8), four(12));
+            let mut store = |i: usize, x: __m512d| _mm512_storeu_pd(out.as_mut_ptr().add(16 * i).cast(), x);
+            macro_rules! quarters {
+                ($($i:literal)*) => {$(
+                    let even = |a, b| _mm512_shuffle_f64x2::<0x88>(a, b);
+                    let odd = |a, b| _mm512_shuffle_f64x2::<0xDD>(a, b);
+                    let (a, b, c, d) = (first[$i], second[$i], third[$i], fourth[$i]);
+                    let (x, y, z, w) = (even(a, b), even(c, d), odd(a, b), odd(c, d));
+                    store($i, even(x, y));
+                    store($i + 4, even(z, w));
+                    store($i + 8, odd(x, y));
+                    store($i + 12, odd(z, w));
+                )*};
+            }
+            quarters!(0 1 2 3);
         }
     }
 }

@@ -66,6 +66,30 @@ impl<'a> PairOperand<'a> {
         }
     }
 
+    /// Transposes some k of a vector of rows whose pairs are packed as they are, whole squares of them; false if this is not
+    /// so, or if there are not as many rows.
+    #[inline(always)]
+    fn transposed<P: PairSum>(
+        &self,
+        level: P,
+        row: usize,
+        count: usize,
+        k: Range<usize>,
+        panel: &mut [f32],
+    ) -> bool {
+        let (l, lanes, stride) = (level.lanes(), P::L::N, self.of.k);
+        let Codes::U16(codes) = self.of.codes else { return false };
+        if P::PLANES > 1 || self.places.is_some() || count < lanes || !k.len().is_multiple_of(2 * lanes) {
+            return false;
+        }
+        for (at, square) in k.step_by(2 * lanes).zip(panel.chunks_exact_mut(lanes * lanes)) {
+            let ahead = (row + VECTORS * lanes) * stride + at;
+            (0..lanes).for_each(|i| l.prefetch(codes, 2 * (ahead + i * stride)));
+            l.transpose_rows(&codes[row * stride + at..], stride, square);
+        }
+        true
+    }
+
     /// Writes some k of a row as pairs; the number after an odd last one is zero.
     #[inline(always)]
     fn pairs<L: Lanes>(&self, l: L, row: usize, k: Range<usize>, out: &mut [f32]) {
@@ -232,6 +256,16 @@ impl<P: PairSum> Kernel for PackColumns<'_, '_, P> {
         let blocks = pairs.div_ceil(lanes);
         let mut line = [0f32; LINE];
         for v in 0..VECTORS {
+            let panel = &mut out[v * PairBlocks::<P>::PANEL..];
+            if side.transposed(
+                order.level,
+                row + v * lanes,
+                count.saturating_sub(v * lanes),
+                k.clone(),
+                panel,
+            ) {
+                continue;
+            }
             // Rows next to each other first: each cache line is read once, even if rows share cache sets.
             for i in 0..lanes {
                 let row = row + v * lanes + i;
@@ -245,7 +279,6 @@ impl<P: PairSum> Kernel for PackColumns<'_, '_, P> {
                     near[block * square + i * lanes..][..lanes].copy_from_slice(line);
                 }
             }
-            let panel = &mut out[v * PairBlocks::<P>::PANEL..];
             for block in 0..blocks {
                 let near = &near[block * square..][..square];
                 let panel = &mut panel[block * square * P::PLANES..][..square * P::PLANES];

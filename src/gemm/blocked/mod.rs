@@ -62,8 +62,10 @@ pub(super) trait SideOperand: Copy {
 pub(super) const VECTORS: usize = 2;
 /// The most lanes.
 const WIDE: usize = VECTORS * 16;
-/// Rows of a block of `a`: a multiple of the rows of every kernel.
+/// The most rows of a block of `a`.
 const TALL: usize = 504;
+/// Rows of a block are a multiple of this, as those of every kernel are.
+const EACH: usize = 12;
 /// Multiple of columns at which tiles are cut for threads.
 const CUT: usize = 64;
 /// Rows of the result in a task, if there are as many.
@@ -155,7 +157,8 @@ impl<O: BlockOrder> Kernel for BlockTask<'_, '_, O> {
         let ((rows, columns), lanes) = (region.size, O::L::N);
         let segments = segments(p, O::RUN[0], O::DEEP[0]);
         region.prepare(&segments);
-        let tall = rows.min(TALL);
+        // As many rows in each block, so that no few rows are left: columns are packed anew for each block.
+        let tall = rows.div_ceil(rows.div_ceil(TALL).max(1)).next_multiple_of(EACH).min(TALL);
         let mut work = Workspace::<O> {
             order,
             lhs: Scratch::new(tall * O::STRIDE),
@@ -168,8 +171,8 @@ impl<O: BlockOrder> Kernel for BlockTask<'_, '_, O> {
             columns_at: p.b.scales_at(region.b_row(0), columns),
         };
         for segment in &segments {
-            for row in (0..rows).step_by(TALL) {
-                work.rows(p, segment, region, row);
+            for row in (0..rows).step_by(tall.max(1)) {
+                work.rows(p, segment, region, row..rows.min(row + tall));
             }
         }
     }
@@ -200,10 +203,16 @@ struct Rectangle {
 }
 
 impl<O: BlockOrder> Workspace<O> {
-    /// Computes the rows from `row` on, as many as a block of `a` has.
+    /// Computes the rows of a block of `a`.
     #[inline(always)]
-    fn rows(&mut self, p: &Problem<O::Operand>, segment: &KSegment, region: &mut Region<'_>, row: usize) {
-        let (rows, width) = ((region.size.0 - row).min(TALL), VECTORS * O::L::N);
+    fn rows(
+        &mut self,
+        p: &Problem<O::Operand>,
+        segment: &KSegment,
+        region: &mut Region<'_>,
+        block: Range<usize>,
+    ) {
+        let (row, rows, width) = (block.start, block.len(), VECTORS * O::L::N);
         let k = segment.range();
         for (i, lhs) in self.lhs.get_mut().chunks_mut(O::STRIDE).enumerate().take(rows) {
             self.order.pack_row(&p.a, region.a_row(row + i), k.clone(), lhs);

@@ -85,10 +85,18 @@ macro_rules! level {
 
             $(const CODED: bool = true;
 
-            fn $coded(self, unit: Unit, row: &[RowQuad], tables: &CodeTables, columns: &[f32], c: &mut Floats) {
-                codes::check(unit, row, columns);
-                // SAFETY: the token proves the features; the columns were just found to be as many.
-                unsafe { each_coded!(unit, (unit, row, tables, columns, c)) }
+            fn $coded(
+                self,
+                unit: Unit,
+                row: &CodedRow,
+                place: Range<usize>,
+                tables: &CodeTables,
+                columns: &[f32],
+                c: &mut Floats,
+            ) {
+                codes::check(unit, &place, columns);
+                // SAFETY: the token proves the features.
+                unsafe { each_coded!(unit, (unit, row, place, tables, columns, c)) }
             })?)?
 
             fn promote(self, totals: &mut [Floats], partial: &[Floats], scales: Option<(&[f32], &Floats)>) {
@@ -115,10 +123,11 @@ use super::neon::Neon;
 #[cfg(target_arch = "x86_64")]
 use super::{avx2::Avx2, avx512::Avx512};
 
-use codes::{CodeTables, RowQuad};
+use codes::{CodeTables, CodedRow};
 use groups::{GroupPanel, GroupRows};
 
 use super::Lanes;
+use std::ops::Range;
 
 /// Columns of a panel.
 pub const COLUMNS: usize = 16;
@@ -264,11 +273,19 @@ pub trait Mma: Lanes {
     /// True where there are steps on codes.
     const CODED: bool = false;
 
-    /// Continues the chains of a row by columns that are codes, [`codes::QUAD`] k of each in a line.
+    /// Continues the chains of some quads of a row by columns that are codes, [`codes::QUAD`] k of each in a line.
     ///
     /// # Panics
-    /// If the columns are not as many as the row, or no whole steps; where there are no such steps.
-    fn coded(self, _: Unit, _: &[RowQuad], _: &CodeTables, _: &[f32], _: &mut Floats) {
+    /// If the columns are not as many, or no whole steps; where there are no such steps.
+    fn coded(
+        self,
+        _: Unit,
+        _row: &CodedRow,
+        _quads: Range<usize>,
+        _: &CodeTables,
+        _columns: &[f32],
+        _: &mut Floats,
+    ) {
         unreachable!("the level has no steps on codes")
     }
 
