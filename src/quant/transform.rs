@@ -180,12 +180,7 @@ impl<P: Place, S: Source, C: Code, const DIVIDE: bool> EncodeNarrow<'_, P, S, C,
     #[inline(always)]
     fn ready<L: Lanes>(&self, l: L, at: usize, j: usize, src: &[S::Item]) -> L::F {
         let x = l.flush(S::load(l, &src[j * L::N..]));
-        let q = self.quotients.of(l, at, j, x);
-        if !DIVIDE {
-            return q;
-        }
-        // Correcting a quotient of -0 by a residual of +0 loses its sign.
-        l.with_sign(q, x)
+        self.quotients.of(l, at, j, x)
     }
 }
 

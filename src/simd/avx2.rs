@@ -293,7 +293,7 @@ impl Lanes for Avx2 {
         // SAFETY: the token proves AVX2, FMA and F16C.
         unsafe {
             let q = _mm256_mul_ps(a, r);
-            _mm256_fmadd_ps(_mm256_fnmadd_ps(q, b, a), r, q)
+            _mm256_fnmadd_ps(_mm256_fmsub_ps(q, b, a), r, q)
         }
     }
 

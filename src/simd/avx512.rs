@@ -106,13 +106,18 @@ fn half(x: __m512, sticky: u32) -> __m256i {
 
 /// The magnitude codes of 32 float16, cut off after an addition; `even` adds one more to odd ones.
 #[inline(always)]
-fn cut_off(h: __m512i, cut: __m512i, add: __m512i, even: bool) -> __m512i {
+fn cut_off(h: __m512i, f: Narrow) -> __m512i {
     // SAFETY: AVX-512 is proved by the token of the caller.
     unsafe {
-        let magnitude = _mm512_and_si512(h, _mm512_set1_epi16(0x7FFF));
-        let odd = _mm512_and_si512(_mm512_srlv_epi16(h, cut), _mm512_set1_epi16(1));
-        let add = if even { _mm512_add_epi16(odd, add) } else { add };
-        _mm512_srlv_epi16(_mm512_adds_epi16(magnitude, add), cut)
+        let (cut, magnitude) = (_mm512_set1_epi16(f.cut as i16), _mm512_and_si512(h, _mm512_set1_epi16(0x7FFF)));
+        if !f.even {
+            let sum = _mm512_adds_epi16(magnitude, _mm512_set1_epi16(f.add as i16));
+            return _mm512_srlv_epi16(sum, cut);
+        }
+        // An average adds one, and shifts by one: (odd & 1) | (add - 1), as add is odd.
+        let (one, less) = (_mm512_set1_epi16(1), _mm512_set1_epi16(f.add as i16 - 1));
+        let add = _mm512_ternarylogic_epi32::<0xEA>(_mm512_srlv_epi16(h, cut), one, less);
+        _mm512_srlv_epi16(_mm512_avg_epu16(magnitude, add), _mm512_set1_epi16(f.cut as i16 - 1))
     }
 }
 
@@ -381,19 +386,21 @@ impl Lanes for Avx512 {
         let h1 = join(half(x[2], f.sticky), half(x[3], f.sticky));
         // SAFETY: the token proves AVX-512.
         let v = unsafe {
-            let (cut, add) = (_mm512_set1_epi16(f.cut as i16), _mm512_set1_epi16(f.add as i16));
-            let codes = _mm512_packus_epi16(cut_off(h0, cut, add, f.even), cut_off(h1, cut, add, f.even));
-            let codes = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), codes);
-            // float16's own NaNs stand above its infinity, and that above every overflow that is not rounded up to it
-            let nan = _mm512_cmpge_epu8_mask(codes, _mm512_set1_epi8((0x7E00 >> f.cut) as i8));
+            let codes = _mm512_packus_epi16(cut_off(h0, f), cut_off(h1, f));
             let mut limited = _mm512_min_epu8(codes, _mm512_set1_epi8(f.limit as i8));
+            // float16's own NaNs stand above its infinity, and that above every overflow that is not rounded up to it
             if f.limit != f.infinite {
                 let infinite = _mm512_cmpge_epu8_mask(codes, _mm512_set1_epi8((0x7C00 >> f.cut) as i8));
                 limited = _mm512_mask_mov_epi8(limited, infinite, _mm512_set1_epi8(f.infinite as i8));
             }
-            let codes = _mm512_mask_mov_epi8(limited, nan, _mm512_set1_epi8(f.nan as i8));
-            let negative = u64::from(_mm512_movepi16_mask(h0)) | u64::from(_mm512_movepi16_mask(h1)) << 32;
-            _mm512_mask_add_epi8(codes, negative, codes, _mm512_set1_epi8(f.sign as i8))
+            if f.limit != f.nan {
+                let nan = _mm512_cmpge_epu8_mask(codes, _mm512_set1_epi8((0x7E00 >> f.cut) as i8));
+                limited = _mm512_mask_mov_epi8(limited, nan, _mm512_set1_epi8(f.nan as i8));
+            }
+            // Saturation leaves a word its sign.
+            let negative = _mm512_movepi8_mask(_mm512_packs_epi16(h0, h1));
+            let codes = _mm512_mask_add_epi8(limited, negative, limited, _mm512_set1_epi8(f.sign as i8));
+            _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), codes)
         };
         store(v, out, stream);
     }
@@ -459,7 +466,7 @@ impl Lanes for Avx512 {
         // SAFETY: the token proves AVX-512.
         unsafe {
             let q = _mm512_mul_ps(a, r);
-            _mm512_fmadd_ps(_mm512_fnmadd_ps(q, b, a), r, q)
+            _mm512_fnmadd_ps(_mm512_fmsub_ps(q, b, a), r, q)
         }
     }
 

@@ -381,13 +381,9 @@ pub trait Lanes: Copy {
     fn fmax(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a / b`.
     fn fdiv(self, a: Self::F, b: Self::F) -> Self::F;
-    /// Gives a quotient of `a` by [`Lanes::fdiv_by`] the sign of `a`, which a zero may have lost.
-    #[inline(always)]
-    fn with_sign(self, q: Self::F, a: Self::F) -> Self::F {
-        self.float(self.or(self.bits(q), self.and(self.bits(a), self.u32(1 << 31))))
-    }
-    /// `a / b`, but for the sign of a zero; correct wherever `r = RN(1 / b)` and [`crate::quant`]'s reciprocal conditions hold; levels
-    /// with a fused multiply-add correct `a * r` once instead of dividing.
+    /// `a / b`, correct wherever `r = RN(1 / b)` and [`crate::quant`]'s reciprocal conditions hold; levels with a fused
+    /// multiply-add correct `a * r` once instead of dividing, by what `(a * r) * b` has too much: a difference of +0, taken
+    /// away, leaves a zero its sign.
     fn fdiv_by(self, a: Self::F, b: Self::F, r: Self::F) -> Self::F;
 
     /// `a & b`.

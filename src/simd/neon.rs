@@ -283,10 +283,6 @@ impl Lanes for Neon {
         Two(one(a.0, b.0, r.0), one(a.1, b.1, r.1))
     }
     #[inline(always)]
-    fn with_sign(self, q: Self::F, _a: Self::F) -> Self::F {
-        q // it has it
-    }
-    #[inline(always)]
     fn hmax_each(self, a: &[Self::U]) -> Self::U {
         let a: &[Self::U; N] = a[..N].try_into().expect("as many");
         // SAFETY: the token proves NEON.
