@@ -38,11 +38,13 @@ def blocks(module: Any, x: Array, scale: str, **options: Any) -> Any:
     return module.quantize_blocks(x, fmt=FORMAT, block=(128, 128), scale=scale, **options)
 
 
-def quantizing(name: str, how: Any, scale: str, sizes: Any, gates: Any, peer_gates: Any) -> Kernel:
-    """The kernel that quantizes float32 in the way `how`."""
+def quantizing(
+    name: str, how: Any, scale: str, sizes: Any, gates: Any, peer_gates: Any, dtype: str = "float32"
+) -> Kernel:
+    """The kernel that quantizes `dtype` in the way `how`."""
 
     def prepare(shape: tuple[int, ...], magnitude: float) -> Work:
-        x = numbers(shape, magnitude)
+        x = numbers(shape, magnitude).astype(dtype, copy=False)
         q = how(d3, x, scale)
         out = q.codes, q.scales
 
@@ -56,10 +58,10 @@ def quantizing(name: str, how: Any, scale: str, sizes: Any, gates: Any, peer_gat
             lambda: how(d3, x, scale),
             lambda: list(out),
             expected,
-            quantizing_peers(how, x) if scale == "float32" else {},
+            quantizing_peers(how, x) if (scale, dtype) == ("float32", "float32") else {},
         )
 
-    return Kernel(name, prepare, sizes, QUICK, gates, peer_gates, from_float32=True)
+    return Kernel(name, prepare, sizes, QUICK, gates, peer_gates, from_float32=dtype == "float32")
 
 
 def quantizing_peers(how: Any, x: Array) -> dict[str, Any]:
@@ -104,6 +106,7 @@ TO_BFLOAT16 = Gate(2.2)
 KERNELS = (
     quantizing("quantize 1x128", tiles, "float32", TILE_SIZES, QUANTIZE_TILES, {"numpy+ml_dtypes": 40}),
     quantizing("quantize 1x128 ue8m0", tiles, "ue8m0", TILE_SIZES, QUANTIZE_TILES, {}),
+    quantizing("quantize 1x128 from f64", tiles, "float32", TILE_SIZES[:1], {}, {}, "float64"),
     quantizing("quantize 128x128", blocks, "float32", BLOCK_SIZES, QUANTIZE_BLOCKS, {}),
     dequantizing("dequantize 1x128 -> f32", tiles, "float32", TILE_SIZES, {"64Mi": TO_FLOAT32}),
     dequantizing("dequantize 1x128 -> bf16", tiles, "bfloat16", TILE_SIZES, {"64Mi": TO_BFLOAT16}),

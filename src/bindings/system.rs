@@ -34,6 +34,12 @@ fn set_least_shared(work: usize) {
     threads::set_least_shared(work);
 }
 
+/// Sets the bytes of input and output from which stores stream, 0 for those that the caches ask for: for tests.
+#[pyfunction]
+fn set_least_streamed(bytes: usize) {
+    crate::simd::set_least_streamed(bytes);
+}
+
 /// The instruction-set level in force.
 #[pyfunction]
 fn simd_level() -> &'static str {
@@ -144,7 +150,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     level_from_env().map_err(|e| super::environment("DSV3_NUMERICS_SIMD", &e))?;
     threads::threads_from_env()?;
     m.add_class::<TensorTable>()?;
-    functions!(m, [get_num_threads, set_num_threads, set_alone, set_least_shared]);
+    functions!(m, [get_num_threads, set_num_threads, set_alone, set_least_shared, set_least_streamed]);
     functions!(m, [simd_level, simd_levels, set_simd_level, crc32]);
     Ok(())
 }

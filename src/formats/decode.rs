@@ -403,7 +403,7 @@ fn elementwise<M: GroupMap + Sync>(src: &[M::In], out: &mut [M::Out], map: M) {
             l.fence();
         }
     }
-    let walk = Walk::over(out);
+    let walk = Walk::over(std::mem::size_of_val(src), out);
     let chunks = src.chunks(CHUNK).zip(out.chunks_mut(CHUNK)).collect();
     run_tasks(src.len(), chunks, |(src, out): (&[M::In], &mut [M::Out])| {
         dispatch(Run(&map, src, out, walk));

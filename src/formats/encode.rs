@@ -89,7 +89,7 @@ struct Job {
 impl Job {
     /// Encodes everything in parallel chunks; the flat index of the first NaN that is not wanted.
     fn all<S: Source, C: Code>(self, src: &[S::Item], out: &mut [C]) -> Option<usize> {
-        let walk = Walk::over(out);
+        let walk = Walk::over(std::mem::size_of_val(src), out);
         let chunks = src.chunks(CHUNK).zip(out.chunks_mut(CHUNK)).enumerate().collect();
         let nans = run_tasks(src.len(), chunks, |(k, (src, out)): (usize, (&[S::Item], &mut [C]))| {
             let nan = if self.refuse_nan { dispatch(FindNan::<S> { src }) } else { None };

@@ -110,13 +110,16 @@ impl Near {
     /// The magnitude codes of magnitude bits `a`, none of them NaN.
     #[inline(always)]
     pub fn round_number<L: Lanes>(&self, l: L, a: L::U) -> L::U {
-        let a = l.min(a, l.u32(self.limit));
         if self.wide {
+            let a = l.min(a, l.u32(self.limit));
             let odd = l.and(l.shr(a, self.shift), l.u32(1));
             let half = l.u32((1 << (self.shift - 1)) - 1);
             return l.shr(l.add(l.add(a, half), odd), self.shift);
         }
-        let binade = l.max(l.and(a, l.u32(INFINITY)), l.u32(self.emin_bits));
+        // Magnitudes order like their bits, and the portable level has instructions for floats only.
+        let a = l.bits(l.fmin(l.float(a), l.float(l.u32(self.limit))));
+        let binade = l.float(l.and(a, l.u32(INFINITY)));
+        let binade = l.bits(l.fmax(binade, l.float(l.u32(self.emin_bits))));
         let magic = l.add(binade, l.u32(self.magic));
         let sum = l.fadd(l.float(a), l.float(magic));
         let quanta = l.sub(l.bits(sum), magic);

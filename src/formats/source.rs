@@ -66,6 +66,15 @@ macro_rules! each_input {
 pub(crate) use each_input;
 
 impl<'a> Input<'a> {
+    /// Bytes of the elements.
+    pub(crate) fn bytes(self) -> usize {
+        match self {
+            Input::F32(src) => std::mem::size_of_val(src),
+            Input::F64(src) => std::mem::size_of_val(src),
+            Input::F16(src) | Input::Bf16(src) => std::mem::size_of_val(src),
+        }
+    }
+
     /// Some of the elements.
     pub(crate) fn part(self, range: std::ops::Range<usize>) -> Input<'a> {
         match self {

@@ -2,7 +2,7 @@
 
 use super::amax::RUN;
 use super::layout::{Blocks, RowPart};
-use super::place::{spread, Each, Place, Shifted};
+use super::place::{spread, Across, Each, Place, Shifted};
 use crate::error::{same_length, Error};
 use crate::formats::decode::{
     DecodeMap, Decoder, Multiplier, Sink, Table, ToBf16, ToF16, ToF32, ToF64, Wide,
@@ -134,7 +134,7 @@ fn rows<D: Decoder, K: Sink, F: Fetch<Code = D::Code>>(
     out: &mut [K::Item],
 ) {
     let flat = blocks.flattened();
-    let walk = match Walk::over(out) {
+    let walk = match Walk::over(blocks.len(), out) {
         Walk { stream: true, .. } => Walk { stream: true, ahead: AHEAD },
         cached => cached,
     };
@@ -204,12 +204,16 @@ impl<D: Decoder, K: Sink, F: Fetch<Code = D::Code>> Kernel for Rows<'_, D, K, F>
                 let vectors = if start == 0 { head } else { 0 };
                 let shifted = Shifted::new(flat.block_cols, phase, end - start)
                     .filter(|_| vectors.is_multiple_of(L::N) || phase + end - start <= flat.block_cols);
+                let scales = &scales[block..];
                 if let Some(place) = shifted {
-                    let map = DecodeMap { decoder, multiplier: By { place, scales: &scales[block..] }, sink };
+                    let map = DecodeMap { decoder, multiplier: By { place, scales }, sink };
+                    map_groups(l, &map, 0, codes, out, walk);
+                } else if let Some(place) = Across::new(flat.block_cols, phase) {
+                    let map = DecodeMap { decoder, multiplier: By { place, scales }, sink };
                     map_groups(l, &map, 0, codes, out, walk);
                 } else {
                     if spread_for != Some((band, start)) {
-                        spread(&scales[block..], flat.block_cols, phase, end - start, &mut each);
+                        spread(scales, flat.block_cols, phase, end - start, &mut each);
                         spread_for = Some((band, start));
                     }
                     let map = DecodeMap { decoder, multiplier: By { place: Each, scales: &each }, sink };

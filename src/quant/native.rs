@@ -32,6 +32,8 @@ pub(super) use each_native;
 pub(super) trait Native: Source {
     /// All of an input.
     fn whole(input: Input<'_>) -> Cow<'_, [Self::Item]>;
+    /// True where parts need no copy.
+    fn stands(input: Input<'_>) -> bool;
     /// A part of an input; a copy is made in `room`.
     fn part<'a>(input: Input<'a>, room: &'a mut Vec<f32>) -> &'a [Self::Item];
 }
@@ -39,6 +41,10 @@ pub(super) trait Native: Source {
 impl Native for F32 {
     fn whole(input: Input<'_>) -> Cow<'_, [f32]> {
         as_f32(input)
+    }
+
+    fn stands(input: Input<'_>) -> bool {
+        matches!(input, Input::F32(_))
     }
 
     fn part<'a>(input: Input<'a>, room: &'a mut Vec<f32>) -> &'a [f32] {
@@ -60,6 +66,10 @@ impl Native for Bf16 {
             Input::Bf16(src) => src.into(),
             _ => unreachable!("other inputs are float32, or become it"),
         }
+    }
+
+    fn stands(_input: Input<'_>) -> bool {
+        true
     }
 
     fn part<'a>(input: Input<'a>, _room: &'a mut Vec<f32>) -> &'a [u16] {

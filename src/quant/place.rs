@@ -57,6 +57,36 @@ impl Place for ByGroup {
     }
 }
 
+/// Blocks whose width is a power of two and no less than a vector, entered anywhere: a vector may end in the next block.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Across {
+    phase: usize,
+    shift: u32,
+}
+
+impl Across {
+    /// For runs that begin `phase` elements into a block.
+    pub fn new(block_cols: usize, phase: usize) -> Option<Across> {
+        let regular = block_cols.is_power_of_two() && block_cols >= WIDEST;
+        regular.then(|| Across { phase, shift: block_cols.trailing_zeros() })
+    }
+}
+
+/// The place of each lane.
+static LANES: [u32; WIDEST] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+
+impl Place for Across {
+    #[inline(always)]
+    fn load<L: Lanes>(&self, l: L, values: &[f32], at: usize, j: usize) -> L::F {
+        let (start, last) = (self.phase + at, values.len() - 1);
+        let from = start + j * L::N;
+        let value = |at: usize| l.bits(l.f32(values[(at >> self.shift).min(last)]));
+        // The same for all vectors of a group: lanes up to the next multiple of a vector.
+        let first = l.gt(l.u32((L::N - start % L::N) as u32), l.load_u32(&LANES));
+        l.float(l.select(first, value(from), value(from + L::N - 1)))
+    }
+}
+
 /// A value for each element, as [`spread`] lays them out.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Each;

@@ -16,7 +16,7 @@ use crate::formats::near::Near;
 use crate::formats::round::{named_enum, Rounder, Rounding};
 use crate::formats::source::{Bf16, Code, CodesMut, Input, Source, F32};
 use crate::formats::table::{Format, Top};
-use crate::simd::{dispatch, Kernel, Lanes, Narrow};
+use crate::simd::{caches, dispatch, Kernel, Lanes, Narrow, Walk};
 use crate::threads::{run_tasks, threads_for};
 
 named_enum! {
@@ -282,8 +282,11 @@ impl<'a> Job<'a> {
     ) -> bool {
         let width = self.width();
         let (mut at, mut block) = (0, 0);
+        let stream = Walk::over(src.bytes(), codes).stream;
         let (mut codes, mut scales) = (codes, scales);
-        let tasks = flat.band_parts(RUN).map(|part| {
+        // Elements that become float32 first stay in the second-level cache in between.
+        let run = if S::stands(src) { RUN } else { RUN / 8 };
+        let tasks = flat.band_parts(run).map(|part| {
             let (here, after) = std::mem::take(&mut codes).split_at_mut(part.elements);
             let (stored, left) = std::mem::take(&mut scales).split_at_mut(part.blocks * width);
             (codes, scales) = (after, left);
@@ -293,7 +296,7 @@ impl<'a> Job<'a> {
             task
         });
         let tasks = tasks.collect();
-        let run = |(src, cols, [at, block], known, codes, scales): Part<'_, C>| {
+        let part = |(src, cols, [at, block], known, codes, scales): Part<'_, C>| {
             with_part::<S, _>(src, |src| {
                 let (job, [block_rows, block_cols]) = (self, [flat.block_rows, flat.block_cols]);
                 dispatch(Bands::<S, C, PLAIN> {
@@ -307,10 +310,11 @@ impl<'a> Job<'a> {
                     block_cols,
                     codes,
                     scales,
+                    stream,
                 })
             })
         };
-        run_tasks(src.len(), tasks, run).into_iter().any(|spoiled| spoiled)
+        run_tasks(src.len(), tasks, part).into_iter().any(|spoiled| spoiled)
     }
 
     /// All scales first, then all codes: for blocks too large for a task, and for scales that do not come from amax alone.
@@ -376,25 +380,38 @@ struct Bands<'a, S: Source, C: Code, const PLAIN: bool> {
     block_cols: usize,
     codes: &'a mut [C],
     scales: &'a mut [u8],
+    /// True: codes go past the caches, by way of a room in the first level.
+    stream: bool,
 }
 
-/// Elements of a panel: of a single row, and bytes where rows lie apart.
-const PANEL: usize = 2048;
-const TALL_PANEL_BYTES: usize = 512 * 1024;
+/// Elements of a panel of a single row: half of a first-level cache, in float32.
+const PANEL: usize = 4096;
+
+/// Bytes of a panel whose rows lie apart: what a second-level cache has room for, or, where prefetchers follow whole rows as
+/// fast as memory goes, and fall behind on parts of them, a third-level one.
+fn tall_panel_bytes() -> usize {
+    const SECOND: usize = 512 * 1024;
+    const MOST: usize = 4 * 1024 * 1024;
+    match caches() {
+        Some(found) if found.one_stream => (found.third / found.sharing).clamp(SECOND, MOST),
+        _ => SECOND,
+    }
+}
 
 impl<S: Source, C: Code, const PLAIN: bool> Kernel for Bands<'_, S, C, PLAIN> {
     type Out = bool;
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) -> bool {
-        let Bands { job, at, block, src, known, cols, block_rows, block_cols, codes, scales } = self;
+        let Bands { job, at, block, src, known, cols, block_rows, block_cols, codes, scales, stream } = self;
         let bytes = job.width();
         let item = std::mem::size_of::<S::Item>();
-        let width = if block_rows == 1 { PANEL } else { TALL_PANEL_BYTES / (block_rows * item) };
+        let width = if block_rows == 1 { PANEL } else { tall_panel_bytes() / (block_rows * item) };
         let width = (width / block_cols).max(1) * block_cols;
         let across = cols.div_ceil(block_cols);
         let mut amax = vec![0u32; width.min(cols).div_ceil(block_cols)];
         let mut ready = BlockScales::new();
         let mut spoiled = false;
+        let mut room = vec![C::default(); if stream { width.min(cols) } else { 0 }];
         for (band, (src, codes)) in
             src.chunks(block_rows * cols).zip(codes.chunks_mut(block_rows * cols)).enumerate()
         {
@@ -434,21 +451,30 @@ impl<S: Source, C: Code, const PLAIN: bool> Kernel for Bands<'_, S, C, PLAIN> {
                     fold: job.fold::<L>(),
                 });
                 let safe = ready.safe;
-                // A long row is read straight on; in a band, the panel's neighbour in the same row comes next.
-                let ahead = if block_rows == 1 { ROW_AHEAD } else { (end - start) * item };
+                // The panel's neighbour in the same row comes next.
+                let whole = block_rows > 1 && end - start == cols;
+                let ahead = if whole { 0 } else { (end - start) * item };
                 for (k, (row, out)) in src.chunks(cols).zip(codes.chunks_mut(cols)).enumerate() {
                     let scales = ready.run(block_cols, 0, end - start, k == 0);
                     let (row, out) = (&row[start..end], &mut out[start..end]);
-                    job.encode::<L, S, C, PLAIN>(l, (scales, safe), at + k * cols + start, row, out, ahead);
+                    let at = at + k * cols + start;
+                    if stream {
+                        let room = &mut room[..out.len()];
+                        job.encode::<L, S, C, PLAIN>(l, (scales, safe), at, row, room, ahead);
+                        l.stream(room, out);
+                    } else {
+                        job.encode::<L, S, C, PLAIN>(l, (scales, safe), at, row, out, ahead);
+                    }
                 }
                 start = end;
             }
         }
+        l.fence();
         spoiled
     }
 }
 
-/// Bytes ahead of a long row's loads: two panels, since each is passed over twice.
+/// Bytes ahead of a long row's loads.
 const ROW_AHEAD: usize = 16 * 1024;
 
 impl Job<'_> {

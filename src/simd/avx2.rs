@@ -2,6 +2,7 @@
 
 use super::lanes::{f64_to_f32_odd, horner, ColumnSink, Kernel, Lanes, Lookup, MIDPOINT};
 use super::philox::PhiloxKeys;
+use super::register_table::F16Table;
 use std::arch::x86_64::*;
 
 /// Proof that this CPU has AVX2, FMA, F16C, BMI1, BMI2 and LZCNT.
@@ -44,6 +45,18 @@ fn gather(table: &Lookup, codes: &[u8]) -> __m256 {
     }
 }
 
+/// A group of table values.
+#[inline(always)]
+pub(super) fn gather_group(table: &Lookup, codes: &[u8]) -> [__m256; 4] {
+    let codes = &codes[..4 * N];
+    [
+        gather(table, &codes[..N]),
+        gather(table, &codes[N..2 * N]),
+        gather(table, &codes[2 * N..3 * N]),
+        gather(table, &codes[3 * N..]),
+    ]
+}
+
 /// Sixteen words of two vectors of lanes below 65536, in order.
 #[inline(always)]
 fn words(a: __m256i, b: __m256i) -> __m256i {
@@ -56,9 +69,10 @@ impl Lanes for Avx2 {
     type F = __m256;
     type U = __m256i;
     type M = __m256i;
-    type RegisterTable = super::register_table::F16Table;
+    type RegisterTable = F16Table<'static>;
 
     elsewhere!(avx2);
+    streamed!(_mm256_loadu_si256);
     intrinsics! {
         f32(x: f32) -> __m256 = _mm256_set1_ps;
         bits(x: __m256) -> __m256i = _mm256_castps_si256;
@@ -67,6 +81,7 @@ impl Lanes for Avx2 {
         fmul(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps;
         fma(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fmadd_ps;
         estimate(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fmadd_ps;
+        fmin(a: __m256, b: __m256) -> __m256 = _mm256_min_ps;
         fmax(a: __m256, b: __m256) -> __m256 = _mm256_max_ps;
         fdiv(a: __m256, b: __m256) -> __m256 = _mm256_div_ps;
         and(a: __m256i, b: __m256i) -> __m256i = _mm256_and_si256;
@@ -200,17 +215,14 @@ impl Lanes for Avx2 {
     }
     #[inline(always)]
     fn lookup(self, table: &Lookup, codes: &[u8]) -> [__m256; 4] {
-        let codes = &codes[..4 * N];
-        [
-            gather(table, &codes[..N]),
-            gather(table, &codes[N..2 * N]),
-            gather(table, &codes[2 * N..3 * N]),
-            gather(table, &codes[3 * N..]),
-        ]
+        match F16Table::new(self, table) {
+            Some(registers) => registers.values(self, codes),
+            None => gather_group(table, codes),
+        }
     }
     #[inline(always)]
     fn register_table(self, table: &'static Lookup) -> Option<Self::RegisterTable> {
-        super::register_table::F16Table::new(self, table)
+        F16Table::new(self, table)
     }
     #[inline(always)]
     fn lookup_registers(self, table: Self::RegisterTable, codes: &[u8]) -> [__m256; 4] {

@@ -109,7 +109,8 @@ fn half(x: __m512, sticky: u32) -> __m256i {
 fn cut_off(h: __m512i, f: Narrow) -> __m512i {
     // SAFETY: AVX-512 is proved by the token of the caller.
     unsafe {
-        let (cut, magnitude) = (_mm512_set1_epi16(f.cut as i16), _mm512_and_si512(h, _mm512_set1_epi16(0x7FFF)));
+        let (cut, magnitude) =
+            (_mm512_set1_epi16(f.cut as i16), _mm512_and_si512(h, _mm512_set1_epi16(0x7FFF)));
         if !f.even {
             let sum = _mm512_adds_epi16(magnitude, _mm512_set1_epi16(f.add as i16));
             return _mm512_srlv_epi16(sum, cut);
@@ -136,6 +137,7 @@ impl Lanes for Avx512 {
     type RegisterTable = super::register_table::ByteTables;
 
     elsewhere!(avx512);
+    streamed!(_mm512_loadu_si512);
     #[inline(always)]
     fn transpose_rows<T: Plain>(self, src: &[T], stride: usize, out: &mut [f32]) {
         super::transpose::avx512_rows(self, src, stride, out);
@@ -148,6 +150,7 @@ impl Lanes for Avx512 {
         fmul(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps;
         fma(a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_fmadd_ps;
         estimate(a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_fmadd_ps;
+        fmin(a: __m512, b: __m512) -> __m512 = _mm512_min_ps;
         fmax(a: __m512, b: __m512) -> __m512 = _mm512_max_ps;
         fdiv(a: __m512, b: __m512) -> __m512 = _mm512_div_ps;
         and(a: __m512i, b: __m512i) -> __m512i = _mm512_and_si512;
@@ -393,7 +396,7 @@ impl Lanes for Avx512 {
                 let infinite = _mm512_cmpge_epu8_mask(codes, _mm512_set1_epi8((0x7C00 >> f.cut) as i8));
                 limited = _mm512_mask_mov_epi8(limited, infinite, _mm512_set1_epi8(f.infinite as i8));
             }
-            if f.limit != f.nan {
+            if f.infinite != f.nan {
                 let nan = _mm512_cmpge_epu8_mask(codes, _mm512_set1_epi8((0x7E00 >> f.cut) as i8));
                 limited = _mm512_mask_mov_epi8(limited, nan, _mm512_set1_epi8(f.nan as i8));
             }

@@ -333,6 +333,11 @@ pub trait Lanes: Copy {
         let normal = self.gt(self.and(bits, self.u32(0x7FFF_FFFF)), self.u32(0x007F_FFFF));
         self.float(self.select(normal, bits, self.and(bits, self.u32(0x8000_0000))))
     }
+    /// Copies plain numbers, with non-temporal stores where the level has them. The caller must [`Lanes::fence`].
+    #[inline(always)]
+    fn stream<T: Copy>(self, src: &[T], out: &mut [T]) {
+        out.copy_from_slice(src);
+    }
     /// Orders non-temporal stores before everything that follows.
     fn fence(self) {}
     /// Prefetches the cache line `bytes` beyond the start of `src`; it may lie outside the slice.
@@ -377,6 +382,8 @@ pub trait Lanes: Copy {
     fn max_or_nan(self, a: Self::F, b: Self::F) -> Self::F {
         self.float(self.max(self.bits(a), self.and(self.bits(b), self.u32(0x7FFF_FFFF))))
     }
+    /// The smaller lane; unspecified which if one is NaN.
+    fn fmin(self, a: Self::F, b: Self::F) -> Self::F;
     /// The larger lane; unspecified which if one is NaN.
     fn fmax(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a / b`.

@@ -1,6 +1,8 @@
 //! The loop over an array in groups that every elementwise kernel shares.
 
+use super::cache::caches;
 use super::lanes::{Kernel, Lanes, MAX_GROUP};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Cache policy of [`map_groups`].
 #[derive(Clone, Copy, Debug)]
@@ -17,14 +19,34 @@ impl Walk {
     /// The policy for arrays out of cache, read once and written once.
     pub const STREAM: Walk = Walk { stream: true, ahead: 1024 };
 
-    /// Chooses by the size of the output: streaming begins to pay at about half a second-level cache.
-    pub fn over<T>(out: &[T]) -> Walk {
-        if std::mem::size_of_val(out) >= 1 << 20 {
+    /// Chooses by the bytes that are read and the output: streaming pays where the two do not stay in cache.
+    pub fn over<T>(read: usize, out: &[T]) -> Walk {
+        let written = std::mem::size_of_val(out);
+        let streams = match (LEAST.load(Ordering::Relaxed), caches()) {
+            // Half, and not more than a core can count on where a large cache has many cores.
+            (0, Some(found)) => read + written >= (found.third / 2).clamp(MANY, MOST),
+            (0, None) => written >= MANY,
+            (least, _) => read + written >= least,
+        };
+        if streams {
             Walk::STREAM
         } else {
             Walk::CACHED
         }
     }
+}
+
+/// The bytes of output from which it streams where caches are not known; the least and the most of input and output where
+/// they are.
+const MANY: usize = 1 << 20;
+const MOST: usize = 32 << 20;
+
+static LEAST: AtomicUsize = AtomicUsize::new(0);
+
+/// Sets the bytes of input and output from which stores stream, 0 for those that the caches ask for: for tests, which
+/// would otherwise need large arrays.
+pub fn set_least_streamed(bytes: usize) {
+    LEAST.store(bytes, Ordering::Relaxed);
 }
 
 /// An elementwise function, one group at a time.

@@ -20,6 +20,28 @@ macro_rules! intrinsics {
     )+};
 }
 
+/// Copies with non-temporal stores, by the level's own load and `store`.
+#[cfg(target_arch = "x86_64")]
+macro_rules! streamed {
+    ($load:ident) => {
+        #[inline(always)]
+        fn stream<T: Copy>(self, src: &[T], out: &mut [T]) {
+            let vector = 4 * Self::N / std::mem::size_of::<T>();
+            let (head, src) = src.split_at(out.as_ptr().align_offset(64).min(src.len()));
+            let (start, out) = out.split_at_mut(head.len());
+            start.copy_from_slice(head);
+            let (whole, rest) = src.split_at(src.len() / vector * vector);
+            let (out, end) = out.split_at_mut(whole.len());
+            for (src, out) in whole.chunks_exact(vector).zip(out.chunks_exact_mut(vector)) {
+                assert!(std::mem::size_of_val(src) == 4 * Self::N);
+                // SAFETY: the slice holds a vector's bytes; the token proves the features.
+                store(unsafe { $load(src.as_ptr().cast()) }, out, true);
+            }
+            end.copy_from_slice(rest);
+        }
+    };
+}
+
 /// Lookups of a level that keeps no table in registers: by the table itself.
 macro_rules! no_register_table {
     () => {
@@ -88,6 +110,7 @@ macro_rules! token {
 }
 
 pub mod bf16_pairs;
+mod cache;
 mod columns;
 mod lanes;
 mod map;
@@ -114,11 +137,12 @@ mod neon_narrow;
 #[cfg(target_arch = "aarch64")]
 mod neon_tables;
 
+pub use cache::{caches, Caches};
 pub use lanes::{
     f16_to_f32, f64_to_f32_odd, fma, ColumnSink, F16Shift, Kernel, Lanes, Lookup, Narrow, Plain, RandomBytes,
     MAX_GROUP, STEP,
 };
-pub use map::{map_groups, GroupMap, Walk};
+pub use map::{map_groups, set_least_streamed, GroupMap, Walk};
 pub use philox::PhiloxKeys;
 
 use crate::error::{by_name, Error};

@@ -263,6 +263,11 @@ impl Lanes for Neon {
         self.fma(a, b, c)
     }
     #[inline(always)]
+    fn fmin(self, a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: the token proves NEON.
+        unsafe { Two(vbslq_f32(vcltq_f32(a.0, b.0), a.0, b.0), vbslq_f32(vcltq_f32(a.1, b.1), a.1, b.1)) }
+    }
+    #[inline(always)]
     fn fmax(self, a: Self::F, b: Self::F) -> Self::F {
         // SAFETY: the token proves NEON.
         unsafe { Two(vbslq_f32(vcgtq_f32(a.0, b.0), a.0, b.0), vbslq_f32(vcgtq_f32(a.1, b.1), a.1, b.1)) }

@@ -5,9 +5,9 @@ pub use x86::{ByteTables, F16Table};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::super::avx2::Avx2;
+    use super::super::avx2::{gather_group, Avx2};
     use super::super::avx512::Avx512;
-    use super::super::lanes::{Lanes, Lookup};
+    use super::super::lanes::Lookup;
     use std::arch::x86_64::*;
 
     /// The low and high bytes of 128 bfloat16 values; their negatives are the upper half of the table.
@@ -73,18 +73,18 @@ mod x86 {
 
     /// Decoding by shift to float16, with the table as fallback for special codes.
     #[derive(Clone, Copy)]
-    pub struct F16Table {
-        table: &'static Lookup,
+    pub struct F16Table<'a> {
+        table: &'a Lookup,
         shift: __m128i,
         keep: __m256i,
         scale: __m256,
         last: __m256i,
     }
 
-    impl F16Table {
+    impl<'a> F16Table<'a> {
         /// Prepares a format that decodes by [`F16Shift`](super::super::lanes::F16Shift); `None` for any other.
         #[inline(always)]
-        pub(in crate::simd) fn new(_: Avx2, table: &'static Lookup) -> Option<F16Table> {
+        pub(in crate::simd) fn new(_: Avx2, table: &'a Lookup) -> Option<F16Table<'a>> {
             let half = table.half?;
             // SAFETY: the token proves AVX2.
             unsafe {
@@ -100,14 +100,14 @@ mod x86 {
 
         /// Looks up 32 codes.
         #[inline(always)]
-        pub(in crate::simd) fn values(self, l: Avx2, codes: &[u8]) -> [__m256; 4] {
+        pub(in crate::simd) fn values(self, _: Avx2, codes: &[u8]) -> [__m256; 4] {
             let codes = &codes[..32];
             // SAFETY: 32 bytes are read from a slice of 32; the token proves AVX2 and F16C.
             unsafe {
                 let all = _mm256_loadu_si256(codes.as_ptr().cast());
                 let magnitude = _mm256_and_si256(all, _mm256_set1_epi8(0x7F));
                 if _mm256_movemask_epi8(_mm256_cmpgt_epi8(magnitude, self.last)) != 0 {
-                    return l.lookup(self.table, codes);
+                    return gather_group(self.table, codes);
                 }
                 // Each code on top of a word; quarters first, as bytes are interleaved within halves.
                 let (all, zero) = (_mm256_permute4x64_epi64::<0b11_01_10_00>(all), _mm256_setzero_si256());

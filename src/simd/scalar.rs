@@ -229,6 +229,10 @@ impl Lanes for Scalar {
         self.fadd(self.fmul(a, b), c)
     }
     #[inline(always)]
+    fn fmin(self, a: Self::F, b: Self::F) -> Self::F {
+        map2(a, b, |a, b| if a < b { a } else { b })
+    }
+    #[inline(always)]
     fn fmax(self, a: Self::F, b: Self::F) -> Self::F {
         map2(a, b, |a, b| if a > b { a } else { b })
     }

@@ -239,7 +239,7 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
 }  # fmt: skip
 WITHOUT = {
     "accumulators", "formats", "format_row", "scale_rules", "get_num_threads", "set_alone",
-    "set_least_shared",
+    "set_least_shared", "set_least_streamed",
     "simd_level", "simd_levels", "set_simd_level", "RuleRow", "rule_row",
 }  # fmt: skip
 """Functions that take no sizes."""

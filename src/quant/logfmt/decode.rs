@@ -65,7 +65,7 @@ impl DecodeJob<'_> {
     }
 
     fn narrow<C: Code, K: Sink>(&self, codes: &[C], out: &mut [K::Item], sink: K) {
-        let walk = Walk { ahead: 0, ..Walk::over(out) };
+        let walk = Walk { ahead: 0, ..Walk::over(std::mem::size_of_val(codes), out) };
         self.all(codes, out, |rows| dispatch(DecodeRows { rows, sink, walk }));
     }
 
