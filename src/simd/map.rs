@@ -23,9 +23,10 @@ impl Walk {
     pub fn over<T>(read: usize, out: &[T]) -> Walk {
         let written = std::mem::size_of_val(out);
         let streams = match (LEAST.load(Ordering::Relaxed), caches()) {
-            // Half, and not more than a core can count on where a large cache has many cores.
-            (0, Some(found)) => read + written >= (found.third / 2).clamp(MANY, MOST),
-            (0, None) => written >= MANY,
+            // Half, and not more than a core can count on where a large cache has many cores. Elsewhere, large outputs
+            // stream as long as nobody has measured otherwise.
+            (0, Some(found)) if found.one_stream => read + written >= (found.third / 2).clamp(MANY, MOST),
+            (0, _) => written >= MANY,
             (least, _) => read + written >= least,
         };
         if streams {
@@ -36,8 +37,8 @@ impl Walk {
     }
 }
 
-/// The bytes of output from which it streams where caches are not known; the least and the most of input and output where
-/// they are.
+/// The bytes of output from which it streams where caches do not decide; the least and the most of input and output where
+/// they do.
 const MANY: usize = 1 << 20;
 const MOST: usize = 32 << 20;
 
