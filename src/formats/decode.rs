@@ -227,6 +227,8 @@ impl Multiplier for Unscaled {
 pub trait Sink: Copy + Send + Sync {
     /// Format of the output's elements.
     type Item: Copy + Default + Send + Sync;
+    /// True for what is asked for most, which has kernels for more places of scales.
+    const COMMON: bool = false;
     /// Writes a group. Its NaNs are the quiet ones.
     fn store<L: Lanes>(&self, l: L, x: [L::F; 4], out: &mut [Self::Item], stream: bool);
 }
@@ -246,6 +248,7 @@ sinks! {
 
 impl Sink for ToF32 {
     type Item = f32;
+    const COMMON: bool = true;
     #[inline(always)]
     fn store<L: Lanes>(&self, l: L, x: [L::F; 4], out: &mut [f32], stream: bool) {
         l.store_f32(x[0], &mut out[..L::N], stream);
@@ -280,6 +283,7 @@ impl ToBf16 {
 
 impl Sink for ToBf16 {
     type Item = u16;
+    const COMMON: bool = true;
     #[inline(always)]
     fn store<L: Lanes>(&self, l: L, x: [L::F; 4], out: &mut [u16], stream: bool) {
         let words = [Self::round(l, x[0]), Self::round(l, x[1]), Self::round(l, x[2]), Self::round(l, x[3])];

@@ -208,7 +208,9 @@ impl<D: Decoder, K: Sink, F: Fetch<Code = D::Code>> Kernel for Rows<'_, D, K, F>
                 if let Some(place) = shifted {
                     let map = DecodeMap { decoder, multiplier: By { place, scales }, sink };
                     map_groups(l, &map, 0, codes, out, walk);
-                } else if let Some(place) = Across::new(flat.block_cols, phase) {
+                } else if let Some(place) =
+                    Across::new(flat.block_cols, phase).filter(|_| K::COMMON && size_of::<D::Code>() == 1)
+                {
                     let map = DecodeMap { decoder, multiplier: By { place, scales }, sink };
                     map_groups(l, &map, 0, codes, out, walk);
                 } else {

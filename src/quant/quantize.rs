@@ -458,12 +458,10 @@ impl<S: Source, C: Code, const PLAIN: bool> Kernel for Bands<'_, S, C, PLAIN> {
                     let scales = ready.run(block_cols, 0, end - start, k == 0);
                     let (row, out) = (&row[start..end], &mut out[start..end]);
                     let at = at + k * cols + start;
+                    let codes = if stream { &mut room[..out.len()] } else { &mut *out };
+                    job.encode::<L, S, C, PLAIN>(l, (scales, safe), at, row, codes, ahead);
                     if stream {
-                        let room = &mut room[..out.len()];
-                        job.encode::<L, S, C, PLAIN>(l, (scales, safe), at, row, room, ahead);
-                        l.stream(room, out);
-                    } else {
-                        job.encode::<L, S, C, PLAIN>(l, (scales, safe), at, row, out, ahead);
+                        l.stream(&room[..out.len()], out);
                     }
                 }
                 start = end;

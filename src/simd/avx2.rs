@@ -47,7 +47,7 @@ fn gather(table: &Lookup, codes: &[u8]) -> __m256 {
 
 /// A group of table values.
 #[inline(always)]
-pub(super) fn gather_group(table: &Lookup, codes: &[u8]) -> [__m256; 4] {
+fn gather_group(table: &Lookup, codes: &[u8]) -> [__m256; 4] {
     let codes = &codes[..4 * N];
     [
         gather(table, &codes[..N]),
@@ -55,6 +55,14 @@ pub(super) fn gather_group(table: &Lookup, codes: &[u8]) -> [__m256; 4] {
         gather(table, &codes[2 * N..3 * N]),
         gather(table, &codes[3 * N..]),
     ]
+}
+
+/// The same, out of line: for groups with codes that are rare.
+#[cold]
+#[inline(never)]
+#[target_feature(enable = "avx2")]
+pub(super) fn gather_rare(table: &Lookup, codes: &[u8]) -> [__m256; 4] {
+    gather_group(table, codes)
 }
 
 /// Sixteen words of two vectors of lanes below 65536, in order.

@@ -5,7 +5,7 @@ pub use x86::{ByteTables, F16Table};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::super::avx2::{gather_group, Avx2};
+    use super::super::avx2::{gather_rare, Avx2};
     use super::super::avx512::Avx512;
     use super::super::lanes::Lookup;
     use std::arch::x86_64::*;
@@ -107,7 +107,7 @@ mod x86 {
                 let all = _mm256_loadu_si256(codes.as_ptr().cast());
                 let magnitude = _mm256_and_si256(all, _mm256_set1_epi8(0x7F));
                 if _mm256_movemask_epi8(_mm256_cmpgt_epi8(magnitude, self.last)) != 0 {
-                    return gather_group(self.table, codes);
+                    return gather_rare(self.table, codes);
                 }
                 // Each code on top of a word; quarters first, as bytes are interleaved within halves.
                 let (all, zero) = (_mm256_permute4x64_epi64::<0b11_01_10_00>(all), _mm256_setzero_si256());
