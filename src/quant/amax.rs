@@ -6,7 +6,7 @@ use super::transform::{raise_blocks, run_amax};
 use crate::error::{same_length, Error};
 use crate::formats::source::{Input, Source};
 use crate::quant::native::each_native;
-use crate::simd::{caches, dispatch, Kernel, Lanes};
+use crate::simd::{dispatch, Kernel, Lanes};
 use crate::threads::run_tasks;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -45,7 +45,7 @@ fn apart<S: Source>(src: &[S::Item], flat: Blocks, out: &mut [f32]) -> u32 {
     largest(&run_tasks(src.len(), tasks, dispatch))
 }
 
-/// Sections of a row that are read in turn, and bytes ahead of loads, where memory serves several streams faster than one.
+/// Sections of a row that are read in turn, and bytes ahead of loads: memory serves several streams faster than one.
 const SECTIONS: usize = 4;
 const AHEAD: usize = 2048;
 
@@ -63,12 +63,10 @@ impl<S: Source> Kernel for RowAmax<'_, S> {
     fn run<L: Lanes>(self, l: L) -> u32 {
         let RowAmax { src, cols, block_cols, out } = self;
         let (mut each, mut most) = ([0u32; BLOCKS], 0);
-        let one = caches().is_some_and(|found| found.one_stream);
-        let ahead = if one { 0 } else { AHEAD };
         for (row, out) in src.chunks(cols).zip(out.chunks_mut(cols.div_ceil(block_cols))) {
             // A few blocks of each section in turn, then what is left over.
             let section = row.len() / block_cols / SECTIONS / L::N * L::N;
-            let turns = if one { 0 } else { SECTIONS * section / L::N };
+            let turns = SECTIONS * section / L::N;
             let (mut turn, mut done) = (0, 0);
             while done < out.len() {
                 let n = if turn < turns { L::N } else { BLOCKS.min(out.len() - done) };
@@ -77,7 +75,7 @@ impl<S: Source> Kernel for RowAmax<'_, S> {
                 let end = row.len().min((first + n) * block_cols);
                 let each = &mut each[..n];
                 each.fill(0);
-                raise_blocks::<L, S>(l, &row[first * block_cols..end], block_cols, each, ahead);
+                raise_blocks::<L, S>(l, &row[first * block_cols..end], block_cols, each, AHEAD);
                 most = most.max(largest(each));
                 for (out, bits) in out[first..first + n].iter_mut().zip(each) {
                     *out = f32::from_bits(*bits);
