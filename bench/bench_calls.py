@@ -61,6 +61,12 @@ CALLS = (
     SmallCall(
         "matmul_nt 1x128x128", partial(d3.matmul_nt, A, B), lambda: reference.matmul_nt(*_twins()), 6, 39
     ),
+    SmallCall(
+        "quantize_tiles, matmul_nt",
+        lambda: d3.matmul_nt(d3.quantize_tiles(ROW), B),
+        lambda: reference.matmul_nt(*_twins()),
+        11,
+    ),
 )
 
 

@@ -77,14 +77,19 @@ def side_of(x: Any, name: str, unit: AccumulatorInfo) -> Side:
         )
     if len(shape) < 2:
         raise ValueError(f"{name}: found shape {shape}, expected at least two axes")
-    rows, cols = (1, *x.block) if x.axis is not None else x.block
-    block = min(rows, max(shape[-2], 1)), min(cols, max(shape[-1], 1))
+    block = block_of(x)
     if unit.scale is not None:
         return _scaled_side(x, name, unit, block)
     scales = x.weight_scale_inv()
     if np.isnan(scales).any():
         raise ValueError(f"{name}: found NaN among the scales of {shape}, expected numbers")
     return Side(name, x.codes, x.format, scales, block)
+
+
+def block_of(x: Quantized) -> tuple[int, int]:
+    """Return the rows and columns that share a scale, of tiles along the last axis or of blocks."""
+    rows, cols = (1, *x.block) if x.axis is not None else x.block
+    return min(rows, max(x.codes.shape[-2], 1)), min(cols, max(x.codes.shape[-1], 1))
 
 
 def _prepared_side(x: PreparedWeights, name: str, unit: AccumulatorInfo) -> Side:

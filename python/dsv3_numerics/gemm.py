@@ -19,6 +19,7 @@ from ._calls import CallPlans, KeptByObject, as_core, is_plain
 from ._operands import (
     Product,
     Side,
+    block_of,
     check_formats,
     check_unit_scales,
     checked_offsets,
@@ -261,8 +262,9 @@ def matmul_nt(
     array([[-1568., -1568., -1568.],
            [-1568., -1568., -1568.]], dtype=float32)
     """
-    usual = c is out is None
-    if usual and (one := _known(a)) is not None and (other := _known(b)) is not None:
+    one, other = (_known(a), _known(b)) if c is out is None else (None, None)
+    call: tuple[Any, ...] = ()
+    if one is not None and other is not None:
         call = (accumulator, promote_every, type(promote_every), dtype, one.key, other.key)
         plan = _PLANS.find(call)
         if plan is not None:
@@ -284,8 +286,7 @@ def matmul_nt(
         (accumulator, product.every),
         (flat(result), kind),
     )
-    if usual and (one := _keep(a, left)) is not None and (other := _keep(b, right)) is not None:
-        call = (accumulator, promote_every, type(promote_every), dtype, one.key, other.key)
+    if call:
         stacked = right.codes.ndim > 2
         _PLANS.keep(call, _Plan(shape, result.dtype, stack, stacked, (accumulator, product.every), kind))
     return deliver(result, out)
@@ -303,13 +304,14 @@ class _Plan(NamedTuple):
 
 
 class _KnownSide(NamedTuple):
-    """A side of products that was checked: what plans know it by, and what the core takes."""
+    """A side of products as plans know it, and as the core takes it; it fits where one of its key did."""
 
     key: tuple[Any, ...]
     core: Any
     codes: Array
     shape: tuple[int, ...]
-    scales: Any
+    scales: Array | None
+    "those that may have become NaN since"
 
 
 _PLANS: CallPlans[_Plan] = CallPlans()
@@ -318,38 +320,32 @@ _ALONE = (1, 1)
 
 
 def _known(x: Any) -> _KnownSide | None:
-    """Return a side as it was checked, if nothing but its numbers may have changed since."""
+    """Return a side that plans take; None for others, and where NaN is among its scales."""
     side = _SIDES.find(x)
-    if side is None or side.codes.shape != side.shape:
+    if side is None:
+        side = _side(x)
+        if side is None:
+            return None
+        _SIDES.keep(x, side)
+    if side.codes.shape != side.shape:
         return None
     return None if side.scales is not None and _core.has_nan(side.scales) else side
 
 
-def _keep(x: Any, side: Side) -> _KnownSide | None:
-    """Keep a checked side: prepared weights, and plain arrays with float32 scales; None for others."""
-    codes: Array = side.codes
-    scales: Any = None
-    core: Any = None
-    if type(x) is PreparedWeights and side.unit_scales is None:
-        core = x.operand
-    elif type(x) is Quantized and x.scale_kind == "float32" and is_plain(codes) and is_plain(side.scales):
-        scales = as_core(side.scales, None)  # type: ignore[arg-type]
-        core = (as_core(codes, raw_view(codes)), side.format, scales, side.block, None, _ALONE)
-        if scales.dtype != np.float32 or not np.may_share_memory(scales, x.scales):
-            return None
-    if core is None:
+def _side(x: Any) -> _KnownSide | None:
+    """Understand prepared weights, and plain arrays with float32 scales; None for others."""
+    if type(x) is PreparedWeights and x.side.unit_scales is None:
+        held = x.side
+        key = (PreparedWeights, x.format, x.shape, held.block, held.scales is None, x.accumulator)
+        return _KnownSide(key, x.operand, held.codes, x.shape, None)
+    if type(x) is not Quantized or x.scale_kind != "float32":
         return None
-    key = (
-        type(x),
-        side.format,
-        codes.shape,
-        side.block,
-        side.scales is None,
-        getattr(x, "accumulator", None),
-    )
-    known = _KnownSide(key, core, codes, codes.shape, scales)
-    _SIDES.keep(x, known)
-    return known
+    codes, last = x.codes, x.codes.ndim - 1
+    if last < 1 or x.axis not in (None, last) or not (is_plain(codes) and is_plain(x.scales)):
+        return None
+    block, scales = block_of(x), as_core(x.scales, None)
+    core = (as_core(codes, raw_view(codes)), x.format, scales, block, None, _ALONE)
+    return _KnownSide((Quantized, x.format, codes.shape, block), core, codes, codes.shape, scales)
 
 
 def _from_plan(plan: _Plan, one: _KnownSide, other: _KnownSide) -> Array:
