@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -176,6 +177,24 @@ class TorchExperts:
         return f.linear(f.silu(f.linear(x, gate)) * f.linear(x, up), down)
 
 
+def torch_calls(attention: Attention, dtype: Any = None) -> dict[str, Call]:
+    """Name torch's calls as those of the layer are."""
+    peer = TorchAttention(attention, dtype)
+    prompt, token = (torch.from_numpy(x[0]).to(peer.dtype) for x in (attention.prompt, attention.token))
+    cached = int(attention.full.lengths[0])
+    return {"prefill": partial(peer, prompt, 0, False), "decode": partial(peer, token, cached, True)}
+
+
+def torch_timed(call: Call, threads: int) -> Timed:
+    """A call of torch with so many threads, and without what only training needs."""
+
+    def theirs() -> object:
+        with torch.inference_mode():
+            return call()
+
+    return Timed(theirs, partial(torch.set_num_threads, threads))
+
+
 def seconds(name: str, size: str, threads: int, call: Call, parameters: int, bar: float | None = None) -> Row:
     """A row whose figure is the time of a call."""
     timed = Timed(call, lambda: set_state(product_levels()[-1], threads))
@@ -213,7 +232,7 @@ def attention_rows(sizes: Sizes) -> Iterator[Row]:
     plain, small = attention.calls(attention.weights), attention.calls(fp8(attention.weights))
     used, at = attention.parameters, {"prefill": f"{sizes.prompt} tokens"}
     bars = {"prefill": 0.30, "decode": 0.040}
-    peer = None if torch is None else TorchAttention(attention)
+    peers = {} if torch is None else torch_calls(attention)
     for name, call in plain.items():
         size = at.get(name, f"1 at {sizes.cached}")
         for threads in THREADS:
@@ -221,19 +240,10 @@ def attention_rows(sizes: Sizes) -> Iterator[Row]:
             if name == "decode":
                 other = Timed(call, lambda threads=threads: set_state(product_levels()[-1], threads))  # type: ignore[misc]
                 yield beside(f"MLA {name}, FP8", size, threads, small[name], other, "x float32", used, 2.0)
-            if peer is not None and name in bars:
-                x, start = (attention.prompt, 0) if name == "prefill" else (attention.token, sizes.cached)
-                tensor = torch.from_numpy(x[0])
-
-                def theirs(
-                    tensor: Any = tensor, start: int = start, absorbed: bool = name == "decode"
-                ) -> Any:
-                    with torch.inference_mode():
-                        return peer(tensor, start, absorbed)
-
-                with_threads = Timed(theirs, lambda threads=threads: torch.set_num_threads(threads))  # type: ignore[misc]
+            if name in peers:
+                theirs = torch_timed(peers[name], threads)
                 bar = 1 / 1.3 if name == "prefill" else 1.0
-                yield beside(f"MLA {name}", size, threads, call, with_threads, "x torch", used, bar)
+                yield beside(f"MLA {name}", size, threads, call, theirs, "x torch", used, bar)
 
 
 def expert_rows(sizes: Sizes) -> Iterator[Row]:
@@ -254,7 +264,7 @@ def expert_rows(sizes: Sizes) -> Iterator[Row]:
                     read = Timed(Read(np.ones(used, np.uint8))(threads))
                     yield beside(name, size, threads, call, read, "x read", used, 0.6)
                 if peer is not None and kind == "float32":
-                    other = Timed(lambda x=x: peer(x), lambda threads=threads: torch.set_num_threads(threads))  # type: ignore[misc]
+                    other = torch_timed(partial(peer, x), threads)
                     yield beside(name, size, threads, call, other, "x torch", used, 1.0)
 
 

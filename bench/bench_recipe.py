@@ -8,6 +8,7 @@ instruction. The same layers in float32 with float32 weights stand beside them, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,13 +21,14 @@ from bench_model import (
     Attention,
     Experts,
     Sizes,
-    TorchAttention,
     TorchExperts,
     beside,
     fp8,
     numbers,
     seconds,
     torch,
+    torch_calls,
+    torch_timed,
 )
 from dsv3_numerics.model import MLA, Cache, MoE, Recipe
 from dsv3_numerics.reference import model as textbook
@@ -80,7 +82,7 @@ def attention_rows(sizes: Sizes) -> Iterator[Row]:
     attention = Attention(sizes)
     plain, used = calls(attention, attention.weights, None), attention.parameters
     weights = fp8(attention.weights)
-    peers = torch_calls(attention) if torch is not None else {}
+    peers = {} if torch is None else torch_calls(attention, torch.bfloat16)
     for accumulator, recipe in RECIPES.items():
         for name, call in calls(attention, weights, recipe).items():
             size = f"{sizes.prompt} tokens" if name == "prefill" else f"1 at {sizes.cached}"
@@ -91,24 +93,9 @@ def attention_rows(sizes: Sizes) -> Iterator[Row]:
                 other = Timed(plain[name], at(threads))
                 yield beside(title, size, threads, call, other, "x float32", used, bar)
                 if name in peers and accumulator != "hopper_fp8":
-                    other, faster = (
-                        torch_timed(peers[name], threads),
-                        torch_bar(accumulator, name == "prefill"),
-                    )
+                    other = torch_timed(peers[name], threads)
+                    faster = torch_bar(accumulator, name == "prefill")
                     yield beside(title, size, threads, call, other, "x torch bf16", used, faster)
-
-
-def torch_calls(attention: Attention) -> dict[str, Call]:
-    """The same layer by torch in bfloat16."""
-    peer = TorchAttention(attention, torch.bfloat16)
-    prompt, token = (torch.from_numpy(x[0]).bfloat16() for x in (attention.prompt, attention.token))
-    cached = int(attention.full.lengths[0])
-    return {"prefill": lambda: peer(prompt, 0, False), "decode": lambda: peer(token, cached, True)}
-
-
-def torch_timed(call: Call, threads: int) -> Timed:
-    """A call of torch with so many threads."""
-    return Timed(call, lambda: torch.set_num_threads(threads))
 
 
 def torch_bar(accumulator: str, many: bool) -> float | None:
@@ -135,7 +122,7 @@ def expert_rows(sizes: Sizes) -> Iterator[Row]:
                 other = Timed(layer_call(plain, x, None), at(threads))
                 yield beside(title, size, threads, ours, other, "x float32", used, None)
                 if peer is not None and accumulator != "hopper_fp8":
-                    other = torch_timed(lambda x=x: peer(x), threads)  # type: ignore[misc]
+                    other = torch_timed(partial(peer, x), threads)
                     faster = torch_bar(accumulator, tokens > 1)
                     yield beside(title, size, threads, ours, other, "x torch bf16", used, faster)
                 if tokens == 1:
