@@ -1,6 +1,6 @@
 //! The arrays that cross the crate's surface: what can be encoded, what can be decoded into, and codes.
 
-use crate::simd::{Lanes, Narrow, RandomBytes, MAX_GROUP};
+use crate::simd::{Lanes, Narrow, Plain, RandomBytes, MAX_GROUP};
 
 /// How the elements of an input array widen to float32 lanes.
 pub trait Source: Copy + Send + Sync {
@@ -144,7 +144,7 @@ lengths! {
 }
 
 /// The integer that holds a code.
-pub trait Code: Copy + Send + Sync + Default + Into<u32> {
+pub trait Code: Plain + Send + Sync + Default + Into<u32> {
     /// Stores a group of codes.
     fn store<L: Lanes>(l: L, codes: [L::U; 4], out: &mut [Self], stream: bool);
     /// True where [`Lanes::store_narrow`] stores such codes.

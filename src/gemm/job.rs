@@ -72,11 +72,13 @@ impl Side<'_> {
         let Some(scales) = self.scales.filter(|_| !out.is_empty()) else { return out.fill(1.0) };
         let (mut matrix, mut row) = (first / self.rows, first % self.rows);
         let (mut group, mut left) = (row / self.group.0, self.group.0 - row % self.group.0);
+        let scale =
+            |matrix, group| scales[(matrix * self.blocks.0 + group) * self.blocks.1 + k / self.group.1];
         if out.len() <= left.min(self.rows - row) {
-            return out.fill(scales[(matrix * self.blocks.0 + group) * self.blocks.1 + k / self.group.1]);
+            return out.fill(scale(matrix, group));
         }
         for out in out {
-            *out = scales[(matrix * self.blocks.0 + group) * self.blocks.1 + k / self.group.1];
+            *out = scale(matrix, group);
             (row, left) = (row + 1, left - 1);
             if row == self.rows {
                 (matrix, row, group, left) = (matrix + 1, 0, 0, self.group.0);

@@ -1,6 +1,6 @@
 //! AVX2 with FMA and F16C: eight lanes.
 
-use super::lanes::{f64_to_f32_odd, horner, ColumnSink, Kernel, Lanes, Lookup, MIDPOINT};
+use super::lanes::{f64_to_f32_odd, horner, ColumnSink, Kernel, Lanes, Lookup, Plain, MIDPOINT};
 use super::philox::PhiloxKeys;
 use super::register_table::F16Table;
 use std::arch::x86_64::*;

@@ -2,12 +2,10 @@
 
 use std::sync::OnceLock;
 
-/// Bytes of the caches of a core.
+/// The caches of a core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caches {
-    /// The second level.
-    pub second: usize,
-    /// The third level, which threads share.
+    /// Bytes of the third level, which threads share.
     pub third: usize,
     /// Threads of the CPU that share it.
     pub sharing: usize,
@@ -55,8 +53,8 @@ fn read() -> Option<Caches> {
                 found[level] = (bytes, (r.eax >> 14 & 0xFFF) as usize + 1);
             }
         }
-        let [.., (second, _), (third, sharing)] = found;
+        let (third, sharing) = found[3];
         let one_stream = leaf == LEAVES[0];
-        (second > 0 && third > 0).then_some(Caches { second, third, sharing, one_stream })
+        (third > 0).then_some(Caches { third, sharing, one_stream })
     })
 }

@@ -333,9 +333,9 @@ pub trait Lanes: Copy {
         let normal = self.gt(self.and(bits, self.u32(0x7FFF_FFFF)), self.u32(0x007F_FFFF));
         self.float(self.select(normal, bits, self.and(bits, self.u32(0x8000_0000))))
     }
-    /// Copies plain numbers, with non-temporal stores where the level has them. The caller must [`Lanes::fence`].
+    /// Copies, with non-temporal stores where the level has them. The caller must [`Lanes::fence`].
     #[inline(always)]
-    fn stream<T: Copy>(self, src: &[T], out: &mut [T]) {
+    fn stream<T: Plain>(self, src: &[T], out: &mut [T]) {
         out.copy_from_slice(src);
     }
     /// Orders non-temporal stores before everything that follows.

@@ -25,8 +25,8 @@ macro_rules! intrinsics {
 macro_rules! streamed {
     ($load:ident) => {
         #[inline(always)]
-        fn stream<T: Copy>(self, src: &[T], out: &mut [T]) {
-            let vector = 4 * Self::N / std::mem::size_of::<T>();
+        fn stream<T: Plain>(self, src: &[T], out: &mut [T]) {
+            let vector = Self::N * T::PER_WORD;
             let (head, src) = src.split_at(out.as_ptr().align_offset(64).min(src.len()));
             let (start, out) = out.split_at_mut(head.len());
             start.copy_from_slice(head);

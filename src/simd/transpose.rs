@@ -21,6 +21,16 @@ mod x86 {
     use super::super::lanes::Plain;
     use std::arch::x86_64::*;
 
+    /// Columns of four rows, a 4 x 4 tile in each 128-bit lane, by a level's unpacking of 32 and 64 bits and its cast.
+    macro_rules! columns_of_four {
+        ([$($row:expr),+], $low:ident, $high:ident, $low_64:ident, $high_64:ident, $cast:ident) => {{
+            let [a, b, c, d] = [$($row),+];
+            let (x, y) = ($cast($low(a, b)), $cast($low(c, d)));
+            let (z, w) = ($cast($high(a, b)), $cast($high(c, d)));
+            [$low_64(x, y), $high_64(x, y), $low_64(z, w), $high_64(z, w)]
+        }};
+    }
+
     /// Transposes an 8 x 8 tile, a 4 x 4 tile in each 128-bit lane at a time.
     #[inline(always)]
     pub fn avx2(_: Avx2, rows: &[f32], out: &mut [f32]) {
@@ -33,16 +43,14 @@ mod x86 {
                     let low = _mm256_castps128_ps256(_mm_loadu_ps(from));
                     _mm256_insertf128_ps::<1>(low, _mm_loadu_ps(from.add(32)))
                 };
-                let (a, b, c, d) = (row(0), row(1), row(2), row(3));
-                let double = |x: __m256| _mm256_castps_pd(x);
-                let (x, y) = (double(_mm256_unpacklo_ps(a, b)), double(_mm256_unpacklo_ps(c, d)));
-                let (z, w) = (double(_mm256_unpackhi_ps(a, b)), double(_mm256_unpackhi_ps(c, d)));
-                let columns = [
-                    _mm256_unpacklo_pd(x, y),
-                    _mm256_unpackhi_pd(x, y),
-                    _mm256_unpacklo_pd(z, w),
-                    _mm256_unpackhi_pd(z, w),
-                ];
+                let columns = columns_of_four!(
+                    [row(0), row(1), row(2), row(3)],
+                    _mm256_unpacklo_ps,
+                    _mm256_unpackhi_ps,
+                    _mm256_unpacklo_pd,
+                    _mm256_unpackhi_pd,
+                    _mm256_castps_pd
+                );
                 for (i, column) in columns.into_iter().enumerate() {
                     _mm256_storeu_ps(out.as_mut_ptr().add(8 * (4 * part + i)), _mm256_castpd_ps(column));
                 }
@@ -79,16 +87,14 @@ mod x86 {
         unsafe {
             let row = |i: usize| _mm512_loadu_ps(src.add(i * stride).cast());
             let four = |i: usize| {
-                let (a, b, c, d) = (row(i), row(i + 1), row(i + 2), row(i + 3));
-                let double = |x: __m512| _mm512_castps_pd(x);
-                let (x, y) = (double(_mm512_unpacklo_ps(a, b)), double(_mm512_unpacklo_ps(c, d)));
-                let (z, w) = (double(_mm512_unpackhi_ps(a, b)), double(_mm512_unpackhi_ps(c, d)));
-                [
-                    _mm512_unpacklo_pd(x, y),
-                    _mm512_unpackhi_pd(x, y),
-                    _mm512_unpacklo_pd(z, w),
-                    _mm512_unpackhi_pd(z, w),
-                ]
+                columns_of_four!(
+                    [row(i), row(i + 1), row(i + 2), row(i + 3)],
+                    _mm512_unpacklo_ps,
+                    _mm512_unpackhi_ps,
+                    _mm512_unpacklo_pd,
+                    _mm512_unpackhi_pd,
+                    _mm512_castps_pd
+                )
             };
             let (first, second, third, fourth) = (four(0), four(4), four(8), four(12));
             let mut store = |i: usize, x: __m512d| _mm512_storeu_pd(out.as_mut_ptr().add(16 * i).cast(), x);
