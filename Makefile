@@ -101,7 +101,7 @@ licences: ## rewrite THIRD_PARTY_LICENSES.txt from Cargo.lock
 	$(PYTHON) .ci/third_party.py
 
 wheel: $(PY) ## build a wheel for this machine into dist/
-	RUSTFLAGS="$$(.ci/rustflags)" $(PIP) wheel . --no-deps --wheel-dir dist
+	$(PIP) wheel . --no-deps --wheel-dir dist
 
 manylinux: $(PY) ## build a wheel for any Linux of the last decade into dist/, linked by zig
 	$(PIP) install "maturin[zig]>=1.9,<2"
