@@ -213,6 +213,13 @@ impl Lanes for Avx2 {
             _mm256_blendv_ps(low, high, upper)
         }
     }
+    const PERMUTES_32: bool = true;
+    #[inline(always)]
+    fn permute32(self, low: &[f32; 16], high: &[f32; 16], index: __m256i) -> __m256 {
+        let (low, high) = (self.permute16(low, index), self.permute16(high, index));
+        // SAFETY: the token proves AVX2, FMA and F16C.
+        unsafe { _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32::<27>(index))) }
+    }
     #[inline(always)]
     fn gather256(self, table: &[f32; 256], index: __m256i) -> __m256 {
         // SAFETY: indices are masked to the table's size.

@@ -305,6 +305,12 @@ impl Lanes for Avx512 {
         unsafe { _mm512_permutexvar_ps(index, self.load_f32(table)) }
     }
     const PERMUTES: bool = true;
+    const PERMUTES_32: bool = true;
+    #[inline(always)]
+    fn permute32(self, low: &[f32; 16], high: &[f32; 16], index: __m512i) -> __m512 {
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_permutex2var_ps(self.load_f32(low), index, self.load_f32(high)) }
+    }
     #[inline(always)]
     fn gather256(self, table: &[f32; 256], index: __m512i) -> __m512 {
         // SAFETY: indices are masked to the table's size.

@@ -19,6 +19,7 @@ pub trait Kernel {
 
 /// 256 float32 values, and their upper 16 bits split into bytes (every value is a bfloat16).
 #[derive(Clone)]
+#[repr(C, align(64))]
 pub struct Lookup {
     /// The values.
     pub values: [f32; 256],
@@ -274,6 +275,13 @@ pub trait Lanes: Copy {
     fn permute16(self, table: &[f32; 16], index: Self::U) -> Self::F;
     /// True if [`Lanes::permute16`] is one instruction.
     const PERMUTES: bool = false;
+    /// Permutes 32 table values, in two halves, by the low 5 bits of each lane.
+    #[inline(always)]
+    fn permute32(self, _low: &[f32; 16], _high: &[f32; 16], _index: Self::U) -> Self::F {
+        unreachable!("only where PERMUTES_32")
+    }
+    /// True if the level implements [`Lanes::permute32`], and [`Lanes::estimate`] rounds once.
+    const PERMUTES_32: bool = false;
     /// Gathers from 256 table values by the low 8 bits of each lane.
     fn gather256(self, table: &[f32; 256], index: Self::U) -> Self::F;
     /// Looks up a group of codes.

@@ -265,16 +265,17 @@ impl DecodeTiles {
     /// The best path for `n` elements of tile `i`.
     #[inline(always)]
     fn best<L: Lanes>(&self, i: usize, n: usize) -> DecodePath {
-        let (lo, hi) = (self.lo[i], self.hi[i]);
-        if self.bits > 8 || lo < NORMAL || hi - lo >= FAR {
+        let (lo, hi, wide) = (self.lo[i], self.hi[i], self.bits > 8);
+        if self.bits > 10 || lo < NORMAL || hi - lo >= FAR {
             return DecodePath::Direct;
         }
         let paired = PAIRS.contains(&lo) && PAIRS.contains(&hi);
+        let (permutes, least) = if wide { (L::PERMUTES_32, 32) } else { (L::PERMUTES, 16) };
         match self.precision {
-            _ if L::PERMUTES && n < 16 => DecodePath::Direct,
-            Precision::Quick if L::PERMUTES => DecodePath::Product,
-            Precision::Exact if L::PERMUTES && paired => DecodePath::PairProduct,
-            _ if n < 1 << (self.bits - 2) => DecodePath::Direct,
+            _ if permutes && n < least => DecodePath::Direct,
+            Precision::Quick if permutes => DecodePath::Product,
+            Precision::Exact if permutes && paired => DecodePath::PairProduct,
+            _ if wide || n < 1 << (self.bits - 2) => DecodePath::Direct,
             _ => DecodePath::All,
         }
     }
@@ -287,8 +288,10 @@ impl DecodeTiles {
         let (bits, table) = (self.bits, &mut self.table);
         let sure = match (path, self.precision) {
             (DecodePath::Direct, _) => true,
-            (DecodePath::Product, _) => table.factors(l, &Factors::new(l, q, hi, bits)),
-            (DecodePath::PairProduct, _) => table.pairs(l, &Factors::new(l, q, hi, bits)),
+            (DecodePath::Product, _) if bits > 8 => table.factors(l, &Factors::wide(l, q, hi, bits)),
+            (DecodePath::Product, _) => table.factors(l, &[Factors::new(l, q, hi, bits)]),
+            (DecodePath::PairProduct, _) if bits > 8 => table.pairs(l, &Factors::wide(l, q, hi, bits)),
+            (DecodePath::PairProduct, _) => table.pairs(l, &[Factors::new(l, q, hi, bits)]),
             (DecodePath::All, Precision::Exact) => table.exact(l, q, hi, bits),
             (DecodePath::All, Precision::Quick) => table.quick(&Factors::new(l, q, hi, bits), bits),
         };
@@ -329,9 +332,13 @@ impl DecodeTiles {
         if C::BYTE && path == DecodePath::All {
             look_up::<L, All, C>(l, table, grid, bits, codes, out);
         } else if C::BYTE && L::PERMUTES && path == DecodePath::Product {
-            look_up::<L, Product, C>(l, table, grid, bits, codes, out);
+            look_up::<L, Product<false>, C>(l, table, grid, bits, codes, out);
         } else if C::BYTE && L::PERMUTES && path == DecodePath::PairProduct {
-            look_up::<L, PairProduct, C>(l, table, grid, bits, codes, out);
+            look_up::<L, PairProduct<false>, C>(l, table, grid, bits, codes, out);
+        } else if !C::BYTE && L::PERMUTES_32 && path == DecodePath::Product {
+            look_up::<L, Product<true>, C>(l, table, grid, bits, codes, out);
+        } else if !C::BYTE && L::PERMUTES_32 && path == DecodePath::PairProduct {
+            look_up::<L, PairProduct<true>, C>(l, table, grid, bits, codes, out);
         } else {
             direct(l, &grid, bits, self.precision, codes, out);
         }

@@ -9,9 +9,9 @@
 //! |---|---|
 //! | the definition: rounding of `(k - 1) step`, a power, a product | `0.7 E + 5` |
 //! | `(top - 1) step` beside `log2(hi / lo)` | `0.7 (4 E + 4)` |
-//! | `q^m` for m from 0 to 127: `step` is off by 1 and `q` by 5, m times; as many products | `0.7 E + 6 m` |
+//! | `q^m`: `step` is off by 1 and `q` by 5, m times; as many products | `0.7 E + 6 m` |
 //!
-//! In all less than 2^11 units, which is [`NEAR`].
+//! In all less than 2^11 units for codes of 8 bits (m to 127), less than 2^12 for those of 10 (m to 511): [`NEAR`].
 
 use super::definition::{direct, top, Precision, TileGrid};
 use crate::formats::source::Code;
@@ -38,7 +38,14 @@ pub(super) fn look_up<L: Lanes, K: TableLookup, C: Code>(
 pub(super) struct TileTables {
     /// The value of each byte.
     all: [f32; 256],
-    /// The last values of groups, then their negatives; and their float32 remainders.
+    /// The factors of values; the second half is for codes of more than 8 bits.
+    halves: [FactorTables; 2],
+}
+
+/// Half of the factors of a tile's values.
+#[derive(Clone, Copy)]
+struct FactorTables {
+    /// The last values of groups, and their negatives; and their float32 remainders.
     last: [f32; 16],
     last_rest: [f32; 16],
     /// The ratios to them, and their float32 remainders.
@@ -46,20 +53,19 @@ pub(super) struct TileTables {
     down_rest: [f32; 16],
 }
 
+impl FactorTables {
+    const NONE: FactorTables =
+        FactorTables { last: [0.0; 16], last_rest: [0.0; 16], down: [0.0; 16], down_rest: [0.0; 16] };
+}
+
 impl TileTables {
-    pub const NONE: TileTables = TileTables {
-        all: [0.0; 256],
-        last: [0.0; 16],
-        last_rest: [0.0; 16],
-        down: [0.0; 16],
-        down_rest: [0.0; 16],
-    };
+    pub const NONE: TileTables = TileTables { all: [0.0; 256], halves: [FactorTables::NONE; 2] };
 
     /// Fills the table of all values. False if one of them is in doubt.
     #[inline(always)]
     pub fn exact<L: Lanes>(&mut self, l: L, q: f64, hi: f64, bits: u32) -> bool {
         let [rows, steps] = l.powers(q, 4, hi);
-        let doubt = l.products(&rows[..8], &steps, NEAR, &mut self.all[..128]);
+        let doubt = l.products(&rows[..8], &steps, NEAR[0], &mut self.all[..128]);
         let values = 1usize << (bits - 1);
         if values < 128 {
             self.all.copy_within(128 - values..128, 0);
@@ -112,20 +118,42 @@ impl TileTables {
         }
     }
 
-    /// Fills the tables of factors. False if one of them is in doubt.
+    /// Fills the tables of factors, one half or both. False if one of them is in doubt.
     #[inline(always)]
-    pub fn factors<L: Lanes>(&mut self, l: L, factors: &Factors) -> bool {
-        let last = l.products(&[1.0], &factors.last, NEAR, &mut self.last);
-        let down = l.products(&[1.0], &factors.down, NEAR, &mut self.down);
-        !(last | down)
+    pub fn factors<L: Lanes>(&mut self, l: L, factors: &[Factors]) -> bool {
+        let near = NEAR[factors.len() - 1];
+        let mut doubt = false;
+        for (half, factors) in self.halves.iter_mut().zip(factors) {
+            doubt |= l.products(&[1.0], &factors.last, near, &mut half.last);
+            doubt |= l.products(&[1.0], &factors.down, near, &mut half.down);
+        }
+        !doubt
     }
 
     /// Fills the tables of factors, each as the sum of two float32.
     #[inline(always)]
-    pub fn pairs<L: Lanes>(&mut self, l: L, factors: &Factors) -> bool {
-        l.split(&factors.last, &mut self.last, &mut self.last_rest);
-        l.split(&factors.down, &mut self.down, &mut self.down_rest);
+    pub fn pairs<L: Lanes>(&mut self, l: L, factors: &[Factors]) -> bool {
+        for (half, factors) in self.halves.iter_mut().zip(factors) {
+            l.split(&factors.last, &mut half.last, &mut half.last_rest);
+            l.split(&factors.down, &mut half.down, &mut half.down_rest);
+        }
         true
+    }
+
+    /// Permutes the values of one kind of table, of both halves for codes of more than 8 bits.
+    #[inline(always)]
+    fn pick<L: Lanes, const WIDE: bool>(
+        &self,
+        l: L,
+        kind: impl Fn(&FactorTables) -> &[f32; 16],
+        index: L::U,
+    ) -> L::F {
+        let [low, high] = &self.halves;
+        if WIDE {
+            l.permute32(kind(low), kind(high), index)
+        } else {
+            l.permute16(kind(low), index)
+        }
     }
 }
 
@@ -149,15 +177,15 @@ impl TableLookup for All {
     const DOUBT: bool = false;
 }
 
-/// Values as products of two float32.
+/// Values as products of two float32. `WIDE`: codes of 9 or 10 bits.
 #[derive(Clone, Copy)]
-pub(super) struct Product;
+pub(super) struct Product<const WIDE: bool>;
 
-impl TableLookup for Product {
+impl<const WIDE: bool> TableLookup for Product<WIDE> {
     #[inline(always)]
     fn values<L: Lanes>(l: L, table: &TileTables, bits: u32, code: L::U) -> (L::F, L::U) {
-        let last = l.permute16(&table.last, l.shr(code, bits / 2));
-        let down = l.permute16(&table.down, code);
+        let last = table.pick::<L, WIDE>(l, |t| &t.last, l.shr(code, bits / 2));
+        let down = table.pick::<L, WIDE>(l, |t| &t.down, code);
         (or_zero(l, bits, code, l.fmul(last, down)), l.u32(0))
     }
     const DOUBT: bool = false;
@@ -167,21 +195,23 @@ impl TableLookup for Product {
 /// roundings of the terms beside the product of the two `a`, and with the errors of factors, the relative error is at most
 /// [`OFF`]. The sum rounds as the value does if sum and value plus or minus that error round alike.
 #[derive(Clone, Copy)]
-pub(super) struct PairProduct;
+pub(super) struct PairProduct<const WIDE: bool>;
 
-/// 2^-42.
-const OFF: f32 = 1.0 / 4_398_046_511_104.0;
+/// 2^-42, and 2^-41 for wide codes.
+const OFF: [f32; 2] = [1.0 / 4_398_046_511_104.0, 1.0 / 2_199_023_255_552.0];
 
-impl TableLookup for PairProduct {
+impl<const WIDE: bool> TableLookup for PairProduct<WIDE> {
     #[inline(always)]
     fn values<L: Lanes>(l: L, table: &TileTables, bits: u32, code: L::U) -> (L::F, L::U) {
-        let group = l.shr(code, bits / 2);
-        let (last, last_rest) = (l.permute16(&table.last, group), l.permute16(&table.last_rest, group));
-        let (down, down_rest) = (l.permute16(&table.down, code), l.permute16(&table.down_rest, code));
+        let (group, off) = (l.shr(code, bits / 2), OFF[usize::from(WIDE)]);
+        let last = table.pick::<L, WIDE>(l, |t| &t.last, group);
+        let last_rest = table.pick::<L, WIDE>(l, |t| &t.last_rest, group);
+        let down = table.pick::<L, WIDE>(l, |t| &t.down, code);
+        let down_rest = table.pick::<L, WIDE>(l, |t| &t.down_rest, code);
         let rest = l.estimate(last, down_rest, l.fmul(last_rest, down));
         // `last` is not less than the value.
-        let more = l.estimate(last, down, l.estimate(last, l.f32(OFF), rest));
-        let less = l.estimate(last, down, l.estimate(last, l.f32(-OFF), rest));
+        let more = l.estimate(last, down, l.estimate(last, l.f32(off), rest));
+        let less = l.estimate(last, down, l.estimate(last, l.f32(-off), rest));
         (or_zero(l, bits, code, more), l.xor(l.bits(more), l.bits(less)))
     }
     const DOUBT: bool = true;
@@ -240,8 +270,8 @@ impl<C: Code> Kernel for Fallback<'_, C> {
     }
 }
 
-/// Units in the last place of a float64 by which a product of factors and a value can differ.
-const NEAR: u32 = 1 << 11;
+/// Units in the last place of a float64 by which a product of factors and a value can differ, and those of wide codes.
+const NEAR: [u32; 2] = [1 << 11, 1 << 12];
 
 /// Codes of at most 8 bits in groups of `2^(bits / 2)`: the last value of each group, then their negatives, and the ratios
 /// of the codes to the last value. For narrower codes both repeat, as bits above the magnitude are looked up with it.
@@ -264,11 +294,27 @@ impl Factors {
             down: std::array::from_fn(|j| down[16 - size + j % size]),
         }
     }
+
+    /// The factors of codes of 9 or 10 bits, by twice as many: the last values of 16 groups, and their negatives; and the
+    /// ratios in a group, which repeat for 9 bits.
+    #[inline(always)]
+    pub fn wide<L: Lanes>(l: L, q: f64, hi: f64, bits: u32) -> [Factors; 2] {
+        let times = bits / 2;
+        let [near, down] = l.powers(q, times, hi);
+        let mut far = q;
+        for _ in 0..times + 3 {
+            far *= far; // to the power of 8 groups
+        }
+        let [beyond, _] = l.powers(q, times, hi * far);
+        let last = |at: usize| std::array::from_fn(|i| if i < 8 { beyond[at + i] } else { near[at + i - 8] });
+        let more = if bits == 10 { q * down[0] } else { 1.0 };
+        [Factors { last: last(0), down: down.map(|x| x * more) }, Factors { last: last(8), down }]
+    }
 }
 
 /// Tests if a number is within [`NEAR`] ulps of a float32 rounding midpoint.
 #[inline(always)]
 fn doubtful(x: f64) -> bool {
     const MIDPOINT: u32 = 1 << 28;
-    (x.to_bits() as u32).wrapping_sub(MIDPOINT - NEAR) & (2 * MIDPOINT - 1) < 2 * NEAR
+    (x.to_bits() as u32).wrapping_sub(MIDPOINT - NEAR[0]) & (2 * MIDPOINT - 1) < 2 * NEAR[0]
 }
