@@ -15,7 +15,7 @@ const WITHOUT_SUBNORMALS: &str = "_nosub";
 
 struct Made {
     format: Format,
-    lookup: OnceLock<Lookup>,
+    lookups: OnceLock<[Lookup; 2]>,
 }
 
 static MADE: LazyLock<RwLock<HashMap<String, &'static Made>>> = LazyLock::new(RwLock::default);
@@ -86,7 +86,7 @@ pub fn custom(exp: u32, man: u32, bias: i32, top: Top, subnormals: bool) -> Resu
     let mut all = MADE.write().unwrap_or_else(PoisonError::into_inner);
     let made = all.entry(name.clone()).or_insert_with(|| {
         let format = Format { name: Box::leak(name.into_boxed_str()), ..row };
-        Box::leak(Box::new(Made { format, lookup: OnceLock::new() }))
+        Box::leak(Box::new(Made { format, lookups: OnceLock::new() }))
     });
     Ok(&made.format)
 }
@@ -103,10 +103,10 @@ pub(super) fn parse(name: &str) -> Option<Result<&'static Format, Error>> {
 }
 
 /// The values of all codes of a made format.
-pub(super) fn lookup(f: &Format) -> &'static Lookup {
+pub(super) fn lookups(f: &Format) -> &'static [Lookup; 2] {
     let made = MADE.read().unwrap_or_else(PoisonError::into_inner).get(f.name).copied();
     made.map_or_else(
         || unreachable!("{} is in neither table", f.name),
-        |made| made.lookup.get_or_init(|| f.values()),
+        |made| made.lookups.get_or_init(|| f.values()),
     )
 }

@@ -347,11 +347,11 @@ impl<D: Decoder, M: Multiplier, S: Sink> GroupMap for DecodeMap<D, M, S> {
     }
 }
 
-/// At most 8 bits to bfloat16, which holds every value: the table's bytes are the answer.
+/// At most 8 bits to bfloat16, which holds every value, or to float16 of a table of that: the table's bytes are the answer.
 #[derive(Clone, Copy)]
-struct BytesToBf16(&'static Lookup);
+struct BytesToWords(&'static Lookup);
 
-impl GroupMap for BytesToBf16 {
+impl GroupMap for BytesToWords {
     type In = u8;
     type Out = u16;
     #[inline(always)]
@@ -372,10 +372,10 @@ pub fn decode(codes: Codes<'_>, format: &'static Format, out: Output<'_>) -> Res
         Codes::U8(codes) if format.bits() <= 8 => {
             let decoder = Table(format.lookup());
             match out {
-                Output::Bf16(out) => elementwise(codes, out, BytesToBf16(decoder.0)),
+                Output::Bf16(out) => elementwise(codes, out, BytesToWords(decoder.0)),
                 Output::F32(out) => elementwise(codes, out, plain(decoder, ToF32)),
                 Output::F64(out) => elementwise(codes, out, plain(decoder, ToF64)),
-                Output::F16(out) => elementwise(codes, out, plain(decoder, ToF16::default())),
+                Output::F16(out) => elementwise(codes, out, BytesToWords(format.lookup_f16())),
             }
         }
         Codes::U16(codes) if format.bits() > 8 => {
@@ -404,12 +404,15 @@ fn elementwise<M: GroupMap + Sync>(src: &[M::In], out: &mut [M::Out], map: M) {
         #[inline(always)]
         fn run<L: Lanes>(self, l: L) {
             map_groups(l, self.0, 0, self.1, self.2, self.3);
-            l.fence();
+            if self.3.stream {
+                l.fence();
+            }
         }
     }
-    let walk = Walk::over(std::mem::size_of_val(src), out);
-    let chunks = src.chunks(CHUNK).zip(out.chunks_mut(CHUNK)).collect();
-    run_tasks(src.len(), chunks, |(src, out): (&[M::In], &mut [M::Out])| {
-        dispatch(Run(&map, src, out, walk));
-    });
+    let walk = Walk::over(std::mem::size_of_val(src), out).aligned(out);
+    let one = |(src, out): (&[M::In], &mut [M::Out])| dispatch(Run(&map, src, out, walk));
+    if src.len() <= CHUNK {
+        return one((src, out));
+    }
+    run_tasks(src.len(), src.chunks(CHUNK).zip(out.chunks_mut(CHUNK)).collect(), one);
 }

@@ -90,15 +90,29 @@ impl Job {
     /// Encodes everything in parallel chunks; the flat index of the first NaN that is not wanted.
     fn all<S: Source, C: Code>(self, src: &[S::Item], out: &mut [C]) -> Option<usize> {
         let walk = Walk::over(std::mem::size_of_val(src), out);
+        if src.len() <= CHUNK {
+            return self.checked::<S, C>(0, src, out, walk);
+        }
         let chunks = src.chunks(CHUNK).zip(out.chunks_mut(CHUNK)).enumerate().collect();
         let nans = run_tasks(src.len(), chunks, |(k, (src, out)): (usize, (&[S::Item], &mut [C]))| {
-            let nan = if self.refuse_nan { dispatch(FindNan::<S> { src }) } else { None };
-            if nan.is_none() {
-                self.chunk::<S, C>(k * CHUNK, src, out, walk);
-            }
-            nan.map(|i| k * CHUNK + i)
+            self.checked::<S, C>(k * CHUNK, src, out, walk)
         });
         nans.into_iter().flatten().next()
+    }
+
+    /// Encodes the elements from index `at` on, unless one of them is a NaN that is not wanted: its index.
+    fn checked<S: Source, C: Code>(
+        self,
+        at: usize,
+        src: &[S::Item],
+        out: &mut [C],
+        walk: Walk,
+    ) -> Option<usize> {
+        let nan = if self.refuse_nan { dispatch(FindNan::<S> { src }) } else { None };
+        if nan.is_none() {
+            self.chunk::<S, C>(at, src, out, walk);
+        }
+        nan.map(|i| at + i)
     }
 
     fn chunk<S: Source, C: Code>(self, at: usize, src: &[S::Item], out: &mut [C], walk: Walk) {
@@ -188,7 +202,9 @@ impl<S: Source, C: Code, M: GroupMap<In = S::Item, Out = C>> Kernel for Mapped<'
             ),
             None => map_groups(l, &map, at, src, out, walk),
         }
-        l.fence();
+        if walk.stream {
+            l.fence();
+        }
     }
 }
 

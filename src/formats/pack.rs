@@ -47,9 +47,12 @@ fn rows<A: Sync + Send, B: Send>(
     let n = a.0.len() / a_len;
     same_length(if a.1 == 0 { "codes" } else { "packed" }, a.0.len(), n * a_len)?;
     same_length("out", b.0.len(), n.saturating_mul(b_len))?;
-    let group = (32 * 1024 / row_len).max(1);
-    let groups = a.0.chunks(group * a_len).zip(b.0.chunks_mut(group * b_len)).collect();
-    run_tasks(n.saturating_mul(row_len), groups, |(a, b): (&[A], &mut [B])| {
+    let band = (32 * 1024 / row_len).max(1);
+    let bands = a.0.chunks(band * a_len).zip(b.0.chunks_mut(band * b_len)).collect();
+    let whole = row_len.is_multiple_of(group(format).0);
+    run_tasks(n.saturating_mul(row_len), bands, |(a, b): (&[A], &mut [B])| {
+        // Rows of whole groups are as good as one long row.
+        let (a_len, b_len) = if whole { (a.len(), b.len()) } else { (a_len, b_len) };
         a.chunks(a_len).zip(b.chunks_mut(b_len)).for_each(|(a, b)| f(a, b));
     });
     Ok(())

@@ -1,6 +1,7 @@
 //! THE table of number formats: one line each, everything else is computed from the line.
 
 use super::custom;
+use super::round::Rounder;
 use crate::error::Error;
 use crate::simd::Lookup;
 use std::sync::LazyLock;
@@ -219,15 +220,27 @@ impl Format {
 
     /// The values of all codes of a format of at most 8 bits.
     pub fn lookup(&self) -> &'static Lookup {
-        static TABLES: LazyLock<Vec<(&str, Lookup)>> = LazyLock::new(|| {
+        &self.lookups()[0]
+    }
+
+    /// The same rounded to float16, whose bits stand in the place of bfloat16's.
+    pub fn lookup_f16(&self) -> &'static Lookup {
+        &self.lookups()[1]
+    }
+
+    fn lookups(&self) -> &'static [Lookup; 2] {
+        static TABLES: LazyLock<Vec<(&str, [Lookup; 2])>> = LazyLock::new(|| {
             FORMATS.iter().filter(|f| f.bits() <= 8).map(|f| (f.name, f.values())).collect()
         });
         let table = TABLES.iter().find(|(name, _)| *name == self.name);
-        table.map_or_else(|| custom::lookup(self), |(_, table)| table)
+        table.map_or_else(|| custom::lookups(self), |(_, tables)| tables)
     }
 
-    /// The table of [`Format::lookup`], made anew.
-    pub(super) fn values(&self) -> Lookup {
-        Lookup::new(std::array::from_fn(|code| self.value(code as u32)))
+    /// The tables of [`Format::lookup`] and [`Format::lookup_f16`], made anew.
+    pub(super) fn values(&self) -> [Lookup; 2] {
+        let values: [f32; 256] = std::array::from_fn(|code| self.value(code as u32));
+        let rounder = Rounder { saturate: false, ..Rounder::saturating(&FLOAT16) };
+        let half = values.map(|value| f32::from_bits(rounder.code(value.to_bits(), 0) << 16));
+        [Lookup::new(values), Lookup::new(half)]
     }
 }

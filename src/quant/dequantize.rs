@@ -135,7 +135,7 @@ fn rows<D: Decoder, K: Sink, F: Fetch<Code = D::Code>>(
 ) {
     let flat = blocks.flattened();
     let walk = match Walk::over(blocks.len(), out) {
-        Walk { stream: true, .. } => Walk { stream: true, ahead: AHEAD },
+        walk @ Walk { stream: true, .. } => Walk { ahead: AHEAD, ..walk },
         cached => cached,
     };
     let mut rest = out;

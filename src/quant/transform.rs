@@ -264,7 +264,7 @@ impl<'a, S: Source, C: Code, const SAFE: bool, const DIVIDE: bool, const PLAIN: 
     #[inline(always)]
     fn at<L: Lanes, P: Place>(self, l: L, place: P) {
         let Encode { near, narrow, scales: RunScales { divisor, factor, .. }, src, out, ahead } = self;
-        let walk = Walk { stream: false, ahead };
+        let walk = Walk { ahead, ..Walk::CACHED };
         if let (true, Some(narrow)) = (SAFE && PLAIN && C::BYTE && L::NARROW, narrow) {
             let quotients = Quotients::<P, true, DIVIDE> { place, divisor, factor };
             let marker = PhantomData::<(S, C)>;
@@ -370,7 +370,7 @@ impl<S: Source, C: Code> EncodeAny<'_, S, C> {
             factor,
             marker: PhantomData,
         };
-        map_groups(l, &map, 0, src, out, Walk { stream: false, ahead });
+        map_groups(l, &map, 0, src, out, Walk { ahead, ..Walk::CACHED });
     }
 }
 
