@@ -120,7 +120,6 @@ def logfmt_encode(
     amax = destination(given[2], shape, np.dtype(np.float32), array, name="out[2]")
     if mode == "deepep":
         _check_deepep(size, length)
-        array, kind = _bfloat16(array), "bfloat16"
     moved = np.moveaxis(array, place, -1)
     direct = place == array.ndim - 1
     parts = [
@@ -133,7 +132,7 @@ def logfmt_encode(
         (math.prod(moved.shape[:-1]), length, tile_width(array.shape, size, place)),
         bits=int(bits),
         rounding=rounding,
-        zeros_count=mode == "deepep",
+        deepep=mode == "deepep",
         skip_nan=nonfinite == "ignore",
         seed=key,
         inner=math.prod(array.shape[place + 1 :]),
@@ -143,7 +142,7 @@ def logfmt_encode(
         flags_out=flat(flags),
     )
     if nonfinite == "raise" and flags.any():
-        _refuse(array)
+        _refuse(_bfloat16(array) if mode == "deepep" else array)
     escaped, kept = _escape(moved, parts, flags.astype(np.bool_), size, place, mode)
     for whole, part in zip((codes, amin, amax), parts, strict=True):
         if not direct:
@@ -248,7 +247,10 @@ def _escape(
     else:
         codes.reshape(*unfit.shape, width)[unfit] = 0  # `parts` are contiguous: this is a view
     escaped = np.moveaxis(unfit, -1, place)
-    kept = np.moveaxis(moved.reshape(*unfit.shape, width), -2, place)[escaped]
+    tiles = np.moveaxis(moved.reshape(*unfit.shape, width), -2, place)
+    kept = tiles.reshape(-1, width) if unfit.all() else tiles[escaped]
+    if mode == "deepep":
+        return escaped, _bfloat16(kept)
     if kept.dtype.itemsize == 8:  # float64 goes by way of float32, as everywhere here
         with np.errstate(over="ignore"):
             kept = kept.astype(np.float32)

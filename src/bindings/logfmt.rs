@@ -24,7 +24,7 @@ fn logfmt_encode(
     tiles: Tiles,
     bits: u32,
     rounding: &str,
-    zeros_count: bool,
+    deepep: bool,
     skip_nan: bool,
     seed: u64,
     inner: usize,
@@ -34,7 +34,7 @@ fn logfmt_encode(
     mut flags_out: SliceMut<'_, u8>,
 ) -> PyResult<()> {
     let rounding = LogRounding::parse(rounding)?;
-    let options = LogOptions { bits, rounding, zeros_count, skip_nan, seed, inner };
+    let options = LogOptions { bits, rounding, deepep, skip_nan, seed, inner };
     let (src, codes) = (src.view()?, codes_out.view()?);
     let out = TilesMut { amin: amin_out.view()?, amax: amax_out.view()?, flags: flags_out.view()? };
     detached(py, || logfmt::logfmt_encode(src, tiles, &options, codes, out))

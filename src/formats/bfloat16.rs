@@ -20,6 +20,27 @@ pub fn round_bfloat16(x: &mut [f32]) {
     run_tasks(x.len(), x.chunks_mut(CHUNK).collect(), |x| dispatch(Round(x)));
 }
 
+/// Writes the nearest bfloat16 of each number, as [`nearest`] says.
+///
+/// # Panics
+/// Panics if the lengths differ.
+pub fn to_bfloat16(src: &[f32], out: &mut [u16]) {
+    assert_eq!(src.len(), out.len());
+    dispatch(Narrow(src, out));
+}
+
+struct Narrow<'a>(&'a [f32], &'a mut [u16]);
+
+impl Kernel for Narrow<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, _: L) {
+        for (x, out) in self.0.iter().zip(self.1) {
+            *out = (nearest(*x).to_bits() >> 16) as u16;
+        }
+    }
+}
+
 struct Round<'a>(&'a mut [f32]);
 
 impl Kernel for Round<'_> {

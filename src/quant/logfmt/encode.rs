@@ -4,14 +4,16 @@ use super::definition::{check_bits, widen as to_f64, Finder, LogRounding};
 use super::layout::{magnitudes, take, MagnitudeRange, Tiles, ABSOLUTE, INFINITY};
 use super::prepared_tiles::{EncodePath, LinearEstimate, Prepare, PreparedTiles};
 use crate::error::{same_length, Error};
+use crate::formats::bfloat16::to_bfloat16;
 use crate::formats::encode::widen;
 use crate::formats::philox::random_words;
-use crate::formats::source::{Code, CodesMut, Input, Source};
+use crate::formats::source::{Bf16, Code, CodesMut, Input, Source, F32};
 use crate::quant::amax::RUN;
-use crate::quant::native::each_native;
+use crate::quant::native::{as_f32, each_native, with_part};
 use crate::simd::{dispatch, map_groups, GroupMap, Kernel, Lanes, PhiloxKeys, Walk, MAX_GROUP};
 use crate::threads::run_tasks;
 use std::marker::PhantomData;
+use std::ops::Range;
 
 /// Options of [`logfmt_encode`].
 #[derive(Clone, Copy, Debug)]
@@ -20,8 +22,10 @@ pub struct LogOptions {
     pub bits: u32,
     /// Rounding of magnitudes.
     pub rounding: LogRounding,
-    /// True: zeros take part in a tile's least magnitude, which the clip at 2^-32 of the largest then raises.
-    pub zeros_count: bool,
+    /// True: as DeepEP's kernel does. Numbers are rounded to bfloat16 first, by way of float32; zeros take part in a tile's
+    /// least magnitude, which the clip at 2^-32 of the largest then raises; and a tile with a magnitude of 1 or more, which
+    /// is sent as bfloat16, has zero codes.
+    pub deepep: bool,
     /// True: NaN is skipped (code 0, and no part in a tile's range) instead of being flagged.
     pub skip_nan: bool,
     /// The seed of stochastic rounding.
@@ -34,14 +38,14 @@ pub struct LogOptions {
 impl Default for LogOptions {
     fn default() -> LogOptions {
         let rounding = LogRounding::Linear;
-        LogOptions { bits: 8, rounding, zeros_count: false, skip_nan: false, seed: 0, inner: 1 }
+        LogOptions { bits: 8, rounding, deepep: false, skip_nan: false, seed: 0, inner: 1 }
     }
 }
 
 /// The results of [`logfmt_encode`] for each tile beside its codes, in C order.
 #[derive(Debug)]
 pub struct TilesMut<'a> {
-    /// Least magnitude other than zero, not below 2^-32 of the largest; 0 where there is none. Where zeros count and
+    /// Least magnitude other than zero, not below 2^-32 of the largest; 0 where there is none. Where zeros count (`deepep`) and
     /// 2^-32 of the largest is no float32, it is 0 too, and all codes are.
     pub amin: &'a mut [f32],
     /// Largest magnitude.
@@ -75,12 +79,26 @@ pub fn logfmt_encode(
     }
     let indices = RandomIndices { cols: tiles.cols(), inner, keys: PhiloxKeys::new(options.seed) };
     let job = EncodeJob { options: *options, indices, tiles: tiles.flattened() };
-    each_native!(src, S, src => match codes {
-        CodesMut::U8(codes) if options.bits <= 8 => job.all::<S, u8>(src, codes, out),
-        CodesMut::U16(codes) if options.bits > 8 => job.all::<S, u16>(src, codes, out),
+    let by_bfloat16 = options.deepep && !matches!(src, Input::Bf16(_));
+    match codes {
+        CodesMut::U8(codes) if options.bits <= 8 && by_bfloat16 => job.by_bfloat16(src, codes, out),
+        CodesMut::U16(codes) if options.bits > 8 && by_bfloat16 => job.by_bfloat16(src, codes, out),
+        CodesMut::U8(codes) if options.bits <= 8 => {
+            each_native!(src, S, src => job.all::<S, u8>(src, codes, out));
+        }
+        CodesMut::U16(codes) if options.bits > 8 => {
+            each_native!(src, S, src => job.all::<S, u16>(src, codes, out));
+        }
         _ => return Err(wrong_width(options.bits)),
-    });
+    }
     Ok(())
+}
+
+/// The nearest bfloat16 of each number.
+fn rounded(src: &[f32]) -> Vec<u16> {
+    let mut out = vec![0; src.len()];
+    to_bfloat16(src, &mut out);
+    out
 }
 
 pub(super) fn wrong_width(bits: u32) -> Error {
@@ -99,19 +117,35 @@ impl EncodeJob {
         if self.tiles.tile() > RUN {
             return self.huge::<S, C>(src, codes, out);
         }
+        run_tasks(src.len().saturating_mul(PER_VALUE), self.parts(codes, out), |out| {
+            dispatch(EncodeTiles::<S, C> { job: self, src: &src[out.elements()], out });
+        });
+    }
+
+    /// The same of numbers that are rounded to bfloat16 first.
+    fn by_bfloat16<C: Code>(&self, src: Input<'_>, codes: &mut [C], out: TilesMut<'_>) {
+        if self.tiles.tile() > RUN {
+            return self.huge::<Bf16, C>(&rounded(&as_f32(src)), codes, out);
+        }
+        run_tasks(src.len().saturating_mul(PER_VALUE), self.parts(codes, out), |out| {
+            with_part::<F32, _>(src.part(out.elements()), |src| {
+                dispatch(EncodeTiles::<Bf16, C> { job: self, src: &rounded(src), out });
+            });
+        });
+    }
+
+    /// Distributes whole tiles over tasks.
+    fn parts<'a, C>(&self, mut codes: &'a mut [C], out: TilesMut<'a>) -> Vec<TilesPart<'a, C>> {
         let TilesMut { mut amin, mut amax, mut flags } = out;
-        let mut codes = codes;
-        let tasks = self.tiles.runs(RUN).into_iter().map(|run| EncodeTiles::<S, C> {
-            job: self,
+        let runs = self.tiles.runs(RUN).into_iter();
+        let parts = runs.map(|run| TilesPart {
             at: run.elements.start,
             codes: take(&mut codes, run.elements.len()),
             amin: take(&mut amin, run.tiles.len()),
             amax: take(&mut amax, run.tiles.len()),
             flags: take(&mut flags, run.tiles.len()),
-            src: &src[run.elements],
         });
-        let tasks = tasks.collect();
-        run_tasks(src.len().saturating_mul(PER_VALUE), tasks, dispatch);
+        parts.collect()
     }
 
     /// Encodes tiles that are larger than a task: parts of a tile go to tasks, first for the range, then for the codes.
@@ -155,15 +189,26 @@ impl<S: Source> Kernel for Scan<'_, S> {
     }
 }
 
-/// Some whole tiles.
-struct EncodeTiles<'a, S: Source, C: Code> {
-    job: &'a EncodeJob,
+/// The results of some whole tiles, from element `at` on.
+struct TilesPart<'a, C> {
     at: usize,
-    src: &'a [S::Item],
     codes: &'a mut [C],
     amin: &'a mut [f32],
     amax: &'a mut [f32],
     flags: &'a mut [u8],
+}
+
+impl<C> TilesPart<'_, C> {
+    fn elements(&self) -> Range<usize> {
+        self.at..self.at + self.codes.len()
+    }
+}
+
+/// Some whole tiles.
+struct EncodeTiles<'a, S: Source, C: Code> {
+    job: &'a EncodeJob,
+    src: &'a [S::Item],
+    out: TilesPart<'a, C>,
 }
 
 /// Elements of a cast that cost as much as one that is encoded.
@@ -176,7 +221,7 @@ impl<S: Source, C: Code> Kernel for EncodeTiles<'_, S, C> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        let EncodeTiles { job, at, src, codes, amin, amax, flags } = self;
+        let EncodeTiles { job, src, out: TilesPart { at, codes, amin, amax, flags } } = self;
         let (options, tiles, indices) = (&job.options, &job.tiles, job.indices);
         // Software pipelining: scan the next panel while encoding this one, tile by tile. One waits for memory, the
         // other computes.

@@ -37,7 +37,7 @@ const TILES: usize = 64;
 /// The path that encodes a tile.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum EncodePath {
-    /// All codes are 0, without signs: the tile holds NaN or infinity.
+    /// All codes are 0, without signs: the tile holds NaN or infinity, or is sent in another way.
     Flagged,
     /// All magnitudes are 0.
     Zero {
@@ -98,10 +98,11 @@ struct Estimates {
     deep: [bool; TILES],
 }
 
-/// Flags of a tile: it cannot be encoded; it holds a NaN; it holds a subnormal number.
+/// Flags of a tile: it cannot be encoded; it holds a NaN; it holds a subnormal number; it is not to be encoded.
 const BAD: u8 = 1;
 const NAN: u8 = 2;
 const SUBNORMAL: u8 = 4;
+const UNSENT: u8 = 8;
 
 impl PreparedTiles {
     pub fn new() -> PreparedTiles {
@@ -132,10 +133,11 @@ impl PreparedTiles {
         let bad = hi >= 0x7F80_0000 || (nan && !options.skip_nan);
         let empty = hi == 0 || bad;
         let subnormal = lo < 0x0080_0000;
-        let lo = if zero && options.zeros_count { 0 } else { lo };
+        let lo = if zero && options.deepep { 0 } else { lo };
         let flag = |on: bool, flag: u8| if on { flag } else { 0 };
         let i = self.len;
-        self.flags[i] = flag(bad, BAD) | flag(nan, NAN) | flag(subnormal, SUBNORMAL);
+        let unsent = options.deepep && hi >= 1f32.to_bits();
+        self.flags[i] = flag(bad, BAD) | flag(nan, NAN) | flag(subnormal, SUBNORMAL) | flag(unsent, UNSENT);
         self.hi[i] = if empty { 0 } else { hi };
         self.lo[i] = if empty { 0 } else { lo };
         self.len = i + 1;
@@ -217,7 +219,7 @@ impl PreparedTiles {
     pub fn path(&self, i: usize, options: &LogOptions) -> EncodePath {
         let LogOptions { bits, rounding, .. } = *options;
         let sign = 1 << (bits - 1);
-        if self.flags[i] & BAD != 0 {
+        if self.flags[i] & (BAD | UNSENT) != 0 {
             return EncodePath::Flagged;
         }
         if self.lo[i] == 0 {
