@@ -32,6 +32,24 @@ def encode(
     src: _Typed, codes_out: _Array, fmt: str, rounding: str, overflow: str, nan: str, seed: int
 ) -> None: ...
 def decode(codes: _Array, fmt: str, out: _Typed) -> None: ...
+
+@final
+class CastPlan:
+    def __new__(
+        cls,
+        real: str,
+        fmt: str,
+        encode: tuple[str, str, str] | None,
+        dtype: np.dtype[Any],
+        views: tuple[np.dtype[Any] | None, np.dtype[Any] | None],
+    ) -> CastPlan: ...
+
+@final
+class CastPlans:
+    def __new__(cls) -> CastPlans: ...
+    def keep(self, call: tuple[Any, ...], plan: CastPlan) -> None: ...
+    def run(self, call: tuple[Any, ...], src: _Array, out: _Array | None) -> _Array | None: ...
+
 def differences(
     a: _Array,
     b: _Array,
@@ -99,7 +117,7 @@ def logfmt_encode(
     tiles: tuple[int, int, int],
     bits: int,
     rounding: str,
-    zeros_count: bool,
+    deepep: bool,
     skip_nan: bool,
     seed: int,
     inner: int,

@@ -30,7 +30,6 @@ from ._arrays import (
     source,
     whole,
 )
-from ._calls import CallPlans, as_core, is_plain
 from ._html import facts
 from ._recipes import one_of
 from ._torch import dtype_of
@@ -48,7 +47,7 @@ Rounding = Literal[
 Overflow = Literal["saturate", "nonfinite"]
 NanPolicy = Literal["code", "raise", "zero", "max"]
 
-_ENCODES: CallPlans[tuple[str, Any, Any, Any, str]] = CallPlans()
+_CASTS = _core.CastPlans()
 _WORDS = 12  # the width that packs into 32-bit words, as DeepSeek's TileKernels do
 
 
@@ -397,15 +396,12 @@ def encode(
     >>> encode(np.float32([0.3]), "e5m6")
     array([845], dtype=uint16)
     """
-    given: Any = x
-    plain = out is None and seed is None and is_plain(given)
-    call = (given.dtype, fmt, rounding, overflow, nan) if plain else ()
-    plan = _ENCODES.find(call) if plain else None
-    if plan is not None:
-        kind, seen, dtype, raw, name = plan
-        made: Array = np.empty(given.shape, dtype)
-        _core.encode((as_core(given, seen), kind), as_core(made, raw), name, rounding, overflow, nan, 0)
-        return made
+    call = None
+    if type(x) is np.ndarray and seed is None:
+        call = x.dtype, fmt, rounding, overflow, nan
+        made = _CASTS.run(call, x, out)
+        if made is not None:
+            return made
     array, kind = source(x, "x")
     info = format_info(fmt)
     for word, name, words in (
@@ -417,8 +413,9 @@ def encode(
     key = seed_key(seed, rounding)
     codes = destination(out, array.shape, info.dtype, array)
     _core.encode((flat(array), kind), flat(codes), info.name, rounding, overflow, nan, key)
-    if plain and array.dtype.isnative:
-        _ENCODES.keep(call, (kind, raw_view(array), info.dtype, raw_view(codes), info.name))
+    if call and array.dtype.isnative:
+        policy, views = (rounding, overflow, nan), (raw_view(array), raw_view(codes))
+        _CASTS.keep(call, _core.CastPlan(kind, info.name, policy, info.dtype, views))
     return deliver(codes, out)
 
 
@@ -456,10 +453,19 @@ def decode(
     >>> decode(np.uint8([0x00, 0x38, 0x7E]), fmt="float8_e4m3fn")
     array([  0.,   1., 448.], dtype=float32)
     """
+    call = None
+    if type(codes) is np.ndarray:
+        call = codes.dtype, fmt, dtype
+        made = _CASTS.run(call, codes, out)
+        if made is not None:
+            return made
     array, info = code_array(codes, fmt)
     target, kind = real_dtype(dtype)
     numbers = destination(out, array.shape, target, array)
     _core.decode(flat(array), info.name, (flat(numbers), kind))
+    if call and array.dtype.isnative:
+        views = raw_view(array), raw_view(numbers)
+        _CASTS.keep(call, _core.CastPlan(kind, info.name, None, target, views))
     return deliver(numbers, out)
 
 

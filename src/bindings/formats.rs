@@ -1,6 +1,7 @@
 //! Formats, casts and packing.
 
 use super::array::{readwrite, HeldCodes, HeldCodesMut, HeldInput, HeldOutput, Object};
+use super::cast_plan::{CastPlan, CastPlans};
 use super::detached;
 use crate::formats::{
     self, pack as packing, Codes, CodesMut, EncodeOptions, Format, NanPolicy, Overflow, Rounding, FORMATS,
@@ -28,6 +29,12 @@ fn format_row<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyDict>> 
     row(py, Format::by_name(name)?)
 }
 
+/// The options of an encoding, by their names.
+pub fn options(rounding: &str, overflow: &str, nan: &str, seed: u64) -> PyResult<EncodeOptions> {
+    let (rounding, overflow) = (Rounding::parse(rounding)?, Overflow::parse(overflow)?);
+    Ok(EncodeOptions { rounding, overflow, nan: NanPolicy::parse(nan)?, seed })
+}
+
 /// Casts src to codes.
 #[pyfunction]
 fn encode(
@@ -40,13 +47,7 @@ fn encode(
     nan: &str,
     seed: u64,
 ) -> PyResult<()> {
-    let format = Format::by_name(fmt)?;
-    let options = EncodeOptions {
-        rounding: Rounding::parse(rounding)?,
-        overflow: Overflow::parse(overflow)?,
-        nan: NanPolicy::parse(nan)?,
-        seed,
-    };
+    let (format, options) = (Format::by_name(fmt)?, options(rounding, overflow, nan, seed)?);
     let (src, codes) = (src.view()?, codes_out.view()?);
     detached(py, || formats::encode(src, format, &options, codes))
 }
@@ -97,5 +98,7 @@ fn unpack(
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     functions!(m, [format_rows, format_row, encode, decode, pack, unpack]);
+    m.add_class::<CastPlan>()?;
+    m.add_class::<CastPlans>()?;
     Ok(())
 }

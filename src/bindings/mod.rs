@@ -24,6 +24,7 @@ macro_rules! functions {
 }
 
 mod array;
+mod cast_plan;
 mod comparison;
 mod formats;
 mod gemm;
