@@ -50,8 +50,14 @@ def casting(source: str, target: str) -> Kernel:
     return Kernel(name, prepare, SIZES, QUICK, gates, peer_gates, from_float32=source == "float32")
 
 
-WIDE = ("float32", "bfloat16")
-SHORT = {"float32": "f32", "bfloat16": "bf16", "float8_e4m3fn": "e4m3", "float8_e5m2": "e5m2"}
+WIDE = ("float32", "bfloat16", "float16")
+SHORT = {
+    "float32": "f32",
+    "bfloat16": "bf16",
+    "float16": "f16",
+    "float8_e4m3fn": "e4m3",
+    "float8_e5m2": "e5m2",
+}
 
 IN_CACHE = Gate(0.55, 0.25, 0.17, compute_bound=True)
 GATES: dict[tuple[str, str], tuple[dict[str, Gate], dict[str, float]]] = {

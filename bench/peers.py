@@ -1,4 +1,4 @@
-"""How others do the same: NumPy with ml_dtypes, and NumKong, skipped visibly where it is absent."""
+"""How others do the same: NumPy with ml_dtypes, and NumKong and torch, skipped visibly where absent."""
 
 from __future__ import annotations
 
@@ -15,14 +15,20 @@ try:
 except ImportError:
     numkong = None
 
+try:
+    import torch
+except ImportError:
+    torch = None
+
 Array = NDArray[Any]
 
-ABSENT = [] if numkong is not None else ["numkong"]
+ABSENT = [name for name, found in (("numkong", numkong), ("torch", torch)) if found is None]
 
 # NumKong's own names; the bytes are the same.
 NUMKONG = {
     "float32": "float32",
     "bfloat16": "bfloat16",
+    "float16": "float16",
     "float8_e4m3fn": "e4m3",
     "float8_e5m2": "e5m2",
 }
@@ -40,6 +46,18 @@ def casts(x: Array, target: str) -> dict[str, Call]:
         target_tensor = numkong.zeros(x.shape, dtype=NUMKONG[target])
         found["numkong"] = lambda: numkong.astype(source, NUMKONG[target], out=target_tensor)
         found["numkong fresh"] = lambda: numkong.astype(source, NUMKONG[target])
+    return found
+
+
+def casts_into(x: Array, target: str) -> dict[str, Call]:
+    """`x` cast to `target` by every peer, torch among them, into preallocated output, on one thread."""
+    found = {name: call for name, call in casts(x, target).items() if not name.endswith(" fresh")}
+    if torch is not None:
+        torch.set_num_threads(1)
+        words = torch.from_numpy(x.view(f"u{x.itemsize}") if x.itemsize < 4 else x)
+        source = words.view(getattr(torch, x.dtype.name))
+        out = torch.zeros(x.shape, dtype=getattr(torch, target))
+        found["torch"] = lambda: out.copy_(source)
     return found
 
 

@@ -31,6 +31,7 @@ NAMES = (
     "import",
     "calls",
     "formats",
+    "sizes",
     "quant",
     "rules",
     "logfmt",
