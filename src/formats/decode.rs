@@ -409,10 +409,14 @@ fn elementwise<M: GroupMap + Sync>(src: &[M::In], out: &mut [M::Out], map: M) {
             }
         }
     }
-    let walk = Walk::over(std::mem::size_of_val(src), out).aligned(out);
-    let one = |(src, out): (&[M::In], &mut [M::Out])| dispatch(Run(&map, src, out, walk));
-    if src.len() <= CHUNK {
-        return one((src, out));
+    #[inline(never)]
+    fn one<M: GroupMap>(run: Run<'_, M>) {
+        dispatch(run);
     }
-    run_tasks(src.len(), src.chunks(CHUNK).zip(out.chunks_mut(CHUNK)).collect(), one);
+    let walk = Walk::over(std::mem::size_of_val(src), out).aligned(out);
+    if src.len() <= CHUNK {
+        return one(Run(&map, src, out, walk));
+    }
+    let chunks = src.chunks(CHUNK).zip(out.chunks_mut(CHUNK)).collect();
+    run_tasks(src.len(), chunks, |(src, out): (&[M::In], &mut [M::Out])| one(Run(&map, src, out, walk)));
 }

@@ -101,6 +101,7 @@ impl Job {
     }
 
     /// Encodes the elements from index `at` on, unless one of them is a NaN that is not wanted: its index.
+    #[inline(never)]
     fn checked<S: Source, C: Code>(
         self,
         at: usize,

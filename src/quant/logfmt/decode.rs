@@ -192,6 +192,16 @@ enum DecodePath {
 /// The most tiles prepared together: enough to hide the latency of their powers.
 const TILES: usize = 64;
 
+/// True where the level permutes as many values as the products of such codes take.
+#[inline(always)]
+fn permutes<L: Lanes, C: Code>() -> bool {
+    if C::BYTE {
+        L::PERMUTES
+    } else {
+        L::PERMUTES_32
+    }
+}
+
 /// The parameters of neighbouring tiles.
 struct DecodeTiles {
     bits: u32,
@@ -264,36 +274,35 @@ impl DecodeTiles {
 
     /// The best path for `n` elements of tile `i`.
     #[inline(always)]
-    fn best<L: Lanes>(&self, i: usize, n: usize) -> DecodePath {
-        let (lo, hi, wide) = (self.lo[i], self.hi[i], self.bits > 8);
+    fn best<L: Lanes, C: Code>(&self, i: usize, n: usize) -> DecodePath {
+        let (lo, hi) = (self.lo[i], self.hi[i]);
         if self.bits > 10 || lo < NORMAL || hi - lo >= FAR {
             return DecodePath::Direct;
         }
         let paired = PAIRS.contains(&lo) && PAIRS.contains(&hi);
-        let (permutes, least) = if wide { (L::PERMUTES_32, 32) } else { (L::PERMUTES, 16) };
         match self.precision {
-            _ if permutes && n < least => DecodePath::Direct,
-            Precision::Quick if permutes => DecodePath::Product,
-            Precision::Exact if permutes && paired => DecodePath::PairProduct,
-            _ if wide || n < 1 << (self.bits - 2) => DecodePath::Direct,
+            _ if permutes::<L, C>() && n < if C::BYTE { 16 } else { 32 } => DecodePath::Direct,
+            Precision::Quick if permutes::<L, C>() => DecodePath::Product,
+            Precision::Exact if permutes::<L, C>() && paired => DecodePath::PairProduct,
+            _ if !C::BYTE || n < 1 << (self.bits - 2) => DecodePath::Direct,
             _ => DecodePath::All,
         }
     }
 
     /// Fills the tables for `n` elements of tile `i`. Returns the path.
     #[inline(always)]
-    fn prepare<L: Lanes>(&mut self, l: L, i: usize, n: usize) -> DecodePath {
-        let path = self.best::<L>(i, n);
+    fn prepare<L: Lanes, C: Code>(&mut self, l: L, i: usize, n: usize) -> DecodePath {
+        let path = self.best::<L, C>(i, n);
         let (hi, q) = (f64::from(f32::from_bits(self.hi[i])), self.power[i]);
         let (bits, table) = (self.bits, &mut self.table);
         let sure = match (path, self.precision) {
-            (DecodePath::Direct, _) => true,
-            (DecodePath::Product, _) if bits > 8 => table.factors(l, &Factors::wide(l, q, hi, bits)),
-            (DecodePath::Product, _) => table.factors(l, &[Factors::new(l, q, hi, bits)]),
-            (DecodePath::PairProduct, _) if bits > 8 => table.pairs(l, &Factors::wide(l, q, hi, bits)),
-            (DecodePath::PairProduct, _) => table.pairs(l, &[Factors::new(l, q, hi, bits)]),
-            (DecodePath::All, Precision::Exact) => table.exact(l, q, hi, bits),
-            (DecodePath::All, Precision::Quick) => table.quick(&Factors::new(l, q, hi, bits), bits),
+            (DecodePath::Product, _) if C::BYTE => table.factors(l, &[Factors::new(l, q, hi, bits)]),
+            (DecodePath::Product, _) => table.factors(l, &Factors::wide(l, q, hi, bits)),
+            (DecodePath::PairProduct, _) if C::BYTE => table.pairs(l, &[Factors::new(l, q, hi, bits)]),
+            (DecodePath::PairProduct, _) => table.pairs(l, &Factors::wide(l, q, hi, bits)),
+            (DecodePath::All, Precision::Exact) if C::BYTE => table.exact(l, q, hi, bits),
+            (DecodePath::All, _) if C::BYTE => table.quick(&Factors::new(l, q, hi, bits), bits),
+            _ => true,
         };
         if sure {
             path
@@ -324,21 +333,17 @@ impl DecodeTiles {
         let i = tile - self.first;
         let path = match self.ready {
             Some((ready, path)) if ready == tile => path,
-            _ => self.prepare(l, i, codes.len()),
+            _ => self.prepare::<L, C>(l, i, codes.len()),
         };
         self.ready = Some((tile, path));
         let (grid, table, bits) = (self.grid(i), &self.table, self.bits);
-        // Tables are for bytes, and products for levels that permute.
+        // The table of all values is for bytes, and products for levels that permute.
         if C::BYTE && path == DecodePath::All {
             look_up::<L, All, C>(l, table, grid, bits, codes, out);
-        } else if C::BYTE && L::PERMUTES && path == DecodePath::Product {
-            look_up::<L, Product<false>, C>(l, table, grid, bits, codes, out);
-        } else if C::BYTE && L::PERMUTES && path == DecodePath::PairProduct {
-            look_up::<L, PairProduct<false>, C>(l, table, grid, bits, codes, out);
-        } else if !C::BYTE && L::PERMUTES_32 && path == DecodePath::Product {
-            look_up::<L, Product<true>, C>(l, table, grid, bits, codes, out);
-        } else if !C::BYTE && L::PERMUTES_32 && path == DecodePath::PairProduct {
-            look_up::<L, PairProduct<true>, C>(l, table, grid, bits, codes, out);
+        } else if permutes::<L, C>() && path == DecodePath::Product {
+            look_up::<L, Product, C>(l, table, grid, bits, codes, out);
+        } else if permutes::<L, C>() && path == DecodePath::PairProduct {
+            look_up::<L, PairProduct, C>(l, table, grid, bits, codes, out);
         } else {
             direct(l, &grid, bits, self.precision, codes, out);
         }

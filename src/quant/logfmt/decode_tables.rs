@@ -142,17 +142,12 @@ impl TileTables {
 
     /// Permutes the values of one kind of table, of both halves for codes of more than 8 bits.
     #[inline(always)]
-    fn pick<L: Lanes, const WIDE: bool>(
-        &self,
-        l: L,
-        kind: impl Fn(&FactorTables) -> &[f32; 16],
-        index: L::U,
-    ) -> L::F {
+    fn pick<L: Lanes, C: Code>(&self, l: L, kind: impl Fn(&FactorTables) -> &[f32; 16], index: L::U) -> L::F {
         let [low, high] = &self.halves;
-        if WIDE {
-            l.permute32(kind(low), kind(high), index)
-        } else {
+        if C::BYTE {
             l.permute16(kind(low), index)
+        } else {
+            l.permute32(kind(low), kind(high), index)
         }
     }
 }
@@ -160,7 +155,7 @@ impl TileTables {
 /// A lookup of the values of codes in the tables of their tile.
 pub(super) trait TableLookup: Copy {
     /// Looks up a vector of codes. Lanes of the second result are not zero if the value is in doubt.
-    fn values<L: Lanes>(l: L, table: &TileTables, bits: u32, code: L::U) -> (L::F, L::U);
+    fn values<L: Lanes, C: Code>(l: L, table: &TileTables, bits: u32, code: L::U) -> (L::F, L::U);
     /// True if values can be in doubt.
     const DOUBT: bool;
 }
@@ -171,21 +166,21 @@ pub(super) struct All;
 
 impl TableLookup for All {
     #[inline(always)]
-    fn values<L: Lanes>(l: L, table: &TileTables, _bits: u32, code: L::U) -> (L::F, L::U) {
+    fn values<L: Lanes, C: Code>(l: L, table: &TileTables, _bits: u32, code: L::U) -> (L::F, L::U) {
         (l.gather256(&table.all, code), l.u32(0))
     }
     const DOUBT: bool = false;
 }
 
-/// Values as products of two float32. `WIDE`: codes of 9 or 10 bits.
+/// Values as products of two float32.
 #[derive(Clone, Copy)]
-pub(super) struct Product<const WIDE: bool>;
+pub(super) struct Product;
 
-impl<const WIDE: bool> TableLookup for Product<WIDE> {
+impl TableLookup for Product {
     #[inline(always)]
-    fn values<L: Lanes>(l: L, table: &TileTables, bits: u32, code: L::U) -> (L::F, L::U) {
-        let last = table.pick::<L, WIDE>(l, |t| &t.last, l.shr(code, bits / 2));
-        let down = table.pick::<L, WIDE>(l, |t| &t.down, code);
+    fn values<L: Lanes, C: Code>(l: L, table: &TileTables, bits: u32, code: L::U) -> (L::F, L::U) {
+        let last = table.pick::<L, C>(l, |t| &t.last, l.shr(code, bits / 2));
+        let down = table.pick::<L, C>(l, |t| &t.down, code);
         (or_zero(l, bits, code, l.fmul(last, down)), l.u32(0))
     }
     const DOUBT: bool = false;
@@ -195,19 +190,19 @@ impl<const WIDE: bool> TableLookup for Product<WIDE> {
 /// roundings of the terms beside the product of the two `a`, and with the errors of factors, the relative error is at most
 /// [`OFF`]. The sum rounds as the value does if sum and value plus or minus that error round alike.
 #[derive(Clone, Copy)]
-pub(super) struct PairProduct<const WIDE: bool>;
+pub(super) struct PairProduct;
 
 /// 2^-42, and 2^-41 for wide codes.
 const OFF: [f32; 2] = [1.0 / 4_398_046_511_104.0, 1.0 / 2_199_023_255_552.0];
 
-impl<const WIDE: bool> TableLookup for PairProduct<WIDE> {
+impl TableLookup for PairProduct {
     #[inline(always)]
-    fn values<L: Lanes>(l: L, table: &TileTables, bits: u32, code: L::U) -> (L::F, L::U) {
-        let (group, off) = (l.shr(code, bits / 2), OFF[usize::from(WIDE)]);
-        let last = table.pick::<L, WIDE>(l, |t| &t.last, group);
-        let last_rest = table.pick::<L, WIDE>(l, |t| &t.last_rest, group);
-        let down = table.pick::<L, WIDE>(l, |t| &t.down, code);
-        let down_rest = table.pick::<L, WIDE>(l, |t| &t.down_rest, code);
+    fn values<L: Lanes, C: Code>(l: L, table: &TileTables, bits: u32, code: L::U) -> (L::F, L::U) {
+        let (group, off) = (l.shr(code, bits / 2), OFF[usize::from(!C::BYTE)]);
+        let last = table.pick::<L, C>(l, |t| &t.last, group);
+        let last_rest = table.pick::<L, C>(l, |t| &t.last_rest, group);
+        let down = table.pick::<L, C>(l, |t| &t.down, code);
+        let down_rest = table.pick::<L, C>(l, |t| &t.down_rest, code);
         let rest = l.estimate(last, down_rest, l.fmul(last_rest, down));
         // `last` is not less than the value.
         let more = l.estimate(last, down, l.estimate(last, l.f32(off), rest));
@@ -240,10 +235,10 @@ impl<K: TableLookup, C: Code> GroupMap for TableMap<'_, K, C> {
     #[inline(always)]
     fn group<L: Lanes>(&self, l: L, _at: usize, codes: &[C], out: &mut [f32], _stream: bool) {
         let TableMap { table, grid, bits, .. } = self;
-        let (x0, d0) = K::values(l, table, *bits, C::load(l, codes));
-        let (x1, d1) = K::values(l, table, *bits, C::load(l, &codes[L::N..]));
-        let (x2, d2) = K::values(l, table, *bits, C::load(l, &codes[2 * L::N..]));
-        let (x3, d3) = K::values(l, table, *bits, C::load(l, &codes[3 * L::N..]));
+        let (x0, d0) = K::values::<L, C>(l, table, *bits, C::load(l, codes));
+        let (x1, d1) = K::values::<L, C>(l, table, *bits, C::load(l, &codes[L::N..]));
+        let (x2, d2) = K::values::<L, C>(l, table, *bits, C::load(l, &codes[2 * L::N..]));
+        let (x3, d3) = K::values::<L, C>(l, table, *bits, C::load(l, &codes[3 * L::N..]));
         l.store_f32(x0, out, false);
         l.store_f32(x1, &mut out[L::N..], false);
         l.store_f32(x2, &mut out[2 * L::N..], false);
