@@ -2,7 +2,8 @@
 
 Lives here: dtype, device, byte order, stride, axis and ``out=`` rules, and their errors. The core sees
 nothing but flat, contiguous, aligned, native arrays, with float16 and ml_dtypes elements as unsigned
-integers (those have no buffer protocol). Not here: formats and scales (see `formats` and `quant`).
+integers (those have no buffer protocol); of an array to encode whose elements lie apart, the memory that
+holds them, and where they stand in it. Not here: formats and scales (see `formats` and `quant`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, SupportsIndex, TypeAlias
 
 import ml_dtypes
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from ._torch import dtype_of, from_tensor, is_tensor
@@ -27,6 +29,7 @@ SOURCES = {
     np.dtype(ml_dtypes.bfloat16): "bfloat16",
 }
 _AS_IS = {np.dtype(t) for t in (np.float32, np.float64, np.uint8, np.uint16, np.uint32)}
+_LEAST_APART = 4096  # elements that NumPy copies in about the time that it takes to describe them
 _BRIEF = 160  # characters of a given value in a message
 _CPU = 1
 # DLPack's device numbers (DLDeviceType).
@@ -102,6 +105,28 @@ def flat(array: Array) -> Array:
     """Return the array as the core takes it: one axis, C order, aligned, native; a view if possible."""
     native = np.require(array, array.dtype.newbyteorder("="), ["C", "A"]).reshape(-1)
     return native if native.dtype in _AS_IS else native.view(f"u{native.dtype.itemsize}")
+
+
+def crossing(array: Array, kind: str) -> tuple[Any, ...]:
+    """Return an array to encode, and the core's name of its dtype, as the core takes them.
+
+    Elements that lie apart stay where they stand, if they are many enough to be worth a description: the core
+    gets all memory from the first of them to the last, and reads no other.
+    """
+    if array.size < _LEAST_APART:
+        return flat(array), kind
+    size, flags = array.itemsize, array.flags
+    stays = flags.aligned and array.dtype.isnative and not flags.c_contiguous
+    if not stays or any(step % size for step in array.strides):
+        return flat(array), kind
+    raw = array if array.dtype in _AS_IS else array.view(f"u{size}")
+    steps = [step // size for step in raw.strides]
+    reaches = [(length - 1) * step for length, step in zip(raw.shape, steps, strict=True)]
+    start = -sum(reach for reach in reaches if reach < 0)
+    lowest = raw[tuple(slice(None, None, -1 if step < 0 else 1) for step in steps)]
+    span = start + sum(reach for reach in reaches if reach > 0) + 1
+    memory = as_strided(lowest, (span,), (size,), writeable=False)
+    return memory, kind, (start, raw.shape, steps)
 
 
 def raw_view(array: Array) -> Any:

@@ -18,6 +18,8 @@ _Shape: TypeAlias = tuple[int, int, int, int]
 _How: TypeAlias = tuple[str, int]
 _Layout: TypeAlias = tuple[int, int, int, int, int]
 _Typed: TypeAlias = tuple[_Array, str]
+# Memory, the dtype's name, and the index of the first element, lengths and strides.
+_Strided: TypeAlias = tuple[_Array, str, tuple[int, tuple[int, ...], list[int]]]
 # Codes, their format, layout and multipliers.
 _Coded: TypeAlias = tuple[_Array, str, _Layout, _Float32s]
 # Codes, their format, scales and the block of each, scales that go into the unit and the block of each.
@@ -29,7 +31,7 @@ def formats() -> list[dict[str, Any]]: ...
 def format_row(name: str) -> dict[str, Any]: ...
 def scale_rules() -> list[dict[str, Any]]: ...
 def encode(
-    src: _Typed, codes_out: _Array, fmt: str, rounding: str, overflow: str, nan: str, seed: int
+    src: _Typed | _Strided, codes_out: _Array, fmt: str, rounding: str, overflow: str, nan: str, seed: int
 ) -> None: ...
 def decode(codes: _Array, fmt: str, out: _Typed) -> None: ...
 
@@ -61,9 +63,9 @@ def differences(
 ) -> dict[str, Any]: ...
 def pack(codes: _Array, fmt: str, row_len: int, out: _Array) -> None: ...
 def unpack(packed: _Array, fmt: str, row_len: int, out: _Array) -> None: ...
-def amax(src: _Typed, layout: _Layout, out: _Float32s) -> float: ...
+def amax(src: _Typed | _Strided, layout: _Layout, out: _Float32s) -> float: ...
 def quantize(
-    src: _Typed,
+    src: _Typed | _Strided,
     layout: _Layout,
     fmt: str,
     codes_out: _Array,
@@ -113,7 +115,7 @@ def matmul_grouped_nt(
     a: _Operand, b: _Operand, offsets: _Int64s, shape: _Shape, c: _Float32s | None, how: _How, out: _Typed
 ) -> None: ...
 def logfmt_encode(
-    src: _Typed,
+    src: _Typed | _Strided | _Strided,
     tiles: tuple[int, int, int],
     bits: int,
     rounding: str,

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _core
-from ._arrays import Array, as_array, brief, flat
+from ._arrays import as_array, brief, flat
 from .number_formats import FormatInfo, decode, encode
 from .quantized import SCALE_DTYPES, broadcasts, checked_global_scale
 from .scale_rule import Rule
@@ -106,8 +106,7 @@ def checked_scales(scales: ArrayLike, shape: tuple[int, ...], scale: str, rule: 
 class WholeArray:
     """An array as the core takes it, and its blocks' largest magnitudes: given, or as they were found."""
 
-    data: Array
-    kind: str
+    data: tuple[Any, ...]
     layout: tuple[int, int, int, int, int]
     shape: tuple[int, ...]
     given: NDArray[np.float32] | None
@@ -119,7 +118,7 @@ class WholeArray:
         amax = self.given
         if amax is None:
             self.found = amax = np.empty(math.prod(self.shape), np.float32)
-            top = _core.amax((self.data, self.kind), self.layout, amax)
+            top = _core.amax(self.data, self.layout, amax)
             if each == "tensor" and math.isfinite(top):
                 return np.asarray(top, np.float32)
         axis = self.axis if each == "row" else None

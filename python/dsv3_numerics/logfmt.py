@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from . import _core
-from ._arrays import Array, deliver, destination, flat, normalize_axis, positive, seed_key, source
+from ._arrays import Array, crossing, deliver, destination, flat, normalize_axis, positive, seed_key, source
 from .logfmt_packing import code_dtype, logfmt_pack, logfmt_unpack
 from .logfmt_result import BFLOAT16, LogFmt, Mode, Precision, Rounding, one_of, tile_width, tiles_shape
 from .number_formats import encode
@@ -43,8 +43,8 @@ def logfmt_encode(
     Parameters
     ----------
     x : array_like of float32, float64, float16 or bfloat16
-        At least one axis. float64 is rounded to float32 first. No copy is made of C-contiguous input in
-        native byte order along its last axis, one of any other.
+        At least one axis. float64 is rounded to float32 first. Any strides; a copy is made of input in the
+        other byte order, or unaligned.
     bits : int
         Width of a code with its sign, 3 to 16. (2 bits leave one value beside zero, and no step.)
     tile : int or None
@@ -128,7 +128,7 @@ def logfmt_encode(
     ]
     flags = np.empty(parts[1].shape, np.uint8)
     _core.logfmt_encode(
-        (flat(moved), kind),
+        crossing(moved, kind),
         (math.prod(moved.shape[:-1]), length, tile_width(array.shape, size, place)),
         bits=int(bits),
         rounding=rounding,

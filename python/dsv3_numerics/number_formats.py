@@ -20,6 +20,7 @@ from ._arrays import (
     Array,
     as_array,
     brief,
+    crossing,
     deliver,
     destination,
     flat,
@@ -337,7 +338,7 @@ def encode(
     Parameters
     ----------
     x : array_like of float32, float64, float16 or bfloat16
-        Any shape. No copy is made of C-contiguous input in native byte order, one of any other.
+        Any shape and strides. A copy is made of input in the other byte order, or unaligned.
     dtype : str or dtype
         The target, see `formats`.
     rounding : str
@@ -412,7 +413,7 @@ def encode(
         one_of(word, name, get_args(words))
     key = seed_key(seed, rounding)
     codes = destination(out, array.shape, info.dtype, array)
-    _core.encode((flat(array), kind), flat(codes), info.name, rounding, overflow, nan, key)
+    _core.encode(crossing(array, kind), flat(codes), info.name, rounding, overflow, nan, key)
     if call and array.dtype.isnative:
         policy, views = (rounding, overflow, nan), (raw_view(array), raw_view(codes))
         _CASTS.keep(call, _core.CastPlan(kind, info.name, policy, info.dtype, views))

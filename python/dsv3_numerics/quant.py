@@ -17,6 +17,7 @@ from . import _core
 from ._arrays import (
     Array,
     brief,
+    crossing,
     deliver,
     destination,
     flat,
@@ -73,7 +74,7 @@ def quantize_tiles(
     ----------
     x : array_like of float32, float64, float16 or bfloat16
         At least one axis. float64 is rounded to float32 first, where the rules begin (what lies beyond is
-        infinite). No copy is made of C-contiguous input in native byte order, one of any other.
+        infinite). Any strides; a copy is made of input in the other byte order, or unaligned.
     fmt : str, dtype, Format or FormatInfo
         The codes' format, see `formats`: any with a sign and at most 7 exponent bits. "standard":
         float8_e4m3fn, and float4_e2m1fn for "nvfp4", which takes no other.
@@ -424,13 +425,13 @@ def _quantize(
     codes_out, scales_out = _two(settings.out)
     codes = destination(codes_out, x.shape, info.dtype, *inputs, name="out[0]")
     stored = destination(scales_out, shape, SCALE_DTYPES[scale], *inputs, name="out[1]")
-    data = flat(x)
-    whole = WholeArray(data, kind, layout, shape, largest, -1 if axis is None else axis)
+    data = crossing(x, kind)
+    whole = WholeArray(data, layout, shape, largest, -1 if axis is None else axis)
     encode_by, decode_by, global_scale = global_scales(
         scale, settings.global_scale, settings.tensor_amax, whole, info, rule
     )
     _core.quantize(
-        (data, kind),
+        data,
         layout,
         info.name,
         flat(codes),

@@ -1,9 +1,10 @@
 //! NumPy arrays as the core's inputs and outputs.
 
 use super::type_error;
-use crate::formats::{Codes, CodesMut, Input, Output};
+use crate::formats::{Array, Codes, CodesMut, Input, Output, Places};
 use numpy::{Element, PyArray1, PyArrayMethods, PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 /// An object of Python's, from outside: nothing is known of it.
 pub type Object<'py> = Bound<'py, PyAny>;
@@ -146,6 +147,39 @@ macro_rules! named {
 
 named!(HeldInput, readonly);
 named!(HeldOutput, readwrite);
+
+/// An array to encode whose elements may lie apart: (array, name), or the memory that holds them, the name, and the index
+/// of the first element, lengths and strides: (array, name, (start, shape, strides)).
+pub struct HeldArray<'py> {
+    memory: HeldInput<'py>,
+    places: Option<Places>,
+}
+
+impl<'py> FromPyObject<'_, 'py> for HeldArray<'py> {
+    type Error = PyErr;
+    fn extract(given: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        let given = given.cast::<PyTuple>()?;
+        if given.len() == 2 {
+            return Ok(HeldArray { memory: given.extract()?, places: None });
+        }
+        type Strides = (usize, Vec<usize>, Vec<isize>);
+        let (array, dtype, (start, shape, strides)) = given.extract::<(Object<'py>, String, Strides)>()?;
+        let memory = HeldInput::new("array", &array, &dtype)?;
+        let places = Places::new(memory.view()?.len(), start, &shape, &strides)?;
+        Ok(HeldArray { memory, places: Some(places) })
+    }
+}
+
+impl HeldArray<'_> {
+    /// The array.
+    pub fn view(&self) -> PyResult<Array<'_>> {
+        let memory = self.memory.view()?;
+        Ok(match &self.places {
+            None => memory.into(),
+            Some(places) => Array::new(memory, places)?,
+        })
+    }
+}
 
 /// Extracts codes by the type of the array.
 macro_rules! coded {

@@ -1,6 +1,6 @@
 //! Formats, casts and packing.
 
-use super::array::{readwrite, HeldCodes, HeldCodesMut, HeldInput, HeldOutput, Object};
+use super::array::{readwrite, HeldArray, HeldCodes, HeldCodesMut, HeldOutput, Object};
 use super::cast_plan::{CastPlan, CastPlans};
 use super::detached;
 use crate::formats::{
@@ -39,7 +39,7 @@ pub fn options(rounding: &str, overflow: &str, nan: &str, seed: u64) -> PyResult
 #[pyfunction]
 fn encode(
     py: Python<'_>,
-    src: HeldInput<'_>,
+    src: HeldArray<'_>,
     mut codes_out: HeldCodesMut<'_>,
     fmt: &str,
     rounding: &str,

@@ -1,6 +1,6 @@
 //! LogFMT.
 
-use super::array::{HeldCodes, HeldCodesMut, HeldInput, HeldOutput, Slice, SliceMut};
+use super::array::{HeldArray, HeldCodes, HeldCodesMut, HeldOutput, Slice, SliceMut};
 use super::detached;
 use crate::quant::logfmt::{
     self, LogLayout, LogOptions, LogRounding, PackedRows, Precision, Tiles, TilesMut,
@@ -20,7 +20,7 @@ impl FromPyObject<'_, '_> for Tiles {
 #[pyfunction]
 fn logfmt_encode(
     py: Python<'_>,
-    src: HeldInput<'_>,
+    src: HeldArray<'_>,
     tiles: Tiles,
     bits: u32,
     rounding: &str,

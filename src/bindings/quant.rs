@@ -1,6 +1,6 @@
 //! Quantization with shared scales, and what it cost.
 
-use super::array::{HeldCodes, HeldCodesMut, HeldInput, HeldOutput, Object, Slice, SliceMut};
+use super::array::{HeldArray, HeldCodes, HeldCodesMut, HeldInput, HeldOutput, Object, Slice, SliceMut};
 use super::{detached, type_error};
 use crate::error::Error;
 use crate::formats::{Codes, Format, Rounding};
@@ -108,7 +108,7 @@ fn candidates_of(given: &[f32]) -> PyResult<[f32; CANDIDATES]> {
 
 /// The largest magnitude of each block; returns that of all.
 #[pyfunction]
-fn amax(py: Python<'_>, src: HeldInput<'_>, layout: Blocks, mut out: SliceMut<'_, f32>) -> PyResult<f32> {
+fn amax(py: Python<'_>, src: HeldArray<'_>, layout: Blocks, mut out: SliceMut<'_, f32>) -> PyResult<f32> {
     let (src, out) = (src.view()?, out.view()?);
     detached(py, || quant::amax(src, layout, out))
 }
@@ -119,7 +119,7 @@ fn amax(py: Python<'_>, src: HeldInput<'_>, layout: Blocks, mut out: SliceMut<'_
     scales, nonfinite, rounding, seed, known=None))]
 fn quantize(
     py: Python<'_>,
-    src: HeldInput<'_>,
+    src: HeldArray<'_>,
     layout: Blocks,
     fmt: &str,
     mut codes_out: HeldCodesMut<'_>,

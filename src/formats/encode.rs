@@ -3,7 +3,8 @@
 use super::lanes::LaneRounder;
 use super::near::Near;
 use super::round::{NanPolicy, Overflow, Rounder, Rounding};
-use super::source::{each_input, Code, CodesMut, Input, Source};
+use super::source::{each_input, Code, CodesMut, Source, F32};
+use super::strided::{with_room, Array, Part, Rows};
 use super::table::Format;
 use crate::error::{same_length, Error};
 use crate::simd::{dispatch, map_groups, GroupMap, Kernel, Lanes, Narrow, Walk, MAX_GROUP};
@@ -37,7 +38,7 @@ impl Default for EncodeOptions {
     }
 }
 
-/// Casts every element of `src` to `format`, one code in each element of `out`.
+/// Casts every element of `src` to `format`, one code in each element of `out`, in C order.
 ///
 /// The result is the single rounding of each element, the same for every thread count and instruction set.
 ///
@@ -46,12 +47,13 @@ impl Default for EncodeOptions {
 /// format, or overflow asks for a code it does not have; [`Error::NonFinite`] for NaN under
 /// [`NanPolicy::Raise`]; [`Error::NoNanCode`] for NaN that the format cannot hold. After an error `out`
 /// holds codes of part of the input.
-pub fn encode(
-    src: Input<'_>,
+pub fn encode<'a>(
+    src: impl Into<Array<'a>>,
     format: &'static Format,
     options: &EncodeOptions,
     out: CodesMut<'_>,
 ) -> Result<(), Error> {
+    let src = src.into();
     same_length("out", out.len(), src.len())?;
     let rounder = Rounder::new(format, options.rounding, options.overflow, options.nan)?;
     let job = Job {
@@ -61,8 +63,8 @@ pub fn encode(
             || (options.nan == NanPolicy::Code && format.nan_code().is_none()),
     };
     let first_nan = match out {
-        CodesMut::U8(out) if format.bits() <= 8 => each_input!(src, S, src => job.all::<S, u8>(src, out)),
-        CodesMut::U16(out) if format.bits() > 8 => each_input!(src, S, src => job.all::<S, u16>(src, out)),
+        CodesMut::U8(out) if format.bits() <= 8 => job.all(src, out),
+        CodesMut::U16(out) if format.bits() > 8 => job.all(src, out),
         _ => return Err(wrong_width(format)),
     };
     match first_nan {
@@ -87,56 +89,137 @@ struct Job {
 }
 
 impl Job {
-    /// Encodes everything in parallel chunks; the flat index of the first NaN that is not wanted.
-    fn all<S: Source, C: Code>(self, src: &[S::Item], out: &mut [C]) -> Option<usize> {
-        let walk = Walk::over(std::mem::size_of_val(src), out);
-        if src.len() <= CHUNK {
-            return self.checked::<S, C>(0, src, out, walk);
+    /// Encodes everything in parallel parts; the flat index of the first NaN that is not wanted.
+    fn all<C: Code>(self, src: Array<'_>, out: &mut [C]) -> Option<usize> {
+        let (walk, way) = (Walk::over(src.bytes(), out), Way::new(&self));
+        if let (Array::Dense(input), 1..=CHUNK) = (src, src.len()) {
+            let n = input.len();
+            let rows = Laid { at: 0, cols: n, stride: n, pitch: n, walk };
+            return each_input!(input, S, src => self.rows::<S, C>(&way, rows, src, out));
         }
-        let chunks = src.chunks(CHUNK).zip(out.chunks_mut(CHUNK)).enumerate().collect();
-        let nans = run_tasks(src.len(), chunks, |(k, (src, out)): (usize, (&[S::Item], &mut [C]))| {
-            self.checked::<S, C>(k * CHUNK, src, out, walk)
+        let mut rest = out;
+        let tasks = src.parts(CHUNK).into_iter().map(|part| {
+            let (out, after) = std::mem::take(&mut rest).split_at_mut(part.range.len());
+            rest = after;
+            (part, out)
+        });
+        let tasks = tasks.collect();
+        let nans = run_tasks(src.len(), tasks, |(part, out): (Part, &mut [C])| {
+            let (at, cols, src) = (part.range.start, part.cols, src.part(part.range));
+            with_room(|room| {
+                let Some(width) = src.window(cols, 1) else {
+                    let Rows { input, cols, stride } = src.rows_or_copy(cols, room);
+                    let rows = Laid { at, cols, stride, pitch: cols, walk };
+                    return each_input!(input, S, src => self.rows::<S, C>(&way, rows, src, out));
+                };
+                let mut first = None;
+                for from in (0..cols).step_by(width) {
+                    let window = from..cols.min(from + width);
+                    let width = window.len();
+                    let (src, stride) = src.copy_window(window, room, true);
+                    let rows = Laid { at: at + from, cols: width, stride, pitch: cols, walk };
+                    let nan = self.rows::<F32, C>(
+                        &way,
+                        Laid { walk: Walk { ahead: 0, ..walk }, ..rows },
+                        src,
+                        &mut out[from..],
+                    );
+                    first = first.into_iter().chain(nan).min();
+                }
+                first
+            })
         });
         nans.into_iter().flatten().next()
     }
 
-    /// Encodes the elements from index `at` on, unless one of them is a NaN that is not wanted: its index.
+    /// Encodes rows; the first NaN that is not wanted.
     #[inline(never)]
-    fn checked<S: Source, C: Code>(
+    fn rows<S: Source, C: Code>(
         self,
-        at: usize,
+        way: &Way,
+        rows: Laid,
         src: &[S::Item],
         out: &mut [C],
-        walk: Walk,
     ) -> Option<usize> {
-        let nan = if self.refuse_nan { dispatch(FindNan::<S> { src }) } else { None };
-        if nan.is_none() {
-            self.chunk::<S, C>(at, src, out, walk);
+        let Laid { at, cols, stride, pitch, walk } = rows;
+        if self.refuse_nan {
+            for (k, src) in src.chunks(stride).enumerate() {
+                if let Some(i) = dispatch(FindNan::<S> { src: &src[..cols] }) {
+                    return Some(at + k * pitch + i);
+                }
+            }
         }
-        nan.map(|i| at + i)
+        // Where rows lie apart, what comes next is the same part of the next row.
+        let apart = walk.ahead > 0 && cols < stride && stride < FAR;
+        let bytes = std::mem::size_of::<S::Item>() * stride;
+        let walk = if apart { Walk { ahead: bytes, far: true, ..walk } } else { walk };
+        for (k, (src, out)) in src.chunks(stride).zip(out.chunks_mut(pitch)).enumerate() {
+            way.run::<S, C>(at + k * pitch, &src[..cols], &mut out[..cols], walk);
+        }
+        if walk.stream {
+            dispatch(Fence);
+        }
+        None
     }
+}
 
-    fn chunk<S: Source, C: Code>(self, at: usize, src: &[S::Item], out: &mut [C], walk: Walk) {
-        let rounding = self.rounder.rounding;
-        let near = Near::new(&Rounder { rounding: Rounding::NearestEven, ..self.rounder });
+/// Rows of `cols` elements: the index of the first, how far one is from the next in and out, and how to walk.
+#[derive(Clone, Copy)]
+struct Laid {
+    at: usize,
+    cols: usize,
+    stride: usize,
+    pitch: usize,
+    walk: Walk,
+}
+
+/// The way to the codes, as the mode and the format ask for.
+struct Way {
+    near: Option<Near>,
+    narrow: Narrowed,
+    lanes: Option<LaneRounder>,
+}
+
+impl Way {
+    fn new(job: &Job) -> Way {
+        let rounding = job.rounder.rounding;
+        let near = Near::new(&Rounder { rounding: Rounding::NearestEven, ..job.rounder });
         let narrow = near.and_then(|near| near.narrow(rounding));
         let narrow =
-            narrow.map(|(format, by)| (if self.refuse_nan { format.without_nan() } else { format }, by));
-        match near.filter(|_| rounding == Rounding::NearestEven) {
-            Some(near) if near.plain() => {
+            narrow.map(|(format, by)| (if job.refuse_nan { format.without_nan() } else { format }, by));
+        let near = near.filter(|_| rounding == Rounding::NearestEven);
+        let lanes = near.is_none().then(|| LaneRounder::new(&job.rounder, job.seed));
+        Way { near, narrow, lanes }
+    }
+
+    fn run<S: Source, C: Code>(&self, at: usize, src: &[S::Item], out: &mut [C], walk: Walk) {
+        let narrow = self.narrow;
+        match (self.near, self.lanes) {
+            (Some(near), _) if near.plain() => {
                 let map = NearestMap::<S, C, true> { near, marker: PhantomData };
                 dispatch(Mapped::<S, C, _> { map, narrow, at, src, out, walk });
             }
-            Some(near) => {
+            (Some(near), _) => {
                 let map = NearestMap::<S, C, false> { near, marker: PhantomData };
                 dispatch(Mapped::<S, C, _> { map, narrow, at, src, out, walk });
             }
-            None => {
-                let rounder = LaneRounder::new(&self.rounder, self.seed);
+            (None, Some(rounder)) => {
                 let map = AnyModeMap::<S, C> { rounder, marker: PhantomData };
                 dispatch(Mapped::<S, C, _> { map, narrow, at, src, out, walk });
             }
+            (None, None) => unreachable!("one of the two"),
         }
+    }
+}
+
+/// Ends streaming.
+struct Fence;
+
+impl Kernel for Fence {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        l.fence();
     }
 }
 
@@ -178,6 +261,9 @@ impl<S: Source, C: Code> GroupMap for NarrowMap<S, C> {
     }
 }
 
+/// Elements from one row to the next beyond which no row is fetched ahead.
+const FAR: usize = 64 * 1024;
+
 /// A map of groups over an array, in lanes, or the [`NarrowMap`] instead of it.
 struct Mapped<'a, S: Source, C, M> {
     map: M,
@@ -202,9 +288,6 @@ impl<S: Source, C: Code, M: GroupMap<In = S::Item, Out = C>> Kernel for Mapped<'
                 },
             ),
             None => map_groups(l, &map, at, src, out, walk),
-        }
-        if walk.stream {
-            l.fence();
         }
     }
 }

@@ -19,6 +19,7 @@ pub mod pack;
 pub mod philox;
 pub mod round;
 pub mod source;
+pub mod strided;
 pub mod table;
 
 pub use custom::custom;
@@ -27,4 +28,5 @@ pub use differences::differences;
 pub use encode::{encode, EncodeOptions};
 pub use round::{NanPolicy, Overflow, Rounder, Rounding};
 pub use source::{Codes, CodesMut, Input, Output};
+pub use strided::{Array, Places};
 pub use table::{Format, Top, FORMATS};

@@ -1,6 +1,7 @@
 //! How an array is cut into blocks.
 
 use crate::error::Error;
+use crate::formats::strided::Array;
 
 /// A stack of `rows x cols` matrices, each cut into blocks of `block_rows x block_cols` from its first element
 /// on; the last block of a row or column may be short.
@@ -86,6 +87,17 @@ impl Blocks {
             self = Blocks { stack: 1, rows: 1, cols: self.len(), ..self };
         }
         self
+    }
+
+    /// The same for an array whose elements may lie apart: rows are no longer than those that lie together.
+    pub(crate) fn flattened_for(self, array: Array<'_>) -> Blocks {
+        let flat = self.flattened();
+        let [stack, rows, cols] = array.shape();
+        let apart = matches!(array, Array::Strided(_)) && flat.block_rows == 1 && !flat.is_empty();
+        if apart && (flat.cols == cols || (flat.rows == 1 && cols.is_multiple_of(flat.block_cols))) {
+            return Blocks { stack, rows, cols, ..flat };
+        }
+        flat
     }
 
     /// Which band of blocks, counted through the stack, row `index` of the stack belongs to.

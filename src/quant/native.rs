@@ -2,147 +2,119 @@
 //! parts are worked on by themselves.
 
 use super::amax::RUN;
-use crate::formats::encode::widen;
-use crate::formats::source::{Bf16, Input, Source, F16, F32};
-use crate::simd::{dispatch, Kernel, Lanes, MAX_GROUP};
+use crate::formats::source::{Bf16, Input, Source, F32};
+use crate::formats::strided::{with_room, Array};
 use crate::threads::run_tasks;
 use std::borrow::Cow;
-use std::cell::RefCell;
+use std::ops::Range;
 
-/// Runs `$body` with `$marker` the [`Source`](crate::formats::source::Source) of an [`Input`] and `$src` its
-/// slice, after widening float16 and rounding float64 to nearest float32.
-macro_rules! each_native {
-    ($input:expr, $marker:ident, $src:ident => $body:expr) => {
-        match $input {
-            $crate::formats::Input::Bf16($src) => {
-                type $marker = $crate::formats::source::Bf16;
-                $body
-            }
-            input => {
-                type $marker = $crate::formats::source::F32;
-                let $src = &*$crate::quant::native::as_f32(input);
-                $body
-            }
-        }
-    };
-}
-pub(super) use each_native;
+/// Work on a window: which columns, the elements, and how far one row is from the next.
+type EachWindow<'a, T> = &'a mut dyn FnMut(Range<usize>, &[T], usize);
 
-/// A source of the lane code, and inputs as its elements: where they stand, or as a copy.
+/// A source of the lane code, and arrays as its elements: where they stand, or as a copy.
 pub(super) trait Native: Source {
-    /// All of an input.
-    fn whole(input: Input<'_>) -> Cow<'_, [Self::Item]>;
-    /// True where parts need no copy.
-    fn stands(input: Input<'_>) -> bool;
-    /// A part of an input; a copy is made in `room`.
-    fn part<'a>(input: Input<'a>, room: &'a mut Vec<f32>) -> &'a [Self::Item];
+    /// All of an array.
+    fn whole(array: Array<'_>) -> Cow<'_, [Self::Item]>;
+    /// True where an array's elements need not become others.
+    fn stands(array: Array<'_>) -> bool;
+    /// Runs `f` on rows of `cols`, where they stand, or in `room`, there maybe a window after the other whose width is a
+    /// multiple of `unit`.
+    fn windows(
+        array: Array<'_>,
+        cols: usize,
+        unit: usize,
+        room: &mut Vec<f32>,
+        f: EachWindow<'_, Self::Item>,
+    );
 }
 
 impl Native for F32 {
-    fn whole(input: Input<'_>) -> Cow<'_, [f32]> {
-        as_f32(input)
+    fn whole(array: Array<'_>) -> Cow<'_, [f32]> {
+        as_f32(array)
     }
 
-    fn stands(input: Input<'_>) -> bool {
-        matches!(input, Input::F32(_))
+    fn stands(array: Array<'_>) -> bool {
+        matches!(array.memory(), Input::F32(_))
     }
 
-    fn part<'a>(input: Input<'a>, room: &'a mut Vec<f32>) -> &'a [f32] {
-        if let Input::F32(src) = input {
-            return src;
+    fn windows(array: Array<'_>, cols: usize, unit: usize, room: &mut Vec<f32>, f: EachWindow<'_, f32>) {
+        let standing = array.rows(cols).map(|rows| (rows.input, rows.stride));
+        let width = array.window(cols, unit);
+        for from in (0..cols).step_by(width.unwrap_or(cols)) {
+            let window = from..cols.min(from + width.unwrap_or(cols));
+            let (src, stride) = match standing {
+                Some((Input::F32(src), stride)) => (src, stride),
+                _ if width.is_some() => array.copy_window(window.clone(), room, false),
+                _ => (array.copy(room, false), cols),
+            };
+            f(window, src, stride);
         }
-        if room.len() < input.len() {
-            room.resize(input.len(), 0.0);
-        }
-        let out = &mut room[..input.len()];
-        dispatch(Convert { input, out });
-        out
     }
 }
 
 impl Native for Bf16 {
-    fn whole(input: Input<'_>) -> Cow<'_, [u16]> {
-        match input {
-            Input::Bf16(src) => src.into(),
-            _ => unreachable!("other inputs are float32, or become it"),
+    fn whole(array: Array<'_>) -> Cow<'_, [u16]> {
+        match array.rows(array.shape()[2]).map(|rows| (rows.input, rows.cols, rows.stride)) {
+            Some((Input::Bf16(src), cols, stride)) if cols == stride => src.into(),
+            Some((Input::Bf16(src), cols, stride)) => {
+                src.chunks(stride).flat_map(|row| &row[..cols]).copied().collect()
+            }
+            _ => unreachable!("other arrays are float32, or become it"),
         }
     }
 
-    fn stands(_input: Input<'_>) -> bool {
+    fn stands(_array: Array<'_>) -> bool {
         true
     }
 
-    fn part<'a>(input: Input<'a>, _room: &'a mut Vec<f32>) -> &'a [u16] {
-        match input {
-            Input::Bf16(src) => src,
-            _ => unreachable!("other inputs are float32, or become it"),
+    fn windows(array: Array<'_>, cols: usize, _unit: usize, _room: &mut Vec<f32>, f: EachWindow<'_, u16>) {
+        match array.rows(cols).map(|rows| (rows.input, rows.stride)) {
+            Some((Input::Bf16(src), stride)) => f(0..cols, src, stride),
+            _ => unreachable!("other arrays are float32, or become it"),
         }
     }
 }
 
-thread_local! {
-    /// Memory of a part's copy, which every task of a thread takes.
-    static ROOM: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+/// True where the lane code reads an array of bfloat16 as it stands, in rows of `cols`.
+pub(super) fn reads_bf16(array: Array<'_>, cols: usize) -> bool {
+    matches!(array.memory(), Input::Bf16(_)) && array.is_rows(cols)
 }
 
-/// The largest room that a thread keeps, in elements: 4 MiB. A block may be as tall as its array.
-const KEPT: usize = 1 << 20;
-
-/// Runs `f` on a part of an input.
-pub(super) fn with_part<S: Native, R>(input: Input<'_>, f: impl FnOnce(&[S::Item]) -> R) -> R {
-    ROOM.with_borrow_mut(|room| {
-        let result = f(S::part(input, room));
-        if room.len() > KEPT {
-            *room = Vec::new();
-        }
-        result
-    })
+/// The elements that a task should take of an array, which takes about `RUN` of those that stand.
+pub(super) fn task<S: Native>(array: Array<'_>) -> usize {
+    // Elements that become float32 first stay in the second-level cache in between.
+    array.task(if S::stands(array) { RUN } else { RUN / 8 })
 }
 
-/// The input as float32: itself, or a copy.
-pub(super) fn as_f32(input: Input<'_>) -> Cow<'_, [f32]> {
-    if let Input::F32(src) = input {
+/// Runs `f` on [`Native::windows`] of part of an array.
+pub(super) fn with_windows<S: Native>(
+    array: Array<'_>,
+    cols: usize,
+    unit: usize,
+    mut f: impl FnMut(Range<usize>, &[S::Item], usize),
+) {
+    with_room(|room| S::windows(array, cols, unit, room, &mut f));
+}
+
+/// Runs `f` on part of an array, one run of elements.
+pub(super) fn with_run<S: Native>(array: Array<'_>, mut f: impl FnMut(&[S::Item])) {
+    let n = array.len();
+    with_windows::<S>(array, n, n, |_, src, _| f(&src[..n]));
+}
+
+/// The array as float32: itself, or a copy.
+pub(super) fn as_f32(array: Array<'_>) -> Cow<'_, [f32]> {
+    if let Array::Dense(Input::F32(src)) = array {
         return src.into();
     }
-    let mut out = vec![0f32; input.len()];
-    let chunks = out.chunks_mut(RUN).enumerate().collect();
-    run_tasks(input.len(), chunks, |(k, out): (usize, &mut [f32])| {
-        let at = k * RUN;
-        dispatch(Convert { input: input.part(at..at + out.len()), out });
+    let mut out = vec![0f32; array.len()];
+    let mut rest = out.as_mut_slice();
+    let parts = array.parts(RUN).into_iter().map(|part| {
+        let (out, after) = std::mem::take(&mut rest).split_at_mut(part.range.len());
+        rest = after;
+        (array.part(part.range), out)
     });
+    let parts = parts.collect();
+    run_tasks(array.len(), parts, |(part, out): (Array<'_>, &mut [f32])| part.copy_to(out, false));
     out.into()
-}
-
-/// Numbers as float32.
-struct Convert<'a> {
-    input: Input<'a>,
-    out: &'a mut [f32],
-}
-
-impl Kernel for Convert<'_> {
-    type Out = ();
-    #[inline(always)]
-    fn run<L: Lanes>(self, l: L) {
-        match self.input {
-            Input::F32(src) => self.out.copy_from_slice(src),
-            Input::F64(src) => {
-                for (x, y) in src.iter().zip(self.out) {
-                    *y = *x as f32;
-                }
-            }
-            Input::F16(src) => widen_all::<L, F16>(l, src, self.out),
-            Input::Bf16(src) => widen_all::<L, Bf16>(l, src, self.out),
-        }
-    }
-}
-
-#[inline(always)]
-fn widen_all<L: Lanes, S: Source>(l: L, src: &[S::Item], out: &mut [f32]) {
-    let mut bits = [0; MAX_GROUP];
-    for (src, out) in src.chunks(MAX_GROUP).zip(out.chunks_mut(MAX_GROUP)) {
-        widen::<L, S>(l, src, &mut bits);
-        for (y, bits) in out.iter_mut().zip(bits) {
-            *y = f32::from_bits(bits);
-        }
-    }
 }

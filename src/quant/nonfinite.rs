@@ -49,7 +49,7 @@ impl<S: Source> Kernel for Widen<'_, S> {
 /// The largest magnitudes of the numbers in blocks whose amax is NaN.
 pub(super) struct RaiseNumbers<'a, S: Source> {
     pub src: &'a [S::Item],
-    pub cols: usize,
+    pub stride: usize,
     pub start: usize,
     pub end: usize,
     pub block_cols: usize,
@@ -65,7 +65,7 @@ impl<S: Source> Kernel for RaiseNumbers<'_, S> {
         for (amax, from) in blocks.filter(|(amax, _)| **amax > INFINITY) {
             *amax = 0;
             let to = (from + self.block_cols).min(self.end);
-            for src in self.src.chunks(self.cols).flat_map(|row| row[from..to].chunks(MAX_GROUP)) {
+            for src in self.src.chunks(self.stride).flat_map(|row| row[from..to].chunks(MAX_GROUP)) {
                 widen::<L, S>(l, src, &mut bits);
                 let magnitudes = bits[..src.len()].iter().map(|b| b & 0x7FFF_FFFF);
                 *amax = magnitudes.filter(|b| *b <= INFINITY).fold(*amax, u32::max);

@@ -1,11 +1,25 @@
-//! The scales of a handful of neighbouring blocks, ready for the lane code.
+//! Panels, a handful of neighbouring blocks: how large they are, and their scales, ready for the lane code.
 
 use super::place::{spread, Shifted};
 use super::rule::ScaleKind;
 use super::scale::{e4m3_code, Global, ScaleArrays, Scaler};
 use super::transform::RunScales;
 use crate::formats::table::Format;
-use crate::simd::{Kernel, Lanes};
+use crate::simd::{caches, Kernel, Lanes};
+
+/// Elements of a panel of a single row: half of a first-level cache, in float32.
+pub(super) const PANEL: usize = 4096;
+
+/// Bytes of a panel whose rows lie apart: what a second-level cache has room for, or, where prefetchers follow whole rows as
+/// fast as memory goes, and fall behind on parts of them, a third-level one.
+pub(super) fn tall_panel_bytes() -> usize {
+    const SECOND: usize = 512 * 1024;
+    const MOST: usize = 4 * 1024 * 1024;
+    match caches() {
+        Some(found) if found.one_stream => (found.third / found.sharing).clamp(SECOND, MOST),
+        _ => SECOND,
+    }
+}
 
 /// Divisors between these bounds keep the corrected reciprocal exact (`a * r` corrected by one residual):
 /// nothing in it is subnormal or overflows. Quotients below 2^-76, which only subnormal elements give, are

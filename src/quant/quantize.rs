@@ -1,10 +1,10 @@
 //! Quantization: amax, scale and codes of every block, in one pass where a block fits the cache.
 
-use super::amax::{amax_bits, RUN};
+use super::amax::amax_bits;
 use super::layout::{Blocks, RowPart};
-use super::native::{each_native, with_part, Native};
+use super::native::{as_f32, reads_bf16, task, with_windows, Native};
 use super::nonfinite::{numbers_amax, FindNonFinite, RaiseNumbers, INFINITY};
-use super::panel::{BlockScales, Limits, Prepare};
+use super::panel::{tall_panel_bytes, BlockScales, Limits, Prepare, PANEL};
 use super::rule::{AmaxNan, Rule, ScaleKind, Subnormals, RULES};
 use super::scale::{largest, Global, Scaler};
 use super::search::search;
@@ -14,10 +14,12 @@ use crate::formats::encode::wrong_width;
 use crate::formats::lanes::LaneRounder;
 use crate::formats::near::Near;
 use crate::formats::round::{named_enum, Rounder, Rounding};
-use crate::formats::source::{Bf16, Code, CodesMut, Input, Source, F32};
+use crate::formats::source::{Bf16, Code, CodesMut, Source, F32};
+use crate::formats::strided::Array;
 use crate::formats::table::{Format, Top};
-use crate::simd::{caches, dispatch, Kernel, Lanes, Narrow, Walk};
+use crate::simd::{dispatch, Kernel, Lanes, Narrow, Walk};
 use crate::threads::{run_tasks, threads_for};
+use std::ops::Range;
 
 named_enum! {
     /// Policy for NaN and infinity.
@@ -88,14 +90,15 @@ const BLOCK_LIMIT: usize = 256 * 1024;
 /// or, under [`NonFinitePolicy::Propagate`], has no NaN, and for a rule that cannot be ([`Rule::check`]); [`Error::Range`] for
 /// an amax that is negative or not finite, and a scale or factor that is not positive; [`Error::NonFinite`] for NaN or
 /// infinity in `src`. After an error `codes` and `scales` hold parts of the result.
-pub fn quantize(
-    src: Input<'_>,
+pub fn quantize<'a>(
+    src: impl Into<Array<'a>>,
     blocks: Blocks,
     format: &'static Format,
     options: &QuantizeOptions<'_>,
     codes: CodesMut<'_>,
     scales: &mut [u8],
 ) -> Result<(), Error> {
+    let src = src.into();
     let width = if options.scale == ScaleKind::Float32 { 4 } else { 1 };
     same_length("x", src.len(), blocks.len())?;
     same_length("codes", codes.len(), blocks.len())?;
@@ -127,12 +130,14 @@ pub fn quantize(
             return Err(range(what, *g, "finite numbers above 0"));
         }
     }
-    let spoiled = match src {
-        Input::Bf16(_) => job.codes::<Bf16>(src, blocks, options.from, codes, scales)?,
-        _ => job.codes::<F32>(src, blocks, options.from, codes, scales)?,
+    let flat = blocks.flattened_for(src);
+    let spoiled = if reads_bf16(src, flat.cols) {
+        job.codes::<Bf16>(src, flat, options.from, codes, scales)?
+    } else {
+        job.codes::<F32>(src, flat, options.from, codes, scales)?
     };
     if spoiled && options.nonfinite == NonFinitePolicy::Raise {
-        let (index, value) = each_native!(src, S, src => dispatch(FindNonFinite::<S>(src)))
+        let (index, value) = dispatch(FindNonFinite::<F32>(&as_f32(src)))
             .map_or((0, "inf"), |(i, nan)| (i, if nan { "NaN" } else { "inf" }));
         return Err(Error::NonFinite { what: "x", value, index });
     }
@@ -158,9 +163,9 @@ struct Job<'a> {
     rounder: LaneRounder,
 }
 
-/// A part of an input, its columns, the indices of its first element and block, largest magnitudes where they are known, and
+/// A part of an array, its columns, the indices of its first element and block, largest magnitudes where they are known, and
 /// where codes and scales go.
-type Part<'a, C> = (Input<'a>, usize, [usize; 2], Option<&'a [f32]>, &'a mut [C], &'a mut [u8]);
+type Part<'a, C> = (Array<'a>, usize, [usize; 2], Option<&'a [f32]>, &'a mut [C], &'a mut [u8]);
 
 impl<'a> Job<'a> {
     fn new(format: &'static Format, options: &QuantizeOptions<'a>) -> Result<Job<'a>, Error> {
@@ -214,20 +219,18 @@ impl<'a> Job<'a> {
     /// The same for any width of codes.
     fn codes<S: Native>(
         &self,
-        src: Input<'_>,
-        blocks: Blocks,
+        src: Array<'_>,
+        flat: Blocks,
         from: ScaleSource<'_>,
         codes: CodesMut<'_>,
         scales: &mut [u8],
     ) -> Result<bool, Error> {
         let plain = self.near.is_none_or(|near| near.plain());
         Ok(match (codes, self.format.bits() <= 8, plain) {
-            (CodesMut::U8(codes), true, true) => self.all::<S, u8, true>(src, blocks, from, codes, scales),
-            (CodesMut::U8(codes), true, false) => self.all::<S, u8, false>(src, blocks, from, codes, scales),
-            (CodesMut::U16(codes), false, true) => self.all::<S, u16, true>(src, blocks, from, codes, scales),
-            (CodesMut::U16(codes), false, false) => {
-                self.all::<S, u16, false>(src, blocks, from, codes, scales)
-            }
+            (CodesMut::U8(codes), true, true) => self.all::<S, u8, true>(src, flat, from, codes, scales),
+            (CodesMut::U8(codes), true, false) => self.all::<S, u8, false>(src, flat, from, codes, scales),
+            (CodesMut::U16(codes), false, true) => self.all::<S, u16, true>(src, flat, from, codes, scales),
+            (CodesMut::U16(codes), false, false) => self.all::<S, u16, false>(src, flat, from, codes, scales),
             _ => return Err(wrong_width(self.format)),
         })
     }
@@ -235,16 +238,15 @@ impl<'a> Job<'a> {
     /// Quantizes everything; says whether anything was not finite.
     fn all<S: Native, C: Code, const PLAIN: bool>(
         &self,
-        src: Input<'_>,
-        blocks: Blocks,
+        src: Array<'_>,
+        flat: Blocks,
         from: ScaleSource<'_>,
         codes: &mut [C],
         scales: &mut [u8],
     ) -> bool {
-        if blocks.is_empty() {
+        if flat.is_empty() {
             return false;
         }
-        let flat = blocks.flattened();
         let tall = flat.block_rows > 1;
         let bands = flat.stack * flat.bands();
         let block = flat.block_rows * flat.block_cols;
@@ -254,10 +256,10 @@ impl<'a> Job<'a> {
         let known = match from {
             ScaleSource::Found => None,
             ScaleSource::Known(known) => Some(known),
-            _ => return self.two_passes::<S, C, PLAIN>(&S::whole(src), flat, from, codes, scales),
+            _ => return self.two_passes::<S, C, PLAIN>(src, flat, from, codes, scales),
         };
         if searching || block > BLOCK_LIMIT || starved {
-            self.two_passes::<S, C, PLAIN>(&S::whole(src), flat, from, codes, scales)
+            self.two_passes::<S, C, PLAIN>(src, flat, from, codes, scales)
         } else {
             self.one_pass::<S, C, PLAIN>(src, flat, known, codes, scales)
         }
@@ -274,7 +276,7 @@ impl<'a> Job<'a> {
     /// Amax, scales and codes of each band of blocks, or of each run where blocks are one row high.
     fn one_pass<S: Native, C: Code, const PLAIN: bool>(
         &self,
-        src: Input<'_>,
+        src: Array<'_>,
         flat: Blocks,
         known: Option<&[f32]>,
         codes: &mut [C],
@@ -284,9 +286,7 @@ impl<'a> Job<'a> {
         let (mut at, mut block) = (0, 0);
         let stream = Walk::over(src.bytes(), codes).stream;
         let (mut codes, mut scales) = (codes, scales);
-        // Elements that become float32 first stay in the second-level cache in between.
-        let run = if S::stands(src) { RUN } else { RUN / 8 };
-        let tasks = flat.band_parts(run).map(|part| {
+        let tasks = flat.band_parts(task::<S>(src)).map(|part| {
             let (here, after) = std::mem::take(&mut codes).split_at_mut(part.elements);
             let (stored, left) = std::mem::take(&mut scales).split_at_mut(part.blocks * width);
             (codes, scales) = (after, left);
@@ -297,13 +297,22 @@ impl<'a> Job<'a> {
         });
         let tasks = tasks.collect();
         let part = |(src, cols, [at, block], known, codes, scales): Part<'_, C>| {
-            with_part::<S, _>(src, |src| {
+            let mut spoiled = false;
+            with_windows::<S>(src, cols, flat.block_cols, |window, src, stride| {
                 let (job, [block_rows, block_cols]) = (self, [flat.block_rows, flat.block_cols]);
-                dispatch(Bands::<S, C, PLAIN> {
+                // Rows that a copy brought together are one.
+                let whole = window == (0..cols) && stride == cols;
+                let joined = whole && block_rows == 1 && cols.is_multiple_of(block_cols);
+                let (cols, window) = if joined { (src.len(), 0..src.len()) } else { (cols, window) };
+                let stride = if joined { cols } else { stride };
+                let (codes, scales) = (&mut *codes, &mut *scales);
+                spoiled |= dispatch(Bands::<S, C, PLAIN> {
                     job,
                     at,
                     block,
                     src,
+                    stride,
+                    window,
                     known,
                     cols,
                     block_rows,
@@ -311,16 +320,17 @@ impl<'a> Job<'a> {
                     codes,
                     scales,
                     stream,
-                })
-            })
+                });
+            });
+            spoiled
         };
         run_tasks(src.len(), tasks, part).into_iter().any(|spoiled| spoiled)
     }
 
     /// All scales first, then all codes: for blocks too large for a task, and for scales that do not come from amax alone.
-    fn two_passes<S: Source, C: Code, const PLAIN: bool>(
+    fn two_passes<S: Native, C: Code, const PLAIN: bool>(
         &self,
-        src: &[S::Item],
+        src: Array<'_>,
         flat: Blocks,
         from: ScaleSource<'_>,
         codes: &mut [C],
@@ -334,7 +344,7 @@ impl<'a> Job<'a> {
         let spoiled = found.iter().any(|a| *a >= INFINITY);
         let real = found.clone();
         if self.skip_nan {
-            numbers_amax::<S>(src, flat, &mut found);
+            numbers_amax::<S>(&S::whole(src), flat, &mut found);
         }
         let mut all = BlockScales::new();
         match from {
@@ -342,7 +352,8 @@ impl<'a> Job<'a> {
             from => {
                 let amax = if let ScaleSource::Amax(given) = from { bits(given) } else { found };
                 if self.scaler.rule.targets().len() > 1 && self.scaler.kind == ScaleKind::Nvfp4 {
-                    let chosen = search::<S>(&self.scaler, self.format, src, flat, &amax, self.global);
+                    let chosen =
+                        search::<S>(&self.scaler, self.format, &S::whole(src), flat, &amax, self.global);
                     all.give(&self.scaler, &chosen, self.global);
                 } else {
                     all.find(&self.scaler, &amax, self.global);
@@ -351,16 +362,33 @@ impl<'a> Job<'a> {
         }
         all.store(self.scaler.kind, scales);
         let mut rest = codes;
-        let tasks = flat.row_parts(RUN).map(|part| {
-            let range = part.range(&flat);
-            let at = range.start;
-            let (codes, after) = std::mem::take(&mut rest).split_at_mut(range.len());
+        let tasks = flat.row_parts(task::<S>(src)).map(|part| {
+            let (codes, after) = std::mem::take(&mut rest).split_at_mut(part.rows * part.cols);
             rest = after;
-            let src = &src[range];
-            Rows::<S, C, PLAIN> { job: self, at, part, flat, src, all: &all, found: &real, codes }
+            (part, codes)
         });
         let tasks = tasks.collect();
-        run_tasks(src.len(), tasks, dispatch);
+        run_tasks(src.len(), tasks, |(part, codes): (RowPart, &mut [C])| {
+            let (range, all, found) = (part.range(&flat), &all, &real);
+            let at = range.start;
+            with_windows::<S>(src.part(range), part.cols, 1, |window, src, stride| {
+                let (at, codes) = (at + window.start, &mut codes[window.start..]);
+                let pitch = part.cols;
+                let part = RowPart { at: part.at + window.start, cols: window.len(), ..part };
+                dispatch(Rows::<S, C, PLAIN> {
+                    job: self,
+                    at,
+                    part,
+                    flat,
+                    src,
+                    stride,
+                    all,
+                    found,
+                    codes,
+                    pitch,
+                });
+            });
+        });
         spoiled
     }
 }
@@ -372,7 +400,10 @@ struct Bands<'a, S: Source, C: Code, const PLAIN: bool> {
     /// The index of the first element, and of the first block.
     at: usize,
     block: usize,
+    /// Some columns of each row, and elements from one row to the next.
     src: &'a [S::Item],
+    window: Range<usize>,
+    stride: usize,
     /// Largest magnitudes of the blocks, where they are known.
     known: Option<&'a [f32]>,
     cols: usize,
@@ -384,42 +415,33 @@ struct Bands<'a, S: Source, C: Code, const PLAIN: bool> {
     stream: bool,
 }
 
-/// Elements of a panel of a single row: half of a first-level cache, in float32.
-const PANEL: usize = 4096;
-
-/// Bytes of a panel whose rows lie apart: what a second-level cache has room for, or, where prefetchers follow whole rows as
-/// fast as memory goes, and fall behind on parts of them, a third-level one.
-fn tall_panel_bytes() -> usize {
-    const SECOND: usize = 512 * 1024;
-    const MOST: usize = 4 * 1024 * 1024;
-    match caches() {
-        Some(found) if found.one_stream => (found.third / found.sharing).clamp(SECOND, MOST),
-        _ => SECOND,
-    }
-}
-
 impl<S: Source, C: Code, const PLAIN: bool> Kernel for Bands<'_, S, C, PLAIN> {
     type Out = bool;
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) -> bool {
-        let Bands { job, at, block, src, known, cols, block_rows, block_cols, codes, scales, stream } = self;
+        let Bands { job, at, block, src, window, stride, known, cols, .. } = self;
+        let Bands { block_rows, block_cols, codes, scales, stream, .. } = self;
         let bytes = job.width();
         let item = std::mem::size_of::<S::Item>();
         let width = if block_rows == 1 { PANEL } else { tall_panel_bytes() / (block_rows * item) };
         let width = (width / block_cols).max(1) * block_cols;
         let across = cols.div_ceil(block_cols);
-        let mut amax = vec![0u32; width.min(cols).div_ceil(block_cols)];
+        // Where rows lie apart, what comes next is the same part of the next row.
+        let apart = stride > cols;
+        let next_row = if apart && block_rows > 1 { stride * item } else { 0 };
+        let mut amax = vec![0u32; width.min(window.len()).div_ceil(block_cols)];
         let mut ready = BlockScales::new();
         let mut spoiled = false;
-        let mut room = vec![C::default(); if stream { width.min(cols) } else { 0 }];
+        let mut room = vec![C::default(); if stream { width.min(window.len()) } else { 0 }];
         for (band, (src, codes)) in
-            src.chunks(block_rows * cols).zip(codes.chunks_mut(block_rows * cols)).enumerate()
+            src.chunks(block_rows * stride).zip(codes.chunks_mut(block_rows * cols)).enumerate()
         {
             let scales = &mut scales[band * across * bytes..(band + 1) * across * bytes];
             let at = at + band * block_rows * cols;
-            let mut start = 0;
-            while start < cols {
-                let end = (start + width).min(cols);
+            let mut start = window.start;
+            while start < window.end {
+                let end = (start + width).min(window.end);
+                let here = start - window.start..end - window.start;
                 let (first, last) = (start / block_cols, end.div_ceil(block_cols));
                 let amax = &mut amax[..last - first];
                 if let Some(known) = known {
@@ -427,8 +449,8 @@ impl<S: Source, C: Code, const PLAIN: bool> Kernel for Bands<'_, S, C, PLAIN> {
                     amax.iter_mut().zip(known).for_each(|(bits, a)| *bits = a.to_bits());
                 } else {
                     amax.fill(0);
-                    for row in src.chunks(cols) {
-                        raise_blocks::<L, S>(l, &row[start..end], block_cols, amax, 0);
+                    for row in src.chunks(stride) {
+                        raise_blocks::<L, S>(l, &row[here.clone()], block_cols, amax, next_row);
                     }
                 }
                 let dirty = largest(amax) >= INFINITY;
@@ -437,7 +459,8 @@ impl<S: Source, C: Code, const PLAIN: bool> Kernel for Bands<'_, S, C, PLAIN> {
                 let global = job.global.part(block..block + amax.len());
                 let numbers = (dirty && job.skip_nan).then(|| {
                     let mut numbers = amax.to_vec();
-                    l.call(RaiseNumbers::<S> { src, cols, start, end, block_cols, amax: &mut numbers });
+                    let Range { start, end } = here.clone();
+                    l.call(RaiseNumbers::<S> { src, stride, start, end, block_cols, amax: &mut numbers });
                     numbers
                 });
                 l.call(Prepare {
@@ -451,15 +474,21 @@ impl<S: Source, C: Code, const PLAIN: bool> Kernel for Bands<'_, S, C, PLAIN> {
                     fold: job.fold::<L>(),
                 });
                 let safe = ready.safe;
-                // The panel's neighbour in the same row comes next.
-                let whole = block_rows > 1 && end - start == cols;
-                let ahead = if whole { 0 } else { (end - start) * item };
-                for (k, (row, out)) in src.chunks(cols).zip(codes.chunks_mut(cols)).enumerate() {
+                // The panel's neighbour in the same row comes next, or the next row.
+                let walk = match (apart, block_rows > 1) {
+                    (true, true) => Walk::CACHED,
+                    (true, false) => Walk { ahead: stride * item, far: true, ..Walk::CACHED },
+                    (false, tall) => {
+                        let whole = tall && here.len() == window.len();
+                        Walk { ahead: if whole { 0 } else { here.len() * item }, ..Walk::CACHED }
+                    }
+                };
+                for (k, (row, out)) in src.chunks(stride).zip(codes.chunks_mut(cols)).enumerate() {
                     let scales = ready.run(block_cols, 0, end - start, k == 0);
-                    let (row, out) = (&row[start..end], &mut out[start..end]);
+                    let (row, out) = (&row[here.clone()], &mut out[start..end]);
                     let at = at + k * cols + start;
                     let codes = if stream { &mut room[..out.len()] } else { &mut *out };
-                    job.encode::<L, S, C, PLAIN>(l, (scales, safe), at, row, codes, ahead);
+                    job.encode::<L, S, C, PLAIN>(l, (scales, safe), at, row, codes, walk);
                     if stream {
                         l.stream(&room[..out.len()], out);
                     }
@@ -484,26 +513,26 @@ impl Job<'_> {
         at: usize,
         src: &[S::Item],
         out: &mut [C],
-        ahead: usize,
+        walk: Walk,
     ) {
         let narrow = self.narrow.map(|(narrow, _)| narrow);
         let in_lanes = self.nearest || (L::NARROW_MODES && C::BYTE && safe && narrow.is_some());
         let Some(near) = self.near.filter(|_| in_lanes) else {
             let (rounder, divide) = (self.rounder, self.scaler.divides());
-            return l.call(EncodeAny::<S, C> { rounder, safe, divide, at, scales, src, out, ahead });
+            return l.call(EncodeAny::<S, C> { rounder, safe, divide, at, scales, src, out, walk });
         };
         match (safe, self.scaler.divides()) {
             (true, true) => {
-                l.call(Encode::<S, C, true, true, PLAIN> { near, narrow, scales, src, out, ahead })
+                l.call(Encode::<S, C, true, true, PLAIN> { near, narrow, scales, src, out, walk })
             }
             (true, false) => {
-                l.call(Encode::<S, C, true, false, PLAIN> { near, narrow, scales, src, out, ahead })
+                l.call(Encode::<S, C, true, false, PLAIN> { near, narrow, scales, src, out, walk })
             }
             (false, true) => {
-                l.call(Encode::<S, C, false, true, PLAIN> { near, narrow, scales, src, out, ahead })
+                l.call(Encode::<S, C, false, true, PLAIN> { near, narrow, scales, src, out, walk })
             }
             (false, false) => {
-                l.call(Encode::<S, C, false, false, PLAIN> { near, narrow, scales, src, out, ahead })
+                l.call(Encode::<S, C, false, false, PLAIN> { near, narrow, scales, src, out, walk })
             }
         }
     }
@@ -524,21 +553,28 @@ struct Rows<'a, S: Source, C: Code, const PLAIN: bool> {
     part: RowPart,
     flat: Blocks,
     src: &'a [S::Item],
+    stride: usize,
     all: &'a BlockScales,
     found: &'a [u32],
     codes: &'a mut [C],
+    /// Codes from one row to the next.
+    pitch: usize,
 }
 
 impl<S: Source, C: Code, const PLAIN: bool> Kernel for Rows<'_, S, C, PLAIN> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        let Rows { job, at, part, flat, src, all, found, codes } = self;
+        let Rows { job, at, part, flat, src, stride, all, found, codes, pitch } = self;
+        let far = stride > part.cols;
+        let ahead = if far { stride * std::mem::size_of::<S::Item>() } else { ROW_AHEAD };
+        let walk = Walk { ahead, far, ..Walk::CACHED };
         let (from, to) = (part.at / flat.block_cols, (part.at + part.cols).div_ceil(flat.block_cols));
         let phase = part.at % flat.block_cols;
         let mut ready = BlockScales::new();
         let (mut band, mut fresh) = (usize::MAX, true);
-        for (k, (src, out)) in src.chunks(part.cols).zip(codes.chunks_mut(part.cols)).enumerate() {
+        for (k, (src, out)) in src.chunks(stride).zip(codes.chunks_mut(pitch)).enumerate() {
+            let (src, out) = (&src[..part.cols], &mut out[..part.cols]);
             if flat.band_of_row(part.row + k) != band {
                 band = flat.band_of_row(part.row + k);
                 let blocks = band * flat.across() + from..band * flat.across() + to;
@@ -548,7 +584,7 @@ impl<S: Source, C: Code, const PLAIN: bool> Kernel for Rows<'_, S, C, PLAIN> {
             }
             let safe = ready.safe;
             let scales = ready.run(flat.block_cols, phase, part.cols, fresh);
-            job.encode::<L, S, C, PLAIN>(l, (scales, safe), at + k * part.cols, src, out, ROW_AHEAD);
+            job.encode::<L, S, C, PLAIN>(l, (scales, safe), at + k * pitch, src, out, walk);
             fresh = false;
         }
     }

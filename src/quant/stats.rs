@@ -108,7 +108,7 @@ pub fn error_stats(x: Input<'_>, approx: &[f32], coded: Option<Coded<'_>>) -> Re
     if let Some(coded) = &coded {
         coded.check(x.len())?;
     }
-    let narrow = coded.as_ref().map(|coded| (as_f32(x), Clip::new(coded)));
+    let narrow = coded.as_ref().map(|coded| (as_f32(x.into()), Clip::new(coded)));
     let parts = match x {
         Input::F64(x) => runs(x, approx, |x, y| dispatch(CompareDouble { x, y }), &narrow),
         x => each_input!(x, S, x => runs(x, approx, |x, y| dispatch(Compare::<S> { x, y }), &narrow)),
@@ -313,7 +313,7 @@ impl Kernel for CompareDouble<'_> {
 /// wide for the format.
 pub fn count_saturated(src: Input<'_>, coded: Coded<'_>) -> Result<u64, Error> {
     coded.check(src.len())?;
-    let (src, clip) = (as_f32(src), Clip::new(&coded));
+    let (src, clip) = (as_f32(src.into()), Clip::new(&coded));
     let starts = (0..src.len()).step_by(RUN).collect();
     let counts = run_tasks(src.len(), starts, |at| clip.count(&src, at, RUN.min(src.len() - at)));
     Ok(counts.into_iter().sum())

@@ -69,6 +69,9 @@ impl<S: Source, const VECTORS: usize> Kernel for RaiseNarrow<'_, S, VECTORS> {
     }
 }
 
+/// Bytes to prefetch ahead of loads where runs are followed by their neighbours; more of them lead to the next row.
+pub(super) const AHEAD: usize = 2048;
+
 /// Raises each block's maximum over a run that begins with a block; `ahead` as for [`RaiseNarrow`].
 #[inline(always)]
 pub(super) fn raise_blocks<L: Lanes, S: Source>(
@@ -95,8 +98,12 @@ pub(super) fn raise_blocks<L: Lanes, S: Source>(
             let mut most = [l.u32(0); WIDEST];
             for (most, block) in most.iter_mut().zip(run.chunks_exact(block_cols)) {
                 let mut m = l.u32(0);
-                let mut raise =
-                    |vector: &[S::Item]| m = l.max(m, l.and(l.bits(S::load(l, vector)), absolute));
+                let mut raise = |vector: &[S::Item]| {
+                    if ahead > AHEAD {
+                        l.prefetch_far(vector, ahead);
+                    }
+                    m = l.max(m, l.and(l.bits(S::load(l, vector)), absolute));
+                };
                 let groups = block.chunks_exact(L::GROUP);
                 let rest = groups.remainder();
                 for group in groups {
@@ -255,7 +262,7 @@ pub(super) struct Encode<'a, S: Source, C: Code, const SAFE: bool, const DIVIDE:
     pub scales: RunScales<'a>,
     pub src: &'a [S::Item],
     pub out: &'a mut [C],
-    pub ahead: usize,
+    pub walk: Walk,
 }
 
 impl<'a, S: Source, C: Code, const SAFE: bool, const DIVIDE: bool, const PLAIN: bool>
@@ -263,8 +270,8 @@ impl<'a, S: Source, C: Code, const SAFE: bool, const DIVIDE: bool, const PLAIN: 
 {
     #[inline(always)]
     fn at<L: Lanes, P: Place>(self, l: L, place: P) {
-        let Encode { near, narrow, scales: RunScales { divisor, factor, .. }, src, out, ahead } = self;
-        let walk = Walk { ahead, ..Walk::CACHED };
+        let Encode { near, narrow, scales: RunScales { divisor, factor, .. }, src, out, walk } = self;
+        let walk = Walk { stream: false, align: false, ..walk }; // known when this is compiled
         if let (true, Some(narrow)) = (SAFE && PLAIN && C::BYTE && L::NARROW, narrow) {
             let quotients = Quotients::<P, true, DIVIDE> { place, divisor, factor };
             let marker = PhantomData::<(S, C)>;
@@ -304,7 +311,7 @@ pub(super) struct EncodeAny<'a, S: Source, C: Code> {
     pub scales: RunScales<'a>,
     pub src: &'a [S::Item],
     pub out: &'a mut [C],
-    pub ahead: usize,
+    pub walk: Walk,
 }
 
 #[derive(Clone, Copy)]
@@ -357,7 +364,7 @@ impl<P: Place, S: Source, C: Code> EncodeAnyMap<'_, P, S, C> {
 impl<S: Source, C: Code> EncodeAny<'_, S, C> {
     #[inline(always)]
     fn place<L: Lanes, P: Place>(self, l: L, place: P) {
-        let EncodeAny { rounder, safe, divide, at, scales, src, out, ahead } = self;
+        let EncodeAny { rounder, safe, divide, at, scales, src, out, walk } = self;
         let RunScales { divisor, factor, .. } = scales;
         let map = EncodeAnyMap::<P, S, C> {
             rounder,
@@ -370,7 +377,7 @@ impl<S: Source, C: Code> EncodeAny<'_, S, C> {
             factor,
             marker: PhantomData,
         };
-        map_groups(l, &map, 0, src, out, Walk { ahead, ..Walk::CACHED });
+        map_groups(l, &map, 0, src, out, Walk { stream: false, align: false, ..walk });
     }
 }
 

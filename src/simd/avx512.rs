@@ -139,6 +139,10 @@ impl Lanes for Avx512 {
     elsewhere!(avx512);
     streamed!(_mm512_loadu_si512);
     #[inline(always)]
+    fn transpose_into(self, rows: &[f32], out: &mut [f32], pitch: usize) {
+        super::transpose::avx512_into(self, rows, out, pitch);
+    }
+    #[inline(always)]
     fn transpose_rows<T: Plain>(self, src: &[T], stride: usize, out: &mut [f32]) {
         super::transpose::avx512_rows(self, src, stride, out);
     }
@@ -448,6 +452,11 @@ impl Lanes for Avx512 {
     fn prefetch<T>(self, src: &[T], bytes: usize) {
         // SAFETY: a prefetch never faults; the token proves SSE.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(src.as_ptr().cast::<i8>().wrapping_add(bytes)) }
+    }
+    #[inline(always)]
+    fn prefetch_far<T>(self, src: &[T], bytes: usize) {
+        // SAFETY: a prefetch never faults; the token proves SSE.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(src.as_ptr().cast::<i8>().wrapping_add(bytes)) }
     }
 
     #[inline(always)]

@@ -224,6 +224,15 @@ pub trait Lanes: Copy {
     fn columns(self, table: &Lookup, codes: &[u8], each: impl ColumnSink<Self>);
     /// Transposes an `N x N` float32 tile.
     fn transpose(self, rows: &[f32], out: &mut [f32]);
+    /// The same, where rows of the transpose begin every `pitch` elements.
+    #[inline(always)]
+    fn transpose_into(self, rows: &[f32], out: &mut [f32], pitch: usize) {
+        let mut tile = [0f32; 256];
+        self.transpose(rows, &mut tile[..Self::N * Self::N]);
+        for (row, tile) in tile[..Self::N * Self::N].chunks_exact(Self::N).enumerate() {
+            self.store_f32(self.load_f32(tile), &mut out[row * pitch..][..Self::N], false);
+        }
+    }
     /// Transposes an `N x N` tile of 32 bits whose rows begin every `stride` elements of `src`.
     #[inline(always)]
     fn transpose_rows<T: Plain>(self, src: &[T], stride: usize, out: &mut [f32]) {
@@ -351,6 +360,20 @@ pub trait Lanes: Copy {
     /// Prefetches the cache line `bytes` beyond the start of `src`; it may lie outside the slice.
     #[inline(always)]
     fn prefetch<T>(self, _src: &[T], _bytes: usize) {}
+    /// The same into the second-level cache, which waits for more lines at a time.
+    #[inline(always)]
+    fn prefetch_far<T>(self, src: &[T], bytes: usize) {
+        self.prefetch(src, bytes);
+    }
+    /// The same for the lines of some elements.
+    #[inline(always)]
+    fn fetch<T>(self, src: &[T], bytes: usize) {
+        let mut line = 0;
+        while line < std::mem::size_of_val(src) + 63 {
+            self.prefetch_far(src, bytes.wrapping_add(line));
+            line += 64;
+        }
+    }
 
     /// `a + b`.
     fn fadd(self, a: Self::F, b: Self::F) -> Self::F;

@@ -14,13 +14,15 @@ pub struct Walk {
     /// True: groups begin at a 64-byte boundary of the output, which streaming needs anyway. NumPy's arrays begin 16 bytes
     /// behind one, where every store of 64 bytes touches two cache lines.
     pub align: bool,
+    /// True: into the second-level cache, which waits for more lines at a time.
+    pub far: bool,
 }
 
 impl Walk {
     /// The policy for arrays in cache.
-    pub const CACHED: Walk = Walk { stream: false, ahead: 0, align: false };
+    pub const CACHED: Walk = Walk { stream: false, ahead: 0, align: false, far: false };
     /// The policy for arrays out of cache, read once and written once.
-    pub const STREAM: Walk = Walk { stream: true, ahead: 1024, align: true };
+    pub const STREAM: Walk = Walk { stream: true, ahead: 1024, align: true, far: false };
 
     /// Chooses by the bytes that are read and the output: streaming pays where the two do not stay in cache.
     pub fn over<T>(read: usize, out: &[T]) -> Walk {
@@ -158,7 +160,11 @@ impl<M: GroupMap> Kernel for Groups<'_, M> {
                 unsafe { (src.get_unchecked(k..k + L::GROUP), out.get_unchecked_mut(k..k + L::GROUP)) };
             if walk.ahead > 0 {
                 for line in 0..std::mem::size_of_val(group).div_ceil(64) {
-                    l.prefetch(group, walk.ahead + 64 * line);
+                    if walk.far {
+                        l.prefetch_far(group, walk.ahead + 64 * line);
+                    } else {
+                        l.prefetch(group, walk.ahead + 64 * line);
+                    }
                 }
             }
             near.group(l, at + k, group, out, walk.stream);

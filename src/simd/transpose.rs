@@ -12,7 +12,7 @@ pub(super) fn portable<const W: usize>(rows: &[f32], out: &mut [f32]) {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86::{avx2, avx512, avx512_rows};
+pub(super) use x86::{avx2, avx512, avx512_into, avx512_rows};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -60,10 +60,16 @@ mod x86 {
 
     /// Transposes a 16 x 16 tile.
     #[inline(always)]
-    pub fn avx512(_: Avx512, rows: &[f32], out: &mut [f32]) {
+    pub fn avx512(l: Avx512, rows: &[f32], out: &mut [f32]) {
+        avx512_into(l, rows, out, 16);
+    }
+
+    /// Transposes a 16 x 16 tile to rows that begin every `pitch` elements.
+    #[inline(always)]
+    pub fn avx512_into(_: Avx512, rows: &[f32], out: &mut [f32], pitch: usize) {
         assert!(rows.len() >= 256, "a tile");
         // SAFETY: the token proves the level; sixteen rows of sixteen lie in the tile.
-        unsafe { avx512_at(rows.as_ptr().cast(), 64, out) }
+        unsafe { avx512_at(rows.as_ptr().cast(), 64, out, pitch) }
     }
 
     /// Transposes a 16 x 16 tile whose rows begin every `stride` elements.
@@ -72,7 +78,7 @@ mod x86 {
         let end = stride.checked_mul(15).and_then(|last| last.checked_add(64 / std::mem::size_of::<T>()));
         assert!(end.is_some_and(|end| end <= src.len()), "sixteen rows");
         // SAFETY: the token proves the level; the last row was just found to end in the slice.
-        unsafe { avx512_at(src.as_ptr().cast(), stride * std::mem::size_of::<T>(), out) }
+        unsafe { avx512_at(src.as_ptr().cast(), stride * std::mem::size_of::<T>(), out, 16) }
     }
 
     /// Transposes sixteen rows of 64 bytes: four rows in each vector's quarters, then quarters.
@@ -81,9 +87,10 @@ mod x86 {
     /// There must be sixteen rows, one every `stride` bytes from `src` on.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    unsafe fn avx512_at(src: *const u8, stride: usize, out: &mut [f32]) {
-        let out = &mut out[..256];
-        // SAFETY: the rows are there, and whole rows are written inside the tile.
+    unsafe fn avx512_at(src: *const u8, stride: usize, out: &mut [f32], pitch: usize) {
+        let end = pitch.checked_mul(15).and_then(|last| last.checked_add(16));
+        assert!(end.is_some_and(|end| end <= out.len()), "sixteen rows");
+        // SAFETY: the rows are there, and the last row written was just found to end in the slice.
         unsafe {
             let row = |i: usize| _mm512_loadu_ps(src.add(i * stride).cast());
             let four = |i: usize| {
@@ -97,7 +104,8 @@ mod x86 {
                 )
             };
             let (first, second, third, fourth) = (four(0), four(4), four(8), four(12));
-            let mut store = |i: usize, x: __m512d| _mm512_storeu_pd(out.as_mut_ptr().add(16 * i).cast(), x);
+            let mut store =
+                |i: usize, x: __m512d| _mm512_storeu_pd(out.as_mut_ptr().add(pitch * i).cast(), x);
             macro_rules! quarters {
                 ($($i:literal)*) => {$(
                     let even = |a, b| _mm512_shuffle_f64x2::<0x88>(a, b);

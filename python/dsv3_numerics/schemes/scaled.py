@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .._arrays import SOURCES, Array, brief, deliver, destination, flat
+from .._arrays import SOURCES, Array, brief, crossing, deliver, destination
 from ..number_formats import FormatInfo, Rounding, decode, encode, format_info, formats
 from ..quant import quantize_blocks, quantize_tiles
 from ..quantized import Quantized
@@ -325,7 +325,7 @@ class Scaled(Scheme):
         sides = (self.block[0] or rows, self.block[1] or cols)
         if amax is None:
             amax = np.empty(scales.shape, np.float32)
-            _core.amax((flat(slab), slab.dtype.name), (1, rows, cols, *sides), amax.reshape(-1))
+            _core.amax(crossing(slab, slab.dtype.name), (1, rows, cols, *sides), amax.reshape(-1))
         small = (scales <= least) & (amax > 0)
         free = rule.replace(amax_floor=0, scale_floor=0, pow2_floor=0)
         small[small] = scales_of(amax[small], free) < least if small.any() else False
@@ -489,7 +489,7 @@ def _one_amax(x: Array) -> Floats:
     rows, cols = math.prod(x.shape[:-1]), x.shape[-1]
     found = np.zeros(1, np.float32)
     if x.size:
-        _core.amax((flat(x), SOURCES[x.dtype.newbyteorder("=")]), (1, rows, cols, rows, cols), found)
+        _core.amax(crossing(x, SOURCES[x.dtype.newbyteorder("=")]), (1, rows, cols, rows, cols), found)
     return np.full((*x.shape[:-2], 1 if x.shape[-2] else 0, 1 if cols else 0), found[0], np.float32)
 
 

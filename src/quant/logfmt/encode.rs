@@ -8,8 +8,9 @@ use crate::formats::bfloat16::to_bfloat16;
 use crate::formats::encode::widen;
 use crate::formats::philox::random_words;
 use crate::formats::source::{Bf16, Code, CodesMut, Input, Source, F32};
+use crate::formats::strided::Array;
 use crate::quant::amax::RUN;
-use crate::quant::native::{as_f32, each_native, with_part};
+use crate::quant::native::{as_f32, reads_bf16, task, with_run, Native};
 use crate::simd::{dispatch, map_groups, GroupMap, Kernel, Lanes, PhiloxKeys, Walk, MAX_GROUP};
 use crate::threads::run_tasks;
 use std::marker::PhantomData;
@@ -60,13 +61,14 @@ pub struct TilesMut<'a> {
 /// # Errors
 /// [`Error::Range`] for a width that is none, [`Error::Length`] if the arrays do not fit the layout,
 /// [`Error::Unsupported`] if `codes` are too narrow or wide.
-pub fn logfmt_encode(
-    src: Input<'_>,
+pub fn logfmt_encode<'a>(
+    src: impl Into<Array<'a>>,
     tiles: Tiles,
     options: &LogOptions,
     codes: CodesMut<'_>,
     out: TilesMut<'_>,
 ) -> Result<(), Error> {
+    let src = src.into();
     check_bits(options.bits)?;
     same_length("x", src.len(), tiles.len())?;
     same_length("codes", codes.len(), tiles.len())?;
@@ -78,17 +80,16 @@ pub fn logfmt_encode(
         return Err(Error::Shape { what: "inner", why: "the rows are no multiple of it" });
     }
     let indices = RandomIndices { cols: tiles.cols(), inner, keys: PhiloxKeys::new(options.seed) };
-    let job = EncodeJob { options: *options, indices, tiles: tiles.flattened() };
-    let by_bfloat16 = options.deepep && !matches!(src, Input::Bf16(_));
-    match codes {
-        CodesMut::U8(codes) if options.bits <= 8 && by_bfloat16 => job.by_bfloat16(src, codes, out),
-        CodesMut::U16(codes) if options.bits > 8 && by_bfloat16 => job.by_bfloat16(src, codes, out),
-        CodesMut::U8(codes) if options.bits <= 8 => {
-            each_native!(src, S, src => job.all::<S, u8>(src, codes, out));
-        }
-        CodesMut::U16(codes) if options.bits > 8 => {
-            each_native!(src, S, src => job.all::<S, u16>(src, codes, out));
-        }
+    let dense = matches!(src, Array::Dense(_));
+    let job = EncodeJob { options: *options, indices, tiles: if dense { tiles.flattened() } else { tiles } };
+    let by_bfloat16 = options.deepep && !matches!(src.memory(), Input::Bf16(_));
+    match (codes, reads_bf16(src, tiles.cols())) {
+        (CodesMut::U8(codes), _) if options.bits <= 8 && by_bfloat16 => job.by_bfloat16(src, codes, out),
+        (CodesMut::U16(codes), _) if options.bits > 8 && by_bfloat16 => job.by_bfloat16(src, codes, out),
+        (CodesMut::U8(codes), true) if options.bits <= 8 => job.all::<Bf16, u8>(src, codes, out),
+        (CodesMut::U8(codes), false) if options.bits <= 8 => job.all::<F32, u8>(src, codes, out),
+        (CodesMut::U16(codes), true) if options.bits > 8 => job.all::<Bf16, u16>(src, codes, out),
+        (CodesMut::U16(codes), false) if options.bits > 8 => job.all::<F32, u16>(src, codes, out),
         _ => return Err(wrong_width(options.bits)),
     }
     Ok(())
@@ -113,31 +114,51 @@ struct EncodeJob {
 }
 
 impl EncodeJob {
-    fn all<S: Source, C: Code>(&self, src: &[S::Item], codes: &mut [C], out: TilesMut<'_>) {
+    fn all<S: Native, C: Code>(&self, src: Array<'_>, codes: &mut [C], out: TilesMut<'_>) {
         if self.tiles.tile() > RUN {
-            return self.huge::<S, C>(src, codes, out);
+            return self.huge::<S, C>(&S::whole(src), codes, out);
         }
-        run_tasks(src.len().saturating_mul(PER_VALUE), self.parts(codes, out), |out| {
-            dispatch(EncodeTiles::<S, C> { job: self, src: &src[out.elements()], out });
-        });
-    }
-
-    /// The same of numbers that are rounded to bfloat16 first.
-    fn by_bfloat16<C: Code>(&self, src: Input<'_>, codes: &mut [C], out: TilesMut<'_>) {
-        if self.tiles.tile() > RUN {
-            return self.huge::<Bf16, C>(&rounded(&as_f32(src)), codes, out);
-        }
-        run_tasks(src.len().saturating_mul(PER_VALUE), self.parts(codes, out), |out| {
-            with_part::<F32, _>(src.part(out.elements()), |src| {
-                dispatch(EncodeTiles::<Bf16, C> { job: self, src: &rounded(src), out });
+        let parts = self.parts(self.run::<S>(src), codes, out);
+        run_tasks(src.len().saturating_mul(PER_VALUE), parts, |out| {
+            let (part, mut out) = (src.part(out.elements()), Some(out));
+            with_run::<S>(part, |src| {
+                if let Some(out) = out.take() {
+                    dispatch(EncodeTiles::<S, C> { job: self, src, out });
+                }
             });
         });
     }
 
-    /// Distributes whole tiles over tasks.
-    fn parts<'a, C>(&self, mut codes: &'a mut [C], out: TilesMut<'a>) -> Vec<TilesPart<'a, C>> {
+    /// The same of numbers that are rounded to bfloat16 first.
+    fn by_bfloat16<C: Code>(&self, src: Array<'_>, codes: &mut [C], out: TilesMut<'_>) {
+        if self.tiles.tile() > RUN {
+            return self.huge::<Bf16, C>(&rounded(&as_f32(src)), codes, out);
+        }
+        let parts = self.parts(self.run::<F32>(src), codes, out);
+        run_tasks(src.len().saturating_mul(PER_VALUE), parts, |out| {
+            let (part, mut out) = (src.part(out.elements()), Some(out));
+            with_run::<F32>(part, |src| {
+                if let Some(out) = out.take() {
+                    dispatch(EncodeTiles::<Bf16, C> { job: self, src: &rounded(src), out });
+                }
+            });
+        });
+    }
+
+    /// Elements of a task. Rows that lie apart are read where they stand, one by one.
+    fn run<S: Native>(&self, src: Array<'_>) -> usize {
+        let apart = matches!(src, Array::Strided(_)) && src.is_rows(self.tiles.cols());
+        if apart {
+            self.tiles.cols().min(RUN)
+        } else {
+            task::<S>(src)
+        }
+    }
+
+    /// Distributes whole tiles over tasks of about `run` elements.
+    fn parts<'a, C>(&self, run: usize, mut codes: &'a mut [C], out: TilesMut<'a>) -> Vec<TilesPart<'a, C>> {
         let TilesMut { mut amin, mut amax, mut flags } = out;
-        let runs = self.tiles.runs(RUN).into_iter();
+        let runs = self.tiles.runs(run).into_iter();
         let parts = runs.map(|run| TilesPart {
             at: run.elements.start,
             codes: take(&mut codes, run.elements.len()),

@@ -1,0 +1,575 @@
+//! Arrays whose elements lie apart: where they stand in memory, and parts of them that are made to lie together.
+//!
+//! Rows of neighbouring elements are read where they stand ([`Array::rows`]). Other parts are copied a part at a time, into a
+//! room that a thread keeps: columns that were rows once by transposing tiles, so that lines of memory are read whole.
+
+use super::source::{Bf16, Input, Source, F16, F32, F64};
+use crate::error::{same_length, Error};
+use crate::simd::{dispatch, Kernel, Lanes, MAX_GROUP};
+use std::cell::RefCell;
+use std::ops::Range;
+
+/// The elements of an axis, and how far apart they are in memory.
+#[derive(Clone, Copy, Debug)]
+struct Axis {
+    len: usize,
+    stride: isize,
+}
+
+/// The places of an array's elements in a piece of memory, in C order: axes that follow one another are one.
+#[derive(Clone, Debug)]
+pub struct Places {
+    memory: usize,
+    start: usize,
+    outer: Vec<Axis>,
+    rows: Axis,
+    cols: Axis,
+}
+
+impl Places {
+    /// Checks a layout: the first element is element `start` of `memory`; strides are in elements.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for an element outside of the memory, and a shape whose element count overflows.
+    pub fn new(memory: usize, start: usize, shape: &[usize], strides: &[isize]) -> Result<Places, Error> {
+        let wrong = |why| Error::Shape { what: "strides", why };
+        same_length("strides", strides.len(), shape.len())?;
+        let elements = shape.iter().try_fold(1usize, |n, len| n.checked_mul(*len));
+        if elements.is_none_or(|n| n > isize::MAX as usize / 8) {
+            return Err(Error::Shape { what: "shape", why: "the element count overflows" });
+        }
+        let mut axes: Vec<Axis> = Vec::new();
+        if elements == Some(0) {
+            axes.push(Axis { len: 0, stride: 1 });
+        } else {
+            // The first and the last element that are reached: no sum of steps lies beyond them.
+            let (mut first, mut last) = (isize::try_from(start).ok(), isize::try_from(start).ok());
+            for (len, stride) in shape.iter().zip(strides) {
+                let reach = stride.checked_mul(*len as isize - 1);
+                let far = |end: Option<isize>, reach: isize| end.and_then(|end| end.checked_add(reach));
+                first = reach.and_then(|reach| far(first, reach.min(0)));
+                last = reach.and_then(|reach| far(last, reach.max(0)));
+            }
+            let inside = |at: Option<isize>| at.is_some_and(|at| at >= 0 && (at as usize) < memory);
+            if !(inside(first) && inside(last)) {
+                return Err(wrong("an element lies outside of the memory"));
+            }
+            for (len, stride) in shape.iter().zip(strides).filter(|(len, _)| **len > 1) {
+                match axes.last_mut() {
+                    Some(before) if stride.checked_mul(*len as isize) == Some(before.stride) => {
+                        *before = Axis { len: before.len * len, stride: *stride };
+                    }
+                    _ => axes.push(Axis { len: *len, stride: *stride }),
+                }
+            }
+        }
+        let cols = axes.pop().unwrap_or(Axis { len: 1, stride: 1 });
+        let rows = axes.pop().unwrap_or(Axis { len: 1, stride: 0 });
+        Ok(Places { memory, start, outer: axes, rows, cols })
+    }
+
+    fn len(&self) -> usize {
+        self.outer.iter().map(|axis| axis.len).product::<usize>() * self.rows.len * self.cols.len
+    }
+
+    /// The place of an element, by its row and column.
+    fn of(&self, row: usize, col: usize) -> isize {
+        let (mut matrix, row) = (row / self.rows.len, row % self.rows.len);
+        let mut at = self.start as isize + row as isize * self.rows.stride + col as isize * self.cols.stride;
+        for axis in self.outer.iter().rev() {
+            at += (matrix % axis.len) as isize * axis.stride;
+            matrix /= axis.len;
+        }
+        at
+    }
+
+    /// True for rows that lie in columns of memory.
+    fn turned(&self) -> bool {
+        self.rows.stride == 1 && self.rows.len > 1
+    }
+
+    /// Rows that a task takes of those: fewer where there are few.
+    fn height(&self) -> usize {
+        (self.rows.len / 4).clamp(TURNED / 4, TURNED)
+    }
+}
+
+/// An array to read in C order.
+#[derive(Clone, Copy, Debug)]
+pub enum Array<'a> {
+    /// Elements that lie together.
+    Dense(Input<'a>),
+    /// Elements that lie apart.
+    Strided(Strided<'a>),
+}
+
+/// Some elements of an array that lie apart.
+#[derive(Clone, Copy, Debug)]
+pub struct Strided<'a> {
+    memory: Input<'a>,
+    places: &'a Places,
+    at: usize,
+    len: usize,
+}
+
+/// Rows of `cols` elements, one every `stride` elements.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rows<'a> {
+    pub input: Input<'a>,
+    pub cols: usize,
+    pub stride: usize,
+}
+
+/// Some elements in order, as rows that may lie together each.
+#[derive(Clone, Debug)]
+pub(crate) struct Part {
+    pub range: Range<usize>,
+    pub cols: usize,
+}
+
+impl<'a> From<Input<'a>> for Array<'a> {
+    fn from(input: Input<'a>) -> Array<'a> {
+        Array::Dense(input)
+    }
+}
+
+/// Elements of a row from which it is better read where it stands than copied to lie beside the next one.
+const LONG_ROW: usize = 1024;
+/// Rows that are read together where they lie in columns: memory serves four lines side by side as fast as long runs.
+const TURNED: usize = MAX_GROUP;
+/// Elements of a window, a copy of some columns of such rows: half of a second-level cache.
+const WINDOW: usize = 64 * 1024;
+/// Elements of a part that is copied: it stays in the second-level cache.
+const COPIED: usize = 8 * 1024;
+
+impl<'a> Array<'a> {
+    /// An array in `memory`.
+    ///
+    /// # Errors
+    /// [`Error::Length`] if the places are those of another memory.
+    pub fn new(memory: Input<'a>, places: &'a Places) -> Result<Array<'a>, Error> {
+        same_length("memory", memory.len(), places.memory)?;
+        Ok(Array::Strided(Strided { memory, places, at: 0, len: places.len() }))
+    }
+
+    /// Elements.
+    pub fn len(&self) -> usize {
+        match self {
+            Array::Dense(input) => input.len(),
+            Array::Strided(strided) => strided.len,
+        }
+    }
+
+    /// True for no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes of the elements.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Array::Dense(input) => input.bytes(),
+            Array::Strided(Strided { memory, len, .. }) => len * (memory.bytes() / memory.len().max(1)),
+        }
+    }
+
+    /// The memory that holds the elements.
+    pub(crate) fn memory(&self) -> Input<'a> {
+        match self {
+            Array::Dense(input) => *input,
+            Array::Strided(strided) => strided.memory,
+        }
+    }
+
+    /// Some of the elements.
+    pub(crate) fn part(self, range: Range<usize>) -> Array<'a> {
+        match self {
+            Array::Dense(input) => Array::Dense(input.part(range)),
+            Array::Strided(s) => {
+                assert!(range.start <= range.end && range.end <= s.len, "a part");
+                Array::Strided(Strided { at: s.at + range.start, len: range.len(), ..s })
+            }
+        }
+    }
+
+    /// Matrices, and rows and columns of each, as they lie in memory; of few elements, as rows of one.
+    pub(crate) fn shape(&self) -> [usize; 3] {
+        match self {
+            Array::Dense(input) => [1, 1, input.len()],
+            Array::Strided(Strided { places: Places { rows, cols, .. }, len, .. }) => {
+                let lines = len / cols.len.max(1);
+                if rows.len * cols.len < 2 * LONG_ROW {
+                    [1, lines, cols.len]
+                } else {
+                    [lines / rows.len, rows.len, cols.len]
+                }
+            }
+        }
+    }
+
+    /// True where all rows of `cols` elements stand one every so many, as [`Array::rows`] gives them.
+    pub(crate) fn is_rows(&self, cols: usize) -> bool {
+        match self {
+            Array::Dense(_) => true,
+            Array::Strided(Strided { places, .. }) => {
+                places.outer.is_empty()
+                    && places.cols.len == cols
+                    && cols >= LONG_ROW
+                    && places.cols.stride == 1
+                    && places.rows.stride >= cols as isize
+            }
+        }
+    }
+
+    /// True for rows that lie in columns of memory.
+    pub(crate) fn is_turned(&self) -> bool {
+        matches!(self, Array::Strided(Strided { places, .. }) if places.turned())
+    }
+
+    /// Elements that a task should take, which takes about `n` where they lie together.
+    pub(crate) fn task(&self, n: usize) -> usize {
+        match self {
+            Array::Dense(_) => n,
+            Array::Strided(Strided { places, .. }) => {
+                let Places { rows, cols, .. } = places;
+                if places.turned() {
+                    n.max(places.height() * cols.len)
+                } else if cols.stride != 1 || cols.len < LONG_ROW {
+                    n.min(COPIED)
+                } else if rows.stride < cols.len as isize {
+                    n.min(cols.len)
+                } else {
+                    n
+                }
+            }
+        }
+    }
+
+    /// Parts of about `n` elements, in order.
+    #[inline(never)]
+    pub(crate) fn parts(&self, n: usize) -> Vec<Part> {
+        let ([matrices, rows, cols], n) = (self.shape(), self.task(n));
+        let mut parts = Vec::new();
+        if self.is_empty() {
+            return parts;
+        }
+        let (height, width) = if cols > n { (1, n) } else { ((n / cols).max(1), cols) };
+        for first in (0..matrices).map(|matrix| matrix * rows) {
+            for row in (0..rows).step_by(height) {
+                let height = height.min(rows - row);
+                for at in (0..cols).step_by(width) {
+                    let (start, cols) = ((first + row) * cols + at, width.min(cols - at));
+                    parts.push(Part { range: start..start + height * cols, cols });
+                }
+            }
+        }
+        parts
+    }
+
+    /// The elements as rows of `cols`, if they lie so, and are long enough to be read so.
+    #[inline(never)] // once, not wherever an array is read
+    pub(crate) fn rows(self, cols: usize) -> Option<Rows<'a>> {
+        let Strided { memory, places, at, len } = match self {
+            Array::Dense(input) => return Some(Rows { input, cols, stride: cols }),
+            Array::Strided(strided) => strided,
+        };
+        let (width, height) = (places.cols.len, places.rows.len);
+        if places.cols.stride != 1 || width < LONG_ROW {
+            return None;
+        }
+        let (row, col) = (at / width, at % width);
+        let start = places.of(row, col) as usize;
+        if len <= cols {
+            let input = || memory.part(start..start + len);
+            return (col + len <= width).then(|| Rows { input: input(), cols: len, stride: len });
+        }
+        let (lines, stride) = (len / width, usize::try_from(places.rows.stride).ok()?);
+        let whole = cols == width && col == 0 && len == lines * width;
+        (whole && row % height + lines <= height && stride >= width).then(|| {
+            let input = memory.part(start..start + (lines - 1) * stride + width);
+            Rows { input, cols, stride }
+        })
+    }
+
+    /// The elements as rows of `cols` where they stand, or else as one row of float32 in `room`, float64 rounded to odd.
+    pub(crate) fn rows_or_copy<'b>(self, cols: usize, room: &'b mut Vec<f32>) -> Rows<'b>
+    where
+        'a: 'b,
+    {
+        match self.rows(cols) {
+            Some(rows) => rows,
+            None => Rows { input: Input::F32(self.copy(room, true)), cols: self.len(), stride: self.len() },
+        }
+    }
+
+    /// The width of the windows in which rows of `cols` elements are copied, a multiple of `unit`, if they are long and lie
+    /// in columns of memory.
+    #[inline(never)]
+    pub(crate) fn window(&self, cols: usize, unit: usize) -> Option<usize> {
+        let Array::Strided(Strided { places, at, len, .. }) = self else { return None };
+        let (width, height) = (places.cols.len, places.rows.len);
+        if !places.turned() || width != cols || width < LONG_ROW || at % width != 0 || len % width != 0 {
+            return None;
+        }
+        let lines = len / width;
+        let whole = at / width % height + lines <= height;
+        (whole && lines > 0).then(|| (WINDOW / lines / unit).max(1) * unit)
+    }
+
+    /// Copies a window to `room`, as float32; float64 is rounded to odd, or to nearest. Returns rows, and how far one is from
+    /// the next: not so that they fight for the same cache sets.
+    #[inline(never)]
+    pub(crate) fn copy_window<'b>(
+        &self,
+        cols: Range<usize>,
+        room: &'b mut Vec<f32>,
+        odd: bool,
+    ) -> (&'b [f32], usize) {
+        let Array::Strided(Strided { memory, places, at, len }) = *self else { return (&[], 1) };
+        let (row, lines, width) = (at / places.cols.len, len / places.cols.len, cols.len());
+        let pitch = width + MAX_GROUP / 4;
+        if room.len() < lines * pitch {
+            room.resize(lines * pitch, 0.0);
+        }
+        for k in (0..lines).step_by(TURNED) {
+            let from = (places.of(row + k, cols.start), places.cols.stride);
+            let lines = TURNED.min(lines - k);
+            dispatch(Turn { memory, odd, from, lines, width, out: &mut room[k * pitch..], pitch });
+        }
+        (&room[..lines * pitch], pitch)
+    }
+
+    /// Copies the elements to `room`, as float32; float64 is rounded to odd, or to nearest.
+    #[inline(never)]
+    pub(crate) fn copy(self, room: &mut Vec<f32>, odd: bool) -> &[f32] {
+        let n = self.len();
+        if room.len() < n {
+            room.resize(n, 0.0);
+        }
+        self.copy_to(&mut room[..n], odd);
+        &room[..n]
+    }
+
+    /// Copies the elements.
+    pub(crate) fn copy_to(self, out: &mut [f32], odd: bool) {
+        dispatch(Copy { array: self, odd, out });
+    }
+}
+
+thread_local! {
+    /// Memory of a part's copy, which every task of a thread takes.
+    static ROOM: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The largest room that a thread keeps, in elements: 4 MiB.
+const KEPT: usize = 1 << 20;
+
+/// Runs `f` with the thread's room.
+pub(crate) fn with_room<R>(f: impl FnOnce(&mut Vec<f32>) -> R) -> R {
+    ROOM.with_borrow_mut(|room| {
+        let result = f(room);
+        if room.len() > KEPT {
+            *room = Vec::new();
+        }
+        result
+    })
+}
+
+/// The elements of an array as float32.
+struct Copy<'a> {
+    array: Array<'a>,
+    odd: bool,
+    out: &'a mut [f32],
+}
+
+impl Kernel for Copy<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        let Copy { array, odd, out } = self;
+        let n = out.len();
+        let Strided { memory, places, at, .. } = match array {
+            Array::Dense(input) => {
+                return read(l, input, odd, Run { first: 0, stride: 1, len: n }, None, out);
+            }
+            Array::Strided(strided) => strided,
+        };
+        let (height, width) = (places.rows.len, places.cols.len);
+        let mut done = 0;
+        while done < n {
+            let (row, col) = ((at + done) / width, (at + done) % width);
+            let lines = ((n - done) / width).min(height - row % height).min(TURNED);
+            let first = places.of(row, col);
+            if places.turned() && col == 0 && lines > 1 {
+                let (from, out) = ((first, places.cols.stride), &mut out[done..done + lines * width]);
+                l.call(Turn { memory, odd, from, lines, width, out, pitch: width });
+                done += lines * width;
+            } else {
+                let run = (width - col).min(n - done).min(PIECE);
+                if places.cols.stride == 1 {
+                    memory.fetch(l, first.wrapping_add(places.rows.stride), run);
+                }
+                let (stride, out) = (places.cols.stride, &mut out[done..done + run]);
+                read(l, memory, odd, Run { first, stride, len: run }, None, out);
+                done += run;
+            }
+        }
+    }
+}
+
+/// Elements of a row that are copied at a time, while as many of the next row are fetched.
+const PIECE: usize = 512;
+
+/// Columns that are read before they are transposed; the next ones are fetched meanwhile.
+const STRIP: usize = 64;
+
+/// Copies at most [`TURNED`] rows of `width` elements that lie in columns of memory: the place of the first element, and how
+/// far columns are apart.
+struct Turn<'a> {
+    memory: Input<'a>,
+    odd: bool,
+    from: (isize, isize),
+    lines: usize,
+    width: usize,
+    out: &'a mut [f32],
+    pitch: usize,
+}
+
+impl Kernel for Turn<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        let Turn { memory, odd, from: (first, step), lines, width, out, pitch } = self;
+        let mut strip = [0f32; STRIP * TURNED];
+        for col in (0..width).step_by(STRIP) {
+            let cols = STRIP.min(width - col);
+            let first = first + col as isize * step;
+            read(l, memory, odd, Run { first, stride: 1, len: lines }, Some((step, cols)), &mut strip);
+            // A few of the next columns with each tile.
+            let fetched = (STRIP * L::N * L::N).div_ceil(STRIP * lines.next_multiple_of(L::N));
+            let mut next = STRIP;
+            for (row, strip) in (0..lines).step_by(L::N).zip(strip.chunks_exact(STRIP * L::N)) {
+                let run = L::N.min(lines - row);
+                for at in (0..cols).step_by(L::N) {
+                    for _ in 0..fetched {
+                        memory.fetch(l, first.wrapping_add(step.wrapping_mul(next as isize)), lines);
+                        next += 1;
+                    }
+                    let (n, tile) = (L::N.min(cols - at), &strip[at * L::N..(at + L::N) * L::N]);
+                    let out = &mut out[row * pitch + col + at..];
+                    if (run, n) == (L::N, L::N) {
+                        l.transpose_into(tile, out, pitch);
+                        continue;
+                    }
+                    let mut turned = [0f32; MAX_GROUP * MAX_GROUP / 16];
+                    l.transpose(tile, &mut turned[..L::N * L::N]);
+                    for (out, turned) in out.chunks_mut(pitch).zip(turned[..run * L::N].chunks_exact(L::N)) {
+                        out[..n].copy_from_slice(&turned[..n]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Input<'_> {
+    /// Fetches some elements into the caches, if there are such.
+    #[inline(always)]
+    fn fetch<L: Lanes>(self, l: L, at: isize, n: usize) {
+        #[inline(always)]
+        fn some<T>(src: &[T], at: isize, n: usize) -> &[T] {
+            let at = usize::try_from(at).unwrap_or(usize::MAX).min(src.len());
+            &src[at..at + n.min(src.len() - at)]
+        }
+        match self {
+            Input::F32(src) => l.fetch(some(src, at, n), 0),
+            Input::F64(src) => l.fetch(some(src, at, n), 0),
+            Input::F16(src) | Input::Bf16(src) => l.fetch(some(src, at, n), 0),
+        }
+    }
+}
+
+/// Elements `stride` apart.
+#[derive(Clone, Copy)]
+struct Run {
+    first: isize,
+    stride: isize,
+    len: usize,
+}
+
+/// Reads a run as float32, or as many as are asked for, each so far after the one before: these are laid out a vector of each
+/// of [`STRIP`] at a time.
+#[inline(always)]
+fn read<L: Lanes>(
+    l: L,
+    memory: Input<'_>,
+    odd: bool,
+    run: Run,
+    runs: Option<(isize, usize)>,
+    out: &mut [f32],
+) {
+    match memory {
+        Input::F32(src) => l.call(Read::<F32> { src, run, runs, out }),
+        Input::F64(src) if odd => l.call(Read::<F64> { src, run, runs, out }),
+        Input::F64(src) => l.call(Read::<Nearest> { src, run, runs, out }),
+        Input::F16(src) => l.call(Read::<F16> { src, run, runs, out }),
+        Input::Bf16(src) => l.call(Read::<Bf16> { src, run, runs, out }),
+    }
+}
+
+/// float64, rounded to nearest float32.
+#[derive(Clone, Copy)]
+struct Nearest;
+
+impl Source for Nearest {
+    type Item = f64;
+    #[inline(always)]
+    fn load<L: Lanes>(l: L, src: &[f64]) -> L::F {
+        let mut near = [0f32; MAX_GROUP / 4];
+        for (y, x) in near.iter_mut().zip(&src[..L::N]) {
+            *y = *x as f32;
+        }
+        l.load_f32(&near)
+    }
+}
+
+struct Read<'a, S: Source> {
+    src: &'a [S::Item],
+    run: Run,
+    runs: Option<(isize, usize)>,
+    out: &'a mut [f32],
+}
+
+impl<S: Source> Kernel for Read<'_, S> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        let Read { src, run: Run { mut first, stride, len }, runs, out } = self;
+        // Elements from one run to the next, and how far one vector of a run is from the next.
+        let (step, count) = runs.unwrap_or((0, 1));
+        let (pitch, apart) = if runs.is_some() { (L::N, STRIP) } else { (0, 1) };
+        let mut room = [S::Item::default(); MAX_GROUP];
+        for k in 0..count {
+            let out = &mut out[k * pitch..];
+            let mut done = 0;
+            if stride == 1 {
+                let src = &src[first as usize..][..len];
+                while done + L::N <= len {
+                    l.store_f32(S::load(l, &src[done..]), &mut out[done * apart..], false);
+                    done += L::N;
+                }
+            }
+            while done < len {
+                let n = L::N.min(len - done);
+                for (i, x) in room[..n].iter_mut().enumerate() {
+                    *x = src[(first + (done + i) as isize * stride) as usize];
+                }
+                let mut wide = [0f32; MAX_GROUP / 4];
+                l.store_f32(S::load(l, &room), &mut wide, false);
+                out[done * apart..][..n].copy_from_slice(&wide[..n]);
+                done += n;
+            }
+            first += step;
+        }
+    }
+}
