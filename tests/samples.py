@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dsv3_numerics import Rule
@@ -91,6 +92,30 @@ def columns(rule: Any) -> tuple[Any, ...]:
     values = rule.columns().values() if isinstance(rule, Rule) else rule
     single = (np.float32(v) if isinstance(v, (int, float)) and not isinstance(v, bool) else v for v in values)
     return tuple(map(str, single))
+
+
+@st.composite
+def somewhere(draw: st.DrawFn, x: NDArray[Any]) -> NDArray[Any]:
+    """The same numbers in memory that is laid out otherwise; some of them repeated, if an axis is broadcast.
+
+    Axes in any order, from either end, every number or every second one, with NaN in between.
+    """
+    order = draw(st.permutations(range(x.ndim)))
+    steps = [draw(st.sampled_from([1, 1, 1, 2, -1, -2])) for _ in order]
+    pads = [draw(st.sampled_from([0, 0, 3])) for _ in order]
+    lengths = [n * abs(step) + 2 * pad for n, step, pad in zip(x.shape, steps, pads, strict=True)]
+    memory = np.full([lengths[axis] for axis in order], np.nan).astype(x.dtype)
+    places = zip(x.shape, steps, pads, strict=True)
+    part = tuple(slice(pad, pad + n * abs(step), abs(step)) for n, step, pad in places)
+    turned = tuple(slice(None, None, -1 if step < 0 else 1) for step in steps)
+    view = memory.transpose(np.argsort(order))[part][turned] if x.ndim else memory
+    view[...] = x
+    if x.size and x.ndim and draw(st.integers(0, 5)) == 0:
+        axis = draw(st.integers(0, x.ndim - 1))
+        return np.broadcast_to(view[(slice(None),) * axis + (slice(0, 1),)], x.shape)
+    if x.dtype.kind == "f" and draw(st.integers(0, 9)) == 0:
+        return view.astype(x.dtype.newbyteorder(">"), order="K")
+    return view
 
 
 def raw(array: NDArray[Any]) -> NDArray[Any]:

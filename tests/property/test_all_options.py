@@ -5,6 +5,7 @@ No two options may meet for the first time at a user's.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,21 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import dsv3_numerics as dn
-from dsv3_numerics import reference
+from dsv3_numerics import _arrays, reference
 from dsv3_numerics.reference.formats import code_dtype, format_row
 from dsv3_numerics.reference.quant import RULES
-from samples import AT_RANDOM, E2M1, FORMATS, ROUNDINGS, SCALES, SOURCES, raw, rules_of, same_quantized
+from samples import (
+    AT_RANDOM,
+    E2M1,
+    FORMATS,
+    ROUNDINGS,
+    SCALES,
+    SOURCES,
+    raw,
+    rules_of,
+    same_quantized,
+    somewhere,
+)
 
 TOPS = ["ieee", "nan_only", "fnuz", "none"]
 
@@ -57,7 +69,15 @@ def arrays_of(draw: st.DrawFn, dimensions: tuple[int, int], clean: bool | None =
             x[~np.isfinite(x.astype(np.float32))] = 1
         elif clean is False:
             x[rng.random(shape) < 0.05] = draw(st.sampled_from([np.nan, np.inf, -np.inf]))
-    return x
+    return draw(somewhere(x))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def described() -> Iterator[None]:
+    """Let the core have small arrays too where they stand, which NumPy copies for it elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_arrays, "_LEAST_APART", 0)
+        yield
 
 
 @st.composite
