@@ -29,6 +29,42 @@ def expected(x: Array, target: str) -> Array:
     return np.clip(x.astype(np.float32), -top, top).astype(target)
 
 
+def sliced(x: Array) -> Array:
+    """The same numbers beside a quarter as many others: rows that lie apart."""
+    return np.concatenate([x, x[:, : x.shape[1] // 4 + 1]], axis=1)[:, : x.shape[1]]
+
+
+def transposed(x: Array) -> Array:
+    """The same numbers, rows of which are columns of memory."""
+    return np.ascontiguousarray(x.T).T
+
+
+# How arrays may lie, and how fast we have to be beside a contiguous one.
+LAYOUTS = {"sliced": (sliced, 0.9), "transposed": (transposed, 0.6)}
+MATRICES = (Size("64Mi", (8192, 8192)),)
+QUICK_MATRICES = ((0, 128), (1, 1), (3, 130), (70, 1100))
+
+
+def casting_from(layout: str) -> Kernel:
+    """The kernel that casts float32 in some layout to FP8."""
+    lay, bar = LAYOUTS[layout]
+
+    def prepare(shape: tuple[int, ...], magnitude: float) -> Work:
+        x = numbers(shape, magnitude)
+        laid, out = lay(x), np.zeros(shape, "float8_e4m3fn")
+        run = partial(d3.encode, laid, "float8_e4m3fn")
+        return Work(
+            x.size,
+            partial(run, out=out),
+            run,
+            lambda: [out],
+            lambda: [expected(x, "float8_e4m3fn")],
+            {"contiguous": partial(d3.encode, x, "float8_e4m3fn", out=out)},
+        )
+
+    return Kernel(f"f32->e4m3 {layout}", prepare, MATRICES, QUICK_MATRICES, {}, {"contiguous": bar})
+
+
 def casting(source: str, target: str) -> Kernel:
     """The kernel that casts arrays of dtype `source` to `target`, one of which is FP8."""
 
@@ -71,7 +107,10 @@ GATES: dict[tuple[str, str], tuple[dict[str, Gate], dict[str, float]]] = {
     ("float8_e4m3fn", "bfloat16"): ({"64Mi": Gate(2.4, 1.8)}, {}),
 }
 
-KERNELS = tuple(casting(source, target) for source, target in GATES)
+KERNELS = (
+    *(casting(source, target) for source, target in GATES),
+    *(casting_from(layout) for layout in LAYOUTS),
+)
 
 
 def empty_call() -> object:

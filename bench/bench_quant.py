@@ -9,7 +9,7 @@ import numpy as np
 
 import dsv3_numerics as d3
 import peers
-from bench_formats import numbers
+from bench_formats import LAYOUTS, QUICK_MATRICES, numbers
 from dsv3_numerics import reference
 from harness import Gate
 from shapes import HIDDEN
@@ -62,6 +62,31 @@ def quantizing(
         )
 
     return Kernel(name, prepare, sizes, QUICK, gates, peer_gates, from_float32=dtype == "float32")
+
+
+def quantizing_from(layout: str, name: str, how: Any, sizes: Any) -> Kernel:
+    """The kernel that quantizes float32 in some layout."""
+    lay, bar = LAYOUTS[layout]
+
+    def prepare(shape: tuple[int, ...], magnitude: float) -> Work:
+        x = numbers(shape, magnitude)
+        laid, q = lay(x), how(d3, x, "float32")
+        out = q.codes, q.scales
+
+        def expected() -> list[Array]:
+            want = how(reference, x, "float32")
+            return [want.codes, want.scales]
+
+        return Work(
+            x.size,
+            lambda: how(d3, laid, "float32", out=out),
+            lambda: how(d3, laid, "float32"),
+            lambda: list(out),
+            expected,
+            {"contiguous": lambda: how(d3, x, "float32", out=out)},
+        )
+
+    return Kernel(f"{name} {layout}", prepare, sizes, QUICK_MATRICES, {}, {"contiguous": bar})
 
 
 def quantizing_peers(how: Any, x: Array) -> dict[str, Any]:
@@ -117,6 +142,8 @@ KERNELS = (
         BLOCK_SIZES[1:],
         {"8192x8192": TO_BFLOAT16},
     ),
+    *(quantizing_from(layout, "quantize 1x128", tiles, TILE_SIZES[:1]) for layout in LAYOUTS),
+    *(quantizing_from(layout, "quantize 128x128", blocks, BLOCK_SIZES[:2]) for layout in LAYOUTS),
 )
 
 
