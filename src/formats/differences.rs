@@ -202,26 +202,21 @@ impl<C: Copy + Eq + Default, M: Meaning<C>> Kernel for Run<'_, C, M> {
         let mut walk = TileWalk::new(grid);
         let (whole_a, rest_a) = a.as_chunks::<BLOCK>();
         let (whole_b, rest_b) = b.as_chunks::<BLOCK>();
-        for (i, (a, b)) in whole_a.iter().zip(whole_b).enumerate() {
-            sums.square(self.meaning, a);
+        // The last block is padded, so that there is one body.
+        let (mut last_a, mut last_b) = ([C::default(); BLOCK], [C::default(); BLOCK]);
+        last_a[..rest_a.len()].copy_from_slice(rest_a);
+        last_b[..rest_b.len()].copy_from_slice(rest_b);
+        for at in (0..a.len()).step_by(BLOCK) {
+            let (i, count) = (at / BLOCK, BLOCK.min(a.len() - at));
+            let (a, b) = (whole_a.get(i).unwrap_or(&last_a), whole_b.get(i).unwrap_or(&last_b));
+            sums.square(self.meaning, &a[..count]);
             if a == b {
-                walk.skip(BLOCK);
+                walk.skip(count);
                 continue;
             }
-            sums.note(a, b, i * BLOCK);
+            sums.note(a, b, at);
             let errors = sums.block(self.meaning, a, b);
-            walk.count(a, b, &errors, BLOCK, counts, worst);
-        }
-        if !rest_a.is_empty() {
-            let (mut a, mut b) = ([C::default(); BLOCK], [C::default(); BLOCK]);
-            a[..rest_a.len()].copy_from_slice(rest_a);
-            b[..rest_b.len()].copy_from_slice(rest_b);
-            sums.square(self.meaning, rest_a);
-            if a != b {
-                sums.note(&a, &b, whole_a.len() * BLOCK);
-                let errors = sums.block(self.meaning, &a, &b);
-                walk.count(&a, &b, &errors, rest_a.len(), counts, worst);
-            }
+            walk.count(a, b, &errors, count, counts, worst);
         }
         sums.told()
     }
