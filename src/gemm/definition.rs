@@ -67,7 +67,7 @@ pub(super) const SIDE: usize = 32;
 /// Computes a whole tile from the definition.
 pub(super) fn whole_tile(job: &Job<'_>, tile: Tile<'_>) {
     let mut results = vec![0f32; tile.rows() * tile.cols()];
-    outputs(job, &tile, |_, _| true, &mut results);
+    outputs(job, &tile, &|_, _| true, &mut results);
     tile.write(job.accumulator, &results);
 }
 
@@ -75,7 +75,7 @@ pub(super) fn whole_tile(job: &Job<'_>, tile: Tile<'_>) {
 pub(super) fn outputs(
     job: &Job<'_>,
     tile: &Tile<'_>,
-    wanted: impl Fn(usize, usize) -> bool,
+    wanted: &dyn Fn(usize, usize) -> bool,
     results: &mut [f32],
 ) {
     each_chain!(job.accumulator, job.a.format, job.b.format, chain => {
@@ -87,7 +87,7 @@ fn each_output<C: Chain>(
     job: &Job<'_>,
     tile: &Tile<'_>,
     chain: C,
-    wanted: impl Fn(usize, usize) -> bool,
+    wanted: &dyn Fn(usize, usize) -> bool,
     results: &mut [f32],
 ) {
     let (rows, cols) = (tile.rows(), tile.cols());

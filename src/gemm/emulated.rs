@@ -303,7 +303,7 @@ fn finish(
         // In the order of the definition's walk, a row at a time.
         let refused: HashSet<(usize, usize)> = refused.iter().copied().collect();
         let wanted = |row, col| too_far(row, col) || (!refused.is_empty() && refused.contains(&(row, col)));
-        definition::outputs(job, &tile, wanted, &mut results);
+        definition::outputs(job, &tile, &wanted, &mut results);
     }
     tile.write(job.accumulator, &results);
 }

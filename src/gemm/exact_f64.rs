@@ -160,7 +160,7 @@ fn work(job: &Job<'_>, tile: Tile<'_>) {
     let wanted = |row: usize, col: usize| {
         a_special[row] || b_special[col] || (job.chained && !tile.c(row, col).is_finite())
     };
-    definition::outputs(job, &tile, wanted, &mut totals);
+    definition::outputs(job, &tile, &wanted, &mut totals);
     tile.write(job.accumulator, &totals);
 }
 

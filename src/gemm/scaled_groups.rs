@@ -339,7 +339,7 @@ fn work<L: Mma>(l: L, job: &Job<'_>, tile: Tile<'_>) {
     let wanted = |row: usize, col: usize| {
         a_ranges[row].too_far(b_ranges[col]) || (job.chained && !takes(tile.c(row, col)))
     };
-    definition::outputs(job, &tile, wanted, &mut results);
+    definition::outputs(job, &tile, &wanted, &mut results);
     tile.write(job.accumulator, &results);
 }
 
