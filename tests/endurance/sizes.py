@@ -238,8 +238,8 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
     "set_num_threads": (_core.set_num_threads, lambda: [2]),
 }  # fmt: skip
 WITHOUT = {
-    "accumulators", "formats", "format_row", "scale_rules", "get_num_threads", "set_alone",
-    "set_least_shared", "set_least_streamed",
+    "CastPlan", "CastPlans", "accumulators", "formats", "format_row", "scale_rules", "get_num_threads",
+    "set_alone", "set_least_shared", "set_least_streamed",
     "simd_level", "simd_levels", "set_simd_level", "RuleRow", "rule_row",
 }  # fmt: skip
 """Functions that take no sizes."""
