@@ -212,6 +212,7 @@ struct Interleaved<'a, 'p> {
 }
 
 impl SumOrder for Interleaved<'_, '_> {
+    const PADDED: bool = false;
     const GROUPS_16: u16 = 1 << 1 | 1 << 2 | 1 << 4;
     const GROUPS: u16 = Self::GROUPS_16;
 

@@ -11,13 +11,15 @@ const MAX_ROWS: usize = 8;
 
 /// An order of sums of skinny products. Each output's order depends on k alone, not on the grouping of rows.
 pub(super) trait SumOrder {
+    /// True where a group may have more rows than are left.
+    const PADDED: bool;
     /// Sizes of groups at levels of 16 lanes: bit `R` for groups of `R` rows. Bit 1 is set.
     const GROUPS_16: u16;
     /// Sizes of groups at narrower levels.
     const GROUPS: u16;
 
-    /// Computes the products of `R` rows of activations, from `row` on, with all weights. False if the level cannot decode
-    /// the format in registers.
+    /// Computes the products of `R` rows of activations, from `row` on, with all weights, or of as many as there are. False if
+    /// the level cannot decode the format in registers.
     fn products<L: Lanes, const R: usize>(&mut self, l: L, row: usize) -> bool;
 }
 
@@ -58,7 +60,9 @@ impl<O: SumOrder> Kernel for Skinny<O> {
         let mut row = 0;
         while row < self.rows {
             let (mask, left) = (Groups::<L, O>::MASK, self.rows - row);
-            let size = (1..=MAX_ROWS.min(left)).rev().find(|size| mask >> size & 1 == 1).unwrap_or(1);
+            let there = |size: &usize| mask >> size & 1 == 1;
+            let padded = (left..=MAX_ROWS).find(|size| O::PADDED && there(size));
+            let size = padded.or_else(|| (1..=MAX_ROWS.min(left)).rev().find(there)).unwrap_or(1);
             // A group size that the level does not have is not compiled.
             macro_rules! group {
                 ($($rows:literal)*) => {

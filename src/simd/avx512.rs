@@ -67,6 +67,20 @@ pub(super) fn pair_of<const SYMMETRIC: bool>(table: &Lookup, index: __m512i) -> 
     (lookup256(&table.low, sign(0), index), lookup256(&table.high, sign(0x80), index))
 }
 
+/// The bfloat16 of 64 codes, in order.
+#[inline(always)]
+fn words_of(table: &Lookup, codes: &[u8]) -> [__m512i; 2] {
+    let codes = &codes[..4 * N];
+    // SAFETY: the slice is 64 bytes; AVX-512 is proved by the token of the caller.
+    unsafe {
+        // Interleave the qwords first, so that the unpacks end in natural order.
+        let order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
+        let index = _mm512_permutexvar_epi64(order, _mm512_loadu_si512(codes.as_ptr().cast()));
+        let (low, high) = pair(table, index);
+        [_mm512_unpacklo_epi8(low, high), _mm512_unpackhi_epi8(low, high)]
+    }
+}
+
 /// Eight float64, rounded to odd.
 #[inline(always)]
 fn odd(src: &[f64]) -> __m256i {
@@ -352,17 +366,17 @@ impl Lanes for Avx512 {
     }
     #[inline(always)]
     fn lookup_bf16(self, table: &Lookup, codes: &[u8], out: &mut [u16], stream: bool) {
-        let codes = &codes[..4 * N];
-        let (first, second) = out[..4 * N].split_at_mut(2 * N);
-        // SAFETY: the slice lengths were checked; the token proves AVX-512.
-        unsafe {
-            // Interleave the qwords first, so that the unpacks end in natural order.
-            let order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
-            let index = _mm512_permutexvar_epi64(order, _mm512_loadu_si512(codes.as_ptr().cast()));
-            let (low, high) = pair(table, index);
-            store(_mm512_unpacklo_epi8(low, high), first, stream);
-            store(_mm512_unpackhi_epi8(low, high), second, stream);
-        }
+        let [first, second] = words_of(table, codes);
+        let (to, rest) = out.split_at_mut(2 * N);
+        store(first, to, stream);
+        store(second, rest, stream);
+    }
+    #[inline(always)]
+    fn lookup_pairs(self, table: &Lookup, codes: &[u8], out: &mut [f32]) {
+        let [first, second] = words_of(table, codes);
+        let (to, rest) = out.split_at_mut(N);
+        store(first, to, false);
+        store(second, rest, false);
     }
 
     #[inline(always)]
@@ -449,9 +463,9 @@ impl Lanes for Avx512 {
         unsafe { _mm_sfence() }
     }
     #[inline(always)]
-    fn prefetch<T>(self, src: &[T], bytes: usize) {
+    fn prefetch_at(self, at: *const u8) {
         // SAFETY: a prefetch never faults; the token proves SSE.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(src.as_ptr().cast::<i8>().wrapping_add(bytes)) }
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
     }
     #[inline(always)]
     fn prefetch_far<T>(self, src: &[T], bytes: usize) {

@@ -5,6 +5,7 @@
 //! rounding to 24 bits. It does not look at MXCSR. [`dot_pair`] is the definition. [`Fused`] has its bytes at levels
 //! without the instruction, as long as no number on the way is subnormal.
 
+use super::ahead::Ahead;
 use super::lanes::{fma_to_odd, Kernel, Lanes, MAX_GROUP};
 
 /// The smallest normal float32.
@@ -205,7 +206,10 @@ pub struct PairColumns<'a> {
     pub panel: usize,
 }
 
-/// Adds the products of `R` rows and `V` panels of columns to `sums`, pair by pair.
+/// Pairs between two times of prefetching.
+const PART: usize = 4;
+
+/// Adds the products of `R` rows and `V` panels of columns to `sums`, pair by pair, and prefetches beside it.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // plain counting: these arrays are registers
 pub fn add_pairs<P: PairSum, const R: usize, const V: usize>(
@@ -213,12 +217,18 @@ pub fn add_pairs<P: PairSum, const R: usize, const V: usize>(
     rows: PairRows<'_>,
     columns: PairColumns<'_>,
     pairs: usize,
+    mut ahead: Ahead,
     sums: &mut [[<P::L as Lanes>::F; V]; R],
 ) {
     let (l, lanes) = (p.lanes(), P::L::N);
     assert!(rows.items.len() >= (R - 1) * rows.stride + (P::PLANES - 1) * rows.plane + pairs);
     assert!(columns.items.len() >= (V - 1) * columns.panel + pairs * P::PLANES * lanes);
+    let lines = ahead.each(pairs.div_ceil(PART));
+    let mut held = *sums; // in registers from here on
     for i in 0..pairs {
+        if i % PART == 0 {
+            ahead.prefetch(l, lines);
+        }
         for plane in 0..P::PLANES {
             let mut each = [l.f32(0.0); V];
             for v in 0..V {
@@ -231,9 +241,10 @@ pub fn add_pairs<P: PairSum, const R: usize, const V: usize>(
                 // SAFETY: the last of these is where the first assertion says.
                 let x = l.f32(unsafe { *rows.items.get_unchecked(at) });
                 for v in 0..V {
-                    sums[r][v] = p.add(x, each[v], sums[r][v]);
+                    held[r][v] = p.add(x, each[v], held[r][v]);
                 }
             }
         }
     }
+    *sums = held;
 }

@@ -302,6 +302,15 @@ pub trait Lanes: Copy {
 
     /// Looks up a group of codes and writes the values as bfloat16.
     fn lookup_bf16(self, table: &Lookup, codes: &[u8], out: &mut [u16], stream: bool);
+    /// Looks up a group as bfloat16, two to an element, the first of them below.
+    #[inline(always)]
+    fn lookup_pairs(self, table: &Lookup, codes: &[u8], out: &mut [f32]) {
+        let mut words = [0u16; MAX_GROUP];
+        self.lookup_bf16(table, codes, &mut words[..Self::GROUP], false);
+        for (out, pair) in out[..Self::GROUP / 2].iter_mut().zip(words.as_chunks::<2>().0) {
+            *out = f32::from_bits(u32::from(pair[0]) | u32::from(pair[1]) << 16);
+        }
+    }
 
     /// Stores `N` float32.
     fn store_f32(self, x: Self::F, out: &mut [f32], stream: bool);
@@ -359,7 +368,12 @@ pub trait Lanes: Copy {
     fn fence(self) {}
     /// Prefetches the cache line `bytes` beyond the start of `src`; it may lie outside the slice.
     #[inline(always)]
-    fn prefetch<T>(self, _src: &[T], _bytes: usize) {}
+    fn prefetch<T>(self, src: &[T], bytes: usize) {
+        self.prefetch_at(src.as_ptr().cast::<u8>().wrapping_add(bytes));
+    }
+    /// Prefetches the cache line of an address, wherever it points.
+    #[inline(always)]
+    fn prefetch_at(self, _at: *const u8) {}
     /// The same into the second-level cache, which waits for more lines at a time.
     #[inline(always)]
     fn prefetch_far<T>(self, src: &[T], bytes: usize) {

@@ -109,6 +109,7 @@ macro_rules! token {
     };
 }
 
+mod ahead;
 pub mod bf16_pairs;
 mod cache;
 mod columns;
@@ -137,6 +138,7 @@ mod neon_narrow;
 #[cfg(target_arch = "aarch64")]
 mod neon_tables;
 
+pub use ahead::Ahead;
 pub use cache::{caches, Caches};
 pub use lanes::{
     f16_to_f32, f64_to_f32_odd, fma, ColumnSink, F16Shift, Kernel, Lanes, Lookup, Narrow, Plain, RandomBytes,

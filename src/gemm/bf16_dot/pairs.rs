@@ -1,10 +1,10 @@
 //! Pairs in blocks: rows and columns are packed as the level multiplies them, two k to an element.
 
 use crate::formats::Codes;
-use crate::gemm::blocked::{BlockOrder, KRun, SideOperand, Sums, VECTORS};
+use crate::gemm::blocked::{BlockOrder, KRun, PackedColumns, PackedRows, SideOperand, Sums};
 use crate::gemm::job::Side;
 use crate::simd::bf16_pairs::{add_pairs, least_normal, PairColumns, PairRows, PairSum};
-use crate::simd::{Kernel, Lanes, Lookup, MAX_GROUP};
+use crate::simd::{Ahead, Kernel, Lanes, Lookup, MAX_GROUP};
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -83,7 +83,7 @@ impl<'a> PairOperand<'a> {
             return false;
         }
         for (at, square) in k.step_by(2 * lanes).zip(panel.chunks_exact_mut(lanes * lanes)) {
-            let ahead = (row + VECTORS * lanes) * stride + at;
+            let ahead = (row + lanes) * stride + at;
             (0..lanes).for_each(|i| l.prefetch(codes, 2 * (ahead + i * stride)));
             l.transpose_rows(&codes[row * stride + at..], stride, square);
         }
@@ -103,16 +103,16 @@ impl<'a> PairOperand<'a> {
                 }
             }
             (Codes::U8(codes), Some(table)) => {
-                let mut words = [0u16; MAX_GROUP];
-                for (codes, out) in codes[at].chunks(L::GROUP).zip(out.chunks_mut(L::GROUP / 2)) {
-                    if codes.len() == L::GROUP {
-                        l.lookup_bf16(table, codes, &mut words[..L::GROUP], false);
-                    } else {
-                        let value = |code: &u8| (table.values[usize::from(*code)].to_bits() >> 16) as u16;
-                        words.iter_mut().zip(codes).for_each(|(word, code)| *word = value(code));
-                    }
-                    join(&words[..codes.len()], out);
+                let whole = at.len() / L::GROUP * L::GROUP;
+                let (groups, rest) = codes[at].split_at(whole);
+                let (out, end) = out.split_at_mut(whole / 2);
+                for (codes, out) in groups.chunks_exact(L::GROUP).zip(out.chunks_exact_mut(L::GROUP / 2)) {
+                    l.lookup_pairs(table, codes, out);
                 }
+                let mut words = [0u16; MAX_GROUP];
+                let value = |code: &u8| (table.values[usize::from(*code)].to_bits() >> 16) as u16;
+                words.iter_mut().zip(rest).for_each(|(word, code)| *word = value(code));
+                join(&words[..rest.len()], end);
             }
             _ => unreachable!("the accumulator takes no wide format"),
         }
@@ -152,16 +152,15 @@ impl<P: PairSum> PairBlocks<'_, P> {
 
     /// Float32 of a plane of a packed row.
     const PLANE: usize = Self::DEEP[1] / P::PLANES;
-    /// Float32 of a panel of a vector of packed columns.
-    const PANEL: usize = Self::RUN[1] * P::L::N;
 }
 
 impl<'a, P: PairSum> BlockOrder for PairBlocks<'a, P> {
     type L = P::L;
     type Operand = PairOperand<'a>;
     type Near = f32;
-    const RUN: [usize; 2] = [256 / P::PLANES, 128];
-    const DEEP: [usize; 2] = [1024 / P::PLANES, 512];
+    const ROWS: [usize; 2] = if P::L::N == 16 { [24, 12] } else { [12, 6] };
+    const RUN: [usize; 2] = [512 / P::PLANES, 256];
+    const DEEP: [usize; 2] = [1536 / P::PLANES, 768];
 
     #[inline(always)]
     fn lanes(self) -> P::L {
@@ -172,8 +171,16 @@ impl<'a, P: PairSum> BlockOrder for PairBlocks<'a, P> {
         self.level.call(kernel)
     }
     #[inline(always)]
-    fn pack_row(self, side: &PairOperand<'a>, row: usize, k: Range<usize>, out: &mut [f32]) {
-        self.call(PackRow { order: self, side, row, k, out });
+    fn ahead(self, side: &PairOperand<'a>, rows: Range<usize>, k: Range<usize>) -> Ahead {
+        match side.of.codes {
+            Codes::U8(codes) => Ahead::new(codes, side.of.k, rows, k),
+            Codes::U16(codes) => Ahead::new(codes, side.of.k, rows, k),
+            Codes::U32(_) => Ahead::none(),
+        }
+    }
+    #[inline(always)]
+    fn pack_rows(self, side: &PairOperand<'a>, rows: Range<usize>, k: Range<usize>, out: &mut [f32]) {
+        self.call(PackRows { order: self, side, rows, k, out });
     }
     #[inline(always)]
     fn pack_columns(
@@ -188,53 +195,55 @@ impl<'a, P: PairSum> BlockOrder for PairBlocks<'a, P> {
         self.call(PackColumns { order: self, side, row, count, k: run.begin..run.end, near, out });
     }
     #[inline(always)]
-    fn add_products<const R: usize>(
+    fn add_products<const R: usize, const V: usize>(
         self,
-        lhs: &[f32],
-        at: usize,
-        rhs: &[f32],
+        rows: PackedRows<'_>,
+        columns: PackedColumns<'_>,
         length: usize,
-        sums: &mut Sums<P::L, R>,
+        ahead: Ahead,
+        sums: &mut Sums<P::L, R, V>,
     ) {
-        let rows = PairRows { items: &lhs[at / 2..], stride: Self::STRIDE, plane: Self::PLANE };
-        let columns = PairColumns { items: rhs, panel: Self::PANEL };
-        add_pairs::<P, R, VECTORS>(self.level, rows, columns, length.div_ceil(2), sums);
+        let rows = PairRows { items: &rows.items[rows.at / 2..], stride: Self::STRIDE, plane: Self::PLANE };
+        let columns = PairColumns { items: columns.items, panel: columns.panel };
+        add_pairs::<P, R, V>(self.level, rows, columns, length.div_ceil(2), ahead, sums);
     }
 }
 
-/// Packs some k of a row: plane after plane.
-struct PackRow<'a, 'b, P> {
+/// Packs some k of rows: plane after plane.
+struct PackRows<'a, 'b, P> {
     order: PairBlocks<'a, P>,
     side: &'b PairOperand<'a>,
-    row: usize,
+    rows: Range<usize>,
     k: Range<usize>,
     out: &'b mut [f32],
 }
 
-impl<P: PairSum> Kernel for PackRow<'_, '_, P> {
+impl<'a, P: PairSum> Kernel for PackRows<'a, '_, P> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, _: L) {
-        let PackRow { order, side, row, k, out } = self;
+        let PackRows { order, side, rows, k, out } = self;
         let (l, plane) = (order.lanes(), PairBlocks::<P>::PLANE);
         let pairs = k.len().div_ceil(2);
-        side.pairs(l, row, k, out);
-        if const { P::PLANES == 1 } {
-            return;
-        }
-        for at in (0..pairs).step_by(P::L::N) {
-            let vector = l.load_f32(&out[at..]);
-            for i in 0..P::PLANES {
-                l.store_f32(order.level.plane(i, vector), &mut out[i * plane + at..], false);
+        for (row, out) in rows.zip(out.chunks_mut(PairBlocks::<'a, P>::STRIDE)) {
+            side.pairs(l, row, k.clone(), out);
+            if const { P::PLANES == 1 } {
+                continue;
+            }
+            for at in (0..pairs).step_by(P::L::N) {
+                let vector = l.load_f32(&out[at..]);
+                for i in 0..P::PLANES {
+                    l.store_f32(order.level.plane(i, vector), &mut out[i * plane + at..], false);
+                }
             }
         }
     }
 }
 
 /// Pairs of the longest run of any level.
-const LINE: usize = 128;
+const LINE: usize = 256;
 
-/// Packs some k of two vectors of columns: a panel for each vector, with the planes of a pair beside each other.
+/// Packs some k of a vector of columns, with the planes of a pair beside each other.
 struct PackColumns<'a, 'b, P> {
     order: PairBlocks<'a, P>,
     side: &'b PairOperand<'a>,
@@ -253,46 +262,34 @@ impl<P: PairSum> Kernel for PackColumns<'_, '_, P> {
         let PackColumns { order, side, row, count, k, near, out } = self;
         let (l, lanes) = (order.lanes(), P::L::N);
         let (square, pairs) = (lanes * lanes, k.len().div_ceil(2));
-        let blocks = pairs.div_ceil(lanes);
+        if side.transposed(order.level, row, count, k.clone(), out) {
+            return;
+        }
+        // Rows next to each other first: each cache line is read once, even if rows share cache sets.
         let mut line = [0f32; LINE];
-        for v in 0..VECTORS {
-            let panel = &mut out[v * PairBlocks::<P>::PANEL..];
-            if side.transposed(
-                order.level,
-                row + v * lanes,
-                count.saturating_sub(v * lanes),
-                k.clone(),
-                panel,
-            ) {
+        for i in 0..lanes {
+            if i < count {
+                side.prefetch(l, row + i + lanes, &k);
+                side.pairs(l, row + i, k.clone(), &mut line);
+            } else {
+                line.fill(0.0);
+            }
+            for (line, near) in line.chunks_exact(lanes).zip(near.chunks_exact_mut(square)) {
+                near[i * lanes..][..lanes].copy_from_slice(line);
+            }
+        }
+        let blocks = near.chunks_exact(square).zip(out.chunks_exact_mut(square * P::PLANES));
+        for (near, out) in blocks.take(pairs.div_ceil(lanes)) {
+            if const { P::PLANES == 1 } {
+                l.transpose(near, out);
                 continue;
             }
-            // Rows next to each other first: each cache line is read once, even if rows share cache sets.
-            for i in 0..lanes {
-                let row = row + v * lanes + i;
-                if v * lanes + i < count {
-                    side.prefetch(l, row + VECTORS * lanes, &k);
-                    side.pairs(l, row, k.clone(), &mut line);
-                } else {
-                    line.fill(0.0);
-                }
-                for (block, line) in line.chunks_exact(lanes).take(blocks).enumerate() {
-                    near[block * square + i * lanes..][..lanes].copy_from_slice(line);
-                }
-            }
-            for block in 0..blocks {
-                let near = &near[block * square..][..square];
-                let panel = &mut panel[block * square * P::PLANES..][..square * P::PLANES];
-                if const { P::PLANES == 1 } {
-                    l.transpose(near, panel);
-                    continue;
-                }
-                let mut tile = [0f32; 256];
-                l.transpose(near, &mut tile[..square]);
-                let pairs = tile[..square].chunks_exact(lanes);
-                for (pair, out) in pairs.zip(panel.chunks_exact_mut(P::PLANES * lanes)) {
-                    for (i, out) in out.chunks_exact_mut(lanes).enumerate() {
-                        l.store_f32(order.level.plane(i, l.load_f32(pair)), out, false);
-                    }
+            let mut tile = [0f32; 256];
+            l.transpose(near, &mut tile[..square]);
+            let pairs = tile[..square].chunks_exact(lanes);
+            for (pair, out) in pairs.zip(out.chunks_exact_mut(P::PLANES * lanes)) {
+                for (i, out) in out.chunks_exact_mut(lanes).enumerate() {
+                    l.store_f32(order.level.plane(i, l.load_f32(pair)), out, false);
                 }
             }
         }

@@ -3,6 +3,8 @@
 use super::runs::KSegment;
 use crate::gemm::definition;
 use crate::gemm::job::{Job, Row, Tile};
+use crate::simd::Lanes;
+use std::cell::RefCell;
 
 /// A tile of the result, and the sums that outlive a segment of k.
 pub(in crate::gemm) struct Region<'o> {
@@ -60,6 +62,16 @@ impl<'o> Region<'o> {
         }
     }
 
+    /// Prefetches the outputs of row `i` from column `j` on, where a segment reads or writes them.
+    #[inline(always)]
+    pub fn prefetch<L: Lanes>(&self, l: L, segment: &KSegment, i: usize, j: usize) {
+        match self.tile.out.get(i) {
+            Some(Row::F32(row)) => l.prefetch(row, 4 * j),
+            Some(Row::Bf16(row)) if segment.last => l.prefetch(row, 2 * j),
+            _ => {}
+        }
+    }
+
     /// Reads the final sums of row `i` from column `j` on; zeros beyond the tile.
     #[inline(always)]
     pub fn load(&self, segment: &KSegment, i: usize, j: usize, to: &mut [f32]) {
@@ -71,6 +83,9 @@ impl<'o> Region<'o> {
             _ => self.sums.get(i * self.size.1 + j..),
         };
         let Some(from) = from else { return to.fill(0.0) };
+        if n == to.len() {
+            return to.copy_from_slice(&from[..to.len()]); // of a length that the compiler knows
+        }
         let (inside, beyond) = to.split_at_mut(n);
         inside.copy_from_slice(&from[..n]);
         beyond.fill(0.0);
@@ -78,23 +93,28 @@ impl<'o> Region<'o> {
 
     /// Writes the final sums of row `i` from column `j` on; columns beyond the tile are dropped.
     #[inline(always)]
-    pub fn store(&mut self, segment: &KSegment, i: usize, j: usize, from: &[f32]) {
+    pub fn store<L: Lanes>(&mut self, l: L, segment: &KSegment, i: usize, j: usize, from: &[f32]) {
         let n = self.inside(i, j, from.len());
         if n == 0 {
             return;
         }
-        let from = &from[..n];
         match &mut self.tile.out[i] {
-            _ if segment.last => self.put(i, j, from),
-            Row::F32(row) => row[j..j + n].copy_from_slice(from),
-            Row::Bf16(_) => self.sums[i * self.size.1 + j..][..n].copy_from_slice(from),
+            Row::F32(row) if n == from.len() && n.is_multiple_of(L::N) => {
+                let row = &mut row[j..j + from.len()];
+                for (out, x) in row.chunks_exact_mut(L::N).zip(from.chunks_exact(L::N)) {
+                    let x = l.load_f32(x);
+                    l.store_f32(if segment.last { canonical(l, x) } else { x }, out, false);
+                }
+            }
+            _ if segment.last => self.put(i, j, &from[..n]),
+            Row::F32(row) => row[j..j + n].copy_from_slice(&from[..n]),
+            Row::Bf16(_) => self.sums[i * self.size.1 + j..][..n].copy_from_slice(&from[..n]),
         }
     }
 
     /// Writes results: every NaN becomes the canonical one, and bfloat16 is rounded to nearest even.
     #[inline(always)]
     pub fn put(&mut self, i: usize, j: usize, results: &[f32]) {
-        const NAN: u32 = 0x7FC0_0000;
         match &mut self.tile.out[i] {
             Row::F32(row) => {
                 for (out, x) in row[j..j + results.len()].iter_mut().zip(results) {
@@ -155,6 +175,17 @@ impl<'o> Region<'o> {
     }
 }
 
+/// The canonical NaN.
+const NAN: u32 = 0x7FC0_0000;
+
+/// The canonical NaN for every NaN, and any other as it is.
+#[inline(always)]
+fn canonical<L: Lanes>(l: L, x: L::F) -> L::F {
+    let bits = l.bits(x);
+    let nan = l.gt(l.and(bits, l.u32(0x7FFF_FFFF)), l.u32(f32::INFINITY.to_bits()));
+    l.float(l.select(nan, l.u32(NAN), bits))
+}
+
 /// Zeros that begin on a 64-byte boundary.
 #[derive(Debug)]
 pub(in crate::gemm) struct Scratch<T> {
@@ -178,5 +209,50 @@ impl<T: Copy + Default> Scratch<T> {
     #[inline(always)]
     pub fn get_mut(&mut self) -> &mut [T] {
         &mut self.memory[self.skip..self.skip + self.length]
+    }
+}
+
+thread_local! {
+    static KEPT: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Buffers that a thread keeps; a task has two.
+const MOST_KEPT: usize = 2;
+
+/// Numbers that nobody has set, on a 64-byte boundary, in memory that the thread keeps from task to task: fresh pages cost as
+/// much as a tenth of a small product.
+#[derive(Debug)]
+pub(in crate::gemm) struct KeptScratch(Scratch<f32>);
+
+impl KeptScratch {
+    pub fn new(length: usize) -> Self {
+        let mut memory = KEPT.with_borrow_mut(Vec::pop).unwrap_or_default();
+        let whole = length + 64 / std::mem::size_of::<f32>();
+        memory.resize(memory.len().max(whole), 0.0);
+        let skip = memory.as_ptr().align_offset(64).min(whole - length);
+        KeptScratch(Scratch { memory, skip, length })
+    }
+
+    #[inline(always)]
+    pub fn get(&self) -> &[f32] {
+        self.0.get()
+    }
+
+    #[inline(always)]
+    pub fn get_mut(&mut self) -> &mut [f32] {
+        self.0.get_mut()
+    }
+}
+
+impl Drop for KeptScratch {
+    fn drop(&mut self) {
+        let memory = std::mem::take(&mut self.0.memory);
+        // a thread that ends has no place for it
+        let _ = KEPT.try_with(|kept| {
+            let mut kept = kept.borrow_mut();
+            if kept.len() < MOST_KEPT {
+                kept.push(memory);
+            }
+        });
     }
 }

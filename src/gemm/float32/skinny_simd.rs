@@ -13,7 +13,7 @@ use crate::simd::{self, dispatch, level, Kernel, Lanes, Level};
 use crate::threads::{run_tasks, threads_for};
 
 /// The most rows.
-pub(super) const MAX_ROWS: usize = 24;
+pub(super) const MAX_ROWS: usize = 12;
 /// Rows whose sums fit 16 registers, and 32.
 const ROWS_AVX2: usize = 6;
 const ROWS_AVX512: usize = 8;
@@ -31,9 +31,8 @@ pub(super) fn product(p: &Problem<'_>, whole: Vec<Tile<'_>>, work: usize) {
     let tall = if level() >= Level::Avx512 { ROWS_AVX512 } else { ROWS_AVX2 };
     let mut tasks = Vec::new();
     for tile in whole {
-        let rows = tile.rows().div_ceil(tile.rows().div_ceil(tall));
         let columns = tile.cols().div_ceil(threads_for(work) * TASKS).max(NARROWEST).next_multiple_of(WIDE);
-        tile.cut(rows, columns, &mut tasks);
+        tile.cut(tall, columns, &mut tasks);
     }
     run_tasks(work, tasks, |tile| {
         let (rows, order) = (tile.rows(), AmxOrder { p, region: Region::new(tile) });
@@ -48,8 +47,9 @@ struct AmxOrder<'a, 'o> {
 }
 
 impl SumOrder for AmxOrder<'_, '_> {
-    const GROUPS_16: u16 = 0b1_1111_1110;
-    const GROUPS: u16 = 0b111_1110;
+    const PADDED: bool = true;
+    const GROUPS_16: u16 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 8;
+    const GROUPS: u16 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 6;
 
     #[inline(always)]
     fn products<L: Lanes, const R: usize>(&mut self, l: L, row: usize) -> bool {
@@ -59,13 +59,15 @@ impl SumOrder for AmxOrder<'_, '_> {
             row_scales: Vec::new(),
             columns_at: p.b.scales_at(self.region.b_row(0), columns),
         };
-        for i in 0..R {
+        let count = R.min(self.region.size.0 - row);
+        for i in 0..count {
             let codes = &p.a.codes[self.region.a_row(row + i) * p.k..][..p.k];
             l.call(LayOutRow { side: &p.a, codes, row: i, rows: R, out: work.activations.get_mut() });
         }
-        let rows_at = p.a.scales_at(self.region.a_row(row), R);
+        let rows_at = p.a.scales_at(self.region.a_row(row), count);
         for begin in (0..p.k).step_by(p.interval) {
-            work.row_scales.extend(rows_at.iter().map(|at| p.a.scale(*at, begin)));
+            let scales = rows_at.iter().map(|at| p.a.scale(*at, begin));
+            work.row_scales.extend(scales.chain(std::iter::repeat_n(0.0, R - count)));
         }
         for column in (0..columns).step_by(L::N) {
             l.call(PanelProducts::<R> { p, work: &work, region: &mut self.region, row, column });
@@ -178,7 +180,7 @@ impl<const R: usize> Kernel for PanelProducts<'_, '_, R> {
         }
         for (row, sum) in if p.chained { partial } else { done }.into_iter().enumerate() {
             l.store_f32(sum, &mut start[row], false);
-            region.store(&WHOLE, first + row, column, &start[row][..L::N]);
+            region.store(l, &WHOLE, first + row, column, &start[row][..L::N]);
         }
     }
 }

@@ -1,0 +1,59 @@
+//! The kernel: a run of k of a few rows by one or two vectors of columns.
+
+use super::{BlockOrder, KRun, PackedColumns, PackedRows};
+use crate::simd::{Ahead, Kernel, Lanes};
+
+/// The place of a block: its packed operands, scales and sums.
+pub(super) struct Block<'a> {
+    pub rows: PackedRows<'a>,
+    pub columns: PackedColumns<'a>,
+    pub run: &'a KRun,
+    pub ahead: Ahead,
+    /// A scale for each row, and one for each column.
+    pub scales: (&'a [f32], &'a [f32]),
+    /// Sums of intervals, and final ones: the rows of one vector after those of the other.
+    pub partial: &'a mut [f32],
+    pub done: &'a mut [f32],
+    /// From the sums of one vector to those of the next.
+    pub next: usize,
+}
+
+/// Adds a run of `R` rows and `V` vectors of columns.
+pub(super) struct AddRun<'a, O, const R: usize, const V: usize> {
+    pub order: O,
+    pub block: Block<'a>,
+}
+
+impl<O: BlockOrder, const R: usize, const V: usize> Kernel for AddRun<'_, O, R, V> {
+    type Out = ();
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // plain counting: these arrays are registers
+    fn run<L: Lanes>(self, _: L) {
+        let AddRun { order, block: Block { rows, columns, run, ahead, scales, partial, done, next } } = self;
+        let (l, lanes) = (order.lanes(), O::L::N);
+        let mut sums = [[l.f32(0.0); V]; R];
+        if !run.opens {
+            for r in 0..R {
+                for v in 0..V {
+                    sums[r][v] = l.load_f32(&partial[v * next + r * lanes..]);
+                }
+            }
+        }
+        order.add_products(rows, columns, run.end - run.begin, ahead, &mut sums);
+        let (of_rows, of_columns) = (&scales.0[..R], &scales.1[..V * lanes]);
+        for v in 0..V {
+            let of_columns = l.load_f32(&of_columns[v * lanes..]);
+            let at = v * next..v * next + R * lanes;
+            let (partial, done) = (&mut partial[at.clone()], &mut done[at]);
+            for r in 0..R {
+                if run.closes {
+                    let scale = l.fmul(l.f32(of_rows[r]), of_columns);
+                    let sum = l.fma(scale, sums[r][v], l.load_f32(&done[r * lanes..]));
+                    l.store_f32(sum, &mut done[r * lanes..], false);
+                } else {
+                    l.store_f32(sums[r][v], &mut partial[r * lanes..], false);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! Rows that are read next, prefetched beside other work.
+
+use super::lanes::Lanes;
+use std::ops::Range;
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// The cache lines of some k of some rows. A CPU drops what exceeds the few that it waits for, so that they are prefetched
+/// a few at a time.
+#[derive(Clone, Copy)]
+pub struct Ahead {
+    /// The next line, and the end of its row.
+    at: *const u8,
+    end: *const u8,
+    /// Bytes of a row that are wanted, and from one row to the next.
+    length: usize,
+    stride: usize,
+    /// Lines that are left.
+    left: usize,
+}
+
+impl Ahead {
+    /// The items `k` of `rows`, each of `stride` items.
+    pub fn new<T>(items: &[T], stride: usize, rows: Range<usize>, k: Range<usize>) -> Ahead {
+        let (each, start) = (std::mem::size_of::<T>(), items.as_ptr().cast::<u8>());
+        let (first, length) = (start.wrapping_add((rows.start * stride + k.start) * each), k.len() * each);
+        let left = rows.len() * length.div_ceil(LINE);
+        Ahead { at: first, end: first.wrapping_add(length), length, stride: stride * each, left }
+    }
+
+    /// Nothing.
+    pub fn none() -> Ahead {
+        Ahead::new::<u8>(&[], 0, 0..0, 0..0)
+    }
+
+    /// The lines of each of some parts of the work beside it.
+    #[inline(always)]
+    pub fn each(&self, parts: usize) -> usize {
+        self.left.div_ceil(parts.max(1))
+    }
+
+    /// Prefetches some lines.
+    #[inline(always)]
+    pub fn prefetch<L: Lanes>(&mut self, l: L, lines: usize) {
+        let lines = lines.min(self.left);
+        self.left -= lines;
+        for _ in 0..lines {
+            l.prefetch_at(self.at);
+            self.at = self.at.wrapping_add(LINE);
+            if self.at >= self.end {
+                self.end = self.end.wrapping_add(self.stride);
+                self.at = self.end.wrapping_sub(self.length);
+            }
+        }
+    }
+}
