@@ -158,7 +158,8 @@ impl<'a, P: PairSum> BlockOrder for PairBlocks<'a, P> {
     type L = P::L;
     type Operand = PairOperand<'a>;
     type Near = f32;
-    const ROWS: [usize; 2] = if P::L::N == 16 { [24, 12] } else { [12, 6] };
+    // Of two planes the compiler takes all rows at once: their sums have to leave registers for them.
+    const ROWS: [usize; 2] = if P::L::N == 16 && P::PLANES == 1 { [24, 12] } else { [12, 6] };
     const RUN: [usize; 2] = [512 / P::PLANES, 256];
     const DEEP: [usize; 2] = [1536 / P::PLANES, 768];
 
