@@ -206,12 +206,15 @@ def rows() -> Iterator[Row]:
     """All tables."""
     if torch is None:
         print("skipped: torch is not installed, so its rows are missing")
-    for unit in UNITS:
+    plain = [unit for unit in UNITS if unit.torch]
+    for unit in plain:
         yield from square(unit)
-    for unit in (u for u in UNITS if u.accumulator in ("hopper_fp8", "float32", "vdpbf16ps")):
         yield from layers(unit)
-    for unit in (u for u in UNITS if u.accumulator in ("float32", "vdpbf16ps")):
         yield from skinny_rows(unit)
+    for unit in (unit for unit in UNITS if unit not in plain):
+        yield from square(unit)
+        if unit.accumulator == "hopper_fp8":
+            yield from layers(unit)
 
 
 def square(unit: Unit) -> Iterator[Row]:

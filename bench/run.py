@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import argparse
 import importlib
 import sys
-import time
+from collections.abc import Iterator
 from types import ModuleType
 
 import peers
@@ -71,25 +71,27 @@ def quick(name: str) -> None:
 
 
 def full(name: str) -> list[Row]:
-    """Measure one bench, showing each kernel's rows as soon as they are there."""
+    """Measure one bench, showing each kernel's rows as soon as they are there; Ctrl-C keeps those."""
     bench = importlib.import_module(f"bench_{name}")
-    if not hasattr(bench, "KERNELS"):
-        rows = []
-        for row in bench.rows():
-            rows.append(row)
-            print(report.plain([row]), flush=True)
-        report.save(name, rows, bench.LEGEND)
-        return rows
-    rows = [overhead(bench)]
-    print(report.plain(rows), "\n", flush=True)
+    rows: list[Row] = []
+    legend = getattr(bench, "LEGEND", report.LEGEND)
+    try:
+        for found in kernels(bench) if hasattr(bench, "KERNELS") else ([row] for row in bench.rows()):
+            rows += found
+            print(report.plain(found), flush=True)
+    except KeyboardInterrupt:
+        report.save(name, rows, f"{legend}\n\nStopped after these {len(rows)} rows; more were to come.")
+        raise
+    report.save(name, rows, legend)
+    return rows
+
+
+def kernels(bench: ModuleType) -> Iterator[list[Row]]:
+    """Measure a table of kernels, one after another."""
+    yield [overhead(bench)]
     for kernel in bench.KERNELS:
         suite.check(kernel)
-        start = time.perf_counter()
-        found = list(suite.rows(kernel))
-        rows += found
-        print(report.plain(found), f"\n({time.perf_counter() - start:.0f} s)\n", flush=True)
-    report.save(name, rows)
-    return rows
+        yield list(suite.rows(kernel))
 
 
 def main() -> int:

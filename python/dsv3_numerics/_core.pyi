@@ -115,7 +115,7 @@ def matmul_grouped_nt(
     a: _Operand, b: _Operand, offsets: _Int64s, shape: _Shape, c: _Float32s | None, how: _How, out: _Typed
 ) -> None: ...
 def logfmt_encode(
-    src: _Typed | _Strided | _Strided,
+    src: _Typed | _Strided,
     tiles: tuple[int, int, int],
     bits: int,
     rounding: str,
