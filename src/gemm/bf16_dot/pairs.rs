@@ -158,7 +158,7 @@ impl<'a, P: PairSum> BlockOrder for PairBlocks<'a, P> {
     type L = P::L;
     type Operand = PairOperand<'a>;
     type Near = f32;
-    // Of two planes the compiler takes all rows at once: their sums have to leave registers for them.
+    // Sums of so many rows leave registers, where there are two planes: the compiler takes all rows of both at once.
     const ROWS: [usize; 2] = if P::L::N == 16 && P::PLANES == 1 { [24, 12] } else { [12, 6] };
     const RUN: [usize; 2] = [512 / P::PLANES, 256];
     const DEEP: [usize; 2] = [1536 / P::PLANES, 768];
