@@ -139,7 +139,6 @@ impl<O: BlockOrder> Workspace<O> {
     #[inline(always)]
     fn pack_columns(&mut self, segment: &KSegment, group: Range<usize>, panel: usize) {
         let Part { of, first, .. } = self.columns;
-        self.column_scales.clear();
         for (i, column) in group.clone().step_by(O::L::N).enumerate() {
             let count = (group.end - column).min(O::L::N);
             for (run, start) in segment.runs.iter().zip(&self.starts) {
@@ -147,12 +146,8 @@ impl<O: BlockOrder> Workspace<O> {
                 self.order.pack_columns(&of, first + column, count, run, self.near.get_mut(), out);
             }
         }
-        for run in &segment.runs {
-            let scales = self.columns_at[group.clone()].iter().map(|at| of.scale(*at, run.begin));
-            self.column_scales.extend(scales);
-            let padded = group.len().next_multiple_of(O::L::N) - group.len();
-            self.column_scales.extend(std::iter::repeat_n(0.0, padded));
-        }
+        let each = group.len().next_multiple_of(O::L::N);
+        scales(of, &self.columns_at[group], segment, each, &mut self.column_scales);
     }
 
     /// Packs some k of the rows of a block.
@@ -160,16 +155,6 @@ impl<O: BlockOrder> Workspace<O> {
     fn pack_rows(&mut self, rows: &Range<usize>, k: Range<usize>) {
         let Part { of, first, .. } = self.rows;
         self.order.pack_rows(&of, first + rows.start..first + rows.end, k, self.lhs.get_mut());
-    }
-
-    /// Collects the scales of the rows of a block.
-    #[inline(always)]
-    fn scale_rows(&mut self, segment: &KSegment, rows: &Range<usize>) {
-        let (of, at) = (self.rows.of, &self.rows_at[rows.clone()]);
-        self.row_scales.resize(segment.runs.len() * TALL, 0.0);
-        for (run, scales) in segment.runs.iter().zip(self.row_scales.chunks_exact_mut(TALL)) {
-            of.scales(at, run.begin, scales);
-        }
     }
 
     /// Multiplies a block of rows by a group of columns.
@@ -186,7 +171,7 @@ impl<O: BlockOrder> Workspace<O> {
         // Rows that are used once are packed a run at a time, so that they stay in the first-level cache.
         let once = vectors <= VECTORS;
         let k = segment.range();
-        self.scale_rows(segment, &rows);
+        scales(self.rows.of, &self.rows_at[rows.clone()], segment, TALL, &mut self.row_scales);
         if !once {
             self.pack_rows(&rows, k.clone());
         }
@@ -305,6 +290,15 @@ impl<O: BlockOrder> Workspace<O> {
             let copy = SumCopy { segment, partial, turned, place };
             order.call(StoreSums { order, copy, region: &mut *region, sums });
         }
+    }
+}
+
+/// Collects the scales of some rows of a side for each run of a segment, `each` of them, of which the last belong to none.
+#[inline(always)]
+fn scales(of: impl SideOperand, at: &[usize], segment: &KSegment, each: usize, out: &mut Vec<f32>) {
+    out.resize(segment.runs.len() * each, 0.0);
+    for (run, scales) in segment.runs.iter().zip(out.chunks_exact_mut(each)) {
+        of.scales(at, run.begin, scales);
     }
 }
 
