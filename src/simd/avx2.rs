@@ -3,7 +3,7 @@
 use super::lanes::{f64_to_f32_odd, horner, ColumnSink, Kernel, Lanes, Lookup, Plain, MIDPOINT};
 use super::philox::PhiloxKeys;
 use super::register_table::F16Table;
-use std::arch::x86_64::*;
+use std::arch::{asm, x86_64::*};
 
 /// Proof that this CPU has AVX2, FMA, F16C, BMI1, BMI2 and LZCNT.
 #[derive(Clone, Copy)]
@@ -70,6 +70,18 @@ pub(super) fn gather_rare(table: &Lookup, codes: &[u8]) -> [__m256; 4] {
 fn words(a: __m256i, b: __m256i) -> __m256i {
     // SAFETY: AVX2 is proved by the token of the caller.
     unsafe { _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(a, b)) }
+}
+
+/// Adds a product to a sum where it is. Left to itself, the compiler puts sums into the registers of factors, and has too few.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn fma_onto(a: __m256, b: __m256, mut c: __m256) -> __m256 {
+    // SAFETY: registers only.
+    unsafe {
+        asm!("vfmadd231ps {c}, {a}, {b}", a = in(ymm_reg) a, b = in(ymm_reg) b, c = inout(ymm_reg) c,
+            options(pure, nomem, nostack, preserves_flags));
+    }
+    c
 }
 
 impl Lanes for Avx2 {
@@ -310,6 +322,11 @@ impl Lanes for Avx2 {
             let exact = _mm256_cmpeq_epi32(rest, a);
             _mm256_castsi256_ps(_mm256_or_si256(sum, _mm256_andnot_si256(exact, _mm256_set1_epi32(1))))
         }
+    }
+    #[inline(always)]
+    fn fma_onto(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+        // SAFETY: the token proves AVX2, FMA and F16C.
+        unsafe { fma_onto(a, b, c) }
     }
     #[inline(always)]
     fn add_product(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {

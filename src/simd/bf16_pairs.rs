@@ -89,7 +89,7 @@ impl<L: Lanes> PairSum for Fused<L> {
     }
     #[inline(always)]
     fn add(self, a: L::F, b: L::F, c: L::F) -> L::F {
-        self.0.fma(a, b, c)
+        self.0.fma_onto(a, b, c)
     }
 }
 

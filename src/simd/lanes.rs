@@ -418,6 +418,11 @@ pub trait Lanes: Copy {
     fn fmul(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a * b + c`, rounded once.
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// The same, for sums that stay in registers.
+    #[inline(always)]
+    fn fma_onto(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        self.fma(a, b, c)
+    }
     /// `a * b + c` where `a * b` is a float32: rounded once, whether or not the level has a fused instruction.
     fn add_product(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// `a * b + c`, rounded once where the level can and else twice: for estimates only, as levels differ.

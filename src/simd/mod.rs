@@ -119,6 +119,7 @@ mod maxima;
 mod philox;
 mod register_table;
 pub mod scalar;
+mod steps;
 mod transpose;
 pub mod words;
 
@@ -146,6 +147,7 @@ pub use lanes::{
 };
 pub use map::{map_groups, set_least_streamed, GroupMap, Walk};
 pub use philox::PhiloxKeys;
+pub use steps::{add_steps, StepColumns, StepRows};
 
 use crate::error::{by_name, Error};
 use std::sync::atomic::{AtomicU8, Ordering};

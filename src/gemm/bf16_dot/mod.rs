@@ -57,13 +57,15 @@ pub(super) fn run(job: &Job<'_>, whole: Vec<Tile<'_>>) {
         #[cfg(target_arch = "x86_64")]
         if let Some(level) = Avx512Bf16::in_force() {
             let steps = !Avx512Bf16::is_fastest() && region.size.0 >= TALL;
-            if !steps || fused(job, &mut region, |region, meets| region.any(meets)) {
+            if !steps || fused(job, &mut region).is_some_and(|meets| region.any(meets)) {
                 let p = problem(job, None, None);
                 level.call(BlockTask { order: PairBlocks::new(level), p: &p, region: &mut region });
             }
             return;
         }
-        fused(job, &mut region, |region, meets| region.redo(job, meets));
+        if let Some(meets) = fused(job, &mut region) {
+            region.redo(job, meets);
+        }
     });
 }
 
@@ -80,21 +82,18 @@ fn problem<'a>(
 /// The exponent of the smallest normal float32.
 const NORMAL: i32 = -126;
 
-/// Computes a region by fused steps. Then passes on which outputs may have met a subnormal number: all others are sums of
-/// multiples of the smallest normal one, which stay such multiples when they are rounded.
-fn fused<T>(
-    job: &Job<'_>,
-    region: &mut Region<'_>,
-    then: impl FnOnce(&mut Region<'_>, &dyn Fn(usize, usize) -> bool) -> T,
-) -> T {
+/// Computes a region by fused steps. Returns which outputs may have met a subnormal number, `None` if none can: all others are
+/// sums of multiples of the smallest normal one, which stay such multiples when they are rounded.
+fn fused<'o>(job: &Job<'_>, region: &mut Region<'o>) -> Option<impl Fn(usize, usize) -> bool + 'o> {
     let (rows, columns) = region.size;
     let a = LastPlaces::new(&job.a, region.a_row(0)..region.a_row(rows));
     let b = LastPlaces::new(&job.b, region.b_row(0)..region.b_row(columns));
     let p = problem(job, Some(&a), Some(&b));
     dispatch(FusedTask { p: &p, region });
-    let (c, chained) = (region.initial(), job.chained && job.k > 0);
-    then(region, &|i, j| {
-        let c = if chained { c(i, j) } else { 0.0 };
+    let starts = job.chained && job.k > 0 && region.has_c();
+    let c = region.initial();
+    (starts || a.least() + b.least() < NORMAL).then_some(move |i, j| {
+        let c = if starts { c(i, j) } else { 0.0 };
         a.at(i) + b.at(j) < NORMAL || (c != 0.0 && c.abs() < LEAST_START)
     })
 }

@@ -1,7 +1,9 @@
 //! Pairs in blocks: rows and columns are packed as the level multiplies them, two k to an element.
 
 use crate::formats::Codes;
-use crate::gemm::blocked::{BlockOrder, KRun, PackedColumns, PackedRows, SideOperand, Sums};
+use crate::gemm::blocked::{
+    BlockOrder, KRun, PackedColumns, PackedRows, SideOperand, Sums, TransposeRun, WIDE,
+};
 use crate::gemm::job::Side;
 use crate::simd::bf16_pairs::{add_pairs, least_normal, PairColumns, PairRows, PairSum};
 use crate::simd::{Ahead, Kernel, Lanes, Lookup, MAX_GROUP};
@@ -31,6 +33,11 @@ impl LastPlaces {
     /// The exponent of a row, counted from the first.
     pub fn at(&self, row: usize) -> i32 {
         self.each[row].get()
+    }
+
+    /// The smallest exponent of any row.
+    pub fn least(&self) -> i32 {
+        self.each.iter().map(Cell::get).min().unwrap_or(0)
     }
 
     /// Notes a normal number of a row, by the bits of a float32.
@@ -265,6 +272,13 @@ impl<P: PairSum> Kernel for PackColumns<'_, '_, P> {
         let (square, pairs) = (lanes * lanes, k.len().div_ceil(2));
         if side.transposed(order.level, row, count, k.clone(), out) {
             return;
+        }
+        if let (Codes::U8(codes), Some(table), 2) = (side.of.codes, side.table, P::PLANES) {
+            // Planes are the numbers of a pair, the second first.
+            let mut near = [0; 2 * LINE * WIDE];
+            let (near, swap) = (&mut near[..2 * LINE * lanes], 1);
+            let stride = side.of.k;
+            return l.call(TransposeRun { codes, table, stride, row, count, k, near, out, swap });
         }
         // Rows next to each other first: each cache line is read once, even if rows share cache sets.
         let mut line = [0f32; LINE];

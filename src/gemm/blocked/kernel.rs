@@ -42,17 +42,19 @@ impl<O: BlockOrder, const R: usize, const V: usize> Kernel for AddRun<'_, O, R, 
         order.add_products(rows, columns, run.end - run.begin, ahead, &mut sums);
         let (of_rows, of_columns) = (&scales.0[..R], &scales.1[..V * lanes]);
         for v in 0..V {
-            let of_columns = l.load_f32(&of_columns[v * lanes..]);
             let at = v * next..v * next + R * lanes;
-            let (partial, done) = (&mut partial[at.clone()], &mut done[at]);
-            for r in 0..R {
-                if run.closes {
-                    let scale = l.fmul(l.f32(of_rows[r]), of_columns);
-                    let sum = l.fma(scale, sums[r][v], l.load_f32(&done[r * lanes..]));
-                    l.store_f32(sum, &mut done[r * lanes..], false);
-                } else {
-                    l.store_f32(sums[r][v], &mut partial[r * lanes..], false);
+            if !run.closes {
+                let partial = &mut partial[at];
+                for r in 0..R {
+                    l.store_f32(sums[r][v], &mut partial[r * lanes..(r + 1) * lanes], false);
                 }
+                continue;
+            }
+            let (of_columns, done) = (l.load_f32(&of_columns[v * lanes..(v + 1) * lanes]), &mut done[at]);
+            for r in 0..R {
+                let done = &mut done[r * lanes..(r + 1) * lanes];
+                let scale = l.fmul(l.f32(of_rows[r]), of_columns);
+                l.store_f32(l.fma(scale, sums[r][v], l.load_f32(done)), done, false);
             }
         }
     }

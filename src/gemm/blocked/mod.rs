@@ -9,10 +9,12 @@ mod kernel;
 mod output;
 mod runs;
 mod task;
+mod transpose;
 
 pub(super) use output::{KeptScratch, Region, Scratch};
 pub(super) use runs::{segments, KRun, KSegment};
-pub(super) use task::BlockTask;
+pub(super) use task::{BlockTask, WIDE};
+pub(super) use transpose::{StoreColumns, TransposeRun};
 
 use super::job::{Side, Tile};
 use crate::simd::{Ahead, Kernel, Lanes};

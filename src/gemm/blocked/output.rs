@@ -36,7 +36,6 @@ impl<'o> Region<'o> {
     }
 
     /// Tests if there are initial sums.
-    #[cfg(target_arch = "x86_64")] // only tiles ask
     pub fn has_c(&self) -> bool {
         self.tile.c_from(0, 0).is_some()
     }
@@ -72,40 +71,32 @@ impl<'o> Region<'o> {
         }
     }
 
-    /// Reads the final sums of row `i` from column `j` on; zeros beyond the tile.
-    #[inline(always)]
+    /// Reads the final sums of row `i` from column `j` on; zeros beyond the tile. Not inlined: it would be in many kernels.
+    #[inline(never)]
     pub fn load(&self, segment: &KSegment, i: usize, j: usize, to: &mut [f32]) {
         let n = self.inside(i, j, to.len());
+        let (inside, beyond) = to.split_at_mut(n);
+        beyond.fill(0.0);
         let from = match self.tile.out.get(i) {
             _ if n == 0 => None,
             _ if segment.first => self.tile.c_from(i, j),
             Some(Row::F32(row)) => row.get(j..),
             _ => self.sums.get(i * self.size.1 + j..),
         };
-        let Some(from) = from else { return to.fill(0.0) };
-        if n == to.len() {
-            return to.copy_from_slice(&from[..to.len()]); // of a length that the compiler knows
+        match from {
+            Some(from) => inside.copy_from_slice(&from[..n]),
+            None => inside.fill(0.0),
         }
-        let (inside, beyond) = to.split_at_mut(n);
-        inside.copy_from_slice(&from[..n]);
-        beyond.fill(0.0);
     }
 
     /// Writes the final sums of row `i` from column `j` on; columns beyond the tile are dropped.
-    #[inline(always)]
-    pub fn store<L: Lanes>(&mut self, l: L, segment: &KSegment, i: usize, j: usize, from: &[f32]) {
+    #[inline(never)]
+    pub fn store(&mut self, segment: &KSegment, i: usize, j: usize, from: &[f32]) {
         let n = self.inside(i, j, from.len());
         if n == 0 {
             return;
         }
         match &mut self.tile.out[i] {
-            Row::F32(row) if n == from.len() && n.is_multiple_of(L::N) => {
-                let row = &mut row[j..j + from.len()];
-                for (out, x) in row.chunks_exact_mut(L::N).zip(from.chunks_exact(L::N)) {
-                    let x = l.load_f32(x);
-                    l.store_f32(if segment.last { canonical(l, x) } else { x }, out, false);
-                }
-            }
             _ if segment.last => self.put(i, j, &from[..n]),
             Row::F32(row) => row[j..j + n].copy_from_slice(&from[..n]),
             Row::Bf16(_) => self.sums[i * self.size.1 + j..][..n].copy_from_slice(&from[..n]),
@@ -113,7 +104,6 @@ impl<'o> Region<'o> {
     }
 
     /// Writes results: every NaN becomes the canonical one, and bfloat16 is rounded to nearest even.
-    #[inline(always)]
     pub fn put(&mut self, i: usize, j: usize, results: &[f32]) {
         match &mut self.tile.out[i] {
             Row::F32(row) => {
@@ -156,7 +146,7 @@ impl<'o> Region<'o> {
     }
 
     /// Loads the kept partial sums.
-    #[inline(always)]
+    #[inline(never)]
     pub fn load_partial(&self, i: usize, j: usize, to: &mut [f32]) {
         let n = self.inside(i, j, to.len());
         to.fill(0.0);
@@ -166,7 +156,7 @@ impl<'o> Region<'o> {
     }
 
     /// Keeps partial sums for the next segment.
-    #[inline(always)]
+    #[inline(never)]
     pub fn keep_partial(&mut self, i: usize, j: usize, from: &[f32]) {
         let n = self.inside(i, j, from.len());
         if n > 0 {
@@ -177,14 +167,6 @@ impl<'o> Region<'o> {
 
 /// The canonical NaN.
 const NAN: u32 = 0x7FC0_0000;
-
-/// The canonical NaN for every NaN, and any other as it is.
-#[inline(always)]
-fn canonical<L: Lanes>(l: L, x: L::F) -> L::F {
-    let bits = l.bits(x);
-    let nan = l.gt(l.and(bits, l.u32(0x7FFF_FFFF)), l.u32(f32::INFINITY.to_bits()));
-    l.float(l.select(nan, l.u32(NAN), bits))
-}
 
 /// Zeros that begin on a 64-byte boundary.
 #[derive(Debug)]

@@ -19,7 +19,7 @@ const NEXT: usize = 512;
 /// Rows of `a` that are too few to be lanes: most of these would be idle.
 const FEW: usize = 12;
 /// The most lanes.
-const WIDE: usize = 16;
+pub(in crate::gemm) const WIDE: usize = 16;
 
 /// Computes a region of the result.
 pub(in crate::gemm) struct BlockTask<'a, 'o, O: BlockOrder> {
@@ -336,7 +336,7 @@ struct SumCopy<'a> {
     place: Place,
 }
 
-/// Fetches the sums of a block, a vector by row and column of the region at a time.
+/// Fetches the sums of a block, a row of the region at a time.
 struct LoadSums<'a, 'o, O> {
     order: O,
     copy: SumCopy<'a>,
@@ -350,26 +350,37 @@ impl<O: BlockOrder> Kernel for LoadSums<'_, '_, O> {
     fn run<L: Lanes>(self, _: L) {
         let LoadSums { order, copy: SumCopy { segment, partial, turned, place }, region, sums } = self;
         let (l, n) = (order.lanes(), O::L::N);
-        let mut tile = [0f32; WIDE * WIDE];
+        let (mut line, mut tiles) = ([0f32; TALL], [0f32; TALL * WIDE]);
+        let load = |i: usize, j: usize, next: (usize, usize), line: &mut [f32]| {
+            if partial {
+                return region.load_partial(i, j, line);
+            }
+            (0..line.len()).step_by(WIDE).for_each(|at| region.prefetch(l, segment, next.0, next.1 + at));
+            region.load(segment, i, j, line);
+        };
+        if !turned {
+            let line = &mut line[..place.vectors * n];
+            for row in 0..place.rows {
+                let (i, j) = (place.row + row, place.column);
+                load(i, j, (i, j + VECTORS * n), line);
+                for (v, from) in line.chunks_exact(n).enumerate() {
+                    sums[(v * TALL + row) * n..][..n].copy_from_slice(from);
+                }
+            }
+            return;
+        }
+        let line = &mut line[..place.rows.next_multiple_of(n)];
         for v in 0..place.vectors {
-            let (sums, column) = (&mut sums[v * TALL * n..], place.column + v * n);
-            for row in (0..place.rows).step_by(n) {
-                let (sums, row) = (&mut sums[row * n..][..n * n], place.row + row);
-                let (rows, i, j) =
-                    if turned { (&mut tile[..n * n], column, row) } else { (&mut *sums, row, column) };
-                for (r, to) in rows.chunks_exact_mut(n).enumerate() {
-                    if partial {
-                        region.load_partial(i + r, j, to);
-                    } else {
-                        let next = VECTORS * n;
-                        let next = if turned { (i + r + next, j) } else { (i + r, j + next) };
-                        region.prefetch(l, segment, next.0, next.1);
-                        region.load(segment, i + r, j, to);
-                    }
+            for lane in 0..n {
+                let (i, j) = (place.column + v * n + lane, place.row);
+                load(i, j, (i + VECTORS * n, j), line);
+                for (tile, from) in tiles.chunks_exact_mut(n * n).zip(line.chunks_exact(n)) {
+                    tile[lane * n..][..n].copy_from_slice(from);
                 }
-                if turned {
-                    l.transpose(&tile[..n * n], sums);
-                }
+            }
+            let sums = sums[v * TALL * n..].chunks_exact_mut(n * n);
+            for (tile, sums) in tiles.chunks_exact(n * n).zip(sums).take(line.len() / n) {
+                l.transpose(tile, sums);
             }
         }
     }
@@ -389,27 +400,36 @@ impl<O: BlockOrder> Kernel for StoreSums<'_, '_, O> {
     fn run<L: Lanes>(self, _: L) {
         let StoreSums { order, copy: SumCopy { segment, partial, turned, place }, region, sums } = self;
         let (l, n) = (order.lanes(), O::L::N);
-        let mut tile = [0f32; WIDE * WIDE];
+        let (mut line, mut tiles) = ([0f32; TALL], [0f32; TALL * WIDE]);
+        let mut store = |i: usize, j: usize, line: &[f32]| {
+            if partial {
+                region.keep_partial(i, j, line);
+            } else {
+                region.store(segment, i, j, line);
+            }
+        };
+        if !turned {
+            let line = &mut line[..place.vectors * n];
+            for row in 0..place.rows {
+                for (v, to) in line.chunks_exact_mut(n).enumerate() {
+                    to.copy_from_slice(&sums[(v * TALL + row) * n..][..n]);
+                }
+                store(place.row + row, place.column, line);
+            }
+            return;
+        }
+        let line = &mut line[..place.rows.next_multiple_of(n)];
         for v in 0..place.vectors {
-            let (sums, column) = (&sums[v * TALL * n..], place.column + v * n);
-            for row in (0..place.rows).step_by(n) {
-                let (mut rows, row) = (&sums[row * n..][..n * n], place.row + row);
-                let (mut i, mut j) = (row, column);
-                if turned {
-                    l.transpose(rows, &mut tile[..n * n]);
-                    (rows, i, j) = (&tile[..n * n], column, row);
+            let sums = sums[v * TALL * n..].chunks_exact(n * n);
+            for (tile, sums) in tiles.chunks_exact_mut(n * n).zip(sums).take(line.len() / n) {
+                l.transpose(sums, tile);
+            }
+            for lane in 0..n {
+                for (tile, to) in tiles.chunks_exact(n * n).zip(line.chunks_exact_mut(n)) {
+                    to.copy_from_slice(&tile[lane * n..][..n]);
                 }
-                // of the last rows there may be fewer: the others belong to the next block
-                let left = (place.row + place.rows - row).min(n);
-                let (count, length) = if turned { (n, left) } else { (left, n) };
-                for (r, from) in rows.chunks_exact(n).take(count).enumerate() {
-                    let from = if length == n { from } else { &from[..length] };
-                    if partial {
-                        region.keep_partial(i + r, j, from);
-                    } else {
-                        region.store(l, segment, i + r, j, from);
-                    }
-                }
+                // the rows after the last belong to the next block
+                store(place.column + v * n + lane, place.row, &line[..place.rows]);
             }
         }
     }

@@ -214,7 +214,7 @@ impl SkinnyAmxWorkspace {
             for (i, sum) in sums.iter_mut().enumerate() {
                 *sum = done[i / 16 * 32 + row / 16 * 16 + i % 16][row % 16];
             }
-            region.store(l, &WHOLE, row, column, &sums);
+            region.store(&WHOLE, row, column, &sums);
         }
     }
 }

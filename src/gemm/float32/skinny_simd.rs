@@ -4,9 +4,8 @@
 //! a step: consecutive steps of a row of `b`, one for each lane, are decoded in registers and multiplied by those of the
 //! few rows. The sums of the steps are transposed, so that a lane is a row of `b`, and added in the order of k.
 
-use super::vectors::StoreColumns;
 use super::{ByteOperand, Problem, STEP};
-use crate::gemm::blocked::{KSegment, Region, Scratch, SideOperand};
+use crate::gemm::blocked::{KSegment, Region, Scratch, SideOperand, StoreColumns};
 use crate::gemm::job::Tile;
 use crate::gemm::skinny::{Skinny, SumOrder};
 use crate::simd::{self, dispatch, level, Kernel, Lanes, Level};
@@ -105,7 +104,7 @@ impl Kernel for LayOutRow<'_> {
             let out = &mut out[self.row * deep..][..deep];
             padded[..codes.len()].copy_from_slice(codes);
             padded[codes.len()..].fill(0);
-            l.columns(self.side.table, &padded, StoreColumns { l, out, width: L::N });
+            l.columns(self.side.table, &padded, StoreColumns { l, out, width: L::N, swap: 0 });
         }
     }
 }
@@ -180,7 +179,7 @@ impl<const R: usize> Kernel for PanelProducts<'_, '_, R> {
         }
         for (row, sum) in if p.chained { partial } else { done }.into_iter().enumerate() {
             l.store_f32(sum, &mut start[row], false);
-            region.store(l, &WHOLE, first + row, column, &start[row][..L::N]);
+            region.store(&WHOLE, first + row, column, &start[row][..L::N]);
         }
     }
 }

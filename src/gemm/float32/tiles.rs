@@ -189,7 +189,7 @@ impl AmxWorkspace {
                 promote(l, block, scales(t, j));
             }
         }
-        self.end(l, p, segment, region, place);
+        self.end(p, segment, region, place);
     }
 
     /// Loads the initial sums.
@@ -213,14 +213,7 @@ impl AmxWorkspace {
 
     /// Stores the sums.
     #[inline(always)]
-    fn end<L: Lanes>(
-        &mut self,
-        l: L,
-        p: &Problem<'_>,
-        segment: &KSegment,
-        region: &mut Region<'_>,
-        place: BlockPlace,
-    ) {
+    fn end(&mut self, p: &Problem<'_>, segment: &KSegment, region: &mut Region<'_>, place: BlockPlace) {
         let keep = !p.chained && segment.runs.last().is_some_and(|r| !r.closes);
         let [x, y] = &*self.sums;
         let row = |sums: fn(&BlockSums) -> &Sums, i: usize| {
@@ -229,7 +222,7 @@ impl AmxWorkspace {
         };
         for i in 0..SIDE {
             let sums = if p.chained { row(|b| &b.partial, i) } else { row(|b| &b.done, i) };
-            region.store(l, segment, place.row + i, place.column, sums.as_flattened());
+            region.store(segment, place.row + i, place.column, sums.as_flattened());
             if keep {
                 region.keep_partial(place.row + i, place.column, row(|b| &b.partial, i).as_flattened());
             }

@@ -1,8 +1,10 @@
 //! The order of AMX at the vector levels, in blocks: rows and columns are float32, both chains of a step go side by side.
 
 use super::{ByteOperand, Problem, STEP};
-use crate::gemm::blocked::{BlockOrder, BlockTask, KRun, PackedColumns, PackedRows, Region, Sums};
-use crate::simd::{dispatch, Ahead, ColumnSink, Kernel, Lanes};
+use crate::gemm::blocked::{
+    BlockOrder, BlockTask, KRun, PackedColumns, PackedRows, Region, Sums, TransposeRun,
+};
+use crate::simd::{add_steps, dispatch, Ahead, Kernel, Lanes, StepColumns, StepRows};
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -67,38 +69,21 @@ impl<'a, L: Lanes> BlockOrder for AmxBlocks<'a, L> {
         near: &mut [u8],
         out: &mut [f32],
     ) {
-        self.l.call(TransposeRun { side, stride: side.of.k, row, count, run: *run, near, out });
+        let (codes, table, stride, k) = (side.codes, side.table, side.of.k, run.begin..run.end);
+        self.l.call(TransposeRun { codes, table, stride, row, count, k, near, out, swap: 0 });
     }
     #[inline(always)]
-    #[allow(clippy::needless_range_loop)] // plain counting: these arrays are registers
     fn add_products<const R: usize, const V: usize>(
         self,
         rows: PackedRows<'_>,
         columns: PackedColumns<'_>,
         length: usize,
-        mut ahead: Ahead,
+        ahead: Ahead,
         sums: &mut Sums<L, R, V>,
     ) {
-        let (l, steps) = (self.l, length.div_ceil(STEP));
-        let lines = ahead.each(steps);
-        for step in 0..steps {
-            ahead.prefetch(l, lines);
-            let mut lhs = [&[0f32; STEP]; R];
-            for r in 0..R {
-                let row = rows.items[r * Self::STRIDE + rows.at + step * STEP..].first_chunk();
-                lhs[r] = row.expect("a row holds whole steps");
-            }
-            let mut rhs: [&[f32]; V] = [&[]; V];
-            for v in 0..V {
-                rhs[v] = &columns.items[v * columns.panel + step * STEP * L::N..][..STEP * L::N];
-            }
-            let [even, odd] = chains::<L, R, V>(l, &lhs, &rhs);
-            for r in 0..R {
-                for v in 0..V {
-                    sums[r][v] = l.fadd(sums[r][v], l.fadd(even[r][v], odd[r][v]));
-                }
-            }
-        }
+        let rows = StepRows { items: &rows.items[rows.at..], stride: Self::STRIDE };
+        let columns = StepColumns { items: columns.items, panel: columns.panel };
+        add_steps(self.l, rows, columns, length.div_ceil(STEP), ahead, sums);
     }
 }
 
@@ -132,87 +117,4 @@ impl Kernel for DecodeRows<'_, '_> {
             }
         }
     }
-}
-
-/// Transposes the columns of a run: for each k a vector of values.
-struct TransposeRun<'a> {
-    side: &'a ByteOperand<'a>,
-    stride: usize,
-    row: usize,
-    /// Rows of `b`; the others are zeros.
-    count: usize,
-    run: KRun,
-    near: &'a mut [u8],
-    out: &'a mut [f32],
-}
-
-impl Kernel for TransposeRun<'_> {
-    type Out = ();
-    #[inline(always)]
-    fn run<L: Lanes>(self, l: L) {
-        let TransposeRun { side, stride, run, .. } = self;
-        let length = run.end - run.begin;
-        // Copy rows next to each other first: each cache line is read once, even if rows share cache sets.
-        let (near, step) = (&mut *self.near, STEP * L::N);
-        for i in 0..L::N {
-            let codes: &[u8] =
-                if i < self.count { &side.codes[(self.row + i) * stride..][run.begin..run.end] } else { &[] };
-            let (steps, rest) = codes.as_chunks::<STEP>();
-            for (j, codes) in steps.iter().enumerate() {
-                near[j * step + i * STEP..][..STEP].copy_from_slice(codes);
-            }
-            for from in (steps.len() * STEP..length).step_by(STEP) {
-                let near = &mut near[from * L::N + i * STEP..][..STEP];
-                near.fill(0);
-                if i < self.count {
-                    near[..rest.len()].copy_from_slice(rest);
-                }
-            }
-        }
-        let steps = self.near.chunks_exact(step).zip(self.out.chunks_exact_mut(step));
-        for (near, out) in steps.take(length.div_ceil(STEP)) {
-            l.columns(side.table, near, StoreColumns { l, out, width: L::N });
-        }
-    }
-}
-
-/// Writes columns, one every `width` values.
-pub(super) struct StoreColumns<'a, L> {
-    pub l: L,
-    pub out: &'a mut [f32],
-    pub width: usize,
-}
-
-impl<L: Lanes> ColumnSink<L> for StoreColumns<'_, L> {
-    #[inline(always)]
-    fn column(&mut self, k: usize, values: L::F) {
-        self.l.store_f32(values, &mut self.out[k * self.width..], false);
-    }
-}
-
-/// Sums the products of the even and of the odd k of a step, each in order from +0.
-#[inline(always)]
-#[allow(clippy::needless_range_loop)] // as above
-fn chains<L: Lanes, const R: usize, const V: usize>(
-    l: L,
-    lhs: &[&[f32; STEP]; R],
-    rhs: &[&[f32]; V],
-) -> [Sums<L, R, V>; 2] {
-    let mut chains = [[[l.f32(0.0); V]; R]; 2];
-    for i in 0..STEP / 2 {
-        for odd in 0..2 {
-            let (k, sums) = (2 * i + odd, &mut chains[odd]);
-            let mut columns = [l.f32(0.0); V];
-            for v in 0..V {
-                columns[v] = l.load_f32(&rhs[v][k * L::N..][..L::N]);
-            }
-            for r in 0..R {
-                let x = l.f32(lhs[r][k]);
-                for v in 0..V {
-                    sums[r][v] = l.add_product(x, columns[v], sums[r][v]);
-                }
-            }
-        }
-    }
-    chains
 }

@@ -1,0 +1,70 @@
+//! Sums of products of float32 in the order of AMX, a step of k at a time.
+
+use super::ahead::Ahead;
+use super::lanes::{Lanes, STEP};
+
+/// Packed rows.
+#[derive(Clone, Copy)]
+pub struct StepRows<'a> {
+    /// The rows, from the first k on.
+    pub items: &'a [f32],
+    /// From one row to the next.
+    pub stride: usize,
+}
+
+/// Packed columns: panels of a vector of columns each.
+#[derive(Clone, Copy)]
+pub struct StepColumns<'a> {
+    /// The panels.
+    pub items: &'a [f32],
+    /// From one panel to the next.
+    pub panel: usize,
+}
+
+/// Adds to `sums` for each step the sum of its products of the even k and that of the odd k, each in order from +0, of `R` rows
+/// and `V` panels of columns, and prefetches beside it.
+#[inline(always)]
+#[allow(clippy::needless_range_loop)] // plain counting: these arrays are registers
+pub fn add_steps<L: Lanes, const R: usize, const V: usize>(
+    l: L,
+    rows: StepRows<'_>,
+    columns: StepColumns<'_>,
+    steps: usize,
+    mut ahead: Ahead,
+    sums: &mut [[L::F; V]; R],
+) {
+    assert!(rows.items.len() >= (R - 1) * rows.stride + steps * STEP);
+    assert!(columns.items.len() >= (V - 1) * columns.panel + steps * STEP * L::N);
+    let lines = ahead.each(steps);
+    let mut held = *sums;
+    for step in 0..steps {
+        ahead.prefetch(l, lines);
+        // Both chains side by side.
+        let mut chains = [[[l.f32(0.0); V]; R]; 2];
+        for i in 0..STEP / 2 {
+            for odd in 0..2 {
+                let (k, chain) = (step * STEP + 2 * i + odd, &mut chains[odd]);
+                let mut each = [l.f32(0.0); V];
+                for v in 0..V {
+                    let at = v * columns.panel + k * L::N;
+                    // SAFETY: the last of these ends where the second assertion says.
+                    each[v] = l.load_f32(unsafe { columns.items.get_unchecked(at..at + L::N) });
+                }
+                for r in 0..R {
+                    // SAFETY: the last of these is where the first assertion says.
+                    let x = l.f32(unsafe { *rows.items.get_unchecked(r * rows.stride + k) });
+                    for v in 0..V {
+                        chain[r][v] = l.add_product(x, each[v], chain[r][v]);
+                    }
+                }
+            }
+        }
+        let [even, odd] = chains;
+        for r in 0..R {
+            for v in 0..V {
+                held[r][v] = l.fadd(held[r][v], l.fadd(even[r][v], odd[r][v]));
+            }
+        }
+    }
+    *sums = held;
+}
