@@ -61,13 +61,13 @@ docs: develop ## build the site into site/, warnings as errors, links and names 
 tables: develop ## rewrite the tables of pages from the data
 	$(PY) tests/docs/tables.py
 
-bench: develop ## measure everything (a quarter of an hour on a quiet machine); writes bench/results/MAKER/
+bench: develop ## measure everything (a quarter of an hour on a quiet machine); writes bench/results/KIND/
 	$(PY) bench/run.py
 
 quick: develop ## run every bench once, checking its output; measures nothing
 	$(PY) bench/run.py --quick
 
-fullsize: develop ## measure a whole layer, 256 experts mapped from a file of 11.5 GB; writes bench/results/MAKER/
+fullsize: develop ## measure a whole layer, 256 experts mapped from a file of 11.5 GB; writes bench/results/KIND/
 	$(PY) bench/run.py fullsize
 
 exhaustive: develop ## every float32, small format, rounding and SIMD level (an hour); writes RESULT.md

@@ -1,4 +1,4 @@
-"""Prints and records benchmark rows: a plain table, and JSON and Markdown under `results/MAKER/`."""
+"""Prints and records benchmark rows: a plain table, and JSON and Markdown under `results/KIND/`."""
 
 from __future__ import annotations
 
@@ -38,10 +38,11 @@ def machine() -> dict[str, object]:
     }
 
 
-def maker(cpu: str) -> str:
-    """Return whose CPU it is, which names the folder: figures of one kind do not replace another's."""
+def kind(cpu: str, levels: Sequence[str]) -> str:
+    """Name the folder, by whose CPU it is and what it lacks: figures of one kind do not replace another's."""
     found = [name for name in MAKERS if name in cpu.lower()]
-    return found[0] if found else platform.machine().lower()
+    maker = found[0] if found else platform.machine().lower()
+    return maker if "avx2" not in levels or "avx512" in levels else f"{maker}-avx2"
 
 
 def plain(rows: Sequence[Row]) -> str:
@@ -77,7 +78,7 @@ def markdown(name: str, rows: Sequence[Row], legend: str = LEGEND) -> str:
 def save(name: str, rows: Sequence[Row], legend: str = LEGEND) -> None:
     """Write `NAME.json` and `NAME.md` into the folder of this kind of CPU."""
     about = machine()
-    folder = RESULTS / maker(str(about["cpu"]))
+    folder = RESULTS / kind(str(about["cpu"]), _core.simd_levels())
     folder.mkdir(parents=True, exist_ok=True)
     data = {"bench": name, "machine": about, "rows": [fields(row) for row in rows]}
     (folder / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")

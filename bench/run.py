@@ -1,7 +1,7 @@
 """Drives the benches: `python bench/run.py [--quick] [--gate] [names]`.
 
 Without `--quick`, every kernel is measured beside a memory copy and beside its peers, the rows are printed
-as they come, and `results/MAKER/NAME.json` and `.md` are written. With it, every kernel runs once on small
+as they come, and `results/KIND/NAME.json` and `.md` are written. With it, every kernel runs once on small
 shapes, at every SIMD level and with one and two threads, and its output must equal the reference byte for
 byte; nothing is written. A bench without a table of kernels brings its own `quick` and `rows`.
 """
