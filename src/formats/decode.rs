@@ -3,11 +3,12 @@
 use super::encode::wrong_width;
 use super::near::Near;
 use super::round::Rounder;
-use super::source::{Code, Codes, Output};
-use super::table::{Format, Top, FLOAT16};
+use super::source::{Bf16, Code, Codes, Output, Source, F16};
+use super::table::{Format, Top, BFLOAT16, FLOAT16};
 use crate::error::{same_length, Error};
 use crate::simd::{dispatch, map_groups, GroupMap, Kernel, Lanes, Lookup, Walk, MAX_GROUP};
 use crate::threads::run_tasks;
+use std::marker::PhantomData;
 
 /// Elements that one task takes.
 const CHUNK: usize = 64 * 1024;
@@ -47,7 +48,7 @@ pub enum Wide {
 impl Wide {
     /// The decoder of a format of more than 8 bits.
     pub fn new(f: &Format) -> Wide {
-        if (f.exp, f.man, f.bias, f.top, f.subnormals) == (8, 7, 127, Top::Ieee, true) {
+        if *f == BFLOAT16 {
             return Wide::Bf16;
         }
         let fields = Fields::new(f);
@@ -62,10 +63,10 @@ impl Decoder for Wide {
         let part = |j: usize| &codes[j * L::N..];
         match self {
             Wide::Bf16 => [
-                quiet(l, l.load_bf16(part(0))),
-                quiet(l, l.load_bf16(part(1))),
-                quiet(l, l.load_bf16(part(2))),
-                quiet(l, l.load_bf16(part(3))),
+                l.quiet_lanes(l.load_bf16(part(0))),
+                l.quiet_lanes(l.load_bf16(part(1))),
+                l.quiet_lanes(l.load_bf16(part(2))),
+                l.quiet_lanes(l.load_bf16(part(3))),
             ],
             Wide::Half(fields, _) if L::WIDENS_F16 => fields.group(l, codes),
             Wide::Half(_, fields) | Wide::Any(fields) => [
@@ -75,6 +76,23 @@ impl Decoder for Wide {
                 fields.vector(l, u16::load(l, part(3))),
             ],
         }
+    }
+}
+
+/// float16 or bfloat16, by the loads of a source.
+#[derive(Clone, Copy)]
+struct Widened<S>(PhantomData<S>);
+
+impl<S: Source<Item = u16>> Decoder for Widened<S> {
+    type Code = u16;
+    #[inline(always)]
+    fn group<L: Lanes>(&self, l: L, codes: &[u16]) -> [L::F; 4] {
+        l.quiet([
+            S::load(l, codes),
+            S::load(l, &codes[L::N..]),
+            S::load(l, &codes[2 * L::N..]),
+            S::load(l, &codes[3 * L::N..]),
+        ])
     }
 }
 
@@ -197,15 +215,6 @@ impl Fields {
     }
 }
 
-/// Replaces every NaN by the quiet NaN of its sign.
-#[inline(always)]
-fn quiet<L: Lanes>(l: L, x: L::F) -> L::F {
-    let bits = l.bits(x);
-    let sign = l.and(bits, l.u32(0x8000_0000));
-    let nan = l.gt(l.and(bits, l.u32(0x7FFF_FFFF)), l.u32(0x7F80_0000));
-    l.float(l.select(nan, l.or(sign, l.u32(0x7FC0_0000)), bits))
-}
-
 /// Factor of a value, in float32, before it is written.
 pub trait Multiplier: Copy + Send + Sync {
     /// The products of `x`, the `j`-th vector of the group that starts at element `at`.
@@ -270,23 +279,12 @@ impl Sink for ToF64 {
     }
 }
 
-impl ToBf16 {
-    /// Round the whole word, sign included: a carry into the exponent is right, and a quiet NaN, whose low bits
-    /// are zero, stays as it is.
-    #[inline(always)]
-    pub fn round<L: Lanes>(l: L, x: L::F) -> L::U {
-        let x = l.bits(x);
-        let odd = l.and(l.shr(x, 16), l.u32(1));
-        l.shr(l.add(l.add(x, l.u32(0x7FFF)), odd), 16)
-    }
-}
-
 impl Sink for ToBf16 {
     type Item = u16;
     const COMMON: bool = true;
     #[inline(always)]
     fn store<L: Lanes>(&self, l: L, x: [L::F; 4], out: &mut [u16], stream: bool) {
-        let words = [Self::round(l, x[0]), Self::round(l, x[1]), Self::round(l, x[2]), Self::round(l, x[3])];
+        let words = [l.round_bf16(x[0]), l.round_bf16(x[1]), l.round_bf16(x[2]), l.round_bf16(x[3])];
         l.store_u16(words, out, stream);
     }
 }
@@ -315,6 +313,9 @@ impl Sink for ToF16 {
     type Item = u16;
     #[inline(always)]
     fn store<L: Lanes>(&self, l: L, x: [L::F; 4], out: &mut [u16], stream: bool) {
+        if L::ROUNDS_WORDS {
+            return l.store_f16(x, false, out, stream);
+        }
         let words = [self.round(l, x[0]), self.round(l, x[1]), self.round(l, x[2]), self.round(l, x[3])];
         l.store_u16(words, out, stream);
     }
@@ -380,8 +381,12 @@ pub fn decode(codes: Codes<'_>, format: &'static Format, out: Output<'_>) -> Res
         }
         Codes::U16(codes) if format.bits() > 8 => {
             let decoder = Wide::new(format);
+            let (bf16, f16) = (Widened::<Bf16>(PhantomData), Widened::<F16>(PhantomData));
             match out {
                 Output::Bf16(out) => elementwise(codes, out, plain(decoder, ToBf16)),
+                // Loops of their own for what is asked for most, and is little work.
+                Output::F32(out) if *format == BFLOAT16 => elementwise(codes, out, plain(bf16, ToF32)),
+                Output::F32(out) if *format == FLOAT16 => elementwise(codes, out, plain(f16, ToF32)),
                 Output::F32(out) => elementwise(codes, out, plain(decoder, ToF32)),
                 Output::F64(out) => elementwise(codes, out, plain(decoder, ToF64)),
                 Output::F16(out) => elementwise(codes, out, plain(decoder, ToF16::default())),

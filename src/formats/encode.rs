@@ -5,7 +5,7 @@ use super::near::Near;
 use super::round::{NanPolicy, Overflow, Rounder, Rounding};
 use super::source::{each_input, Code, CodesMut, Source, F32};
 use super::strided::{with_room, Array, Part, Rows};
-use super::table::Format;
+use super::table::{Format, BFLOAT16, FLOAT16};
 use crate::error::{same_length, Error};
 use crate::simd::{dispatch, map_groups, GroupMap, Kernel, Lanes, Narrow, Walk, MAX_GROUP};
 use crate::threads::run_tasks;
@@ -175,6 +175,7 @@ struct Laid {
 
 /// The way to the codes, as the mode and the format ask for.
 struct Way {
+    word: Option<Word>,
     near: Option<Near>,
     narrow: Narrowed,
     lanes: Option<LaneRounder>,
@@ -189,11 +190,17 @@ impl Way {
             narrow.map(|(format, by)| (if job.refuse_nan { format.without_nan() } else { format }, by));
         let near = near.filter(|_| rounding == Rounding::NearestEven);
         let lanes = near.is_none().then(|| LaneRounder::new(&job.rounder, job.seed));
-        Way { near, narrow, lanes }
+        Way { word: Word::new(&job.rounder), near, narrow, lanes }
     }
 
     fn run<S: Source, C: Code>(&self, at: usize, src: &[S::Item], out: &mut [C], walk: Walk) {
         let narrow = self.narrow;
+        // From float32 alone, which is asked for most: each has loops of its own.
+        if let Some(word) = self.word.filter(|_| !C::BYTE && size_of::<S::Item>() == size_of::<f32>()) {
+            if dispatch(Words::<S, C> { word, at, src, out: &mut *out, walk }) {
+                return;
+            }
+        }
         match (self.near, self.lanes) {
             (Some(near), _) if near.plain() => {
                 let map = NearestMap::<S, C, true> { near, marker: PhantomData };
@@ -220,6 +227,67 @@ impl Kernel for Fence {
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
         l.fence();
+    }
+}
+
+/// Nearest even to float16 or bfloat16, whose NaN is the quiet one: what some levels have operations for.
+#[derive(Clone, Copy)]
+struct Word {
+    f16: bool,
+    finite: bool,
+}
+
+impl Word {
+    fn new(r: &Rounder) -> Option<Word> {
+        let f16 = r.format == FLOAT16;
+        let known = f16 || r.format == BFLOAT16;
+        let plain = r.rounding == Rounding::NearestEven && Some(r.nan) == r.format.nan_code();
+        (known && plain).then_some(Word { f16, finite: r.saturate })
+    }
+}
+
+/// Encoding by [`Lanes::store_f16`] or [`Lanes::store_bf16`].
+#[derive(Clone, Copy)]
+struct WordMap<S, C, const F16: bool> {
+    finite: bool,
+    marker: PhantomData<(S, C)>,
+}
+
+impl<S: Source, C: Code, const F16: bool> GroupMap for WordMap<S, C, F16> {
+    type In = S::Item;
+    type Out = C;
+    #[inline(always)]
+    fn group<L: Lanes>(&self, l: L, _at: usize, src: &[S::Item], out: &mut [C], stream: bool) {
+        let x = [
+            S::load(l, src),
+            S::load(l, &src[L::N..]),
+            S::load(l, &src[2 * L::N..]),
+            S::load(l, &src[3 * L::N..]),
+        ];
+        C::store_word::<L, F16>(l, x, self.finite, out, stream);
+    }
+}
+
+/// A [`WordMap`] over an array; false, and nothing is done, where the level has none.
+struct Words<'a, S: Source, C> {
+    word: Word,
+    at: usize,
+    src: &'a [S::Item],
+    out: &'a mut [C],
+    walk: Walk,
+}
+
+impl<S: Source, C: Code> Kernel for Words<'_, S, C> {
+    type Out = bool;
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) -> bool {
+        let Words { word: Word { f16, finite }, at, src, out, walk } = self;
+        if L::ROUNDS_WORDS && f16 {
+            map_groups(l, &WordMap::<S, C, true> { finite, marker: PhantomData }, at, src, out, walk);
+        } else if L::ROUNDS_WORDS {
+            map_groups(l, &WordMap::<S, C, false> { finite, marker: PhantomData }, at, src, out, walk);
+        }
+        L::ROUNDS_WORDS
     }
 }
 

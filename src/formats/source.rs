@@ -147,6 +147,16 @@ lengths! {
 pub trait Code: Plain + Send + Sync + Default + Into<u32> {
     /// Stores a group of codes.
     fn store<L: Lanes>(l: L, codes: [L::U; 4], out: &mut [Self], stream: bool);
+    /// [`Lanes::store_f16`], or [`Lanes::store_bf16`].
+    fn store_word<L: Lanes, const F16: bool>(
+        _l: L,
+        _x: [L::F; 4],
+        _finite: bool,
+        _out: &mut [Self],
+        _stream: bool,
+    ) {
+        unreachable!("codes of a byte")
+    }
     /// True where [`Lanes::store_narrow`] stores such codes.
     const BYTE: bool = false;
     /// [`Lanes::store_narrow`].
@@ -221,6 +231,20 @@ impl Code for u8 {
 }
 
 impl Code for u16 {
+    #[inline(always)]
+    fn store_word<L: Lanes, const F16: bool>(
+        l: L,
+        x: [L::F; 4],
+        finite: bool,
+        out: &mut [u16],
+        stream: bool,
+    ) {
+        if F16 {
+            l.store_f16(x, finite, out, stream);
+        } else {
+            l.store_bf16(x, finite, out, stream);
+        }
+    }
     #[inline(always)]
     fn store<L: Lanes>(l: L, codes: [L::U; 4], out: &mut [u16], stream: bool) {
         l.store_u16(codes, out, stream);

@@ -7,7 +7,6 @@
 use super::product::Operand;
 use super::skinny::{Skinny, SumOrder};
 use crate::formats::bfloat16::nearest;
-use crate::formats::decode::ToBf16;
 use crate::formats::Codes;
 use crate::simd::{dispatch, Kernel, Lanes, Lookup};
 use std::ops::{AddAssign, Mul, Range};
@@ -158,7 +157,7 @@ impl<'a> CodedRows<'a> {
 /// The nearest bfloat16.
 #[inline(always)]
 fn bfloat16<L: Lanes>(l: L, x: L::F) -> L::F {
-    l.float(l.shl(ToBf16::round(l, x), 16))
+    l.float(l.shl(l.round_bf16(x), 16))
 }
 
 /// Decodes a group of weights: the values of its codes times the scale of each vector.

@@ -1,8 +1,9 @@
 //! AVX2 with FMA and F16C: eight lanes.
 
-use super::lanes::{f64_to_f32_odd, horner, ColumnSink, Kernel, Lanes, Lookup, Plain, MIDPOINT};
+use super::lanes::{f64_to_f32_odd, horner, ColumnSink, Kernel, Lanes, Plain, MIDPOINT};
+use super::lookup::Lookup;
 use super::philox::PhiloxKeys;
-use super::register_table::F16Table;
+use super::register_table::{shifted_words, F16Table};
 use std::arch::{asm, x86_64::*};
 
 /// Proof that this CPU has AVX2, FMA, F16C, BMI1, BMI2 and LZCNT.
@@ -13,11 +14,6 @@ token!(Avx2: "avx2" "fma" "f16c" "bmi1" "bmi2" "lzcnt");
 
 const N: usize = 8;
 
-#[inline(always)]
-fn aligned<T>(out: &[T]) -> bool {
-    (out.as_ptr() as usize).is_multiple_of(32)
-}
-
 /// Stores 32 bytes at the start of `out`, which must hold them.
 #[inline(always)]
 fn store<T>(v: __m256i, out: &mut [T], stream: bool) {
@@ -26,7 +22,7 @@ fn store<T>(v: __m256i, out: &mut [T], stream: bool) {
     // SAFETY: the slice holds 32 bytes; the streamed store is only used on a 32-byte boundary. AVX2 is proved
     // by the token of the caller.
     unsafe {
-        if stream && aligned(out) {
+        if stream && (p as usize).is_multiple_of(32) {
             _mm256_stream_si256(p, v);
         } else {
             _mm256_storeu_si256(p, v);
@@ -82,6 +78,38 @@ fn fma_onto(a: __m256, b: __m256, mut c: __m256) -> __m256 {
             options(pure, nomem, nostack, preserves_flags));
     }
     c
+}
+
+/// Sixteen float32 as float16, nearest even; NaNs are quiet, and keep some of their bits.
+#[inline(always)]
+fn halves(a: __m256, b: __m256) -> __m256i {
+    const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT;
+    // SAFETY: AVX2 and F16C are proved by the token of the caller.
+    unsafe { _mm256_set_m128i(_mm256_cvtps_ph::<NEAREST>(b), _mm256_cvtps_ph::<NEAREST>(a)) }
+}
+
+/// The magnitudes of words of float16 or bfloat16.
+#[inline(always)]
+fn magnitudes(words: __m256i) -> __m256i {
+    // SAFETY: AVX2 is proved by the token of the caller.
+    unsafe { _mm256_and_si256(words, _mm256_set1_epi16(0x7FFF)) }
+}
+
+/// Words with one less for those of magnitude `infinite`.
+#[inline(always)]
+fn bounded(words: __m256i, infinite: u16) -> __m256i {
+    // SAFETY: AVX2 is proved by the token of the caller.
+    unsafe {
+        let less = _mm256_cmpeq_epi16(magnitudes(words), _mm256_set1_epi16(infinite as i16));
+        _mm256_add_epi16(words, less)
+    }
+}
+
+/// Words of float16 with the quiet NaN of each sign.
+#[inline(always)]
+fn quiet_halves(words: __m256i) -> __m256i {
+    // SAFETY: AVX2 is proved by the token of the caller.
+    unsafe { _mm256_sub_epi16(words, _mm256_subs_epu16(magnitudes(words), _mm256_set1_epi16(0x7E00))) }
 }
 
 impl Lanes for Avx2 {
@@ -257,7 +285,13 @@ impl Lanes for Avx2 {
     }
     #[inline(always)]
     fn lookup_bf16(self, table: &Lookup, codes: &[u8], out: &mut [u16], stream: bool) {
-        let x = self.lookup(table, codes);
+        if let Some([a, b]) = shifted_words(self, table, codes) {
+            let (lo, hi) = out[..4 * N].split_at_mut(2 * N);
+            store(a, lo, stream);
+            return store(b, hi, stream);
+        }
+        // SAFETY: the token proves AVX2.
+        let x = unsafe { gather_rare(table, codes) };
         let top = [
             self.shr(self.bits(x[0]), 16),
             self.shr(self.bits(x[1]), 16),
@@ -291,6 +325,42 @@ impl Lanes for Avx2 {
         let (lo, hi) = out[..4 * N].split_at_mut(2 * N);
         store(words(x[0], x[1]), lo, stream);
         store(words(x[2], x[3]), hi, stream);
+    }
+    const ROUNDS_WORDS: bool = true;
+    #[inline(always)]
+    fn store_f16(self, x: [__m256; 4], finite: bool, out: &mut [u16], stream: bool) {
+        let infinite = if finite { 0x7C00 } else { u16::MAX };
+        let (mut a, mut b) = (halves(x[0], x[1]), halves(x[2], x[3]));
+        // SAFETY: the token proves AVX2, FMA and F16C.
+        let special = unsafe {
+            let most = _mm256_max_epi16(magnitudes(a), magnitudes(b));
+            _mm256_movemask_epi8(_mm256_cmpgt_epi16(most, _mm256_set1_epi16(0x7BFF))) != 0
+        };
+        if special {
+            (a, b) = (bounded(quiet_halves(a), infinite), bounded(quiet_halves(b), infinite));
+        }
+        let (lo, hi) = out[..4 * N].split_at_mut(2 * N);
+        store(a, lo, stream);
+        store(b, hi, stream);
+    }
+    #[inline(always)]
+    fn store_bf16(self, x: [__m256; 4], finite: bool, out: &mut [u16], stream: bool) {
+        let infinite = if finite { 0x7F80 } else { u16::MAX };
+        let x = self.quiet(x);
+        let a = words(self.round_bf16(x[0]), self.round_bf16(x[1]));
+        let b = words(self.round_bf16(x[2]), self.round_bf16(x[3]));
+        let (lo, hi) = out[..4 * N].split_at_mut(2 * N);
+        store(bounded(a, infinite), lo, stream);
+        store(bounded(b, infinite), hi, stream);
+    }
+    #[inline(always)]
+    fn all_numbers(self, x: [__m256; 4]) -> bool {
+        // SAFETY: the token proves AVX2, FMA and F16C.
+        unsafe {
+            let nan01 = _mm256_cmp_ps::<_CMP_UNORD_Q>(x[0], x[1]);
+            let nan23 = _mm256_cmp_ps::<_CMP_UNORD_Q>(x[2], x[3]);
+            _mm256_movemask_ps(_mm256_or_ps(nan01, nan23)) == 0
+        }
     }
     #[inline(always)]
     fn fence(self) {

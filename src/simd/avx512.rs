@@ -1,8 +1,7 @@
 //! AVX-512 F/BW/DQ/VL/CD with VBMI and VNNI: sixteen lanes.
 
-use super::lanes::{
-    horner, ColumnSink, Kernel, Lanes, Lookup, Narrow, Plain, RandomBytes, MAX_GROUP, MIDPOINT,
-};
+use super::lanes::{horner, ColumnSink, Kernel, Lanes, Narrow, Plain, RandomBytes, MAX_GROUP, MIDPOINT};
+use super::lookup::Lookup;
 use super::philox::PhiloxKeys;
 use std::arch::x86_64::*;
 
@@ -141,6 +140,30 @@ fn cut_off(h: __m512i, f: Narrow) -> __m512i {
 fn join(lo: __m256i, hi: __m256i) -> __m512i {
     // SAFETY: AVX-512 is proved by the token of the caller.
     unsafe { _mm512_inserti64x4::<1>(_mm512_castsi256_si512(lo), hi) }
+}
+
+/// Words of float16 or bfloat16, with one less for those of magnitude `infinite`.
+#[inline(always)]
+fn bounded(words: __m512i, infinite: u16) -> __m512i {
+    // SAFETY: AVX-512 is proved by the token of the caller.
+    unsafe {
+        let magnitude = _mm512_and_si512(words, _mm512_set1_epi16(0x7FFF));
+        let most = _mm512_cmpeq_epi16_mask(magnitude, _mm512_set1_epi16(infinite as i16));
+        _mm512_mask_sub_epi16(words, most, words, _mm512_set1_epi16(1))
+    }
+}
+
+/// 32 float32 as float16, nearest even, with the quiet NaN of each sign.
+#[inline(always)]
+fn halves(a: __m512, b: __m512) -> __m512i {
+    const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    // SAFETY: AVX-512 is proved by the token of the caller.
+    unsafe {
+        let words = join(_mm512_cvt_roundps_ph::<NEAREST>(a), _mm512_cvt_roundps_ph::<NEAREST>(b));
+        let magnitude = _mm512_and_si512(words, _mm512_set1_epi16(0x7FFF));
+        // The instruction keeps the payload of a NaN, and makes it quiet.
+        _mm512_sub_epi16(words, _mm512_subs_epu16(magnitude, _mm512_set1_epi16(0x7E00)))
+    }
 }
 
 impl Lanes for Avx512 {
@@ -404,6 +427,32 @@ impl Lanes for Avx512 {
         let (lo, hi) = out[..4 * N].split_at_mut(2 * N);
         store(words(x[0], x[1]), lo, stream);
         store(words(x[2], x[3]), hi, stream);
+    }
+    const ROUNDS_WORDS: bool = true;
+    #[inline(always)]
+    fn store_f16(self, x: [__m512; 4], finite: bool, out: &mut [u16], stream: bool) {
+        let infinite = if finite { 0x7C00 } else { u16::MAX };
+        let (lo, hi) = out[..4 * N].split_at_mut(2 * N);
+        store(bounded(halves(x[0], x[1]), infinite), lo, stream);
+        store(bounded(halves(x[2], x[3]), infinite), hi, stream);
+    }
+    #[inline(always)]
+    fn store_bf16(self, x: [__m512; 4], finite: bool, out: &mut [u16], stream: bool) {
+        let infinite = if finite { 0x7F80 } else { u16::MAX };
+        let x = self.quiet(x);
+        let a = words(self.round_bf16(x[0]), self.round_bf16(x[1]));
+        let b = words(self.round_bf16(x[2]), self.round_bf16(x[3]));
+        let (lo, hi) = out[..4 * N].split_at_mut(2 * N);
+        store(bounded(a, infinite), lo, stream);
+        store(bounded(b, infinite), hi, stream);
+    }
+    #[inline(always)]
+    fn all_numbers(self, x: [__m512; 4]) -> bool {
+        // SAFETY: the token proves AVX-512.
+        unsafe {
+            let nan01 = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x[0], x[1]);
+            nan01 | _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x[2], x[3]) == 0
+        }
     }
     const NARROW: bool = true;
     const NARROW_MODES: bool = true;

@@ -1,6 +1,7 @@
 //! Transposed lookup: steps of codes to columns of values, one lane for each step (or row) of the operand.
 
-use super::lanes::{ColumnSink, Lanes, Lookup, STEP};
+use super::lanes::{ColumnSink, Lanes, STEP};
+use super::lookup::Lookup;
 
 /// Definition, for `W` steps, one for each lane.
 #[inline(always)]
@@ -27,7 +28,8 @@ pub(super) use x86::{avx2, avx512};
 mod x86 {
     use super::super::avx2::Avx2;
     use super::super::avx512::{pair_of, Avx512};
-    use super::super::lanes::{ColumnSink, F16Shift, Lookup};
+    use super::super::lanes::ColumnSink;
+    use super::super::lookup::{F16Shift, Lookup};
     use super::{portable, STEP};
     use std::arch::x86_64::*;
 
@@ -219,7 +221,8 @@ pub(super) use arm::neon;
 
 #[cfg(target_arch = "aarch64")]
 mod arm {
-    use super::super::lanes::{ColumnSink, F16Shift, Lookup};
+    use super::super::lanes::ColumnSink;
+    use super::super::lookup::{F16Shift, Lookup};
     use super::super::neon::Neon;
     use super::super::neon_tables::ShiftDecoder;
     use super::{portable, STEP};

@@ -1,5 +1,6 @@
 //! The lane trait: the small vocabulary every kernel is written in.
 
+use super::lookup::Lookup;
 use super::philox::{self, PhiloxKeys};
 
 /// The most elements that one group (four vectors) holds at any level.
@@ -15,66 +16,6 @@ pub trait Kernel {
     type Out;
     /// Runs at level `l`.
     fn run<L: Lanes>(self, l: L) -> Self::Out;
-}
-
-/// 256 float32 values, and their upper 16 bits split into bytes (every value is a bfloat16).
-#[derive(Clone)]
-#[repr(C, align(64))]
-pub struct Lookup {
-    /// The values.
-    pub values: [f32; 256],
-    /// Bits 16..24 of each value.
-    pub low: [u8; 256],
-    /// Bits 24..32 of each value.
-    pub high: [u8; 256],
-    /// True if the upper half is the lower half with the sign bit set.
-    pub symmetric: bool,
-    /// The shift that makes float16 of the codes, for formats that allow it.
-    pub half: Option<F16Shift>,
-}
-
-/// The shift that turns codes into float16: a code in the top byte of a 16-bit word, its magnitude shifted right below
-/// the sign, is a float16 of the same value up to a power of two.
-#[derive(Clone, Copy, Debug)]
-pub struct F16Shift {
-    /// Bits to shift by: 5 minus the exponent bits of the format.
-    pub shift: u32,
-    /// The power of two to multiply the float16 by.
-    pub scale: f32,
-    /// The first magnitude code that the shift does not decode (infinity, NaN).
-    pub limit: u8,
-}
-
-impl F16Shift {
-    /// Returns the float16 bits of a code.
-    pub fn word(self, code: u8) -> u16 {
-        let (sign, magnitude) = (u16::from(code & 0x80) << 8, u16::from(code & 0x7F) << 8);
-        sign | magnitude >> self.shift
-    }
-
-    /// Returns the shift that reproduces a table, if one does.
-    fn of(values: &[f32; 256]) -> Option<F16Shift> {
-        (0..3).find_map(|shift| {
-            let half = F16Shift { shift, scale: 1.0, limit: 0 };
-            let scale = values[1] / f16_to_f32(half.word(1));
-            let same = |code: u8| {
-                let value = f16_to_f32(half.word(code)) * scale;
-                value.to_bits() == values[usize::from(code)].to_bits()
-            };
-            let limit = (0..0x80u8).take_while(|&m| same(m) && same(m | 0x80)).count() as u8;
-            (limit >= 0x70).then_some(F16Shift { scale, limit, ..half })
-        })
-    }
-}
-
-impl Lookup {
-    /// Splits a table of bfloat16-representable values.
-    pub fn new(values: [f32; 256]) -> Lookup {
-        let byte = |shift: u32| values.map(|v| (v.to_bits() >> shift) as u8);
-        let (positive, negative) = values.split_at(128);
-        let symmetric = positive.iter().zip(negative).all(|(p, n)| n.to_bits() == p.to_bits() | 1 << 31);
-        Lookup { low: byte(16), high: byte(24), values, symmetric, half: F16Shift::of(&values) }
-    }
 }
 
 /// A float format of at most three mantissa bits with a sign above its magnitude, and a mode of rounding, as
@@ -320,6 +261,46 @@ pub trait Lanes: Copy {
     fn store_u8(self, x: [Self::U; 4], out: &mut [u8], stream: bool);
     /// Stores a group as 16-bit words; lanes must be below 65536.
     fn store_u16(self, x: [Self::U; 4], out: &mut [u16], stream: bool);
+    /// True if the level implements [`Lanes::store_f16`] and [`Lanes::store_bf16`].
+    const ROUNDS_WORDS: bool = false;
+    /// Rounds a group of float32 to float16, nearest even, and stores it. NaN becomes the quiet NaN of its sign. Where all
+    /// is to be `finite`, what would be infinity becomes the largest number.
+    fn store_f16(self, _x: [Self::F; 4], _finite: bool, _out: &mut [u16], _stream: bool) {
+        unreachable!("only where ROUNDS_WORDS")
+    }
+    /// The same for bfloat16.
+    fn store_bf16(self, _x: [Self::F; 4], _finite: bool, _out: &mut [u16], _stream: bool) {
+        unreachable!("only where ROUNDS_WORDS")
+    }
+    /// The nearest bfloat16 of each lane, ties to even. Rounds the whole word, sign included: a carry into the exponent is
+    /// right, and a quiet NaN, whose low bits are zero, stays as it is; others are not for this.
+    #[inline(always)]
+    fn round_bf16(self, x: Self::F) -> Self::U {
+        let x = self.bits(x);
+        let odd = self.and(self.shr(x, 16), self.u32(1));
+        self.shr(self.add(self.add(x, self.u32(0x7FFF)), odd), 16)
+    }
+    /// Replaces every NaN of a group by the quiet NaN of its sign.
+    #[inline(always)]
+    fn quiet(self, x: [Self::F; 4]) -> [Self::F; 4] {
+        if self.all_numbers(x) {
+            return x;
+        }
+        [self.quiet_lanes(x[0]), self.quiet_lanes(x[1]), self.quiet_lanes(x[2]), self.quiet_lanes(x[3])]
+    }
+    /// Replaces every NaN by the quiet NaN of its sign.
+    #[inline(always)]
+    fn quiet_lanes(self, x: Self::F) -> Self::F {
+        let bits = self.bits(x);
+        let sign = self.and(bits, self.u32(0x8000_0000));
+        let nan = self.gt(self.and(bits, self.u32(0x7FFF_FFFF)), self.u32(0x7F80_0000));
+        self.float(self.select(nan, self.or(sign, self.u32(0x7FC0_0000)), bits))
+    }
+    /// True only if no lane of a group is NaN; false, too, where asking takes a level as long as [`Lanes::quiet`].
+    #[inline(always)]
+    fn all_numbers(self, _x: [Self::F; 4]) -> bool {
+        false
+    }
     /// True if the level implements [`Lanes::store_narrow`].
     const NARROW: bool = false;
     /// True if [`Lanes::store_narrow`] takes numbers as they are, whatever [`Narrow::normal`].

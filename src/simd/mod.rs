@@ -114,6 +114,7 @@ pub mod bf16_pairs;
 mod cache;
 mod columns;
 mod lanes;
+mod lookup;
 mod map;
 mod maxima;
 mod philox;
@@ -142,9 +143,9 @@ mod neon_tables;
 pub use ahead::Ahead;
 pub use cache::{caches, Caches};
 pub use lanes::{
-    f16_to_f32, f64_to_f32_odd, fma, ColumnSink, F16Shift, Kernel, Lanes, Lookup, Narrow, Plain, RandomBytes,
-    MAX_GROUP, STEP,
+    f16_to_f32, f64_to_f32_odd, fma, ColumnSink, Kernel, Lanes, Narrow, Plain, RandomBytes, MAX_GROUP, STEP,
 };
+pub use lookup::{F16Shift, Lookup};
 pub use map::{map_groups, set_least_streamed, GroupMap, Walk};
 pub use philox::PhiloxKeys;
 pub use steps::{add_steps, StepColumns, StepRows};

@@ -5,7 +5,8 @@
 //! float32 come without `fullfp16`. They are assembly here, since the compiler's own float16 vectors are younger than the
 //! oldest compiler that builds this crate.
 
-use super::lanes::{ColumnSink, Kernel, Lanes, Lookup, Narrow};
+use super::lanes::{ColumnSink, Kernel, Lanes, Narrow};
+use super::lookup::Lookup;
 use super::philox::{self, PhiloxKeys};
 use super::scalar::Scalar;
 use super::{neon_narrow, neon_tables};

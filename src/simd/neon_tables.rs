@@ -1,7 +1,7 @@
 //! Lookups in NEON: through float16 where a shift makes it of the codes, and otherwise in tables of bytes, of which one
 //! instruction sees 64.
 
-use super::lanes::{F16Shift, Lookup};
+use super::lookup::{F16Shift, Lookup};
 use super::neon::{widen_f16, Neon, Two};
 use std::arch::aarch64::*;
 

@@ -1,13 +1,15 @@
 //! ByteTables held in registers: what kernels need that look up in one table and do little else with what they find.
 
 #[cfg(target_arch = "x86_64")]
+pub(super) use x86::shifted_words;
+#[cfg(target_arch = "x86_64")]
 pub use x86::{ByteTables, F16Table};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::super::avx2::{gather_rare, Avx2};
     use super::super::avx512::Avx512;
-    use super::super::lanes::Lookup;
+    use super::super::lookup::Lookup;
     use std::arch::x86_64::*;
 
     /// The low and high bytes of 128 bfloat16 values; their negatives are the upper half of the table.
@@ -71,6 +73,43 @@ mod x86 {
         }
     }
 
+    /// The upper halves of 32 table values by [`WordShift`](super::super::lookup::WordShift), if it holds for all of them.
+    #[inline(always)]
+    pub(in crate::simd) fn shifted_words(_: Avx2, table: &Lookup, codes: &[u8]) -> Option<[__m256i; 2]> {
+        let (rule, codes) = (table.words?, &codes[..32]);
+        // SAFETY: 32 bytes are read from a slice of 32, and 16 from arrays of 256; the token proves AVX2.
+        unsafe {
+            let all = _mm256_loadu_si256(codes.as_ptr().cast());
+            let low_bits = _mm256_set1_epi8(0x7F);
+            let last = _mm256_set1_epi8((rule.limit - 1) as i8);
+            if _mm256_movemask_epi8(_mm256_cmpgt_epi8(_mm256_and_si256(all, low_bits), last)) != 0 {
+                return None;
+            }
+            // Quarters first, as bytes are interleaved within halves.
+            let (all, zero) = (_mm256_permute4x64_epi64::<0b11_01_10_00>(all), _mm256_setzero_si256());
+            let shift = _mm_cvtsi32_si128(rule.shift as i32);
+            let keep = _mm256_set1_epi16(0x8000_u16 as i16 | (0x7F00 >> rule.shift));
+            let add = _mm256_set1_epi16(rule.add as i16);
+            let (a, b) = (_mm256_unpacklo_epi8(zero, all), _mm256_unpackhi_epi8(zero, all));
+            let a = _mm256_add_epi16(_mm256_and_si256(_mm256_sra_epi16(a, shift), keep), add);
+            let b = _mm256_add_epi16(_mm256_and_si256(_mm256_sra_epi16(b, shift), keep), add);
+            if !rule.apart {
+                return Some([a, b]);
+            }
+            let low = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.low.as_ptr().cast()));
+            let high = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.high.as_ptr().cast()));
+            let magnitude = _mm256_and_si256(all, low_bits);
+            let small = _mm256_cmpgt_epi8(_mm256_set1_epi8(16), magnitude);
+            let (low, high) = (_mm256_shuffle_epi8(low, magnitude), _mm256_shuffle_epi8(high, magnitude));
+            let high = _mm256_or_si256(high, _mm256_andnot_si256(low_bits, all));
+            let (first, second) = (_mm256_unpacklo_epi8(low, high), _mm256_unpackhi_epi8(low, high));
+            Some([
+                _mm256_blendv_epi8(a, first, _mm256_unpacklo_epi8(small, small)),
+                _mm256_blendv_epi8(b, second, _mm256_unpackhi_epi8(small, small)),
+            ])
+        }
+    }
+
     /// Decoding by shift to float16, with the table as fallback for special codes.
     #[derive(Clone, Copy)]
     pub struct F16Table<'a> {
@@ -82,7 +121,7 @@ mod x86 {
     }
 
     impl<'a> F16Table<'a> {
-        /// Prepares a format that decodes by [`F16Shift`](super::super::lanes::F16Shift); `None` for any other.
+        /// Prepares a format that decodes by [`F16Shift`](super::super::lookup::F16Shift); `None` for any other.
         #[inline(always)]
         pub(in crate::simd) fn new(_: Avx2, table: &'a Lookup) -> Option<F16Table<'a>> {
             let half = table.half?;

@@ -1,7 +1,8 @@
 //! The portable level: arrays of lanes in plain Rust, which the compiler vectorises as far as the baseline
 //! CPU allows. It defines what the other levels must reproduce.
 
-use super::lanes::{self, f16_to_f32, f64_to_f32_odd, horner, ColumnSink, Kernel, Lanes, Lookup, MIDPOINT};
+use super::lanes::{self, f16_to_f32, f64_to_f32_odd, horner, ColumnSink, Kernel, Lanes, MIDPOINT};
+use super::lookup::Lookup;
 
 /// Lanes of the portable level: one SSE or NEON vector.
 const W: usize = 4;

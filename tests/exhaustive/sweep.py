@@ -20,7 +20,7 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np
-from oracle import NO_NAN, SMALL, expected, overflows
+from oracle import NO_NAN, SMALL, WIDE, expected, overflows
 
 RESULT = Path(__file__).with_name("RESULT.md")
 INPUTS = 1 << 32
@@ -111,7 +111,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--formats", nargs="+", choices=SMALL, default=["float8_e4m3fn", "float8_e5m2"])
+    parser.add_argument(
+        "--formats", nargs="+", choices=SMALL + WIDE, default=["float8_e4m3fn", "float8_e5m2"]
+    )
     parser.add_argument("--overflow", choices=("nonfinite", "saturate"), help="both by default")
     parser.add_argument(
         "--levels", nargs="+", default=[_core.simd_level()], help="SIMD levels; the current one by default"

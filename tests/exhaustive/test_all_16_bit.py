@@ -8,14 +8,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from oracle import INTEGERS, NO_NAN, SMALL, code_dtype, expected, overflows
+from oracle import INTEGERS, NO_NAN, SMALL, WIDE, code_dtype, expected, overflows
 
 import dsv3_numerics as d3
 from dsv3_numerics import reference
 
 Array = NDArray[Any]
 
-WIDE = ("bfloat16", "float16")
 ALL_16_BITS = np.arange(1 << 16, dtype=np.uint16)
 
 

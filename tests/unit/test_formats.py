@@ -87,6 +87,17 @@ def test_decode_every_code(name: str, dtype: str, simd_level: str) -> None:
         )
 
 
+@pytest.mark.parametrize("dtype", SOURCES)
+@pytest.mark.parametrize("name", [name for name, info in FORMATS.items() if info.bits <= 8])
+def test_decode_every_code_among_its_like(name: str, dtype: str, simd_level: str) -> None:
+    """Vectors of one code, and of two: those of special codes are decoded another way."""
+    every = np.arange(1 << FORMATS[name].bits, dtype=np.uint8)
+    numbers = raw(reference.decode(every, fmt=name, dtype=SOURCES[dtype]))
+    for codes in (every.repeat(64), every.reshape(-1, 2).repeat(32, axis=0).ravel()):
+        got = dn.decode(codes, fmt=name, dtype=SOURCES[dtype])
+        np.testing.assert_array_equal(raw(got), numbers[codes])
+
+
 @pytest.mark.parametrize("name", ["float4_e2m1fn", "float6_e3m2fn", "int4", "e5m6"])
 def test_decode_ignores_bits_beyond_the_code(name: str, simd_level: str) -> None:
     width = 8 * code_dtype(name).itemsize
@@ -97,7 +108,7 @@ def test_decode_ignores_bits_beyond_the_code(name: str, simd_level: str) -> None
 
 
 @pytest.mark.parametrize("source", SOURCES)
-@pytest.mark.parametrize("name", ["float8_e4m3fn", "e5m6", "int8", "float8_e8m0fnu"])
+@pytest.mark.parametrize("name", ["float8_e4m3fn", "e5m6", "int8", "float8_e8m0fnu", "float16", "bfloat16"])
 def test_every_length_and_offset(name: str, source: str, simd_level: str) -> None:
     """Vector bodies, tails and misaligned starts; the bytes around the output stay as they are."""
     x = tensor((210,), source, seed=5)
