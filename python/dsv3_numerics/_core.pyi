@@ -42,7 +42,7 @@ class CastPlan:
         real: str,
         fmt: str,
         encode: tuple[str, str, str] | None,
-        dtype: np.dtype[Any],
+        dtypes: tuple[np.dtype[Any], np.dtype[Any]],
         views: tuple[np.dtype[Any] | None, np.dtype[Any] | None],
     ) -> CastPlan: ...
 
@@ -50,7 +50,9 @@ class CastPlan:
 class CastPlans:
     def __new__(cls) -> CastPlans: ...
     def keep(self, call: tuple[Any, ...], plan: CastPlan) -> None: ...
-    def run(self, call: tuple[Any, ...], src: _Array, out: _Array | None) -> _Array | None: ...
+    def run(
+        self, src: object, fmt: object, first: object, second: object, third: object, out: _Array | None
+    ) -> _Array | None: ...
 
 def differences(
     a: _Array,

@@ -48,7 +48,8 @@ Rounding = Literal[
 Overflow = Literal["saturate", "nonfinite"]
 NanPolicy = Literal["code", "raise", "zero", "max"]
 
-_CASTS = _core.CastPlans()
+_ENCODES, _DECODES = _core.CastPlans(), _core.CastPlans()
+_encode_again, _decode_again = _ENCODES.run, _DECODES.run
 _WORDS = 12  # the width that packs into 32-bit words, as DeepSeek's TileKernels do
 
 
@@ -397,10 +398,8 @@ def encode(
     >>> encode(np.float32([0.3]), "e5m6")
     array([845], dtype=uint16)
     """
-    call = None
-    if type(x) is np.ndarray and seed is None:
-        call = x.dtype, fmt, rounding, overflow, nan
-        made = _CASTS.run(call, x, out)
+    if seed is None:
+        made = _encode_again(x, fmt, rounding, overflow, nan, out)
         if made is not None:
             return made
     array, kind = source(x, "x")
@@ -414,9 +413,10 @@ def encode(
     key = seed_key(seed, rounding)
     codes = destination(out, array.shape, info.dtype, array)
     _core.encode(crossing(array, kind), flat(codes), info.name, rounding, overflow, nan, key)
-    if call and array.dtype.isnative:
+    if type(x) is np.ndarray and seed is None and array.dtype.isnative:
         policy, views = (rounding, overflow, nan), (raw_view(array), raw_view(codes))
-        _CASTS.keep(call, _core.CastPlan(kind, info.name, policy, info.dtype, views))
+        call = x.dtype, fmt, *policy
+        _ENCODES.keep(call, _core.CastPlan(kind, info.name, policy, (array.dtype, info.dtype), views))
     return deliver(codes, out)
 
 
@@ -454,19 +454,17 @@ def decode(
     >>> decode(np.uint8([0x00, 0x38, 0x7E]), fmt="float8_e4m3fn")
     array([  0.,   1., 448.], dtype=float32)
     """
-    call = None
-    if type(codes) is np.ndarray:
-        call = codes.dtype, fmt, dtype
-        made = _CASTS.run(call, codes, out)
-        if made is not None:
-            return made
+    made = _decode_again(codes, fmt, dtype, None, None, out)
+    if made is not None:
+        return made
     array, info = code_array(codes, fmt)
     target, kind = real_dtype(dtype)
     numbers = destination(out, array.shape, target, array)
     _core.decode(flat(array), info.name, (flat(numbers), kind))
-    if call and array.dtype.isnative:
+    if type(codes) is np.ndarray and array.dtype.isnative:
         views = raw_view(array), raw_view(numbers)
-        _CASTS.keep(call, _core.CastPlan(kind, info.name, None, target, views))
+        call = codes.dtype, fmt, dtype, None, None
+        _DECODES.keep(call, _core.CastPlan(kind, info.name, None, (array.dtype, target), views))
     return deliver(numbers, out)
 
 

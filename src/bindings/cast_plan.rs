@@ -1,17 +1,18 @@
 //! Casts of plain arrays by plans: what a call on a small array needs, and nothing else.
 
-use super::array::Object;
+use super::array::{Lent, Object};
 use super::formats::options;
 use super::{detached, type_error};
 use crate::error::Error;
 use crate::formats::{self, Codes, CodesMut, EncodeOptions, Format, Input, Output};
-use numpy::{Element, PyArrayDyn, PyArrayMethods, PyUntypedArrayMethods};
+use numpy::{Element, PyArrayDyn, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods};
 use numpy::{PyReadonlyArrayDyn, PyReadwriteArrayDyn};
 use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyTuple};
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 /// Elements up to which a cast keeps the GIL: letting it go takes as long as some hundreds of them, and the whole cast
 /// some microseconds.
@@ -33,8 +34,8 @@ pub struct CastPlan {
     format: &'static Format,
     /// `None` for codes to numbers.
     encode: Option<EncodeOptions>,
-    /// Dtype of the result.
-    dtype: Py<PyAny>,
+    /// Dtypes of the input and of the result.
+    dtypes: [Py<PyAny>; 2],
     /// Dtypes that arrays are viewed as where the core does not know their own: of the input, and of the result.
     views: [Option<Py<PyAny>>; 2],
 }
@@ -43,9 +44,19 @@ pub struct CastPlan {
 #[pyclass(frozen, module = "dsv3_numerics._core")]
 pub struct CastPlans {
     plans: Py<PyDict>,
+    recent: Mutex<Vec<Recent>>,
     /// `numpy.empty`.
     empty: Py<PyAny>,
 }
+
+/// A call of late.
+struct Recent {
+    call: [Py<PyAny>; 5],
+    plan: Py<CastPlan>,
+}
+
+/// Calls that are recent.
+const FEW: usize = 8;
 
 /// Plans that are kept; when there are more, all are forgotten.
 const MOST: usize = 2048;
@@ -144,7 +155,7 @@ impl CastPlan {
         real: &str,
         fmt: &str,
         encode: Option<(String, String, String)>,
-        dtype: Py<PyAny>,
+        dtypes: [Py<PyAny>; 2],
         views: [Option<Py<PyAny>>; 2],
     ) -> PyResult<CastPlan> {
         let real = match real {
@@ -155,7 +166,7 @@ impl CastPlan {
             _ => return Err(type_error(format!("real: found {real:?}, expected a type of numbers"))),
         };
         let encode = encode.map(|(rounding, overflow, nan)| options(&rounding, &overflow, &nan, 0));
-        Ok(CastPlan { real, format: Format::by_name(fmt)?, encode: encode.transpose()?, dtype, views })
+        Ok(CastPlan { real, format: Format::by_name(fmt)?, encode: encode.transpose()?, dtypes, views })
     }
 }
 
@@ -166,6 +177,36 @@ impl CastPlan {
             None => Ok(array.clone()),
             Some(dtype) => array.call_method1(intern!(array.py(), "view"), (dtype,)),
         }
+    }
+
+    /// Casts a small src into out with the GIL, and without borrows; `None`, and nothing is done, where that cannot be.
+    fn quick(&self, src: &Object<'_>, out: &Object<'_>) -> Option<Result<(), Error>> {
+        let CastPlan { real, format, encode, .. } = self;
+        let mut lent = Lent::new(src, out, &self.dtypes).filter(|lent| lent.len() <= SMALL)?;
+        macro_rules! cast {
+            ($real:ident, $number:ty, $codes:ident, $code:ty) => {
+                match encode {
+                    Some(options) => {
+                        let (src, out) = lent.slices::<$number, $code>()?;
+                        formats::encode(Input::$real(src), format, options, CodesMut::$codes(out))
+                    }
+                    None => {
+                        let (src, out) = lent.slices::<$code, $number>()?;
+                        formats::decode(Codes::$codes(src), format, Output::$real(out))
+                    }
+                }
+            };
+        }
+        Some(match (real, format.bits() <= 8) {
+            (Real::F32, true) => cast!(F32, f32, U8, u8),
+            (Real::F64, true) => cast!(F64, f64, U8, u8),
+            (Real::F16, true) => cast!(F16, u16, U8, u8),
+            (Real::Bf16, true) => cast!(Bf16, u16, U8, u8),
+            (Real::F32, false) => cast!(F32, f32, U16, u16),
+            (Real::F64, false) => cast!(F64, f64, U16, u16),
+            (Real::F16, false) => cast!(F16, u16, U16, u16),
+            (Real::Bf16, false) => cast!(Bf16, u16, U16, u16),
+        })
     }
 
     /// Casts src into out. False, and nothing is done, unless both are plain, of one shape, and apart in memory.
@@ -200,7 +241,7 @@ impl CastPlans {
     #[new]
     fn new(py: Python<'_>) -> PyResult<CastPlans> {
         let empty = py.import("numpy")?.getattr("empty")?.unbind();
-        Ok(CastPlans { plans: PyDict::new(py).unbind(), empty })
+        Ok(CastPlans { plans: PyDict::new(py).unbind(), recent: Mutex::default(), empty })
     }
 
     /// Keeps the plan of a call.
@@ -219,28 +260,57 @@ impl CastPlans {
         })
     }
 
-    /// Casts an array, whose class is ndarray, as a call before did. None where there was no such call, or the arrays are
-    /// not plain.
+    /// Casts an array as a call before did that had the same arguments: the format, and all that comes after it. None where
+    /// there was no such call, or the arrays are not plain.
     fn run<'py>(
         &self,
-        call: &Object<'py>,
         src: &Object<'py>,
+        fmt: &Object<'py>,
+        first: &Object<'py>,
+        second: &Object<'py>,
+        third: &Object<'py>,
         out: Option<Object<'py>>,
     ) -> PyResult<Option<Object<'py>>> {
         let py = src.py();
-        let Ok(Some(plan)) = self.plans.bind(py).get_item(call) else { return Ok(None) };
-        let plan = plan.cast::<CastPlan>()?.get();
+        let Ok(array) = src.cast_exact::<PyUntypedArray>() else { return Ok(None) };
+        let Some(plan) = self.find(py, [array.dtype().as_any(), fmt, first, second, third])? else {
+            return Ok(None);
+        };
+        let plan = plan.get();
         let out = match out {
-            None => self.empty.bind(py).call1((src.getattr(intern!(py, "shape"))?, &plan.dtype))?,
+            None => self.empty.bind(py).call1((src.getattr(intern!(py, "shape"))?, &plan.dtypes[1]))?,
             Some(out) => {
-                let same = out.get_type().is(src.get_type());
-                if !same || !out.getattr(intern!(py, "dtype"))?.is(&plan.dtype) {
+                let array = out.cast_exact::<PyUntypedArray>();
+                if !array.is_ok_and(|array| array.dtype().is(&plan.dtypes[1])) {
                     return Ok(None);
                 }
                 out
             }
         };
+        if let Some(done) = plan.quick(src, &out) {
+            return Ok(done.map(|()| Some(out))?);
+        }
         let done = plan.run(&plan.seen(src, 0)?, &plan.seen(&out, 1)?)?;
         Ok(done.then_some(out))
+    }
+}
+
+impl CastPlans {
+    /// The plan of a call: by the objects themselves among the last ones, else by what they say.
+    fn find(&self, py: Python<'_>, call: [&Object<'_>; 5]) -> PyResult<Option<Py<CastPlan>>> {
+        let recent = || self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |last: &&Recent| last.call.iter().zip(call).all(|(last, now)| now.is(last));
+        if let Some(last) = recent().iter().find(same) {
+            return Ok(Some(last.plan.clone_ref(py)));
+        }
+        let Ok(Some(plan)) = self.plans.bind(py).get_item(PyTuple::new(py, call)?) else { return Ok(None) };
+        let plan = plan.cast_into::<CastPlan>()?.unbind();
+        let now = Recent { call: call.map(|argument| argument.clone().unbind()), plan: plan.clone_ref(py) };
+        let mut recent = recent();
+        let first = (recent.len() >= FEW).then(|| recent.remove(0));
+        recent.push(now);
+        drop(recent); // what lets go of the first may call Python, and that this
+        drop(first);
+        Ok(Some(plan))
     }
 }

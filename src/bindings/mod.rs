@@ -39,16 +39,34 @@ use crate::interrupt::watched;
 use pyo3::exceptions::{PyKeyboardInterrupt, PyOSError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use std::cell::RefCell;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 thread_local! {
     /// The exception of a signal's handler, on its way out of the core.
     static RAISED: RefCell<Option<PyErr>> = const { RefCell::new(None) };
 }
 
+/// Calls that run without the GIL.
+static WITHOUT_GIL: AtomicUsize = AtomicUsize::new(0);
+
+/// Runs something without the GIL.
+fn without_gil<T: Send>(py: Python<'_>, run: impl FnOnce() -> T + Send) -> T {
+    /// Counts until it is dropped.
+    struct Counted;
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            WITHOUT_GIL.fetch_sub(1, Ordering::Release);
+        }
+    }
+    WITHOUT_GIL.fetch_add(1, Ordering::Relaxed);
+    let _counted = Counted;
+    py.detach(run)
+}
+
 /// Runs a function of the core without the GIL. Signals are looked at meanwhile: where a handler raises, as that of
 /// Ctrl-C does, the core ends the call, and the exception is the result.
 fn detached<T: Send>(py: Python<'_>, run: impl FnOnce() -> Result<T, Error> + Send) -> PyResult<T> {
-    match py.detach(|| watched(signalled, run)) {
+    match without_gil(py, || watched(signalled, run)) {
         Ok(result) => Ok(result?),
         Err(_) => Err(RAISED.take().unwrap_or_else(|| PyKeyboardInterrupt::new_err(()))),
     }

@@ -138,7 +138,7 @@ impl TensorTable {
 #[pyo3(signature = (data, before=0))]
 fn crc32(py: Python<'_>, data: Slice<'_, u8>, before: u32) -> PyResult<u32> {
     let data = data.view()?;
-    Ok(py.detach(|| {
+    Ok(super::without_gil(py, || {
         let mut hasher = crc32fast::Hasher::new_with_initial(before);
         hasher.update(data);
         hasher.finalize()

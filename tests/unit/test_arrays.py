@@ -142,6 +142,24 @@ def test_out_in_other_layouts_is_filled(view: str) -> None:
         assert (wide.base[:, 1::2] == 7).all()
 
 
+def test_a_call_that_is_known_looks_at_its_arrays() -> None:
+    x, out = tensor((64,), seed=3), np.zeros(64, np.float16)
+    expected = raw(dn.encode(x, "float16", out=out)).copy()
+    for _ in range(2):
+        out[:] = 0
+        assert dn.encode(x, "float16", out=out) is out
+        np.testing.assert_array_equal(raw(out), expected)
+    np.testing.assert_array_equal(raw(dn.encode(x[::2], "float16", out=out[:32])), expected[::2])
+    np.testing.assert_array_equal(raw(dn.encode(x.astype(">f4"), "float16")), expected)
+    np.testing.assert_array_equal(raw(dn.encode(x.reshape(8, 8).T, "float16").T).ravel(), expected)
+    for wrong in (out[:63], out.reshape(8, 8), out.astype(np.float32)):
+        with pytest.raises((TypeError, ValueError), match="out"):
+            dn.encode(x, "float16", out=wrong)
+    out.flags.writeable = False
+    with pytest.raises(ValueError, match="out"):
+        dn.encode(x, "float16", out=out)
+
+
 def test_out_may_overlap_the_input() -> None:
     x = tensor((64,), seed=3)
     expected = dn.encode(x, "float16")
