@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import product
 
 import numpy as np
 
@@ -32,7 +33,13 @@ SLOW = {"ml_dtypes": 20}
 "Exponents beyond which a peer is not measured: its rate changes no more."
 
 NARROW = ("float8_e4m3fn", "float8_e5m2")
-CASTS = (*((a, b) for a in WIDE for b in NARROW), *((b, a) for b in NARROW for a in WIDE))
+HALVES = ("bfloat16", "float16")
+CASTS = (
+    *((a, b) for a in WIDE for b in NARROW),
+    *((b, a) for b in NARROW for a in WIDE),
+    *(("float32", b) for b in HALVES),
+    *((b, "float32") for b in HALVES),
+)
 
 
 def name_of(source: str, target: str) -> str:
@@ -41,22 +48,23 @@ def name_of(source: str, target: str) -> str:
 
 
 def cast(x: Array, target: str, out: Array) -> Call:
-    """Our cast of `x`, one of whose dtypes is FP8."""
-    run = partial(d3.encode, x, target) if x.dtype.name in WIDE else partial(d3.decode, x, dtype=target)
+    """Our cast of `x`: a smaller dtype is a format."""
+    smaller = out.itemsize < x.itemsize
+    run = partial(d3.encode, x, target) if smaller else partial(d3.decode, x, dtype=target)
     return partial(run, out=out)
 
 
 def quick() -> str:
-    """Check each cast on a few sizes against ml_dtypes."""
+    """Check each cast on a few sizes against ml_dtypes, at every level."""
     done = 0
-    for source, target in CASTS:
-        for size in (1, 63, 4099):
-            x = numbers((size,), 3.0).astype(source)
-            out = np.zeros(size, target)
-            cast(x, target, out)()
-            if not np.array_equal(suite.bits(out), suite.bits(expected(x, target))):
-                raise AssertionError(f"{name_of(source, target)} of {size} differs")
-            done += 1
+    for level, (source, target), size in product(suite.levels(), CASTS, (1, 63, 4099)):
+        set_state(level, 1)
+        x = numbers((size,), 3.0).astype(source)
+        out = np.zeros(size, target)
+        cast(x, target, out)()
+        if not np.array_equal(suite.bits(out), suite.bits(expected(x, target))):
+            raise AssertionError(f"{name_of(source, target)} of {size} differs at {level}")
+        done += 1
     return f"{done} outputs equal to ml_dtypes'"
 
 
