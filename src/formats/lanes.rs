@@ -11,7 +11,7 @@ use super::philox::{random_bits, random_bytes};
 use super::round::{Rounder, Rounding};
 use super::source::Code;
 use super::table::Top;
-use crate::simd::{Kernel, Lanes, PhiloxKeys, RandomBytes, MAX_GROUP};
+use crate::simd::{ByteFormat, Kernel, Lanes, PhiloxKeys, MAX_GROUP};
 
 const INFINITY: u32 = 0x7F80_0000;
 const MAGNITUDE: u32 = 0x7FFF_FFFF;
@@ -42,7 +42,7 @@ pub struct LaneRounder {
     fixed: Option<Fixed>,
     tail: Tail,
     /// Codes of bytes at random, where a level has an operation for them.
-    random_bytes: Option<RandomBytes>,
+    random_bytes: Option<ByteFormat>,
     /// Bits of the seed of stochastic rounding.
     keys: PhiloxKeys,
 }
@@ -125,9 +125,9 @@ impl LaneRounder {
     }
 
     /// The format as [`Lanes::store_random`] takes it.
-    fn random_bytes(&self) -> Option<RandomBytes> {
+    fn random_bytes(&self) -> Option<ByteFormat> {
         let fixed = self.fixed.filter(|fixed| fixed.place == SUM && (16..=22).contains(&fixed.cut))?;
-        (self.rounding.is_random() && self.tail == ALIKE && self.bits <= 8).then(|| RandomBytes {
+        (self.rounding.is_random() && self.tail == ALIKE && self.bits <= 8).then(|| ByteFormat {
             least: fixed.least,
             cut: fixed.cut,
             limit: self.limit[0] as u8,

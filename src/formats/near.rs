@@ -7,7 +7,7 @@
 
 use super::round::{Rounder, Rounding};
 use super::table::{Format, Top};
-use crate::simd::{Lanes, Narrow};
+use crate::simd::{ByteFormat, Lanes, Narrow};
 
 const INFINITY: u32 = 0x7F80_0000;
 
@@ -87,6 +87,12 @@ impl Near {
             let (normal, sign) = ((127 - 14) << 23, 1 << (self.bits - 1));
             (Narrow { normal, sticky, cut, add, even, limit, infinite, nan, sign, four_bits: false }, scale)
         })
+    }
+
+    /// The format for [`Lanes::store_nearest`], of at most eight bits and [`plain`](Near::plain).
+    pub fn bytes(&self) -> ByteFormat {
+        let (limit, nan, sign) = (self.limit_code as u8, self.nan as u8, 1 << (self.bits - 1));
+        ByteFormat { least: self.emin_bits, cut: self.shift, limit, nan, sign }
     }
 
     /// True: codes are a sign bit above a magnitude.

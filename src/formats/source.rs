@@ -1,6 +1,6 @@
 //! The arrays that cross the crate's surface: what can be encoded, what can be decoded into, and codes.
 
-use crate::simd::{Lanes, Narrow, Plain, RandomBytes, MAX_GROUP};
+use crate::simd::{ByteFormat, Lanes, Narrow, Plain, MAX_GROUP};
 
 /// How the elements of an input array widen to float32 lanes.
 pub trait Source: Copy + Send + Sync {
@@ -163,11 +163,22 @@ pub trait Code: Plain + Send + Sync + Default + Into<u32> {
     fn store_narrow<L: Lanes>(_l: L, _x: [L::F; 4], _format: Narrow, _out: &mut [Self], _stream: bool) {
         unreachable!("codes of more than a byte")
     }
+    /// [`Lanes::store_nearest`].
+    fn store_nearest<L: Lanes>(
+        _l: L,
+        _a: [L::F; 4],
+        _x: [L::U; 4],
+        _f: ByteFormat,
+        _out: &mut [Self],
+        _stream: bool,
+    ) {
+        unreachable!("codes of more than a byte")
+    }
     /// [`Lanes::store_random`].
     fn store_random<L: Lanes>(
         _l: L,
         _x: [[L::U; 4]; 2],
-        _f: RandomBytes,
+        _f: ByteFormat,
         _out: &mut [Self],
         _stream: bool,
     ) -> bool {
@@ -178,7 +189,7 @@ pub trait Code: Plain + Send + Sync + Default + Into<u32> {
         _l: L,
         _x: [L::U; 4],
         _random: &[u8; MAX_GROUP],
-        _f: RandomBytes,
+        _f: ByteFormat,
         _out: &mut [Self],
         _stream: bool,
     ) -> bool {
@@ -206,7 +217,18 @@ impl Code for u8 {
         l.store_narrow(x, format, out, stream);
     }
     #[inline(always)]
-    fn store_random<L: Lanes>(l: L, x: [[L::U; 4]; 2], f: RandomBytes, out: &mut [u8], stream: bool) -> bool {
+    fn store_nearest<L: Lanes>(
+        l: L,
+        a: [L::F; 4],
+        x: [L::U; 4],
+        f: ByteFormat,
+        out: &mut [u8],
+        stream: bool,
+    ) {
+        l.store_nearest(a, x, f, out, stream);
+    }
+    #[inline(always)]
+    fn store_random<L: Lanes>(l: L, x: [[L::U; 4]; 2], f: ByteFormat, out: &mut [u8], stream: bool) -> bool {
         l.store_random(x, f, out, stream)
     }
     #[inline(always)]
@@ -214,7 +236,7 @@ impl Code for u8 {
         l: L,
         x: [L::U; 4],
         random: &[u8; MAX_GROUP],
-        format: RandomBytes,
+        format: ByteFormat,
         out: &mut [u8],
         stream: bool,
     ) -> bool {

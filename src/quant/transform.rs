@@ -217,14 +217,26 @@ struct EncodeRun<'a, P, S, C, const SAFE: bool, const DIVIDE: bool, const PLAIN:
 impl<P: Place, S: Source, C: Code, const SAFE: bool, const DIVIDE: bool, const PLAIN: bool>
     EncodeRun<'_, P, S, C, SAFE, DIVIDE, PLAIN>
 {
+    /// The bits of a vector of elements.
     #[inline(always)]
-    fn vector<L: Lanes>(&self, l: L, at: usize, j: usize, src: &[S::Item]) -> L::U {
-        let x = l.bits(S::load(l, &src[j * L::N..]));
+    fn load<L: Lanes>(&self, l: L, j: usize, src: &[S::Item]) -> L::U {
+        l.bits(S::load(l, &src[j * L::N..]))
+    }
+
+    /// The quotients of the magnitudes of elements.
+    #[inline(always)]
+    fn quotient<L: Lanes>(&self, l: L, at: usize, j: usize, x: L::U) -> L::F {
         let mut a = self.near.magnitude(l, x);
         if SAFE {
             a = l.select(l.gt(a, l.u32(0x007F_FFFF)), a, l.u32(0));
         }
-        let q = l.bits(self.quotients.of(l, at, j, l.float(a)));
+        self.quotients.of(l, at, j, l.float(a))
+    }
+
+    #[inline(always)]
+    fn vector<L: Lanes>(&self, l: L, at: usize, j: usize, src: &[S::Item]) -> L::U {
+        let x = self.load(l, j, src);
+        let q = l.bits(self.quotient(l, at, j, x));
         let code =
             if SAFE { self.near.round_number(l, q) } else { self.near.round(l, self.near.magnitude(l, q)) };
         self.near.sign::<L, PLAIN>(l, code, x)
@@ -238,6 +250,16 @@ impl<P: Place, S: Source, C: Code, const SAFE: bool, const DIVIDE: bool, const P
     type Out = C;
     #[inline(always)]
     fn group<L: Lanes>(&self, l: L, at: usize, src: &[S::Item], out: &mut [C], stream: bool) {
+        if SAFE && PLAIN && C::BYTE && L::NEAREST_BYTES {
+            let x = [self.load(l, 0, src), self.load(l, 1, src), self.load(l, 2, src), self.load(l, 3, src)];
+            let q = [
+                self.quotient(l, at, 0, x[0]),
+                self.quotient(l, at, 1, x[1]),
+                self.quotient(l, at, 2, x[2]),
+                self.quotient(l, at, 3, x[3]),
+            ];
+            return C::store_nearest(l, q, x, self.near.bytes(), out, stream);
+        }
         let codes = [
             self.vector(l, at, 0, src),
             self.vector(l, at, 1, src),

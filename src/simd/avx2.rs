@@ -1,6 +1,6 @@
 //! AVX2 with FMA and F16C: eight lanes.
 
-use super::lanes::{f64_to_f32_odd, horner, ColumnSink, Kernel, Lanes, Plain, MIDPOINT};
+use super::lanes::{f64_to_f32_odd, horner, ByteFormat, ColumnSink, Kernel, Lanes, Plain, MIDPOINT};
 use super::lookup::Lookup;
 use super::philox::PhiloxKeys;
 use super::register_table::{shifted_words, F16Table};
@@ -110,6 +110,34 @@ fn bounded(words: __m256i, infinite: u16) -> __m256i {
 fn quiet_halves(words: __m256i) -> __m256i {
     // SAFETY: AVX2 is proved by the token of the caller.
     unsafe { _mm256_sub_epi16(words, _mm256_subs_epu16(magnitudes(words), _mm256_set1_epi16(0x7E00))) }
+}
+
+/// Bytes of two vectors of words each, which the instructions pack half by half, in order.
+#[inline(always)]
+fn in_order(bytes: __m256i) -> __m256i {
+    // SAFETY: AVX2 is proved by the token of the caller.
+    unsafe { _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)) }
+}
+
+/// Magnitudes in multiples of the quanta of a format, as words with `cut - 16` bits behind the point and a binade more for
+/// each exponent: `2^cut` times its binade makes a magnitude's sum end in a number of quanta.
+#[inline(always)]
+fn fixed(l: Avx2, a: __m256, f: ByteFormat) -> __m256i {
+    let binade = l.fmax(l.float(l.and(l.bits(a), l.u32(0x7F80_0000))), l.float(l.u32(f.least)));
+    let sum = l.bits(l.fma(binade, l.float(l.u32((127 + f.cut) << 23)), a));
+    // SAFETY: the token proves AVX2.
+    unsafe { _mm256_madd_epi16(sum, l.u32(1 << 16 | 1 << (f.cut - 16))) }
+}
+
+/// The codes of two such vectors, as words; the smallest normal number's own binade is `f.least`'s.
+#[inline(always)]
+fn fixed_codes(a: __m256i, b: __m256i, f: ByteFormat) -> __m256i {
+    // SAFETY: AVX2 is proved by the token of the caller.
+    unsafe {
+        let least = _mm256_set1_epi16(((f.least >> 16) + (f.cut << 7)) as i16);
+        let codes = _mm256_sub_epi16(_mm256_packus_epi32(a, b), least);
+        _mm256_srl_epi16(codes, _mm_cvtsi32_si128(f.cut as i32 - 16))
+    }
 }
 
 impl Lanes for Avx2 {
@@ -315,10 +343,24 @@ impl Lanes for Avx2 {
         let v = unsafe {
             let words01 = _mm256_packus_epi32(x[0], x[1]);
             let words23 = _mm256_packus_epi32(x[2], x[3]);
-            let bytes = _mm256_packus_epi16(words01, words23); // in 128-bit lanes: undo the interleaving
-            _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
+            in_order(_mm256_packus_epi16(words01, words23))
         };
         store(v, out, stream);
+    }
+    const NEAREST_BYTES: bool = true;
+    #[inline(always)]
+    fn store_nearest(self, a: [__m256; 4], x: [__m256i; 4], f: ByteFormat, out: &mut [u8], stream: bool) {
+        let a = [fixed(self, a[0], f), fixed(self, a[1], f), fixed(self, a[2], f), fixed(self, a[3], f)];
+        // SAFETY: the token proves AVX2, FMA and F16C.
+        let v = unsafe {
+            let codes = _mm256_packus_epi16(fixed_codes(a[0], a[1], f), fixed_codes(a[2], a[3], f));
+            let codes = _mm256_min_epu8(codes, _mm256_set1_epi8(f.limit as i8));
+            // Saturation leaves a number its sign.
+            let signs = _mm256_packs_epi16(_mm256_packs_epi32(x[0], x[1]), _mm256_packs_epi32(x[2], x[3]));
+            let signs = _mm256_cmpgt_epi8(_mm256_setzero_si256(), signs);
+            _mm256_or_si256(codes, _mm256_and_si256(signs, _mm256_set1_epi8(f.sign as i8)))
+        };
+        store(in_order(v), out, stream);
     }
     #[inline(always)]
     fn store_u16(self, x: [__m256i; 4], out: &mut [u16], stream: bool) {

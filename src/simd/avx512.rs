@@ -1,6 +1,6 @@
 //! AVX-512 F/BW/DQ/VL/CD with VBMI and VNNI: sixteen lanes.
 
-use super::lanes::{horner, ColumnSink, Kernel, Lanes, Narrow, Plain, RandomBytes, MAX_GROUP, MIDPOINT};
+use super::lanes::{horner, ByteFormat, ColumnSink, Kernel, Lanes, Narrow, Plain, MAX_GROUP, MIDPOINT};
 use super::lookup::Lookup;
 use super::philox::PhiloxKeys;
 use std::arch::x86_64::*;
@@ -482,7 +482,7 @@ impl Lanes for Avx512 {
     }
     const RANDOM_BYTES: bool = true;
     #[inline(always)]
-    fn store_random(self, x: [[__m512i; 4]; 2], f: RandomBytes, out: &mut [u8], stream: bool) -> bool {
+    fn store_random(self, x: [[__m512i; 4]; 2], f: ByteFormat, out: &mut [u8], stream: bool) -> bool {
         super::avx512_random::store(self, x, f, out, stream)
     }
     #[inline(always)]
@@ -490,7 +490,7 @@ impl Lanes for Avx512 {
         self,
         x: [__m512i; 4],
         random: &[u8; MAX_GROUP],
-        f: RandomBytes,
+        f: ByteFormat,
         out: &mut [u8],
         stream: bool,
     ) -> bool {

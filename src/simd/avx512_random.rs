@@ -1,12 +1,12 @@
 //! Stochastic rounding to codes of a byte, sixteen lanes at a time until codes fit 16 bits, and 32 from then on.
 
 use super::avx512::{store as store_bytes, Avx512};
-use super::lanes::{Lanes, RandomBytes, MAX_GROUP};
+use super::lanes::{ByteFormat, Lanes, MAX_GROUP};
 use std::arch::x86_64::*;
 
 /// The sum of a magnitude and the larger of it and the smallest normal number, as bits.
 #[inline(always)]
-fn sum(l: Avx512, x: __m512i, f: &RandomBytes) -> __m512i {
+fn sum(l: Avx512, x: __m512i, f: &ByteFormat) -> __m512i {
     let a = l.float(l.and(x, l.u32(0x7FFF_FFFF)));
     l.bits(l.add_toward_zero(a, l.fmax(a, l.float(l.u32(f.least)))))
 }
@@ -14,13 +14,13 @@ fn sum(l: Avx512, x: __m512i, f: &RandomBytes) -> __m512i {
 /// Random bits less a sum, in units of the sum's last bit. Rounded down to codes, this is the negative of a magnitude
 /// rounded up by as much as the random bits leave of it.
 #[inline(always)]
-fn below(l: Avx512, x: __m512i, random: __m512i, f: &RandomBytes) -> __m512i {
+fn below(l: Avx512, x: __m512i, random: __m512i, f: &ByteFormat) -> __m512i {
     l.sub(l.shr(random, 32 - f.cut), sum(l, x, f))
 }
 
 /// Codes of 32 magnitudes in 16-bit lanes.
 #[inline(always)]
-fn magnitudes(a: __m512i, b: __m512i, f: &RandomBytes) -> __m512i {
+fn magnitudes(a: __m512i, b: __m512i, f: &ByteFormat) -> __m512i {
     // SAFETY: AVX-512 is proved by the token of the caller.
     unsafe {
         let cut = _mm512_set1_epi32(f.cut as i32);
@@ -40,7 +40,7 @@ fn magnitudes(a: __m512i, b: __m512i, f: &RandomBytes) -> __m512i {
 pub(super) fn store(
     l: Avx512,
     [x, random]: [[__m512i; 4]; 2],
-    f: RandomBytes,
+    f: ByteFormat,
     out: &mut [u8],
     stream: bool,
 ) -> bool {
@@ -69,7 +69,7 @@ pub(super) fn store(
 
 /// Codes of magnitudes with the signs of numbers, both in the order in which four vectors are packed.
 #[inline(always)]
-fn signed(codes: __m512i, x: [__m512i; 4], f: &RandomBytes) -> __m512i {
+fn signed(codes: __m512i, x: [__m512i; 4], f: &ByteFormat) -> __m512i {
     // SAFETY: AVX-512 is proved by the token of the caller.
     unsafe {
         let signs = _mm512_packs_epi16(_mm512_packs_epi32(x[0], x[1]), _mm512_packs_epi32(x[2], x[3]));
@@ -91,7 +91,7 @@ fn ordered(bytes: __m512i) -> __m512i {
 
 /// Codes of sixteen magnitudes with eight bits behind the point.
 #[inline(always)]
-fn fixed(l: Avx512, x: __m512i, f: &RandomBytes) -> __m512i {
+fn fixed(l: Avx512, x: __m512i, f: &ByteFormat) -> __m512i {
     l.shr(l.sub(sum(l, x, f), l.u32(f.least)), f.cut - 8)
 }
 
@@ -101,7 +101,7 @@ pub(super) fn store8(
     l: Avx512,
     x: [__m512i; 4],
     random: &[u8; MAX_GROUP],
-    f: RandomBytes,
+    f: ByteFormat,
     out: &mut [u8],
     stream: bool,
 ) -> bool {

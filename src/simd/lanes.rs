@@ -62,10 +62,11 @@ impl Narrow {
     }
 }
 
-/// A float format of at most eight bits with a sign above its magnitude, as [`Lanes::store_random`] takes it: codes of
-/// magnitudes are evenly spaced in the bits of a magnitude's sum with the larger of it and the smallest normal number.
+/// A float format of at most eight bits with a sign above its magnitude, as [`Lanes::store_random`] and
+/// [`Lanes::store_nearest`] take it: codes of magnitudes are evenly spaced in the bits of a magnitude's sum with the larger
+/// of it and the smallest normal number.
 #[derive(Clone, Copy, Debug)]
-pub struct RandomBytes {
+pub struct ByteFormat {
     /// Float32 bits of the smallest normal number.
     pub least: u32,
     /// Bits of such a sum behind the codes: 16 to 22 of them.
@@ -314,11 +315,24 @@ pub trait Lanes: Copy {
     fn store_narrow(self, _x: [Self::F; 4], _format: Narrow, _out: &mut [u8], _stream: bool) {
         unreachable!("only where NARROW")
     }
+    /// True if the level implements [`Lanes::store_nearest`].
+    const NEAREST_BYTES: bool = false;
+    /// Rounds a group of magnitudes below 2^64 to nearest even, and stores their codes with the signs of `x`.
+    fn store_nearest(
+        self,
+        _a: [Self::F; 4],
+        _x: [Self::U; 4],
+        _f: ByteFormat,
+        _out: &mut [u8],
+        _stream: bool,
+    ) {
+        unreachable!("only where NEAREST_BYTES")
+    }
     /// True if the level implements [`Lanes::store_random`] and [`Lanes::store_random8`].
     const RANDOM_BYTES: bool = false;
     /// Rounds a group of float32 up or down at random, by the 32 random bits beside each, and stores its codes. False, and
     /// nothing is stored, if bits that a sum lost might decide.
-    fn store_random(self, _x: [[Self::U; 4]; 2], _f: RandomBytes, _out: &mut [u8], _stream: bool) -> bool {
+    fn store_random(self, _x: [[Self::U; 4]; 2], _f: ByteFormat, _out: &mut [u8], _stream: bool) -> bool {
         unreachable!("only where RANDOM_BYTES")
     }
     /// The same by the carry of 8 random bits each. False, and nothing is stored, if a number is far beyond the format.
@@ -326,7 +340,7 @@ pub trait Lanes: Copy {
         self,
         _x: [Self::U; 4],
         _random: &[u8; MAX_GROUP],
-        _format: RandomBytes,
+        _format: ByteFormat,
         _out: &mut [u8],
         _stream: bool,
     ) -> bool {

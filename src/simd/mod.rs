@@ -143,7 +143,7 @@ mod neon_tables;
 pub use ahead::Ahead;
 pub use cache::{caches, Caches};
 pub use lanes::{
-    f16_to_f32, f64_to_f32_odd, fma, ColumnSink, Kernel, Lanes, Narrow, Plain, RandomBytes, MAX_GROUP, STEP,
+    f16_to_f32, f64_to_f32_odd, fma, ByteFormat, ColumnSink, Kernel, Lanes, Narrow, Plain, MAX_GROUP, STEP,
 };
 pub use lookup::{F16Shift, Lookup};
 pub use map::{map_groups, set_least_streamed, GroupMap, Walk};
