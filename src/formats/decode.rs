@@ -6,7 +6,9 @@ use super::round::Rounder;
 use super::source::{Bf16, Code, Codes, Output, Source, F16};
 use super::table::{Format, Top, BFLOAT16, FLOAT16};
 use crate::error::{same_length, Error};
-use crate::simd::{dispatch, map_groups, GroupMap, Kernel, Lanes, Lookup, Walk, MAX_GROUP};
+use crate::simd::{
+    dispatch, map_groups, F16Shift, GroupMap, Kernel, Lanes, Lookup, Products, Walk, MAX_GROUP,
+};
 use crate::threads::run_tasks;
 use std::marker::PhantomData;
 
@@ -19,6 +21,21 @@ pub trait Decoder: Copy + Send + Sync {
     type Code: Copy + Default + Send + Sync;
     /// The values of `codes[..L::GROUP]`.
     fn group<L: Lanes>(&self, l: L, codes: &[Self::Code]) -> [L::F; 4];
+    /// The table, where values come from one.
+    fn table(&self) -> Option<&'static Lookup> {
+        None
+    }
+    /// [`Sink::store_products`] of the table's codes.
+    fn store_products<L: Lanes, S: Sink>(
+        _l: L,
+        _half: F16Shift,
+        _products: (&Products, &Products, usize),
+        _codes: &[Self::Code],
+        _out: &mut [S::Item],
+        _stream: bool,
+    ) -> bool {
+        false
+    }
 }
 
 /// Formats of at most 8 bits: a table.
@@ -30,6 +47,21 @@ impl Decoder for Table {
     #[inline(always)]
     fn group<L: Lanes>(&self, l: L, codes: &[u8]) -> [L::F; 4] {
         l.lookup(self.0, codes)
+    }
+    #[inline(always)]
+    fn table(&self) -> Option<&'static Lookup> {
+        Some(self.0)
+    }
+    #[inline(always)]
+    fn store_products<L: Lanes, S: Sink>(
+        l: L,
+        half: F16Shift,
+        products: (&Products, &Products, usize),
+        codes: &[u8],
+        out: &mut [S::Item],
+        stream: bool,
+    ) -> bool {
+        S::store_products(l, half, products, codes, out, stream)
     }
 }
 
@@ -240,6 +272,19 @@ pub trait Sink: Copy + Send + Sync {
     const COMMON: bool = false;
     /// Writes a group. Its NaNs are the quiet ones.
     fn store<L: Lanes>(&self, l: L, x: [L::F; 4], out: &mut [Self::Item], stream: bool);
+    /// True for the output of [`Lanes::lookup_products`].
+    const PRODUCTS: bool = false;
+    /// [`Lanes::lookup_products`]; false where the output is another.
+    fn store_products<L: Lanes>(
+        _l: L,
+        _half: F16Shift,
+        _products: (&Products, &Products, usize),
+        _codes: &[u8],
+        _out: &mut [Self::Item],
+        _stream: bool,
+    ) -> bool {
+        false
+    }
 }
 
 macro_rules! sinks {
@@ -286,6 +331,18 @@ impl Sink for ToBf16 {
     fn store<L: Lanes>(&self, l: L, x: [L::F; 4], out: &mut [u16], stream: bool) {
         let words = [l.round_bf16(x[0]), l.round_bf16(x[1]), l.round_bf16(x[2]), l.round_bf16(x[3])];
         l.store_u16(words, out, stream);
+    }
+    const PRODUCTS: bool = true;
+    #[inline(always)]
+    fn store_products<L: Lanes>(
+        l: L,
+        half: F16Shift,
+        products: (&Products, &Products, usize),
+        codes: &[u8],
+        out: &mut [u16],
+        stream: bool,
+    ) -> bool {
+        l.lookup_products(half, products, codes, out, stream)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::formats::decode::{
 use crate::formats::encode::wrong_width;
 use crate::formats::source::{Codes, Output};
 use crate::formats::table::Format;
-use crate::simd::{dispatch, map_groups, Kernel, Lanes, Walk};
+use crate::simd::{dispatch, map_groups, F16Shift, GroupMap, Kernel, Lanes, Products, Walk};
 use crate::threads::run_tasks;
 use std::ops::Range;
 
@@ -181,12 +181,51 @@ impl<P: Place> Multiplier for By<'_, P> {
     }
 }
 
+/// Decoding by tables of products, one for each block, and the map for codes that have none.
+#[derive(Clone, Copy)]
+struct ByProducts<'a, D, K> {
+    place: Across,
+    half: F16Shift,
+    tables: &'a [Products],
+    map: DecodeMap<D, By<'a, Across>, K>,
+}
+
+impl<D: Decoder, K: Sink> GroupMap for ByProducts<'_, D, K> {
+    type In = D::Code;
+    type Out = K::Item;
+    #[inline(always)]
+    fn group<L: Lanes>(&self, l: L, at: usize, codes: &[D::Code], out: &mut [K::Item], stream: bool) {
+        let (block, left) = self.place.block(at);
+        let products = (&self.tables[block], &self.tables[(block + 1).min(self.tables.len() - 1)], left);
+        if !D::store_products::<L, K>(l, self.half, products, codes, out, stream) {
+            l.call(Special { map: self.map, at, codes, out, stream });
+        }
+    }
+}
+
+/// One group with codes that have no product.
+struct Special<'a, D: Decoder, K: Sink> {
+    map: DecodeMap<D, By<'a, Across>, K>,
+    at: usize,
+    codes: &'a [D::Code],
+    out: &'a mut [K::Item],
+    stream: bool,
+}
+
+impl<D: Decoder, K: Sink> Kernel for Special<'_, D, K> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        self.map.group(l, self.at, self.codes, self.out, self.stream);
+    }
+}
+
 impl<D: Decoder, K: Sink, F: Fetch<Code = D::Code>> Kernel for Rows<'_, D, K, F> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
         let Rows { decoder, sink, part, flat, codes, scales, out, walk } = self;
-        let (mut each, mut buffer) = (Vec::new(), Vec::new());
+        let (mut each, mut buffer, mut tables) = (Vec::new(), Vec::new(), Vec::new());
         let mut spread_for = None;
         for (k, out) in out.chunks_mut(part.cols).enumerate() {
             let first = (part.row + k) * flat.cols + part.at;
@@ -205,12 +244,20 @@ impl<D: Decoder, K: Sink, F: Fetch<Code = D::Code>> Kernel for Rows<'_, D, K, F>
                 let shifted = Shifted::new(flat.block_cols, phase, end - start)
                     .filter(|_| vectors.is_multiple_of(L::N) || phase + end - start <= flat.block_cols);
                 let scales = &scales[block..];
-                if let Some(place) = shifted {
+                let across = Across::new(flat.block_cols, phase, end - start);
+                let by_products = across.filter(|place| place.width() > L::GROUP).and_then(|place| {
+                    let table = decoder.table().filter(|_| L::PRODUCTS && K::PRODUCTS)?;
+                    let blocks = (phase + end - start).div_ceil(flat.block_cols);
+                    Some((place, Products::fill(l, &mut tables, table, &scales[..blocks])?))
+                });
+                if let Some((place, half)) = by_products {
+                    let map = DecodeMap { decoder, multiplier: By { place, scales }, sink };
+                    let map = ByProducts { place, half, tables: &tables, map };
+                    map_groups(l, &map, 0, codes, out, walk);
+                } else if let Some(place) = shifted {
                     let map = DecodeMap { decoder, multiplier: By { place, scales }, sink };
                     map_groups(l, &map, 0, codes, out, walk);
-                } else if let Some(place) =
-                    Across::new(flat.block_cols, phase).filter(|_| K::COMMON && size_of::<D::Code>() == 1)
-                {
+                } else if let Some(place) = across.filter(|_| K::COMMON && size_of::<D::Code>() == 1) {
                     let map = DecodeMap { decoder, multiplier: By { place, scales }, sink };
                     map_groups(l, &map, 0, codes, out, walk);
                 } else {
@@ -232,6 +279,40 @@ impl<D: Decoder, K: Sink, F: Fetch<Code = D::Code>> Kernel for Rows<'_, D, K, F>
 mod tests {
     use super::*;
     use crate::formats::pack::unpack_bytes;
+
+    /// Every code, blocks that groups begin in anywhere, and scales whose products have no table.
+    #[test]
+    fn bfloat16_is_float32_rounded() {
+        let ordinary = [1.0, 0.1, 7.7e-31, 3.3e33, 1.0e-12, 0.333_333_34, 129.0];
+        let any = [2.0e-39, 1.0, -0.3, 0.0, f32::INFINITY, f32::NAN, 1.0e-37, 3.0e38, 1.0e35];
+        for name in ["float8_e4m3fn", "float8_e5m2", "float8_e4m3", "float8_e3m4", "float8_e4m3fnuz"] {
+            let format = Format::by_name(name).unwrap();
+            for (rows, cols, block) in
+                [(3, 4500, [1, 128]), (5, 1000, [2, 64]), (2, 4200, [1, 4200]), (1, 100, [1, 128])]
+            {
+                let blocks = Blocks::new([1, rows, cols], block).unwrap();
+                let n = blocks.len();
+                let codes: Vec<u8> = (0..n).map(|i| (i * 37 + i / 251) as u8).collect();
+                // Runs with NaN in every group, and with none.
+                let numbers: Vec<u8> =
+                    codes.iter().map(|c| if c & 0x78 == 0x78 { 0x80 } else { *c }).collect();
+                for (scales, codes) in [(&ordinary[..], &codes), (&ordinary, &numbers), (&any, &numbers)] {
+                    let scales: Vec<f32> = (0..blocks.scales()).map(|i| scales[i % scales.len()]).collect();
+                    let (mut wide, mut words) = (vec![0f32; n], vec![0u16; n + 9]);
+                    dequantize(Codes::U8(codes), format, blocks, &scales, Output::F32(&mut wide)).unwrap();
+                    for at in [0, 1, 9] {
+                        let out = &mut words[at..at + n];
+                        dequantize(Codes::U8(codes), format, blocks, &scales, Output::Bf16(out)).unwrap();
+                        for (i, (x, word)) in wide.iter().zip(out).enumerate() {
+                            let bits = x.to_bits();
+                            let expected = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16) as u16;
+                            assert_eq!(*word, expected, "{name} {block:?} {i} {x:e}");
+                        }
+                    }
+                }
+            }
+        }
+    }
 
     #[test]
     fn packed_codes_mean_what_unpacked_ones_do() {

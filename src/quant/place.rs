@@ -65,10 +65,25 @@ pub(super) struct Across {
 }
 
 impl Across {
-    /// For runs that begin `phase` elements into a block.
-    pub fn new(block_cols: usize, phase: usize) -> Option<Across> {
+    /// For runs of `n` elements that begin `phase` elements into a block.
+    pub fn new(block_cols: usize, phase: usize, n: usize) -> Option<Across> {
+        if phase + n <= block_cols {
+            return Some(Across { phase: 0, shift: usize::BITS - 1 });
+        }
         let regular = block_cols.is_power_of_two() && block_cols >= WIDEST;
         regular.then(|| Across { phase, shift: block_cols.trailing_zeros() })
+    }
+
+    /// The width of a block.
+    pub fn width(self) -> usize {
+        1 << self.shift
+    }
+
+    /// The block of an element of the run, and how many elements of it are left from there.
+    #[inline(always)]
+    pub fn block(self, at: usize) -> (usize, usize) {
+        let from = self.phase + at;
+        (from >> self.shift, self.width() - (from & (self.width() - 1)))
     }
 }
 

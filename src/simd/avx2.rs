@@ -1,8 +1,9 @@
 //! AVX2 with FMA and F16C: eight lanes.
 
 use super::lanes::{f64_to_f32_odd, horner, ByteFormat, ColumnSink, Kernel, Lanes, Plain, MIDPOINT};
-use super::lookup::Lookup;
+use super::lookup::{F16Shift, Lookup};
 use super::philox::PhiloxKeys;
+use super::products::{self, Products};
 use super::register_table::{shifted_words, F16Table};
 use std::arch::{asm, x86_64::*};
 
@@ -16,7 +17,7 @@ const N: usize = 8;
 
 /// Stores 32 bytes at the start of `out`, which must hold them.
 #[inline(always)]
-fn store<T>(v: __m256i, out: &mut [T], stream: bool) {
+pub(super) fn store<T>(v: __m256i, out: &mut [T], stream: bool) {
     assert!(std::mem::size_of_val(out) >= 32);
     let p = out.as_mut_ptr().cast::<__m256i>();
     // SAFETY: the slice holds 32 bytes; the streamed store is only used on a 32-byte boundary. AVX2 is proved
@@ -63,7 +64,7 @@ pub(super) fn gather_rare(table: &Lookup, codes: &[u8]) -> [__m256; 4] {
 
 /// Sixteen words of two vectors of lanes below 65536, in order.
 #[inline(always)]
-fn words(a: __m256i, b: __m256i) -> __m256i {
+pub(super) fn words(a: __m256i, b: __m256i) -> __m256i {
     // SAFETY: AVX2 is proved by the token of the caller.
     unsafe { _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(a, b)) }
 }
@@ -327,6 +328,23 @@ impl Lanes for Avx2 {
             self.shr(self.bits(x[3]), 16),
         ];
         self.store_u16(top, out, stream);
+    }
+
+    const PRODUCTS: bool = true;
+    #[inline(always)]
+    fn product_table(self, values: &[f32; 256], scale: f32, out: &mut [u8; 32]) {
+        products::avx2_table(self, values, scale, out);
+    }
+    #[inline(always)]
+    fn lookup_products(
+        self,
+        half: F16Shift,
+        products: (&Products, &Products, usize),
+        codes: &[u8],
+        out: &mut [u16],
+        stream: bool,
+    ) -> bool {
+        products::avx2(self, half, products, codes, out, stream)
     }
 
     #[inline(always)]

@@ -1,7 +1,8 @@
 //! The lane trait: the small vocabulary every kernel is written in.
 
-use super::lookup::Lookup;
+use super::lookup::{F16Shift, Lookup};
 use super::philox::{self, PhiloxKeys};
+use super::products::Products;
 
 /// The most elements that one group (four vectors) holds at any level.
 pub const MAX_GROUP: usize = 64;
@@ -244,6 +245,24 @@ pub trait Lanes: Copy {
 
     /// Looks up a group of codes and writes the values as bfloat16.
     fn lookup_bf16(self, table: &Lookup, codes: &[u8], out: &mut [u16], stream: bool);
+    /// True if the level implements [`Lanes::product_table`] and [`Lanes::lookup_products`].
+    const PRODUCTS: bool = false;
+    /// Writes the table of [`Products`] of the first values of a format and a scale.
+    fn product_table(self, _values: &[f32; 256], _scale: f32, _out: &mut [u8; 32]) {
+        unreachable!("only where PRODUCTS")
+    }
+    /// Looks up a group of codes in the first of two tables of products, but for those from a place on in the second, and
+    /// writes bfloat16. False, and nothing is written, if a code has no product.
+    fn lookup_products(
+        self,
+        _half: F16Shift,
+        _products: (&Products, &Products, usize),
+        _codes: &[u8],
+        _out: &mut [u16],
+        _stream: bool,
+    ) -> bool {
+        unreachable!("only where PRODUCTS")
+    }
     /// Looks up a group as bfloat16, two to an element, the first of them below.
     #[inline(always)]
     fn lookup_pairs(self, table: &Lookup, codes: &[u8], out: &mut [f32]) {

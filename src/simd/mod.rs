@@ -118,6 +118,7 @@ mod lookup;
 mod map;
 mod maxima;
 mod philox;
+mod products;
 mod register_table;
 pub mod scalar;
 mod steps;
@@ -148,6 +149,7 @@ pub use lanes::{
 pub use lookup::{F16Shift, Lookup};
 pub use map::{map_groups, set_least_streamed, GroupMap, Walk};
 pub use philox::PhiloxKeys;
+pub use products::Products;
 pub use steps::{add_steps, StepColumns, StepRows};
 
 use crate::error::{by_name, Error};
