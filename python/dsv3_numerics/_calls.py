@@ -1,8 +1,8 @@
 """Calls that were checked: what a small call needs besides its arrays, kept by its other arguments.
 
 Lives here: the cache, and which arrays may pass. A call whose arguments were understood once is done from its
-plan as long as they are the same; anything out of the ordinary (``out=``, views, other byte orders, seeds)
-takes the way through all checks. What a call returns and raises does not depend on it.
+plan as long as they are the same; anything out of the ordinary (views, other byte orders, seeds) takes the
+way through all checks. What a call returns and raises does not depend on it.
 """
 
 from __future__ import annotations
@@ -77,3 +77,10 @@ def as_core(x: Array, raw: Any) -> Array:
     if x.ndim != 1:
         x = x.reshape(-1)
     return x if raw is None else x.view(raw)
+
+
+def takes(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], *inputs: Array) -> bool:
+    """Return True if a result of native `dtype` can be written into `out` itself, apart from inputs."""
+    if not is_plain(out) or out.shape != shape or out.dtype != dtype or not out.flags.writeable:
+        return False
+    return not any(np.may_share_memory(out, x) for x in inputs)

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from . import _core
 from ._arrays import Array, deliver, flat, raw_view
-from ._calls import CallPlans, KeptByObject, as_core, is_plain
+from ._calls import CallPlans, KeptByObject, as_core, is_plain, takes
 from ._operands import (
     Product,
     Side,
@@ -262,13 +262,14 @@ def matmul_nt(
     array([[-1568., -1568., -1568.],
            [-1568., -1568., -1568.]], dtype=float32)
     """
-    one, other = (_known(a), _known(b)) if c is out is None else (None, None)
+    one, other = (_known(a), _known(b)) if c is None else (None, None)
     call: tuple[Any, ...] = ()
     if one is not None and other is not None:
         call = (accumulator, promote_every, type(promote_every), dtype, one.key, other.key)
         plan = _PLANS.find(call)
-        if plan is not None:
-            return _from_plan(plan, one, other)
+        made = None if plan is None else _from_plan(plan, one, other, out)
+        if made is not None:
+            return made
     product = Product.of(a, b, accumulator, promote_every)
     left, right = product.left, product.right
     leading = left.codes.shape[:-2]
@@ -312,6 +313,8 @@ class _KnownSide(NamedTuple):
     shape: tuple[int, ...]
     scales: Array | None
     "those that may have become NaN since"
+    inputs: tuple[Array, ...]
+    "codes and scales"
 
 
 _PLANS: CallPlans[_Plan] = CallPlans()
@@ -336,8 +339,16 @@ def _side(x: Any) -> _KnownSide | None:
     """Understand prepared weights, and plain arrays with float32 scales; None for others."""
     if type(x) is PreparedWeights and x.side.unit_scales is None:
         held = x.side
-        key = (PreparedWeights, x.format, x.shape, held.block, held.scales is None, x.accumulator)
-        return _KnownSide(key, x.operand, held.codes, x.shape, None)
+        key: tuple[Any, ...] = (
+            PreparedWeights,
+            x.format,
+            x.shape,
+            held.block,
+            held.scales is None,
+            x.accumulator,
+        )
+        inputs = (held.codes,) if held.scales is None else (held.codes, held.scales)
+        return _KnownSide(key, x.operand, held.codes, x.shape, None, inputs)
     if type(x) is not Quantized or x.scale_kind != "float32":
         return None
     codes, last = x.codes, x.codes.ndim - 1
@@ -345,15 +356,21 @@ def _side(x: Any) -> _KnownSide | None:
         return None
     block, scales = block_of(x), as_core(x.scales, None)
     core = (as_core(codes, raw_view(codes)), x.format, scales, block, None, _ALONE)
-    return _KnownSide((Quantized, x.format, codes.shape, block), core, codes, codes.shape, scales)
+    key = (Quantized, x.format, codes.shape, block)
+    return _KnownSide(key, core, codes, codes.shape, scales, (codes, scales))
 
 
-def _from_plan(plan: _Plan, one: _KnownSide, other: _KnownSide) -> Array:
+def _from_plan(plan: _Plan, one: _KnownSide, other: _KnownSide, out: Any) -> Array | None:
+    """Multiply as a call before did; None, and nothing is done, where `out` needs more than that."""
     shape, dtype, stack, stacked, how, kind = plan
-    out: Array = np.empty(shape, dtype)
+    if out is None:
+        out = np.empty(shape, dtype)
+    elif not takes(out, shape, dtype, *one.inputs, *other.inputs):
+        return None
     flat_out = out.reshape(-1) if kind == "float32" else as_core(out, np.uint16)
     _core.matmul_nt(one.core, other.core, stack, stacked, None, how, (flat_out, kind))
-    return out
+    result: Array = out
+    return result
 
 
 def matmul_grouped_nt(

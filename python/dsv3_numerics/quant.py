@@ -27,7 +27,7 @@ from ._arrays import (
     seed_key,
     source,
 )
-from ._calls import CallPlans, as_core, is_plain
+from ._calls import CallPlans, as_core, is_plain, takes
 from ._scale_arguments import (
     ONE,
     GlobalScale,
@@ -167,11 +167,12 @@ def quantize_tiles(
     array([[448.,   1.,   2., 224.]], dtype=float32)
     """
     usual = amax is None and scales is None and tensor_amax is None and floor is None
-    usual = usual and seed is None and out is None
+    usual = usual and seed is None
     call = _plain_call(x, usual, global_scale, (fmt, tile, axis, scale, rule, rounding, nonfinite))
     plan = _PLANS.find(call)
-    if plan is not None:
-        return _from_plan(plan, x)  # type: ignore[arg-type]
+    made = None if plan is None else _from_plan(plan, x, out)  # type: ignore[arg-type]
+    if made is not None:
+        return made
     array, kind = source(x, "x")
     if array.ndim == 0:
         raise ValueError("x: found no axis, expected at least one")
@@ -233,13 +234,14 @@ def quantize_blocks(
     (5, 56)
     """
     usual = amax is None and scales is None and tensor_amax is None and floor is None
-    usual = usual and seed is None and out is None
+    usual = usual and seed is None
     sizes = tuple(map(type, block)) if type(block) is tuple else None
     options = ("blocks", block, sizes, fmt, scale, rule, rounding, nonfinite)
     call = _plain_call(w, usual, global_scale, options)
     plan = _PLANS.find(call)
-    if plan is not None:
-        return _from_plan(plan, w)  # type: ignore[arg-type]
+    made = None if plan is None else _from_plan(plan, w, out)  # type: ignore[arg-type]
+    if made is not None:
+        return made
     array, kind = source(w, "w")
     if array.ndim < 2:
         raise ValueError(f"w: found shape {array.shape}, expected at least two axes")
@@ -375,9 +377,17 @@ def _plain_call(x: Any, usual: bool, global_scale: Any, options: tuple[Any, ...]
     return (x.dtype, x.shape, options, type(options[1]), type(options[2]))
 
 
-def _from_plan(plan: _Plan, x: Array) -> Quantized:
+def _from_plan(plan: _Plan, x: Array, out: Any) -> Quantized | None:
+    """Quantize as a call before did; None, and nothing is done, where `out` needs more than that."""
     kind, seen, layout, fmt, dtype, raw, shape, stored, scale, row, nonfinite, rounding, rest = plan
-    codes, scales = np.empty(x.shape, dtype), np.empty(shape, stored)
+    if out is None:
+        codes, scales = np.empty(x.shape, dtype), np.empty(shape, stored)
+    elif type(out) is tuple and len(out) == 2:
+        codes, scales = out
+        if not (takes(codes, x.shape, dtype, x) and takes(scales, shape, stored, x, codes)):
+            return None
+    else:
+        return None
     _core.quantize(
         (as_core(x, seen), kind),
         layout,
