@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from .checks import integer
 
 
@@ -91,12 +89,15 @@ TABLE3 = {
 def fitted_prices() -> tuple[float, float]:
     """Dollars of a switch and of a link that give FT2's and FT3's costs.
 
-    Table 3 prints FT2's cost by the endpoint (4.39 k$) and FT3's whole (491 M$); prices are not printed.
+    Table 3 prints FT2's cost by the endpoint (4.39 k$) and FT3's whole (491 M$); prices are not printed. They
+    are solved for in integers: what NumPy solves ends in other bits on other CPUs.
     """
     ft2, ft3 = two_layer(64), three_layer(64)
-    matrix = np.array([[ft2.switches, ft2.links], [ft3.switches, ft3.links]], float)
-    switch, link = np.linalg.solve(matrix, [4390.0 * ft2.endpoints, TABLE3["FT3"][3]])
-    return float(switch), float(link)
+    costs = 4390 * ft2.endpoints, int(TABLE3["FT3"][3])
+    whole = ft2.switches * ft3.links - ft2.links * ft3.switches
+    switch = costs[0] * ft3.links - ft2.links * costs[1]
+    link = ft2.switches * costs[1] - costs[0] * ft3.switches
+    return switch / whole, link / whole
 
 
 def cost(topology: Topology) -> float:
