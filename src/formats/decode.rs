@@ -119,12 +119,7 @@ impl<S: Source<Item = u16>> Decoder for Widened<S> {
     type Code = u16;
     #[inline(always)]
     fn group<L: Lanes>(&self, l: L, codes: &[u16]) -> [L::F; 4] {
-        l.quiet([
-            S::load(l, codes),
-            S::load(l, &codes[L::N..]),
-            S::load(l, &codes[2 * L::N..]),
-            S::load(l, &codes[3 * L::N..]),
-        ])
+        l.quiet(S::group(l, codes))
     }
 }
 

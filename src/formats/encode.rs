@@ -258,13 +258,7 @@ impl<S: Source, C: Code, const F16: bool> GroupMap for WordMap<S, C, F16> {
     type Out = C;
     #[inline(always)]
     fn group<L: Lanes>(&self, l: L, _at: usize, src: &[S::Item], out: &mut [C], stream: bool) {
-        let x = [
-            S::load(l, src),
-            S::load(l, &src[L::N..]),
-            S::load(l, &src[2 * L::N..]),
-            S::load(l, &src[3 * L::N..]),
-        ];
-        C::store_word::<L, F16>(l, x, self.finite, out, stream);
+        C::store_word::<L, F16>(l, S::group(l, src), self.finite, out, stream);
     }
 }
 
@@ -308,12 +302,7 @@ impl<S: Source, C: Code> GroupMap for NarrowMap<S, C> {
     #[inline(always)]
     fn group<L: Lanes>(&self, l: L, _at: usize, src: &[S::Item], out: &mut [C], stream: bool) {
         let mut format = self.format;
-        let x = [
-            S::load(l, src),
-            S::load(l, &src[L::N..]),
-            S::load(l, &src[2 * L::N..]),
-            S::load(l, &src[3 * L::N..]),
-        ];
+        let x = S::group(l, src);
         if L::ANY_NORMAL {
             format.normal = (f32::from_bits(format.normal) / self.scale).to_bits();
             return C::store_narrow(l, x, format, out, stream);

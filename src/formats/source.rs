@@ -8,6 +8,16 @@ pub trait Source: Copy + Send + Sync {
     type Item: Copy + Send + Sync + Default;
     /// Loads a vector, exactly (float64: rounded to odd).
     fn load<L: Lanes>(l: L, src: &[Self::Item]) -> L::F;
+    /// Loads a group.
+    #[inline(always)]
+    fn group<L: Lanes>(l: L, src: &[Self::Item]) -> [L::F; 4] {
+        [
+            Self::load(l, src),
+            Self::load(l, &src[L::N..]),
+            Self::load(l, &src[2 * L::N..]),
+            Self::load(l, &src[3 * L::N..]),
+        ]
+    }
 }
 
 macro_rules! sources {

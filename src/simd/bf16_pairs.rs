@@ -7,6 +7,7 @@
 
 use super::ahead::Ahead;
 use super::lanes::{fma_to_odd, Kernel, Lanes, MAX_GROUP};
+use super::packed::PackedColumns;
 
 /// The smallest normal float32.
 const NORMAL: f32 = f32::MIN_POSITIVE;
@@ -197,15 +198,6 @@ pub struct PairRows<'a> {
     pub plane: usize,
 }
 
-/// Packed columns: panels of a vector of columns each, with all planes of a pair beside each other.
-#[derive(Clone, Copy)]
-pub struct PairColumns<'a> {
-    /// The panels.
-    pub items: &'a [f32],
-    /// From one panel to the next.
-    pub panel: usize,
-}
-
 /// Pairs between two times of prefetching.
 const PART: usize = 4;
 
@@ -215,7 +207,7 @@ const PART: usize = 4;
 pub fn add_pairs<P: PairSum, const R: usize, const V: usize>(
     p: P,
     rows: PairRows<'_>,
-    columns: PairColumns<'_>,
+    columns: PackedColumns<'_>,
     pairs: usize,
     mut ahead: Ahead,
     sums: &mut [[<P::L as Lanes>::F; V]; R],

@@ -117,6 +117,7 @@ mod lanes;
 mod lookup;
 mod map;
 mod maxima;
+mod packed;
 mod philox;
 mod products;
 mod register_table;
@@ -148,9 +149,10 @@ pub use lanes::{
 };
 pub use lookup::{F16Shift, Lookup};
 pub use map::{map_groups, set_least_streamed, GroupMap, Walk};
+pub use packed::PackedColumns;
 pub use philox::PhiloxKeys;
 pub use products::Products;
-pub use steps::{add_steps, StepColumns, StepRows};
+pub use steps::{add_steps, StepRows};
 
 use crate::error::{by_name, Error};
 use std::sync::atomic::{AtomicU8, Ordering};

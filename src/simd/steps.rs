@@ -2,6 +2,7 @@
 
 use super::ahead::Ahead;
 use super::lanes::{Lanes, STEP};
+use super::packed::PackedColumns;
 
 /// Packed rows.
 #[derive(Clone, Copy)]
@@ -12,15 +13,6 @@ pub struct StepRows<'a> {
     pub stride: usize,
 }
 
-/// Packed columns: panels of a vector of columns each.
-#[derive(Clone, Copy)]
-pub struct StepColumns<'a> {
-    /// The panels.
-    pub items: &'a [f32],
-    /// From one panel to the next.
-    pub panel: usize,
-}
-
 /// Adds to `sums` for each step the sum of its products of the even k and that of the odd k, each in order from +0, of `R` rows
 /// and `V` panels of columns, and prefetches beside it.
 #[inline(always)]
@@ -28,7 +20,7 @@ pub struct StepColumns<'a> {
 pub fn add_steps<L: Lanes, const R: usize, const V: usize>(
     l: L,
     rows: StepRows<'_>,
-    columns: StepColumns<'_>,
+    columns: PackedColumns<'_>,
     steps: usize,
     mut ahead: Ahead,
     sums: &mut [[L::F; V]; R],

@@ -1,12 +1,10 @@
 //! Pairs in blocks: rows and columns are packed as the level multiplies them, two k to an element.
 
 use crate::formats::Codes;
-use crate::gemm::blocked::{
-    BlockOrder, KRun, PackedColumns, PackedRows, SideOperand, Sums, TransposeRun, WIDE,
-};
+use crate::gemm::blocked::{BlockOrder, KRun, PackedRows, SideOperand, Sums, TransposeRun, WIDE};
 use crate::gemm::job::Side;
-use crate::simd::bf16_pairs::{add_pairs, least_normal, PairColumns, PairRows, PairSum};
-use crate::simd::{Ahead, Kernel, Lanes, Lookup, MAX_GROUP};
+use crate::simd::bf16_pairs::{add_pairs, least_normal, PairRows, PairSum};
+use crate::simd::{Ahead, Kernel, Lanes, Lookup, PackedColumns, MAX_GROUP};
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -212,7 +210,6 @@ impl<'a, P: PairSum> BlockOrder for PairBlocks<'a, P> {
         sums: &mut Sums<P::L, R, V>,
     ) {
         let rows = PairRows { items: &rows.items[rows.at / 2..], stride: Self::STRIDE, plane: Self::PLANE };
-        let columns = PairColumns { items: columns.items, panel: columns.panel };
         add_pairs::<P, R, V>(self.level, rows, columns, length.div_ceil(2), ahead, sums);
     }
 }

@@ -1,7 +1,7 @@
 //! The kernel: a run of k of a few rows by one or two vectors of columns.
 
-use super::{BlockOrder, KRun, PackedColumns, PackedRows};
-use crate::simd::{Ahead, Kernel, Lanes};
+use super::{BlockOrder, KRun, PackedRows};
+use crate::simd::{Ahead, Kernel, Lanes, PackedColumns};
 
 /// The place of a block: its packed operands, scales and sums.
 pub(super) struct Block<'a> {

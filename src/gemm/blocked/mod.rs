@@ -17,7 +17,7 @@ pub(super) use task::{BlockTask, WIDE};
 pub(super) use transpose::{StoreColumns, TransposeRun};
 
 use super::job::{Side, Tile};
-use crate::simd::{Ahead, Kernel, Lanes};
+use crate::simd::{Ahead, Kernel, Lanes, PackedColumns};
 use std::ops::Range;
 
 /// A product of two operands.
@@ -123,15 +123,6 @@ pub(super) struct PackedRows<'a> {
     pub items: &'a [f32],
     /// The first k.
     pub at: usize,
-}
-
-/// Packed columns of a run.
-#[derive(Clone, Copy)]
-pub(super) struct PackedColumns<'a> {
-    /// The vectors.
-    pub items: &'a [f32],
-    /// From one vector of columns to the next.
-    pub panel: usize,
 }
 
 /// The sums of a block, in registers.

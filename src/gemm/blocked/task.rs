@@ -2,11 +2,11 @@
 
 use super::kernel::{AddRun, Block};
 use super::{
-    segments, BlockOrder, KRun, KSegment, KeptScratch, PackedColumns, PackedRows, Problem, Region, Scratch,
-    SideOperand, VECTORS,
+    segments, BlockOrder, KRun, KSegment, KeptScratch, PackedRows, Problem, Region, Scratch, SideOperand,
+    VECTORS,
 };
 use crate::interrupt::poll;
-use crate::simd::{Ahead, Kernel, Lanes};
+use crate::simd::{Ahead, Kernel, Lanes, PackedColumns};
 use std::ops::Range;
 
 /// The most rows of a block; a multiple of what any kernel takes, and of the lanes. A kernel computes all its rows, though

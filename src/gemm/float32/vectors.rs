@@ -1,10 +1,8 @@
 //! The order of AMX at the vector levels, in blocks: rows and columns are float32, both chains of a step go side by side.
 
 use super::{ByteOperand, Problem, STEP};
-use crate::gemm::blocked::{
-    BlockOrder, BlockTask, KRun, PackedColumns, PackedRows, Region, Sums, TransposeRun,
-};
-use crate::simd::{add_steps, dispatch, Ahead, Kernel, Lanes, StepColumns, StepRows};
+use crate::gemm::blocked::{BlockOrder, BlockTask, KRun, PackedRows, Region, Sums, TransposeRun};
+use crate::simd::{add_steps, dispatch, Ahead, Kernel, Lanes, PackedColumns, StepRows};
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -82,7 +80,6 @@ impl<'a, L: Lanes> BlockOrder for AmxBlocks<'a, L> {
         sums: &mut Sums<L, R, V>,
     ) {
         let rows = StepRows { items: &rows.items[rows.at..], stride: Self::STRIDE };
-        let columns = StepColumns { items: columns.items, panel: columns.panel };
         add_steps(self.l, rows, columns, length.div_ceil(STEP), ahead, sums);
     }
 }
