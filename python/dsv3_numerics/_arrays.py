@@ -158,10 +158,13 @@ def destination(
         raise ValueError(f"{name}: found shape {out.shape}, expected {shape}")
     if not out.flags.writeable:
         raise ValueError(f"{name}: found a read-only array, expected a writeable one")
-    direct = out.flags.c_contiguous and out.flags.aligned
-    if direct and not any(np.may_share_memory(out, array) for array in inputs):
-        return out
-    return np.empty(shape, dtype)
+    return out if is_direct(out, *inputs) else np.empty(shape, dtype)
+
+
+def is_direct(out: Array, *inputs: Array) -> bool:
+    """Return True if the core can write into `out` itself: in order, aligned, and apart from inputs."""
+    flags = out.flags
+    return flags.c_contiguous and flags.aligned and not any(np.may_share_memory(out, x) for x in inputs)
 
 
 def deliver(result: Array, out: Array | None) -> Array:

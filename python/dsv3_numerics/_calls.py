@@ -12,7 +12,7 @@ from weakref import ref
 
 import numpy as np
 
-from ._arrays import Array
+from ._arrays import Array, is_direct
 
 Plan = TypeVar("Plan")
 _MOST = 2048
@@ -81,6 +81,6 @@ def as_core(x: Array, raw: Any) -> Array:
 
 def takes(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], *inputs: Array) -> bool:
     """Return True if a result of native `dtype` can be written into `out` itself, apart from inputs."""
-    if not is_plain(out) or out.shape != shape or out.dtype != dtype or not out.flags.writeable:
+    if type(out) is not np.ndarray or out.shape != shape or out.dtype != dtype or not out.flags.writeable:
         return False
-    return not any(np.may_share_memory(out, x) for x in inputs)
+    return is_direct(out, *inputs)

@@ -93,7 +93,7 @@ def fitted_prices() -> tuple[float, float]:
     are solved for in integers: what NumPy solves ends in other bits on other CPUs.
     """
     ft2, ft3 = two_layer(64), three_layer(64)
-    costs = 4390 * ft2.endpoints, int(TABLE3["FT3"][3])
+    costs = TABLE3["FT2"][4] * ft2.endpoints, int(TABLE3["FT3"][3])
     whole = ft2.switches * ft3.links - ft2.links * ft3.switches
     switch = costs[0] * ft3.links - ft2.links * costs[1]
     link = ft2.switches * costs[1] - costs[0] * ft3.switches
