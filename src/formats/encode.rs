@@ -361,6 +361,22 @@ impl<S: Source, C: Code, const PLAIN: bool> GroupMap for NearestMap<S, C, PLAIN>
     type Out = C;
     #[inline(always)]
     fn group<L: Lanes>(&self, l: L, _at: usize, src: &[S::Item], out: &mut [C], stream: bool) {
+        if PLAIN && C::BYTE && L::NEAREST_BYTES {
+            let x = S::group(l, src);
+            let bits = [l.bits(x[0]), l.bits(x[1]), l.bits(x[2]), l.bits(x[3])];
+            let a = [
+                self.bounded(l, bits[0]),
+                self.bounded(l, bits[1]),
+                self.bounded(l, bits[2]),
+                self.bounded(l, bits[3]),
+            ];
+            let numbers = l.all_numbers(x);
+            C::store_nearest(l, a, bits, self.near.bytes(), out, stream && numbers);
+            if !numbers {
+                self.mark_nan(l, src, out);
+            }
+            return;
+        }
         let codes =
             [self.vector(l, src, 0), self.vector(l, src, 1), self.vector(l, src, 2), self.vector(l, src, 3)];
         C::store(l, codes, out, stream);
@@ -373,6 +389,26 @@ impl<S: Source, C, const PLAIN: bool> NearestMap<S, C, PLAIN> {
         let x = l.bits(S::load(l, &src[j * L::N..]));
         let code = self.near.round(l, self.near.magnitude(l, x));
         self.near.sign::<L, PLAIN>(l, code, x)
+    }
+
+    #[inline(always)]
+    fn bounded<L: Lanes>(&self, l: L, x: L::U) -> L::F {
+        self.near.bounded(l, self.near.magnitude(l, x))
+    }
+
+    /// Writes the codes of a group's NaNs.
+    #[inline(always)]
+    fn mark_nan<L: Lanes>(&self, l: L, src: &[S::Item], out: &mut [C])
+    where
+        C: Code,
+    {
+        let mut bits = [0u32; MAX_GROUP];
+        widen::<L, S>(l, src, &mut bits);
+        for (bits, out) in bits.iter().zip(&mut out[..L::GROUP]) {
+            if bits & 0x7FFF_FFFF > 0x7F80_0000 {
+                *out = C::from_u32(self.near.nan_code(*bits));
+            }
+        }
     }
 }
 

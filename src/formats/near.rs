@@ -122,14 +122,25 @@ impl Near {
             let half = l.u32((1 << (self.shift - 1)) - 1);
             return l.shr(l.add(l.add(a, half), odd), self.shift);
         }
-        // Magnitudes order like their bits, and the portable level has instructions for floats only.
-        let a = l.bits(l.fmin(l.float(a), l.float(l.u32(self.limit))));
+        let a = l.bits(self.bounded(l, a));
         let binade = l.float(l.and(a, l.u32(INFINITY)));
         let binade = l.bits(l.fmax(binade, l.float(l.u32(self.emin_bits))));
         let magic = l.add(binade, l.u32(self.magic));
         let sum = l.fadd(l.float(a), l.float(magic));
         let quanta = l.sub(l.bits(sum), magic);
         l.sub(l.add(quanta, l.shr(binade, self.shift)), l.u32(self.bias))
+    }
+
+    /// Magnitudes, brought down to where overflow begins; none of them NaN. Magnitudes order like their bits, and the portable
+    /// level has instructions for floats only.
+    #[inline(always)]
+    pub fn bounded<L: Lanes>(&self, l: L, a: L::U) -> L::F {
+        l.fmin(l.float(a), l.float(l.u32(self.limit)))
+    }
+
+    /// The code of NaN of these bits, where codes are [`plain`](Near::plain).
+    pub fn nan_code(&self, x: u32) -> u32 {
+        self.nan | x >> (32 - self.bits) & 1 << (self.bits - 1)
     }
 
     /// Codes from magnitude codes and the signs of `x`. `PLAIN` is [`Near::plain`].

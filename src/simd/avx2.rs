@@ -66,7 +66,14 @@ pub(super) fn gather_rare(table: &Lookup, codes: &[u8]) -> [__m256; 4] {
 #[inline(always)]
 pub(super) fn words(a: __m256i, b: __m256i) -> __m256i {
     // SAFETY: AVX2 is proved by the token of the caller.
-    unsafe { _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(a, b)) }
+    unsafe { ordered(_mm256_packus_epi32(a, b)) }
+}
+
+/// Words of two vectors, which the instructions pack half by half, in order.
+#[inline(always)]
+fn ordered(words: __m256i) -> __m256i {
+    // SAFETY: AVX2 is proved by the token of the caller.
+    unsafe { _mm256_permute4x64_epi64::<0b11_01_10_00>(words) }
 }
 
 /// Adds a product to a sum where it is. Left to itself, the compiler puts sums into the registers of factors, and has too few.
@@ -94,6 +101,33 @@ fn halves(a: __m256, b: __m256) -> __m256i {
 fn magnitudes(words: __m256i) -> __m256i {
     // SAFETY: AVX2 is proved by the token of the caller.
     unsafe { _mm256_and_si256(words, _mm256_set1_epi16(0x7FFF)) }
+}
+
+/// True if the magnitude of any word of two vectors is above `most`.
+#[inline(always)]
+fn special(a: __m256i, b: __m256i, most: u16) -> bool {
+    // SAFETY: AVX2 is proved by the token of the caller.
+    unsafe {
+        let larger = _mm256_max_epi16(magnitudes(a), magnitudes(b));
+        _mm256_movemask_epi8(_mm256_cmpgt_epi16(larger, _mm256_set1_epi16(most as i16))) != 0
+    }
+}
+
+/// The upper words of two vectors of float32, cut off and rounded to nearest even, half by half; quiet NaNs, whose low bits
+/// are zero, stay as they are, others are not for this.
+#[inline(always)]
+fn tops(a: __m256i, b: __m256i) -> (__m256i, __m256i) {
+    // SAFETY: AVX2 is proved by the token of the caller.
+    unsafe {
+        let high = _mm256_packus_epi32(_mm256_srli_epi32::<16>(a), _mm256_srli_epi32::<16>(b));
+        let zero = _mm256_setzero_si256();
+        let low =
+            _mm256_packus_epi32(_mm256_blend_epi16::<0xAA>(a, zero), _mm256_blend_epi16::<0xAA>(b, zero));
+        // Adds one where the lower word is above the half, or at it beside an odd upper word.
+        let odd = _mm256_and_si256(high, _mm256_set1_epi16(1));
+        let above = _mm256_subs_epu16(low, _mm256_sub_epi16(_mm256_set1_epi16(i16::MIN), odd));
+        (high, _mm256_add_epi16(high, _mm256_min_epu16(above, _mm256_set1_epi16(1))))
+    }
 }
 
 /// Words with one less for those of magnitude `infinite`.
@@ -391,12 +425,7 @@ impl Lanes for Avx2 {
     fn store_f16(self, x: [__m256; 4], finite: bool, out: &mut [u16], stream: bool) {
         let infinite = if finite { 0x7C00 } else { u16::MAX };
         let (mut a, mut b) = (halves(x[0], x[1]), halves(x[2], x[3]));
-        // SAFETY: the token proves AVX2, FMA and F16C.
-        let special = unsafe {
-            let most = _mm256_max_epi16(magnitudes(a), magnitudes(b));
-            _mm256_movemask_epi8(_mm256_cmpgt_epi16(most, _mm256_set1_epi16(0x7BFF))) != 0
-        };
-        if special {
+        if special(a, b, 0x7BFF) {
             (a, b) = (bounded(quiet_halves(a), infinite), bounded(quiet_halves(b), infinite));
         }
         let (lo, hi) = out[..4 * N].split_at_mut(2 * N);
@@ -406,12 +435,17 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn store_bf16(self, x: [__m256; 4], finite: bool, out: &mut [u16], stream: bool) {
         let infinite = if finite { 0x7F80 } else { u16::MAX };
-        let x = self.quiet(x);
-        let a = words(self.round_bf16(x[0]), self.round_bf16(x[1]));
-        let b = words(self.round_bf16(x[2]), self.round_bf16(x[3]));
+        let (high0, mut a) = tops(self.bits(x[0]), self.bits(x[1]));
+        let (high1, mut b) = tops(self.bits(x[2]), self.bits(x[3]));
+        if special(high0, high1, 0x7F7E) {
+            let x = self.quiet(x);
+            (_, a) = tops(self.bits(x[0]), self.bits(x[1]));
+            (_, b) = tops(self.bits(x[2]), self.bits(x[3]));
+            (a, b) = (bounded(a, infinite), bounded(b, infinite));
+        }
         let (lo, hi) = out[..4 * N].split_at_mut(2 * N);
-        store(bounded(a, infinite), lo, stream);
-        store(bounded(b, infinite), hi, stream);
+        store(ordered(a), lo, stream);
+        store(ordered(b), hi, stream);
     }
     #[inline(always)]
     fn all_numbers(self, x: [__m256; 4]) -> bool {
