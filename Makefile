@@ -36,7 +36,7 @@ codesign: develop ## fill docs/codesign/ with what its commands print, and draw 
 	$(PY) tests/docs/codesign_pages.py --run
 
 test: develop ## all tests, as CI runs them (minutes: two formats are tried on all 2^32 inputs)
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist worksteal
 
 rust-test: ## the core's own tests; no Python needed
 	cargo test
