@@ -129,11 +129,6 @@ def crossing(array: Array, kind: str) -> tuple[Any, ...]:
     return memory, kind, (start, raw.shape, steps)
 
 
-def raw_view(array: Array) -> Any:
-    """Return the dtype that the core sees an array's elements as; None for its own."""
-    return None if array.dtype in _AS_IS else np.dtype(f"u{array.dtype.itemsize}")
-
-
 def destination(
     out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], *inputs: Array, name: str = "out"
 ) -> Array:

@@ -36,20 +36,62 @@ def encode(
 def decode(codes: _Array, fmt: str, out: _Typed) -> None: ...
 
 @final
+class QuantizePlans:
+    def __new__(cls) -> QuantizePlans: ...
+    def keep(
+        self,
+        call: tuple[Any, ...],
+        x: _Array,
+        codes: _Array,
+        scales: _Array,
+        real: str,
+        layout: _Layout,
+        fmt: str,
+        scale: str,
+        rule: str | dict[str, Any] | RuleRow,
+        nonfinite: str,
+        rounding: str | None,
+        rest: dict[str, Any],
+    ) -> None: ...
+    def run(
+        self, x: object, call: tuple[Any, ...], out: object
+    ) -> tuple[_Array, _Array, dict[str, Any]] | None: ...
+
+@final
+class ProductPlans:
+    def __new__(
+        cls, quantized: tuple[type, tuple[str, ...]], prepared: tuple[type, tuple[str, ...]]
+    ) -> ProductPlans: ...
+    def keep(
+        self,
+        a: object,
+        b: object,
+        how: tuple[Any, Any, Any],
+        formats: tuple[str, str],
+        groups: tuple[tuple[int, int], tuple[int, int]],
+        shape: _Shape,
+        stacked: bool,
+        options: _How,
+        result: _Array,
+        kind: str,
+    ) -> None: ...
+    def run(self, a: object, b: object, how: tuple[Any, Any, Any], out: object) -> _Array | None: ...
+
+@final
 class CastPlan:
     def __new__(
         cls,
         real: str,
         fmt: str,
         encode: tuple[str, str, str] | None,
-        dtypes: tuple[np.dtype[Any], np.dtype[Any]],
-        views: tuple[np.dtype[Any] | None, np.dtype[Any] | None],
+        from_dtype: np.dtype[Any],
+        to_dtype: np.dtype[Any],
     ) -> CastPlan: ...
 
 @final
 class CastPlans:
     def __new__(cls) -> CastPlans: ...
-    def keep(self, call: tuple[Any, ...], plan: CastPlan) -> None: ...
+    def keep(self, dtype: np.dtype[Any], call: tuple[Any, ...], plan: CastPlan) -> None: ...
     def run(
         self, src: object, fmt: object, first: object, second: object, third: object, out: _Array | None
     ) -> _Array | None: ...
@@ -88,7 +130,6 @@ def quantize(
 class RuleRow: ...
 
 def rule_row(rule: str | dict[str, Any] | RuleRow) -> RuleRow: ...
-def has_nan(numbers: _Float32s) -> bool: ...
 def check_rule(rule: str | dict[str, Any] | RuleRow, scale: str, fmt: str, searching: bool) -> None: ...
 def dequantize(coded: _Coded, out: _Typed) -> None: ...
 def dequantize_packed(coded: _Coded, flip: int, out: _Typed) -> None: ...

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from . import _core
-from ._arrays import Array, deliver, flat, raw_view
-from ._calls import CallPlans, KeptByObject, as_core, is_plain, takes
+from ._arrays import Array, deliver, flat
 from ._operands import (
     Product,
     Side,
-    block_of,
     check_formats,
     check_unit_scales,
     checked_offsets,
@@ -262,12 +260,8 @@ def matmul_nt(
     array([[-1568., -1568., -1568.],
            [-1568., -1568., -1568.]], dtype=float32)
     """
-    one, other = (_known(a), _known(b)) if c is None else (None, None)
-    call: tuple[Any, ...] = ()
-    if one is not None and other is not None:
-        call = (accumulator, promote_every, type(promote_every), dtype, one.key, other.key)
-        plan = _PLANS.find(call)
-        made = None if plan is None else _from_plan(plan, one, other, out)
+    if c is None:
+        made = _PLANS.run(a, b, (accumulator, promote_every, dtype), out)
         if made is not None:
             return made
     product = Product.of(a, b, accumulator, promote_every)
@@ -277,100 +271,35 @@ def matmul_nt(
         raise misfit(left, right, f"expected b with two axes, or with leading axes {leading}")
     shape = (*leading, left.codes.shape[-2], right.codes.shape[-2])
     stack = (math.prod(leading), *shape[-2:], left.codes.shape[-1])
+    stacked = right.codes.ndim > 2
     start, result, kind = product.arrays(shape, c, dtype, out)
     _core.matmul_nt(
         left.argument(),
         b.operand if isinstance(b, PreparedWeights) else right.argument(),
         stack,
-        right.codes.ndim > 2,
+        stacked,
         start,
         (accumulator, product.every),
         (flat(result), kind),
     )
-    if call:
-        stacked = right.codes.ndim > 2
-        _PLANS.keep(call, _Plan(shape, result.dtype, stack, stacked, (accumulator, product.every), kind))
+    if c is None and _is_held(a, left) and _is_held(b, right):
+        call, how = (accumulator, promote_every, dtype), (accumulator, product.every)
+        sides = (left.format, right.format), (left.block, right.block)
+        _PLANS.keep(a, b, call, *sides, stack, stacked, how, result, kind)
     return deliver(result, out)
 
 
-class _Plan(NamedTuple):
-    """Everything that a checked product needs besides its sides."""
-
-    shape: tuple[int, ...]
-    dtype: Any
-    stack: tuple[int, int, int, int]
-    stacked: bool
-    how: tuple[str, int]
-    kind: str
+# Products that were checked: they are made again without, of other sides of the same kind too.
+_PLANS = _core.ProductPlans(
+    (Quantized, ("codes", "scales", "format", "block", "axis", "scale_kind")),
+    (PreparedWeights, ("codes", "scales", "format", "block", "unit_scales")),
+)
 
 
-class _KnownSide(NamedTuple):
-    """A side of products as plans know it, and as the core takes it; it fits where one of its key did."""
-
-    key: tuple[Any, ...]
-    core: Any
-    codes: Array
-    shape: tuple[int, ...]
-    scales: Array | None
-    "those that may have become NaN since"
-    inputs: tuple[Array, ...]
-    "codes and scales"
-
-
-_PLANS: CallPlans[_Plan] = CallPlans()
-_SIDES: KeptByObject[_KnownSide] = KeptByObject()
-_ALONE = (1, 1)
-
-
-def _known(x: Any) -> _KnownSide | None:
-    """Return a side that plans take; None for others, and where NaN is among its scales."""
-    side = _SIDES.find(x)
-    if side is None:
-        side = _side(x)
-        if side is None:
-            return None
-        _SIDES.keep(x, side)
-    if side.codes.shape != side.shape:
-        return None
-    return None if side.scales is not None and _core.has_nan(side.scales) else side
-
-
-def _side(x: Any) -> _KnownSide | None:
-    """Understand prepared weights, and plain arrays with float32 scales; None for others."""
-    if type(x) is PreparedWeights and x.side.unit_scales is None:
-        held = x.side
-        key: tuple[Any, ...] = (
-            PreparedWeights,
-            x.format,
-            x.shape,
-            held.block,
-            held.scales is None,
-            x.accumulator,
-        )
-        inputs = (held.codes,) if held.scales is None else (held.codes, held.scales)
-        return _KnownSide(key, x.operand, held.codes, x.shape, None, inputs)
-    if type(x) is not Quantized or x.scale_kind != "float32":
-        return None
-    codes, last = x.codes, x.codes.ndim - 1
-    if last < 1 or x.axis not in (None, last) or not (is_plain(codes) and is_plain(x.scales)):
-        return None
-    block, scales = block_of(x), as_core(x.scales, None)
-    core = (as_core(codes, raw_view(codes)), x.format, scales, block, None, _ALONE)
-    key = (Quantized, x.format, codes.shape, block)
-    return _KnownSide(key, core, codes, codes.shape, scales, (codes, scales))
-
-
-def _from_plan(plan: _Plan, one: _KnownSide, other: _KnownSide, out: Any) -> Array | None:
-    """Multiply as a call before did; None, and nothing is done, where `out` needs more than that."""
-    shape, dtype, stack, stacked, how, kind = plan
-    if out is None:
-        out = np.empty(shape, dtype)
-    elif not takes(out, shape, dtype, *one.inputs, *other.inputs):
-        return None
-    flat_out = out.reshape(-1) if kind == "float32" else as_core(out, np.uint16)
-    _core.matmul_nt(one.core, other.core, stack, stacked, None, how, (flat_out, kind))
-    result: Array = out
-    return result
+def _is_held(x: Any, side: Side) -> bool:
+    """Tell if a side's scales are just those that `x` holds, and none go into the unit."""
+    held = x.side if isinstance(x, PreparedWeights) else x
+    return side.unit_scales is None and side.scales is getattr(held, "scales", side)
 
 
 def matmul_grouped_nt(

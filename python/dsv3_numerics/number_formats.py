@@ -25,7 +25,6 @@ from ._arrays import (
     destination,
     flat,
     positive,
-    raw_view,
     real_dtype,
     seed_key,
     source,
@@ -414,9 +413,9 @@ def encode(
     codes = destination(out, array.shape, info.dtype, array)
     _core.encode(crossing(array, kind), flat(codes), info.name, rounding, overflow, nan, key)
     if type(x) is np.ndarray and seed is None and array.dtype.isnative:
-        policy, views = (rounding, overflow, nan), (raw_view(array), raw_view(codes))
-        call = x.dtype, fmt, *policy
-        _ENCODES.keep(call, _core.CastPlan(kind, info.name, policy, (array.dtype, info.dtype), views))
+        policy = (rounding, overflow, nan)
+        plan = _core.CastPlan(kind, info.name, policy, array.dtype, info.dtype)
+        _ENCODES.keep(x.dtype, (fmt, *policy), plan)
     return deliver(codes, out)
 
 
@@ -462,9 +461,8 @@ def decode(
     numbers = destination(out, array.shape, target, array)
     _core.decode(flat(array), info.name, (flat(numbers), kind))
     if type(codes) is np.ndarray and array.dtype.isnative:
-        views = raw_view(array), raw_view(numbers)
-        call = codes.dtype, fmt, dtype, None, None
-        _DECODES.keep(call, _core.CastPlan(kind, info.name, None, (array.dtype, target), views))
+        plan = _core.CastPlan(kind, info.name, None, codes.dtype, target)
+        _DECODES.keep(codes.dtype, (fmt, dtype, None, None), plan)
     return deliver(numbers, out)
 
 

@@ -23,13 +23,10 @@ from ._arrays import (
     flat,
     normalize_axis,
     positive,
-    raw_view,
     seed_key,
     source,
 )
-from ._calls import CallPlans, as_core, is_plain, takes
 from ._scale_arguments import (
-    ONE,
     GlobalScale,
     WholeArray,
     checked_amax,
@@ -48,6 +45,9 @@ NonFinite = Literal["raise", "propagate"]
 _STANDARDS: dict[str, tuple[str, int]] = {"mx": ("float8_e4m3fn", 32), "nvfp4": ("float4_e2m1fn", 16)}
 _FLOAT32_EXPONENT = 8  # such formats need no scale, or are one
 _FORMAT, _TILE, _BLOCK = "float8_e4m3fn", 128, (128, 128)
+_TENSOR: GlobalScale = "tensor"
+# Calls on plain arrays that were checked: they are done again without.
+_TILES, _BLOCKS = _core.QuantizePlans(), _core.QuantizePlans()
 
 
 def quantize_tiles(
@@ -166,13 +166,12 @@ def quantize_tiles(
     >>> q.dequantize()
     array([[448.,   1.,   2., 224.]], dtype=float32)
     """
-    usual = amax is None and scales is None and tensor_amax is None and floor is None
-    usual = usual and seed is None
-    call = _plain_call(x, usual, global_scale, (fmt, tile, axis, scale, rule, rounding, nonfinite))
-    plan = _PLANS.find(call)
-    made = None if plan is None else _from_plan(plan, x, out)  # type: ignore[arg-type]
-    if made is not None:
-        return made
+    again = None
+    if amax is scales is tensor_amax is floor is seed is None and global_scale is _TENSOR:
+        again = _TILES, (fmt, tile, axis, scale, rule, rounding, nonfinite)
+        made = _TILES.run(x, again[1], out)
+        if made is not None:
+            return Quantized.of_checked(*made)
     array, kind = source(x, "x")
     if array.ndim == 0:
         raise ValueError("x: found no axis, expected at least one")
@@ -183,7 +182,7 @@ def quantize_tiles(
     settings = Settings(
         scale, rule, floor, amax, scales, tensor_amax, global_scale, rounding, seed, nonfinite, out
     )
-    return _quantize(array, kind, fmt, block, place, settings, call)
+    return _quantize(array, kind, fmt, block, place, settings, again)
 
 
 def quantize_blocks(
@@ -233,15 +232,12 @@ def quantize_blocks(
     >>> q.scales.shape
     (5, 56)
     """
-    usual = amax is None and scales is None and tensor_amax is None and floor is None
-    usual = usual and seed is None
-    sizes = tuple(map(type, block)) if type(block) is tuple else None
-    options = ("blocks", block, sizes, fmt, scale, rule, rounding, nonfinite)
-    call = _plain_call(w, usual, global_scale, options)
-    plan = _PLANS.find(call)
-    made = None if plan is None else _from_plan(plan, w, out)  # type: ignore[arg-type]
-    if made is not None:
-        return made
+    again = None
+    if amax is scales is tensor_amax is floor is seed is None and global_scale is _TENSOR:
+        again = _BLOCKS, (fmt, block, scale, rule, rounding, nonfinite)
+        made = _BLOCKS.run(w, again[1], out)
+        if made is not None:
+            return Quantized.of_checked(*made)
     array, kind = source(w, "w")
     if array.ndim < 2:
         raise ValueError(f"w: found shape {array.shape}, expected at least two axes")
@@ -256,7 +252,7 @@ def quantize_blocks(
     settings = Settings(
         scale, rule, floor, amax, scales, tensor_amax, global_scale, rounding, seed, nonfinite, out
     )
-    return _quantize(array, kind, fmt, size, None, settings, call)
+    return _quantize(array, kind, fmt, size, None, settings, again)
 
 
 def requantize_tiles(
@@ -344,69 +340,6 @@ def _core_rule(rule: Rule, scale: str, fmt: str, is_found: bool) -> _core.RuleRo
     return row
 
 
-class _Plan(NamedTuple):
-    """Everything that a checked call needs besides its array, in the order of `_from_plan`."""
-
-    kind: str
-    seen: Any
-    layout: tuple[int, int, int, int, int]
-    fmt: str
-    dtype: Any
-    raw: Any
-    shape: tuple[int, ...]
-    stored: Any
-    scale: str
-    row: _core.RuleRow
-    nonfinite: str
-    rounding: str | None
-    rest: dict[str, Any]
-
-
-_PLANS: CallPlans[_Plan] = CallPlans()
-_NO_CALL: tuple[Any, ...] = ()
-
-
-def _plain_call(x: Any, usual: bool, global_scale: Any, options: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return what a `usual` call on a plain array is known by; nothing for other calls.
-
-    Types are part of it: 1, 1.0 and True are equal, but not all of them are an axis or a length. So is the
-    function: "blocks" are not the tiles of an axis called None.
-    """
-    if not usual or type(global_scale) is not str or global_scale != "tensor" or not is_plain(x):
-        return _NO_CALL
-    return (x.dtype, x.shape, options, type(options[1]), type(options[2]))
-
-
-def _from_plan(plan: _Plan, x: Array, out: Any) -> Quantized | None:
-    """Quantize as a call before did; None, and nothing is done, where `out` needs more than that."""
-    kind, seen, layout, fmt, dtype, raw, shape, stored, scale, row, nonfinite, rounding, rest = plan
-    if out is None:
-        codes, scales = np.empty(x.shape, dtype), np.empty(shape, stored)
-    elif type(out) is tuple and len(out) == 2:
-        codes, scales = out
-        if not (takes(codes, x.shape, dtype, x) and takes(scales, shape, stored, x, codes)):
-            return None
-    else:
-        return None
-    _core.quantize(
-        (as_core(x, seen), kind),
-        layout,
-        fmt,
-        as_core(codes, raw),
-        scales.reshape(-1).view(np.uint8),
-        scale,
-        row,
-        ONE,
-        ONE,
-        None,
-        None,
-        nonfinite,
-        rounding,
-        0,
-    )
-    return Quantized.of_checked(codes, scales, rest)
-
-
 def _quantize(
     x: Array,
     kind: str,
@@ -414,7 +347,7 @@ def _quantize(
     block: tuple[int, ...],
     axis: int | None,
     settings: Settings,
-    call: tuple[Any, ...],
+    again: tuple[_core.QuantizePlans, tuple[Any, ...]] | None,
 ) -> Quantized:
     scale = settings.scale
     one_of("scale", scale, SCALE_DTYPES)
@@ -467,25 +400,11 @@ def _quantize(
         str(rule),
         global_scale,
     )
-    if call and scale != "nvfp4" and x.dtype.isnative:
+    if again is not None and scale != "nvfp4" and x.dtype.isnative:
+        plans, call = again
         rest = {name: value for name, value in vars(q).items() if name not in ("codes", "scales")}
-        seen, raw = raw_view(x), raw_view(codes)
-        plan = _Plan(
-            kind,
-            seen,
-            layout,
-            info.name,
-            info.dtype,
-            raw,
-            shape,
-            stored.dtype,
-            scale,
-            row,
-            settings.nonfinite,
-            rounding,
-            rest,
-        )
-        _PLANS.keep(call, plan)
+        how = (info.name, scale, row, settings.nonfinite, rounding)
+        plans.keep(call, x, codes, stored, kind, layout, *how, rest)
     return q
 
 

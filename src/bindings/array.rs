@@ -2,9 +2,10 @@
 
 use super::{type_error, WITHOUT_GIL};
 use crate::formats::{Array, Codes, CodesMut, Input, Output, Places};
-use numpy::npyffi::{NPY_ARRAY_ALIGNED, NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_WRITEABLE};
-use numpy::{Element, PyArray1, PyArrayMethods, PyReadonlyArray1, PyReadwriteArray1};
+use numpy::npyffi::{NPY_ARRAY_ALIGNED, NPY_ARRAY_C_CONTIGUOUS, PY_ARRAY_API};
+use numpy::{Element, PyArray1, PyArrayDescr, PyArrayMethods, PyReadonlyArray1, PyReadwriteArray1};
 use numpy::{PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use std::sync::atomic::Ordering;
@@ -202,6 +203,52 @@ macro_rules! coded {
 coded!(HeldCodes, try_readonly, "uint8, uint16 or uint32" { U8: u8, U16: u16, U32: u32 });
 coded!(HeldCodesMut, try_readwrite, "uint8 or uint16" { U8: u8, U16: u16 });
 
+/// A new array whose elements nobody has set.
+pub fn empty<'py>(shape: &[usize], dtype: &Bound<'py, PyArrayDescr>) -> PyResult<Object<'py>> {
+    let py = dtype.py();
+    let make = || {
+        let (mut lengths, dtype) = (shape.to_vec(), dtype.clone().into_ptr());
+        let (axes, lengths) = (shape.len() as i32, lengths.as_mut_ptr().cast());
+        // SAFETY: so many lengths are there; NumPy takes its own reference to the dtype, and checks the rest.
+        unsafe {
+            Bound::from_owned_ptr_or_err(py, PY_ARRAY_API.PyArray_Empty(py, axes, lengths, dtype.cast(), 0))
+        }
+    };
+    make()
+}
+
+/// Types of numbers.
+#[derive(Clone, Copy)]
+pub enum Real {
+    F32,
+    F64,
+    F16,
+    Bf16,
+}
+
+impl Real {
+    /// The type by its name.
+    pub fn parse(name: &str) -> PyResult<Real> {
+        Ok(match name {
+            "float32" => Real::F32,
+            "float64" => Real::F64,
+            "float16" => Real::F16,
+            "bfloat16" => Real::Bf16,
+            _ => return Err(type_error(format!("real: found {name:?}, expected a type of numbers"))),
+        })
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Real::F32 => "float32",
+            Real::F64 => "float64",
+            Real::F16 => "float16",
+            Real::Bf16 => "bfloat16",
+        }
+    }
+}
+
 /// Types of which every pattern of bits is a value, for [`Lent`].
 pub trait Bits {}
 impl Bits for u8 {}
@@ -209,51 +256,88 @@ impl Bits for u16 {}
 impl Bits for f32 {}
 impl Bits for f64 {}
 
-/// The elements of one array, to read, and of another of its shape, to write, while Python does nothing: for functions that
-/// keep the GIL, and do not call back. It costs a tenth of what borrows of the two do.
-pub struct Lent<'a> {
-    read: Place<'a>,
-    written: Place<'a>,
+/// An array to read, while Python does nothing: for functions that keep the GIL, and do not call back. It costs a tenth of
+/// what a borrow does.
+pub struct Lent<'a>(Place<'a>);
+
+/// An array to write, in the same way.
+pub struct LentMut<'a>(Place<'a>);
+
+/// Lends the elements of arrays; `None` where one that is written is not apart from the others, and while another call
+/// runs without the GIL, which might write what is read here.
+pub fn lend<'a, const R: usize, const W: usize>(
+    read: [Place<'a>; R],
+    written: [Place<'a>; W],
+) -> Option<([Lent<'a>; R], [LentMut<'a>; W])> {
+    let alone = WITHOUT_GIL.load(Ordering::Acquire) == 0;
+    let apart = (0..W).all(|i| read.iter().chain(&written[..i]).all(|other| other.is_apart(&written[i])));
+    (alone && apart).then(|| (read.map(Lent), written.map(LentMut)))
 }
 
-impl<'a> Lent<'a> {
-    /// `None` unless arrays are plain, of just these dtypes, and apart in memory, and no other call runs without the GIL,
-    /// which might write what is read here.
-    pub fn new(
-        src: &'a Object<'_>,
-        out: &'a Object<'_>,
-        [src_dtype, out_dtype]: &[Py<PyAny>; 2],
-    ) -> Option<Lent<'a>> {
-        let read = Place::of(src, src_dtype, 0)?;
-        let written = Place::of(out, out_dtype, NPY_ARRAY_WRITEABLE)?;
-        let (first, second) = (read.start as usize, written.start as usize);
-        let apart = first + read.bytes() <= second || second + written.bytes() <= first;
-        let alone = WITHOUT_GIL.load(Ordering::Acquire) == 0;
-        (read.shape == written.shape && apart && alone).then_some(Lent { read, written })
+impl Lent<'_> {
+    /// The elements; `None` where the type is of another size than the array's.
+    pub fn slice<T: Bits>(&self) -> Option<&[T]> {
+        let Place { start, len, width, .. } = self.0;
+        // SAFETY: so many elements lie there, aligned, and every pattern of bits is one; the array keeps the memory. Nobody
+        // writes it while the GIL is held and no call runs without it, as what is written was found apart from it.
+        (width == size_of::<T>()).then(|| unsafe { std::slice::from_raw_parts(start.cast(), len) })
     }
 
-    /// Elements of each.
-    pub fn len(&self) -> usize {
-        self.read.len
-    }
-
-    /// The elements; `None` where types are of another size than the arrays'.
-    pub fn slices<A: Bits, B: Bits>(&mut self) -> Option<(&[A], &mut [B])> {
-        let Lent { read, written } = self;
-        if (read.width, written.width) != (size_of::<A>(), size_of::<B>()) {
-            return None;
-        }
-        // SAFETY: so many elements lie there, aligned, and every pattern of bits is one; the arrays keep the memory. Nobody
-        // else reads or writes it while the GIL is held and no call runs without it, and the two do not overlap.
-        Some(unsafe {
-            let read = std::slice::from_raw_parts(read.start.cast(), read.len);
-            (read, std::slice::from_raw_parts_mut(written.start.cast(), written.len))
+    /// The elements as numbers.
+    pub fn numbers(&self, real: Real) -> Option<Input<'_>> {
+        Some(match real {
+            Real::F32 => Input::F32(self.slice()?),
+            Real::F64 => Input::F64(self.slice()?),
+            Real::F16 => Input::F16(self.slice()?),
+            Real::Bf16 => Input::Bf16(self.slice()?),
         })
+    }
+
+    /// The elements as codes, of one byte or two.
+    pub fn codes(&self) -> Option<Codes<'_>> {
+        match self.slice() {
+            Some(bytes) => Some(Codes::U8(bytes)),
+            None => Some(Codes::U16(self.slice()?)),
+        }
+    }
+}
+
+impl LentMut<'_> {
+    /// The elements; `None` where the type is of another size than the array's.
+    pub fn slice<T: Bits>(&mut self) -> Option<&mut [T]> {
+        let Place { start, len, width, .. } = self.0;
+        // SAFETY: as for `Lent`; nobody else reads or writes them either.
+        (width == size_of::<T>()).then(|| unsafe { std::slice::from_raw_parts_mut(start.cast(), len) })
+    }
+
+    /// The elements as numbers.
+    pub fn numbers(&mut self, real: Real) -> Option<Output<'_>> {
+        Some(match real {
+            Real::F32 => Output::F32(self.slice()?),
+            Real::F64 => Output::F64(self.slice()?),
+            Real::F16 => Output::F16(self.slice()?),
+            Real::Bf16 => Output::Bf16(self.slice()?),
+        })
+    }
+
+    /// The elements as codes, of one byte or two.
+    pub fn codes(&mut self) -> Option<CodesMut<'_>> {
+        match self.0.width {
+            1 => Some(CodesMut::U8(self.slice()?)),
+            _ => Some(CodesMut::U16(self.slice()?)),
+        }
+    }
+
+    /// The bytes of the elements.
+    pub fn bytes(&mut self) -> &mut [u8] {
+        let Place { start, len, width, .. } = self.0;
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(start, len * width) }
     }
 }
 
 /// Where the elements of a plain array are.
-struct Place<'a> {
+pub struct Place<'a> {
     start: *mut u8,
     len: usize,
     width: usize,
@@ -261,8 +345,11 @@ struct Place<'a> {
 }
 
 impl<'a> Place<'a> {
+    /// No array: it has elements of no type.
+    pub const NONE: Place<'static> = Place { start: std::ptr::dangling_mut(), len: 0, width: 0, shape: &[] };
+
     /// `None` unless the array has elements and just this dtype, is C-contiguous and aligned, and has these flags.
-    fn of(array: &'a Object<'_>, dtype: &Py<PyAny>, flags: i32) -> Option<Place<'a>> {
+    pub fn of(array: &'a Object<'_>, dtype: &Py<PyArrayDescr>, flags: i32) -> Option<Place<'a>> {
         let flags = flags | NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED;
         let array = array.cast::<PyUntypedArray>().ok()?;
         let found = array.dtype();
@@ -274,7 +361,36 @@ impl<'a> Place<'a> {
         (plain && len > 0).then_some(Place { start: fields.data.cast(), len, width, shape })
     }
 
-    fn bytes(&self) -> usize {
-        self.len * self.width
+    /// Elements.
+    pub fn len(&self) -> usize {
+        self.len
     }
+
+    /// Bytes of an element.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Lengths of the axes.
+    pub fn shape(&self) -> &'a [usize] {
+        self.shape
+    }
+
+    /// True where no byte is in both.
+    pub fn is_apart(&self, other: &Place<'_>) -> bool {
+        let (first, second) = (self.start as usize, other.start as usize);
+        first + self.len * self.width <= second || second + other.len * other.width <= first
+    }
+}
+
+/// A plain array with one axis, as the core knows its elements: as numbers of their type, or as codes.
+pub fn flat<'py>(array: &Object<'py>, width: usize) -> PyResult<Object<'py>> {
+    let py = array.py();
+    let dtype = match width {
+        1 => numpy::dtype::<u8>(py),
+        2 => numpy::dtype::<u16>(py),
+        4 => numpy::dtype::<f32>(py),
+        _ => numpy::dtype::<f64>(py),
+    };
+    array.call_method1(intern!(py, "reshape"), (-1,))?.call_method1(intern!(py, "view"), (dtype,))
 }

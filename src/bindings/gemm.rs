@@ -57,6 +57,16 @@ impl<'py> HeldSide<'py> {
         Ok(HeldSide { codes, format, scales, group, unit_scales, unit_group })
     }
 
+    /// A side without scales of its unit's.
+    pub fn new(
+        codes: HeldCodes<'py>,
+        format: &'static Format,
+        scales: Slice<'py, f32>,
+        group: (usize, usize),
+    ) -> Self {
+        HeldSide { codes, format, scales: Some(scales), group, unit_scales: None, unit_group: (1, 1) }
+    }
+
     pub fn view(&self) -> PyResult<gemm::Operand<'_>> {
         let scales = self.scales.as_ref().map(Slice::view).transpose()?;
         let unit_scales = match &self.unit_scales {
@@ -213,6 +223,7 @@ fn matmul_grouped_nt(
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Operand>()?;
+    m.add_class::<super::product_plan::ProductPlans>()?;
     functions!(m, [accumulators, mma_step, matmul_nt, matmul_grouped_nt]);
     Ok(())
 }

@@ -30,8 +30,11 @@ mod formats;
 mod gemm;
 mod logfmt;
 mod model;
+mod plans;
+mod product_plan;
 mod projection;
 mod quant;
+mod quantize_plan;
 mod system;
 
 use crate::error::Error;

@@ -10,7 +10,7 @@ use crate::quant::rule::{
 use crate::quant::{
     self, Blocks, Coded, Global, NonFinitePolicy, QuantizeOptions, Rule, ScaleKind, ScaleSource, RULES,
 };
-use numpy::{PyArray2, PyArrayDyn, PyArrayMethods};
+use numpy::{PyArray2, PyArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
@@ -48,14 +48,6 @@ struct RuleRow(Rule);
 #[pyfunction]
 fn rule_row(rule: &Object<'_>) -> PyResult<RuleRow> {
     Ok(RuleRow(rule_of(rule)?))
-}
-
-/// Settles whether any number is NaN.
-#[pyfunction]
-fn has_nan(numbers: &Object<'_>) -> PyResult<bool> {
-    let array =
-        numbers.cast::<PyArrayDyn<f32>>().map_err(|_| type_error("numbers: expected float32".into()))?;
-    Ok(array.try_readonly()?.as_array().iter().any(|x| x.is_nan()))
 }
 
 /// A rule that is read already, or by its name, or from a dict of columns; those left out are the plain ones.
@@ -237,12 +229,12 @@ fn count_saturated(py: Python<'_>, src: HeldInput<'_>, coded: HeldCoded<'_>) -> 
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<RuleRow>()?;
+    m.add_class::<super::quantize_plan::QuantizePlans>()?;
     functions!(
         m,
         [
             scale_rules,
             rule_row,
-            has_nan,
             amax,
             quantize,
             check_rule,

@@ -208,10 +208,6 @@ def differences(d: Draw) -> Made:
     return _core.differences, args
 
 
-def has_nan(d: Draw) -> Made:
-    return _core.has_nan, [d.numbers(d.length())]
-
-
 def crc32(d: Draw) -> Made:
     return _core.crc32, [d.numpy.integers(0, 256, d.length(), np.uint8), d.rng.randrange(2**32)]
 
@@ -536,7 +532,7 @@ def round_bfloat16(d: Draw) -> Made:
 
 _MAKERS: tuple[Callable[[Draw], Made], ...] = (
     encode, decode, pack, unpack, amax, quantize, dequantize, dequantize_packed, error_stats,
-    count_saturated, differences, has_nan, crc32, logfmt_encode, logfmt_decode, logfmt_pack, logfmt_unpack,
+    count_saturated, differences, crc32, logfmt_encode, logfmt_decode, logfmt_pack, logfmt_unpack,
     mma_step, matmul_nt, matmul_grouped_nt, linear, swiglu, rms_norm, layer_norm, combine, rotate, attend,
     index_scores, select, gate, round_bfloat16,
 )  # fmt: skip

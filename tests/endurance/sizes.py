@@ -142,7 +142,6 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
             np.zeros(4, np.uint32), np.zeros(4),
         ],
     ),
-    "has_nan": (_core.has_nan, lambda: [f32(8)]),
     "crc32": (_core.crc32, lambda: [u8(8), 0]),
     "TensorTable": (table, lambda: [0, 0]),
     "count_saturated": (
@@ -238,7 +237,8 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
     "set_num_threads": (_core.set_num_threads, lambda: [2]),
 }  # fmt: skip
 WITHOUT = {
-    "CastPlan", "CastPlans", "accumulators", "formats", "format_row", "scale_rules", "get_num_threads",
+    "CastPlan", "CastPlans", "ProductPlans", "QuantizePlans",
+    "accumulators", "formats", "format_row", "scale_rules", "get_num_threads",
     "set_alone", "set_least_shared", "set_least_streamed",
     "simd_level", "simd_levels", "set_simd_level", "RuleRow", "rule_row",
 }  # fmt: skip
