@@ -20,7 +20,7 @@ Ratio: `M` is the time of a memory copy of as many float32 elements (same thread
 kernel; `x name` is the time of that peer over ours; `x normal` and `x 1T` compare the kernel with itself.
 Each is the median over alternating pairs taken in the same second; `(-n)`: n pairs were dropped as
 disturbed. Verdict `c`: a compute-bound gate, missed, which only a quiet machine decides. Output `out`:
-preallocated and touched; `fresh`: a new array per call, whose first touch is counted."""
+preallocated and touched; `fresh`: a new array per call, in memory that the one before has left."""
 
 
 def machine() -> dict[str, object]:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
+from . import _core
 from ._torch import dtype_of, from_tensor, is_tensor
 
 Array: TypeAlias = NDArray[Any]
@@ -144,7 +145,7 @@ def destination(
         Wrong shape, or read-only.
     """
     if out is None:
-        return np.empty(shape, dtype)
+        return _core.empty(shape, dtype)
     if not isinstance(out, np.ndarray) or is_masked(out):
         raise TypeError(f"{name}: found {type(out).__name__}, expected a numpy.ndarray")
     if out.dtype != dtype or not out.dtype.isnative:
@@ -153,7 +154,7 @@ def destination(
         raise ValueError(f"{name}: found shape {out.shape}, expected {shape}")
     if not out.flags.writeable:
         raise ValueError(f"{name}: found a read-only array, expected a writeable one")
-    return out if is_direct(out, *inputs) else np.empty(shape, dtype)
+    return out if is_direct(out, *inputs) else _core.empty(shape, dtype)
 
 
 def is_direct(out: Array, *inputs: Array) -> bool:

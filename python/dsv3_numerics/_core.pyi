@@ -3,13 +3,14 @@
 Arrays have one axis and are C-contiguous, aligned and native. float16, bfloat16 and code arrays cross as
 unsigned integers; beside a typed array stands "float32", "float64", "float16" or "bfloat16". A layout is
 (stack, rows, columns, rows of a block, columns of a block), tiles are (rows, columns, columns of a tile), and
-how products are added is (accumulator, products between promotions or 0). Every function releases the GIL.
+how products are added is (accumulator, products between promotions or 0). Every function
+but `empty` releases the GIL.
 """
 
 from typing import Any, TypeAlias, final
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 _Array: TypeAlias = NDArray[Any]
 _Float32s: TypeAlias = NDArray[np.float32]
@@ -277,6 +278,7 @@ def simd_level() -> str: ...
 def simd_levels() -> list[str]: ...
 def set_simd_level(name: str) -> None: ...
 def crc32(data: NDArray[np.uint8], before: int = 0) -> int: ...
+def empty(shape: tuple[int, ...], dtype: DTypeLike) -> _Array: ...
 
 @final
 class TensorTable:

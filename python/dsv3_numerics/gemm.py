@@ -101,7 +101,7 @@ def mma_step(
         raise misfit(
             left, right, f"expected leading axes that broadcast with each other and with c of {start.shape}"
         ) from None
-    out = np.empty(shape, np.float32)
+    out = _core.empty(shape, np.float32)
     _core.mma_step(
         _step_argument(left, scales[0], shape, length),
         _step_argument(right, scales[1], shape, length),

@@ -66,7 +66,7 @@ def logfmt_pack(codes: ArrayLike, *, bits: int, layout: Layout = "plain") -> NDA
     dtype, bits = code_dtype(bits), int(bits)
     array = _checked(codes, "codes", dtype, f" for {bits} bits")
     length = array.shape[-1]
-    packed = np.empty((*array.shape[:-1], _row_bytes(length, bits, layout)), np.uint8)
+    packed = _core.empty((*array.shape[:-1], _row_bytes(length, bits, layout)), np.uint8)
     if packed.size:
         _core.logfmt_pack(flat(array), (length, bits, layout), flat(packed))
     return packed
@@ -110,7 +110,7 @@ def logfmt_unpack(packed: ArrayLike, *, bits: int, size: int, layout: Layout = "
             f"size: found {length} codes for a last axis of {array.shape[-1]} bytes, "
             "which holds another number"
         )
-    codes = np.empty((*array.shape[:-1], length), dtype)
+    codes = _core.empty((*array.shape[:-1], length), dtype)
     if codes.size:
         _core.logfmt_unpack(flat(array), (length, bits, layout), flat(codes))
     return codes

@@ -228,7 +228,7 @@ class LogFmt(CodedArray):
         inputs = [a for a in (self.codes, self.amin, self.amax, self.escaped_values) if a is not None]
         numbers = destination(out, self.shape, target, *inputs)
         last = self.axis == len(self.shape) - 1
-        work = numbers if last else np.empty(_moved(self.codes, self.axis).shape, target)
+        work = numbers if last else _core.empty(_moved(self.codes, self.axis).shape, target)
         tile = tile_width(self.shape, self.tile, self.axis)
         _core.logfmt_decode(
             flat(_moved(self.codes, self.axis)),

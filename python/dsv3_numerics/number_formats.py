@@ -512,7 +512,7 @@ def pack(codes: ArrayLike, *, fmt: Any = None) -> Array:
     if array.ndim == 0:
         raise ValueError("codes: found no axis, expected at least one")
     rows, length = array.shape[:-1], array.shape[-1]
-    packed = np.empty((*rows, -(-length // group) * size), dtype)
+    packed = _core.empty((*rows, -(-length // group) * size), dtype)
     if array.size:
         _core.pack(flat(array), info.name, length, packed.reshape(-1))
     return packed
@@ -564,7 +564,7 @@ def unpack(packed: ArrayLike, *, fmt: Any, size: int | None = None) -> Array:
         raise ValueError(
             f"size: found {codes_per_row} codes for a last axis of {length}, which holds another number"
         )
-    codes = np.empty((*rows, codes_per_row), info.dtype)
+    codes = _core.empty((*rows, codes_per_row), info.dtype)
     if codes.size:
         _core.unpack(flat(array), info.name, codes_per_row, flat(codes))
     return codes

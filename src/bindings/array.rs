@@ -214,6 +214,12 @@ pub fn empty<'py>(shape: &[usize], dtype: &Bound<'py, PyArrayDescr>) -> PyResult
             Bound::from_owned_ptr_or_err(py, PY_ARRAY_API.PyArray_Empty(py, axes, lengths, dtype.cast(), 0))
         }
     };
+    #[cfg(target_os = "linux")]
+    if super::kept::is_worth(
+        shape.iter().fold(dtype.itemsize(), |bytes, &length| bytes.saturating_mul(length)),
+    ) {
+        return super::kept::in_block(py, make);
+    }
     make()
 }
 

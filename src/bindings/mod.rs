@@ -28,6 +28,8 @@ mod cast_plan;
 mod comparison;
 mod formats;
 mod gemm;
+#[cfg(target_os = "linux")]
+mod kept;
 mod logfmt;
 mod model;
 mod plans;

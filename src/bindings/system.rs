@@ -1,10 +1,11 @@
 //! Threads, instruction sets, and the headers of checkpoint files.
 
-use super::array::Slice;
+use super::array::{Object, Slice};
 use super::{detached, os_error};
 use crate::checkpoint::{self, HeaderError};
 use crate::simd::{level, level_from_env, set_level, Level};
 use crate::threads;
+use numpy::PyArrayDescr;
 use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
 use std::collections::HashMap;
@@ -56,6 +57,12 @@ fn simd_levels() -> Vec<&'static str> {
 #[pyfunction]
 fn set_simd_level(name: &str) -> PyResult<()> {
     Ok(set_level(Level::parse(name)?)?)
+}
+
+/// A new array whose elements nobody has set: an output.
+#[pyfunction]
+fn empty<'py>(shape: Vec<usize>, dtype: Object<'py>) -> PyResult<Object<'py>> {
+    super::array::empty(&shape, &PyArrayDescr::new(dtype.py(), dtype)?)
 }
 
 type Row = (String, String, Vec<usize>, u64, u64);
@@ -149,8 +156,10 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     // A wrong setting in the environment is an error at import, not a surprise later.
     level_from_env().map_err(|e| super::environment("DSV3_NUMERICS_SIMD", &e))?;
     threads::threads_from_env()?;
+    #[cfg(target_os = "linux")]
+    super::kept::kept_from_env()?;
     m.add_class::<TensorTable>()?;
     functions!(m, [get_num_threads, set_num_threads, set_alone, set_least_shared, set_least_streamed]);
-    functions!(m, [simd_level, simd_levels, set_simd_level, crc32]);
+    functions!(m, [simd_level, simd_levels, set_simd_level, crc32, empty]);
     Ok(())
 }

@@ -543,5 +543,5 @@ CALLS: dict[str, Callable[[Draw], Made]] = {maker.__name__: maker for maker in _
 }
 WITHIN = {"Operand", "Projection"}
 """Classes that calls make of their arrays."""
-WITHOUT = {"TensorTable", "check_rule", "rope_frequencies", "set_num_threads"}
+WITHOUT = {"TensorTable", "check_rule", "empty", "rope_frequencies", "set_num_threads"}
 """Functions that `sizes` tries and that take no arrays."""

@@ -40,7 +40,7 @@ ABSURD = (
     2**64 - 1,
     -1,
 )
-GOOD = (ValueError, TypeError, OverflowError)
+GOOD = (ValueError, TypeError, OverflowError, MemoryError)
 
 f32 = lambda *shape: np.ones(shape, np.float32).reshape(-1)  # noqa: E731
 u8 = lambda n: np.full(n, 1, np.uint8)  # noqa: E731
@@ -143,6 +143,7 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
         ],
     ),
     "crc32": (_core.crc32, lambda: [u8(8), 0]),
+    "empty": (_core.empty, lambda: [(2, 3), np.dtype(np.float32)]),
     "TensorTable": (table, lambda: [0, 0]),
     "count_saturated": (
         _core.count_saturated,

@@ -307,7 +307,7 @@ def quantized(ckpt: Checkpoint, name: str) -> Quantized:
 
 def _unpacked(ckpt: Checkpoint, weight: StoredWeight) -> Array:
     """All codes of a packed weight, one an element."""
-    out = np.empty(weight.shape, format_info(weight.format).dtype)
+    out = _core.empty(weight.shape, format_info(weight.format).dtype)
     grid = weight.grid
     matrix = out.reshape(grid.stack, grid.rows, grid.cols)
     context = WorkerContext(ckpt)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .. import _core
 from .._arrays import Array
 from .activations import Activations
 from .cache import Cache
@@ -232,7 +233,7 @@ class MLA(Layer):
         latents = ops.activations(np.concatenate([tokens[:, : c.kv_lora_rank] for tokens in cached]))
         ends = np.cumsum([len(tokens) for tokens in cached])[:-1]
         up, v = c.qk_nope_head_dim + c.v_head_dim, c.v_head_dim
-        out = np.empty((batch, new, c.num_attention_heads * v), q.dtype)
+        out = _core.empty((batch, new, c.num_attention_heads * v), q.dtype)
         queries = q.reshape(batch, new, c.num_attention_heads, -1)
         for start, stop in self._groups(ops, latents.shape[0] * up * q.itemsize):
             whole = stop - start == c.num_attention_heads

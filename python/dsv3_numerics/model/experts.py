@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .. import _core
 from .._arrays import Array
 from .activations import Activations
 from .config import Config
@@ -160,7 +161,7 @@ class MoE(FeedForward):
         dispatched = ops.activations(tokens) if arriving else ops.dispatch(f"{at}dispatch", tokens)
         scheme = ops.recipe.activation_scheme(dispatched=True)
         order, runs = by_expert(indices)
-        parts = np.empty((len(order), tokens.shape[1]), tokens.dtype)
+        parts = _core.empty((len(order), tokens.shape[1]), tokens.dtype)
         for expert, run in self._prefetched(runs, ops):
             index = order[run] // top
             share = ops.activations(tokens[index]) if arriving else dispatched.rows(index, scheme, ops.recipe)

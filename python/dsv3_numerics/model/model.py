@@ -15,6 +15,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from .. import _core
 from .. import checkpoint as checkpoints
 from .._arrays import Array, as_array, positive
 from .._progress import Progress
@@ -276,7 +277,7 @@ class Model:
         counts = self._lengths(lengths, batch, tokens)
         if cache is None and tokens > positive(chunk, "chunk"):
             cache = self.new_cache(batch, tokens, recipe=ops.recipe)
-        out = np.empty((batch, tokens, self.config.hidden_size), ops.recipe.dtype)
+        out = _core.empty((batch, tokens, self.config.hidden_size), ops.recipe.dtype)
         if not array.size:
             return out
         before = None if cache is None else cache.lengths.copy()

@@ -210,7 +210,7 @@ class Operations:
             return None
         found = tuple(weights.right(f"{under}{name}_proj.weight", use) for name in ("gate", "up", "down"))
         if out is None:
-            out = np.empty((*numbers.shape[:-1], found[2].shape[0]), numbers.dtype)
+            out = _core.empty((*numbers.shape[:-1], found[2].shape[0]), numbers.dtype)
         rows = numbers.size // numbers.shape[-1]
         try:
             _core.swiglu(numbers.reshape(-1), rows, found, (first, last), out.reshape(-1))
@@ -252,7 +252,7 @@ class Operations:
 
         def run(ops: Operations) -> Array:
             given = ops._take(x)
-            out = np.empty_like(given)
+            out = _core.empty(given.shape, given.dtype)
             w = weights.numbers_of(key, bfloat16=ops.bfloat16)
             _core.rms_norm(given.reshape(-1), w, eps, ops.bfloat16, out.reshape(-1))
             return out
@@ -264,7 +264,7 @@ class Operations:
 
         def run(ops: Operations) -> Array:
             given = ops._take(x)
-            out = np.empty_like(given)
+            out = _core.empty(given.shape, given.dtype)
             w, b = (weights.numbers_of(f"{under}.{part}") for part in ("weight", "bias"))
             _core.layer_norm(given.reshape(-1), w, b, eps, ops.bfloat16, out.reshape(-1))
             return out
@@ -276,7 +276,7 @@ class Operations:
 
         def run(ops: Operations) -> Array:
             left, right = ops._take(a), ops._take(b)
-            out = np.empty_like(left)
+            out = _core.empty(left.shape, left.dtype)
             _core.silu_product(left.reshape(-1), right.reshape(-1), ops.bfloat16, out.reshape(-1))
             return out
 
@@ -293,7 +293,7 @@ class Operations:
     def _sum(self, a: Array, b: Array) -> Array:
         if not self.bfloat16:
             return a + b
-        out = np.empty_like(a)
+        out = _core.empty(a.shape, a.dtype)
         _core.add(a.reshape(-1), b.reshape(-1), True, out.reshape(-1))
         return out
 
@@ -388,7 +388,7 @@ class Operations:
         queries, heads = ops._take(q), settings["heads"]
         use = ops._products.use
         matrix = None if expanded is not None else weights.matrix("kv_b_proj.weight", use)
-        out = np.empty((batch, new, heads * settings["v"]), queries.dtype)
+        out = _core.empty((batch, new, heads * settings["v"]), queries.dtype)
         for b, tokens in enumerate(map(ops._take, cached)):
             shares = None
             if probs is not None and not ops._foreign:
@@ -498,7 +498,7 @@ class Operations:
 
 def _projected(x: Array, w: _core.Weight | _core.Operand, how: _core.Projection) -> Array:
     """``x @ w.T``, with activations put into codes and results rounded as a projection says."""
-    out = np.empty((*x.shape[:-1], w.shape[0]), x.dtype)
+    out = _core.empty((*x.shape[:-1], w.shape[0]), x.dtype)
     _core.linear(x.reshape(-1), x.size // x.shape[-1] if x.size else 0, w, how, out.reshape(-1))
     return out
 
@@ -514,7 +514,7 @@ def _combined(
 ) -> Array:
     """Sum over each token's experts in the dtype of `parts`: in ascending order, or as `indices` has them."""
     (tokens, top), channels = indices.shape, parts.shape[1]
-    out = np.empty((tokens, channels), parts.dtype)
+    out = _core.empty((tokens, channels), parts.dtype)
     _core.combine(
         parts.reshape(-1),
         indices.reshape(-1),

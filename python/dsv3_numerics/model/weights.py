@@ -427,7 +427,7 @@ class Weights:
     def numbers(self, name: str, dtype: np.dtype[Any]) -> Array:
         """Return the tensor widened to `dtype`, as an array."""
         weight = self[name]
-        out = np.empty(weight.shape, dtype)
+        out = _core.empty(weight.shape, dtype)
         weight.numbers(out.reshape(-1))
         return out.reshape(self._shapes[self._prefix + name])
 

@@ -362,7 +362,7 @@ class Form:
             if self.format == "int8":
                 return raw.view(np.uint32)
         length = raw.size // max(rows, 1)
-        out = np.empty(rows * (length // 2), np.uint8)
+        out = _core.empty((rows * (length // 2),), np.uint8)
         _core.pack(np.ascontiguousarray(raw), self.format, length, out)
         return out.view(np.uint32) if row.packing == "words" else out
 
@@ -478,7 +478,7 @@ def lay_out(name: str, q: Quantized, dialect: str | None = None) -> dict[Entry, 
     scales = q.weight_scale_inv() if is_float else q.scales
     stored = stored_scales(form.choice, np.ascontiguousarray(scales)).reshape(form.grid.stack, -1)
     codes = flat(q.codes).view(q.codes.dtype).reshape(form.grid.stack, -1)
-    found = {entry: np.empty(entry.nbytes, np.uint8) for entry in form.entries}
+    found = {entry: _core.empty((entry.nbytes,), np.uint8) for entry in form.entries}
     by_name = {entry.name: data for entry, data in found.items()}
     for place in range(form.grid.stack):
         chunk = Chunk(place, 0, form.grid.rows, 0, form.grid.cols)
