@@ -367,27 +367,39 @@ impl<S: Source, C: Code, const DEEP: bool> GroupMap for EstimateMap<S, C, DEEP> 
         C::store(l, [k0, k1, k2, k3], out, stream);
         let worst = l.max(l.max(f0, f1), l.max(f2, f3));
         if l.any(l.gt(worst, l.u32(estimate.limit))) {
-            let (src, codes) = (&src[..L::GROUP], &mut out[..L::GROUP]);
-            let rounding = (self.rounding, 1 << (bits - 1));
-            l.call(Fallback::<S, C> { finder: &self.finder, rounding, src, codes });
+            let (mut numbers, mut fractions) = ([0u32; MAX_GROUP], [0u32; MAX_GROUP]);
+            for (j, fraction) in [f0, f1, f2, f3].into_iter().enumerate() {
+                l.store_u32(l.bits(S::load(l, &src[j * L::N..])), &mut numbers[j * L::N..]);
+                l.store_u32(fraction, &mut fractions[j * L::N..]);
+            }
+            let (finder, limit, rounding) = (&self.finder, estimate.limit, (self.rounding, 1 << (bits - 1)));
+            let (numbers, fractions) = (&numbers, &fractions);
+            l.call(Fallback { finder, rounding, limit, numbers, fractions, codes: &mut out[..L::GROUP] });
         }
     }
 }
 
-/// A group by the definition.
-struct Fallback<'a, S: Source, C: Code> {
+/// A group whose codes are stored: those whose fractions are beyond the limit are found by the definition. They are few.
+struct Fallback<'a, C: Code> {
     finder: &'a Finder,
+    /// The rounding, and the sign bit of a code.
     rounding: (LogRounding, u32),
-    src: &'a [S::Item],
+    limit: u32,
+    numbers: &'a [u32; MAX_GROUP],
+    fractions: &'a [u32; MAX_GROUP],
     codes: &'a mut [C],
 }
 
-impl<S: Source, C: Code> Kernel for Fallback<'_, S, C> {
+impl<C: Code> Kernel for Fallback<'_, C> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        let Fallback { finder, rounding, src, codes } = self;
-        define::<L, S, C>(l, finder, rounding, src, &[0; MAX_GROUP], codes);
+        let Fallback { finder, rounding: (rounding, sign), limit, numbers, fractions, codes } = self;
+        for ((x, fraction), found) in numbers.iter().zip(fractions).zip(codes) {
+            if *fraction > limit {
+                *found = C::from_u32(l.call(DefineOne { finder, rounding, sign, x: *x }));
+            }
+        }
     }
 }
 
@@ -409,6 +421,35 @@ fn define<L: Lanes, S: Source, C: Code>(
     }
 }
 
+/// The code of float32 bits by the definition.
+#[inline(always)]
+fn code(finder: &Finder, rounding: LogRounding, sign: u32, x: u32, random: u32) -> u32 {
+    let a = x & ABSOLUTE;
+    let a = if a > INFINITY { 0 } else { a };
+    let k = match rounding {
+        LogRounding::Linear => finder.nearest(to_f64(a), false),
+        LogRounding::Log => finder.nearest(to_f64(a), true),
+        LogRounding::Stochastic => finder.stochastic(to_f64(a), random),
+    };
+    k | if x >> 31 == 0 { 0 } else { sign }
+}
+
+/// The definition on the bits of a float32, without random bits.
+struct DefineOne<'a> {
+    finder: &'a Finder,
+    rounding: LogRounding,
+    sign: u32,
+    x: u32,
+}
+
+impl Kernel for DefineOne<'_> {
+    type Out = u32;
+    #[inline(always)]
+    fn run<L: Lanes>(self, _l: L) -> u32 {
+        code(self.finder, self.rounding, self.sign, self.x, 0)
+    }
+}
+
 /// The definition on a group of float32 bits: compiled once for all kinds of input and codes.
 struct Define<'a> {
     finder: Finder,
@@ -427,15 +468,8 @@ impl Kernel for Define<'_> {
         for one in LogRounding::ALL {
             // One loop for each rounding, which is a constant in it: the compiler vectorizes them.
             if *one == rounding {
-                for ((bits, random), code) in bits.iter().zip(random).zip(&mut found) {
-                    let a = bits & ABSOLUTE;
-                    let a = if a > INFINITY { 0 } else { a };
-                    let k = match one {
-                        LogRounding::Linear => finder.nearest(to_f64(a), false),
-                        LogRounding::Log => finder.nearest(to_f64(a), true),
-                        LogRounding::Stochastic => finder.stochastic(to_f64(a), *random),
-                    };
-                    *code = k | if bits >> 31 == 0 { 0 } else { sign };
+                for ((x, random), found) in bits.iter().zip(random).zip(&mut found) {
+                    *found = code(&finder, *one, sign, *x, *random);
                 }
             }
         }
