@@ -175,6 +175,18 @@ fn fixed_codes(a: __m256i, b: __m256i, f: ByteFormat) -> __m256i {
     }
 }
 
+/// Lanes within `near` float64 ulps of a float32 rounding midpoint.
+#[inline(always)]
+pub(super) fn near_midpoint(x: __m256d, near: u32) -> __m256i {
+    // SAFETY: AVX2 is proved by the token of the caller.
+    unsafe {
+        let start = _mm256_set1_epi64x(i64::from(MIDPOINT - near));
+        let mask = _mm256_set1_epi64x(i64::from(2 * MIDPOINT - 1));
+        let off = _mm256_and_si256(_mm256_sub_epi64(_mm256_castpd_si256(x), start), mask);
+        _mm256_cmpgt_epi64(_mm256_set1_epi64x(i64::from(2 * near)), off)
+    }
+}
+
 impl Lanes for Avx2 {
     const N: usize = N;
     type F = __m256;
@@ -286,43 +298,48 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
+    fn powers(self, q: f64, times: u32, x: f64) -> [[f64; 16]; 2] {
+        let (mut last, mut all) = ([0f64; 16], [0f64; 16]);
+        // SAFETY: four vectors are written to arrays of that size; the token proves the features.
+        unsafe {
+            let q = _mm256_set1_pd(q);
+            let q2 = _mm256_mul_pd(q, q);
+            let q4 = _mm256_mul_pd(q2, q2);
+            let q8 = _mm256_mul_pd(q4, q4);
+            // The exponents from 7 down to 0, bit by bit.
+            let low = _mm256_blend_pd::<0b0101>(_mm256_set1_pd(1.0), q);
+            let low = _mm256_blend_pd::<0b0011>(low, _mm256_mul_pd(low, q2));
+            let near = [_mm256_mul_pd(low, q4), low];
+            let mut power = near;
+            for _ in 0..times {
+                power = [_mm256_mul_pd(power[0], power[0]), _mm256_mul_pd(power[1], power[1])];
+            }
+            for (i, (power, near)) in power.into_iter().zip(near).enumerate() {
+                _mm256_storeu_pd(last.as_mut_ptr().add(4 * i), _mm256_mul_pd(power, _mm256_set1_pd(x)));
+                _mm256_storeu_pd(last.as_mut_ptr().add(4 * i + 8), _mm256_mul_pd(power, _mm256_set1_pd(-x)));
+                _mm256_storeu_pd(all.as_mut_ptr().add(4 * i), _mm256_mul_pd(near, q8));
+                _mm256_storeu_pd(all.as_mut_ptr().add(4 * i + 8), near);
+            }
+        }
+        [last, all]
+    }
+    #[inline(always)]
     fn products(self, rows: &[f64], steps: &[f64; 16], near: u32, out: &mut [f32]) -> bool {
         // SAFETY: the slice lengths were checked; the token proves AVX2, FMA and F16C.
         unsafe {
-            let start = _mm256_set1_epi64x(i64::from(MIDPOINT - near));
-            let (mask, width) =
-                (_mm256_set1_epi64x(i64::from(2 * MIDPOINT - 1)), _mm256_set1_epi64x(i64::from(2 * near)));
             let mut found = _mm256_setzero_si256();
             for (row, out) in rows.iter().zip(out.chunks_exact_mut(16)) {
                 let row = _mm256_set1_pd(*row);
                 for (step, out) in steps.chunks_exact(4).zip(out.chunks_exact_mut(4)) {
                     let v = _mm256_mul_pd(row, _mm256_loadu_pd(step.as_ptr()));
-                    let off = _mm256_and_si256(_mm256_sub_epi64(_mm256_castpd_si256(v), start), mask);
-                    found = _mm256_or_si256(found, _mm256_cmpgt_epi64(width, off));
+                    found = _mm256_or_si256(found, near_midpoint(v, near));
                     _mm_storeu_ps(out.as_mut_ptr(), _mm256_cvtpd_ps(v));
                 }
             }
             _mm256_movemask_epi8(found) != 0
         }
     }
-    #[inline(always)]
-    fn permute16(self, table: &[f32; 16], index: __m256i) -> __m256 {
-        let (low, high) = (self.load_f32(table), self.load_f32(&table[8..]));
-        // SAFETY: the token proves AVX2, FMA and F16C.
-        unsafe {
-            // A permutation chooses among eight, by the low three bits; the fourth, as a sign, says which.
-            let upper = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(index));
-            let (low, high) = (_mm256_permutevar8x32_ps(low, index), _mm256_permutevar8x32_ps(high, index));
-            _mm256_blendv_ps(low, high, upper)
-        }
-    }
-    const PERMUTES_32: bool = true;
-    #[inline(always)]
-    fn permute32(self, low: &[f32; 16], high: &[f32; 16], index: __m256i) -> __m256 {
-        let (low, high) = (self.permute16(low, index), self.permute16(high, index));
-        // SAFETY: the token proves AVX2, FMA and F16C.
-        unsafe { _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32::<27>(index))) }
-    }
+    const PERMUTES: bool = true;
     #[inline(always)]
     fn gather256(self, table: &[f32; 256], index: __m256i) -> __m256 {
         // SAFETY: indices are masked to the table's size.

@@ -137,7 +137,7 @@ fn cut_off(h: __m512i, f: Narrow) -> __m512i {
 
 /// Two halves of a vector.
 #[inline(always)]
-fn join(lo: __m256i, hi: __m256i) -> __m512i {
+pub(super) fn join(lo: __m256i, hi: __m256i) -> __m512i {
     // SAFETY: AVX-512 is proved by the token of the caller.
     unsafe { _mm512_inserti64x4::<1>(_mm512_castsi256_si512(lo), hi) }
 }
@@ -308,18 +308,6 @@ impl Lanes for Avx512 {
         [last, all]
     }
     #[inline(always)]
-    fn split(self, x: &[f64; 16], near: &mut [f32; 16], rest: &mut [f32; 16]) {
-        // SAFETY: two vectors of float64 are read, and two of float32 written.
-        unsafe {
-            let (x0, x1) = (_mm512_loadu_pd(x.as_ptr()), _mm512_loadu_pd(x.as_ptr().add(8)));
-            let (n0, n1) = (_mm512_cvtpd_ps(x0), _mm512_cvtpd_ps(x1));
-            let r0 = _mm512_cvtpd_ps(_mm512_sub_pd(x0, _mm512_cvtps_pd(n0)));
-            let r1 = _mm512_cvtpd_ps(_mm512_sub_pd(x1, _mm512_cvtps_pd(n1)));
-            store(join(_mm256_castps_si256(n0), _mm256_castps_si256(n1)), near, false);
-            store(join(_mm256_castps_si256(r0), _mm256_castps_si256(r1)), rest, false);
-        }
-    }
-    #[inline(always)]
     fn products(self, rows: &[f64], steps: &[f64; 16], near: u32, out: &mut [f32]) -> bool {
         // SAFETY: the slice lengths were checked; the token proves AVX-512.
         unsafe {
@@ -340,18 +328,7 @@ impl Lanes for Avx512 {
             found != 0
         }
     }
-    #[inline(always)]
-    fn permute16(self, table: &[f32; 16], index: __m512i) -> __m512 {
-        // SAFETY: the slice lengths were checked; the token proves AVX-512.
-        unsafe { _mm512_permutexvar_ps(index, self.load_f32(table)) }
-    }
     const PERMUTES: bool = true;
-    const PERMUTES_32: bool = true;
-    #[inline(always)]
-    fn permute32(self, low: &[f32; 16], high: &[f32; 16], index: __m512i) -> __m512 {
-        // SAFETY: the token proves AVX-512.
-        unsafe { _mm512_permutex2var_ps(self.load_f32(low), index, self.load_f32(high)) }
-    }
     #[inline(always)]
     fn gather256(self, table: &[f32; 256], index: __m512i) -> __m512 {
         // SAFETY: indices are masked to the table's size.

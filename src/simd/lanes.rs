@@ -212,28 +212,34 @@ pub trait Lanes: Copy {
         };
         [join(power.map(|p| p * x), power.map(|p| p * -x)), join(far, near)]
     }
-    /// Splits each float64 into the nearest float32 and the float32 nearest to the rest.
-    #[inline(always)]
-    fn split(self, x: &[f64; 16], near: &mut [f32; 16], rest: &mut [f32; 16]) {
-        for ((x, near), rest) in x.iter().zip(near).zip(rest) {
-            *near = *x as f32;
-            *rest = (x - f64::from(*near)) as f32;
-        }
-    }
     /// Writes the outer product of `rows` and `steps` rounded to float32, row by row; no product may be subnormal. Returns
     /// true if some float64 product is within `near` float64 ulps of a float32 rounding midpoint.
     fn products(self, rows: &[f64], steps: &[f64; 16], near: u32, out: &mut [f32]) -> bool;
-    /// Permutes 16 table values by the low 4 bits of each lane.
-    fn permute16(self, table: &[f32; 16], index: Self::U) -> Self::F;
-    /// True if [`Lanes::permute16`] is one instruction.
+    /// True if the level implements [`Lanes::permute_group`] and what it needs, and [`Lanes::estimate`] rounds once.
     const PERMUTES: bool = false;
-    /// Permutes 32 table values, in two halves, by the low 5 bits of each lane.
-    #[inline(always)]
-    fn permute32(self, _low: &[f32; 16], _high: &[f32; 16], _index: Self::U) -> Self::F {
-        unreachable!("only where PERMUTES_32")
+    /// Rounds 16 values to float32, laid out as [`Lanes::permute_group`] takes them. Returns true as [`Lanes::products`] does.
+    fn lay_out(self, _x: &[f64; 16], _near: u32, _out: &mut [f32; 16]) -> bool {
+        unreachable!("only where PERMUTES")
     }
-    /// True if the level implements [`Lanes::permute32`], and [`Lanes::estimate`] rounds once.
-    const PERMUTES_32: bool = false;
+    /// The same, and for the rests, rounded to float32.
+    fn lay_out_pairs(self, _x: &[f64; 16], _near: &mut [f32; 16], _rest: &mut [f32; 16]) {
+        unreachable!("only where PERMUTES")
+    }
+    /// Permutes 16 table values by the 4 bits from bit `shift` of each code of a group on, or 32 by 5 bits. Codes are below
+    /// 65536.
+    fn permute_group(
+        self,
+        _low: &[f32; 16],
+        _high: Option<&[f32; 16]>,
+        _codes: [Self::U; 4],
+        _shift: u32,
+    ) -> [Self::F; 4] {
+        unreachable!("only where PERMUTES")
+    }
+    /// The same for 16 table values and their negatives.
+    fn permute_signed(self, _table: &[f32; 16], _codes: [Self::U; 4], _shift: u32) -> [Self::F; 4] {
+        unreachable!("only where PERMUTES")
+    }
     /// Gathers from 256 table values by the low 8 bits of each lane.
     fn gather256(self, table: &[f32; 256], index: Self::U) -> Self::F;
     /// Looks up a group of codes.

@@ -78,6 +78,28 @@ macro_rules! elsewhere {
             super::philox::bytes::$level(self, keys, block)
         }
         #[inline(always)]
+        fn lay_out(self, x: &[f64; 16], near: u32, out: &mut [f32; 16]) -> bool {
+            super::permutations::$level::lay_out(self, x, near, out)
+        }
+        #[inline(always)]
+        fn lay_out_pairs(self, x: &[f64; 16], near: &mut [f32; 16], rest: &mut [f32; 16]) {
+            super::permutations::$level::lay_out_pairs(self, x, near, rest);
+        }
+        #[inline(always)]
+        fn permute_group(
+            self,
+            low: &[f32; 16],
+            high: Option<&[f32; 16]>,
+            codes: [Self::U; 4],
+            shift: u32,
+        ) -> [Self::F; 4] {
+            super::permutations::$level::permute_group(self, low, high, codes, shift)
+        }
+        #[inline(always)]
+        fn permute_signed(self, table: &[f32; 16], codes: [Self::U; 4], shift: u32) -> [Self::F; 4] {
+            super::permutations::$level::permute_signed(self, table, codes, shift)
+        }
+        #[inline(always)]
         fn hmax_each(self, a: &[Self::U]) -> Self::U {
             super::maxima::$level(self, a)
         }
@@ -118,6 +140,7 @@ mod lookup;
 mod map;
 mod maxima;
 mod packed;
+mod permutations;
 mod philox;
 mod products;
 mod register_table;

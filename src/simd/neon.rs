@@ -182,10 +182,6 @@ impl Lanes for Neon {
         Scalar.products(rows, steps, near, out)
     }
     #[inline(always)]
-    fn permute16(self, table: &[f32; 16], index: Self::U) -> Self::F {
-        neon_tables::permute16(self, table, index)
-    }
-    #[inline(always)]
     fn gather256(self, table: &[f32; 256], index: Self::U) -> Self::F {
         let mut lanes = [0; N];
         self.store_u32(index, &mut lanes);

@@ -135,19 +135,3 @@ pub(super) fn lookup_bf16(_: Neon, table: &Lookup, codes: &[u8], out: &mut [u16]
         unsafe { vst1q_u16(out.as_mut_ptr().add(8 * i), words) };
     }
 }
-
-/// Permutes 16 table values by the low 4 bits of each lane.
-#[inline(always)]
-pub(super) fn permute16(_: Neon, table: &[f32; 16], index: Two<uint32x4_t>) -> Two<float32x4_t> {
-    // SAFETY: the table is 64 bytes; NEON is proved by the token.
-    unsafe {
-        let table = vld1q_u8_x4(table.as_ptr().cast());
-        let one = |index: uint32x4_t| {
-            // The four bytes of each entry.
-            let first = vmulq_n_u32(vandq_u32(index, vdupq_n_u32(15)), 0x0404_0404);
-            let all = vreinterpretq_u8_u32(vorrq_u32(first, vdupq_n_u32(0x0302_0100)));
-            vreinterpretq_f32_u8(vqtbl4q_u8(table, all))
-        };
-        Two(one(index.0), one(index.1))
-    }
-}

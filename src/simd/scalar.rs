@@ -145,10 +145,6 @@ impl Lanes for Scalar {
         found
     }
     #[inline(always)]
-    fn permute16(self, table: &[f32; 16], index: Self::U) -> Self::F {
-        map(index, |i| table[(i & 15) as usize])
-    }
-    #[inline(always)]
     fn gather256(self, table: &[f32; 256], index: Self::U) -> Self::F {
         map(index, |i| table[(i & 255) as usize])
     }

@@ -1,6 +1,6 @@
 //! Decoding: codes back to numbers.
 
-use super::decode_tables::{look_up, All, Factors, PairProduct, Product, TileTables};
+use super::decode_tables::{look_up, All, Factors, PairProduct, Product, TileTables, NEAR};
 use super::definition::{check_bits, direct, exp2, step, top, widen, Precision, TileGrid};
 use super::encode::wrong_width;
 use super::layout::{take, TileWalk, Tiles};
@@ -192,16 +192,6 @@ enum DecodePath {
 /// The most tiles prepared together: enough to hide the latency of their powers.
 const TILES: usize = 64;
 
-/// True where the level permutes as many values as the products of such codes take.
-#[inline(always)]
-fn permutes<L: Lanes, C: Code>() -> bool {
-    if C::BYTE {
-        L::PERMUTES
-    } else {
-        L::PERMUTES_32
-    }
-}
-
 /// The parameters of neighbouring tiles.
 struct DecodeTiles {
     bits: u32,
@@ -281,9 +271,9 @@ impl DecodeTiles {
         }
         let paired = PAIRS.contains(&lo) && PAIRS.contains(&hi);
         match self.precision {
-            _ if permutes::<L, C>() && n < if C::BYTE { 16 } else { 32 } => DecodePath::Direct,
-            Precision::Quick if permutes::<L, C>() => DecodePath::Product,
-            Precision::Exact if permutes::<L, C>() && paired => DecodePath::PairProduct,
+            _ if L::PERMUTES && n < if C::BYTE { 16 } else { 32 } => DecodePath::Direct,
+            Precision::Quick if L::PERMUTES => DecodePath::Product,
+            Precision::Exact if L::PERMUTES && paired => DecodePath::PairProduct,
             _ if !C::BYTE || n < 1 << (self.bits - 2) => DecodePath::Direct,
             _ => DecodePath::All,
         }
@@ -296,9 +286,9 @@ impl DecodeTiles {
         let (hi, q) = (f64::from(f32::from_bits(self.hi[i])), self.power[i]);
         let (bits, table) = (self.bits, &mut self.table);
         let sure = match (path, self.precision) {
-            (DecodePath::Product, _) if C::BYTE => table.factors(l, &[Factors::new(l, q, hi, bits)]),
-            (DecodePath::Product, _) => table.factors(l, &Factors::wide(l, q, hi, bits)),
-            (DecodePath::PairProduct, _) if C::BYTE => table.pairs(l, &[Factors::new(l, q, hi, bits)]),
+            (DecodePath::Product, _) if C::BYTE => table.factors(l, &Factors::new(l, q, hi, bits), NEAR[0]),
+            (DecodePath::Product, _) => table.factors(l, &Factors::wide(l, q, hi, bits), NEAR[1]),
+            (DecodePath::PairProduct, _) if C::BYTE => table.pairs(l, &Factors::new(l, q, hi, bits)),
             (DecodePath::PairProduct, _) => table.pairs(l, &Factors::wide(l, q, hi, bits)),
             (DecodePath::All, Precision::Exact) if C::BYTE => table.exact(l, q, hi, bits),
             (DecodePath::All, _) if C::BYTE => table.quick(&Factors::new(l, q, hi, bits), bits),
@@ -339,11 +329,11 @@ impl DecodeTiles {
         let (grid, table, bits) = (self.grid(i), &self.table, self.bits);
         // The table of all values is for bytes, and products for levels that permute.
         if C::BYTE && path == DecodePath::All {
-            look_up::<L, All, C>(l, table, grid, bits, codes, out);
-        } else if permutes::<L, C>() && path == DecodePath::Product {
-            look_up::<L, Product, C>(l, table, grid, bits, codes, out);
-        } else if permutes::<L, C>() && path == DecodePath::PairProduct {
-            look_up::<L, PairProduct, C>(l, table, grid, bits, codes, out);
+            look_up::<L, All, C>(l, table, &grid, bits, codes, out);
+        } else if L::PERMUTES && path == DecodePath::Product {
+            look_up::<L, Product, C>(l, table, &grid, bits, codes, out);
+        } else if L::PERMUTES && path == DecodePath::PairProduct {
+            look_up::<L, PairProduct, C>(l, table, &grid, bits, codes, out);
         } else {
             direct(l, &grid, bits, self.precision, codes, out);
         }

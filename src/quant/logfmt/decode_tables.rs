@@ -9,7 +9,7 @@
 //! |---|---|
 //! | the definition: rounding of `(k - 1) step`, a power, a product | `0.7 E + 5` |
 //! | `(top - 1) step` beside `log2(hi / lo)` | `0.7 (4 E + 4)` |
-//! | `q^m`: `step` is off by 1 and `q` by 5, m times; as many products | `0.7 E + 6 m` |
+//! | `q^m`: `step` is off by 1 and `q` by 5, m times; as many products, and one | `0.7 E + 6 m + 1` |
 //!
 //! In all less than 2^11 units for codes of 8 bits (m to 127), less than 2^12 for those of 10 (m to 511): [`NEAR`].
 
@@ -23,7 +23,7 @@ use std::marker::PhantomData;
 pub(super) fn look_up<L: Lanes, K: TableLookup, C: Code>(
     l: L,
     table: &TileTables,
-    grid: TileGrid,
+    grid: &TileGrid,
     bits: u32,
     codes: &[C],
     out: &mut [f32],
@@ -38,28 +38,25 @@ pub(super) fn look_up<L: Lanes, K: TableLookup, C: Code>(
 pub(super) struct TileTables {
     /// The value of each byte.
     all: [f32; 256],
-    /// The factors of values; the second half is for codes of more than 8 bits.
-    halves: [FactorTables; 2],
+    /// The last values of groups; of bytes, their negatives too.
+    last: FactorTable,
+    /// The ratios to them; the second half is for codes of more than 8 bits.
+    down: [FactorTable; 2],
 }
 
-/// Half of the factors of a tile's values.
+/// Some factors, laid out for permutations.
 #[derive(Clone, Copy)]
-struct FactorTables {
-    /// The last values of groups, and their negatives; and their float32 remainders.
-    last: [f32; 16],
-    last_rest: [f32; 16],
-    /// The ratios to them, and their float32 remainders.
-    down: [f32; 16],
-    down_rest: [f32; 16],
-}
-
-impl FactorTables {
-    const NONE: FactorTables =
-        FactorTables { last: [0.0; 16], last_rest: [0.0; 16], down: [0.0; 16], down_rest: [0.0; 16] };
+struct FactorTable {
+    near: [f32; 16],
+    /// Their float32 remainders.
+    rest: [f32; 16],
 }
 
 impl TileTables {
-    pub const NONE: TileTables = TileTables { all: [0.0; 256], halves: [FactorTables::NONE; 2] };
+    pub const NONE: TileTables = {
+        let none = FactorTable { near: [0.0; 16], rest: [0.0; 16] };
+        TileTables { all: [0.0; 256], last: none, down: [none; 2] }
+    };
 
     /// Fills the table of all values. False if one of them is in doubt.
     #[inline(always)]
@@ -77,7 +74,7 @@ impl TileTables {
     /// Fills the table of all quick values. False if a factor is in doubt.
     #[inline(always)]
     pub fn quick(&mut self, factors: &Factors, bits: u32) -> bool {
-        let (last, down) = (&factors.last[..8], &factors.down);
+        let (last, down) = (&factors.last[..8], &factors.down()[0]);
         let mut sure = true;
         for x in last.iter().chain(down) {
             sure &= !doubtful(*x);
@@ -118,44 +115,55 @@ impl TileTables {
         }
     }
 
-    /// Fills the tables of factors, one half or both. False if one of them is in doubt.
+    /// Fills the tables of factors. False if one of them is in doubt.
     #[inline(always)]
-    pub fn factors<L: Lanes>(&mut self, l: L, factors: &[Factors]) -> bool {
-        let near = NEAR[factors.len() - 1];
-        let mut doubt = false;
-        for (half, factors) in self.halves.iter_mut().zip(factors) {
-            doubt |= l.products(&[1.0], &factors.last, near, &mut half.last);
-            doubt |= l.products(&[1.0], &factors.down, near, &mut half.down);
+    pub fn factors<L: Lanes>(&mut self, l: L, factors: &Factors, near: u32) -> bool {
+        let mut doubt = l.lay_out(&factors.last, near, &mut self.last.near);
+        for (table, down) in self.down.iter_mut().zip(factors.down()) {
+            doubt |= l.lay_out(down, near, &mut table.near);
         }
         !doubt
     }
 
     /// Fills the tables of factors, each as the sum of two float32.
     #[inline(always)]
-    pub fn pairs<L: Lanes>(&mut self, l: L, factors: &[Factors]) -> bool {
-        for (half, factors) in self.halves.iter_mut().zip(factors) {
-            l.split(&factors.last, &mut half.last, &mut half.last_rest);
-            l.split(&factors.down, &mut half.down, &mut half.down_rest);
+    pub fn pairs<L: Lanes>(&mut self, l: L, factors: &Factors) -> bool {
+        l.lay_out_pairs(&factors.last, &mut self.last.near, &mut self.last.rest);
+        for (table, down) in self.down.iter_mut().zip(factors.down()) {
+            l.lay_out_pairs(down, &mut table.near, &mut table.rest);
         }
         true
     }
 
-    /// Permutes the values of one kind of table, of both halves for codes of more than 8 bits.
+    /// Looks up the last values of the groups of codes, or their rests.
     #[inline(always)]
-    fn pick<L: Lanes, C: Code>(&self, l: L, kind: impl Fn(&FactorTables) -> &[f32; 16], index: L::U) -> L::F {
-        let [low, high] = &self.halves;
+    fn last<L: Lanes, C: Code>(&self, l: L, rest: bool, codes: [L::U; 4], bits: u32) -> [L::F; 4] {
+        let table = if rest { &self.last.rest } else { &self.last.near };
         if C::BYTE {
-            l.permute16(kind(low), index)
+            l.permute_group(table, None, codes, bits / 2)
         } else {
-            l.permute32(kind(low), kind(high), index)
+            l.permute_signed(table, codes, bits / 2)
         }
+    }
+
+    /// Looks up the ratios of codes to those, or their rests.
+    #[inline(always)]
+    fn down<L: Lanes, C: Code>(&self, l: L, rest: bool, codes: [L::U; 4]) -> [L::F; 4] {
+        let [low, high] = &self.down;
+        let (low, high) = if rest { (&low.rest, &high.rest) } else { (&low.near, &high.near) };
+        l.permute_group(low, if C::BYTE { None } else { Some(high) }, codes, 0)
     }
 }
 
 /// A lookup of the values of codes in the tables of their tile.
 pub(super) trait TableLookup: Copy {
-    /// Looks up a vector of codes. Lanes of the second result are not zero if the value is in doubt.
-    fn values<L: Lanes, C: Code>(l: L, table: &TileTables, bits: u32, code: L::U) -> (L::F, L::U);
+    /// Looks up a group of codes. Lanes of the second result are not zero if the value is in doubt.
+    fn values<L: Lanes, C: Code>(
+        l: L,
+        table: &TileTables,
+        bits: u32,
+        codes: [L::U; 4],
+    ) -> ([L::F; 4], [L::U; 4]);
     /// True if values can be in doubt.
     const DOUBT: bool;
 }
@@ -166,8 +174,16 @@ pub(super) struct All;
 
 impl TableLookup for All {
     #[inline(always)]
-    fn values<L: Lanes, C: Code>(l: L, table: &TileTables, _bits: u32, code: L::U) -> (L::F, L::U) {
-        (l.gather256(&table.all, code), l.u32(0))
+    fn values<L: Lanes, C: Code>(
+        l: L,
+        table: &TileTables,
+        _bits: u32,
+        codes: [L::U; 4],
+    ) -> ([L::F; 4], [L::U; 4]) {
+        let [a, b, c, d] = codes;
+        let all = &table.all;
+        let values = [l.gather256(all, a), l.gather256(all, b), l.gather256(all, c), l.gather256(all, d)];
+        (values, [l.u32(0); 4])
     }
     const DOUBT: bool = false;
 }
@@ -178,10 +194,18 @@ pub(super) struct Product;
 
 impl TableLookup for Product {
     #[inline(always)]
-    fn values<L: Lanes, C: Code>(l: L, table: &TileTables, bits: u32, code: L::U) -> (L::F, L::U) {
-        let last = table.pick::<L, C>(l, |t| &t.last, l.shr(code, bits / 2));
-        let down = table.pick::<L, C>(l, |t| &t.down, code);
-        (or_zero(l, bits, code, l.fmul(last, down)), l.u32(0))
+    fn values<L: Lanes, C: Code>(
+        l: L,
+        table: &TileTables,
+        bits: u32,
+        codes: [L::U; 4],
+    ) -> ([L::F; 4], [L::U; 4]) {
+        let mut values = table.last::<L, C>(l, false, codes, bits);
+        let down = table.down::<L, C>(l, false, codes);
+        for ((value, down), code) in values.iter_mut().zip(&down).zip(&codes) {
+            *value = or_zero(l, bits, *code, l.fmul(*value, *down));
+        }
+        (values, [l.u32(0); 4])
     }
     const DOUBT: bool = false;
 }
@@ -197,17 +221,32 @@ const OFF: [f32; 2] = [1.0 / 4_398_046_511_104.0, 1.0 / 2_199_023_255_552.0];
 
 impl TableLookup for PairProduct {
     #[inline(always)]
-    fn values<L: Lanes, C: Code>(l: L, table: &TileTables, bits: u32, code: L::U) -> (L::F, L::U) {
-        let (group, off) = (l.shr(code, bits / 2), OFF[usize::from(!C::BYTE)]);
-        let last = table.pick::<L, C>(l, |t| &t.last, group);
-        let last_rest = table.pick::<L, C>(l, |t| &t.last_rest, group);
-        let down = table.pick::<L, C>(l, |t| &t.down, code);
-        let down_rest = table.pick::<L, C>(l, |t| &t.down_rest, code);
-        let rest = l.estimate(last, down_rest, l.fmul(last_rest, down));
-        // `last` is not less than the value.
-        let more = l.estimate(last, down, l.estimate(last, l.f32(off), rest));
-        let less = l.estimate(last, down, l.estimate(last, l.f32(-off), rest));
-        (or_zero(l, bits, code, more), l.xor(l.bits(more), l.bits(less)))
+    fn values<L: Lanes, C: Code>(
+        l: L,
+        table: &TileTables,
+        bits: u32,
+        codes: [L::U; 4],
+    ) -> ([L::F; 4], [L::U; 4]) {
+        let off = OFF[usize::from(!C::BYTE)];
+        let (off, less_off) = (l.f32(off), l.f32(-off));
+        // Tables one after the other: there are registers for no more.
+        let down = table.down::<L, C>(l, false, codes);
+        let mut rest = table.last::<L, C>(l, true, codes, bits);
+        for (rest, down) in rest.iter_mut().zip(&down) {
+            *rest = l.fmul(*rest, *down);
+        }
+        let mut values = table.last::<L, C>(l, false, codes, bits);
+        let down_rest = table.down::<L, C>(l, true, codes);
+        let mut doubts = codes;
+        let factors = down.iter().zip(&down_rest).zip(&rest);
+        for ((value, code), ((down, down_rest), rest)) in values.iter_mut().zip(&mut doubts).zip(factors) {
+            let (last, rest) = (*value, l.estimate(*value, *down_rest, *rest));
+            // `last` is not less than the value.
+            let more = l.estimate(last, *down, l.estimate(last, off, rest));
+            let less = l.estimate(last, *down, l.estimate(last, less_off, rest));
+            (*value, *code) = (or_zero(l, bits, *code, more), l.xor(l.bits(more), l.bits(less)));
+        }
+        (values, doubts)
     }
     const DOUBT: bool = true;
 }
@@ -224,7 +263,7 @@ fn or_zero<L: Lanes>(l: L, bits: u32, code: L::U, x: L::F) -> L::F {
 #[derive(Clone, Copy)]
 struct TableMap<'a, K, C> {
     table: &'a TileTables,
-    grid: TileGrid,
+    grid: &'a TileGrid,
     bits: u32,
     marker: PhantomData<(K, C)>,
 }
@@ -235,10 +274,13 @@ impl<K: TableLookup, C: Code> GroupMap for TableMap<'_, K, C> {
     #[inline(always)]
     fn group<L: Lanes>(&self, l: L, _at: usize, codes: &[C], out: &mut [f32], _stream: bool) {
         let TableMap { table, grid, bits, .. } = self;
-        let (x0, d0) = K::values::<L, C>(l, table, *bits, C::load(l, codes));
-        let (x1, d1) = K::values::<L, C>(l, table, *bits, C::load(l, &codes[L::N..]));
-        let (x2, d2) = K::values::<L, C>(l, table, *bits, C::load(l, &codes[2 * L::N..]));
-        let (x3, d3) = K::values::<L, C>(l, table, *bits, C::load(l, &codes[3 * L::N..]));
+        let loaded = [
+            C::load(l, codes),
+            C::load(l, &codes[L::N..]),
+            C::load(l, &codes[2 * L::N..]),
+            C::load(l, &codes[3 * L::N..]),
+        ];
+        let ([x0, x1, x2, x3], [d0, d1, d2, d3]) = K::values::<L, C>(l, table, *bits, loaded);
         l.store_f32(x0, out, false);
         l.store_f32(x1, &mut out[L::N..], false);
         l.store_f32(x2, &mut out[2 * L::N..], false);
@@ -266,44 +308,62 @@ impl<C: Code> Kernel for Fallback<'_, C> {
 }
 
 /// Units in the last place of a float64 by which a product of factors and a value can differ, and those of wide codes.
-const NEAR: [u32; 2] = [1 << 11, 1 << 12];
+pub(super) const NEAR: [u32; 2] = [1 << 11, 1 << 12];
 
-/// Codes of at most 8 bits in groups of `2^(bits / 2)`: the last value of each group, then their negatives, and the ratios
-/// of the codes to the last value. For narrower codes both repeat, as bits above the magnitude are looked up with it.
+/// Codes in groups of `2^(bits / 2)`: the last value of each group, and the ratios of the codes to the last value.
 pub(super) struct Factors {
     pub last: [f64; 16],
-    pub down: [f64; 16],
+    down: [[f64; 16]; 2],
+    wide: bool,
 }
 
 impl Factors {
+    /// The factors of codes of at most 8 bits. The negatives of last values are behind them. For codes of less than 8 bits
+    /// both repeat, as bits above the magnitude are looked up with it.
     #[inline(always)]
     pub fn new<L: Lanes>(l: L, q: f64, hi: f64, bits: u32) -> Factors {
-        if bits == 8 {
-            let [last, down] = l.powers(q, 4, hi);
-            return Factors { last, down };
+        let [mut last, mut down] = l.powers(q, bits / 2, hi);
+        if bits < 8 {
+            let (few, ratios) = (last, down);
+            let (groups, size) = (1usize << (bits - 1 - bits / 2), 1usize << (bits / 2));
+            for (i, last) in last.iter_mut().enumerate() {
+                *last = few[8 * (i / groups % 2) + 8 - groups + i % groups];
+            }
+            for (j, down) in down.iter_mut().enumerate() {
+                *down = ratios[16 - size + j % size];
+            }
         }
-        let [last, down] = l.powers(q, bits / 2, hi);
-        let (groups, size) = (1usize << (bits - 1 - bits / 2), 1usize << (bits / 2));
-        Factors {
-            last: std::array::from_fn(|i| last[8 * (i / groups % 2) + 8 - groups + i % groups]),
-            down: std::array::from_fn(|j| down[16 - size + j % size]),
-        }
+        Factors { last, down: [down; 2], wide: false }
     }
 
-    /// The factors of codes of 9 or 10 bits, by twice as many: the last values of 16 groups, and their negatives; and the
-    /// ratios in a group, which repeat for 9 bits.
+    /// The factors of codes of 9 or 10 bits, by twice as many: the last values of 16 groups; and the ratios in a group,
+    /// which repeat for 9 bits.
     #[inline(always)]
-    pub fn wide<L: Lanes>(l: L, q: f64, hi: f64, bits: u32) -> [Factors; 2] {
+    pub fn wide<L: Lanes>(l: L, q: f64, hi: f64, bits: u32) -> Factors {
         let times = bits / 2;
         let [near, down] = l.powers(q, times, hi);
         let mut far = q;
         for _ in 0..times + 3 {
             far *= far; // to the power of 8 groups
         }
-        let [beyond, _] = l.powers(q, times, hi * far);
-        let last = |at: usize| std::array::from_fn(|i| if i < 8 { beyond[at + i] } else { near[at + i - 8] });
+        let mut last = near;
+        let (beyond, behind) = last.split_at_mut(8);
+        behind.copy_from_slice(&near[..8]);
+        for x in beyond {
+            *x *= far;
+        }
         let more = if bits == 10 { q * down[0] } else { 1.0 };
-        [Factors { last: last(0), down: down.map(|x| x * more) }, Factors { last: last(8), down }]
+        let mut first = down;
+        for x in &mut first {
+            *x *= more;
+        }
+        Factors { last, down: [first, down], wide: true }
+    }
+
+    /// The ratios, in one table or two.
+    #[inline(always)]
+    pub fn down(&self) -> &[[f64; 16]] {
+        &self.down[..if self.wide { 2 } else { 1 }]
     }
 }
 
