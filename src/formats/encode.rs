@@ -404,10 +404,17 @@ impl<S: Source, C, const PLAIN: bool> NearestMap<S, C, PLAIN> {
     {
         let mut bits = [0u32; MAX_GROUP];
         widen::<L, S>(l, src, &mut bits);
-        for (bits, out) in bits.iter().zip(&mut out[..L::GROUP]) {
-            if bits & 0x7FFF_FFFF > 0x7F80_0000 {
-                *out = C::from_u32(self.near.nan_code(*bits));
-            }
+        write_nan(&self.near, &bits[..L::GROUP], out);
+    }
+}
+
+/// Writes the codes of those that are NaN. Not inlined: it is rare, and would be in the loops of every format of numbers.
+#[cold]
+#[inline(never)]
+fn write_nan<C: Code>(near: &Near, bits: &[u32], out: &mut [C]) {
+    for (bits, out) in bits.iter().zip(out) {
+        if bits & 0x7FFF_FFFF > 0x7F80_0000 {
+            *out = C::from_u32(near.nan_code(*bits));
         }
     }
 }
