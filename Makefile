@@ -39,7 +39,8 @@ test: develop ## all tests, as CI runs them (minutes: two formats are tried on a
 	$(PY) -m pytest -n 2 --dist worksteal
 
 rust-test: ## the core's own tests; no Python needed
-	cargo test
+	cargo test --lib --tests
+	cargo test --doc
 
 lint: develop ## every check that only reads: rustfmt, clippy, ruff, mypy, stubtest, import-linter
 	cargo fmt --check
