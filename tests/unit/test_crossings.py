@@ -68,6 +68,7 @@ def test_core_crossings_of_a_forward(fp8: Model) -> None:
         fp8.forward(IDS, recipe=V3)
     finally:
         sys.setprofile(None)
+    del found["empty"]  # an array's memory, in the place and at the price of numpy.empty
     assert found["round_bfloat16"] == 0
     assert found["matmul_nt"] == found["quantize"] == 0
     assert found["swiglu"] == 6  # a dense layer, four experts, the shared one
