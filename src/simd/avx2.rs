@@ -214,6 +214,7 @@ impl Lanes for Avx2 {
         sub(a: __m256i, b: __m256i) -> __m256i = _mm256_sub_epi32;
         min(a: __m256i, b: __m256i) -> __m256i = _mm256_min_epi32;
         max(a: __m256i, b: __m256i) -> __m256i = _mm256_max_epi32;
+        max_halves(a: __m256i, b: __m256i) -> __m256i = _mm256_max_epu16;
         shl_each(a: __m256i, n: __m256i) -> __m256i = _mm256_sllv_epi32;
         shr_each(a: __m256i, n: __m256i) -> __m256i = _mm256_srlv_epi32;
         gt(a: __m256i, b: __m256i) -> __m256i = _mm256_cmpgt_epi32;
@@ -228,6 +229,18 @@ impl Lanes for Avx2 {
         unsafe { _mm256_set1_epi32(x as i32) }
     }
 
+    #[inline(always)]
+    fn transpose_into(self, rows: &[f32], out: &mut [f32], pitch: usize) {
+        super::transpose::avx2_into(self, rows, out, pitch);
+    }
+    #[inline(always)]
+    fn transpose_rows<T: Plain>(self, src: &[T], stride: usize, out: &mut [f32]) {
+        self.turn_rows(src, stride, super::transpose::StoreRows { l: self, out, pitch: N });
+    }
+    #[inline(always)]
+    fn turn_rows<T: Plain>(self, src: &[T], stride: usize, each: impl ColumnSink<Self>) {
+        super::transpose::avx2_rows(self, src, stride, each);
+    }
     #[inline(always)]
     fn load_f32(self, src: &[f32]) -> __m256 {
         let src = &src[..N];
@@ -481,7 +494,12 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn prefetch_at(self, at: *const u8) {
         // SAFETY: a prefetch never faults; the token proves SSE.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+    #[inline(always)]
+    fn prefetch_far<T>(self, src: &[T], bytes: usize) {
+        // SAFETY: a prefetch never faults; the token proves SSE.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(src.as_ptr().cast::<i8>().wrapping_add(bytes)) }
     }
 
     #[inline(always)]

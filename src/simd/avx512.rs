@@ -201,6 +201,7 @@ impl Lanes for Avx512 {
         sub(a: __m512i, b: __m512i) -> __m512i = _mm512_sub_epi32;
         min(a: __m512i, b: __m512i) -> __m512i = _mm512_min_epu32;
         max(a: __m512i, b: __m512i) -> __m512i = _mm512_max_epu32;
+        max_halves(a: __m512i, b: __m512i) -> __m512i = _mm512_max_epu16;
         shl_each(a: __m512i, n: __m512i) -> __m512i = _mm512_sllv_epi32;
         shr_each(a: __m512i, n: __m512i) -> __m512i = _mm512_srlv_epi32;
         gt(a: __m512i, b: __m512i) -> __mmask16 = _mm512_cmpgt_epu32_mask;

@@ -199,7 +199,7 @@ pub struct PairRows<'a> {
 }
 
 /// Pairs between two times of prefetching.
-const PART: usize = 4;
+pub const PART: usize = 4;
 
 /// Adds the products of `R` rows and `V` panels of columns to `sums`, pair by pair, and prefetches beside it.
 #[inline(always)]
@@ -209,13 +209,12 @@ pub fn add_pairs<P: PairSum, const R: usize, const V: usize>(
     rows: PairRows<'_>,
     columns: PackedColumns<'_>,
     pairs: usize,
-    mut ahead: Ahead,
+    (ahead, lines): (&mut Ahead, usize),
     sums: &mut [[<P::L as Lanes>::F; V]; R],
 ) {
     let (l, lanes) = (p.lanes(), P::L::N);
     assert!(rows.items.len() >= (R - 1) * rows.stride + (P::PLANES - 1) * rows.plane + pairs);
     assert!(columns.items.len() >= (V - 1) * columns.panel + pairs * P::PLANES * lanes);
-    let lines = ahead.each(pairs.div_ceil(PART));
     let mut held = *sums; // in registers from here on
     for i in 0..pairs {
         if i % PART == 0 {

@@ -176,6 +176,13 @@ pub trait Lanes: Copy {
             self.store_f32(self.load_f32(tile), &mut out[row * pitch..][..Self::N], false);
         }
     }
+    /// The larger of the halves of each lane, as unsigned numbers.
+    #[inline(always)]
+    fn max_halves(self, a: Self::U, b: Self::U) -> Self::U {
+        let (low, high) = (self.u32(0xFFFF), |x| self.shr(x, 16));
+        let upper = self.shl(self.max(high(a), high(b)), 16);
+        self.or(upper, self.max(self.and(a, low), self.and(b, low)))
+    }
     /// Transposes an `N x N` tile of 32 bits whose rows begin every `stride` elements of `src`.
     #[inline(always)]
     fn transpose_rows<T: Plain>(self, src: &[T], stride: usize, out: &mut [f32]) {
@@ -186,6 +193,15 @@ pub trait Lanes: Copy {
             }
         }
         self.transpose(&tile[..Self::N * Self::N], out);
+    }
+    /// Transposes such a tile and passes its rows on, in order.
+    #[inline(always)]
+    fn turn_rows<T: Plain>(self, src: &[T], stride: usize, mut each: impl ColumnSink<Self>) {
+        let mut tile = [0f32; 256];
+        self.transpose_rows(src, stride, &mut tile[..Self::N * Self::N]);
+        for (i, row) in tile[..Self::N * Self::N].chunks_exact(Self::N).enumerate() {
+            each.column(i, self.load_f32(row));
+        }
     }
     /// `N` bytes, widened.
     fn load_u8(self, src: &[u8]) -> Self::U;

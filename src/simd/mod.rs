@@ -309,29 +309,40 @@ pub fn dispatch<K: Kernel>(kernel: K) -> K::Out {
     dispatch_at(level(), kernel)
 }
 
+/// Runs a kernel at the level in force, one with vectors: for what is done another way where there are none.
+pub fn dispatch_vectors<K: Kernel>(kernel: K) -> K::Out {
+    with_vectors(level(), kernel).unwrap_or_else(|_| unreachable!("a level with vectors is in force"))
+}
+
 /// Runs a kernel at a given level, or at the best available one below it.
 pub fn dispatch_at<K: Kernel>(level: Level, kernel: K) -> K::Out {
+    with_vectors(level, kernel).unwrap_or_else(portable)
+}
+
+/// Runs a kernel at the best level with vectors up to a given one; hands it back if there is none.
+#[inline]
+fn with_vectors<K: Kernel>(level: Level, kernel: K) -> Result<K::Out, K> {
     #[cfg(target_arch = "x86_64")]
     {
         if level >= Level::Avx512 {
             if let Some(l) = avx512::Avx512::detect() {
-                return l.enter(kernel);
+                return Ok(l.enter(kernel));
             }
         }
         if level >= Level::Avx2 {
             if let Some(l) = avx2::Avx2::detect() {
-                return l.enter(kernel);
+                return Ok(l.enter(kernel));
             }
         }
     }
     #[cfg(target_arch = "aarch64")]
     if level >= Level::Neon {
         if let Some(l) = neon::Neon::detect() {
-            return l.enter(kernel);
+            return Ok(l.enter(kernel));
         }
     }
     let _ = level;
-    portable(kernel)
+    Err(kernel)
 }
 
 /// Runs a kernel at the portable level, which defines what the others give: for what is too rare to be compiled for each.

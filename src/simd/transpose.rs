@@ -1,5 +1,21 @@
 //! Transpose of an `N x N` float32 tile, N the lanes of a vector.
 
+use super::lanes::{ColumnSink, Lanes};
+
+/// Stores rows of a transpose, one every `pitch` elements.
+pub(super) struct StoreRows<'a, L> {
+    pub l: L,
+    pub out: &'a mut [f32],
+    pub pitch: usize,
+}
+
+impl<L: Lanes> ColumnSink<L> for StoreRows<'_, L> {
+    #[inline(always)]
+    fn column(&mut self, i: usize, values: L::F) {
+        self.l.store_f32(values, &mut self.out[i * self.pitch..][..L::N], false);
+    }
+}
+
 /// Definition, for `W` lanes.
 #[inline(always)]
 pub(super) fn portable<const W: usize>(rows: &[f32], out: &mut [f32]) {
@@ -12,13 +28,14 @@ pub(super) fn portable<const W: usize>(rows: &[f32], out: &mut [f32]) {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86::{avx2, avx512, avx512_into, avx512_rows};
+pub(super) use x86::{avx2, avx2_into, avx2_rows, avx512, avx512_into, avx512_rows};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::super::avx2::Avx2;
     use super::super::avx512::Avx512;
-    use super::super::lanes::Plain;
+    use super::super::lanes::{ColumnSink, Plain};
+    use super::StoreRows;
     use std::arch::x86_64::*;
 
     /// Columns of four rows, a 4 x 4 tile in each 128-bit lane, by a level's unpacking of 32 and 64 bits and its cast.
@@ -31,17 +48,42 @@ mod x86 {
         }};
     }
 
-    /// Transposes an 8 x 8 tile, a 4 x 4 tile in each 128-bit lane at a time.
+    /// Transposes an 8 x 8 tile.
     #[inline(always)]
-    pub fn avx2(_: Avx2, rows: &[f32], out: &mut [f32]) {
-        let (rows, out) = (&rows[..64], &mut out[..64]);
-        // SAFETY: the token proves the level; parts of rows are read and whole rows written inside the tiles.
+    pub fn avx2(l: Avx2, rows: &[f32], out: &mut [f32]) {
+        avx2_into(l, rows, out, 8);
+    }
+
+    /// Transposes an 8 x 8 tile to rows that begin every `pitch` elements.
+    #[inline(always)]
+    pub fn avx2_into(l: Avx2, rows: &[f32], out: &mut [f32], pitch: usize) {
+        assert!(rows.len() >= 64, "a tile");
+        // SAFETY: the token proves the level; eight rows of eight lie in the tile.
+        unsafe { avx2_at(rows.as_ptr().cast(), 32, StoreRows { l, out, pitch }) }
+    }
+
+    /// Transposes an 8 x 8 tile whose rows begin every `stride` elements.
+    #[inline(always)]
+    pub fn avx2_rows<T: Plain>(_: Avx2, src: &[T], stride: usize, each: impl ColumnSink<Avx2>) {
+        let end = stride.checked_mul(7).and_then(|last| last.checked_add(32 / std::mem::size_of::<T>()));
+        assert!(end.is_some_and(|end| end <= src.len()), "eight rows");
+        // SAFETY: the token proves the level; the last row was just found to end in the slice.
+        unsafe { avx2_at(src.as_ptr().cast(), stride * std::mem::size_of::<T>(), each) }
+    }
+
+    /// Transposes eight rows of 32 bytes, a 4 x 4 tile in each 128-bit lane at a time.
+    ///
+    /// # Safety
+    /// AVX2; there must be eight rows, one every `stride` bytes from `src` on.
+    #[inline(always)]
+    unsafe fn avx2_at(src: *const u8, stride: usize, mut each: impl ColumnSink<Avx2>) {
+        // SAFETY: the rows are there.
         unsafe {
             for part in 0..2 {
                 let row = |i: usize| {
-                    let from = rows.as_ptr().add(8 * i + 4 * part);
-                    let low = _mm256_castps128_ps256(_mm_loadu_ps(from));
-                    _mm256_insertf128_ps::<1>(low, _mm_loadu_ps(from.add(32)))
+                    let from = src.add(i * stride + 16 * part);
+                    let low = _mm256_castps128_ps256(_mm_loadu_ps(from.cast()));
+                    _mm256_insertf128_ps::<1>(low, _mm_loadu_ps(from.add(4 * stride).cast()))
                 };
                 let columns = columns_of_four!(
                     [row(0), row(1), row(2), row(3)],
@@ -51,9 +93,10 @@ mod x86 {
                     _mm256_unpackhi_pd,
                     _mm256_castps_pd
                 );
-                for (i, column) in columns.into_iter().enumerate() {
-                    _mm256_storeu_ps(out.as_mut_ptr().add(8 * (4 * part + i)), _mm256_castpd_ps(column));
-                }
+                each.column(4 * part, _mm256_castpd_ps(columns[0]));
+                each.column(4 * part + 1, _mm256_castpd_ps(columns[1]));
+                each.column(4 * part + 2, _mm256_castpd_ps(columns[2]));
+                each.column(4 * part + 3, _mm256_castpd_ps(columns[3]));
             }
         }
     }

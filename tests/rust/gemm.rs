@@ -392,6 +392,45 @@ fn bfloat16_of_any_exponent_agrees() {
     }
 }
 
+/// Few rows beside weights that end anywhere: rows and columns that fill no vector, an odd k, intervals of any even length,
+/// subnormal numbers, both zeros, and sums that begin with them.
+#[test]
+fn few_rows_of_pairs_agree() {
+    let _settings = settings();
+    let mut rng = Random(0x0FE3_7085_0FE3_7085);
+    let accumulator = Accumulator::by_name("vdpbf16ps").unwrap();
+    for round in 0..160 {
+        let k = [0, 1, 2, 3, 30, 31, 32, 33, 63, 64, 65, 95, 97, 130, 288][rng.below(15)];
+        let shape = Shape { stack: 1, m: 1 + round % 26, n: 1 + rng.below(40), k };
+        let formats = [(); 2].map(|()| match rng.below(4) {
+            0 => accumulator.inputs[rng.below(accumulator.inputs.len())],
+            _ => table::BFLOAT16,
+        });
+        let formats = formats.map(|format| accumulator.inputs.iter().find(|f| **f == format).unwrap());
+        let special = [0x0000, 0x8000, 0x0001, 0x807F, 0x0080, 0x7F80, 0xFFC0, 0x3F80];
+        let held = [0, 1].map(|side| {
+            let n = [shape.m, shape.n][side] * k;
+            if *formats[side] != table::BFLOAT16 {
+                return draw(&mut rng, formats[side], n, DATA[round % 4]);
+            }
+            let low = [60, 100, 126][rng.below(3)];
+            let code = |x: u32| match x % 64 {
+                0 if round % 3 == 0 => special[(x >> 8) as usize % special.len()],
+                1..4 => special[(x >> 8) as usize % 2],
+                4 if round % 2 == 0 => x >> 16 & 0x807F,
+                _ => x >> 16 & 0x807F | (low + (x >> 8) % 8) << 7,
+            };
+            Held::new(&table::BFLOAT16, (0..n).map(|_| code(rng.next() as u32)))
+        });
+        let mut case = plain(accumulator, formats, shape, held);
+        case.promote_every = [None, Some(2), Some(6), Some(32), Some(34), Some(64), Some(96)][rng.below(7)];
+        if rng.below(2) == 0 {
+            case.c = Some(draw_c(&mut rng, accumulator, shape.m * shape.n));
+        }
+        case.check();
+    }
+}
+
 /// Chains of thousands of steps, where a single wrong bit would stay.
 #[test]
 fn long_chains_agree() {

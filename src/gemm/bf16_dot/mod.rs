@@ -4,6 +4,7 @@
 //! [`Bf16DotSum`] is the definition. [`pairs`] follows it in blocks: with the instruction, or with fused steps on
 //! float32, wherever nothing on the way can be subnormal.
 
+mod few;
 mod pairs;
 
 use super::blocked::{blocks, BlockTask, Problem, Region};
@@ -13,8 +14,9 @@ use crate::formats::Codes;
 use crate::simd::bf16_pairs::{dot_pair, flushed, Fused};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::bf16_pairs::{Avx512Bf16, PairSum};
-use crate::simd::{dispatch, Kernel, Lanes};
+use crate::simd::{dispatch_vectors, Kernel, Lanes};
 use crate::threads::{run_tasks, threads_for};
+use few::FewRows;
 use pairs::{LastPlaces, PairBlocks, PairOperand};
 
 /// The definition.
@@ -89,7 +91,7 @@ fn fused<'o>(job: &Job<'_>, region: &mut Region<'o>) -> Option<impl Fn(usize, us
     let a = LastPlaces::new(&job.a, region.a_row(0)..region.a_row(rows));
     let b = LastPlaces::new(&job.b, region.b_row(0)..region.b_row(columns));
     let p = problem(job, Some(&a), Some(&b));
-    dispatch(FusedTask { p: &p, region });
+    dispatch_vectors(FusedTask { p: &p, region });
     let starts = job.chained && job.k > 0 && region.has_c();
     let c = region.initial();
     (starts || a.least() + b.least() < NORMAL).then_some(move |i, j| {
@@ -111,6 +113,11 @@ impl Kernel for FusedTask<'_, '_> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        BlockTask { order: PairBlocks::new(Fused(l)), p: self.p, region: self.region }.run(l);
+        let FusedTask { p, region } = self;
+        if region.size.0 <= few::MAX_ROWS {
+            FewRows { p, region }.run(l);
+        } else {
+            BlockTask { order: PairBlocks::new(Fused(l)), p, region }.run(l);
+        }
     }
 }

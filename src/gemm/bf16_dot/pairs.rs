@@ -3,8 +3,8 @@
 use crate::formats::Codes;
 use crate::gemm::blocked::{BlockOrder, KRun, PackedRows, SideOperand, Sums, TransposeRun, WIDE};
 use crate::gemm::job::Side;
-use crate::simd::bf16_pairs::{add_pairs, least_normal, PairRows, PairSum};
-use crate::simd::{Ahead, Kernel, Lanes, Lookup, PackedColumns, MAX_GROUP};
+use crate::simd::bf16_pairs::{add_pairs, least_normal, PairRows, PairSum, PART};
+use crate::simd::{Ahead, ColumnSink, Kernel, Lanes, Lookup, PackedColumns, MAX_GROUP};
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -49,10 +49,10 @@ impl LastPlaces {
 /// An operand: bfloat16, or bytes with a table of values that are bfloat16.
 #[derive(Clone, Copy)]
 pub(super) struct PairOperand<'a> {
-    table: Option<&'static Lookup>,
-    of: &'a Side<'a>,
+    pub table: Option<&'static Lookup>,
+    pub of: &'a Side<'a>,
     /// Kept of bfloat16, where they are asked for.
-    places: Option<&'a LastPlaces>,
+    pub places: Option<&'a LastPlaces>,
 }
 
 impl<'a> PairOperand<'a> {
@@ -71,8 +71,8 @@ impl<'a> PairOperand<'a> {
         }
     }
 
-    /// Transposes some k of a vector of rows whose pairs are packed as they are, whole squares of them; false if this is not
-    /// so, or if there are not as many rows.
+    /// Transposes some k of a vector of rows of bfloat16, whole squares of pairs; false, and nothing is done, if there are
+    /// not as many k or rows.
     #[inline(always)]
     fn transposed<P: PairSum>(
         &self,
@@ -84,20 +84,27 @@ impl<'a> PairOperand<'a> {
     ) -> bool {
         let (l, lanes, stride) = (level.lanes(), P::L::N, self.of.k);
         let Codes::U16(codes) = self.of.codes else { return false };
-        if P::PLANES > 1 || self.places.is_some() || count < lanes || !k.len().is_multiple_of(2 * lanes) {
+        if count < lanes || !k.len().is_multiple_of(2 * lanes) {
             return false;
         }
-        for (at, square) in k.step_by(2 * lanes).zip(panel.chunks_exact_mut(lanes * lanes)) {
+        let mut planes = Planes::new(level);
+        for (at, square) in k.step_by(2 * lanes).zip(panel.chunks_exact_mut(P::PLANES * lanes * lanes)) {
             let ahead = (row + lanes) * stride + at;
             (0..lanes).for_each(|i| l.prefetch(codes, 2 * (ahead + i * stride)));
-            l.transpose_rows(&codes[row * stride + at..], stride, square);
+            let codes = &codes[row * stride + at..];
+            if const { P::PLANES == 1 } {
+                l.transpose_rows(codes, stride, square);
+                continue;
+            }
+            planes.split(codes, stride, square);
         }
+        planes.note(self.places, row, lanes);
         true
     }
 
     /// Writes some k of a row as pairs; the number after an odd last one is zero.
     #[inline(always)]
-    fn pairs<L: Lanes>(&self, l: L, row: usize, k: Range<usize>, out: &mut [f32]) {
+    pub fn pairs<L: Lanes>(&self, l: L, row: usize, k: Range<usize>, out: &mut [f32]) {
         let at = row * self.of.k + k.start..row * self.of.k + k.end;
         match (self.of.codes, self.table) {
             (Codes::U16(codes), _) => {
@@ -201,16 +208,111 @@ impl<'a, P: PairSum> BlockOrder for PairBlocks<'a, P> {
         self.call(PackColumns { order: self, side, row, count, k: run.begin..run.end, near, out });
     }
     #[inline(always)]
+    fn parts(length: usize) -> usize {
+        length.div_ceil(2 * PART)
+    }
+    #[inline(always)]
     fn add_products<const R: usize, const V: usize>(
         self,
         rows: PackedRows<'_>,
         columns: PackedColumns<'_>,
         length: usize,
-        ahead: Ahead,
+        ahead: (&mut Ahead, usize),
         sums: &mut Sums<P::L, R, V>,
     ) {
         let rows = PairRows { items: &rows.items[rows.at / 2..], stride: Self::STRIDE, plane: Self::PLANE };
         add_pairs::<P, R, V>(self.level, rows, columns, length.div_ceil(2), ahead, sums);
+    }
+}
+
+/// Splits pairs into two planes, the numbers of a pair, the second first, without subnormal ones.
+pub(super) struct Planes<P: PairSum> {
+    level: P,
+    /// How near numbers other than zero are to it, the most of each half: see [`Planes::nearness`].
+    nearest: <P::L as Lanes>::U,
+}
+
+impl<P: PairSum> Planes<P> {
+    #[inline(always)]
+    pub fn new(level: P) -> Self {
+        Planes { level, nearest: level.lanes().u32(0) }
+    }
+
+    /// For each half `2^15` less its magnitude, but 0 for zero.
+    #[inline(always)]
+    fn nearness(l: P::L, pair: <P::L as Lanes>::U) -> <P::L as Lanes>::U {
+        let magnitudes = l.u32(0x7FFF_7FFF);
+        l.and(l.sub(l.u32(0x8000_8000), l.and(pair, magnitudes)), magnitudes)
+    }
+
+    /// Transposes and splits a square of pairs.
+    #[inline(always)]
+    pub fn split(&mut self, codes: &[u16], stride: usize, out: &mut [f32]) {
+        let (l, mut nearest) = (self.level.lanes(), self.nearest);
+        l.turn_rows(codes, stride, SplitPairs { planes: self, out: &mut *out, nearest: &mut nearest });
+        // Nearer to zero than the smallest normal number.
+        let subnormal = l.and(l.add(nearest, l.u32(0x007F_007F)), l.u32(0x8000_8000));
+        if l.any(l.gt(l.shr(subnormal, 1), l.u32(0))) {
+            return self.level.call(Flush { planes: self, codes, stride, out });
+        }
+        self.nearest = nearest;
+    }
+
+    /// Notes the places of as many rows from one on, a row in each lane.
+    #[inline(always)]
+    pub fn note(&self, places: Option<&LastPlaces>, row: usize, count: usize) {
+        let (Some(places), mut nearest) = (places, [0u32; WIDE]) else { return };
+        self.level.lanes().store_u32(self.nearest, &mut nearest);
+        for (row, nearest) in (row..row + count).zip(nearest) {
+            let most = (nearest >> 16).max(nearest & 0xFFFF);
+            if most > 0 {
+                places.note(row, (0x8000 - most) << 16);
+            }
+        }
+    }
+}
+
+/// Splits vectors of pairs, in order, as long as no number is subnormal.
+struct SplitPairs<'a, P: PairSum> {
+    planes: &'a Planes<P>,
+    out: &'a mut [f32],
+    nearest: &'a mut <P::L as Lanes>::U,
+}
+
+impl<P: PairSum> ColumnSink<P::L> for SplitPairs<'_, P> {
+    #[inline(always)]
+    fn column(&mut self, i: usize, pairs: <P::L as Lanes>::F) {
+        let (l, lanes) = (self.planes.level.lanes(), P::L::N);
+        let (pairs, out) = (l.bits(pairs), &mut self.out[2 * i * lanes..][..2 * lanes]);
+        *self.nearest = l.max_halves(*self.nearest, Planes::<P>::nearness(l, pairs));
+        l.store_f32(l.float(l.and(pairs, l.u32(0xFFFF_0000))), &mut out[..lanes], false);
+        l.store_f32(l.float(l.shl(pairs, 16)), &mut out[lanes..], false);
+    }
+}
+
+/// Splits a square with subnormal numbers: zeros.
+struct Flush<'a, P: PairSum> {
+    planes: &'a mut Planes<P>,
+    codes: &'a [u16],
+    stride: usize,
+    out: &'a mut [f32],
+}
+
+impl<P: PairSum> Kernel for Flush<'_, P> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, _: L) {
+        let Flush { planes, codes, stride, out } = self;
+        let (level, l, lanes) = (planes.level, planes.level.lanes(), P::L::N);
+        let mut pairs = [0f32; 256];
+        l.transpose_rows(codes, stride, &mut pairs);
+        for (pair, out) in pairs.chunks_exact(lanes).zip(out.chunks_exact_mut(2 * lanes)) {
+            let (first, second) = (level.plane(0, l.load_f32(pair)), level.plane(1, l.load_f32(pair)));
+            let normal = l.or(l.bits(first), l.shr(l.bits(second), 16));
+            planes.nearest = l.max_halves(planes.nearest, Planes::<P>::nearness(l, normal));
+            l.store_f32(first, &mut out[..lanes], false);
+            l.store_f32(second, &mut out[lanes..], false);
+        }
     }
 }
 

@@ -105,13 +105,15 @@ pub(super) trait BlockOrder: Copy {
         near: &mut [Self::Near],
         out: &mut [f32],
     );
+    /// Parts of a run, beside each of which something is prefetched.
+    fn parts(length: usize) -> usize;
     /// Adds the products of a run of `length` k to the sums of `R` rows by `V` vectors of columns, and prefetches beside it.
     fn add_products<const R: usize, const V: usize>(
         self,
         rows: PackedRows<'_>,
         columns: PackedColumns<'_>,
         length: usize,
-        ahead: Ahead,
+        ahead: (&mut Ahead, usize),
         sums: &mut Sums<Self::L, R, V>,
     );
 }

@@ -234,6 +234,9 @@ impl<O: BlockOrder> Workspace<O> {
         let of_rows = &self.row_scales[work.t * TALL..(work.t + 1) * TALL];
         let of_columns = &self.column_scales[work.scales.0..work.scales.1];
         let columns = PackedColumns { items: &self.rhs.get()[work.columns..], panel: work.panel };
+        let next = self.rows.count.min(place.row + work.ahead.0);
+        let next = self.rows.first + next..self.rows.first + self.rows.count.min(next + rows);
+        let mut ahead = order.ahead(&self.rows.of, next, work.ahead.1.clone());
         let mut first = 0;
         while first < rows {
             let left = rows - first;
@@ -246,25 +249,23 @@ impl<O: BlockOrder> Workspace<O> {
                 partial: &mut self.partial.get_mut()[sums.clone()],
                 done: &mut self.done.get_mut()[sums],
                 next: TALL * O::L::N,
-                ahead: Ahead::none(),
+                groups: 1,
+                ahead: std::mem::replace(&mut ahead, Ahead::none()),
             };
-            let next = place.row + work.ahead.0 + first;
             macro_rules! add {
-                ($rows:literal) => {{
-                    let next = next.min(self.rows.count)..self.rows.count.min(next + $rows);
-                    let next = self.rows.first + next.start..self.rows.first + next.end;
-                    let ahead = order.ahead(&self.rows.of, next, work.ahead.1.clone());
-                    order.call(AddRun::<O, $rows, V> { order, block: Block { ahead, ..block } });
-                    $rows
+                ($rows:literal, $groups:expr) => {{
+                    let groups = $groups;
+                    order.call(AddRun::<O, $rows, V> { order, block: Block { groups, ..block } });
+                    groups * $rows
                 }};
             }
             // A number of rows that the order does not have is not compiled.
             first += match const { O::ROWS[V - 1] } {
-                24 if left > 12 => add!(24),
-                24 | 12 if left > 8 => add!(12),
-                24 | 12 => add!(4),
-                6 => add!(6),
-                _ => add!(3),
+                24 if left > 12 => add!(24, (left + 11) / 24),
+                24 | 12 if left > 8 => add!(12, (left + 3) / 12),
+                24 | 12 => add!(4, left.div_ceil(4)),
+                6 => add!(6, left.div_ceil(6)),
+                _ => add!(3, left.div_ceil(3)),
             };
         }
     }

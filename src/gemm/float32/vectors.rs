@@ -71,12 +71,16 @@ impl<'a, L: Lanes> BlockOrder for AmxBlocks<'a, L> {
         self.l.call(TransposeRun { codes, table, stride, row, count, k, near, out, swap: 0 });
     }
     #[inline(always)]
+    fn parts(length: usize) -> usize {
+        length.div_ceil(STEP)
+    }
+    #[inline(always)]
     fn add_products<const R: usize, const V: usize>(
         self,
         rows: PackedRows<'_>,
         columns: PackedColumns<'_>,
         length: usize,
-        ahead: Ahead,
+        ahead: (&mut Ahead, usize),
         sums: &mut Sums<L, R, V>,
     ) {
         let rows = StepRows { items: &rows.items[rows.at..], stride: Self::STRIDE };
