@@ -71,19 +71,49 @@ impl<'o> Region<'o> {
         }
     }
 
+    /// The final sums of row `i` from column `j` on, as many as `line` has: where they are, or read to `line`.
+    #[inline(always)]
+    pub fn line<'a>(&'a self, segment: &KSegment, i: usize, j: usize, line: &'a mut [f32]) -> &'a [f32] {
+        match self.source(segment, i, j) {
+            Some(from) if self.inside(i, j, line.len()) == line.len() => &from[..line.len()],
+            _ => {
+                self.load(segment, i, j, line);
+                line
+            }
+        }
+    }
+
+    /// Where `n` final sums of row `i` from column `j` on are written, if they are all inside and float32 there.
+    #[inline(always)]
+    pub fn place(&mut self, segment: &KSegment, i: usize, j: usize, n: usize) -> Option<&mut [f32]> {
+        if self.inside(i, j, n) < n {
+            return None;
+        }
+        match &mut self.tile.out[i] {
+            Row::F32(row) => Some(&mut row[j..j + n]),
+            Row::Bf16(_) if segment.last => None,
+            Row::Bf16(_) => Some(&mut self.sums[i * self.size.1 + j..][..n]),
+        }
+    }
+
+    /// Where the final sums of row `i` from column `j` on are read; `None` where they begin with zeros.
+    #[inline(always)]
+    fn source(&self, segment: &KSegment, i: usize, j: usize) -> Option<&[f32]> {
+        match self.tile.out.get(i) {
+            None => None,
+            _ if segment.first => self.tile.c_from(i, j),
+            Some(Row::F32(row)) => row.get(j..),
+            _ => self.sums.get(i * self.size.1 + j..),
+        }
+    }
+
     /// Reads the final sums of row `i` from column `j` on; zeros beyond the tile. Not inlined: it would be in many kernels.
     #[inline(never)]
     pub fn load(&self, segment: &KSegment, i: usize, j: usize, to: &mut [f32]) {
         let n = self.inside(i, j, to.len());
         let (inside, beyond) = to.split_at_mut(n);
         beyond.fill(0.0);
-        let from = match self.tile.out.get(i) {
-            _ if n == 0 => None,
-            _ if segment.first => self.tile.c_from(i, j),
-            Some(Row::F32(row)) => row.get(j..),
-            _ => self.sums.get(i * self.size.1 + j..),
-        };
-        match from {
+        match if n == 0 { None } else { self.source(segment, i, j) } {
             Some(from) => inside.copy_from_slice(&from[..n]),
             None => inside.fill(0.0),
         }
@@ -96,10 +126,9 @@ impl<'o> Region<'o> {
         if n == 0 {
             return;
         }
-        match &mut self.tile.out[i] {
-            _ if segment.last => self.put(i, j, &from[..n]),
-            Row::F32(row) => row[j..j + n].copy_from_slice(&from[..n]),
-            Row::Bf16(_) => self.sums[i * self.size.1 + j..][..n].copy_from_slice(&from[..n]),
+        match self.place(segment, i, j, n) {
+            Some(to) if !segment.last => to.copy_from_slice(&from[..n]),
+            _ => self.put(i, j, &from[..n]),
         }
     }
 
@@ -167,6 +196,14 @@ impl<'o> Region<'o> {
 
 /// The canonical NaN.
 const NAN: u32 = 0x7FC0_0000;
+
+/// Results, with the canonical NaN for every NaN.
+#[inline(always)]
+pub(super) fn results<L: Lanes>(l: L, x: L::F) -> L::F {
+    let bits = l.bits(x);
+    let nan = l.gt(l.and(bits, l.u32(0x7FFF_FFFF)), l.u32(0x7F80_0000));
+    l.float(l.select(nan, l.u32(NAN), bits))
+}
 
 /// Zeros that begin on a 64-byte boundary.
 #[derive(Debug)]

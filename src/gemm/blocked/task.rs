@@ -1,6 +1,7 @@
 //! One task: which side is transposed, what stays in which cache, and where sums wait between segments.
 
 use super::kernel::{AddRun, Block};
+use super::output::results;
 use super::{
     segments, BlockOrder, KRun, KSegment, KeptScratch, PackedRows, Problem, Region, Scratch, SideOperand,
     VECTORS,
@@ -349,21 +350,21 @@ impl<O: BlockOrder> Kernel for LoadSums<'_, '_, O> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, _: L) {
-        let LoadSums { order, copy: SumCopy { segment, partial, turned, place }, region, sums } = self;
+        let LoadSums { order, copy, region, sums } = self;
+        let SumCopy { segment, partial, turned, place } = copy;
         let (l, n) = (order.lanes(), O::L::N);
-        let (mut line, mut tiles) = ([0f32; TALL], [0f32; TALL * WIDE]);
-        let load = |i: usize, j: usize, next: (usize, usize), line: &mut [f32]| {
-            if partial {
-                return region.load_partial(i, j, line);
+        if !partial {
+            prefetch_next(l, region, copy, VECTORS * n);
+            if segment.first && !region.has_c() {
+                return sums.fill(0.0);
             }
-            (0..line.len()).step_by(WIDE).for_each(|at| region.prefetch(l, segment, next.0, next.1 + at));
-            region.load(segment, i, j, line);
-        };
+        }
+        let (mut line, mut tiles) = ([0f32; TALL], [0f32; TALL * WIDE]);
         if !turned {
             let line = &mut line[..place.vectors * n];
             for row in 0..place.rows {
                 let (i, j) = (place.row + row, place.column);
-                load(i, j, (i, j + VECTORS * n), line);
+                let line = load_line(region, copy, (i, j), line);
                 for (v, from) in line.chunks_exact(n).enumerate() {
                     sums[(v * TALL + row) * n..][..n].copy_from_slice(from);
                 }
@@ -374,7 +375,7 @@ impl<O: BlockOrder> Kernel for LoadSums<'_, '_, O> {
         for v in 0..place.vectors {
             for lane in 0..n {
                 let (i, j) = (place.column + v * n + lane, place.row);
-                load(i, j, (i + VECTORS * n, j), line);
+                let line = load_line(region, copy, (i, j), line);
                 for (tile, from) in tiles.chunks_exact_mut(n * n).zip(line.chunks_exact(n)) {
                     tile[lane * n..][..n].copy_from_slice(from);
                 }
@@ -385,6 +386,36 @@ impl<O: BlockOrder> Kernel for LoadSums<'_, '_, O> {
             }
         }
     }
+}
+
+/// Prefetches the outputs that come next, so many columns on.
+#[inline(always)]
+fn prefetch_next<L: Lanes>(l: L, region: &Region<'_>, copy: SumCopy<'_>, on: usize) {
+    let SumCopy { segment, turned, place, .. } = copy;
+    let (lines, length) = if turned { (on, place.rows) } else { (place.rows, on) };
+    for line in 0..lines {
+        let (i, j) = if turned {
+            (place.column + on + line, place.row)
+        } else {
+            (place.row + line, place.column + on)
+        };
+        (0..length).step_by(WIDE).for_each(|at| region.prefetch(l, segment, i, j + at));
+    }
+}
+
+/// The sums from row `i` and column `j` on, as many as `line` has.
+#[inline(always)]
+fn load_line<'a>(
+    region: &'a Region<'_>,
+    SumCopy { segment, partial, .. }: SumCopy<'_>,
+    (i, j): (usize, usize),
+    line: &'a mut [f32],
+) -> &'a [f32] {
+    if !partial {
+        return region.line(segment, i, j, line);
+    }
+    region.load_partial(i, j, line);
+    line
 }
 
 /// Puts the sums of a block back.
@@ -399,39 +430,57 @@ impl<O: BlockOrder> Kernel for StoreSums<'_, '_, O> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, _: L) {
-        let StoreSums { order, copy: SumCopy { segment, partial, turned, place }, region, sums } = self;
+        let StoreSums { order, copy, region, sums } = self;
+        let SumCopy { turned, place, .. } = copy;
         let (l, n) = (order.lanes(), O::L::N);
-        let (mut line, mut tiles) = ([0f32; TALL], [0f32; TALL * WIDE]);
-        let mut store = |i: usize, j: usize, line: &[f32]| {
-            if partial {
-                region.keep_partial(i, j, line);
-            } else {
-                region.store(segment, i, j, line);
-            }
-        };
+        let mut tiles = [0f32; TALL * WIDE];
         if !turned {
-            let line = &mut line[..place.vectors * n];
             for row in 0..place.rows {
-                for (v, to) in line.chunks_exact_mut(n).enumerate() {
-                    to.copy_from_slice(&sums[(v * TALL + row) * n..][..n]);
-                }
-                store(place.row + row, place.column, line);
+                let from = sums[row * n..].chunks(TALL * n).take(place.vectors);
+                store_line(l, region, copy, (place.row + row, place.column), place.vectors * n, from);
             }
             return;
         }
-        let line = &mut line[..place.rows.next_multiple_of(n)];
         for v in 0..place.vectors {
             let sums = sums[v * TALL * n..].chunks_exact(n * n);
-            for (tile, sums) in tiles.chunks_exact_mut(n * n).zip(sums).take(line.len() / n) {
+            for (tile, sums) in tiles.chunks_exact_mut(n * n).zip(sums).take(place.rows.div_ceil(n)) {
                 l.transpose(sums, tile);
             }
             for lane in 0..n {
-                for (tile, to) in tiles.chunks_exact(n * n).zip(line.chunks_exact_mut(n)) {
-                    to.copy_from_slice(&tile[lane * n..][..n]);
-                }
                 // the rows after the last belong to the next block
-                store(place.column + v * n + lane, place.row, &line[..place.rows]);
+                let from = tiles[lane * n..].chunks(n * n);
+                store_line(l, region, copy, (place.column + v * n + lane, place.row), place.rows, from);
             }
         }
+    }
+}
+
+/// Writes `count` sums from row `i` and column `j` on; each vector begins a part of `from`.
+#[inline(always)]
+fn store_line<'a, L: Lanes>(
+    l: L,
+    region: &mut Region<'_>,
+    SumCopy { segment, partial, .. }: SumCopy<'_>,
+    (i, j): (usize, usize),
+    count: usize,
+    from: impl Iterator<Item = &'a [f32]>,
+) {
+    if !partial && count.is_multiple_of(L::N) {
+        if let Some(to) = region.place(segment, i, j, count) {
+            for (to, from) in to.chunks_exact_mut(L::N).zip(from) {
+                let sum = l.load_f32(from);
+                l.store_f32(if segment.last { results(l, sum) } else { sum }, to, false);
+            }
+            return;
+        }
+    }
+    let mut line = [0f32; TALL];
+    for (to, from) in line.chunks_exact_mut(L::N).zip(from) {
+        to.copy_from_slice(&from[..L::N]);
+    }
+    if partial {
+        region.keep_partial(i, j, &line[..count]);
+    } else {
+        region.store(segment, i, j, &line[..count]);
     }
 }
