@@ -21,6 +21,7 @@ pub mod round;
 pub mod source;
 pub mod strided;
 pub mod table;
+mod turned;
 
 pub use custom::custom;
 pub use decode::decode;

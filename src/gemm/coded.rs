@@ -228,16 +228,9 @@ impl Kernel for LayOut<'_, '_> {
 /// Transposes a square of rows every `stride` codes, in tiles of the level.
 #[inline(always)]
 fn transpose<L: Lanes>(l: L, codes: &[u8], stride: usize, out: &mut [f32]) {
-    if const { L::N == COLUMNS } {
-        return l.transpose_rows(codes, stride, out);
-    }
-    let mut turned = [0f32; COLUMNS * COLUMNS];
-    let turned = &mut turned[..L::N * L::N];
     for at in (0..COLUMNS).step_by(L::N).flat_map(|row| (0..COLUMNS).step_by(L::N).map(move |col| (row, col)))
     {
-        l.transpose_rows(&codes[at.0 * stride + QUAD * at.1..], stride, turned);
-        for (i, line) in turned.chunks_exact(L::N).enumerate() {
-            out[(at.1 + i) * COLUMNS + at.0..][..L::N].copy_from_slice(line);
-        }
+        let out = &mut out[at.1 * COLUMNS + at.0..];
+        l.transpose_into(&codes[at.0 * stride + QUAD * at.1..], stride, out, COLUMNS);
     }
 }

@@ -230,12 +230,8 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    fn transpose_into(self, rows: &[f32], out: &mut [f32], pitch: usize) {
-        super::transpose::avx2_into(self, rows, out, pitch);
-    }
-    #[inline(always)]
-    fn transpose_rows<T: Plain>(self, src: &[T], stride: usize, out: &mut [f32]) {
-        self.turn_rows(src, stride, super::transpose::StoreRows { l: self, out, pitch: N });
+    fn transpose_into<T: Plain>(self, src: &[T], stride: usize, out: &mut [f32], pitch: usize) {
+        super::transpose::avx2_into(self, src, stride, out, pitch);
     }
     #[inline(always)]
     fn turn_rows<T: Plain>(self, src: &[T], stride: usize, each: impl ColumnSink<Self>) {

@@ -176,12 +176,8 @@ impl Lanes for Avx512 {
     elsewhere!(avx512);
     streamed!(_mm512_loadu_si512);
     #[inline(always)]
-    fn transpose_into(self, rows: &[f32], out: &mut [f32], pitch: usize) {
-        super::transpose::avx512_into(self, rows, out, pitch);
-    }
-    #[inline(always)]
-    fn transpose_rows<T: Plain>(self, src: &[T], stride: usize, out: &mut [f32]) {
-        super::transpose::avx512_rows(self, src, stride, out);
+    fn transpose_into<T: Plain>(self, src: &[T], stride: usize, out: &mut [f32], pitch: usize) {
+        super::transpose::avx512_into(self, src, stride, out, pitch);
     }
     intrinsics! {
         f32(x: f32) -> __m512 = _mm512_set1_ps;

@@ -98,6 +98,14 @@ pub trait Plain: Copy {
     fn word(elements: &[Self]) -> u32;
 }
 
+impl Plain for f32 {
+    const PER_WORD: usize = 1;
+    #[inline(always)]
+    fn word(e: &[f32]) -> u32 {
+        e[0].to_bits()
+    }
+}
+
 impl Plain for u8 {
     const PER_WORD: usize = 4;
     #[inline(always)]
@@ -167,15 +175,6 @@ pub trait Lanes: Copy {
     fn columns(self, table: &Lookup, codes: &[u8], each: impl ColumnSink<Self>);
     /// Transposes an `N x N` float32 tile.
     fn transpose(self, rows: &[f32], out: &mut [f32]);
-    /// The same, where rows of the transpose begin every `pitch` elements.
-    #[inline(always)]
-    fn transpose_into(self, rows: &[f32], out: &mut [f32], pitch: usize) {
-        let mut tile = [0f32; 256];
-        self.transpose(rows, &mut tile[..Self::N * Self::N]);
-        for (row, tile) in tile[..Self::N * Self::N].chunks_exact(Self::N).enumerate() {
-            self.store_f32(self.load_f32(tile), &mut out[row * pitch..][..Self::N], false);
-        }
-    }
     /// The larger of the halves of each lane, as unsigned numbers.
     #[inline(always)]
     fn max_halves(self, a: Self::U, b: Self::U) -> Self::U {
@@ -183,22 +182,26 @@ pub trait Lanes: Copy {
         let upper = self.shl(self.max(high(a), high(b)), 16);
         self.or(upper, self.max(self.and(a, low), self.and(b, low)))
     }
-    /// Transposes an `N x N` tile of 32 bits whose rows begin every `stride` elements of `src`.
+    /// Transposes an `N x N` tile of 32 bits whose rows begin every `stride` elements to rows that begin every `pitch`.
     #[inline(always)]
-    fn transpose_rows<T: Plain>(self, src: &[T], stride: usize, out: &mut [f32]) {
-        let mut tile = [0f32; 256];
-        for (row, tile) in tile[..Self::N * Self::N].chunks_exact_mut(Self::N).enumerate() {
+    fn transpose_into<T: Plain>(self, src: &[T], stride: usize, out: &mut [f32], pitch: usize) {
+        let (mut tile, mut turned) = ([0f32; 256], [0f32; 256]);
+        let square = Self::N * Self::N;
+        for (row, tile) in tile[..square].chunks_exact_mut(Self::N).enumerate() {
             for (words, out) in src[row * stride..].chunks_exact(T::PER_WORD).zip(tile) {
                 *out = f32::from_bits(T::word(words));
             }
         }
-        self.transpose(&tile[..Self::N * Self::N], out);
+        self.transpose(&tile[..square], &mut turned[..square]);
+        for (row, turned) in turned[..square].chunks_exact(Self::N).enumerate() {
+            out[row * pitch..][..Self::N].copy_from_slice(turned);
+        }
     }
     /// Transposes such a tile and passes its rows on, in order.
     #[inline(always)]
     fn turn_rows<T: Plain>(self, src: &[T], stride: usize, mut each: impl ColumnSink<Self>) {
         let mut tile = [0f32; 256];
-        self.transpose_rows(src, stride, &mut tile[..Self::N * Self::N]);
+        self.transpose_into(src, stride, &mut tile, Self::N);
         for (i, row) in tile[..Self::N * Self::N].chunks_exact(Self::N).enumerate() {
             each.column(i, self.load_f32(row));
         }

@@ -1,21 +1,5 @@
 //! Transpose of an `N x N` float32 tile, N the lanes of a vector.
 
-use super::lanes::{ColumnSink, Lanes};
-
-/// Stores rows of a transpose, one every `pitch` elements.
-pub(super) struct StoreRows<'a, L> {
-    pub l: L,
-    pub out: &'a mut [f32],
-    pub pitch: usize,
-}
-
-impl<L: Lanes> ColumnSink<L> for StoreRows<'_, L> {
-    #[inline(always)]
-    fn column(&mut self, i: usize, values: L::F) {
-        self.l.store_f32(values, &mut self.out[i * self.pitch..][..L::N], false);
-    }
-}
-
 /// Definition, for `W` lanes.
 #[inline(always)]
 pub(super) fn portable<const W: usize>(rows: &[f32], out: &mut [f32]) {
@@ -28,14 +12,13 @@ pub(super) fn portable<const W: usize>(rows: &[f32], out: &mut [f32]) {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86::{avx2, avx2_into, avx2_rows, avx512, avx512_into, avx512_rows};
+pub(super) use x86::{avx2, avx2_into, avx2_rows, avx512, avx512_into};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::super::avx2::Avx2;
     use super::super::avx512::Avx512;
     use super::super::lanes::{ColumnSink, Plain};
-    use super::StoreRows;
     use std::arch::x86_64::*;
 
     /// Columns of four rows, a 4 x 4 tile in each 128-bit lane, by a level's unpacking of 32 and 64 bits and its cast.
@@ -51,24 +34,45 @@ mod x86 {
     /// Transposes an 8 x 8 tile.
     #[inline(always)]
     pub fn avx2(l: Avx2, rows: &[f32], out: &mut [f32]) {
-        avx2_into(l, rows, out, 8);
+        avx2_into(l, rows, 8, out, 8);
     }
 
-    /// Transposes an 8 x 8 tile to rows that begin every `pitch` elements.
+    /// Tests if so many rows of 32 bytes, one every `stride` elements, lie in as many elements.
     #[inline(always)]
-    pub fn avx2_into(l: Avx2, rows: &[f32], out: &mut [f32], pitch: usize) {
-        assert!(rows.len() >= 64, "a tile");
-        // SAFETY: the token proves the level; eight rows of eight lie in the tile.
-        unsafe { avx2_at(rows.as_ptr().cast(), 32, StoreRows { l, out, pitch }) }
+    fn eight_rows<T>(length: usize, stride: usize) -> bool {
+        let end = stride.checked_mul(7).and_then(|last| last.checked_add(32 / std::mem::size_of::<T>()));
+        end.is_some_and(|end| end <= length)
     }
 
-    /// Transposes an 8 x 8 tile whose rows begin every `stride` elements.
+    /// Transposes an 8 x 8 tile whose rows begin every `stride` elements to rows that begin every `pitch`.
+    #[inline(always)]
+    pub fn avx2_into<T: Plain>(_: Avx2, src: &[T], stride: usize, out: &mut [f32], pitch: usize) {
+        assert!(eight_rows::<T>(src.len(), stride) && eight_rows::<f32>(out.len(), pitch), "eight rows");
+        let each = StoreAt { out: out.as_mut_ptr(), pitch };
+        // SAFETY: the token proves the level; the last row of either was just found to end in the slice.
+        unsafe { avx2_at(src.as_ptr().cast(), stride * std::mem::size_of::<T>(), each) }
+    }
+
+    /// Transposes such a tile and passes its rows on, in order.
     #[inline(always)]
     pub fn avx2_rows<T: Plain>(_: Avx2, src: &[T], stride: usize, each: impl ColumnSink<Avx2>) {
-        let end = stride.checked_mul(7).and_then(|last| last.checked_add(32 / std::mem::size_of::<T>()));
-        assert!(end.is_some_and(|end| end <= src.len()), "eight rows");
+        assert!(eight_rows::<T>(src.len(), stride), "eight rows");
         // SAFETY: the token proves the level; the last row was just found to end in the slice.
         unsafe { avx2_at(src.as_ptr().cast(), stride * std::mem::size_of::<T>(), each) }
+    }
+
+    /// Where eight rows go, one every `pitch` elements; there is room for them.
+    struct StoreAt {
+        out: *mut f32,
+        pitch: usize,
+    }
+
+    impl ColumnSink<Avx2> for StoreAt {
+        #[inline(always)]
+        fn column(&mut self, i: usize, values: __m256) {
+            // SAFETY: there is room for each of eight rows, and the level's token was there when this was made.
+            unsafe { _mm256_storeu_ps(self.out.add(i * self.pitch), values) }
+        }
     }
 
     /// Transposes eight rows of 32 bytes, a 4 x 4 tile in each 128-bit lane at a time.
@@ -104,24 +108,16 @@ mod x86 {
     /// Transposes a 16 x 16 tile.
     #[inline(always)]
     pub fn avx512(l: Avx512, rows: &[f32], out: &mut [f32]) {
-        avx512_into(l, rows, out, 16);
+        avx512_into(l, rows, 16, out, 16);
     }
 
-    /// Transposes a 16 x 16 tile to rows that begin every `pitch` elements.
+    /// Transposes a 16 x 16 tile whose rows begin every `stride` elements to rows that begin every `pitch`.
     #[inline(always)]
-    pub fn avx512_into(_: Avx512, rows: &[f32], out: &mut [f32], pitch: usize) {
-        assert!(rows.len() >= 256, "a tile");
-        // SAFETY: the token proves the level; sixteen rows of sixteen lie in the tile.
-        unsafe { avx512_at(rows.as_ptr().cast(), 64, out, pitch) }
-    }
-
-    /// Transposes a 16 x 16 tile whose rows begin every `stride` elements.
-    #[inline(always)]
-    pub fn avx512_rows<T: Plain>(_: Avx512, src: &[T], stride: usize, out: &mut [f32]) {
+    pub fn avx512_into<T: Plain>(_: Avx512, src: &[T], stride: usize, out: &mut [f32], pitch: usize) {
         let end = stride.checked_mul(15).and_then(|last| last.checked_add(64 / std::mem::size_of::<T>()));
         assert!(end.is_some_and(|end| end <= src.len()), "sixteen rows");
         // SAFETY: the token proves the level; the last row was just found to end in the slice.
-        unsafe { avx512_at(src.as_ptr().cast(), stride * std::mem::size_of::<T>(), out, 16) }
+        unsafe { avx512_at(src.as_ptr().cast(), stride * std::mem::size_of::<T>(), out, pitch) }
     }
 
     /// Transposes sixteen rows of 64 bytes: four rows in each vector's quarters, then quarters.

@@ -93,7 +93,7 @@ impl<'a> PairOperand<'a> {
             (0..lanes).for_each(|i| l.prefetch(codes, 2 * (ahead + i * stride)));
             let codes = &codes[row * stride + at..];
             if const { P::PLANES == 1 } {
-                l.transpose_rows(codes, stride, square);
+                l.transpose_into(codes, stride, square, lanes);
                 continue;
             }
             planes.split(codes, stride, square);
@@ -305,7 +305,7 @@ impl<P: PairSum> Kernel for Flush<'_, P> {
         let Flush { planes, codes, stride, out } = self;
         let (level, l, lanes) = (planes.level, planes.level.lanes(), P::L::N);
         let mut pairs = [0f32; 256];
-        l.transpose_rows(codes, stride, &mut pairs);
+        l.transpose_into(codes, stride, &mut pairs, lanes);
         for (pair, out) in pairs.chunks_exact(lanes).zip(out.chunks_exact_mut(2 * lanes)) {
             let (first, second) = (level.plane(0, l.load_f32(pair)), level.plane(1, l.load_f32(pair)));
             let normal = l.or(l.bits(first), l.shr(l.bits(second), 16));
