@@ -6,6 +6,7 @@ use crate::formats::Codes;
 use crate::gemm::blocked::{
     segments, KRun, KSegment, Problem, Region, Scratch, SideOperand, StoreColumns, Sums, WIDE,
 };
+use crate::interrupt::poll;
 use crate::simd::bf16_pairs::{Fused, PairSum};
 use crate::simd::{Kernel, Lanes, STEP};
 
@@ -69,6 +70,7 @@ impl<const R: usize, const V: usize> Kernel for Group<'_, '_, '_, R, V> {
         let rows_at = p.a.scales_at(region.a_row(row), count);
         let columns_at = p.b.scales_at(region.b_row(0), columns);
         for column in (0..columns).step_by(V * L::N) {
+            poll();
             let wide = (columns - column).min(V * L::N);
             let mut lines = [[0f32; VECTORS * WIDE]; R];
             let mut done = [[l.f32(0.0); V]; R];
