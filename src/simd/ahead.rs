@@ -16,8 +16,9 @@ pub struct Ahead {
     /// Bytes of a row that are wanted, and from one row to the next.
     length: usize,
     stride: usize,
-    /// Lines that are left.
+    /// Lines that are left, and how many of them at a time.
     left: usize,
+    each: usize,
 }
 
 impl Ahead {
@@ -26,7 +27,7 @@ impl Ahead {
         let (each, start) = (std::mem::size_of::<T>(), items.as_ptr().cast::<u8>());
         let (first, length) = (start.wrapping_add((rows.start * stride + k.start) * each), k.len() * each);
         let left = rows.len() * length.div_ceil(LINE);
-        Ahead { at: first, end: first.wrapping_add(length), length, stride: stride * each, left }
+        Ahead { at: first, end: first.wrapping_add(length), length, stride: stride * each, left, each: left }
     }
 
     /// Nothing.
@@ -34,16 +35,17 @@ impl Ahead {
         Ahead::new::<u8>(&[], 0, 0..0, 0..0)
     }
 
-    /// The lines of each of some parts of the work beside it.
+    /// The same, shared out to some parts of the work beside it.
     #[inline(always)]
-    pub fn each(&self, parts: usize) -> usize {
-        self.left.div_ceil(parts.max(1))
+    #[must_use]
+    pub fn beside(self, parts: usize) -> Ahead {
+        Ahead { each: self.left.div_ceil(parts.max(1)), ..self }
     }
 
-    /// Prefetches some lines.
+    /// Prefetches the lines of one part.
     #[inline(always)]
-    pub fn prefetch<L: Lanes>(&mut self, l: L, lines: usize) {
-        let lines = lines.min(self.left);
+    pub fn prefetch<L: Lanes>(&mut self, l: L) {
+        let lines = self.each.min(self.left);
         self.left -= lines;
         for _ in 0..lines {
             l.prefetch_at(self.at);

@@ -209,7 +209,7 @@ pub fn add_pairs<P: PairSum, const R: usize, const V: usize>(
     rows: PairRows<'_>,
     columns: PackedColumns<'_>,
     pairs: usize,
-    (ahead, lines): (&mut Ahead, usize),
+    ahead: &mut Ahead,
     sums: &mut [[<P::L as Lanes>::F; V]; R],
 ) {
     let (l, lanes) = (p.lanes(), P::L::N);
@@ -218,7 +218,7 @@ pub fn add_pairs<P: PairSum, const R: usize, const V: usize>(
     let mut held = *sums; // in registers from here on
     for i in 0..pairs {
         if i % PART == 0 {
-            ahead.prefetch(l, lines);
+            ahead.prefetch(l);
         }
         for plane in 0..P::PLANES {
             let mut each = [l.f32(0.0); V];

@@ -22,7 +22,7 @@ pub fn add_steps<L: Lanes, const R: usize, const V: usize>(
     rows: StepRows<'_>,
     columns: PackedColumns<'_>,
     steps: usize,
-    (ahead, lines): (&mut Ahead, usize),
+    ahead: &mut Ahead,
     sums: &mut [[L::F; V]; R],
 ) {
     assert!(rows.items.len() >= (R - 1) * rows.stride + steps * STEP);
@@ -35,7 +35,7 @@ pub fn add_steps<L: Lanes, const R: usize, const V: usize>(
         }
     }
     for step in 0..steps {
-        ahead.prefetch(l, lines);
+        ahead.prefetch(l);
         // Both chains side by side, their first products in place of zeros.
         let mut chains = [[[l.f32(0.0); V]; R]; 2];
         two::<L, R, V, true>(l, rows, columns, step * STEP, &mut chains);

@@ -217,7 +217,7 @@ impl<'a, P: PairSum> BlockOrder for PairBlocks<'a, P> {
         rows: PackedRows<'_>,
         columns: PackedColumns<'_>,
         length: usize,
-        ahead: (&mut Ahead, usize),
+        ahead: &mut Ahead,
         sums: &mut Sums<P::L, R, V>,
     ) {
         let rows = PairRows { items: &rows.items[rows.at / 2..], stride: Self::STRIDE, plane: Self::PLANE };

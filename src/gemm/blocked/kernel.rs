@@ -31,14 +31,12 @@ impl<O: BlockOrder, const R: usize, const V: usize> Kernel for AddRun<'_, O, R, 
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // plain counting: these arrays are registers
     fn run<L: Lanes>(self, _: L) {
-        let AddRun {
-            order,
-            block: Block { rows, columns, run, groups, mut ahead, scales, partial, done, next },
-        } = self;
+        let AddRun { order, block: Block { rows, columns, run, groups, ahead, scales, partial, done, next } } =
+            self;
         let (l, lanes) = (order.lanes(), O::L::N);
         let of_columns = &scales.1[..V * lanes];
         let length = run.end - run.begin;
-        let lines = ahead.each(groups * O::parts(length));
+        let mut ahead = ahead.beside(groups * O::parts(length));
         for group in 0..groups {
             let (first, of_rows) = (group * R * lanes, &scales.0[group * R..][..R]);
             let rows = PackedRows { items: &rows.items[group * R * O::STRIDE..], at: rows.at };
@@ -51,7 +49,7 @@ impl<O: BlockOrder, const R: usize, const V: usize> Kernel for AddRun<'_, O, R, 
                     }
                 }
             }
-            order.add_products(rows, columns, length, (&mut ahead, lines), &mut sums);
+            order.add_products(rows, columns, length, &mut ahead, &mut sums);
             for v in 0..V {
                 let at = v * next + first..v * next + first + R * lanes;
                 if !run.closes {

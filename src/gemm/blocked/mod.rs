@@ -113,7 +113,7 @@ pub(super) trait BlockOrder: Copy {
         rows: PackedRows<'_>,
         columns: PackedColumns<'_>,
         length: usize,
-        ahead: (&mut Ahead, usize),
+        ahead: &mut Ahead,
         sums: &mut Sums<Self::L, R, V>,
     );
 }

@@ -80,7 +80,7 @@ impl<'a, L: Lanes> BlockOrder for AmxBlocks<'a, L> {
         rows: PackedRows<'_>,
         columns: PackedColumns<'_>,
         length: usize,
-        ahead: (&mut Ahead, usize),
+        ahead: &mut Ahead,
         sums: &mut Sums<L, R, V>,
     ) {
         let rows = StepRows { items: &rows.items[rows.at..], stride: Self::STRIDE };
