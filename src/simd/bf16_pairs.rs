@@ -63,6 +63,16 @@ pub trait PairSum: Copy {
         b: <Self::L as Lanes>::F,
         c: <Self::L as Lanes>::F,
     ) -> <Self::L as Lanes>::F;
+    /// The same, with item `I` of some in every lane of `a`.
+    #[inline(always)]
+    fn add_item<const I: usize>(
+        self,
+        items: &[f32],
+        b: <Self::L as Lanes>::F,
+        c: <Self::L as Lanes>::F,
+    ) -> <Self::L as Lanes>::F {
+        self.add(self.lanes().f32(items[I]), b, c)
+    }
 }
 
 /// Two fused steps, on float32.
@@ -103,6 +113,7 @@ mod x86 {
     use super::super::lanes::Kernel;
     use super::super::{level, Level};
     use super::PairSum;
+    use std::arch::asm;
     use std::arch::x86_64::*;
     use std::sync::OnceLock;
 
@@ -156,12 +167,39 @@ mod x86 {
         }
         #[inline(always)]
         fn add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
-            // SAFETY: the token proves AVX-512 BF16; both types are 64 bytes of any bits.
-            unsafe {
-                let pairs = |x: __m512| std::mem::transmute::<__m512, __m512bh>(x);
-                _mm512_dpbf16_ps(c, pairs(a), pairs(b))
-            }
+            // SAFETY: the token proves AVX-512 BF16.
+            unsafe { add_onto(a, b, c) }
         }
+        #[inline(always)]
+        fn add_item<const I: usize>(self, items: &[f32], b: __m512, c: __m512) -> __m512 {
+            // SAFETY: the token proves AVX-512 BF16.
+            unsafe { add_item_onto::<I>(items, b, c) }
+        }
+    }
+
+    /// Adds products to sums where they are: left to itself, the compiler loads all rows at once, and has no registers for sums.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    fn add_onto(a: __m512, b: __m512, mut c: __m512) -> __m512 {
+        // SAFETY: registers only.
+        unsafe {
+            asm!("vdpbf16ps {c}, {a}, {b}", a = in(zmm_reg) a, b = in(zmm_reg) b, c = inout(zmm_reg) c,
+                options(nomem, nostack, preserves_flags));
+        }
+        c
+    }
+
+    /// The same with an item that is read and put into every lane by the instruction itself.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    fn add_item_onto<const I: usize>(items: &[f32], b: __m512, mut c: __m512) -> __m512 {
+        assert!(I < items.len());
+        // SAFETY: the item is there.
+        unsafe {
+            asm!("vdpbf16ps {c}, {b}, dword ptr [{items} + {at}]{{1to16}}", items = in(reg) items.as_ptr(), at = const 4 * I,
+                b = in(zmm_reg) b, c = inout(zmm_reg) c, options(readonly, nostack, preserves_flags));
+        }
+        c
     }
 }
 
@@ -187,16 +225,32 @@ pub fn least_normal<L: Lanes>(l: L, pairs: &[f32]) -> u32 {
     each[..L::N].iter().copied().fold(NONE, u32::min)
 }
 
+/// Float32 from one packed row to the next: no power of two, which would map them to the same cache sets.
+pub const STRIDE: usize = 784;
+
 /// Packed rows, in planes.
 #[derive(Clone, Copy)]
 pub struct PairRows<'a> {
-    /// The rows, from the first pair on.
+    /// The rows, from the first pair on, one every [`STRIDE`].
     pub items: &'a [f32],
-    /// From one row to the next.
-    pub stride: usize,
     /// From one plane of a row to the next.
     pub plane: usize,
 }
+
+/// Does something for each row below a number known to the compiler, at most 24: a loop over rows that it leaves as one keeps
+/// sums in memory.
+macro_rules! each_row {
+    ($row:ident < $rows:ident, $what:block) => {
+        each_row!($row < $rows, $what, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23);
+    };
+    ($row:ident < $rows:ident, $what:block, $($i:literal)+) => {$(
+        if const { $i < $rows } {
+            const $row: usize = $i;
+            $what
+        }
+    )+};
+}
+pub(crate) use each_row;
 
 /// Pairs between two times of prefetching.
 pub const PART: usize = 4;
@@ -213,7 +267,7 @@ pub fn add_pairs<P: PairSum, const R: usize, const V: usize>(
     sums: &mut [[<P::L as Lanes>::F; V]; R],
 ) {
     let (l, lanes) = (p.lanes(), P::L::N);
-    assert!(rows.items.len() >= (R - 1) * rows.stride + (P::PLANES - 1) * rows.plane + pairs);
+    assert!(rows.items.len() >= (R - 1) * STRIDE + (P::PLANES - 1) * rows.plane + pairs);
     assert!(columns.items.len() >= (V - 1) * columns.panel + pairs * P::PLANES * lanes);
     let mut held = *sums; // in registers from here on
     for i in 0..pairs {
@@ -227,14 +281,19 @@ pub fn add_pairs<P: PairSum, const R: usize, const V: usize>(
                 // SAFETY: the last of these ends where the second assertion says.
                 each[v] = l.load_f32(unsafe { columns.items.get_unchecked(at..at + lanes) });
             }
-            for r in 0..R {
-                let at = r * rows.stride + plane * rows.plane + i;
-                // SAFETY: the last of these is where the first assertion says.
-                let x = l.f32(unsafe { *rows.items.get_unchecked(at) });
-                for v in 0..V {
-                    held[r][v] = p.add(x, each[v], held[r][v]);
+            let at = plane * rows.plane + i;
+            // SAFETY: these end where the first assertion says.
+            let items = unsafe { rows.items.get_unchecked(at..at + (R - 1) * STRIDE + 1) };
+            each_row!(ROW < R, {
+                if const { V == 1 } {
+                    held[ROW][0] = p.add_item::<{ ROW * STRIDE }>(items, each[0], held[ROW][0]);
+                } else {
+                    let x = l.f32(items[ROW * STRIDE]);
+                    for v in 0..V {
+                        held[ROW][v] = p.add(x, each[v], held[ROW][v]);
+                    }
                 }
-            }
+            });
         }
     }
     *sums = held;

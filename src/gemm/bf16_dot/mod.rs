@@ -60,8 +60,12 @@ pub(super) fn run(job: &Job<'_>, whole: Vec<Tile<'_>>) {
         if let Some(level) = Avx512Bf16::in_force() {
             let steps = !Avx512Bf16::is_fastest() && region.size.0 >= TALL;
             if !steps || fused(job, &mut region).is_some_and(|meets| region.any(meets)) {
-                let p = problem(job, None, None);
-                level.call(BlockTask { order: PairBlocks::new(level), p: &p, region: &mut region });
+                let (p, region) = (&problem(job, None, None), &mut region);
+                if region.size.0 <= few::MAX_ROWS {
+                    FewRows { level, p, region }.run();
+                } else {
+                    level.call(BlockTask { order: PairBlocks::new(level), p, region });
+                }
             }
             return;
         }
@@ -115,7 +119,7 @@ impl Kernel for FusedTask<'_, '_> {
     fn run<L: Lanes>(self, l: L) {
         let FusedTask { p, region } = self;
         if region.size.0 <= few::MAX_ROWS {
-            FewRows { p, region }.run(l);
+            FewRows { level: Fused(l), p, region }.run();
         } else {
             BlockTask { order: PairBlocks::new(Fused(l)), p, region }.run(l);
         }

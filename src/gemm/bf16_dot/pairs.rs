@@ -3,7 +3,7 @@
 use crate::formats::Codes;
 use crate::gemm::blocked::{BlockOrder, KRun, PackedRows, SideOperand, Sums, TransposeRun, WIDE};
 use crate::gemm::job::Side;
-use crate::simd::bf16_pairs::{add_pairs, least_normal, PairRows, PairSum, PART};
+use crate::simd::bf16_pairs::{add_pairs, least_normal, PairRows, PairSum, PART, STRIDE};
 use crate::simd::{Ahead, ColumnSink, Kernel, Lanes, Lookup, PackedColumns, MAX_GROUP};
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -174,6 +174,7 @@ impl<'a, P: PairSum> BlockOrder for PairBlocks<'a, P> {
     const ROWS: [usize; 2] = if P::L::N == 16 && P::PLANES == 1 { [24, 12] } else { [12, 6] };
     const RUN: [usize; 2] = [512 / P::PLANES, 256];
     const DEEP: [usize; 2] = [1536 / P::PLANES, 768];
+    const STRIDE: usize = STRIDE;
 
     #[inline(always)]
     fn lanes(self) -> P::L {
@@ -220,7 +221,7 @@ impl<'a, P: PairSum> BlockOrder for PairBlocks<'a, P> {
         ahead: &mut Ahead,
         sums: &mut Sums<P::L, R, V>,
     ) {
-        let rows = PairRows { items: &rows.items[rows.at / 2..], stride: Self::STRIDE, plane: Self::PLANE };
+        let rows = PairRows { items: &rows.items[rows.at / 2..], plane: Self::PLANE };
         add_pairs::<P, R, V>(self.level, rows, columns, length.div_ceil(2), ahead, sums);
     }
 }
