@@ -219,6 +219,11 @@ impl<'a> Tile<'a> {
         Tile { a_row, b_row, out: rows, c: c.map(|c| (c, n)) }
     }
 
+    /// All rows and columns, where rows go to places of their own.
+    pub fn of_rows(out: Vec<Row<'a>>) -> Tile<'a> {
+        Tile { a_row: 0, b_row: 0, out, c: None }
+    }
+
     pub fn rows(&self) -> usize {
         self.out.len()
     }

@@ -11,6 +11,7 @@
 pub mod accumulator;
 mod bf16_dot;
 mod blocked;
+mod chains;
 mod coded;
 mod definition;
 mod emulated;
@@ -30,6 +31,7 @@ mod scaled_groups;
 mod skinny;
 
 pub use accumulator::{Accumulator, Evidence, ResultType, Unit, UnitScale, ACCUMULATORS};
+pub use chains::times_rows;
 pub use mma::mma_step;
 pub use prepared::Prepared;
 pub use product::{matmul_grouped_nt, matmul_nt, Operand, Options, Shape, UnitScales};

@@ -1,6 +1,7 @@
 //! Softmax attention of some queries over all the keys they may see, in memory that grows with the keys alone.
 
 use super::linear::Combine;
+use super::many;
 use super::real::Real;
 use crate::gemm::interleaved::dot;
 use crate::simd::dispatch;
@@ -70,20 +71,20 @@ pub fn attend<T: Real>(
             p.iter_mut().zip(keys).for_each(|(p, (a, b))| *p = flat_dot(first, a) + flat_dot(second, b));
         }
     } else {
-        let product = |q: ArrayView2<'_, T>, keys: ArrayView2<'_, T>, before: T, p: &mut [T]| {
+        let product = |q: ArrayView2<'_, T>, keys: ArrayView2<'_, T>, add: bool, p: &mut [T]| {
             if let Ok(mut p) = ArrayViewMut2::from_shape((sees.len(), seen), p) {
-                general_mat_mul(T::one(), &q, &keys.slice(s![..seen, ..]).t(), before, &mut p);
+                many::product(&q, &keys.slice(s![..seen, ..]), add, &mut p);
             }
         };
-        product(first, keys.first, T::zero(), &mut p);
+        product(first, keys.first, false, &mut p);
         if how.apart {
             let mut other = vec![T::zero(); p.len()];
-            product(second, keys.second, T::zero(), &mut other);
+            product(second, keys.second, false, &mut other);
             (how.round)(&mut p);
             (how.round)(&mut other);
             p.iter_mut().zip(&other).for_each(|(p, other)| *p += *other);
         } else {
-            product(second, keys.second, T::one(), &mut p);
+            product(second, keys.second, true, &mut p);
         }
     }
     (how.round)(&mut p);

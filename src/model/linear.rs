@@ -1,5 +1,6 @@
 //! `x W^T`, with the weight widened a panel at a time.
 
+use super::many::product;
 use super::real::Real;
 use super::weight::Weight;
 use crate::error::{elements, same_length, Error};
@@ -8,7 +9,6 @@ use crate::gemm::interleaved::{dot, dot_with, AHEAD};
 use crate::interrupt::poll;
 use crate::simd::{dispatch, Kernel, Lanes};
 use crate::threads::{run_tasks, threads_for};
-use ndarray::linalg::general_mat_mul;
 use ndarray::{ArrayView2, ArrayViewMut2, Axis};
 
 /// Rows of `x` up to which each weight is read once and multiplied by every row while it is in cache.
@@ -95,7 +95,7 @@ pub fn linear<T: Real>(x: &[T], rows: usize, w: &Weight<'_>, out: &mut [T]) -> R
                     x2.axis_chunks_iter(Axis(0), high).zip(out.axis_chunks_iter_mut(Axis(0), high))
                 {
                     poll();
-                    general_mat_mul(T::one(), &x, &panel.t(), T::zero(), &mut out);
+                    product(&x, &panel, false, &mut out);
                 }
             }
             from = to;

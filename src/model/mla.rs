@@ -2,6 +2,7 @@
 
 use super::attention::{attend, How, Keys, Round, Sees, FEW, QUERIES};
 use super::linear::{combine, matrix, matrix_mut, products, Combine, RowProducts};
+use super::many::product;
 use super::real::Real;
 use super::weight::Weight;
 use crate::error::{elements, same_length, Error};
@@ -202,7 +203,7 @@ impl<T: Real> Parts<'_, T> {
                 for (up, to) in [keys, values].into_iter().zip(room.iter_mut()) {
                     to.resize(positions * up.nrows(), T::zero());
                     let mut to2 = matrix_mut("keys", to, positions, up.nrows())?;
-                    general_mat_mul(T::one(), &latent, &up.t(), T::zero(), &mut to2);
+                    product(&latent, &up, false, &mut to2);
                     (self.round)(to);
                 }
                 let [keys, values] = room;
@@ -331,7 +332,7 @@ impl<T: Real> Parts<'_, T> {
             let panel = panel::<T>(up, &self.shape, head)?;
             let up_v = &panel[nope * rank..];
             if new > FEW {
-                general_mat_mul(T::one(), &sums, &matrix("up", up_v, v, rank)?.t(), T::zero(), &mut to);
+                product(&sums, &matrix("up", up_v, v, rank)?, false, &mut to);
             } else {
                 for (sums, mut to) in sums.rows().into_iter().zip(to.rows_mut()) {
                     if let Some(sums) = sums.to_slice() {

@@ -8,7 +8,7 @@
 //! are a [`projection`]. Not here: operations
 //! put together to layers and a model, which is Python's part, as are caches, names, traces and sampling.
 //!
-//! Products of many rows are matrixmultiply's (through ndarray), products of a few rows are those of
+//! Products of many rows ([`many`]) are in matrixmultiply's order, products of a few rows are those of
 //! [`crate::gemm::interleaved`], in an order of sums that is the same at every instruction-set level. No result depends on the number of threads.
 
 pub mod attention;
@@ -17,6 +17,7 @@ pub mod elementwise;
 pub mod gate;
 pub mod indexer;
 pub mod linear;
+mod many;
 pub mod mla;
 pub mod norm;
 pub mod projection;

@@ -30,6 +30,14 @@ impl Ahead {
         Ahead { at: first, end: first.wrapping_add(length), length, stride: stride * each, left, each: left }
     }
 
+    /// The items `k` of rows that are as far from each other as the first two.
+    pub fn of_rows<T>(rows: &[&[T]], k: Range<usize>) -> Ahead {
+        let Some(first) = rows.first() else { return Ahead::none() };
+        let second = rows.get(1).unwrap_or(first).as_ptr() as usize;
+        let ahead = Ahead::new(first, 0, 0..rows.len(), k);
+        Ahead { stride: second.wrapping_sub(first.as_ptr() as usize), ..ahead }
+    }
+
     /// Nothing.
     pub fn none() -> Ahead {
         Ahead::new::<u8>(&[], 0, 0..0, 0..0)

@@ -1,11 +1,13 @@
 //! AVX2 with FMA and F16C: eight lanes.
 
-use super::lanes::{f64_to_f32_odd, horner, ByteFormat, ColumnSink, Kernel, Lanes, Plain, MIDPOINT};
+use super::lanes::{f64_to_f32_odd, horner, ByteFormat, ColumnSink, Kernel, Lanes, MIDPOINT};
 use super::lookup::{F16Shift, Lookup};
+use super::onto;
 use super::philox::PhiloxKeys;
+use super::plain::Plain;
 use super::products::{self, Products};
 use super::register_table::{shifted_words, F16Table};
-use std::arch::{asm, x86_64::*};
+use std::arch::x86_64::*;
 
 /// Proof that this CPU has AVX2, FMA, F16C, BMI1, BMI2 and LZCNT.
 #[derive(Clone, Copy)]
@@ -74,18 +76,6 @@ pub(super) fn words(a: __m256i, b: __m256i) -> __m256i {
 fn ordered(words: __m256i) -> __m256i {
     // SAFETY: AVX2 is proved by the token of the caller.
     unsafe { _mm256_permute4x64_epi64::<0b11_01_10_00>(words) }
-}
-
-/// Adds a product to a sum where it is. Left to itself, the compiler puts sums into the registers of factors, and has too few.
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-fn fma_onto(a: __m256, b: __m256, mut c: __m256) -> __m256 {
-    // SAFETY: registers only.
-    unsafe {
-        asm!("vfmadd231ps {c}, {a}, {b}", a = in(ymm_reg) a, b = in(ymm_reg) b, c = inout(ymm_reg) c,
-            options(pure, nomem, nostack, preserves_flags));
-    }
-    c
 }
 
 /// Sixteen float32 as float16, nearest even; NaNs are quiet, and keep some of their bits.
@@ -521,11 +511,11 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn fma_onto(self, a: __m256, b: __m256, c: __m256) -> __m256 {
         // SAFETY: the token proves AVX2, FMA and F16C.
-        unsafe { fma_onto(a, b, c) }
+        unsafe { onto::avx2(a, b, c) }
     }
     #[inline(always)]
     fn add_product(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
-        self.fma(a, b, c)
+        self.fma_onto(a, b, c)
     }
     #[inline(always)]
     fn fdiv_by(self, a: __m256, b: __m256, r: __m256) -> __m256 {

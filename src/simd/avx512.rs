@@ -1,8 +1,10 @@
 //! AVX-512 F/BW/DQ/VL/CD with VBMI and VNNI: sixteen lanes.
 
-use super::lanes::{horner, ByteFormat, ColumnSink, Kernel, Lanes, Narrow, Plain, MAX_GROUP, MIDPOINT};
+use super::lanes::{horner, ByteFormat, ColumnSink, Kernel, Lanes, Narrow, MAX_GROUP, MIDPOINT};
 use super::lookup::Lookup;
+use super::onto;
 use super::philox::PhiloxKeys;
+use super::plain::Plain;
 use std::arch::x86_64::*;
 
 /// Proof that this CPU has AVX-512 F, BW, DQ, VL, CD, VBMI and VNNI, and all that AVX2 stands for.
@@ -486,6 +488,16 @@ impl Lanes for Avx512 {
         unsafe { _mm_sfence() }
     }
     #[inline(always)]
+    fn fma_onto(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        // SAFETY: the token proves AVX-512.
+        unsafe { onto::avx512(a, b, c) }
+    }
+    #[inline(always)]
+    fn fma_item<const I: usize>(self, items: &[f32], b: __m512, c: __m512) -> __m512 {
+        // SAFETY: the token proves AVX-512.
+        unsafe { onto::avx512_item::<I>(items, b, c) }
+    }
+    #[inline(always)]
     fn prefetch_at(self, at: *const u8) {
         // SAFETY: a prefetch never faults; the token proves SSE.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
@@ -511,6 +523,14 @@ impl Lanes for Avx512 {
             let one = _mm512_set1_epi32(1);
             _mm512_castsi512_ps(_mm512_ternarylogic_epi32::<0xF8>(below, _mm512_castps_si512(above), one))
         }
+    }
+    #[inline(always)]
+    fn add_product_onto(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        self.fma_onto(a, b, c)
+    }
+    #[inline(always)]
+    fn add_product_item<const I: usize>(self, items: &[f32], b: Self::F, c: Self::F) -> Self::F {
+        self.fma_item::<I>(items, b, c)
     }
     #[inline(always)]
     fn add_product(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {

@@ -102,6 +102,39 @@ impl<L: Lanes> PairSum for Fused<L> {
     fn add(self, a: L::F, b: L::F, c: L::F) -> L::F {
         self.0.fma_onto(a, b, c)
     }
+    #[inline(always)]
+    fn add_item<const I: usize>(self, items: &[f32], b: L::F, c: L::F) -> L::F {
+        self.0.fma_item::<I>(items, b, c)
+    }
+}
+
+/// Single float32 in the place of pairs.
+#[derive(Clone, Copy)]
+pub struct Single<L>(pub L);
+
+impl<L: Lanes> PairSum for Single<L> {
+    type L = L;
+    const PLANES: usize = 1;
+    #[inline(always)]
+    fn lanes(self) -> L {
+        self.0
+    }
+    #[inline(always)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Out {
+        self.0.call(kernel)
+    }
+    #[inline(always)]
+    fn plane(self, _: usize, numbers: L::F) -> L::F {
+        numbers
+    }
+    #[inline(always)]
+    fn add(self, a: L::F, b: L::F, c: L::F) -> L::F {
+        self.0.fma_onto(a, b, c)
+    }
+    #[inline(always)]
+    fn add_item<const I: usize>(self, items: &[f32], b: L::F, c: L::F) -> L::F {
+        self.0.fma_item::<I>(items, b, c)
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -111,9 +144,9 @@ pub use x86::Avx512Bf16;
 mod x86 {
     use super::super::avx512::Avx512;
     use super::super::lanes::Kernel;
+    use super::super::onto;
     use super::super::{level, Level};
     use super::PairSum;
-    use std::arch::asm;
     use std::arch::x86_64::*;
     use std::sync::OnceLock;
 
@@ -168,38 +201,13 @@ mod x86 {
         #[inline(always)]
         fn add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
             // SAFETY: the token proves AVX-512 BF16.
-            unsafe { add_onto(a, b, c) }
+            unsafe { onto::pairs(a, b, c) }
         }
         #[inline(always)]
         fn add_item<const I: usize>(self, items: &[f32], b: __m512, c: __m512) -> __m512 {
             // SAFETY: the token proves AVX-512 BF16.
-            unsafe { add_item_onto::<I>(items, b, c) }
+            unsafe { onto::pairs_item::<I>(items, b, c) }
         }
-    }
-
-    /// Adds products to sums where they are: left to itself, the compiler loads all rows at once, and has no registers for sums.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bf16")]
-    fn add_onto(a: __m512, b: __m512, mut c: __m512) -> __m512 {
-        // SAFETY: registers only.
-        unsafe {
-            asm!("vdpbf16ps {c}, {a}, {b}", a = in(zmm_reg) a, b = in(zmm_reg) b, c = inout(zmm_reg) c,
-                options(nomem, nostack, preserves_flags));
-        }
-        c
-    }
-
-    /// The same with an item that is read and put into every lane by the instruction itself.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bf16")]
-    fn add_item_onto<const I: usize>(items: &[f32], b: __m512, mut c: __m512) -> __m512 {
-        assert!(I < items.len());
-        // SAFETY: the item is there.
-        unsafe {
-            asm!("vdpbf16ps {c}, {b}, dword ptr [{items} + {at}]{{1to16}}", items = in(reg) items.as_ptr(), at = const 4 * I,
-                b = in(zmm_reg) b, c = inout(zmm_reg) c, options(readonly, nostack, preserves_flags));
-        }
-        c
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::lookup::{F16Shift, Lookup};
 use super::philox::{self, PhiloxKeys};
+use super::plain::Plain;
 use super::products::Products;
 
 /// The most elements that one group (four vectors) holds at any level.
@@ -88,38 +89,6 @@ pub(super) const MIDPOINT: u32 = 1 << 28;
 pub trait ColumnSink<L: Lanes> {
     /// Consumes the values of all steps at `k`.
     fn column(&mut self, k: usize, values: L::F);
-}
-
-/// Integers, without padding, of which some make 32 bits, the first of them below.
-pub trait Plain: Copy {
-    /// Elements of 32 bits.
-    const PER_WORD: usize;
-    /// The 32 bits of as many elements.
-    fn word(elements: &[Self]) -> u32;
-}
-
-impl Plain for f32 {
-    const PER_WORD: usize = 1;
-    #[inline(always)]
-    fn word(e: &[f32]) -> u32 {
-        e[0].to_bits()
-    }
-}
-
-impl Plain for u8 {
-    const PER_WORD: usize = 4;
-    #[inline(always)]
-    fn word(e: &[u8]) -> u32 {
-        u32::from_le_bytes([e[0], e[1], e[2], e[3]])
-    }
-}
-
-impl Plain for u16 {
-    const PER_WORD: usize = 2;
-    #[inline(always)]
-    fn word(e: &[u16]) -> u32 {
-        u32::from(e[0]) | u32::from(e[1]) << 16
-    }
 }
 
 /// `N` lanes of float32 / uint32 and what can be done with them. A *group* is four vectors, `4 * N`
@@ -462,8 +431,23 @@ pub trait Lanes: Copy {
     fn fma_onto(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
         self.fma(a, b, c)
     }
+    /// The same, with item `I` of some in every lane of `a`.
+    #[inline(always)]
+    fn fma_item<const I: usize>(self, items: &[f32], b: Self::F, c: Self::F) -> Self::F {
+        self.fma_onto(self.f32(items[I]), b, c)
+    }
     /// `a * b + c` where `a * b` is a float32: rounded once, whether or not the level has a fused instruction.
     fn add_product(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// The same, for sums that stay in registers.
+    #[inline(always)]
+    fn add_product_onto(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        self.add_product(a, b, c)
+    }
+    /// The same, with item `I` of some in every lane of `a`.
+    #[inline(always)]
+    fn add_product_item<const I: usize>(self, items: &[f32], b: Self::F, c: Self::F) -> Self::F {
+        self.add_product_onto(self.f32(items[I]), b, c)
+    }
     /// `a * b + c`, rounded once where the level can and else twice: for estimates only, as levels differ.
     fn estimate(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// Some number, or NaN if `a`, or any `b` that went into it, is.

@@ -139,9 +139,12 @@ mod lanes;
 mod lookup;
 mod map;
 mod maxima;
+#[cfg(target_arch = "x86_64")]
+mod onto;
 mod packed;
 mod permutations;
 mod philox;
+mod plain;
 mod products;
 mod register_table;
 pub mod scalar;
@@ -168,14 +171,15 @@ mod neon_tables;
 pub use ahead::Ahead;
 pub use cache::{caches, Caches};
 pub use lanes::{
-    f16_to_f32, f64_to_f32_odd, fma, ByteFormat, ColumnSink, Kernel, Lanes, Narrow, Plain, MAX_GROUP, STEP,
+    f16_to_f32, f64_to_f32_odd, fma, ByteFormat, ColumnSink, Kernel, Lanes, Narrow, MAX_GROUP, STEP,
 };
 pub use lookup::{F16Shift, Lookup};
 pub use map::{map_groups, set_least_streamed, GroupMap, Walk};
 pub use packed::PackedColumns;
 pub use philox::PhiloxKeys;
+pub use plain::Plain;
 pub use products::Products;
-pub use steps::{add_steps, StepRows};
+pub use steps::{add_steps, STEP_STRIDE};
 
 use crate::error::{by_name, Error};
 use std::sync::atomic::{AtomicU8, Ordering};

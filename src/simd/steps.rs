@@ -1,31 +1,26 @@
 //! Sums of products of float32 in the order of AMX, a step of k at a time.
 
 use super::ahead::Ahead;
+use super::bf16_pairs::each_row;
 use super::lanes::{Lanes, STEP};
 use super::packed::PackedColumns;
 
-/// Packed rows.
-#[derive(Clone, Copy)]
-pub struct StepRows<'a> {
-    /// The rows, from the first k on.
-    pub items: &'a [f32],
-    /// From one row to the next.
-    pub stride: usize,
-}
+/// Float32 from one packed row to the next: no power of two, which would map them to the same cache sets.
+pub const STEP_STRIDE: usize = 1040;
 
-/// Adds to `sums` for each step the sum of its products of the even k and that of the odd k, each in order from +0, of `R` rows
+/// Adds to `sums` for each step, of packed rows from its first k on, the sum of its products of the even k and that of the odd k, each in order from +0, of `R` rows
 /// and `V` panels of columns, and prefetches beside it.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // plain counting: these arrays are registers
 pub fn add_steps<L: Lanes, const R: usize, const V: usize>(
     l: L,
-    rows: StepRows<'_>,
+    rows: &[f32],
     columns: PackedColumns<'_>,
     steps: usize,
     ahead: &mut Ahead,
     sums: &mut [[L::F; V]; R],
 ) {
-    assert!(rows.items.len() >= (R - 1) * rows.stride + steps * STEP);
+    assert!(rows.len() >= (R - 1) * STEP_STRIDE + steps * STEP);
     assert!(columns.items.len() >= (V - 1) * columns.panel + steps * STEP * L::N);
     let mut held = *sums;
     for r in 0..R {
@@ -57,7 +52,7 @@ pub fn add_steps<L: Lanes, const R: usize, const V: usize>(
 #[allow(clippy::needless_range_loop)]
 fn two<L: Lanes, const R: usize, const V: usize, const FIRST: bool>(
     l: L,
-    rows: StepRows<'_>,
+    rows: &[f32],
     columns: PackedColumns<'_>,
     k: usize,
     chains: &mut [[[L::F; V]; R]; 2],
@@ -70,13 +65,19 @@ fn two<L: Lanes, const R: usize, const V: usize, const FIRST: bool>(
             // SAFETY: the last of these ends where the second assertion of the caller says.
             each[v] = l.load_f32(unsafe { columns.items.get_unchecked(at..at + L::N) });
         }
-        for r in 0..R {
-            // SAFETY: the last of these is where the first assertion of the caller says.
-            let x = l.f32(unsafe { *rows.items.get_unchecked(r * rows.stride + k) });
-            for v in 0..V {
-                let product = if FIRST { l.fmul(x, each[v]) } else { l.add_product(x, each[v], chain[r][v]) };
-                chain[r][v] = product;
+        // SAFETY: these end where the first assertion of the caller says.
+        let items = unsafe { rows.get_unchecked(k..k + (R - 1) * STEP_STRIDE + 1) };
+        each_row!(ROW < R, {
+            if const { V == 1 && !FIRST } {
+                chain[ROW][0] = l.add_product_item::<{ ROW * STEP_STRIDE }>(items, each[0], chain[ROW][0]);
+            } else {
+                let x = l.f32(items[ROW * STEP_STRIDE]);
+                for v in 0..V {
+                    let sum = chain[ROW][v];
+                    chain[ROW][v] =
+                        if FIRST { l.fmul(x, each[v]) } else { l.add_product_onto(x, each[v], sum) };
+                }
             }
-        }
+        });
     }
 }

@@ -18,7 +18,8 @@ pub(super) use x86::{avx2, avx2_into, avx2_rows, avx512, avx512_into};
 mod x86 {
     use super::super::avx2::Avx2;
     use super::super::avx512::Avx512;
-    use super::super::lanes::{ColumnSink, Plain};
+    use super::super::lanes::ColumnSink;
+    use super::super::plain::Plain;
     use std::arch::x86_64::*;
 
     /// Columns of four rows, a 4 x 4 tile in each 128-bit lane, by a level's unpacking of 32 and 64 bits and its cast.

@@ -6,8 +6,9 @@
 mod process;
 mod random;
 
-use dsv3_numerics::formats::{table, Codes, Format, Output};
-use dsv3_numerics::gemm::{matmul_grouped_nt, matmul_nt, Accumulator, Operand, Options, Shape};
+use dsv3_numerics::formats::{table, Codes, Format, Input, Output};
+use dsv3_numerics::gemm::{matmul_grouped_nt, matmul_nt, times_rows, Accumulator, Operand, Options, Shape};
+use dsv3_numerics::model::{linear, Data, Weight};
 use dsv3_numerics::simd::{fma, set_level, Level};
 use process::{set_threads, settings};
 use random::Random;
@@ -303,5 +304,64 @@ fn fused_step_without_a_fused_instruction() {
         };
         let (got, want) = (fma(a, b, c), a.mul_add(b, c));
         assert!(got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(), "{a:e} * {b:e} + {c:e}");
+    }
+}
+
+/// A float32 of about one, or of any size, or a zero of either sign.
+fn number(random: &mut Random) -> f32 {
+    match random.below(12) {
+        0 => 0.0,
+        1 => -0.0,
+        2 => f32::from_bits(random.bits() & 0xBFFF_FFFF),
+        _ => random.floats::<f32>(1)[0],
+    }
+}
+
+/// Sums of 256 products by fused steps, one added to the other.
+fn many_rows(a: &[f32], b: &[f32], start: Option<f32>) -> f32 {
+    let sum = |(a, b): (&[f32], &[f32])| a.iter().zip(b).fold(0.0, |sum, (a, b)| fma(*a, *b, sum));
+    let mut sums = a.chunks(256).zip(b.chunks(256)).map(sum);
+    let first = start.or_else(|| sums.next()).unwrap_or(0.0);
+    sums.fold(first, |done, sum| done + sum)
+}
+
+#[test]
+fn many_rows_have_one_order() {
+    let _one = settings();
+    for seed in 0..120 {
+        let mut random = seeded(seed);
+        let (m, n, k) = (9 + random.below(60), 1 + random.below(120), 1 + random.below(900));
+        let numbers = |random: &mut Random, count: usize| (0..count).map(|_| number(random)).collect();
+        let (a, b): (Vec<f32>, Vec<f32>) = (numbers(&mut random, m * k), numbers(&mut random, n * k));
+        let c: Vec<f32> = numbers(&mut random, m * n);
+        let expected = |start: Option<&[f32]>| -> Vec<u32> {
+            let each = (0..m * n).map(|at| {
+                let (a, b) = (&a[at / n * k..][..k], &b[at % n * k..][..k]);
+                many_rows(a, b, start.map(|start| start[at]))
+            });
+            each.map(f32::to_bits).collect()
+        };
+        let (product, sum) = (expected(None), expected(Some(&c)));
+        let bits = |out: &[f32]| out.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        let rows = |x: &[f32]| x.chunks(k).map(<[f32]>::to_vec).collect::<Vec<_>>();
+        let (a_rows, b_rows) = (rows(&a), rows(&b));
+        for level in Level::all_available() {
+            set_level(level).unwrap();
+            for threads in [1, 3] {
+                set_threads(threads);
+                let mut out = vec![f32::NAN; m * n];
+                linear(&a, m, &Weight::new(n, k, Data::Plain(Input::F32(&b))).unwrap(), &mut out).unwrap();
+                assert_eq!(bits(&out), product, "{level:?} {threads} {m} {n} {k}");
+            }
+            for (add, expected) in [(false, &product), (true, &sum)] {
+                let mut out = c.clone();
+                let rows = [&a_rows, &b_rows].map(|x| x.iter().map(Vec::as_slice).collect::<Vec<_>>());
+                if times_rows(&rows[0], &rows[1], out.chunks_mut(n).collect(), add) {
+                    assert_eq!(&bits(&out), expected, "{level:?} {m} {n} {k} {add}");
+                } else {
+                    assert_eq!(level, Level::Scalar);
+                }
+            }
+        }
     }
 }

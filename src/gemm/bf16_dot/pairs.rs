@@ -145,8 +145,8 @@ fn join(words: &[u16], out: &mut [f32]) {
 
 impl SideOperand for PairOperand<'_> {
     #[inline(always)]
-    fn side(&self) -> &Side<'_> {
-        self.of
+    fn side(&self) -> Option<&Side<'_>> {
+        Some(self.of)
     }
 }
 

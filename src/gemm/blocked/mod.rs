@@ -32,12 +32,12 @@ pub(super) struct Problem<O> {
 
 /// One side of a product, however its codes are held.
 pub(super) trait SideOperand: Copy {
-    /// The side.
-    fn side(&self) -> &Side<'_>;
+    /// The side with its scales, if it has codes.
+    fn side(&self) -> Option<&Side<'_>>;
 
     /// Offsets of the scales of some rows.
     fn scales_at(&self, first: usize, count: usize) -> Vec<usize> {
-        let side = self.side();
+        let Some(side) = self.side() else { return vec![0; count] };
         let at =
             |row: usize| (row / side.rows * side.blocks.0 + row % side.rows / side.group.0) * side.blocks.1;
         (first..first + count).map(|row| if side.scales.is_some() { at(row) } else { 0 }).collect()
@@ -46,17 +46,16 @@ pub(super) trait SideOperand: Copy {
     /// The scale at `k` of the row with scales from offset `at` on.
     #[inline(always)]
     fn scale(&self, at: usize, k: usize) -> f32 {
-        match self.side().scales {
-            Some(scales) => scales[at + k / self.side().group.1],
-            None => 1.0,
-        }
+        let scale = |side: &Side<'_>| side.scales.map(|scales| scales[at + k / side.group.1]);
+        self.side().and_then(scale).unwrap_or(1.0)
     }
 
     /// The scales at `k` of rows with scales from the offsets `at` on.
     #[inline(always)]
     fn scales(&self, at: &[usize], k: usize, out: &mut [f32]) {
-        let Some(scales) = self.side().scales else { return out.fill(1.0) };
-        let scales = &scales[k / self.side().group.1..];
+        let scaled = self.side().and_then(|side| Some((side.scales?, side.group.1)));
+        let Some((scales, group)) = scaled else { return out.fill(1.0) };
+        let scales = &scales[k / group..];
         for (out, at) in out.iter_mut().zip(at) {
             *out = scales[*at];
         }
@@ -84,6 +83,10 @@ pub(super) trait BlockOrder: Copy {
     const RUN: [usize; 2];
     /// k of a segment, and float32 that a row of it is packed as.
     const DEEP: [usize; 2];
+    /// The sum that a result begins with, where none is given.
+    const START: f32 = 0.0;
+    /// Rows of `a` that are too few to be lanes, of which most would be idle.
+    const FEW: usize = 12;
     /// Distance of packed rows: a power of two would map them to the same cache sets.
     const STRIDE: usize = Self::DEEP[1] + 16;
 

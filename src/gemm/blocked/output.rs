@@ -15,12 +15,19 @@ pub(in crate::gemm) struct Region<'o> {
     sums: Vec<f32>,
     /// Partial sums between segments, if an interval is longer than a segment.
     partial: Vec<f32>,
+    /// True where results are added to what there is.
+    begun: bool,
 }
 
 impl<'o> Region<'o> {
     pub fn new(tile: Tile<'o>) -> Self {
         let size = (tile.rows(), tile.cols());
-        Region { tile, size, sums: Vec::new(), partial: Vec::new() }
+        Region { tile, size, sums: Vec::new(), partial: Vec::new(), begun: false }
+    }
+
+    /// The same, with results that are added to the float32 there.
+    pub fn begun(tile: Tile<'o>) -> Self {
+        Region { begun: true, ..Region::new(tile) }
     }
 
     /// The row of `a` of the tile's row `i`.
@@ -38,6 +45,11 @@ impl<'o> Region<'o> {
     /// Tests if there are initial sums.
     pub fn has_c(&self) -> bool {
         self.tile.c_from(0, 0).is_some()
+    }
+
+    /// Tests if sums begin with numbers of any kind.
+    pub fn starts(&self) -> bool {
+        self.begun || self.has_c()
     }
 
     /// Allocates the sums that outlive a segment.
@@ -101,7 +113,7 @@ impl<'o> Region<'o> {
     fn source(&self, segment: &KSegment, i: usize, j: usize) -> Option<&[f32]> {
         match self.tile.out.get(i) {
             None => None,
-            _ if segment.first => self.tile.c_from(i, j),
+            _ if segment.first && !self.begun => self.tile.c_from(i, j),
             Some(Row::F32(row)) => row.get(j..),
             _ => self.sums.get(i * self.size.1 + j..),
         }

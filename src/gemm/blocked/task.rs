@@ -17,8 +17,6 @@ const TALL: usize = 48;
 const COLUMNS: usize = 128 << 10;
 /// k from what is multiplied to what is prefetched beside it, in rows that are used once: less would come too late.
 const NEXT: usize = 512;
-/// Rows of `a` that are too few to be lanes: most of these would be idle.
-const FEW: usize = 12;
 /// The most lanes.
 pub(in crate::gemm) const WIDE: usize = 16;
 
@@ -38,7 +36,7 @@ impl<O: BlockOrder> Kernel for BlockTask<'_, '_, O> {
         region.prepare(&segments);
         let a = Part { of: p.a, first: region.a_row(0), count: region.size.0 };
         let b = Part { of: p.b, first: region.b_row(0), count: region.size.1 };
-        let turned = a.count < b.count && a.count > FEW;
+        let turned = a.count < b.count && a.count > O::FEW;
         let (rows, columns) = if turned { (b, a) } else { (a, b) };
         let mut work = Workspace {
             order,
@@ -355,8 +353,8 @@ impl<O: BlockOrder> Kernel for LoadSums<'_, '_, O> {
         let (l, n) = (order.lanes(), O::L::N);
         if !partial {
             prefetch_next(l, region, copy, VECTORS * n);
-            if segment.first && !region.has_c() {
-                return sums.fill(0.0);
+            if segment.first && !region.starts() {
+                return sums.fill(O::START);
             }
         }
         let (mut line, mut tiles) = ([0f32; TALL], [0f32; TALL * WIDE]);

@@ -68,8 +68,8 @@ impl<'a> ByteOperand<'a> {
 
 impl SideOperand for ByteOperand<'_> {
     #[inline(always)]
-    fn side(&self) -> &job::Side<'_> {
-        self.of
+    fn side(&self) -> Option<&job::Side<'_>> {
+        Some(self.of)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{ByteOperand, Problem, STEP};
 use crate::gemm::blocked::{BlockOrder, BlockTask, KRun, PackedRows, Region, Sums, TransposeRun};
-use crate::simd::{add_steps, dispatch, Ahead, Kernel, Lanes, PackedColumns, StepRows};
+use crate::simd::{add_steps, dispatch, Ahead, Kernel, Lanes, PackedColumns, STEP_STRIDE};
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -39,6 +39,7 @@ impl<'a, L: Lanes> BlockOrder for AmxBlocks<'a, L> {
     const ROWS: [usize; 2] = if L::N == 16 { [12, 6] } else { [6, 3] };
     const RUN: [usize; 2] = [256; 2];
     const DEEP: [usize; 2] = [1024; 2];
+    const STRIDE: usize = STEP_STRIDE;
 
     #[inline(always)]
     fn lanes(self) -> L {
@@ -83,8 +84,7 @@ impl<'a, L: Lanes> BlockOrder for AmxBlocks<'a, L> {
         ahead: &mut Ahead,
         sums: &mut Sums<L, R, V>,
     ) {
-        let rows = StepRows { items: &rows.items[rows.at..], stride: Self::STRIDE };
-        add_steps(self.l, rows, columns, length.div_ceil(STEP), ahead, sums);
+        add_steps(self.l, &rows.items[rows.at..], columns, length.div_ceil(STEP), ahead, sums);
     }
 }
 
