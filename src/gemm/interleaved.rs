@@ -17,38 +17,34 @@ const VECTOR: usize = 16;
 /// Length from which a dot product has 256 partial sums.
 const LONG: usize = 1024;
 
-/// Prefetch distance in bytes of weights.
-pub const AHEAD: usize = 4096;
-
 /// A number that can be multiplied and added up.
 pub trait Number: Copy + Default + Mul<Output = Self> + AddAssign {}
 
 impl<T: Copy + Default + Mul<Output = T> + AddAssign> Number for T {}
 
-/// The dot product of two vectors in interleaved order, the same at every instruction-set level. More partial sums than
-/// registers hold cost nothing, as memory is the bound.
+/// The dot product of two vectors in interleaved order, the same at every instruction-set level.
 #[inline(always)]
 pub fn dot<T: Number>(a: &[T], b: &[T]) -> T {
-    dot_with(a, b, |_| {})
-}
-
-/// As [`dot`], calling `ahead` with the part of `b` that comes next, every so often.
-#[inline(always)]
-pub fn dot_with<T: Number>(a: &[T], b: &[T], ahead: impl Fn(&[T])) -> T {
     if a.len().min(b.len()) < LONG {
-        sums::<T, 64>(a, b, ahead)
+        sums::<T, 64>(a, b)
     } else {
-        sums::<T, 256>(a, b, ahead)
+        sums::<T, 256>(a, b)
     }
 }
 
+/// The same for float32 at a level, whose registers hold the sums.
 #[inline(always)]
-fn sums<T: Number, const SUMS: usize>(a: &[T], b: &[T], ahead: impl Fn(&[T])) -> T {
+pub fn float_dot<L: Lanes>(l: L, a: &[f32], b: &[f32]) -> f32 {
+    let len = a.len().min(b.len());
+    row_sums::<L, _, 1>(l, &&b[..len], a, len, |col| b[col])[0]
+}
+
+#[inline(always)]
+fn sums<T: Number, const SUMS: usize>(a: &[T], b: &[T]) -> T {
     let mut sums = [T::default(); SUMS];
     let len = a.len().min(b.len());
     // A short last round ends the zip early.
     for (a, b) in a[..len].chunks(SUMS).zip(b[..len].chunks(SUMS)) {
-        ahead(b);
         for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
             *sum += *a * *b;
         }
@@ -228,78 +224,182 @@ impl SumOrder for Interleaved<'_, '_> {
 }
 
 impl Interleaved<'_, '_> {
-    /// The fewer rows, the wider the part of a row that is taken at once, so that sums fill the registers of the level.
-    #[inline(always)]
-    fn rows<L: Lanes, const ROUND: bool, const R: usize>(
-        &mut self,
-        l: L,
-        table: L::RegisterTable,
-        row: usize,
-    ) {
-        let (long, wide) = (self.w.cols >= LONG, const { L::N == VECTOR });
-        match const { R } {
-            _ if !long => self.group::<L, ROUND, 64, R, 1>(l, table, row),
-            1 if wide => self.group::<L, ROUND, 256, R, 4>(l, table, row),
-            2 if wide => self.group::<L, ROUND, 256, R, 2>(l, table, row),
-            1 => self.group::<L, ROUND, 256, R, 2>(l, table, row),
-            _ => self.group::<L, ROUND, 256, R, 1>(l, table, row),
-        }
-    }
-
     /// `R` rows of `x` from `first` on, with all coded rows.
     #[inline(always)]
-    fn group<L: Lanes, const ROUND: bool, const SUMS: usize, const R: usize, const G: usize>(
+    fn rows<L: Lanes, const ROUND: bool, const R: usize>(
         &mut self,
         l: L,
         table: L::RegisterTable,
         first: usize,
     ) {
         let (cols, mut scales) = (self.w.cols, VectorScales::default());
-        let chunks = cols / SUMS;
-        let rows: [_; R] = std::array::from_fn(|j| &self.x[(first + j) * cols..][..cols]);
-        let x: [_; R] = std::array::from_fn(|j| &rows[j].as_chunks::<SUMS>().0[..chunks]);
         for row in 0..self.w.codes.len() / cols {
-            let codes = &self.w.row(row).as_chunks::<SUMS>().0[..chunks];
-            let mut aligned = PartialSums([[0f32; SUMS]; R]);
-            let PartialSums(sums) = &mut aligned;
-            let each = scales.of::<L>(&self.w, row);
-            sum::<L, ROUND, SUMS, R, G>(l, table, codes, each, &x, sums);
-            for (j, sums) in sums.iter_mut().enumerate() {
-                for (col, sum) in (chunks * SUMS..cols).zip(sums.iter_mut()) {
-                    *sum += rows[j][col] * self.w.weight(row, col);
-                }
-                (self.put)(first + j, row, pairwise(sums));
+            let codes = self.w.row(row);
+            let w = CodedRow::<L, ROUND> { table, codes, scales: scales.of::<L>(&self.w, row) };
+            let weight = |col: usize| self.w.weight(row, col);
+            let sums = row_sums::<L, _, R>(l, &w, &self.x[first * cols..], cols, weight);
+            for (j, sum) in sums.into_iter().enumerate() {
+                (self.put)(first + j, row, sum);
             }
         }
     }
 }
 
+/// A row of weights, read as float32.
+trait WeightRow<L: Lanes> {
+    /// Bytes of a column.
+    const BYTES: usize;
+    /// Bytes from what is read in order to what is prefetched.
+    const AHEAD: usize;
+    /// The weights of a group of columns.
+    fn group(&self, l: L, at: usize) -> [L::F; 4];
+    /// Prefetches what lies so many bytes after a group.
+    fn prefetch(&self, l: L, at: usize, ahead: usize);
+}
+
+/// Codes, and the scale of each vector of them.
+struct CodedRow<'a, L: Lanes, const ROUND: bool> {
+    table: L::RegisterTable,
+    codes: &'a [u8],
+    scales: &'a [f32],
+}
+
+impl<L: Lanes, const ROUND: bool> WeightRow<L> for CodedRow<'_, L, ROUND> {
+    const BYTES: usize = 1;
+    const AHEAD: usize = 2048;
+    #[inline(always)]
+    fn group(&self, l: L, at: usize) -> [L::F; 4] {
+        group::<L, ROUND>(l, self.table, &self.codes[at..at + L::GROUP], &self.scales[at / L::N..])
+    }
+    #[inline(always)]
+    fn prefetch(&self, l: L, at: usize, ahead: usize) {
+        l.prefetch(&self.codes[at..], ahead);
+    }
+}
+
+impl<L: Lanes> WeightRow<L> for &[f32] {
+    const BYTES: usize = 4;
+    const AHEAD: usize = 8192;
+    #[inline(always)]
+    fn group(&self, l: L, at: usize) -> [L::F; 4] {
+        let w = &self[at..at + L::GROUP];
+        let vector = |i: usize| l.load_f32(&w[i * L::N..(i + 1) * L::N]);
+        [vector(0), vector(1), vector(2), vector(3)]
+    }
+    #[inline(always)]
+    fn prefetch(&self, l: L, at: usize, ahead: usize) {
+        // Further on than the first-level cache has room for.
+        for line in 0..4 * L::GROUP / LINE {
+            l.prefetch_far(&self[at..], ahead + line * LINE);
+        }
+    }
+}
+
+/// The products of a row of weights with `R` rows of `x`; `weight` reads one.
+#[inline(always)]
+fn row_sums<L: Lanes, W: WeightRow<L>, const R: usize>(
+    l: L,
+    w: &W,
+    x: &[f32],
+    cols: usize,
+    weight: impl Fn(usize) -> f32,
+) -> [f32; R] {
+    // The fewer rows, the wider the part of a row that is taken at once, so that sums fill the registers of the level.
+    let wide = const { L::N == VECTOR };
+    match const { R } {
+        _ if cols < LONG => sums_of::<L, W, 64, R, 1>(l, w, x, cols, weight),
+        1 if wide => sums_of::<L, W, 256, R, 4>(l, w, x, cols, weight),
+        2 if wide => sums_of::<L, W, 256, R, 2>(l, w, x, cols, weight),
+        1 => sums_of::<L, W, 256, R, 2>(l, w, x, cols, weight),
+        _ => sums_of::<L, W, 256, R, 1>(l, w, x, cols, weight),
+    }
+}
+
+/// The same with so many partial sums, `G` groups of columns at a time.
+#[inline(always)]
+fn sums_of<L: Lanes, W: WeightRow<L>, const SUMS: usize, const R: usize, const G: usize>(
+    l: L,
+    w: &W,
+    x: &[f32],
+    cols: usize,
+    weight: impl Fn(usize) -> f32,
+) -> [f32; R] {
+    let whole = cols / SUMS * SUMS;
+    let rows: [_; R] = std::array::from_fn(|j| &x[j * cols..(j + 1) * cols]);
+    let mut aligned = PartialSums([[0f32; SUMS]; R]);
+    let PartialSums(sums) = &mut aligned;
+    add_row::<L, W, SUMS, R, G>(l, w, &rows, whole, sums);
+    for (row, sums) in rows.iter().zip(sums.iter_mut()) {
+        for (col, sum) in (whole..cols).zip(sums.iter_mut()) {
+            *sum += row[col] * weight(col);
+        }
+    }
+    let mut products = [0.0; R];
+    for (product, sums) in products.iter_mut().zip(sums) {
+        *product = pairwise(sums);
+    }
+    products
+}
+
+/// The interleaved order of float32 weights: the products of some rows of `x` with all of them, for `put`.
+struct Floats<'a, 'p> {
+    w: &'a [f32],
+    x: &'a [f32],
+    cols: usize,
+    put: &'p mut dyn FnMut(usize, usize, f32),
+}
+
+impl SumOrder for Floats<'_, '_> {
+    const PADDED: bool = false;
+    const GROUPS_16: u16 = Interleaved::GROUPS_16;
+    const GROUPS: u16 = Self::GROUPS_16;
+
+    #[inline(always)]
+    fn products<L: Lanes, const R: usize>(&mut self, l: L, first: usize) -> bool {
+        for (row, w) in self.w.chunks_exact(self.cols).enumerate() {
+            let sums = row_sums::<L, _, R>(l, &w, &self.x[first * self.cols..], self.cols, |col| w[col]);
+            for (j, sum) in sums.into_iter().enumerate() {
+                (self.put)(first + j, row, sum);
+            }
+        }
+        true
+    }
+}
+
+/// Passes the product of every row of `x` with every row of `w` to `put`; rows have `cols` numbers, at least one.
+pub(crate) fn float_products(w: &[f32], x: &[f32], cols: usize, put: &mut dyn FnMut(usize, usize, f32)) {
+    let rows = x.len() / cols;
+    dispatch(Skinny { order: Floats { w, x, cols, put }, rows });
+}
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
 /// The partial sums of `R` rows, on cache lines of their own.
 #[repr(align(64))]
 struct PartialSums<const SUMS: usize, const R: usize>([[f32; SUMS]; R]);
 
-/// Adds up the partial sums of a coded row with `R` rows: in each pass, `G` groups of every `SUMS` columns.
+/// Adds up the partial sums of a row of weights, as far as they are whole, with `R` rows: in each pass, `G` groups of every
+/// `SUMS` columns.
 #[inline(always)]
-fn sum<L: Lanes, const ROUND: bool, const SUMS: usize, const R: usize, const G: usize>(
+fn add_row<L: Lanes, W: WeightRow<L>, const SUMS: usize, const R: usize, const G: usize>(
     l: L,
-    table: L::RegisterTable,
-    codes: &[[u8; SUMS]],
-    each: &[f32],
-    x: &[&[[f32; SUMS]]; R],
+    w: &W,
+    x: &[&[f32]; R],
+    whole: usize,
     sums: &mut [[f32; SUMS]; R],
 ) {
     // One pass prefetches in the order of reading; several passes, a row ahead.
-    let ahead = if G * L::GROUP >= SUMS { AHEAD / 2 } else { std::mem::size_of_val(codes) };
+    let ahead = if G * L::GROUP >= SUMS { W::AHEAD } else { whole * W::BYTES };
     for place in (0..SUMS).step_by(G * L::GROUP) {
         let mut parts = [[[l.f32(0.0); 4]; R]; G];
-        for (c, codes) in codes.iter().enumerate() {
+        for chunk in (0..whole).step_by(SUMS) {
             for (g, parts) in parts.iter_mut().enumerate() {
-                let at = place + g * L::GROUP;
-                let codes = &codes[at..at + L::GROUP];
-                l.prefetch(codes, ahead);
-                let w = group::<L, ROUND>(l, table, codes, &each[(c * SUMS + at) / L::N..]);
+                let at = chunk + place + g * L::GROUP;
+                w.prefetch(l, at, ahead);
+                let w = w.group(l, at);
                 for (x, parts) in x.iter().zip(parts) {
-                    let x = &x[c][at..at + L::GROUP];
+                    let x = &x[at..at + L::GROUP];
                     for (i, (part, w)) in parts.iter_mut().zip(w).enumerate() {
                         *part = l.fadd(*part, l.fmul(l.load_f32(&x[i * L::N..]), w));
                     }
@@ -315,6 +415,9 @@ fn sum<L: Lanes, const ROUND: bool, const SUMS: usize, const R: usize, const G: 
         }
     }
 }
+
+/// Bytes from the codes that are added to `out` to those that are prefetched.
+const COMBINED: usize = 4096;
 
 /// Adds factors times coded rows to `out`.
 struct CombineCoded<'a> {
@@ -375,7 +478,7 @@ impl CombineCoded<'_> {
             for (g, sums) in sums.iter_mut().enumerate() {
                 let place = at + g * L::GROUP;
                 let codes = &codes[place..place + L::GROUP];
-                l.prefetch(codes, AHEAD);
+                l.prefetch(codes, COMBINED);
                 let w = group::<L, ROUND>(l, table, codes, &each[place / L::N..]);
                 for (sum, w) in sums.iter_mut().zip(w) {
                     *sum = l.fadd(*sum, l.fmul(factor, w));

@@ -3,10 +3,9 @@
 use super::linear::Combine;
 use super::many;
 use super::real::Real;
-use crate::gemm::interleaved::dot;
-use crate::simd::dispatch;
+use crate::simd::{dispatch, Kernel, Lanes};
 use ndarray::linalg::general_mat_mul;
-use ndarray::{s, ArrayView2, ArrayViewMut2};
+use ndarray::{s, ArrayView1, ArrayView2, ArrayViewMut2};
 
 /// Queries that are worked on together.
 pub const QUERIES: usize = 64;
@@ -66,10 +65,7 @@ pub fn attend<T: Real>(
     let seen = sees.iter().map(|sees| sees.count).max().unwrap_or(0);
     let mut p = vec![T::zero(); sees.len() * seen];
     if how.few {
-        for ((p, first), second) in p.chunks_exact_mut(seen.max(1)).zip(first.rows()).zip(second.rows()) {
-            let keys = keys.first.rows().into_iter().zip(keys.second.rows());
-            p.iter_mut().zip(keys).for_each(|(p, (a, b))| *p = flat_dot(first, a) + flat_dot(second, b));
-        }
+        dispatch(FewScores { first, second, keys, seen: seen.max(1), p: &mut p });
     } else {
         let product = |q: ArrayView2<'_, T>, keys: ArrayView2<'_, T>, add: bool, p: &mut [T]| {
             if let Ok(mut p) = ArrayViewMut2::from_shape((sees.len(), seen), p) {
@@ -121,10 +117,34 @@ pub fn attend<T: Real>(
     }
 }
 
-fn flat_dot<T: Real>(a: ndarray::ArrayView1<'_, T>, b: ndarray::ArrayView1<'_, T>) -> T {
-    match (a.as_slice(), b.as_slice()) {
-        (Some(a), Some(b)) => dot(a, b),
+#[inline(always)]
+fn flat_dot<T: Real, L: Lanes>(l: L, a: ArrayView1<'_, T>, b: ArrayView1<'_, T>) -> T {
+    match (a.to_slice(), b.to_slice()) {
+        (Some(a), Some(b)) => many::row_product(l, a, b),
         _ => a.iter().zip(b).map(|(a, b)| *a * *b).sum(),
+    }
+}
+
+/// The scores of a few queries: the products of either part with that of each key.
+struct FewScores<'a, 'k, T> {
+    first: ArrayView2<'a, T>,
+    second: ArrayView2<'a, T>,
+    keys: &'a Keys<'k, T>,
+    /// Positions of a row of `p`.
+    seen: usize,
+    p: &'a mut [T],
+}
+
+impl<T: Real> Kernel for FewScores<'_, '_, T> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        let FewScores { first, second, keys, seen, p } = self;
+        for ((p, first), second) in p.chunks_exact_mut(seen).zip(first.rows()).zip(second.rows()) {
+            for ((p, a), b) in p.iter_mut().zip(keys.first.rows()).zip(keys.second.rows()) {
+                *p = flat_dot(l, first, a) + flat_dot(l, second, b);
+            }
+        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! The lightning indexer of DeepSeek Sparse Attention: which earlier tokens a token attends to.
 
+use super::many::row_product;
 use super::real::Real;
 use crate::error::{same_length, Error};
-use crate::gemm::interleaved::dot;
+use crate::simd::{dispatch, Kernel, Lanes};
 use crate::threads::run_tasks;
 
 /// Sizes of an indexer, and the sequence that it looks at.
@@ -48,17 +49,35 @@ pub fn index_scores<T: Real>(
     run_tasks(new.saturating_mul(k.len()).saturating_mul(heads), tasks, |(token, out)| {
         let (seen, beyond) = out.split_at_mut(past + token + 1);
         beyond.fill(T::NEG_INF);
-        let q = &q[token * width..][..width];
-        let w = &w[token * heads..][..heads];
+        let (q, w) = (&q[token * width..][..width], &w[token * heads..][..heads]);
+        dispatch(TokenScores { q, k, w, channels, scale, seen });
+    });
+    Ok(())
+}
+
+/// The scores of one token.
+struct TokenScores<'a, T> {
+    q: &'a [T],
+    k: &'a [T],
+    w: &'a [T],
+    channels: usize,
+    scale: T,
+    seen: &'a mut [T],
+}
+
+impl<T: Real> Kernel for TokenScores<'_, T> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        let TokenScores { q, k, w, channels, scale, seen } = self;
         for (score, k) in seen.iter_mut().zip(k.chunks_exact(channels)) {
             *score = T::zero();
             for (q, w) in q.chunks_exact(channels).zip(w) {
-                let product = dot(q, k) * scale;
+                let product = row_product(l, q, k) * scale;
                 *score += if product > T::zero() { product * *w } else { T::zero() };
             }
         }
-    });
-    Ok(())
+    }
 }
 
 /// Where a selection goes.

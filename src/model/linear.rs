@@ -1,11 +1,11 @@
 //! `x W^T`, with the weight widened a panel at a time.
 
-use super::many::product;
+use super::many::{product, row_product};
 use super::real::Real;
 use super::weight::Weight;
 use crate::error::{elements, same_length, Error};
 use crate::formats::{Input, Output};
-use crate::gemm::interleaved::{dot, dot_with, AHEAD};
+use crate::gemm::interleaved::float_products;
 use crate::interrupt::poll;
 use crate::simd::{dispatch, Kernel, Lanes};
 use crate::threads::{run_tasks, threads_for};
@@ -86,7 +86,7 @@ pub fn linear<T: Real>(x: &[T], rows: usize, w: &Weight<'_>, out: &mut [T]) -> R
             let to = from + out.ncols();
             let panel = w.read::<T>(from, to, &mut scratch)?;
             if few {
-                dispatch(Dots { x, w: panel, cols: w.cols(), out });
+                Dots { x, w: panel, cols: w.cols(), out }.run();
             } else {
                 let panel = matrix("weight", panel, to - from, w.cols())?;
                 // Rows by themselves: whatever the number of them, a sum runs over the inputs.
@@ -137,25 +137,27 @@ struct Dots<'a, 'o, T> {
     out: ArrayViewMut2<'o, T>,
 }
 
+impl<T: Real> Dots<'_, '_, T> {
+    fn run(mut self) {
+        if self.cols == 0 {
+            return self.out.fill(T::zero());
+        }
+        if let (Input::F32(x), Input::F32(w)) = (T::input(self.x), T::input(self.w)) {
+            let mut put = |row: usize, column: usize, sum: f32| self.out[[row, column]] = T::widen(sum);
+            return float_products(w, x, self.cols, &mut put);
+        }
+        dispatch(self);
+    }
+}
+
 impl<T: Real> Kernel for Dots<'_, '_, T> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(mut self, l: L) {
-        if self.cols == 0 {
-            self.out.fill(T::zero());
-            return;
-        }
         for (w, mut out) in self.w.chunks_exact(self.cols).zip(self.out.columns_mut()) {
-            let mut rows = self.x.chunks_exact(self.cols).zip(out.iter_mut());
-            // The first row waits for the weights: it prefetches beyond the page, where the hardware stops.
-            if let Some((x, out)) = rows.next() {
-                *out = dot_with(x, w, |next| {
-                    for line in 0..std::mem::size_of_val(next) / 64 {
-                        l.prefetch(next, AHEAD + 64 * line);
-                    }
-                });
+            for (x, out) in self.x.chunks_exact(self.cols).zip(out.iter_mut()) {
+                *out = row_product(l, x, w);
             }
-            rows.for_each(|(x, out)| *out = dot(x, w));
         }
     }
 }
@@ -173,9 +175,9 @@ pub struct RowProducts<'a, T> {
 impl<T: Real> Kernel for RowProducts<'_, T> {
     type Out = ();
     #[inline(always)]
-    fn run<L: Lanes>(self, _: L) {
+    fn run<L: Lanes>(self, l: L) {
         for (row, out) in self.rows.chunks_exact(self.x.len().max(1)).zip(self.out) {
-            *out = dot(self.x, row);
+            *out = row_product(l, self.x, row);
         }
     }
 }

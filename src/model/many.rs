@@ -1,8 +1,10 @@
-//! Products of many rows.
+//! Products of rows: of many in blocks, of two by itself.
 
 use super::real::Real;
 use crate::formats::{Input, Output};
+use crate::gemm::interleaved::{dot, float_dot};
 use crate::gemm::times_rows;
+use crate::simd::Lanes;
 use ndarray::linalg::general_mat_mul;
 use ndarray::{ArrayView2, ArrayViewMut2};
 
@@ -25,6 +27,15 @@ pub(super) fn product<T: Real>(
         }
     }
     general_mat_mul(T::one(), a, &b.t(), if add { T::one() } else { T::zero() }, out);
+}
+
+/// The product of two rows in interleaved order, at a level.
+#[inline(always)]
+pub(super) fn row_product<T: Real, L: Lanes>(l: L, a: &[T], b: &[T]) -> T {
+    match (T::input(a), T::input(b)) {
+        (Input::F32(a), Input::F32(b)) => T::widen(float_dot(l, a, b)),
+        _ => dot(a, b),
+    }
 }
 
 /// The rows, if they are float32 and each is contiguous.
