@@ -155,17 +155,32 @@ fn bounded(words: __m512i, infinite: u16) -> __m512i {
     }
 }
 
+/// Sixteen float32 as float16, nearest even; NaNs keep some of their bits.
+#[inline(always)]
+fn half_nearest(x: __m512) -> __m256i {
+    const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    // SAFETY: AVX-512 is proved by the token of the caller.
+    unsafe { _mm512_cvt_roundps_ph::<NEAREST>(x) }
+}
+
 /// 32 float32 as float16, nearest even, with the quiet NaN of each sign.
 #[inline(always)]
 fn halves(a: __m512, b: __m512) -> __m512i {
-    const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
     // SAFETY: AVX-512 is proved by the token of the caller.
     unsafe {
-        let words = join(_mm512_cvt_roundps_ph::<NEAREST>(a), _mm512_cvt_roundps_ph::<NEAREST>(b));
+        let words = join(half_nearest(a), half_nearest(b));
         let magnitude = _mm512_and_si512(words, _mm512_set1_epi16(0x7FFF));
         // The instruction keeps the payload of a NaN, and makes it quiet.
         _mm512_sub_epi16(words, _mm512_subs_epu16(magnitude, _mm512_set1_epi16(0x7E00)))
     }
+}
+
+/// Writes 16 float32 that are numbers as float16, nearest even.
+#[inline(always)]
+fn store_half(x: __m512, out: &mut [u16]) {
+    assert!(out.len() == N);
+    // SAFETY: the slice has 32 bytes; AVX-512 is proved by the token of the caller.
+    unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), half_nearest(x)) }
 }
 
 impl Lanes for Avx512 {
@@ -407,20 +422,27 @@ impl Lanes for Avx512 {
     const ROUNDS_WORDS: bool = true;
     #[inline(always)]
     fn store_f16(self, x: [__m512; 4], finite: bool, out: &mut [u16], stream: bool) {
-        let infinite = if finite { 0x7C00 } else { u16::MAX };
         let (lo, hi) = out[..4 * N].split_at_mut(2 * N);
-        store(bounded(halves(x[0], x[1]), infinite), lo, stream);
-        store(bounded(halves(x[2], x[3]), infinite), hi, stream);
+        if !finite && !stream && self.all_numbers(x) {
+            for (x, out) in x.chunks_exact(2).zip([lo, hi]) {
+                let (first, second) = out.split_at_mut(N);
+                store_half(x[0], first);
+                store_half(x[1], second);
+            }
+            return;
+        }
+        let (a, b) = (halves(x[0], x[1]), halves(x[2], x[3]));
+        store(if finite { bounded(a, 0x7C00) } else { a }, lo, stream);
+        store(if finite { bounded(b, 0x7C00) } else { b }, hi, stream);
     }
     #[inline(always)]
     fn store_bf16(self, x: [__m512; 4], finite: bool, out: &mut [u16], stream: bool) {
-        let infinite = if finite { 0x7F80 } else { u16::MAX };
         let x = self.quiet(x);
         let a = words(self.round_bf16(x[0]), self.round_bf16(x[1]));
         let b = words(self.round_bf16(x[2]), self.round_bf16(x[3]));
         let (lo, hi) = out[..4 * N].split_at_mut(2 * N);
-        store(bounded(a, infinite), lo, stream);
-        store(bounded(b, infinite), hi, stream);
+        store(if finite { bounded(a, 0x7F80) } else { a }, lo, stream);
+        store(if finite { bounded(b, 0x7F80) } else { b }, hi, stream);
     }
     #[inline(always)]
     fn all_numbers(self, x: [__m512; 4]) -> bool {
