@@ -14,13 +14,13 @@ use std::ops::Range;
 const INTERVAL: usize = 256;
 
 /// Computes the products of all rows of `a` with all rows of `b`, `out[i][j]`, or adds them to what is there. All rows of
-/// `a` and `b` have a length, those of `out` as many elements as `b` has rows. Returns false, and does nothing, at the
-/// level without vectors.
+/// `a` and `b` have a length, those of `out` as many elements as `b` has rows. Returns false, and does nothing, where rows are
+/// empty and at the level without vectors.
 pub fn times_rows(a: &[&[f32]], b: &[&[f32]], out: Vec<&mut [f32]>, add: bool) -> bool {
-    if level() == Level::Scalar {
+    let k = a.first().map_or(0, |row| row.len());
+    if k == 0 || level() == Level::Scalar {
         return false;
     }
-    let k = a.first().map_or(0, |row| row.len());
     let tile = Tile::of_rows(out.into_iter().map(Row::F32).collect());
     let region = &mut if add { Region::begun(tile) } else { Region::new(tile) };
     let p = &Problem { a: FloatRows(a), b: FloatRows(b), k, interval: INTERVAL, chained: false };

@@ -330,7 +330,8 @@ fn many_rows_have_one_order() {
     let _one = settings();
     for seed in 0..120 {
         let mut random = seeded(seed);
-        let (m, n, k) = (9 + random.below(60), 1 + random.below(120), 1 + random.below(900));
+        let (m, n, k) =
+            (9 + random.below(60), 1 + random.below(120), if seed == 0 { 0 } else { random.below(900) });
         let numbers = |random: &mut Random, count: usize| (0..count).map(|_| number(random)).collect();
         let (a, b): (Vec<f32>, Vec<f32>) = (numbers(&mut random, m * k), numbers(&mut random, n * k));
         let c: Vec<f32> = numbers(&mut random, m * n);
@@ -343,7 +344,7 @@ fn many_rows_have_one_order() {
         };
         let (product, sum) = (expected(None), expected(Some(&c)));
         let bits = |out: &[f32]| out.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-        let rows = |x: &[f32]| x.chunks(k).map(<[f32]>::to_vec).collect::<Vec<_>>();
+        let rows = |x: &[f32]| x.chunks(k.max(1)).map(<[f32]>::to_vec).collect::<Vec<_>>();
         let (a_rows, b_rows) = (rows(&a), rows(&b));
         for level in Level::all_available() {
             set_level(level).unwrap();
@@ -359,7 +360,7 @@ fn many_rows_have_one_order() {
                 if times_rows(&rows[0], &rows[1], out.chunks_mut(n).collect(), add) {
                     assert_eq!(&bits(&out), expected, "{level:?} {m} {n} {k} {add}");
                 } else {
-                    assert_eq!(level, Level::Scalar);
+                    assert!(level == Level::Scalar || k == 0);
                 }
             }
         }
