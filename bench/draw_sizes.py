@@ -50,8 +50,11 @@ def draw(found: Rates, figure: Figure) -> None:
         axes.set_title(cast.replace("->", " to "), fontsize=10)
         axes.set_ylim(bottom=0)
         axes.set_xticks(range(8, 28, 4), [f"$2^{{{i}}}$" for i in range(8, 28, 4)])
-    for axes in panels[-1]:
+    for axes in panels.flat[len(found) :]:
+        axes.set_visible(False)
+    for axes in panels.flat[: len(found)][-columns:]:
         axes.set_xlabel("elements")
+        axes.tick_params(labelbottom=True)
     for axes in panels[:, 0]:
         axes.set_ylabel("G elements/s")
     figure.legend(
