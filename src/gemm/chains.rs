@@ -13,12 +13,12 @@ use std::ops::Range;
 /// k of a sum.
 const INTERVAL: usize = 256;
 
-/// Computes the products of all rows of `a` with all rows of `b`, `out[i][j]`, or adds them to what is there. All rows of
-/// `a` and `b` have a length, those of `out` as many elements as `b` has rows. Returns false, and does nothing, where rows are
-/// empty and at the level without vectors.
+/// Computes the products of all rows of `a` with all rows of `b`, `out[i][j]`, or adds them to what is there. Returns false,
+/// and does nothing, where rows are empty or of several lengths, where `out` has other sizes, and at the level without vectors.
 pub fn times_rows(a: &[&[f32]], b: &[&[f32]], out: Vec<&mut [f32]>, add: bool) -> bool {
     let k = a.first().map_or(0, |row| row.len());
-    if k == 0 || level() == Level::Scalar {
+    let fits = a.iter().chain(b).all(|row| row.len() == k) && out.len() == a.len();
+    if k == 0 || !fits || out.iter().any(|row| row.len() != b.len()) || level() == Level::Scalar {
         return false;
     }
     let tile = Tile::of_rows(out.into_iter().map(Row::F32).collect());

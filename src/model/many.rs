@@ -22,7 +22,7 @@ pub(super) fn product<T: Real>(
             _ => None,
         });
         let out: Vec<_> = out.collect();
-        if out.len() == a.len() && times_rows(&a, &b, out, add) {
+        if times_rows(&a, &b, out, add) {
             return;
         }
     }

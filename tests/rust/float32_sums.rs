@@ -366,3 +366,20 @@ fn many_rows_have_one_order() {
         }
     }
 }
+
+#[test]
+fn rows_of_other_sizes_are_left_alone() {
+    let _one = settings();
+    let (a, b) = ([[1f32; 3]; 2], [[2f32; 3]; 4]);
+    let (a, b): (Vec<&[f32]>, Vec<&[f32]>) =
+        (a.iter().map(|x| &x[..]).collect(), b.iter().map(|x| &x[..]).collect());
+    let short = [&b[..3], &[&b[3][..2]]].concat();
+    for level in Level::all_available() {
+        set_level(level).unwrap();
+        for (b, rows, columns) in [(&short, 2, 4), (&b, 1, 4), (&b, 3, 4), (&b, 2, 3), (&b, 2, 5)] {
+            let mut out = vec![7f32; rows * columns];
+            assert!(!times_rows(&a, b, out.chunks_mut(columns).collect(), false));
+            assert!(out.iter().all(|x| *x == 7.0));
+        }
+    }
+}
