@@ -24,7 +24,7 @@ pub fn times_rows(a: &[&[f32]], b: &[&[f32]], out: Vec<&mut [f32]>, add: bool) -
     let tile = Tile::of_rows(out.into_iter().map(Row::F32).collect());
     let region = &mut if add { Region::begun(tile) } else { Region::new(tile) };
     let p = &Problem { a: FloatRows(a), b: FloatRows(b), k, interval: INTERVAL, chained: false };
-    if region.size.0 > 0 && region.size.1 > 0 {
+    if !b.is_empty() {
         dispatch_vectors(ChainTask { p, region });
     }
     true
@@ -77,10 +77,6 @@ impl<'a, L: Lanes> BlockOrder for Chains<'a, L> {
     #[inline(always)]
     fn lanes(self) -> L {
         self.l
-    }
-    #[inline(always)]
-    fn call<K: Kernel>(self, kernel: K) -> K::Out {
-        self.l.call(kernel)
     }
     #[inline(always)]
     fn ahead(self, side: &FloatRows<'a>, rows: Range<usize>, k: Range<usize>) -> Ahead {

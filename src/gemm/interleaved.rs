@@ -283,8 +283,8 @@ impl<L: Lanes> WeightRow<L> for &[f32] {
     #[inline(always)]
     fn group(&self, l: L, at: usize) -> [L::F; 4] {
         let w = &self[at..at + L::GROUP];
-        let vector = |i: usize| l.load_f32(&w[i * L::N..(i + 1) * L::N]);
-        [vector(0), vector(1), vector(2), vector(3)]
+        let [(a, b), (c, d)] = [w.split_at(L::N), w[2 * L::N..].split_at(L::N)];
+        [l.load_f32(a), l.load_f32(b), l.load_f32(c), l.load_f32(d)]
     }
     #[inline(always)]
     fn prefetch(&self, l: L, at: usize, ahead: usize) {

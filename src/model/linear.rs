@@ -5,7 +5,7 @@ use super::real::Real;
 use super::weight::Weight;
 use crate::error::{elements, same_length, Error};
 use crate::formats::{Input, Output};
-use crate::gemm::interleaved::float_products;
+use crate::gemm::interleaved::{dot, float_products};
 use crate::interrupt::poll;
 use crate::simd::{dispatch, Kernel, Lanes};
 use crate::threads::{run_tasks, threads_for};
@@ -153,10 +153,10 @@ impl<T: Real> Dots<'_, '_, T> {
 impl<T: Real> Kernel for Dots<'_, '_, T> {
     type Out = ();
     #[inline(always)]
-    fn run<L: Lanes>(mut self, l: L) {
+    fn run<L: Lanes>(mut self, _: L) {
         for (w, mut out) in self.w.chunks_exact(self.cols).zip(self.out.columns_mut()) {
             for (x, out) in self.x.chunks_exact(self.cols).zip(out.iter_mut()) {
-                *out = row_product(l, x, w);
+                *out = dot(x, w);
             }
         }
     }

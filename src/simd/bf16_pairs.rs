@@ -7,7 +7,7 @@
 
 use super::ahead::Ahead;
 use super::lanes::{fma_to_odd, Kernel, Lanes, MAX_GROUP};
-use super::packed::PackedColumns;
+use super::packed::{each_row, PackedColumns};
 
 /// The smallest normal float32.
 const NORMAL: f32 = f32::MIN_POSITIVE;
@@ -53,16 +53,22 @@ pub trait PairSum: Copy {
     /// The lanes.
     fn lanes(self) -> Self::L;
     /// Runs a kernel as a function that has the level's features.
-    fn call<K: Kernel>(self, kernel: K) -> K::Out;
+    #[inline(always)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Out {
+        self.lanes().call(kernel)
+    }
     /// One of the float32 that pairs are packed as.
     fn plane(self, plane: usize, pairs: <Self::L as Lanes>::F) -> <Self::L as Lanes>::F;
-    /// Adds the products of a plane.
+    /// Adds the products of a plane: by a fused step, where the level has nothing else.
+    #[inline(always)]
     fn add(
         self,
         a: <Self::L as Lanes>::F,
         b: <Self::L as Lanes>::F,
         c: <Self::L as Lanes>::F,
-    ) -> <Self::L as Lanes>::F;
+    ) -> <Self::L as Lanes>::F {
+        self.lanes().fma_onto(a, b, c)
+    }
     /// The same, with item `I` of some in every lane of `a`.
     #[inline(always)]
     fn add_item<const I: usize>(
@@ -71,7 +77,7 @@ pub trait PairSum: Copy {
         b: <Self::L as Lanes>::F,
         c: <Self::L as Lanes>::F,
     ) -> <Self::L as Lanes>::F {
-        self.add(self.lanes().f32(items[I]), b, c)
+        self.lanes().fma_item::<I>(items, b, c)
     }
 }
 
@@ -86,10 +92,6 @@ impl<L: Lanes> PairSum for Fused<L> {
     fn lanes(self) -> L {
         self.0
     }
-    #[inline(always)]
-    fn call<K: Kernel>(self, kernel: K) -> K::Out {
-        self.0.call(kernel)
-    }
     /// The second number of each pair, or the first, without subnormal ones.
     #[inline(always)]
     fn plane(self, plane: usize, pairs: L::F) -> L::F {
@@ -97,14 +99,6 @@ impl<L: Lanes> PairSum for Fused<L> {
         let bits = if plane == 0 { l.and(pairs, l.u32(0xFFFF_0000)) } else { l.shl(pairs, 16) };
         let normal = l.gt(l.and(bits, l.u32(0x7FFF_FFFF)), l.u32(0x007F_FFFF));
         l.float(l.select(normal, bits, l.and(bits, l.u32(0x8000_0000))))
-    }
-    #[inline(always)]
-    fn add(self, a: L::F, b: L::F, c: L::F) -> L::F {
-        self.0.fma_onto(a, b, c)
-    }
-    #[inline(always)]
-    fn add_item<const I: usize>(self, items: &[f32], b: L::F, c: L::F) -> L::F {
-        self.0.fma_item::<I>(items, b, c)
     }
 }
 
@@ -120,20 +114,8 @@ impl<L: Lanes> PairSum for Single<L> {
         self.0
     }
     #[inline(always)]
-    fn call<K: Kernel>(self, kernel: K) -> K::Out {
-        self.0.call(kernel)
-    }
-    #[inline(always)]
     fn plane(self, _: usize, numbers: L::F) -> L::F {
         numbers
-    }
-    #[inline(always)]
-    fn add(self, a: L::F, b: L::F, c: L::F) -> L::F {
-        self.0.fma_onto(a, b, c)
-    }
-    #[inline(always)]
-    fn add_item<const I: usize>(self, items: &[f32], b: L::F, c: L::F) -> L::F {
-        self.0.fma_item::<I>(items, b, c)
     }
 }
 
@@ -244,21 +226,6 @@ pub struct PairRows<'a> {
     /// From one plane of a row to the next.
     pub plane: usize,
 }
-
-/// Does something for each row below a number known to the compiler, at most 24: a loop over rows that it leaves as one keeps
-/// sums in memory.
-macro_rules! each_row {
-    ($row:ident < $rows:ident, $what:block) => {
-        each_row!($row < $rows, $what, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23);
-    };
-    ($row:ident < $rows:ident, $what:block, $($i:literal)+) => {$(
-        if const { $i < $rows } {
-            const $row: usize = $i;
-            $what
-        }
-    )+};
-}
-pub(crate) use each_row;
 
 /// Pairs between two times of prefetching.
 pub const PART: usize = 4;

@@ -175,6 +175,7 @@ pub use lanes::{
 };
 pub use lookup::{F16Shift, Lookup};
 pub use map::{map_groups, set_least_streamed, GroupMap, Walk};
+pub(crate) use packed::each_row;
 pub use packed::PackedColumns;
 pub use philox::PhiloxKeys;
 pub use plain::Plain;

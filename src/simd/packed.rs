@@ -8,3 +8,18 @@ pub struct PackedColumns<'a> {
     /// From one panel to the next.
     pub panel: usize,
 }
+
+/// Does something for each row below a number known to the compiler, at most 24: a loop over rows that it leaves as one keeps
+/// sums in memory.
+macro_rules! each_row {
+    ($row:ident < $rows:ident, $what:block) => {
+        each_row!($row < $rows, $what, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23);
+    };
+    ($row:ident < $rows:ident, $what:block, $($i:literal)+) => {$(
+        if const { $i < $rows } {
+            const $row: usize = $i;
+            $what
+        }
+    )+};
+}
+pub(crate) use each_row;

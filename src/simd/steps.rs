@@ -1,9 +1,8 @@
 //! Sums of products of float32 in the order of AMX, a step of k at a time.
 
 use super::ahead::Ahead;
-use super::bf16_pairs::each_row;
 use super::lanes::{Lanes, STEP};
-use super::packed::PackedColumns;
+use super::packed::{each_row, PackedColumns};
 
 /// Float32 from one packed row to the next: no power of two, which would map them to the same cache sets.
 pub const STEP_STRIDE: usize = 1040;

@@ -7,8 +7,8 @@ use crate::gemm::blocked::{
     segments, KRun, KSegment, Problem, Region, Scratch, SideOperand, StoreColumns, Sums, WIDE,
 };
 use crate::interrupt::poll;
-use crate::simd::bf16_pairs::{each_row, PairSum};
-use crate::simd::{Kernel, Lanes, Lookup, STEP};
+use crate::simd::bf16_pairs::PairSum;
+use crate::simd::{each_row, Kernel, Lanes, Lookup, STEP};
 
 /// The most rows.
 pub(super) const MAX_ROWS: usize = 24;
@@ -17,8 +17,6 @@ const VECTORS: usize = 2;
 /// k from what is read to what is prefetched, into the second-level cache: lines of some rows may all share two sets of the
 /// first.
 const AHEAD: usize = 256;
-/// Bytes of a cache line.
-const LINE: usize = 64;
 
 /// Computes a region of few rows.
 pub(super) struct FewRows<'a, 'o, P> {
@@ -233,7 +231,11 @@ impl<'a, 'b, P: PairSum> Panel<'a, 'b, P> {
     fn fill(&mut self, k: usize, end: usize) {
         match self.p.b.of.codes {
             Codes::U16(words) if end - k >= STEP && self.rows == P::L::N => {
-                self.words(&words[self.row * self.p.k + k..], self.p.k, k);
+                let (words, stride, ahead) = (&words[self.row * self.p.k + k..], self.p.k, self.ahead(k));
+                for i in 0..P::L::N {
+                    self.level.lanes().prefetch_far(words, 2 * (i * stride + ahead));
+                }
+                self.words(words, stride);
             }
             _ => self.level.call(Fill { panel: self, k, count: STEP.min(end - k) }),
         }
@@ -245,15 +247,12 @@ impl<'a, 'b, P: PairSum> Panel<'a, 'b, P> {
         AHEAD + if k + AHEAD < self.p.k { 0 } else { (self.next - 1) * self.p.k }
     }
 
-    /// Transposes and splits a step of words from `k` on, rows of which begin every `stride`.
+    /// Transposes and splits a step of words, rows of which begin every `stride`.
     #[inline(always)]
-    fn words(&mut self, words: &[u16], stride: usize, k: usize) {
-        let (l, lanes, ahead) = (self.level.lanes(), P::L::N, self.ahead(k));
+    fn words(&mut self, words: &[u16], stride: usize) {
+        let (l, lanes) = (self.level.lanes(), P::L::N);
         let squares = self.planes.0.chunks_exact_mut(P::PLANES * lanes * lanes);
         for (at, square) in (0..STEP).step_by(2 * lanes).zip(squares) {
-            if at % (LINE / 2) == 0 {
-                (0..lanes).for_each(|i| l.prefetch_far(words, 2 * (i * stride + ahead)));
-            }
             if const { P::PLANES == 1 } {
                 l.transpose_into(&words[at..], stride, square, lanes);
             } else {
@@ -288,7 +287,7 @@ impl<P: PairSum> Kernel for Fill<'_, '_, '_, P> {
             }};
         }
         match (side.of.codes, side.table) {
-            (Codes::U16(words), _) => panel.words(&near!(words), STEP, k),
+            (Codes::U16(words), _) => panel.words(&near!(words), STEP),
             (Codes::U8(codes), Some(table)) => {
                 let mut near = [0; STEP * WIDE];
                 if count == STEP && panel.rows == lanes {

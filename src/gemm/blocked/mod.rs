@@ -88,12 +88,15 @@ pub(super) trait BlockOrder: Copy {
     /// Rows of `a` that are too few to be lanes, of which most would be idle.
     const FEW: usize = 12;
     /// Distance of packed rows: a power of two would map them to the same cache sets.
-    const STRIDE: usize = Self::DEEP[1] + 16;
+    const STRIDE: usize;
 
     /// The lanes.
     fn lanes(self) -> Self::L;
     /// Runs part of a kernel as a function of its own, with the level's features.
-    fn call<K: Kernel>(self, kernel: K) -> K::Out;
+    #[inline(always)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Out {
+        self.lanes().call(kernel)
+    }
     /// Chooses what to prefetch: some k of some rows.
     fn ahead(self, side: &Self::Operand, rows: Range<usize>, k: Range<usize>) -> Ahead;
     /// Packs some k of some rows, each [`BlockOrder::STRIDE`] after the one before.

@@ -31,6 +31,7 @@ impl<O: BlockOrder> Kernel for BlockTask<'_, '_, O> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, _: L) {
+        const { assert!(O::DEEP[1] <= O::STRIDE, "rows have room") };
         let BlockTask { order, p, region } = self;
         let segments = segments(p, O::RUN[0], O::DEEP[0]);
         region.prepare(&segments);

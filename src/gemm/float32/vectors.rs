@@ -46,10 +46,6 @@ impl<'a, L: Lanes> BlockOrder for AmxBlocks<'a, L> {
         self.l
     }
     #[inline(always)]
-    fn call<K: Kernel>(self, kernel: K) -> K::Out {
-        self.l.call(kernel)
-    }
-    #[inline(always)]
     fn ahead(self, side: &ByteOperand<'a>, rows: Range<usize>, k: Range<usize>) -> Ahead {
         Ahead::new(side.codes, side.of.k, rows, k)
     }
