@@ -6,8 +6,9 @@ use super::round::{NanPolicy, Overflow, Rounder, Rounding};
 use super::source::{each_input, Code, CodesMut, Source, F32};
 use super::strided::{with_room, Array, Part, Rows};
 use super::table::{Format, BFLOAT16, FLOAT16};
+use super::turned_codes::{Columns, TurnCodes};
 use crate::error::{same_length, Error};
-use crate::simd::{dispatch, map_groups, GroupMap, Kernel, Lanes, Narrow, Walk, MAX_GROUP};
+use crate::simd::{dispatch, GroupMap, Kernel, Laid, Lanes, Narrow, Walk, MAX_GROUP};
 use crate::threads::run_tasks;
 use std::marker::PhantomData;
 
@@ -106,6 +107,12 @@ impl Job {
         let tasks = tasks.collect();
         let nans = run_tasks(src.len(), tasks, |(part, out): (Part, &mut [C])| {
             let (at, cols, src) = (part.range.start, part.cols, src.part(part.range));
+            if let Some(columns) = src.columns(cols).filter(|_| C::BYTE && !self.rounder.rounding.is_random())
+            {
+                if !self.turned(&way, columns, cols, &mut *out, walk.stream) {
+                    return None;
+                } // else the first in C order is found by going through rows
+            }
             with_room(|room| {
                 let Some(width) = src.window(cols, 1) else {
                     let Rows { input, cols, stride } = src.rows_or_copy(cols, room);
@@ -132,6 +139,47 @@ impl Job {
         nans.into_iter().flatten().next()
     }
 
+    /// Encodes rows of `cols` that lie in columns of memory; true where one is a NaN that is not wanted.
+    fn turned<C: Code>(
+        self,
+        way: &Way,
+        columns: Columns<'_>,
+        cols: usize,
+        out: &mut [C],
+        stream: bool,
+    ) -> bool {
+        let (width, pitch) = (columns.window(MAX_GROUP), columns.pitch());
+        let Columns { lines, stride, .. } = columns;
+        let mut codes = vec![C::default(); width.min(cols) * pitch];
+        // Rows go past the caches in whole lines.
+        let head =
+            if stream && cols.is_multiple_of(MAX_GROUP) { out.as_ptr().align_offset(MAX_GROUP) } else { 0 };
+        let (mut from, mut end) = (0, if head > 0 { head } else { width });
+        while from < cols {
+            let window = from..cols.min(end);
+            (from, end) = (window.end, window.end + width);
+            let nan = each_input!(columns.part(window.clone()), S, src => {
+                let item = size_of::<<S as Source>::Item>();
+                let walk = Walk { ahead: columns.ahead(item) * stride * item, far: true, ..Walk::CACHED };
+                self.rows::<S, C>(way, Laid { at: 0, cols: lines, stride, pitch, walk }, src, &mut codes)
+            });
+            if nan.is_some() {
+                return true;
+            }
+            let turn = TurnCodes {
+                src: &codes,
+                lines,
+                cols: window.len(),
+                stride: pitch,
+                out: &mut out[window.start..],
+                pitch: cols,
+                stream,
+            };
+            dispatch(turn);
+        }
+        false
+    }
+
     /// Encodes rows; the first NaN that is not wanted.
     #[inline(never)]
     fn rows<S: Source, C: Code>(
@@ -150,27 +198,15 @@ impl Job {
             }
         }
         // Where rows lie apart, what comes next is the same part of the next row.
-        let apart = walk.ahead > 0 && cols < stride && stride < FAR;
+        let apart = walk.ahead > 0 && !walk.far && cols < stride && stride < FAR;
         let bytes = std::mem::size_of::<S::Item>() * stride;
         let walk = if apart { Walk { ahead: bytes, far: true, ..walk } } else { walk };
-        for (k, (src, out)) in src.chunks(stride).zip(out.chunks_mut(pitch)).enumerate() {
-            way.run::<S, C>(at + k * pitch, &src[..cols], &mut out[..cols], walk);
-        }
+        way.run::<S, C>(Laid { walk, ..rows }, src, out);
         if walk.stream {
             dispatch(Fence);
         }
         None
     }
-}
-
-/// Rows of `cols` elements: the index of the first, how far one is from the next in and out, and how to walk.
-#[derive(Clone, Copy)]
-struct Laid {
-    at: usize,
-    cols: usize,
-    stride: usize,
-    pitch: usize,
-    walk: Walk,
 }
 
 /// The way to the codes, as the mode and the format ask for.
@@ -193,26 +229,26 @@ impl Way {
         Way { word: Word::new(&job.rounder), near, narrow, lanes }
     }
 
-    fn run<S: Source, C: Code>(&self, at: usize, src: &[S::Item], out: &mut [C], walk: Walk) {
+    fn run<S: Source, C: Code>(&self, rows: Laid, src: &[S::Item], out: &mut [C]) {
         let narrow = self.narrow;
         // From float32 alone, which is asked for most: each has loops of its own.
         if let Some(word) = self.word.filter(|_| !C::BYTE && size_of::<S::Item>() == size_of::<f32>()) {
-            if dispatch(Words::<S, C> { word, at, src, out: &mut *out, walk }) {
+            if dispatch(Words::<S, C> { word, rows, src, out: &mut *out }) {
                 return;
             }
         }
         match (self.near, self.lanes) {
             (Some(near), _) if near.plain() => {
                 let map = NearestMap::<S, C, true> { near, marker: PhantomData };
-                dispatch(Mapped::<S, C, _> { map, narrow, at, src, out, walk });
+                dispatch(Mapped::<S, C, _> { map, narrow, rows, src, out });
             }
             (Some(near), _) => {
                 let map = NearestMap::<S, C, false> { near, marker: PhantomData };
-                dispatch(Mapped::<S, C, _> { map, narrow, at, src, out, walk });
+                dispatch(Mapped::<S, C, _> { map, narrow, rows, src, out });
             }
             (None, Some(rounder)) => {
                 let map = AnyModeMap::<S, C> { rounder, marker: PhantomData };
-                dispatch(Mapped::<S, C, _> { map, narrow, at, src, out, walk });
+                dispatch(Mapped::<S, C, _> { map, narrow, rows, src, out });
             }
             (None, None) => unreachable!("one of the two"),
         }
@@ -265,21 +301,20 @@ impl<S: Source, C: Code, const F16: bool> GroupMap for WordMap<S, C, F16> {
 /// A [`WordMap`] over an array; false, and nothing is done, where the level has none.
 struct Words<'a, S: Source, C> {
     word: Word,
-    at: usize,
+    rows: Laid,
     src: &'a [S::Item],
     out: &'a mut [C],
-    walk: Walk,
 }
 
 impl<S: Source, C: Code> Kernel for Words<'_, S, C> {
     type Out = bool;
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) -> bool {
-        let Words { word: Word { f16, finite }, at, src, out, walk } = self;
+        let Words { word: Word { f16, finite }, rows, src, out } = self;
         if L::ROUNDS_WORDS && f16 {
-            map_groups(l, &WordMap::<S, C, true> { finite, marker: PhantomData }, at, src, out, walk);
+            rows.map(l, &WordMap::<S, C, true> { finite, marker: PhantomData }, src, out);
         } else if L::ROUNDS_WORDS {
-            map_groups(l, &WordMap::<S, C, false> { finite, marker: PhantomData }, at, src, out, walk);
+            rows.map(l, &WordMap::<S, C, false> { finite, marker: PhantomData }, src, out);
         }
         L::ROUNDS_WORDS
     }
@@ -325,26 +360,25 @@ const FAR: usize = 64 * 1024;
 struct Mapped<'a, S: Source, C, M> {
     map: M,
     narrow: Narrowed,
-    at: usize,
+    rows: Laid,
     src: &'a [S::Item],
     out: &'a mut [C],
-    walk: Walk,
 }
 
 impl<S: Source, C: Code, M: GroupMap<In = S::Item, Out = C>> Kernel for Mapped<'_, S, C, M> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        let Mapped { map, narrow, at, src, out, walk } = self;
+        let Mapped { map, narrow, rows, src, out } = self;
         match narrow.filter(|(format, _)| L::NARROW && C::BYTE && (format.even || L::NARROW_MODES)) {
             Some((format, scale)) => format.in_loops::<L>(
                 #[inline(always)]
                 |format| {
                     let map = NarrowMap::<S, C> { format, scale, marker: PhantomData };
-                    map_groups(l, &map, at, src, out, walk);
+                    rows.map(l, &map, src, out);
                 },
             ),
-            None => map_groups(l, &map, at, src, out, walk),
+            None => rows.map(l, &map, src, out),
         }
     }
 }

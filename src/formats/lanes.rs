@@ -124,6 +124,11 @@ impl LaneRounder {
         self.float32_tail || matches!(self.rounding, Rounding::Up | Rounding::Down)
     }
 
+    /// True for modes that take random bits.
+    pub fn is_random(&self) -> bool {
+        self.rounding.is_random()
+    }
+
     /// The format as [`Lanes::store_random`] takes it.
     fn random_bytes(&self) -> Option<ByteFormat> {
         let fixed = self.fixed.filter(|fixed| fixed.place == SUM && (16..=22).contains(&fixed.cut))?;

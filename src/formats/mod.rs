@@ -22,6 +22,7 @@ pub mod source;
 pub mod strided;
 pub mod table;
 mod turned;
+pub(crate) mod turned_codes;
 
 pub use custom::custom;
 pub use decode::decode;

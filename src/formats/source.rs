@@ -85,6 +85,15 @@ impl<'a> Input<'a> {
         }
     }
 
+    /// Where the first element is.
+    pub(crate) fn address(self) -> usize {
+        match self {
+            Input::F32(src) => src.as_ptr() as usize,
+            Input::F64(src) => src.as_ptr() as usize,
+            Input::F16(src) | Input::Bf16(src) => src.as_ptr() as usize,
+        }
+    }
+
     /// Some of the elements.
     pub(crate) fn part(self, range: std::ops::Range<usize>) -> Input<'a> {
         match self {
@@ -167,7 +176,7 @@ pub trait Code: Plain + Send + Sync + Default + Into<u32> {
     ) {
         unreachable!("codes of a byte")
     }
-    /// True where [`Lanes::store_narrow`] stores such codes.
+    /// True where [`Lanes::store_narrow`] stores such codes, and [`Lanes::transpose_bytes`] turns them.
     const BYTE: bool = false;
     /// [`Lanes::store_narrow`].
     fn store_narrow<L: Lanes>(_l: L, _x: [L::F; 4], _format: Narrow, _out: &mut [Self], _stream: bool) {
@@ -203,6 +212,17 @@ pub trait Code: Plain + Send + Sync + Default + Into<u32> {
         _out: &mut [Self],
         _stream: bool,
     ) -> bool {
+        unreachable!("codes of more than a byte")
+    }
+    /// [`Lanes::transpose_bytes`].
+    fn transpose<L: Lanes>(
+        _l: L,
+        _src: &[Self],
+        _stride: usize,
+        _out: &mut [Self],
+        _pitch: usize,
+        _stream: bool,
+    ) {
         unreachable!("codes of more than a byte")
     }
     /// Loads a vector of codes.
@@ -251,6 +271,10 @@ impl Code for u8 {
         stream: bool,
     ) -> bool {
         l.store_random8(x, random, format, out, stream)
+    }
+    #[inline(always)]
+    fn transpose<L: Lanes>(l: L, src: &[u8], stride: usize, out: &mut [u8], pitch: usize, stream: bool) {
+        l.transpose_bytes(src, stride, out, pitch, stream);
     }
     #[inline(always)]
     fn load<L: Lanes>(l: L, codes: &[u8]) -> L::U {

@@ -5,6 +5,7 @@
 
 use super::source::Input;
 use super::turned::{read, Run, Turn, TURNED};
+use super::turned_codes::Columns;
 use crate::error::{same_length, Error};
 use crate::simd::{dispatch, Kernel, Lanes, MAX_GROUP};
 use std::cell::RefCell;
@@ -121,6 +122,13 @@ pub(crate) struct Rows<'a> {
     pub stride: usize,
 }
 
+/// Cuts `length` into pieces of `step`, after one of `first`, if there is to be such.
+pub(crate) fn steps(length: usize, first: Option<usize>, step: usize) -> impl Iterator<Item = Range<usize>> {
+    let first = first.unwrap_or(step).min(length);
+    let rest = (first..length).step_by(step).map(move |at| at..length.min(at + step));
+    std::iter::once(0..first).chain(rest).filter(|piece| !piece.is_empty())
+}
+
 /// Some elements in order, as rows that may lie together each.
 #[derive(Clone, Debug)]
 pub(crate) struct Part {
@@ -138,6 +146,10 @@ impl<'a> From<Input<'a>> for Array<'a> {
 const LONG_ROW: usize = 1024;
 /// Elements of a window, a copy of some columns of such rows: half of a second-level cache.
 const WINDOW: usize = 64 * 1024;
+/// Bytes of a cache line.
+const LINE: usize = 64;
+/// Bytes from which an array comes from far away, so that each line should be read once.
+const FAR: usize = 8 << 20;
 /// Elements of a part that is copied: it stays in the second-level cache.
 const COPIED: usize = 8 * 1024;
 
@@ -244,6 +256,19 @@ impl<'a> Array<'a> {
         }
     }
 
+    /// Rows from one on to the first that begins a cache line in all columns of memory in which they lie, if there is such and
+    /// the array is large: where parts begin there, they share no lines.
+    pub(crate) fn rows_to_line(&self, row: usize) -> Option<usize> {
+        let Array::Strided(Strided { memory, places, at, .. }) = self else { return None };
+        let item = memory.bytes() / memory.len().max(1);
+        let far = self.bytes() >= FAR && places.turned();
+        let apart = far && (places.cols.stride * item as isize) % LINE as isize == 0;
+        let first = places.of(at / places.cols.len + row, 0) as usize;
+        apart
+            .then(|| memory.part(first..first).address().wrapping_neg() % LINE / item)
+            .filter(|rows| *rows > 0)
+    }
+
     /// Parts of about `n` elements, in order.
     #[inline(never)]
     pub(crate) fn parts(&self, n: usize) -> Vec<Part> {
@@ -252,10 +277,10 @@ impl<'a> Array<'a> {
         if self.is_empty() {
             return parts;
         }
-        let (height, width) = if cols > n { (1, n) } else { ((n / cols).max(1), cols) };
+        let (step, width) = if cols > n { (1, n) } else { ((n / cols).max(1), cols) };
         for first in (0..matrices).map(|matrix| matrix * rows) {
-            for row in (0..rows).step_by(height) {
-                let height = height.min(rows - row);
+            for part in steps(rows, self.rows_to_line(first), step) {
+                let (row, height) = (part.start, part.len());
                 for at in (0..cols).step_by(width) {
                     let (start, cols) = ((first + row) * cols + at, width.min(cols - at));
                     parts.push(Part { range: start..start + height * cols, cols });
@@ -305,14 +330,30 @@ impl<'a> Array<'a> {
     /// in columns of memory.
     #[inline(never)]
     pub(crate) fn window(&self, cols: usize, unit: usize) -> Option<usize> {
+        let lines = self.turned_lines(cols).filter(|_| cols >= LONG_ROW)?;
+        Some((WINDOW / lines / unit).max(1) * unit)
+    }
+
+    /// How many whole rows of `cols` elements, of one matrix, these are, if they lie in columns of memory.
+    fn turned_lines(&self, cols: usize) -> Option<usize> {
         let Array::Strided(Strided { places, at, len, .. }) = self else { return None };
         let (width, height) = (places.cols.len, places.rows.len);
-        if !places.turned() || width != cols || width < LONG_ROW || at % width != 0 || len % width != 0 {
+        if !places.turned() || width != cols || at % width != 0 || len % width != 0 {
             return None;
         }
         let lines = len / width;
-        let whole = at / width % height + lines <= height;
-        (whole && lines > 0).then(|| (WINDOW / lines / unit).max(1) * unit)
+        (lines > 0 && at / width % height + lines <= height).then_some(lines)
+    }
+
+    /// The elements, rows of `cols`, as columns of memory, if they lie so.
+    #[inline(never)]
+    pub(crate) fn columns(self, cols: usize) -> Option<Columns<'a>> {
+        let lines = self.turned_lines(cols)?;
+        let Array::Strided(Strided { memory, places, at, .. }) = self else { return None };
+        let stride = usize::try_from(places.cols.stride).ok().filter(|stride| *stride >= lines)?;
+        let start = places.of(at / cols, 0) as usize;
+        let input = memory.part(start..start + (cols - 1) * stride + lines);
+        Some(Columns { input, lines, stride })
     }
 
     /// Copies a window to `room`, as float32; float64 is rounded to odd, or to nearest. Returns rows, and how far one is from

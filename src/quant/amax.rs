@@ -46,7 +46,7 @@ fn all<S: Native>(src: Array<'_>, flat: Blocks, out: &mut [f32]) -> u32 {
 /// The same of blocks that no two tasks share.
 fn apart<S: Native>(src: Array<'_>, flat: Blocks, out: &mut [f32]) -> u32 {
     let (mut at, mut rest) = (0, out);
-    let tasks = flat.band_parts(task::<S>(src)).map(|part| {
+    let tasks = flat.band_parts(task::<S>(src), None).map(|part| {
         let (out, left) = std::mem::take(&mut rest).split_at_mut(part.blocks);
         let range = at..at + part.elements;
         (at, rest) = (range.end, left);

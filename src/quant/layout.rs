@@ -1,7 +1,7 @@
 //! How an array is cut into blocks.
 
 use crate::error::Error;
-use crate::formats::strided::Array;
+use crate::formats::strided::{steps, Array};
 
 /// A stack of `rows x cols` matrices, each cut into blocks of `block_rows x block_cols` from its first element
 /// on; the last block of a row or column may be short.
@@ -140,8 +140,9 @@ pub(crate) struct BandPart {
 }
 
 impl Blocks {
-    /// All blocks of the stack in order, in parts of about `n` elements, or of a band.
-    pub(crate) fn band_parts(&self, n: usize) -> impl Iterator<Item = BandPart> {
+    /// All blocks of the stack in order, in parts of about `n` elements, or of a band; of blocks of one row, the first part of
+    /// a matrix has `first` rows, if that is known.
+    pub(crate) fn band_parts(&self, n: usize, first: Option<usize>) -> impl Iterator<Item = BandPart> {
         let Blocks { stack, rows, cols, block_rows, block_cols } = if self.is_empty() {
             Blocks { stack: 0, rows: 1, cols: 1, block_rows: 1, block_cols: 1 }
         } else {
@@ -153,8 +154,8 @@ impl Blocks {
         let height = (n / (block_rows * cols)).max(1) * block_rows;
         let (lines, length, step) = if is_long { (stack * rows, cols, width) } else { (stack, rows, height) };
         (0..lines).flat_map(move |_| {
-            (0..length).step_by(step).map(move |at| {
-                let here = step.min(length - at);
+            steps(length, first.filter(|_| block_rows == 1 && !is_long), step).map(move |piece| {
+                let here = piece.len();
                 if is_long {
                     BandPart { elements: here, cols: here, blocks: here.div_ceil(block_cols) }
                 } else {

@@ -9,6 +9,7 @@
 //! Not here: how one number is rounded ([`crate::formats`]).
 
 mod amax;
+mod bands;
 mod dequantize;
 mod layout;
 pub mod logfmt;
@@ -22,6 +23,7 @@ pub mod scale;
 mod search;
 mod stats;
 mod transform;
+mod turned;
 
 pub use amax::amax;
 pub use dequantize::{dequantize, dequantize_packed};

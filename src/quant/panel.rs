@@ -10,14 +10,16 @@ use crate::simd::{caches, Kernel, Lanes};
 /// Elements of a panel of a single row: half of a first-level cache, in float32.
 pub(super) const PANEL: usize = 4096;
 
-/// Bytes of a panel whose rows lie apart: what a second-level cache has room for, or, where prefetchers follow whole rows as
-/// fast as memory goes, and fall behind on parts of them, a third-level one.
-pub(super) fn tall_panel_bytes() -> usize {
+/// Bytes of a panel of more than one row: what a second-level cache has room for, or, where prefetchers follow whole rows as
+/// fast as memory goes, and fall behind on parts of them, a third-level one. Such prefetchers fall behind on rows that lie apart
+/// too: there the next panel is fetched while one is encoded, which is true in the result, and needs a place beside it.
+pub(super) fn tall_panel(apart: bool) -> (usize, bool) {
     const SECOND: usize = 512 * 1024;
     const MOST: usize = 4 * 1024 * 1024;
     match caches() {
-        Some(found) if found.one_stream => (found.third / found.sharing).clamp(SECOND, MOST),
-        _ => SECOND,
+        Some(found) if found.one_stream && apart => (SECOND / 2, true),
+        Some(found) if found.one_stream => ((found.third / found.sharing).clamp(SECOND, MOST), false),
+        _ => (SECOND, false),
     }
 }
 

@@ -1,25 +1,24 @@
 //! Quantization: amax, scale and codes of every block, in one pass where a block fits the cache.
 
 use super::amax::amax_bits;
+use super::bands::{Bands, Rows};
 use super::layout::{Blocks, RowPart};
 use super::native::{as_f32, reads_bf16, task, with_windows, Native};
-use super::nonfinite::{numbers_amax, FindNonFinite, RaiseNumbers, INFINITY};
-use super::panel::{tall_panel_bytes, BlockScales, Limits, Prepare, PANEL};
+use super::nonfinite::{numbers_amax, FindNonFinite, INFINITY};
+use super::panel::{BlockScales, Limits};
 use super::rule::{AmaxNan, Rule, ScaleKind, Subnormals, RULES};
-use super::scale::{largest, Global, Scaler};
+use super::scale::{Global, Scaler};
 use super::search::search;
-use super::transform::{raise_blocks, Encode, EncodeAny, RunScales};
 use crate::error::{same_length, Error};
 use crate::formats::encode::wrong_width;
 use crate::formats::lanes::LaneRounder;
 use crate::formats::near::Near;
 use crate::formats::round::{named_enum, Rounder, Rounding};
-use crate::formats::source::{Bf16, Code, CodesMut, Source, F32};
+use crate::formats::source::{Bf16, Code, CodesMut, F32};
 use crate::formats::strided::Array;
 use crate::formats::table::{Format, Top};
-use crate::simd::{dispatch, Kernel, Lanes, Narrow, Walk};
+use crate::simd::{dispatch, Narrow, Walk};
 use crate::threads::{run_tasks, threads_for};
-use std::ops::Range;
 
 named_enum! {
     /// Policy for NaN and infinity.
@@ -149,18 +148,18 @@ fn range(what: &'static str, found: f32, expected: &'static str) -> Error {
 }
 
 #[derive(Clone, Copy)]
-struct Job<'a> {
-    scaler: Scaler,
+pub(super) struct Job<'a> {
+    pub scaler: Scaler,
     format: &'static Format,
-    global: Global<'a>,
-    limits: Limits,
-    skip_nan: bool,
+    pub global: Global<'a>,
+    pub limits: Limits,
+    pub skip_nan: bool,
     /// Nearest even, where the format takes it, and whether that is the way; else any mode.
-    near: Option<Near>,
-    nearest: bool,
+    pub near: Option<Near>,
+    pub nearest: bool,
     /// The mode in float16 lanes.
-    narrow: Option<(Narrow, f32)>,
-    rounder: LaneRounder,
+    pub narrow: Option<(Narrow, f32)>,
+    pub rounder: LaneRounder,
 }
 
 /// A part of an array, its columns, the indices of its first element and block, largest magnitudes where they are known, and
@@ -266,7 +265,7 @@ impl<'a> Job<'a> {
     }
 
     /// Bytes of a stored scale.
-    fn width(&self) -> usize {
+    pub(super) fn width(&self) -> usize {
         match self.scaler.kind {
             ScaleKind::Float32 => 4,
             _ => 1,
@@ -286,7 +285,7 @@ impl<'a> Job<'a> {
         let (mut at, mut block) = (0, 0);
         let stream = Walk::over(src.bytes(), codes).stream;
         let (mut codes, mut scales) = (codes, scales);
-        let tasks = flat.band_parts(task::<S>(src)).map(|part| {
+        let tasks = flat.band_parts(task::<S>(src), src.rows_to_line(0)).map(|part| {
             let (here, after) = std::mem::take(&mut codes).split_at_mut(part.elements);
             let (stored, left) = std::mem::take(&mut scales).split_at_mut(part.blocks * width);
             (codes, scales) = (after, left);
@@ -297,6 +296,11 @@ impl<'a> Job<'a> {
         });
         let tasks = tasks.collect();
         let part = |(src, cols, [at, block], known, codes, scales): Part<'_, C>| {
+            let whole = [flat.block_rows, flat.block_cols];
+            let lies = if known.is_none() { self.columns::<C>(src, cols) } else { None };
+            if let Some(columns) = lies {
+                return self.turned::<C, PLAIN>(columns, cols, whole, codes, scales, stream);
+            }
             let mut spoiled = false;
             with_windows::<S>(src, cols, flat.block_cols, |window, src, stride| {
                 let (job, [block_rows, block_cols]) = (self, [flat.block_rows, flat.block_cols]);
@@ -390,202 +394,5 @@ impl<'a> Job<'a> {
             });
         });
         spoiled
-    }
-}
-
-/// Some bands of blocks of one matrix: amax, scales and codes, a panel of columns at a time so that a band is
-/// read from memory once.
-struct Bands<'a, S: Source, C: Code, const PLAIN: bool> {
-    job: &'a Job<'a>,
-    /// The index of the first element, and of the first block.
-    at: usize,
-    block: usize,
-    /// Some columns of each row, and elements from one row to the next.
-    src: &'a [S::Item],
-    window: Range<usize>,
-    stride: usize,
-    /// Largest magnitudes of the blocks, where they are known.
-    known: Option<&'a [f32]>,
-    cols: usize,
-    block_rows: usize,
-    block_cols: usize,
-    codes: &'a mut [C],
-    scales: &'a mut [u8],
-    /// True: codes go past the caches, by way of a room in the first level.
-    stream: bool,
-}
-
-impl<S: Source, C: Code, const PLAIN: bool> Kernel for Bands<'_, S, C, PLAIN> {
-    type Out = bool;
-    #[inline(always)]
-    fn run<L: Lanes>(self, l: L) -> bool {
-        let Bands { job, at, block, src, window, stride, known, cols, .. } = self;
-        let Bands { block_rows, block_cols, codes, scales, stream, .. } = self;
-        let bytes = job.width();
-        let item = std::mem::size_of::<S::Item>();
-        let width = if block_rows == 1 { PANEL } else { tall_panel_bytes() / (block_rows * item) };
-        let width = (width / block_cols).max(1) * block_cols;
-        let across = cols.div_ceil(block_cols);
-        // Where rows lie apart, what comes next is the same part of the next row.
-        let apart = stride > cols;
-        let next_row = if apart && block_rows > 1 { stride * item } else { 0 };
-        let mut amax = vec![0u32; width.min(window.len()).div_ceil(block_cols)];
-        let mut ready = BlockScales::new();
-        let mut spoiled = false;
-        let mut room = vec![C::default(); if stream { width.min(window.len()) } else { 0 }];
-        for (band, (src, codes)) in
-            src.chunks(block_rows * stride).zip(codes.chunks_mut(block_rows * cols)).enumerate()
-        {
-            let scales = &mut scales[band * across * bytes..(band + 1) * across * bytes];
-            let at = at + band * block_rows * cols;
-            let mut start = window.start;
-            while start < window.end {
-                let end = (start + width).min(window.end);
-                let here = start - window.start..end - window.start;
-                let (first, last) = (start / block_cols, end.div_ceil(block_cols));
-                let amax = &mut amax[..last - first];
-                if let Some(known) = known {
-                    let known = &known[band * across + first..band * across + last];
-                    amax.iter_mut().zip(known).for_each(|(bits, a)| *bits = a.to_bits());
-                } else {
-                    amax.fill(0);
-                    for row in src.chunks(stride) {
-                        raise_blocks::<L, S>(l, &row[here.clone()], block_cols, amax, next_row);
-                    }
-                }
-                let dirty = largest(amax) >= INFINITY;
-                spoiled |= dirty;
-                let block = block + band * across + first;
-                let global = job.global.part(block..block + amax.len());
-                let numbers = (dirty && job.skip_nan).then(|| {
-                    let mut numbers = amax.to_vec();
-                    let Range { start, end } = here.clone();
-                    l.call(RaiseNumbers::<S> { src, stride, start, end, block_cols, amax: &mut numbers });
-                    numbers
-                });
-                l.call(Prepare {
-                    scales: &mut ready,
-                    scaler: &job.scaler,
-                    amax: numbers.as_deref().unwrap_or(amax),
-                    found: amax,
-                    global,
-                    stored: &mut scales[first * bytes..last * bytes],
-                    limits: job.limits,
-                    fold: job.fold::<L>(),
-                });
-                let safe = ready.safe;
-                // The panel's neighbour in the same row comes next, or the next row.
-                let walk = match (apart, block_rows > 1) {
-                    (true, true) => Walk::CACHED,
-                    (true, false) => Walk { ahead: stride * item, far: true, ..Walk::CACHED },
-                    (false, tall) => {
-                        let whole = tall && here.len() == window.len();
-                        Walk { ahead: if whole { 0 } else { here.len() * item }, ..Walk::CACHED }
-                    }
-                };
-                for (k, (row, out)) in src.chunks(stride).zip(codes.chunks_mut(cols)).enumerate() {
-                    let scales = ready.run(block_cols, 0, end - start, k == 0);
-                    let (row, out) = (&row[here.clone()], &mut out[start..end]);
-                    let at = at + k * cols + start;
-                    let codes = if stream { &mut room[..out.len()] } else { &mut *out };
-                    job.encode::<L, S, C, PLAIN>(l, (scales, safe), at, row, codes, walk);
-                    if stream {
-                        l.stream(&room[..out.len()], out);
-                    }
-                }
-                start = end;
-            }
-        }
-        l.fence();
-        spoiled
-    }
-}
-
-/// Bytes ahead of a long row's loads.
-const ROW_AHEAD: usize = 16 * 1024;
-
-impl Job<'_> {
-    #[inline(always)]
-    fn encode<L: Lanes, S: Source, C: Code, const PLAIN: bool>(
-        &self,
-        l: L,
-        (scales, safe): (RunScales<'_>, bool),
-        at: usize,
-        src: &[S::Item],
-        out: &mut [C],
-        walk: Walk,
-    ) {
-        let narrow = self.narrow.map(|(narrow, _)| narrow);
-        let in_lanes = self.nearest || (L::NARROW_MODES && C::BYTE && safe && narrow.is_some());
-        let Some(near) = self.near.filter(|_| in_lanes) else {
-            let (rounder, divide) = (self.rounder, self.scaler.divides());
-            return l.call(EncodeAny::<S, C> { rounder, safe, divide, at, scales, src, out, walk });
-        };
-        match (safe, self.scaler.divides()) {
-            (true, true) => {
-                l.call(Encode::<S, C, true, true, PLAIN> { near, narrow, scales, src, out, walk })
-            }
-            (true, false) => {
-                l.call(Encode::<S, C, true, false, PLAIN> { near, narrow, scales, src, out, walk })
-            }
-            (false, true) => {
-                l.call(Encode::<S, C, false, true, PLAIN> { near, narrow, scales, src, out, walk })
-            }
-            (false, false) => {
-                l.call(Encode::<S, C, false, false, PLAIN> { near, narrow, scales, src, out, walk })
-            }
-        }
-    }
-
-    /// Factor that quotients are to come with.
-    #[inline(always)]
-    fn fold<L: Lanes>(&self) -> f32 {
-        let used = |format: Narrow| L::NARROW && (format.even || L::NARROW_MODES);
-        self.narrow.map_or(1.0, |(format, scale)| if used(format) { scale } else { 1.0 })
-    }
-}
-
-/// Some rows, or part of one, whose blocks' scales are known.
-struct Rows<'a, S: Source, C: Code, const PLAIN: bool> {
-    job: &'a Job<'a>,
-    /// The index of the first element.
-    at: usize,
-    part: RowPart,
-    flat: Blocks,
-    src: &'a [S::Item],
-    stride: usize,
-    all: &'a BlockScales,
-    found: &'a [u32],
-    codes: &'a mut [C],
-    /// Codes from one row to the next.
-    pitch: usize,
-}
-
-impl<S: Source, C: Code, const PLAIN: bool> Kernel for Rows<'_, S, C, PLAIN> {
-    type Out = ();
-    #[inline(always)]
-    fn run<L: Lanes>(self, l: L) {
-        let Rows { job, at, part, flat, src, stride, all, found, codes, pitch } = self;
-        let far = stride > part.cols;
-        let ahead = if far { stride * std::mem::size_of::<S::Item>() } else { ROW_AHEAD };
-        let walk = Walk { ahead, far, ..Walk::CACHED };
-        let (from, to) = (part.at / flat.block_cols, (part.at + part.cols).div_ceil(flat.block_cols));
-        let phase = part.at % flat.block_cols;
-        let mut ready = BlockScales::new();
-        let (mut band, mut fresh) = (usize::MAX, true);
-        for (k, (src, out)) in src.chunks(stride).zip(codes.chunks_mut(pitch)).enumerate() {
-            let (src, out) = (&src[..part.cols], &mut out[..part.cols]);
-            if flat.band_of_row(part.row + k) != band {
-                band = flat.band_of_row(part.row + k);
-                let blocks = band * flat.across() + from..band * flat.across() + to;
-                ready.copy(all, blocks.clone());
-                ready.settle(&found[blocks], job.limits, job.fold::<L>());
-                fresh = true;
-            }
-            let safe = ready.safe;
-            let scales = ready.run(flat.block_cols, phase, part.cols, fresh);
-            job.encode::<L, S, C, PLAIN>(l, (scales, safe), at + k * pitch, src, out, walk);
-            fresh = false;
-        }
     }
 }

@@ -5,7 +5,7 @@ use super::place::{Each, Place, Shifted};
 use crate::formats::lanes::LaneRounder;
 use crate::formats::near::Near;
 use crate::formats::source::{Code, Source};
-use crate::simd::{map_groups, GroupMap, Kernel, Lanes, Narrow, Walk, MAX_GROUP};
+use crate::simd::{GroupMap, Kernel, Laid, Lanes, Narrow, MAX_GROUP};
 use std::marker::PhantomData;
 
 const ABSOLUTE: u32 = 0x7FFF_FFFF;
@@ -127,6 +127,45 @@ pub(super) fn raise_blocks<L: Lanes, S: Source>(
 
 /// The most lanes of any level.
 const WIDEST: usize = MAX_GROUP / 4;
+
+/// Raises the maxima of blocks of short rows that lie apart: of whole columns first, some at a time, whose lines memory serves
+/// one after the other.
+pub(super) struct RaiseColumns<'a, S: Source> {
+    pub src: &'a [S::Item],
+    pub stride: usize,
+    pub cols: usize,
+    pub block_cols: usize,
+    pub amax: &'a mut [u32],
+}
+
+impl<S: Source> Kernel for RaiseColumns<'_, S> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        let RaiseColumns { src, stride, cols, block_cols, amax } = self;
+        let absolute = l.u32(ABSOLUTE);
+        for at in (0..cols).step_by(L::GROUP) {
+            let width = L::GROUP.min(cols - at);
+            let (mut m, mut each) = ([l.u32(0); 4], [0u32; MAX_GROUP]);
+            if width == L::GROUP {
+                for row in src[at..].chunks(stride) {
+                    let row = &row[..L::GROUP];
+                    m[0] = l.max(m[0], l.and(l.bits(S::load(l, row)), absolute));
+                    m[1] = l.max(m[1], l.and(l.bits(S::load(l, &row[L::N..])), absolute));
+                    m[2] = l.max(m[2], l.and(l.bits(S::load(l, &row[2 * L::N..])), absolute));
+                    m[3] = l.max(m[3], l.and(l.bits(S::load(l, &row[3 * L::N..])), absolute));
+                }
+                m.iter().enumerate().for_each(|(i, m)| l.store_u32(*m, &mut each[i * L::N..]));
+            } else {
+                src[at..].chunks(stride).for_each(|row| raise_each::<L, S>(l, &row[..width], &mut each));
+            }
+            for (i, bits) in each[..width].iter().enumerate() {
+                let most = &mut amax[(at + i) / block_cols];
+                *most = (*most).max(*bits);
+            }
+        }
+    }
+}
 
 /// Raises each of `amax` to the magnitude bits of the element beside it.
 #[inline(always)]
@@ -271,20 +310,21 @@ impl<P: Place, S: Source, C: Code, const SAFE: bool, const DIVIDE: bool, const P
 }
 
 /// The scales of a run: of its blocks, where every vector has one scale; else of its elements.
+#[derive(Clone, Copy)]
 pub(super) struct RunScales<'a> {
     pub shifted: Option<Shifted>,
     pub divisor: &'a [f32],
     pub factor: &'a [f32],
 }
 
-/// Encodes a run. A kernel of its own, so that it is compiled once for all who need it.
+/// Encodes runs of the same scales. A kernel of its own, so that it is compiled once for all who need it.
 pub(super) struct Encode<'a, S: Source, C: Code, const SAFE: bool, const DIVIDE: bool, const PLAIN: bool> {
     pub near: Near,
     pub narrow: Option<Narrow>,
     pub scales: RunScales<'a>,
+    pub rows: Laid,
     pub src: &'a [S::Item],
     pub out: &'a mut [C],
-    pub walk: Walk,
 }
 
 impl<'a, S: Source, C: Code, const SAFE: bool, const DIVIDE: bool, const PLAIN: bool>
@@ -292,19 +332,33 @@ impl<'a, S: Source, C: Code, const SAFE: bool, const DIVIDE: bool, const PLAIN: 
 {
     #[inline(always)]
     fn at<L: Lanes, P: Place>(self, l: L, place: P) {
-        let Encode { near, narrow, scales: RunScales { divisor, factor, .. }, src, out, walk } = self;
-        let walk = Walk { stream: false, align: false, ..walk }; // known when this is compiled
+        let Encode { near, narrow, scales: RunScales { divisor, factor, .. }, rows, src, out } = self;
+        let rows = rows.plain();
         if let (true, Some(narrow)) = (SAFE && PLAIN && C::BYTE && L::NARROW, narrow) {
             let quotients = Quotients::<P, true, DIVIDE> { place, divisor, factor };
             let marker = PhantomData::<(S, C)>;
             return narrow.in_loops::<L>(
                 #[inline(always)]
-                |narrow| map_groups(l, &EncodeNarrow { narrow, quotients, marker }, 0, src, out, walk),
+                |narrow| {
+                    rows.rows(
+                        l,
+                        src,
+                        out,
+                        #[inline(always)]
+                        |_| (0, EncodeNarrow { narrow, quotients, marker }),
+                    )
+                },
             );
         }
         let quotients = Quotients { place, divisor, factor };
         let map = EncodeRun::<P, S, C, SAFE, DIVIDE, PLAIN> { near, quotients, marker: PhantomData };
-        map_groups(l, &map, 0, src, out, walk);
+        rows.rows(
+            l,
+            src,
+            out,
+            #[inline(always)]
+            |_| (0, map),
+        );
     }
 }
 
@@ -322,18 +376,17 @@ impl<S: Source, C: Code, const SAFE: bool, const DIVIDE: bool, const PLAIN: bool
     }
 }
 
-/// Encodes a run by any mode of rounding.
+/// Encodes runs of the same scales by any mode of rounding.
 pub(super) struct EncodeAny<'a, S: Source, C: Code> {
     pub rounder: LaneRounder,
     /// As for [`EncodeRun`].
     pub safe: bool,
     pub divide: bool,
-    /// The index of the first element, which chooses its random bits.
-    pub at: usize,
     pub scales: RunScales<'a>,
+    /// The index of an element chooses its random bits.
+    pub rows: Laid,
     pub src: &'a [S::Item],
     pub out: &'a mut [C],
-    pub walk: Walk,
 }
 
 #[derive(Clone, Copy)]
@@ -386,20 +439,26 @@ impl<P: Place, S: Source, C: Code> EncodeAnyMap<'_, P, S, C> {
 impl<S: Source, C: Code> EncodeAny<'_, S, C> {
     #[inline(always)]
     fn place<L: Lanes, P: Place>(self, l: L, place: P) {
-        let EncodeAny { rounder, safe, divide, at, scales, src, out, walk } = self;
+        let EncodeAny { rounder, safe, divide, scales, rows, src, out } = self;
         let RunScales { divisor, factor, .. } = scales;
         let map = EncodeAnyMap::<P, S, C> {
             rounder,
             // However small, an element may matter.
             safe: safe && !rounder.minds_tiny(),
             divide,
-            first: at,
+            first: 0,
             place,
             divisor,
             factor,
             marker: PhantomData,
         };
-        map_groups(l, &map, 0, src, out, Walk { stream: false, align: false, ..walk });
+        rows.plain().rows(
+            l,
+            src,
+            out,
+            #[inline(always)]
+            |first| (0, EncodeAnyMap { first, ..map }),
+        );
     }
 }
 

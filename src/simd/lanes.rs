@@ -166,7 +166,13 @@ pub trait Lanes: Copy {
             out[row * pitch..][..Self::N].copy_from_slice(turned);
         }
     }
-    /// Transposes such a tile and passes its rows on, in order.
+    /// Transposes a tile of bytes, a group of rows of a group, that begin every `stride` bytes, to rows that begin every
+    /// `pitch`.
+    #[inline(always)]
+    fn transpose_bytes(self, src: &[u8], stride: usize, out: &mut [u8], pitch: usize, _stream: bool) {
+        super::byte_tiles::portable(Self::GROUP, src, stride, out, pitch);
+    }
+    /// Transposes a tile as [`Lanes::transpose_into`] does and passes its rows on, in order.
     #[inline(always)]
     fn turn_rows<T: Plain>(self, src: &[T], stride: usize, mut each: impl ColumnSink<Self>) {
         let mut tile = [0f32; 256];

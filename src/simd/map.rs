@@ -123,6 +123,63 @@ pub fn map_groups<L: Lanes, M: GroupMap>(
     }
 }
 
+/// Rows of `cols` elements: the index of the first, how far one is from the next in and out, and how to walk.
+#[derive(Clone, Copy, Debug)]
+pub struct Laid {
+    /// The index of the first element.
+    pub at: usize,
+    /// Elements of a row.
+    pub cols: usize,
+    /// Elements from one row to the next that are read.
+    pub stride: usize,
+    /// The same of those that are written, and of indices.
+    pub pitch: usize,
+    /// Cache policy.
+    pub walk: Walk,
+}
+
+impl Laid {
+    /// The same for outputs that stay in the caches.
+    #[must_use]
+    #[inline(always)]
+    pub fn plain(self) -> Laid {
+        Laid { walk: Walk { stream: false, align: false, ..self.walk }, ..self }
+    }
+
+    /// Maps the rows, each by itself; `map` takes the index of a row's first element.
+    #[inline(always)]
+    pub fn rows<L: Lanes, M: GroupMap>(
+        self,
+        l: L,
+        src: &[M::In],
+        out: &mut [M::Out],
+        map: impl Fn(usize) -> (usize, M),
+    ) {
+        let Laid { at, cols, stride, pitch, walk } = self;
+        for (k, (src, out)) in src.chunks(stride).zip(out.chunks_mut(pitch)).enumerate() {
+            let (src, out) = (&src[..cols], &mut out[..cols]);
+            if walk.far && walk.ahead > 0 && cols > 0 {
+                // Groups fetch as many lines as they have, one less than they touch where they do not begin with one.
+                l.prefetch_far(&src[cols - 1..], walk.ahead);
+            }
+            let (at, map) = map(at + k * pitch);
+            map_groups(l, &map, at, src, out, walk);
+        }
+    }
+
+    /// Maps the rows, whose elements are known by their indices.
+    #[inline(always)]
+    pub fn map<L: Lanes, M: GroupMap>(self, l: L, map: &M, src: &[M::In], out: &mut [M::Out]) {
+        self.rows(
+            l,
+            src,
+            out,
+            #[inline(always)]
+            |at| (at, *map),
+        );
+    }
+}
+
 /// Maps whole groups, of sections in turn.
 struct Groups<'a, M: GroupMap> {
     map: &'a M,
@@ -139,7 +196,7 @@ impl<M: GroupMap> Kernel for Groups<'_, M> {
     fn run<L: Lanes>(self, l: L) {
         let Self { map, at, src, out, section, walk } = self;
         let n = src.len();
-        assert!(n == out.len() && section % L::GROUP == 0 && (n == 0 || n % section == 0));
+        assert!(n == out.len() && section % L::GROUP == 0 && (n == section || n % section == 0));
         // A copy that nothing points to: stores cannot change it, so that what is made of it stays in registers.
         let near = *map;
         if !L::STREAMS {

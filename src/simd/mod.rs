@@ -70,6 +70,10 @@ macro_rules! elsewhere {
             super::transpose::$level(self, rows, out);
         }
         #[inline(always)]
+        fn transpose_bytes(self, src: &[u8], stride: usize, out: &mut [u8], pitch: usize, stream: bool) {
+            super::byte_tiles::$level(self, src, stride, out, pitch, stream);
+        }
+        #[inline(always)]
         fn philox(self, keys: &PhiloxKeys, block: u64) -> [Self::U; 4] {
             super::philox::$level(self, keys, block)
         }
@@ -133,6 +137,7 @@ macro_rules! token {
 
 mod ahead;
 pub mod bf16_pairs;
+mod byte_tiles;
 mod cache;
 mod columns;
 mod lanes;
@@ -174,7 +179,7 @@ pub use lanes::{
     f16_to_f32, f64_to_f32_odd, fma, ByteFormat, ColumnSink, Kernel, Lanes, Narrow, MAX_GROUP, STEP,
 };
 pub use lookup::{F16Shift, Lookup};
-pub use map::{map_groups, set_least_streamed, GroupMap, Walk};
+pub use map::{map_groups, set_least_streamed, GroupMap, Laid, Walk};
 pub(crate) use packed::each_row;
 pub use packed::PackedColumns;
 pub use philox::PhiloxKeys;

@@ -164,6 +164,10 @@ impl Lanes for Neon {
         super::transpose::neon(self, rows, out);
     }
     #[inline(always)]
+    fn transpose_bytes(self, src: &[u8], stride: usize, out: &mut [u8], pitch: usize, _stream: bool) {
+        super::byte_tiles::neon(self, src, stride, out, pitch);
+    }
+    #[inline(always)]
     fn load_u8(self, src: &[u8]) -> Self::U {
         let src = &src[..N];
         // SAFETY: eight bytes are read from a slice of eight; the token proves NEON.

@@ -92,3 +92,48 @@ def test_every_code_is_decoded_beside_every_other(offset: int, fmt: str) -> None
         out = placed(codes.shape, dtype, offset)
         dn.decode(codes, fmt=fmt, out=out, dtype=dtype)
         assert out.tobytes() == reference.decode(codes, fmt=fmt, dtype=dtype).tobytes()
+
+
+@pytest.mark.usefixtures("simd_level", "stores")
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("shape", [(64, 64), (150, 130), (1, 700), (260, 257)], ids=str)
+@pytest.mark.parametrize("offset", [0, 16, 5])
+def test_columns_are_quantized_where_they_stand(shape: tuple[int, int], offset: int, dtype: Any) -> None:
+    lying = placed(shape[::-1], dtype, offset)
+    lying[:] = numbers(shape).T
+    for options in ({}, {"scale": "ue8m0"}, {"fmt": "float8_e5m2", "rounding": "toward_zero"}):
+        for call, textbook in (
+            (dn.quantize_tiles, reference.quantize_tiles),
+            (dn.quantize_blocks, reference.quantize_blocks),
+        ):
+            want = textbook(lying.T, **options)
+            codes = placed(shape, want.codes.dtype, offset)
+            got = call(lying.T, out=(codes, None), **options)
+            assert codes.tobytes() == want.codes.tobytes()
+            assert got.scales.tobytes() == want.scales.tobytes()
+    codes = placed(shape, ml_dtypes.float8_e4m3fn, offset)
+    dn.encode(lying.T, "float8_e4m3fn", out=codes)
+    assert codes.tobytes() == reference.encode(lying.T, "float8_e4m3fn").tobytes()
+
+
+@pytest.mark.parametrize("offset", [0, 16, 5])
+@pytest.mark.parametrize("rows", [2048, 2051])
+def test_columns_from_far_away(rows: int, offset: int) -> None:
+    """From 8 MiB on rows are cut where cache lines begin, and codes go past the caches in whole lines."""
+    lying = placed((1216, rows), np.float32, offset)
+    lying[:] = np.random.default_rng(7).standard_normal((1216, rows), dtype=np.float32)
+    x = np.ascontiguousarray(lying.T)
+    for call in (dn.quantize_tiles, dn.quantize_blocks):
+        want, got = call(x), call(lying.T)
+        assert got.codes.tobytes() == want.codes.tobytes()
+        assert got.scales.tobytes() == want.scales.tobytes()
+    codes = placed(x.shape, ml_dtypes.float8_e4m3fn, 16)
+    dn.encode(lying.T, "float8_e4m3fn", out=codes)
+    assert codes.tobytes() == dn.encode(x, "float8_e4m3fn").tobytes()
+    # The first in C order is named, whichever comes first in memory.
+    lying[1200, 700] = lying[3, 1900] = np.nan
+    for call in (dn.quantize_tiles, dn.quantize_blocks):
+        with pytest.raises(ValueError, match=str(700 * 1216 + 1200)):
+            call(lying.T)
+    with pytest.raises(ValueError, match=str(700 * 1216 + 1200)):
+        dn.encode(lying.T, "float8_e4m3fn", nan="raise")

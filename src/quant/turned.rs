@@ -1,0 +1,107 @@
+//! Rows that lie in columns of memory: columns are quantized where they stand, by blocks that lie as they do, and their codes
+//! and scales are transposed.
+
+use super::bands::Bands;
+use super::quantize::Job;
+use crate::formats::source::{Bf16, Code, Source, F32};
+use crate::formats::strided::Array;
+use crate::formats::turned_codes::{Columns, TurnCodes};
+use crate::formats::Input;
+use crate::simd::dispatch;
+
+impl Job<'_> {
+    /// Rows that lie in columns of memory, if nothing asks which row and column an element is in.
+    pub(super) fn columns<'b, C: Code>(&self, src: Array<'b>, cols: usize) -> Option<Columns<'b>> {
+        let anywhere =
+            !self.rounder.is_random() && self.global.encode.len() == 1 && self.global.decode.len() == 1;
+        src.columns(cols)
+            .filter(|columns| C::BYTE && anywhere && matches!(columns.input, Input::F32(_) | Input::Bf16(_)))
+    }
+
+    /// Quantizes rows that lie so; says whether anything was not finite.
+    pub(super) fn turned<C: Code, const PLAIN: bool>(
+        &self,
+        columns: Columns<'_>,
+        cols: usize,
+        [block_rows, block_cols]: [usize; 2],
+        codes: &mut [C],
+        scales: &mut [u8],
+        stream: bool,
+    ) -> bool {
+        let Columns { lines, stride, .. } = columns;
+        let (width, pitch, bytes) = (columns.window(block_cols), columns.pitch(), self.width());
+        let (across, bands) = (cols.div_ceil(block_cols), width.min(cols).div_ceil(block_cols));
+        // Codes and scales of a window, as they lie in memory, and bytes of the scales of a row of blocks.
+        let side = pitch.div_ceil(block_rows) * bytes;
+        let (mut found, mut stored) = (vec![C::default(); width.min(cols) * pitch], vec![0; bands * side]);
+        let mut spoiled = false;
+        for from in (0..cols).step_by(width) {
+            let window = from..cols.min(from + width);
+            let (codes_found, scales_found) = (&mut found[..], &mut stored[..]);
+            spoiled |= match columns.part(window.clone()) {
+                Input::F32(src) => {
+                    let blocks = [block_cols, block_rows];
+                    dispatch(self.standing::<F32, C, PLAIN>(
+                        (src, stride),
+                        lines,
+                        pitch,
+                        blocks,
+                        codes_found,
+                        scales_found,
+                    ))
+                }
+                Input::Bf16(src) => {
+                    let blocks = [block_cols, block_rows];
+                    dispatch(self.standing::<Bf16, C, PLAIN>(
+                        (src, stride),
+                        lines,
+                        pitch,
+                        blocks,
+                        codes_found,
+                        scales_found,
+                    ))
+                }
+                _ => unreachable!("other inputs become float32"),
+            };
+            let (out, cols_here) = (&mut codes[from..], window.len());
+            let src = &found;
+            dispatch(TurnCodes { src, lines, cols: cols_here, stride: pitch, out, pitch: cols, stream });
+            let scales = &mut scales[from / block_cols * bytes..];
+            for (band, found) in stored.chunks(side).take(cols_here.div_ceil(block_cols)).enumerate() {
+                for (row, scale) in found.chunks(bytes).take(lines.div_ceil(block_rows)).enumerate() {
+                    scales[(row * across + band) * bytes..][..bytes].copy_from_slice(scale);
+                }
+            }
+        }
+        spoiled
+    }
+
+    /// The kernel for columns of `lines` elements, by blocks as they lie in memory.
+    fn standing<'a, S: Source, C: Code, const PLAIN: bool>(
+        &'a self,
+        (src, stride): (&'a [S::Item], usize),
+        lines: usize,
+        pitch: usize,
+        [block_rows, block_cols]: [usize; 2],
+        codes: &'a mut [C],
+        scales: &'a mut [u8],
+    ) -> Bands<'a, S, C, PLAIN> {
+        let (window, cols) = (0..lines, pitch);
+        let (at, block, known, stream) = (0, 0, None, false);
+        Bands {
+            job: self,
+            at,
+            block,
+            src,
+            window,
+            stride,
+            known,
+            cols,
+            block_rows,
+            block_cols,
+            codes,
+            scales,
+            stream,
+        }
+    }
+}
