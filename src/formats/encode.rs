@@ -107,11 +107,11 @@ impl Job {
         let tasks = tasks.collect();
         let nans = run_tasks(src.len(), tasks, |(part, out): (Part, &mut [C])| {
             let (at, cols, src) = (part.range.start, part.cols, src.part(part.range));
-            if let Some(columns) = src.columns(cols).filter(|_| C::BYTE && !self.rounder.rounding.is_random())
-            {
-                if !self.turned(&way, columns, cols, &mut *out, walk.stream) {
-                    return None;
-                } // else the first in C order is found by going through rows
+            let anywhere = C::BYTE && !self.rounder.rounding.is_random();
+            let columns = if anywhere { src.columns(cols) } else { None };
+            // Where it meets a NaN, the first in C order is found by going through rows.
+            if columns.is_some_and(|columns| !self.turned(&way, columns, cols, &mut *out, walk.stream)) {
+                return None;
             }
             with_room(|room| {
                 let Some(width) = src.window(cols, 1) else {

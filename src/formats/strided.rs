@@ -146,6 +146,8 @@ impl<'a> From<Input<'a>> for Array<'a> {
 const LONG_ROW: usize = 1024;
 /// Elements of a window, a copy of some columns of such rows: half of a second-level cache.
 const WINDOW: usize = 64 * 1024;
+/// Columns of which tiles of codes would be mostly empty.
+const FEW: usize = MAX_GROUP / 2;
 /// Bytes of a cache line.
 const LINE: usize = 64;
 /// Bytes from which an array comes from far away, so that each line should be read once.
@@ -244,7 +246,9 @@ impl<'a> Array<'a> {
             Array::Strided(Strided { places, .. }) => {
                 let Places { rows, cols, .. } = places;
                 if places.turned() {
-                    n.max(places.height() * cols.len)
+                    // Whole groups of rows, where there are more than one.
+                    let rows = (n / cols.len.max(1)).max(places.height());
+                    cols.len * if rows > TURNED { rows / TURNED * TURNED } else { rows }
                 } else if cols.stride != 1 || cols.len < LONG_ROW {
                     n.min(COPIED)
                 } else if rows.stride < cols.len as isize {
@@ -260,13 +264,14 @@ impl<'a> Array<'a> {
     /// the array is large: where parts begin there, they share no lines.
     pub(crate) fn rows_to_line(&self, row: usize) -> Option<usize> {
         let Array::Strided(Strided { memory, places, at, .. }) = self else { return None };
+        if self.bytes() < FAR || !places.turned() || places.rows.len < 4 * TURNED {
+            return None;
+        }
         let item = memory.bytes() / memory.len().max(1);
-        let far = self.bytes() >= FAR && places.turned();
-        let apart = far && (places.cols.stride * item as isize) % LINE as isize == 0;
         let first = places.of(at / places.cols.len + row, 0) as usize;
-        apart
-            .then(|| memory.part(first..first).address().wrapping_neg() % LINE / item)
-            .filter(|rows| *rows > 0)
+        let rows = memory.part(first..first).address().wrapping_neg() % LINE / item;
+        let apart = (places.cols.stride * item as isize) % LINE as isize == 0;
+        (apart && rows > 0).then_some(rows)
     }
 
     /// Parts of about `n` elements, in order.
@@ -345,10 +350,13 @@ impl<'a> Array<'a> {
         (lines > 0 && at / width % height + lines <= height).then_some(lines)
     }
 
-    /// The elements, rows of `cols`, as columns of memory, if they lie so.
+    /// The elements, rows of `cols`, as columns of memory, if they lie so, and groups and tiles would be more than half full.
     #[inline(never)]
     pub(crate) fn columns(self, cols: usize) -> Option<Columns<'a>> {
-        let lines = self.turned_lines(cols)?;
+        let lines = self.turned_lines(cols).filter(|_| cols >= FEW)?;
+        if 4 * (lines.next_multiple_of(MAX_GROUP) - lines) > lines {
+            return None;
+        }
         let Array::Strided(Strided { memory, places, at, .. }) = self else { return None };
         let stride = usize::try_from(places.cols.stride).ok().filter(|stride| *stride >= lines)?;
         let start = places.of(at / cols, 0) as usize;

@@ -111,7 +111,7 @@ impl<S: Source, C: Code, const PLAIN: bool> Kernel for Bands<'_, S, C, PLAIN> {
                     (true, false) if here.len() < window.len() => Walk { ahead: neighbour, ..Walk::CACHED },
                     (true, _) => Walk::CACHED,
                     (false, true) => Walk { ahead: stride * item, far: true, ..Walk::CACHED },
-                    (false, false) => Walk { ahead: neighbour, far: true, ..Walk::CACHED },
+                    (false, false) => Walk { ahead: neighbour, far: stream, ..Walk::CACHED },
                 };
                 let scales = ready.run(block_cols, 0, end - start, true);
                 let (at, src) = (at + start, &src[here.start..]);
