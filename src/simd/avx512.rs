@@ -1,5 +1,6 @@
 //! AVX-512 F/BW/DQ/VL/CD with VBMI and VNNI: sixteen lanes.
 
+use super::avx512_halves::{halves, store_halves};
 use super::lanes::{horner, ByteFormat, ColumnSink, Kernel, Lanes, Narrow, MAX_GROUP, MIDPOINT};
 use super::lookup::Lookup;
 use super::onto;
@@ -153,34 +154,6 @@ fn bounded(words: __m512i, infinite: u16) -> __m512i {
         let most = _mm512_cmpeq_epi16_mask(magnitude, _mm512_set1_epi16(infinite as i16));
         _mm512_mask_sub_epi16(words, most, words, _mm512_set1_epi16(1))
     }
-}
-
-/// Sixteen float32 as float16, nearest even; NaNs keep some of their bits.
-#[inline(always)]
-fn half_nearest(x: __m512) -> __m256i {
-    const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
-    // SAFETY: AVX-512 is proved by the token of the caller.
-    unsafe { _mm512_cvt_roundps_ph::<NEAREST>(x) }
-}
-
-/// 32 float32 as float16, nearest even, with the quiet NaN of each sign.
-#[inline(always)]
-fn halves(a: __m512, b: __m512) -> __m512i {
-    // SAFETY: AVX-512 is proved by the token of the caller.
-    unsafe {
-        let words = join(half_nearest(a), half_nearest(b));
-        let magnitude = _mm512_and_si512(words, _mm512_set1_epi16(0x7FFF));
-        // The instruction keeps the payload of a NaN, and makes it quiet.
-        _mm512_sub_epi16(words, _mm512_subs_epu16(magnitude, _mm512_set1_epi16(0x7E00)))
-    }
-}
-
-/// Writes 16 float32 that are numbers as float16, nearest even.
-#[inline(always)]
-fn store_half(x: __m512, out: &mut [u16]) {
-    assert!(out.len() == N);
-    // SAFETY: the slice has 32 bytes; AVX-512 is proved by the token of the caller.
-    unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), half_nearest(x)) }
 }
 
 impl Lanes for Avx512 {
@@ -422,15 +395,10 @@ impl Lanes for Avx512 {
     const ROUNDS_WORDS: bool = true;
     #[inline(always)]
     fn store_f16(self, x: [__m512; 4], finite: bool, out: &mut [u16], stream: bool) {
-        let (lo, hi) = out[..4 * N].split_at_mut(2 * N);
-        if !finite && !stream && self.all_numbers(x) {
-            for (x, out) in x.chunks_exact(2).zip([lo, hi]) {
-                let (first, second) = out.split_at_mut(N);
-                store_half(x[0], first);
-                store_half(x[1], second);
-            }
+        if !stream && store_halves(x, finite, out) {
             return;
         }
+        let (lo, hi) = out[..4 * N].split_at_mut(2 * N);
         let (a, b) = (halves(x[0], x[1]), halves(x[2], x[3]));
         store(if finite { bounded(a, 0x7C00) } else { a }, lo, stream);
         store(if finite { bounded(b, 0x7C00) } else { b }, hi, stream);

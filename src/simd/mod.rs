@@ -164,6 +164,8 @@ pub mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub mod avx512;
 #[cfg(target_arch = "x86_64")]
+mod avx512_halves;
+#[cfg(target_arch = "x86_64")]
 mod avx512_random;
 pub mod mma;
 #[cfg(target_arch = "aarch64")]
