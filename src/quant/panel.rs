@@ -12,7 +12,7 @@ pub(super) const PANEL: usize = 4096;
 
 /// Bytes of a panel of more than one row: what a second-level cache has room for, or, where prefetchers follow whole rows as
 /// fast as memory goes, and fall behind on parts of them, a third-level one. Such prefetchers fall behind on rows that lie apart
-/// too: there the next panel is fetched while one is encoded, which is true in the result, and needs a place beside it.
+/// too: there panels are half as large, and true says that the next one is to be fetched while one is encoded.
 pub(super) fn tall_panel(apart: bool) -> (usize, bool) {
     const SECOND: usize = 512 * 1024;
     const MOST: usize = 4 * 1024 * 1024;

@@ -28,38 +28,22 @@ impl Job<'_> {
         scales: &mut [u8],
         stream: bool,
     ) -> bool {
-        let Columns { lines, stride, .. } = columns;
+        let lines = columns.lines;
         let (width, pitch, bytes) = (columns.window(block_cols), columns.pitch(), self.width());
         let (across, bands) = (cols.div_ceil(block_cols), width.min(cols).div_ceil(block_cols));
         // Codes and scales of a window, as they lie in memory, and bytes of the scales of a row of blocks.
         let side = pitch.div_ceil(block_rows) * bytes;
         let (mut found, mut stored) = (vec![C::default(); width.min(cols) * pitch], vec![0; bands * side]);
+        let shape = (columns, pitch, [block_cols, block_rows]);
         let mut spoiled = false;
         for from in (0..cols).step_by(width) {
             let window = from..cols.min(from + width);
-            let (codes_found, scales_found) = (&mut found[..], &mut stored[..]);
             spoiled |= match columns.part(window.clone()) {
                 Input::F32(src) => {
-                    let blocks = [block_cols, block_rows];
-                    dispatch(self.standing::<F32, C, PLAIN>(
-                        (src, stride),
-                        lines,
-                        pitch,
-                        blocks,
-                        codes_found,
-                        scales_found,
-                    ))
+                    dispatch(self.standing::<F32, C, PLAIN>(src, shape, &mut found, &mut stored))
                 }
                 Input::Bf16(src) => {
-                    let blocks = [block_cols, block_rows];
-                    dispatch(self.standing::<Bf16, C, PLAIN>(
-                        (src, stride),
-                        lines,
-                        pitch,
-                        blocks,
-                        codes_found,
-                        scales_found,
-                    ))
+                    dispatch(self.standing::<Bf16, C, PLAIN>(src, shape, &mut found, &mut stored))
                 }
                 _ => unreachable!("other inputs become float32"),
             };
@@ -76,17 +60,15 @@ impl Job<'_> {
         spoiled
     }
 
-    /// The kernel for columns of `lines` elements, by blocks as they lie in memory.
+    /// The kernel for a window of columns, by blocks as they lie in memory.
     fn standing<'a, S: Source, C: Code, const PLAIN: bool>(
         &'a self,
-        (src, stride): (&'a [S::Item], usize),
-        lines: usize,
-        pitch: usize,
-        [block_rows, block_cols]: [usize; 2],
+        src: &'a [S::Item],
+        (columns, cols, [block_rows, block_cols]): (Columns<'_>, usize, [usize; 2]),
         codes: &'a mut [C],
         scales: &'a mut [u8],
     ) -> Bands<'a, S, C, PLAIN> {
-        let (window, cols) = (0..lines, pitch);
+        let (window, stride) = (0..columns.lines, columns.stride);
         let (at, block, known, stream) = (0, 0, None, false);
         Bands {
             job: self,
