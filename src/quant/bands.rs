@@ -100,7 +100,7 @@ impl<S: Source, C: Code, const PLAIN: bool> Kernel for Bands<'_, S, C, PLAIN> {
                     fold: job.fold::<L>(),
                 });
                 let safe = ready.safe;
-                // What comes next: the panel's neighbour in the same rows, or the first one of the next rows.
+                // The panel's neighbour in the same rows comes next, or the first one of the next rows.
                 let neighbour = here.len() * item;
                 let below = (block_rows * stride - here.start) * item;
                 let walk = match (tall, apart) {
