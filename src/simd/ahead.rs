@@ -32,10 +32,14 @@ impl Ahead {
 
     /// The items `k` of rows that are as far from each other as the first two.
     pub fn of_rows<T>(rows: &[&[T]], k: Range<usize>) -> Ahead {
-        let Some(first) = rows.first() else { return Ahead::none() };
-        let second = rows.get(1).unwrap_or(first).as_ptr() as usize;
-        let ahead = Ahead::new(first, 0, 0..rows.len(), k);
-        Ahead { stride: second.wrapping_sub(first.as_ptr() as usize), ..ahead }
+        rows.first().map_or(Ahead::none(), |first| Ahead::of_many(first, rows.get(1).copied(), rows.len(), k))
+    }
+
+    /// The items `k` of so many rows, of which the first two are given.
+    pub fn of_many<T>(first: &[T], second: Option<&[T]>, count: usize, k: Range<usize>) -> Ahead {
+        let stride =
+            second.map_or(0, |second| (second.as_ptr() as usize).wrapping_sub(first.as_ptr() as usize));
+        Ahead { stride, ..Ahead::new(first, 0, 0..count, k) }
     }
 
     /// Nothing.
@@ -53,10 +57,22 @@ impl Ahead {
     /// Prefetches the lines of one part.
     #[inline(always)]
     pub fn prefetch<L: Lanes>(&mut self, l: L) {
+        self.next_part(|line| l.prefetch_at(line));
+    }
+
+    /// The same into the second-level cache, for rows that share few places of the first.
+    #[inline(always)]
+    pub fn prefetch_far<L: Lanes>(&mut self, l: L) {
+        self.next_part(|line| l.prefetch_far_at(line));
+    }
+
+    /// The lines of one part.
+    #[inline(always)]
+    fn next_part(&mut self, each: impl Fn(*const u8)) {
         let lines = self.each.min(self.left);
         self.left -= lines;
         for _ in 0..lines {
-            l.prefetch_at(self.at);
+            each(self.at);
             self.at = self.at.wrapping_add(LINE);
             if self.at >= self.end {
                 self.end = self.end.wrapping_add(self.stride);

@@ -106,7 +106,7 @@ impl Drop for Tiles {
     }
 }
 
-/// Sums of 32 rows by up to 32 columns: four tiles (upper left, upper right, lower left, lower right) of 16 rows.
+/// Sums of 32 rows by up to 32 columns: 32 rows of the left 16 columns, then of the right ones.
 pub type Sums = [[f32; 16]; 64];
 
 /// 32 rows of bfloat16, a left-hand operand. A distance that is no power of two spreads the rows over the cache.
@@ -120,13 +120,13 @@ pub struct Lhs<'a> {
 
 /// Work that is interleaved with the instructions of a product of tiles.
 pub trait Interleave {
-    /// Runs the part after instruction `slot`, counted from 0.
-    fn slot(&mut self, slot: usize);
+    /// Runs what comes after instruction `part` of a step, both counted from 0.
+    fn slot(&mut self, step: usize, part: usize);
 }
 
 impl Interleave for () {
     #[inline(always)]
-    fn slot(&mut self, _: usize) {}
+    fn slot(&mut self, _: usize, _: usize) {}
 }
 
 /// The tile registers hold sums in 0 to 3, left-hand operands in 4 and 5, right-hand ones in 6 and 7.
@@ -140,12 +140,14 @@ impl Tiles {
     /// Adds the products of `steps` times 32 k to `sums`, or overwrites `sums` if `fresh`: 32 rows of `lhs`
     /// by `COLUMNS` (1 or 2) tiles of `rhs`.
     ///
+    /// `STEPS` are 4 where there are so many, and else 0.
+    ///
     /// `lhs` has 32 words for each step, `rhs` `COLUMNS` tiles of 16 pairs of k of `2 * width` words; both are read from
     /// step `at_left` and `at_right` on. `beside` is called after
     /// each of the `2 * COLUMNS * steps` instructions, to fill the units that they leave idle.
     #[inline(always)]
     #[allow(clippy::too_many_arguments)] // two operands, a place in each, and the sums
-    pub fn product<const COLUMNS: usize>(
+    pub fn product<const COLUMNS: usize, const STEPS: usize>(
         &self,
         lhs: Lhs<'_>,
         at_left: usize,
@@ -157,6 +159,7 @@ impl Tiles {
         mut beside: impl Interleave,
     ) {
         const { assert!(COLUMNS == 1 || COLUMNS == 2) };
+        assert!(STEPS == 0 || STEPS == steps);
         let tile = 32 * self.width;
         assert!(lhs.words.len() >= 31 * lhs.stride + (at_left + steps) * 32);
         assert!(rhs.len() >= (at_right + steps) * COLUMNS * tile);
@@ -170,39 +173,81 @@ impl Tiles {
                 tile_step!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3";;
                            "tmm0", "tmm1", "tmm2", "tmm3");
             } else {
-                tile_step!("tileloadd tmm0, [{p} + {s}*1]", "tileloadd tmm2, [{p} + {s}*1 + 2048]";
+                tile_step!("tileloadd tmm0, [{p} + {s}*1]", "tileloadd tmm2, [{p} + {s}*1 + 1024]";
                            p = store, s = 64usize; "tmm0", "tmm2");
                 if COLUMNS == 2 {
-                    tile_step!("tileloadd tmm1, [{p} + {s}*1 + 1024]", "tileloadd tmm3, [{p} + {s}*1 + 3072]";
+                    tile_step!("tileloadd tmm1, [{p} + {s}*1 + 2048]", "tileloadd tmm3, [{p} + {s}*1 + 3072]";
                                p = store, s = 64usize; "tmm1", "tmm3");
                 }
             }
-            for i in 0..steps {
-                let from = at_left + i;
-                let a = lhs.words.as_ptr().add(from * 32);
-                let b = rhs.as_ptr().add((at_right + i) * COLUMNS * tile);
-                tile_step!("tileloadd tmm4, [{a} + {s}*1]", "tileloadd tmm6, [{b} + {t}*1]",
-                           "tdpbf16ps tmm0, tmm4, tmm6";
-                           a = a, b = b, s = row, t = stride; "tmm0", "tmm4", "tmm6");
-                beside.slot(2 * COLUMNS * i);
-                if COLUMNS == 2 {
-                    tile_step!("tileloadd tmm7, [{b} + {t}*1]", "tdpbf16ps tmm1, tmm4, tmm7";
-                               b = b.add(tile), t = stride; "tmm1", "tmm7");
-                    beside.slot(4 * i + 1);
-                }
-                tile_step!("tileloadd tmm5, [{a} + {s}*1]", "tdpbf16ps tmm2, tmm5, tmm6";
-                           a = a.add(16 * lhs.stride), s = row; "tmm2", "tmm5");
-                beside.slot(2 * COLUMNS * i + COLUMNS);
-                if COLUMNS == 2 {
-                    tile_step!("tdpbf16ps tmm3, tmm5, tmm7";; "tmm3");
-                    beside.slot(4 * i + 3);
+            let first = Step {
+                a: lhs.words.as_ptr().add(at_left * 32),
+                lower: 16 * lhs.stride,
+                row,
+                b: rhs.as_ptr().add(at_right * COLUMNS * tile),
+                tile,
+                stride,
+            };
+            if STEPS == 4 {
+                // Written out: a loop would not be unrolled, and the parts of `beside` need places that are known.
+                first.product::<COLUMNS>(0, &mut beside);
+                first.product::<COLUMNS>(1, &mut beside);
+                first.product::<COLUMNS>(2, &mut beside);
+                first.product::<COLUMNS>(3, &mut beside);
+            } else {
+                for i in 0..steps {
+                    first.product::<COLUMNS>(i, &mut beside);
                 }
             }
-            tile_step!("tilestored [{p} + {s}*1], tmm0", "tilestored [{p} + {s}*1 + 2048], tmm2";
+            tile_step!("tilestored [{p} + {s}*1], tmm0", "tilestored [{p} + {s}*1 + 1024], tmm2";
                        p = store, s = 64usize; "tmm0", "tmm2");
             if COLUMNS == 2 {
-                tile_step!("tilestored [{p} + {s}*1 + 1024], tmm1", "tilestored [{p} + {s}*1 + 3072], tmm3";
+                tile_step!("tilestored [{p} + {s}*1 + 2048], tmm1", "tilestored [{p} + {s}*1 + 3072], tmm3";
                            p = store, s = 64usize; "tmm1", "tmm3");
+            }
+        }
+    }
+}
+
+/// The operands of the first step of a product.
+#[derive(Clone, Copy)]
+struct Step {
+    /// The first left-hand tile, words to the lower one, and bytes from one of their rows to the next.
+    a: *const u16,
+    lower: usize,
+    row: usize,
+    /// The first right-hand tile, words of it, and bytes of its rows.
+    b: *const u16,
+    tile: usize,
+    stride: usize,
+}
+
+impl Step {
+    /// Adds the products of step `i`, 32 k.
+    ///
+    /// # Safety
+    /// The tile registers are set up, and the operands have so many steps.
+    #[inline(always)]
+    unsafe fn product<const COLUMNS: usize>(self, i: usize, beside: &mut impl Interleave) {
+        let Step { row, tile, stride, .. } = self;
+        // SAFETY: as the function's own.
+        unsafe {
+            let (a, b) = (self.a.add(i * 32), self.b.add(i * COLUMNS * tile));
+            tile_step!("tileloadd tmm4, [{a} + {s}*1]", "tileloadd tmm6, [{b} + {t}*1]",
+                       "tdpbf16ps tmm0, tmm4, tmm6";
+                       a = a, b = b, s = row, t = stride; "tmm0", "tmm4", "tmm6");
+            beside.slot(i, 0);
+            if COLUMNS == 2 {
+                tile_step!("tileloadd tmm7, [{b} + {t}*1]", "tdpbf16ps tmm1, tmm4, tmm7";
+                           b = b.add(tile), t = stride; "tmm1", "tmm7");
+                beside.slot(i, 2);
+            }
+            tile_step!("tileloadd tmm5, [{a} + {s}*1]", "tdpbf16ps tmm2, tmm5, tmm6";
+                       a = a.add(self.lower), s = row; "tmm2", "tmm5");
+            beside.slot(i, 1);
+            if COLUMNS == 2 {
+                tile_step!("tdpbf16ps tmm3, tmm5, tmm7";; "tmm3");
+                beside.slot(i, 3);
             }
         }
     }

@@ -483,9 +483,9 @@ impl Lanes for Avx2 {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
     }
     #[inline(always)]
-    fn prefetch_far<T>(self, src: &[T], bytes: usize) {
+    fn prefetch_far_at(self, at: *const u8) {
         // SAFETY: a prefetch never faults; the token proves SSE.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(src.as_ptr().cast::<i8>().wrapping_add(bytes)) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
     }
 
     #[inline(always)]

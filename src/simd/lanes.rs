@@ -391,7 +391,12 @@ pub trait Lanes: Copy {
     /// The same into the second-level cache, which waits for more lines at a time.
     #[inline(always)]
     fn prefetch_far<T>(self, src: &[T], bytes: usize) {
-        self.prefetch(src, bytes);
+        self.prefetch_far_at(src.as_ptr().cast::<u8>().wrapping_add(bytes));
+    }
+    /// The same for an address.
+    #[inline(always)]
+    fn prefetch_far_at(self, at: *const u8) {
+        self.prefetch_at(at);
     }
     /// The same for the lines of some elements.
     #[inline(always)]

@@ -8,12 +8,14 @@
 mod kernel;
 mod output;
 mod runs;
+mod sums;
 mod task;
 mod transpose;
 
 pub(super) use output::{KeptScratch, Region, Scratch};
 pub(super) use runs::{segments, KRun, KSegment};
-pub(super) use task::{BlockTask, WIDE};
+pub(super) use sums::{LoadSums, Place, StoreSums, SumCopy};
+pub(super) use task::{scales, BlockTask, WIDE};
 pub(super) use transpose::{StoreColumns, TransposeRun};
 
 use super::job::{Side, Tile};

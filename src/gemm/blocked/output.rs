@@ -3,8 +3,10 @@
 use super::runs::KSegment;
 use crate::gemm::definition;
 use crate::gemm::job::{Job, Row, Tile};
-use crate::simd::Lanes;
+use crate::simd::{Ahead, Lanes};
 use std::cell::RefCell;
+use std::ops::Range;
+use std::thread::LocalKey;
 
 /// A tile of the result, and the sums that outlive a segment of k.
 pub(in crate::gemm) struct Region<'o> {
@@ -58,7 +60,7 @@ impl<'o> Region<'o> {
         if segments.len() > 1 && matches!(self.tile.out.first(), Some(Row::Bf16(_))) {
             self.sums = vec![0.0; size];
         }
-        if segments.iter().any(|s| !s.last && s.runs.last().is_some_and(|r| !r.closes)) {
+        if segments.iter().any(KSegment::splits) {
             self.partial = vec![0.0; size];
         }
     }
@@ -80,6 +82,21 @@ impl<'o> Region<'o> {
             Some(Row::F32(row)) => l.prefetch(row, 4 * j),
             Some(Row::Bf16(row)) if segment.last => l.prefetch(row, 2 * j),
             _ => {}
+        }
+    }
+
+    /// The outputs of some rows and columns, to be prefetched where a segment reads or writes them.
+    pub fn ahead(&self, segment: &KSegment, rows: Range<usize>, columns: Range<usize>) -> Ahead {
+        let columns = columns.start.min(self.size.1)..columns.end.min(self.size.1);
+        let out = self.tile.out.get(rows.start..rows.end.min(self.size.0)).unwrap_or_default();
+        match out {
+            [Row::F32(first), Row::F32(second), ..] => {
+                Ahead::of_many(first, Some(second), out.len(), columns)
+            }
+            [Row::Bf16(first), Row::Bf16(second), ..] if segment.last => {
+                Ahead::of_many(first, Some(second), out.len(), columns)
+            }
+            _ => Ahead::none(),
         }
     }
 
@@ -105,6 +122,16 @@ impl<'o> Region<'o> {
             Row::F32(row) => Some(&mut row[j..j + n]),
             Row::Bf16(_) if segment.last => None,
             Row::Bf16(_) => Some(&mut self.sums[i * self.size.1 + j..][..n]),
+        }
+    }
+
+    /// Where up to `n` results of row `i` from column `j` on are written, if they are bfloat16 and the last segment makes them.
+    #[inline(always)]
+    pub fn words(&mut self, segment: &KSegment, i: usize, j: usize, n: usize) -> Option<&mut [u16]> {
+        let n = self.inside(i, j, n);
+        match self.tile.out.get_mut(i) {
+            Some(Row::Bf16(row)) if segment.last && n > 0 => Some(&mut row[j..j + n]),
+            _ => None,
         }
     }
 
@@ -243,45 +270,65 @@ impl<T: Copy + Default> Scratch<T> {
     }
 }
 
-thread_local! {
-    static KEPT: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+/// Numbers whose buffers a thread keeps.
+pub(in crate::gemm) trait Kept: Copy + Default + 'static {
+    /// The buffers that nobody uses.
+    fn buffers() -> &'static LocalKey<RefCell<Vec<Vec<Self>>>>;
 }
 
-/// Buffers that a thread keeps; a task has two.
+macro_rules! kept {
+    ($($number:ty: $buffers:ident),*) => {$(
+        thread_local! {
+            static $buffers: RefCell<Vec<Vec<$number>>> = const { RefCell::new(Vec::new()) };
+        }
+
+        impl Kept for $number {
+            fn buffers() -> &'static LocalKey<RefCell<Vec<Vec<$number>>>> {
+                &$buffers
+            }
+        }
+    )*};
+}
+
+kept!(f32: FLOATS, u16: WORDS);
+
+/// Buffers of a kind that a thread keeps; a task has two.
 const MOST_KEPT: usize = 2;
+/// Bytes of the longest buffer that is kept.
+const LONGEST_KEPT: usize = 16 << 20;
 
 /// Numbers that nobody has set, on a 64-byte boundary, in memory that the thread keeps from task to task: fresh pages cost as
 /// much as a tenth of a small product.
 #[derive(Debug)]
-pub(in crate::gemm) struct KeptScratch(Scratch<f32>);
+pub(in crate::gemm) struct KeptScratch<T: Kept>(Scratch<T>);
 
-impl KeptScratch {
+impl<T: Kept> KeptScratch<T> {
     pub fn new(length: usize) -> Self {
-        let mut memory = KEPT.with_borrow_mut(Vec::pop).unwrap_or_default();
-        let whole = length + 64 / std::mem::size_of::<f32>();
-        memory.resize(memory.len().max(whole), 0.0);
+        let mut memory = T::buffers().with_borrow_mut(Vec::pop).unwrap_or_default();
+        let whole = length + 64 / std::mem::size_of::<T>();
+        memory.resize(memory.len().max(whole), T::default());
         let skip = memory.as_ptr().align_offset(64).min(whole - length);
         KeptScratch(Scratch { memory, skip, length })
     }
 
     #[inline(always)]
-    pub fn get(&self) -> &[f32] {
+    pub fn get(&self) -> &[T] {
         self.0.get()
     }
 
     #[inline(always)]
-    pub fn get_mut(&mut self) -> &mut [f32] {
+    pub fn get_mut(&mut self) -> &mut [T] {
         self.0.get_mut()
     }
 }
 
-impl Drop for KeptScratch {
+impl<T: Kept> Drop for KeptScratch<T> {
     fn drop(&mut self) {
         let memory = std::mem::take(&mut self.0.memory);
         // a thread that ends has no place for it
-        let _ = KEPT.try_with(|kept| {
+        let _ = T::buffers().try_with(|kept| {
             let mut kept = kept.borrow_mut();
-            if kept.len() < MOST_KEPT {
+            if kept.len() < MOST_KEPT && std::mem::size_of_val(&memory[..]) <= LONGEST_KEPT {
                 kept.push(memory);
             }
         });

@@ -32,6 +32,11 @@ impl KSegment {
         let bound = |run: Option<&KRun>, end: bool| run.map_or(0, |r| if end { r.end } else { r.begin });
         bound(self.runs.first(), false)..bound(self.runs.last(), true)
     }
+
+    /// Tests if an interval goes on in the next segment.
+    pub fn splits(&self) -> bool {
+        !self.last && self.runs.last().is_some_and(|run| !run.closes)
+    }
 }
 
 /// Runs of at most `run` k in segments of at most `segment` k, both multiples of 32. A sum that starts from `c` neither

@@ -1,7 +1,7 @@
 //! One task: which side is transposed, what stays in which cache, and where sums wait between segments.
 
 use super::kernel::{AddRun, Block};
-use super::output::results;
+use super::sums::{LoadSums, Place, StoreSums, SumCopy};
 use super::{
     segments, BlockOrder, KRun, KSegment, KeptScratch, PackedRows, Problem, Region, Scratch, SideOperand,
     VECTORS,
@@ -86,9 +86,9 @@ struct Workspace<O: BlockOrder> {
     column_scales: Vec<f32>,
     /// Where each run of a segment begins in packed columns, and where the last ends.
     starts: Vec<usize>,
-    lhs: KeptScratch,
+    lhs: KeptScratch<f32>,
     near: Scratch<O::Near>,
-    rhs: KeptScratch,
+    rhs: KeptScratch<f32>,
     done: Scratch<f32>,
     partial: Scratch<f32>,
 }
@@ -277,7 +277,14 @@ impl<O: BlockOrder> Workspace<O> {
         let (order, turned) = (self.order, self.turned);
         for partial in [false, true].into_iter().take(1 + usize::from(kept)) {
             let sums = if partial || self.chained { &mut self.partial } else { &mut self.done }.get_mut();
-            order.call(LoadSums { order, copy: SumCopy { segment, partial, turned, place }, region, sums });
+            order.call(LoadSums {
+                l: order.lanes(),
+                copy: SumCopy { segment, partial, turned, place, tall: TALL },
+                region,
+                sums,
+                start: O::START,
+                fetch: true,
+            });
         }
     }
 
@@ -288,15 +295,21 @@ impl<O: BlockOrder> Workspace<O> {
         let (order, turned) = (self.order, self.turned);
         for partial in [false, true].into_iter().take(1 + usize::from(keep)) {
             let sums = if partial || self.chained { self.partial.get() } else { self.done.get() };
-            let copy = SumCopy { segment, partial, turned, place };
-            order.call(StoreSums { order, copy, region: &mut *region, sums });
+            let copy = SumCopy { segment, partial, turned, place, tall: TALL };
+            order.call(StoreSums { l: order.lanes(), copy, region: &mut *region, sums });
         }
     }
 }
 
 /// Collects the scales of some rows of a side for each run of a segment, `each` of them, of which the last belong to none.
 #[inline(always)]
-fn scales(of: impl SideOperand, at: &[usize], segment: &KSegment, each: usize, out: &mut Vec<f32>) {
+pub(in crate::gemm) fn scales(
+    of: impl SideOperand,
+    at: &[usize],
+    segment: &KSegment,
+    each: usize,
+    out: &mut Vec<f32>,
+) {
     out.resize(segment.runs.len() * each, 0.0);
     for (run, scales) in segment.runs.iter().zip(out.chunks_exact_mut(each)) {
         of.scales(at, run.begin, scales);
@@ -316,170 +329,4 @@ struct Work {
     scales: (usize, usize),
     /// Rows to prefetch, from these on, and of which k.
     ahead: (usize, Range<usize>),
-}
-
-/// A block of the result.
-#[derive(Clone, Copy)]
-struct Place {
-    row: usize,
-    rows: usize,
-    column: usize,
-    vectors: usize,
-}
-
-/// The way of sums between a region and a block.
-#[derive(Clone, Copy)]
-struct SumCopy<'a> {
-    segment: &'a KSegment,
-    /// True: partial sums that are kept; false: final ones.
-    partial: bool,
-    turned: bool,
-    place: Place,
-}
-
-/// Fetches the sums of a block, a row of the region at a time.
-struct LoadSums<'a, 'o, O> {
-    order: O,
-    copy: SumCopy<'a>,
-    region: &'a Region<'o>,
-    sums: &'a mut [f32],
-}
-
-impl<O: BlockOrder> Kernel for LoadSums<'_, '_, O> {
-    type Out = ();
-    #[inline(always)]
-    fn run<L: Lanes>(self, _: L) {
-        let LoadSums { order, copy, region, sums } = self;
-        let SumCopy { segment, partial, turned, place } = copy;
-        let (l, n) = (order.lanes(), O::L::N);
-        if !partial {
-            prefetch_next(l, region, copy, VECTORS * n);
-            if segment.first && !region.starts() {
-                return sums.fill(O::START);
-            }
-        }
-        let (mut line, mut tiles) = ([0f32; TALL], [0f32; TALL * WIDE]);
-        if !turned {
-            let line = &mut line[..place.vectors * n];
-            for row in 0..place.rows {
-                let (i, j) = (place.row + row, place.column);
-                let line = load_line(region, copy, (i, j), line);
-                for (v, from) in line.chunks_exact(n).enumerate() {
-                    sums[(v * TALL + row) * n..][..n].copy_from_slice(from);
-                }
-            }
-            return;
-        }
-        let line = &mut line[..place.rows.next_multiple_of(n)];
-        for v in 0..place.vectors {
-            for lane in 0..n {
-                let (i, j) = (place.column + v * n + lane, place.row);
-                let line = load_line(region, copy, (i, j), line);
-                for (tile, from) in tiles.chunks_exact_mut(n * n).zip(line.chunks_exact(n)) {
-                    tile[lane * n..][..n].copy_from_slice(from);
-                }
-            }
-            let sums = sums[v * TALL * n..].chunks_exact_mut(n * n);
-            for (tile, sums) in tiles.chunks_exact(n * n).zip(sums).take(line.len() / n) {
-                l.transpose(tile, sums);
-            }
-        }
-    }
-}
-
-/// Prefetches the outputs that come next, so many columns on.
-#[inline(always)]
-fn prefetch_next<L: Lanes>(l: L, region: &Region<'_>, copy: SumCopy<'_>, on: usize) {
-    let SumCopy { segment, turned, place, .. } = copy;
-    let (lines, length) = if turned { (on, place.rows) } else { (place.rows, on) };
-    for line in 0..lines {
-        let (i, j) = if turned {
-            (place.column + on + line, place.row)
-        } else {
-            (place.row + line, place.column + on)
-        };
-        (0..length).step_by(WIDE).for_each(|at| region.prefetch(l, segment, i, j + at));
-    }
-}
-
-/// The sums from row `i` and column `j` on, as many as `line` has.
-#[inline(always)]
-fn load_line<'a>(
-    region: &'a Region<'_>,
-    SumCopy { segment, partial, .. }: SumCopy<'_>,
-    (i, j): (usize, usize),
-    line: &'a mut [f32],
-) -> &'a [f32] {
-    if !partial {
-        return region.line(segment, i, j, line);
-    }
-    region.load_partial(i, j, line);
-    line
-}
-
-/// Puts the sums of a block back.
-struct StoreSums<'a, 'o, O> {
-    order: O,
-    copy: SumCopy<'a>,
-    region: &'a mut Region<'o>,
-    sums: &'a [f32],
-}
-
-impl<O: BlockOrder> Kernel for StoreSums<'_, '_, O> {
-    type Out = ();
-    #[inline(always)]
-    fn run<L: Lanes>(self, _: L) {
-        let StoreSums { order, copy, region, sums } = self;
-        let SumCopy { turned, place, .. } = copy;
-        let (l, n) = (order.lanes(), O::L::N);
-        let mut tiles = [0f32; TALL * WIDE];
-        if !turned {
-            for row in 0..place.rows {
-                let from = sums[row * n..].chunks(TALL * n).take(place.vectors);
-                store_line(l, region, copy, (place.row + row, place.column), place.vectors * n, from);
-            }
-            return;
-        }
-        for v in 0..place.vectors {
-            let sums = sums[v * TALL * n..].chunks_exact(n * n);
-            for (tile, sums) in tiles.chunks_exact_mut(n * n).zip(sums).take(place.rows.div_ceil(n)) {
-                l.transpose(sums, tile);
-            }
-            for lane in 0..n {
-                // the rows after the last belong to the next block
-                let from = tiles[lane * n..].chunks(n * n);
-                store_line(l, region, copy, (place.column + v * n + lane, place.row), place.rows, from);
-            }
-        }
-    }
-}
-
-/// Writes `count` sums from row `i` and column `j` on; each vector begins a part of `from`.
-#[inline(always)]
-fn store_line<'a, L: Lanes>(
-    l: L,
-    region: &mut Region<'_>,
-    SumCopy { segment, partial, .. }: SumCopy<'_>,
-    (i, j): (usize, usize),
-    count: usize,
-    from: impl Iterator<Item = &'a [f32]>,
-) {
-    if !partial && count.is_multiple_of(L::N) {
-        if let Some(to) = region.place(segment, i, j, count) {
-            for (to, from) in to.chunks_exact_mut(L::N).zip(from) {
-                let sum = l.load_f32(from);
-                l.store_f32(if segment.last { results(l, sum) } else { sum }, to, false);
-            }
-            return;
-        }
-    }
-    let mut line = [0f32; TALL];
-    for (to, from) in line.chunks_exact_mut(L::N).zip(from) {
-        to.copy_from_slice(&from[..L::N]);
-    }
-    if partial {
-        region.keep_partial(i, j, &line[..count]);
-    } else {
-        region.store(segment, i, j, &line[..count]);
-    }
 }

@@ -7,11 +7,15 @@
 
 mod intervals;
 #[cfg(target_arch = "x86_64")]
+mod promote;
+#[cfg(target_arch = "x86_64")]
 mod skinny_amx;
 mod skinny_simd;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
 mod vectors;
+#[cfg(target_arch = "x86_64")]
+mod widen;
 #[cfg(target_arch = "x86_64")]
 mod with_tiles;
 

@@ -4,7 +4,8 @@
 //! no transpose; the few rows are the right-hand operand, packed once for all tasks. Weights are widened one segment ahead
 //! of the products: a tile load must not follow the stores that it reads.
 
-use super::tiles::{OperandRows, Promotion, SpreadPromotion, WidenLhs, WidenRhs, ROW_GAP, SIDE};
+use super::promote::{Promotion, Spread};
+use super::widen::{OperandRows, WidenLhs, WidenRhs, ROW_GAP, SIDE, TILE};
 use super::with_tiles::redo_subnormal;
 use super::{Problem, STEP};
 use crate::gemm::blocked::{segments, KSegment, Region, Scratch, SideOperand};
@@ -14,8 +15,8 @@ use crate::simd::{Kernel, Lanes};
 use crate::threads::{run_tasks, threads_for};
 use std::ops::Range;
 
-/// The most rows: up to here, widening `b` twice costs less than transposing it once.
-pub(super) const MAX_ROWS: usize = 64;
+/// The most rows: those of two tiles.
+pub(super) const MAX_ROWS: usize = 32;
 /// The fewest rows: for one or two, vectors are as fast as memory.
 pub(super) const MIN_ROWS: usize = 3;
 /// k widened at a time: 32 rows of it fit the first-level cache, twice.
@@ -70,12 +71,12 @@ impl Kernel for PackActivations<'_> {
     fn run<L: Lanes>(self, l: L) -> Scratch<u16> {
         let PackActivations { p, row, count } = self;
         let (width, tiles) = (count.min(16), count.div_ceil(16));
-        let mut wide = [0u16; STEP * SIDE];
+        let mut wide = [0u16; 2 * TILE];
         let mut activations = Scratch::new(p.k.div_ceil(STEP) * tiles * STEP * width);
         for (step, out) in activations.get_mut().chunks_exact_mut(tiles * STEP * width).enumerate() {
             let (begin, end) = (step * STEP, p.k.min(step * STEP + STEP));
             let rows = OperandRows { side: &p.a, row, count, stride: p.k };
-            l.call(WidenRhs { rows, begin, end, out: &mut wide[..tiles * STEP * 16] });
+            l.call(WidenRhs { rows, begin, end, tiles, out: &mut wide[..tiles * TILE] });
             for (out, wide) in out.chunks_exact_mut(2 * width).zip(wide.chunks_exact(32)) {
                 out.copy_from_slice(&wide[..2 * width]);
             }
@@ -165,16 +166,10 @@ impl SkinnyAmxWorkspace {
             for run in &segment.runs {
                 let steps = (run.end - run.begin).div_ceil(STEP);
                 let (at_left, at_right) = ((run.begin - k.start) / STEP, run.begin / STEP);
-                let promotion = Promotion {
-                    l,
-                    partial: &*waiting,
-                    done: &mut *done,
-                    rows: &self.of_columns,
-                    columns: &self.of_rows,
-                };
-                let pieces = if promote { 32 * COLUMNS } else { 0 };
-                let beside = SpreadPromotion { promotion, pieces, each: 16_usize.div_ceil(steps) };
-                tiles.product::<COLUMNS>(
+                let promotion = promote
+                    .then(|| Promotion::<L, COLUMNS>::new(l, waiting, done, &self.of_columns, &self.of_rows));
+                let beside = Spread::new(promotion, 2 * COLUMNS * steps);
+                tiles.product::<COLUMNS, 0>(
                     weights,
                     at_left,
                     activations,
@@ -202,17 +197,13 @@ impl SkinnyAmxWorkspace {
             std::mem::swap(&mut now, &mut next);
         }
         if promote {
-            let (rows, columns) = (&self.of_columns, &self.of_rows);
-            let mut promotion = Promotion { l, partial: &*waiting, done: &mut *done, rows, columns };
-            for i in 0..64 {
-                promotion.piece(i);
-            }
+            Promotion::<L, COLUMNS>::new(l, waiting, done, &self.of_columns, &self.of_rows).whole();
         }
         let done = if p.chained { partial } else { done };
         for row in 0..region.size.0 {
             let mut sums = [0.0; SIDE];
             for (i, sum) in sums.iter_mut().enumerate() {
-                *sum = done[i / 16 * 32 + row / 16 * 16 + i % 16][row % 16];
+                *sum = done[row / 16 * SIDE + i][row % 16];
             }
             region.store(&WHOLE, row, column, &sums);
         }
@@ -233,7 +224,7 @@ fn begin(segment: &KSegment, region: &Region<'_>, column: usize, sums: &mut Sums
         let mut start = [0.0; SIDE];
         region.load(segment, row, column, &mut start);
         for (i, start) in start.into_iter().enumerate() {
-            sums[i / 16 * 32 + row / 16 * 16 + i % 16][row % 16] = start;
+            sums[row / 16 * SIDE + i][row % 16] = start;
         }
     }
 }
