@@ -6,7 +6,7 @@ use super::round::{NanPolicy, Overflow, Rounder, Rounding};
 use super::source::{each_input, Code, CodesMut, Source, F32};
 use super::strided::{with_room, Array, Part, Rows};
 use super::table::{Format, BFLOAT16, FLOAT16};
-use super::turned_codes::{Columns, TurnCodes};
+use super::turned_codes::{Columns, Windows};
 use crate::error::{same_length, Error};
 use crate::simd::{dispatch, GroupMap, Kernel, Laid, Lanes, Narrow, Walk, MAX_GROUP};
 use crate::threads::run_tasks;
@@ -148,36 +148,18 @@ impl Job {
         out: &mut [C],
         stream: bool,
     ) -> bool {
-        let (width, pitch) = (columns.window(MAX_GROUP), columns.pitch());
-        let Columns { lines, stride, .. } = columns;
-        let mut codes = vec![C::default(); width.min(cols) * pitch];
+        let (Columns { lines, stride, .. }, pitch) = (columns, columns.pitch());
         // Rows go past the caches in whole lines.
         let head =
             if stream && cols.is_multiple_of(MAX_GROUP) { out.as_ptr().align_offset(MAX_GROUP) } else { 0 };
-        let (mut from, mut end) = (0, if head > 0 { head } else { width });
-        while from < cols {
-            let window = from..cols.min(end);
-            (from, end) = (window.end, window.end + width);
-            let nan = each_input!(columns.part(window.clone()), S, src => {
+        columns.turn(Windows { cols, unit: MAX_GROUP, head, stream }, out, |window, codes| {
+            each_input!(columns.part(window), S, src => {
                 let item = size_of::<<S as Source>::Item>();
                 let walk = Walk { ahead: columns.ahead(item) * stride * item, far: true, ..Walk::CACHED };
-                self.rows::<S, C>(way, Laid { at: 0, cols: lines, stride, pitch, walk }, src, &mut codes)
-            });
-            if nan.is_some() {
-                return true;
-            }
-            let turn = TurnCodes {
-                src: &codes,
-                lines,
-                cols: window.len(),
-                stride: pitch,
-                out: &mut out[window.start..],
-                pitch: cols,
-                stream,
-            };
-            dispatch(turn);
-        }
-        false
+                self.rows::<S, C>(way, Laid { at: 0, cols: lines, stride, pitch, walk }, src, codes)
+            })
+            .is_some()
+        })
     }
 
     /// Encodes rows; the first NaN that is not wanted.

@@ -2,7 +2,7 @@
 //! bytes, are transposed.
 
 use super::source::{Code, Input};
-use crate::simd::{Kernel, Lanes, MAX_GROUP};
+use crate::simd::{dispatch, Kernel, Lanes, MAX_GROUP};
 use std::ops::Range;
 
 /// Rows that lie in columns of memory, as [`Array::columns`](super::strided::Array::columns) gives them: columns of `lines`
@@ -14,6 +14,16 @@ pub(crate) struct Columns<'a> {
     pub stride: usize,
 }
 
+/// Windows of columns: `cols` in all, a multiple of `unit` at a time, but `head` of them first, unless that is 0. Their rows
+/// go past the caches if they `stream`.
+#[derive(Clone, Copy)]
+pub(crate) struct Windows {
+    pub cols: usize,
+    pub unit: usize,
+    pub head: usize,
+    pub stream: bool,
+}
+
 /// Elements whose codes wait to be transposed: they stay in the second-level cache.
 const WINDOW: usize = 64 * 1024;
 /// Bytes that are fetched ahead of the column that is read, in whole columns.
@@ -23,6 +33,30 @@ impl<'a> Columns<'a> {
     /// Columns of a window, a multiple of `unit`.
     pub fn window(&self, unit: usize) -> usize {
         (WINDOW / self.lines / unit).max(1) * unit
+    }
+
+    /// Makes codes of one window of columns after the other, by `encode`, and transposes them to rows of `out`. Returns true as
+    /// soon as `encode` does.
+    pub fn turn<C: Code>(
+        self,
+        windows: Windows,
+        out: &mut [C],
+        mut encode: impl FnMut(Range<usize>, &mut [C]) -> bool,
+    ) -> bool {
+        let Windows { cols, unit, head, stream } = windows;
+        let (width, stride) = (self.window(unit), self.pitch());
+        let mut codes = vec![C::default(); width.min(cols) * stride];
+        let (mut from, mut end) = (0, if head > 0 { head } else { width });
+        while from < cols {
+            let window = from..cols.min(end);
+            (from, end) = (window.end, window.end + width);
+            let (src, lines, out) = (&mut codes, self.lines, &mut out[window.start..]);
+            if encode(window.clone(), src) {
+                return true;
+            }
+            dispatch(TurnCodes { src, lines, cols: window.len(), stride, out, pitch: cols, stream });
+        }
+        false
     }
 
     /// Codes from one column of a window to the next: not so that they fight for the same cache sets.
@@ -47,14 +81,14 @@ impl<'a> Columns<'a> {
 }
 
 /// Transposes the codes of a window: `cols` columns of `lines`, one every `stride`, to rows of which one begins every `pitch`.
-pub(crate) struct TurnCodes<'a, C> {
-    pub src: &'a [C],
-    pub lines: usize,
-    pub cols: usize,
-    pub stride: usize,
-    pub out: &'a mut [C],
-    pub pitch: usize,
-    pub stream: bool,
+struct TurnCodes<'a, C> {
+    src: &'a [C],
+    lines: usize,
+    cols: usize,
+    stride: usize,
+    out: &'a mut [C],
+    pitch: usize,
+    stream: bool,
 }
 
 impl<C: Code> Kernel for TurnCodes<'_, C> {

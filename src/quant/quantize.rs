@@ -285,7 +285,9 @@ impl<'a> Job<'a> {
         let (mut at, mut block) = (0, 0);
         let stream = Walk::over(src.bytes(), codes).stream;
         let (mut codes, mut scales) = (codes, scales);
-        let tasks = flat.band_parts(task::<S>(src), src.rows_to_line(0)).map(|part| {
+        let turned = known.is_none() && self.columns::<C>(src, flat.cols).is_some();
+        let first = if turned { src.rows_to_line(0) } else { None };
+        let tasks = flat.band_parts(task::<S>(src), first).map(|part| {
             let (here, after) = std::mem::take(&mut codes).split_at_mut(part.elements);
             let (stored, left) = std::mem::take(&mut scales).split_at_mut(part.blocks * width);
             (codes, scales) = (after, left);

@@ -5,7 +5,7 @@ use super::bands::Bands;
 use super::quantize::Job;
 use crate::formats::source::{Bf16, Code, Source, F32};
 use crate::formats::strided::Array;
-use crate::formats::turned_codes::{Columns, TurnCodes};
+use crate::formats::turned_codes::{Columns, Windows};
 use crate::formats::Input;
 use crate::simd::dispatch;
 
@@ -28,35 +28,29 @@ impl Job<'_> {
         scales: &mut [u8],
         stream: bool,
     ) -> bool {
-        let lines = columns.lines;
-        let (width, pitch, bytes) = (columns.window(block_cols), columns.pitch(), self.width());
+        let (lines, width) = (columns.lines, columns.window(block_cols));
+        let (pitch, bytes) = (columns.pitch(), self.width());
         let (across, bands) = (cols.div_ceil(block_cols), width.min(cols).div_ceil(block_cols));
-        // Codes and scales of a window, as they lie in memory, and bytes of the scales of a row of blocks.
+        // Bytes of the scales of a row of blocks, as they lie in memory, and those of a window.
         let side = pitch.div_ceil(block_rows) * bytes;
-        let (mut found, mut stored) = (vec![C::default(); width.min(cols) * pitch], vec![0; bands * side]);
+        let mut stored = vec![0; bands * side];
         let shape = (columns, pitch, [block_cols, block_rows]);
         let mut spoiled = false;
-        for from in (0..cols).step_by(width) {
-            let window = from..cols.min(from + width);
-            spoiled |= match columns.part(window.clone()) {
-                Input::F32(src) => {
-                    dispatch(self.standing::<F32, C, PLAIN>(src, shape, &mut found, &mut stored))
-                }
-                Input::Bf16(src) => {
-                    dispatch(self.standing::<Bf16, C, PLAIN>(src, shape, &mut found, &mut stored))
-                }
+        columns.turn(Windows { cols, unit: block_cols, head: 0, stream }, codes, |window, found| {
+            let (from, count) = (window.start, window.len());
+            spoiled |= match columns.part(window) {
+                Input::F32(src) => dispatch(self.standing::<F32, C, PLAIN>(src, shape, found, &mut stored)),
+                Input::Bf16(src) => dispatch(self.standing::<Bf16, C, PLAIN>(src, shape, found, &mut stored)),
                 _ => unreachable!("other inputs become float32"),
             };
-            let (out, cols_here) = (&mut codes[from..], window.len());
-            let src = &found;
-            dispatch(TurnCodes { src, lines, cols: cols_here, stride: pitch, out, pitch: cols, stream });
             let scales = &mut scales[from / block_cols * bytes..];
-            for (band, found) in stored.chunks(side).take(cols_here.div_ceil(block_cols)).enumerate() {
+            for (band, found) in stored.chunks(side).take(count.div_ceil(block_cols)).enumerate() {
                 for (row, scale) in found.chunks(bytes).take(lines.div_ceil(block_rows)).enumerate() {
                     scales[(row * across + band) * bytes..][..bytes].copy_from_slice(scale);
                 }
             }
-        }
+            false
+        });
         spoiled
     }
 

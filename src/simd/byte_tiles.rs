@@ -13,14 +13,6 @@ pub(super) fn portable(side: usize, src: &[u8], stride: usize, out: &mut [u8], p
     }
 }
 
-/// Tests if a tile's rows, one every `stride` bytes, lie in as many bytes.
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-#[inline(always)]
-fn holds(bytes: usize, side: usize, stride: usize) -> bool {
-    let end = stride.checked_mul(side - 1).and_then(|last| last.checked_add(side));
-    end.is_some_and(|end| end <= bytes)
-}
-
 /// Interleaves sixteen rows four times, within each 128 bits.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! interleaved {
@@ -44,13 +36,13 @@ pub(super) use x86::{avx2, avx512};
 mod x86 {
     use super::super::avx2::Avx2;
     use super::super::avx512::Avx512;
-    use super::holds;
+    use super::super::transpose::rows_fit;
     use std::arch::x86_64::*;
 
     /// Transposes a 32 x 32 tile.
     #[inline(always)]
     pub fn avx2(_: Avx2, src: &[u8], stride: usize, out: &mut [u8], pitch: usize, _stream: bool) {
-        assert!(holds(src.len(), 32, stride) && holds(out.len(), 32, pitch), "a tile");
+        assert!(rows_fit(32, 32, stride, src.len()) && rows_fit(32, 32, pitch, out.len()), "a tile");
         // SAFETY: the token proves the level; the last rows were just found to end in the slices.
         unsafe { avx2_at(src.as_ptr(), stride, out.as_mut_ptr(), pitch) }
     }
@@ -85,7 +77,7 @@ mod x86 {
     /// Transposes a 64 x 64 tile; rows that are whole cache lines go past the caches if they are to.
     #[inline(always)]
     pub fn avx512(_: Avx512, src: &[u8], stride: usize, out: &mut [u8], pitch: usize, stream: bool) {
-        assert!(holds(src.len(), 64, stride) && holds(out.len(), 64, pitch), "a tile");
+        assert!(rows_fit(64, 64, stride, src.len()) && rows_fit(64, 64, pitch, out.len()), "a tile");
         let stream = stream && out.as_ptr().align_offset(64) == 0 && pitch.is_multiple_of(64);
         // SAFETY: the token proves the level; the last rows were just found to end in the slices, and to begin where
         // streaming asks for it.
@@ -136,13 +128,13 @@ pub(super) use arm::neon;
 #[cfg(target_arch = "aarch64")]
 mod arm {
     use super::super::neon::Neon;
-    use super::holds;
+    use super::super::transpose::rows_fit;
     use std::arch::aarch64::*;
 
     /// Transposes a 32 x 32 tile, a quarter at a time.
     #[inline(always)]
     pub fn neon(_: Neon, src: &[u8], stride: usize, out: &mut [u8], pitch: usize) {
-        assert!(holds(src.len(), 32, stride) && holds(out.len(), 32, pitch), "a tile");
+        assert!(rows_fit(32, 32, stride, src.len()) && rows_fit(32, 32, pitch, out.len()), "a tile");
         for (row, col) in [(0, 0), (0, 16), (16, 0), (16, 16)] {
             // SAFETY: the token proves NEON; the last rows were just found to end in the slices.
             unsafe {

@@ -11,6 +11,14 @@ pub(super) fn portable<const W: usize>(rows: &[f32], out: &mut [f32]) {
     }
 }
 
+/// Tests if so many rows of `width` elements, one every `stride`, lie in `length` elements.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[inline(always)]
+pub(super) fn rows_fit(rows: usize, width: usize, stride: usize, length: usize) -> bool {
+    let end = stride.checked_mul(rows - 1).and_then(|last| last.checked_add(width));
+    end.is_some_and(|end| end <= length)
+}
+
 #[cfg(target_arch = "x86_64")]
 pub(super) use x86::{avx2, avx2_into, avx2_rows, avx512, avx512_into};
 
@@ -20,6 +28,7 @@ mod x86 {
     use super::super::avx512::Avx512;
     use super::super::lanes::ColumnSink;
     use super::super::plain::Plain;
+    use super::rows_fit;
     use std::arch::x86_64::*;
 
     /// Columns of four rows, a 4 x 4 tile in each 128-bit lane, by a level's unpacking of 32 and 64 bits and its cast.
@@ -38,17 +47,11 @@ mod x86 {
         avx2_into(l, rows, 8, out, 8);
     }
 
-    /// Tests if so many rows of 32 bytes, one every `stride` elements, lie in as many elements.
-    #[inline(always)]
-    fn eight_rows<T>(length: usize, stride: usize) -> bool {
-        let end = stride.checked_mul(7).and_then(|last| last.checked_add(32 / std::mem::size_of::<T>()));
-        end.is_some_and(|end| end <= length)
-    }
-
     /// Transposes an 8 x 8 tile whose rows begin every `stride` elements to rows that begin every `pitch`.
     #[inline(always)]
     pub fn avx2_into<T: Plain>(_: Avx2, src: &[T], stride: usize, out: &mut [f32], pitch: usize) {
-        assert!(eight_rows::<T>(src.len(), stride) && eight_rows::<f32>(out.len(), pitch), "eight rows");
+        let width = 32 / std::mem::size_of::<T>();
+        assert!(rows_fit(8, width, stride, src.len()) && rows_fit(8, 8, pitch, out.len()), "eight rows");
         let each = StoreAt { out: out.as_mut_ptr(), pitch };
         // SAFETY: the token proves the level; the last row of either was just found to end in the slice.
         unsafe { avx2_at(src.as_ptr().cast(), stride * std::mem::size_of::<T>(), each) }
@@ -57,7 +60,7 @@ mod x86 {
     /// Transposes such a tile and passes its rows on, in order.
     #[inline(always)]
     pub fn avx2_rows<T: Plain>(_: Avx2, src: &[T], stride: usize, each: impl ColumnSink<Avx2>) {
-        assert!(eight_rows::<T>(src.len(), stride), "eight rows");
+        assert!(rows_fit(8, 32 / std::mem::size_of::<T>(), stride, src.len()), "eight rows");
         // SAFETY: the token proves the level; the last row was just found to end in the slice.
         unsafe { avx2_at(src.as_ptr().cast(), stride * std::mem::size_of::<T>(), each) }
     }
@@ -115,8 +118,7 @@ mod x86 {
     /// Transposes a 16 x 16 tile whose rows begin every `stride` elements to rows that begin every `pitch`.
     #[inline(always)]
     pub fn avx512_into<T: Plain>(_: Avx512, src: &[T], stride: usize, out: &mut [f32], pitch: usize) {
-        let end = stride.checked_mul(15).and_then(|last| last.checked_add(64 / std::mem::size_of::<T>()));
-        assert!(end.is_some_and(|end| end <= src.len()), "sixteen rows");
+        assert!(rows_fit(16, 64 / std::mem::size_of::<T>(), stride, src.len()), "sixteen rows");
         // SAFETY: the token proves the level; the last row was just found to end in the slice.
         unsafe { avx512_at(src.as_ptr().cast(), stride * std::mem::size_of::<T>(), out, pitch) }
     }
@@ -128,8 +130,7 @@ mod x86 {
     #[inline]
     #[target_feature(enable = "avx512f")]
     unsafe fn avx512_at(src: *const u8, stride: usize, out: &mut [f32], pitch: usize) {
-        let end = pitch.checked_mul(15).and_then(|last| last.checked_add(16));
-        assert!(end.is_some_and(|end| end <= out.len()), "sixteen rows");
+        assert!(rows_fit(16, 16, pitch, out.len()), "sixteen rows");
         // SAFETY: the rows are there, and the last row written was just found to end in the slice.
         unsafe {
             let row = |i: usize| _mm512_loadu_ps(src.add(i * stride).cast());
