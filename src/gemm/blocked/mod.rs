@@ -14,8 +14,11 @@ mod transpose;
 
 pub(super) use output::{KeptScratch, Region, Scratch};
 pub(super) use runs::{segments, KRun, KSegment};
+#[cfg(target_arch = "x86_64")]
 pub(super) use sums::{LoadSums, Place, StoreSums, SumCopy};
-pub(super) use task::{scales, BlockTask, WIDE};
+#[cfg(target_arch = "x86_64")]
+pub(super) use task::scales;
+pub(super) use task::{BlockTask, WIDE};
 pub(super) use transpose::{StoreColumns, TransposeRun};
 
 use super::job::{Side, Tile};

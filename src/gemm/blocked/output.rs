@@ -3,8 +3,11 @@
 use super::runs::KSegment;
 use crate::gemm::definition;
 use crate::gemm::job::{Job, Row, Tile};
-use crate::simd::{Ahead, Lanes};
+#[cfg(target_arch = "x86_64")]
+use crate::simd::Ahead;
+use crate::simd::Lanes;
 use std::cell::RefCell;
+#[cfg(target_arch = "x86_64")]
 use std::ops::Range;
 use std::thread::LocalKey;
 
@@ -86,6 +89,7 @@ impl<'o> Region<'o> {
     }
 
     /// The outputs of some rows and columns, to be prefetched where a segment reads or writes them.
+    #[cfg(target_arch = "x86_64")]
     pub fn ahead(&self, segment: &KSegment, rows: Range<usize>, columns: Range<usize>) -> Ahead {
         let columns = columns.start.min(self.size.1)..columns.end.min(self.size.1);
         let out = self.tile.out.get(rows.start..rows.end.min(self.size.0)).unwrap_or_default();
