@@ -1,7 +1,7 @@
 //! Products through AMX: blocks of 32 rows by 64 columns of the result, operands widened to bfloat16 in the order of tiles.
 //!
-//! The side of fewer rows are the columns, whichever it is: they are transposed once, for all of k, and as many of them as
-//! the second-level cache holds of a segment are multiplied by all rows of the other, which need no transpose. Rows
+//! The side of fewer rows are the columns, whichever it is: they are transposed once for each segment of k, and as many of
+//! them as the second-level cache holds are multiplied by all rows of the other, which need no transpose. Rows
 //! are widened and sums are promoted beside the tile instructions, which leave the vector units idle.
 
 use super::promote::{Beside, Meanwhile, Promotion, Spread, Usual};
