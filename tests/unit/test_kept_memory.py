@@ -111,8 +111,9 @@ def test_free_blocks_are_the_kernels_to_take_and_bounded() -> None:
         "held.clear(); print(lazy())\n"
         "big = made(101); del big; print(lazy())\n"
     )
-    found = run(program, DSV3_NUMERICS_KEPT_MIB="100").split()
-    assert found == ["0", "40", "80", "80"]
+    found = [int(lazy) for lazy in run(program, DSV3_NUMERICS_KEPT_MIB="100").split()]
+    # The kernel counts a page when a batch of some is full, and takes what it needs: a little may lack.
+    assert all(most - 2 <= lazy <= most for lazy, most in zip(found, [0, 40, 80, 80], strict=True)), found
 
 
 def test_a_block_serves_arrays_of_half_its_size_and_no_smaller_ones() -> None:
