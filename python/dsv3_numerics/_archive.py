@@ -59,7 +59,7 @@ def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, Array], *, comm
     from ._atomic import replacing
 
     with replacing(Path(path)) as file, open(file.path, "wb") as stream:
-        np.savez(stream, allow_pickle=False, **arrays)
+        np.savez(stream, **arrays)
         if comment:
             from zipfile import ZipFile
 

@@ -204,6 +204,13 @@ def with_codes(codes: Any) -> tuple[Any, Any, Any]:
     return QA, QB, matmul_nt(QA, replace(QB, codes=np.ascontiguousarray(codes)))
 
 
+def without_last(codes: Any) -> Any:
+    """The codes with zeros for the last k."""
+    kept = codes.copy()
+    kept[:, -1] = 0
+    return kept
+
+
 PRODUCTS: dict[str, tuple[str, str, Callable[[], tuple[Any, Any, Any]]]] = {
     "scales of blocks transposed": (
         "operands", "scales of blocks of b transposed", lambda: blocks(BLOCKS.scales.T),
@@ -217,9 +224,7 @@ PRODUCTS: dict[str, tuple[str, str, Callable[[], tuple[Any, Any, Any]]]] = {
     ),
     "k is one short": (
         "sums", "the last 1 of k left out",
-        lambda: (
-            QA, QB, matmul_nt(replace(QA, codes=np.where(np.arange(512) < 511, QA.codes, 0 * QA.codes)), QB)
-        ),
+        lambda: (QA, QB, matmul_nt(replace(QA, codes=without_last(QA.codes)), QB)),
     ),
     "the last short part of k is missing": (
         "sums", "behind the last whole 128 left out",
@@ -242,7 +247,10 @@ PRODUCTS: dict[str, tuple[str, str, Callable[[], tuple[Any, Any, Any]]]] = {
         "class", "swapped columns", lambda: (QA, QB, D[:, np.r_[1, 0, 2:38, 39, 38]].copy()),
     ),
     "columns in reverse": ("output layout", "columns in reverse", lambda: (QA, QB, D[:, ::-1].copy())),
-    "the other byte order": ("output layout", "bytes reversed", lambda: (QA, QB, D.astype(BF16).byteswap())),
+    "the other byte order": (
+        "output layout", "bytes reversed",
+        lambda: (QA, QB, D.astype(BF16).view(np.uint16).byteswap().view(BF16)),
+    ),
     "column-major output": ("output layout", "transposed memory", lambda: (QA, QB, D.T.reshape(D.shape))),
     "padding is garbage": (
         "cause", "rows that are no sums",

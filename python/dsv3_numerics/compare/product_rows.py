@@ -17,6 +17,7 @@ from .._arrays import Array
 from ..layouts import into_tiles, out_of_tiles
 from ..number_formats import encode, format_info, formats
 from ..quantized import Quantized
+from .code_rows import as_bits
 from .scale_rows import Floats, cut_to_bfloat16, f32, to_bfloat16, to_float16
 
 PROMOTIONS: tuple[int | None, ...] = (128, None, 32, 64, 256, 512)
@@ -405,7 +406,7 @@ LAYOUTS: dict[str, tuple[int, Callable[[Array], Array | None]]] = {
     "off by one row (one early)": (1, lambda p: np.roll(p, 1, 0)),
     "off by one column (one late)": (1, lambda p: np.roll(p, -1, 1)),
     "off by one column (one early)": (1, lambda p: np.roll(p, 1, 1)),
-    "bytes reversed (the other byte order)": (1, lambda p: p.byteswap()),
+    "bytes reversed (the other byte order)": (1, lambda p: as_bits(p).byteswap().view(p.dtype)),
     "rows in reverse": (1, lambda p: p[::-1]),
     "columns in reverse": (1, lambda p: p[:, ::-1]),
     "transposed memory (row-major for column-major)": (1, lambda p: p.reshape(p.shape[::-1]).T),
