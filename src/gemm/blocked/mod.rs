@@ -35,6 +35,27 @@ pub(super) struct Problem<O> {
     pub chained: bool,
 }
 
+/// Some rows of a side.
+#[derive(Clone, Copy)]
+pub(super) struct Part<O> {
+    pub of: O,
+    pub first: usize,
+    pub count: usize,
+}
+
+impl<O: Copy> Problem<O> {
+    /// Chooses the rows and the columns of a region; they are those of `b` and `a` if it is turned.
+    pub fn sides(&self, region: &Region<'_>, turned: bool) -> (Part<O>, Part<O>) {
+        let a = Part { of: self.a, first: region.a_row(0), count: region.size.0 };
+        let b = Part { of: self.b, first: region.b_row(0), count: region.size.1 };
+        if turned {
+            (b, a)
+        } else {
+            (a, b)
+        }
+    }
+}
+
 /// One side of a product, however its codes are held.
 pub(super) trait SideOperand: Copy {
     /// The side with its scales, if it has codes.

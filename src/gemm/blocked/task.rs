@@ -3,8 +3,8 @@
 use super::kernel::{AddRun, Block};
 use super::sums::{LoadSums, Place, StoreSums, SumCopy};
 use super::{
-    segments, BlockOrder, KRun, KSegment, KeptScratch, PackedRows, Problem, Region, Scratch, SideOperand,
-    VECTORS,
+    segments, BlockOrder, KRun, KSegment, KeptScratch, PackedRows, Part, Problem, Region, Scratch,
+    SideOperand, VECTORS,
 };
 use crate::interrupt::poll;
 use crate::simd::{Ahead, Kernel, Lanes, PackedColumns};
@@ -35,10 +35,8 @@ impl<O: BlockOrder> Kernel for BlockTask<'_, '_, O> {
         let BlockTask { order, p, region } = self;
         let segments = segments(p, O::RUN[0], O::DEEP[0]);
         region.prepare(&segments);
-        let a = Part { of: p.a, first: region.a_row(0), count: region.size.0 };
-        let b = Part { of: p.b, first: region.b_row(0), count: region.size.1 };
-        let turned = a.count < b.count && a.count > O::FEW;
-        let (rows, columns) = if turned { (b, a) } else { (a, b) };
+        let turned = region.size.0 < region.size.1 && region.size.0 > O::FEW;
+        let (rows, columns) = p.sides(region, turned);
         let mut work = Workspace {
             order,
             chained: p.chained,
@@ -60,14 +58,6 @@ impl<O: BlockOrder> Kernel for BlockTask<'_, '_, O> {
             work.segment(segment, region);
         }
     }
-}
-
-/// Some rows of a side.
-#[derive(Clone, Copy)]
-struct Part<T> {
-    of: T,
-    first: usize,
-    count: usize,
 }
 
 /// The buffers of a task.

@@ -5,7 +5,7 @@
 //! of the products: a tile load must not follow the stores that it reads.
 
 use super::promote::{Promotion, Spread};
-use super::widen::{OperandRows, WidenLhs, WidenRhs, ROW_GAP, SIDE, TILE};
+use super::widen::{Finish, OperandRows, WidenRhs, Widening, ROW_GAP, SIDE, TILE};
 use super::with_tiles::redo_subnormal;
 use super::{Problem, STEP};
 use crate::gemm::blocked::{segments, KSegment, Region, Scratch, SideOperand};
@@ -74,9 +74,9 @@ impl Kernel for PackActivations<'_> {
         let mut wide = [0u16; 2 * TILE];
         let mut activations = Scratch::new(p.k.div_ceil(STEP) * tiles * STEP * width);
         for (step, out) in activations.get_mut().chunks_exact_mut(tiles * STEP * width).enumerate() {
-            let (begin, end) = (step * STEP, p.k.min(step * STEP + STEP));
-            let rows = OperandRows { side: &p.a, row, count, stride: p.k };
-            l.call(WidenRhs { rows, begin, end, tiles, out: &mut wide[..tiles * TILE] });
+            let k = step * STEP..p.k.min(step * STEP + STEP);
+            let rows = OperandRows { side: p.a, row, count };
+            l.call(WidenRhs { rows, k, tiles, out: &mut wide[..tiles * TILE] });
             for (out, wide) in out.chunks_exact_mut(2 * width).zip(wide.chunks_exact(32)) {
                 out.copy_from_slice(&wide[..2 * width]);
             }
@@ -145,7 +145,7 @@ impl SkinnyAmxWorkspace {
         column: usize,
     ) {
         let count = (region.size.1 - column).min(SIDE);
-        let rows = OperandRows { side: &p.b, row: region.b_row(column), count, stride: p.k };
+        let rows = OperandRows { side: p.b, row: region.b_row(column), count };
         let columns_at = &self.columns_at[column..column + count];
         let one_group = columns_at.iter().all(|at| *at == columns_at[0]);
         let (mut now, mut next) = self.weights.get_mut().split_at_mut(WEIGHTS);
@@ -232,6 +232,7 @@ fn begin(segment: &KSegment, region: &Region<'_>, column: usize, sums: &mut Sums
 /// Widens up to 32 rows of weights. Prefetches the next segment of the same rows, or the first of the next rows.
 #[inline(always)]
 fn widen<L: Lanes>(l: L, rows: OperandRows<'_>, k: Range<usize>, out: &mut [u16]) {
-    let ahead = if k.end < rows.stride { k.len() } else { SIDE * rows.stride - k.start };
-    l.call(WidenLhs { rows, begin: k.start, end: k.end, ahead, stride: STRIDE, out });
+    let stride = rows.stride();
+    let ahead = if k.end < stride { k.len() } else { SIDE * stride - k.start };
+    l.call(Finish(Widening::new(rows, k, ahead, STRIDE, out, 1)));
 }

@@ -5,10 +5,10 @@
 //! are widened and sums are promoted beside the tile instructions, which leave the vector units idle.
 
 use super::promote::{Beside, Meanwhile, Promotion, Spread, Usual};
-use super::widen::{OperandRows, WidenRhs, Widening, GROUP, ROW_GAP, SIDE, TILE};
+use super::widen::{Finish, OperandRows, WidenRhs, Widening, GROUP, ROW_GAP, SIDE, TILE};
 use super::{ByteOperand, Problem, STEP};
 use crate::gemm::blocked::{
-    scales, KSegment, KeptScratch, LoadSums, Place, Region, SideOperand, StoreSums, SumCopy,
+    scales, KSegment, KeptScratch, LoadSums, Part, Place, Region, SideOperand, StoreSums, SumCopy,
 };
 use crate::interrupt::poll;
 use crate::simd::amx::{Amx, Lhs, Sums, Tiles};
@@ -44,9 +44,7 @@ impl Kernel for AmxTask<'_, '_> {
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
         let AmxTask { amx, p, segments, turned, region } = self;
-        let a = Part { of: &p.a, first: region.a_row(0), count: region.size.0 };
-        let b = Part { of: &p.b, first: region.b_row(0), count: region.size.1 };
-        let (rows, columns) = if turned { (b, a) } else { (a, b) };
+        let (rows, columns) = p.sides(region, turned);
         let deepest = segments.iter().map(|s| s.range().len().div_ceil(STEP)).max().unwrap_or(0);
         let blocks = rows.count.div_ceil(SIDE) * columns.count.div_ceil(PAIR * SIDE);
         let mut work = AmxWorkspace {
@@ -70,7 +68,7 @@ impl Kernel for AmxTask<'_, '_> {
         let places = segments.iter().flat_map(|segment| first_rows.clone().map(move |row| (segment, row)));
         let mut places = places.peekable();
         if let Some((segment, row)) = places.peek() {
-            work.widening(segment, *row, now, 1).finish(l);
+            l.call(Finish(work.widening(segment, *row, now, 1)));
         }
         while let Some((segment, row)) = places.next() {
             poll();
@@ -82,19 +80,11 @@ impl Kernel for AmxTask<'_, '_> {
             let mut meanwhile = Meanwhile { widening, ahead: Ahead::none() };
             work.panel(l, &tiles, segment, region, row, now, &mut meanwhile);
             if let Some(widening) = meanwhile.widening {
-                widening.finish(l);
+                l.call(Finish(widening));
             }
             std::mem::swap(&mut now, &mut next);
         }
     }
-}
-
-/// Some rows of a side.
-#[derive(Clone, Copy)]
-struct Part<'a> {
-    of: &'a ByteOperand<'a>,
-    first: usize,
-    count: usize,
 }
 
 /// The buffers of a task.
@@ -102,8 +92,8 @@ struct AmxWorkspace<'a> {
     chained: bool,
     /// True: the rows are those of `b`.
     turned: bool,
-    rows: Part<'a>,
-    columns: Part<'a>,
+    rows: Part<ByteOperand<'a>>,
+    columns: Part<ByteOperand<'a>>,
     /// Offsets of the scales of each row and column.
     rows_at: Vec<usize>,
     columns_at: Vec<usize>,
@@ -153,10 +143,9 @@ impl<'a> AmxWorkspace<'a> {
         'a: 'o,
     {
         let (k, Part { of, first, count }) = (segment.range(), self.rows);
-        let rows =
-            OperandRows { side: of, row: first + row, count: (count - row).min(SIDE), stride: of.of.k };
+        let rows = OperandRows { side: of, row: first + row, count: (count - row).min(SIDE) };
         let stride = stride(segment);
-        Widening::new(rows, k.start, k.end, stride, &mut out[..SIDE * stride], parts)
+        Widening::new(rows, k, SIDE * of.of.k, stride, &mut out[..SIDE * stride], parts)
     }
 
     /// Packs the columns of a segment, with their scales.
@@ -165,17 +154,12 @@ impl<'a> AmxWorkspace<'a> {
         let (k, Part { of, first, count }) = (segment.range(), self.columns);
         let group = k.len().div_ceil(STEP) * 2 * TILE;
         for (i, out) in self.rhs.get_mut().chunks_mut(group.max(1)).enumerate().take(count.div_ceil(SIDE)) {
-            let rows = OperandRows {
-                side: of,
-                row: first + i * SIDE,
-                count: (count - i * SIDE).min(SIDE),
-                stride: of.of.k,
-            };
+            let rows = OperandRows { side: of, row: first + i * SIDE, count: (count - i * SIDE).min(SIDE) };
             let tiles = rows.count.div_ceil(16);
             let length = out.len().min(group / 2 * tiles);
-            l.call(WidenRhs { rows, begin: k.start, end: k.end, tiles, out: &mut out[..length] });
+            l.call(WidenRhs { rows, k: k.clone(), tiles, out: &mut out[..length] });
         }
-        scales(*of, &self.columns_at, segment, self.room(), &mut self.column_scales);
+        scales(of, &self.columns_at, segment, self.room(), &mut self.column_scales);
     }
 
     /// Columns with those that fill up the last group.

@@ -2,7 +2,7 @@
 
 use super::{ByteOperand, STEP};
 use crate::simd::{words, Kernel, Lanes, Lookup};
-use std::slice::{Iter, IterMut};
+use std::ops::Range;
 
 /// Rows and columns of a product of tiles.
 pub(super) const SIDE: usize = 32;
@@ -18,31 +18,37 @@ pub(super) const TILE: usize = STEP * 16;
 /// Some rows of a side.
 #[derive(Clone, Copy)]
 pub(super) struct OperandRows<'a> {
-    pub side: &'a ByteOperand<'a>,
+    pub side: ByteOperand<'a>,
     pub row: usize,
     pub count: usize,
-    pub stride: usize,
 }
 
 impl<'a> OperandRows<'a> {
-    /// The codes of row `i` from k `begin` to `end`.
+    /// Codes from one row to the next.
     #[inline(always)]
-    pub fn codes(self, i: usize, begin: usize, end: usize) -> &'a [u8] {
-        &self.side.codes[(self.row + i) * self.stride..][begin..end]
+    pub fn stride(self) -> usize {
+        self.side.of.k
+    }
+
+    /// Some codes of row `i`.
+    #[inline(always)]
+    fn codes(self, i: usize, k: Range<usize>) -> &'a [u8] {
+        &self.side.codes[(self.row + i) * self.stride()..][k]
     }
 }
 
-/// Rows that are widened to a left-hand operand a few groups of codes at a time, beside other work. The same k of rows that
-/// come 32 later are prefetched.
+/// Rows that are widened to a left-hand operand, padded with zeros to 32 rows and a multiple of 64 k; a few groups of codes at
+/// a time, where it is done beside other work.
 pub(super) struct Widening<'a> {
     rows: OperandRows<'a>,
-    begin: usize,
-    end: usize,
+    k: Range<usize>,
+    /// Codes from what is widened to what is prefetched.
+    ahead: usize,
     /// Words between the rows.
     stride: usize,
     /// Groups of the current row, and where they go; the rows after it, and how many of them there are.
-    groups: Iter<'a, [u8; GROUP]>,
-    out: IterMut<'a, [u16; GROUP]>,
+    groups: &'a [[u8; GROUP]],
+    out: &'a mut [[u16; GROUP]],
     after: &'a mut [u16],
     next: usize,
     /// Groups of a part.
@@ -50,43 +56,44 @@ pub(super) struct Widening<'a> {
 }
 
 impl<'a> Widening<'a> {
-    /// Up to 32 rows, from k `begin` to `end`, in so many parts.
+    /// Some k of up to 32 rows, in so many parts.
     pub fn new(
         rows: OperandRows<'a>,
-        begin: usize,
-        end: usize,
+        k: Range<usize>,
+        ahead: usize,
         stride: usize,
         out: &'a mut [u16],
         parts: usize,
     ) -> Self {
-        let each = (rows.count * ((end - begin) / GROUP)).div_ceil(parts.max(1));
-        let (groups, none) = ([].iter(), [].iter_mut());
-        Widening { rows, begin, end, stride, groups, out: none, after: out, next: 0, each }
+        let each = (rows.count * (k.len() / GROUP)).div_ceil(parts.max(1));
+        Widening { rows, k, ahead, stride, groups: &[], out: &mut [], after: out, next: 0, each }
     }
 
     /// Widens the next part.
     #[inline(always)]
     pub fn part<L: Lanes>(&mut self, l: L) {
-        for _ in 0..self.each {
-            if !self.group(l) {
+        let mut left = self.each;
+        loop {
+            left -= self.groups(l, left);
+            // the next row is a function of its own: groups need few registers
+            if left == 0 || !l.call(NextRow(self)) {
                 return;
             }
         }
     }
 
-    /// Widens a group; false if none was left.
+    /// Widens so many groups of the current row, or as many as are left of it; their number.
     #[inline(always)]
-    fn group<L: Lanes>(&mut self, l: L) -> bool {
-        while self.groups.len() == 0 {
-            if !self.turn(l) {
-                return false;
-            }
+    fn groups<L: Lanes>(&mut self, l: L, most: usize) -> usize {
+        let (table, ahead, count) = (self.rows.side.table, self.ahead, most.min(self.groups.len()));
+        let (groups, after) = self.groups.split_at(count);
+        let (out, beyond) = std::mem::take(&mut self.out).split_at_mut(count);
+        for (codes, out) in groups.iter().zip(out) {
+            l.prefetch_far(codes, ahead);
+            l.lookup_bf16(table, codes, out, false);
         }
-        if let (Some(codes), Some(out)) = (self.groups.next(), self.out.next()) {
-            l.prefetch_far(codes, SIDE * self.rows.stride);
-            l.lookup_bf16(self.rows.side.table, codes, out, false);
-        }
-        true
+        (self.groups, self.out) = (after, beyond);
+        count
     }
 
     /// Goes on to the next row, and widens what fills no group of it; false if there is none.
@@ -96,57 +103,41 @@ impl<'a> Widening<'a> {
             return false;
         }
         let (row, after) = std::mem::take(&mut self.after).split_at_mut(self.stride);
-        let (groups, rest) = self.rows.codes(self.next, self.begin, self.end).as_chunks();
+        let (groups, rest) = self.rows.codes(self.next, self.k.clone()).as_chunks();
         let (out, beyond) = row.as_chunks_mut().0.split_at_mut(groups.len());
         if let Some(out) = beyond.first_mut().filter(|_| !rest.is_empty()) {
             widen_part(l, self.rows.side.table, rest, out);
         }
-        (self.groups, self.out, self.after) = (groups.iter(), out.iter_mut(), after);
+        (self.groups, self.out, self.after) = (groups, out, after);
         self.next += 1;
         true
     }
+}
 
-    /// Widens what is left, padded with zeros to 32 rows.
+/// Goes on to the next row, if there is one.
+struct NextRow<'a, 'w>(&'a mut Widening<'w>);
+
+impl Kernel for NextRow<'_, '_> {
+    type Out = bool;
     #[inline(always)]
-    pub fn finish<L: Lanes>(mut self, l: L) {
-        while self.group(l) {}
-        self.after.fill(0);
+    fn run<L: Lanes>(self, l: L) -> bool {
+        self.0.turn(l)
     }
 }
 
-/// Widens up to 32 rows to a left-hand operand, padded with zeros to 32 rows and a multiple of 64 k.
-pub(super) struct WidenLhs<'a> {
-    pub rows: OperandRows<'a>,
-    pub begin: usize,
-    pub end: usize,
-    /// Prefetch distance of each row in bytes; 0 leaves it to the hardware.
-    pub ahead: usize,
-    /// Words between the rows.
-    pub stride: usize,
-    pub out: &'a mut [u16],
-}
+/// Widens all that is left of some rows.
+pub(super) struct Finish<'a>(pub Widening<'a>);
 
-impl Kernel for WidenLhs<'_> {
+impl Kernel for Finish<'_> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        let WidenLhs { rows, begin, end, ahead, stride, out } = self;
-        let table = rows.side.table;
-        let length = (end - begin).next_multiple_of(GROUP);
-        for (i, out) in out.chunks_exact_mut(stride).enumerate() {
-            let codes = if i < rows.count { rows.codes(i, begin, end) } else { &[] };
-            let (groups, rest) = codes.as_chunks::<GROUP>();
-            let (whole, beyond) = out[..length].split_at_mut(groups.len() * GROUP);
-            for (codes, out) in groups.iter().zip(whole.chunks_exact_mut(GROUP)) {
-                if ahead > 0 {
-                    l.prefetch(codes, ahead);
-                }
-                l.lookup_bf16(table, codes, out, false);
-            }
-            for (j, out) in beyond.chunks_exact_mut(GROUP).enumerate() {
-                widen_part(l, table, if j == 0 { rest } else { &[] }, out);
-            }
+        let mut rows = self.0;
+        rows.groups(l, usize::MAX);
+        while rows.turn(l) {
+            rows.groups(l, usize::MAX);
         }
+        rows.after.fill(0);
     }
 }
 
@@ -161,8 +152,7 @@ fn widen_part<L: Lanes>(l: L, table: &Lookup, codes: &[u8], out: &mut [u16]) {
 /// Widens up to 32 rows to a right-hand operand: for each step one or two tiles, each of 16 pairs of k of 16 rows.
 pub(super) struct WidenRhs<'a> {
     pub rows: OperandRows<'a>,
-    pub begin: usize,
-    pub end: usize,
+    pub k: Range<usize>,
     /// Tiles of a step.
     pub tiles: usize,
     pub out: &'a mut [u16],
@@ -172,24 +162,24 @@ impl Kernel for WidenRhs<'_> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        let rows = self.rows;
+        let WidenRhs { rows, k, tiles, out } = self;
         let mut words = [0u8; 512];
-        for (i, out) in self.out.chunks_exact_mut(TILE).enumerate() {
-            let (from, tile) = (self.begin + i / self.tiles * STEP, i % self.tiles);
+        for (i, out) in out.chunks_exact_mut(TILE).enumerate() {
+            let (from, tile) = (k.start + i / tiles * STEP, i % tiles);
             let count = rows.count.saturating_sub(tile * 16).min(16);
             if from.is_multiple_of(LINE) {
                 // the next line of each row: more rows than the hardware follows
                 for i in tile * 16..tile * 16 + count {
-                    l.prefetch(rows.codes(i, from, self.end), LINE);
+                    l.prefetch(rows.codes(i, from..k.end), LINE);
                 }
             }
-            if count == 16 && self.end - from >= STEP {
-                let codes = &rows.side.codes[(rows.row + tile * 16) * rows.stride + from..];
-                words::transpose(codes, rows.stride, &mut words);
+            if count == 16 && k.end - from >= STEP {
+                let codes = &rows.side.codes[(rows.row + tile * 16) * rows.stride() + from..];
+                words::transpose(codes, rows.stride(), &mut words);
             } else {
                 let mut padded = [0u8; 512];
                 for (i, padded) in padded.chunks_exact_mut(STEP).enumerate().take(count) {
-                    let codes = rows.codes(tile * 16 + i, from, self.end.min(from + STEP));
+                    let codes = rows.codes(tile * 16 + i, from..k.end.min(from + STEP));
                     padded[..codes.len()].copy_from_slice(codes);
                 }
                 words::transpose(&padded, STEP, &mut words);
