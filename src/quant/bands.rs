@@ -2,7 +2,8 @@
 
 use super::layout::{Blocks, RowPart};
 use super::nonfinite::{RaiseNumbers, INFINITY};
-use super::panel::{tall_panel, BlockScales, Prepare, PANEL};
+use super::outgoing::{begins_line, Outgoing, CHUNK};
+use super::panel::{places, tall_panel, BlockScales, Prepare, PANEL};
 use super::quantize::Job;
 use super::scale::largest;
 use super::transform::{raise_blocks, Encode, EncodeAny, RaiseColumns, RunScales};
@@ -37,13 +38,17 @@ impl<S: Source, C: Code, const PLAIN: bool> Kernel for Bands<'_, S, C, PLAIN> {
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) -> bool {
         let Bands { job, at, block, src, window, stride, known, cols, .. } = self;
-        let Bands { block_rows, block_cols, codes, scales, stream, .. } = self;
+        let Bands { block_rows, block_cols, codes, scales, .. } = self;
+        let stream = self.stream && L::PAST_CACHES;
         let bytes = job.width();
         let item = std::mem::size_of::<S::Item>();
         // Where rows lie apart, what comes next is the same part of the next row.
         let (tall, apart) = (block_rows > 1, stride > cols);
         let next_row = if apart && tall { stride * item } else { 0 };
-        let (panel, fetch) = tall_panel(apart);
+        // Codes of narrow panels go past the caches only where they are whole lines.
+        let lines = !stream || (begins_line(codes) && begins_line(&codes[cols.min(codes.len())..]));
+        let two = L::PAST_CACHES && lines && 2 * block_rows < places(stride * item);
+        let (panel, fetch) = tall_panel(apart, two);
         let width = if tall { panel / (block_rows * item) } else { PANEL };
         let width = (width / block_cols).max(1) * block_cols;
         let across = cols.div_ceil(block_cols);
@@ -53,7 +58,7 @@ impl<S: Source, C: Code, const PLAIN: bool> Kernel for Bands<'_, S, C, PLAIN> {
         let mut amax = vec![0u32; width.min(window.len()).div_ceil(block_cols)];
         let mut ready = BlockScales::new();
         let mut spoiled = false;
-        let mut room = vec![C::default(); if stream { width.min(window.len()) } else { 0 }];
+        let mut room = if stream { Outgoing::room() } else { Vec::new() };
         for (band, (src, codes)) in
             src.chunks(block_rows * stride).zip(codes.chunks_mut(block_rows * cols)).enumerate()
         {
@@ -120,10 +125,14 @@ impl<S: Source, C: Code, const PLAIN: bool> Kernel for Bands<'_, S, C, PLAIN> {
                     job.encode::<L, S, C, PLAIN>(l, (scales, safe), rows, src, &mut codes[start..]);
                 } else {
                     for (k, (row, out)) in src.chunks(stride).zip(codes.chunks_mut(cols)).enumerate() {
-                        let (row, out) = (&row[..here.len()], &mut out[start..end]);
-                        let (rows, codes) = (Laid { at: at + k * cols, ..rows }, &mut room[..here.len()]);
-                        job.encode::<L, S, C, PLAIN>(l, (scales, safe), rows, row, codes);
-                        l.stream(codes, out);
+                        let mut going = Outgoing::new(&mut room, &mut out[start..end]);
+                        for from in (0..here.len()).step_by(CHUNK) {
+                            let to = here.len().min(from + CHUNK);
+                            let rows = Laid { at: at + k * cols + from, cols: to - from, ..rows };
+                            let (scales, out) = ((scales.after(from), safe), going.place(to - from));
+                            job.encode::<L, S, C, PLAIN>(l, scales, rows, &row[from..to], out);
+                            going.send(l, to - from);
+                        }
                     }
                 }
                 start = end;
@@ -149,10 +158,12 @@ impl Job<'_> {
         src: &[S::Item],
         out: &mut [C],
     ) {
-        let narrow = self.narrow.map(|(narrow, _)| narrow);
+        // By reference: a copy is read in other pieces than it was written in, and such a load waits for all stores before it,
+        // of which those that stream take long.
+        let narrow = self.narrow.as_ref().map(|(narrow, _)| narrow);
         let in_lanes = self.nearest || (L::NARROW_MODES && C::BYTE && safe && narrow.is_some());
-        let Some(near) = self.near.filter(|_| in_lanes) else {
-            let (rounder, divide) = (self.rounder, self.scaler.divides());
+        let Some(near) = self.near.as_ref().filter(|_| in_lanes) else {
+            let (rounder, divide) = (&self.rounder, self.scaler.divides());
             return l.call(EncodeAny::<S, C> { rounder, safe, divide, scales, rows, src, out });
         };
         match (safe, self.scaler.divides()) {

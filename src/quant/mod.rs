@@ -15,6 +15,7 @@ mod layout;
 pub mod logfmt;
 mod native;
 mod nonfinite;
+mod outgoing;
 mod panel;
 mod place;
 mod quantize;

@@ -40,6 +40,12 @@ impl Place for Shifted {
 }
 
 impl Shifted {
+    /// The same for the rest of a run.
+    #[inline(always)]
+    pub fn after(self, n: usize) -> Shifted {
+        Shifted { phase: self.phase + n, ..self }
+    }
+
     /// The same where every group of a run has one scale.
     pub fn by_group<L: Lanes>(self) -> Option<ByGroup> {
         (1 << self.shift >= L::GROUP && self.phase.is_multiple_of(L::GROUP)).then_some(ByGroup(self))

@@ -317,10 +317,21 @@ pub(super) struct RunScales<'a> {
     pub factor: &'a [f32],
 }
 
+impl RunScales<'_> {
+    /// The same from an element on, a multiple of any group.
+    #[inline(always)]
+    pub fn after(self, n: usize) -> Self {
+        match self.shifted {
+            Some(shifted) => RunScales { shifted: Some(shifted.after(n)), ..self },
+            None => RunScales { divisor: &self.divisor[n..], factor: &self.factor[n..], ..self },
+        }
+    }
+}
+
 /// Encodes runs of the same scales. A kernel of its own, so that it is compiled once for all who need it.
 pub(super) struct Encode<'a, S: Source, C: Code, const SAFE: bool, const DIVIDE: bool, const PLAIN: bool> {
-    pub near: Near,
-    pub narrow: Option<Narrow>,
+    pub near: &'a Near,
+    pub narrow: Option<&'a Narrow>,
     pub scales: RunScales<'a>,
     pub rows: Laid,
     pub src: &'a [S::Item],
@@ -351,7 +362,7 @@ impl<'a, S: Source, C: Code, const SAFE: bool, const DIVIDE: bool, const PLAIN: 
             );
         }
         let quotients = Quotients { place, divisor, factor };
-        let map = EncodeRun::<P, S, C, SAFE, DIVIDE, PLAIN> { near, quotients, marker: PhantomData };
+        let map = EncodeRun::<P, S, C, SAFE, DIVIDE, PLAIN> { near: *near, quotients, marker: PhantomData };
         rows.rows(
             l,
             src,
@@ -378,7 +389,7 @@ impl<S: Source, C: Code, const SAFE: bool, const DIVIDE: bool, const PLAIN: bool
 
 /// Encodes runs of the same scales by any mode of rounding.
 pub(super) struct EncodeAny<'a, S: Source, C: Code> {
-    pub rounder: LaneRounder,
+    pub rounder: &'a LaneRounder,
     /// As for [`EncodeRun`].
     pub safe: bool,
     pub divide: bool,
@@ -442,7 +453,7 @@ impl<S: Source, C: Code> EncodeAny<'_, S, C> {
         let EncodeAny { rounder, safe, divide, scales, rows, src, out } = self;
         let RunScales { divisor, factor, .. } = scales;
         let map = EncodeAnyMap::<P, S, C> {
-            rounder,
+            rounder: *rounder,
             // However small, an element may matter.
             safe: safe && !rounder.minds_tiny(),
             divide,

@@ -129,8 +129,10 @@ pub trait Lanes: Copy {
     fn load_f32(self, src: &[f32]) -> Self::F;
     /// Loads `N` uint32.
     fn load_u32(self, src: &[u32]) -> Self::U;
-    /// True if streaming and prefetching are more than nothing.
+    /// True if loops are to stream and prefetch.
     const STREAMS: bool = true;
+    /// True if stores that stream go past the caches, and prefetching is more than nothing.
+    const PAST_CACHES: bool = true;
     /// True if [`Lanes::load_f16`] is an instruction.
     const WIDENS_F16: bool = true;
     /// `N` float16, widened exactly.

@@ -98,6 +98,7 @@ impl Lanes for Neon {
     type M = Two<uint32x4_t>;
 
     const STREAMS: bool = false;
+    const PAST_CACHES: bool = false;
 
     #[inline(always)]
     fn call<K: Kernel>(self, kernel: K) -> K::Out {

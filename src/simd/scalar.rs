@@ -55,6 +55,7 @@ fn less(a: u32, b: u32) -> bool {
 impl Lanes for Scalar {
     const N: usize = W;
     const SHARES_LOOPS: bool = true;
+    const PAST_CACHES: bool = false;
     type F = [f32; W];
     type U = [u32; W];
     type M = [bool; W];

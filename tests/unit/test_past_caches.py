@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import dsv3_numerics as dn
 from dsv3_numerics import _core, reference
 
-SHAPES = ((3, 300), (1, 9000), (130, 260), (2, 4224))
+SHAPES = ((3, 300), (1, 9000), (130, 260), (2, 4224), (200, 1152))
 
 
 @pytest.fixture(params=[1, 1 << 60], ids=["streamed", "kept"])
@@ -67,6 +67,20 @@ def test_quantizers_write_the_textbook_s_bytes(
         if not options:
             wide = call(x.astype(np.float64), fmt=fmt)
             assert wide.codes.tobytes() == want.codes.tobytes()
+
+
+@pytest.mark.usefixtures("simd_level", "stores")
+@pytest.mark.parametrize("tile", [16, 96, 100, 1024, 2000])
+@pytest.mark.parametrize("offset", [0, 16, 5])
+def test_tiles_of_any_width_go_on_where_codes_left_off(tile: int, offset: int) -> None:
+    x = numbers((2, 4 * 2000 + 7))
+    for fmt, rounding in (("float8_e4m3fn", "nearest_even"), ("e5m6", "nearest_even"), ("float8_e5m2", "up")):
+        options = {"fmt": fmt, "tile": tile, "rounding": rounding}
+        want = reference.quantize_tiles(x, **options)
+        codes = placed(x.shape, want.codes.dtype, offset)
+        got = dn.quantize_tiles(x, out=(codes, None), **options)
+        assert codes.tobytes() == want.codes.tobytes()
+        assert got.scales.tobytes() == want.scales.tobytes()
 
 
 @pytest.mark.usefixtures("simd_level", "stores")
