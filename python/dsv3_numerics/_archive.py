@@ -55,16 +55,15 @@ def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, Array], *, comm
         Where the folder is missing or cannot be written.
     """
     from pathlib import Path
+    from zipfile import ZipFile
 
     from ._atomic import replacing
 
-    with replacing(Path(path)) as file, open(file.path, "wb") as stream:
-        np.savez(stream, **arrays)
-        if comment:
-            from zipfile import ZipFile
-
-            with ZipFile(file.path, "a") as archive:
-                archive.comment = comment
+    with replacing(Path(path)) as file, ZipFile(file.path, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+        archive.comment = comment
 
 
 def read_archive(
