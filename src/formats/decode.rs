@@ -244,8 +244,8 @@ impl Fields {
 
 /// Factor of a value, in float32, before it is written.
 pub trait Multiplier: Copy + Send + Sync {
-    /// The products of `x`, the `j`-th vector of the group that starts at element `at`.
-    fn apply<L: Lanes>(&self, l: L, at: usize, j: usize, x: L::F) -> L::F;
+    /// The products of `x`, the group that starts at element `at`.
+    fn apply<L: Lanes>(&self, l: L, at: usize, x: [L::F; 4]) -> [L::F; 4];
 }
 
 /// No scale.
@@ -254,7 +254,7 @@ pub struct Unscaled;
 
 impl Multiplier for Unscaled {
     #[inline(always)]
-    fn apply<L: Lanes>(&self, _l: L, _at: usize, _j: usize, x: L::F) -> L::F {
+    fn apply<L: Lanes>(&self, _l: L, _at: usize, x: [L::F; 4]) -> [L::F; 4] {
         x
     }
 }
@@ -389,13 +389,7 @@ impl<D: Decoder, M: Multiplier, S: Sink> GroupMap for DecodeMap<D, M, S> {
     type Out = S::Item;
     #[inline(always)]
     fn group<L: Lanes>(&self, l: L, at: usize, codes: &[D::Code], out: &mut [S::Item], stream: bool) {
-        let x = self.decoder.group(l, codes);
-        let y = [
-            self.multiplier.apply(l, at, 0, x[0]),
-            self.multiplier.apply(l, at, 1, x[1]),
-            self.multiplier.apply(l, at, 2, x[2]),
-            self.multiplier.apply(l, at, 3, x[3]),
-        ];
+        let y = self.multiplier.apply(l, at, self.decoder.group(l, codes));
         self.sink.store(l, y, out, stream);
     }
 }

@@ -176,8 +176,9 @@ struct By<'a, P> {
 
 impl<P: Place> Multiplier for By<'_, P> {
     #[inline(always)]
-    fn apply<L: Lanes>(&self, l: L, at: usize, j: usize, x: L::F) -> L::F {
-        l.fmul(x, self.place.load(l, self.scales, at, j))
+    fn apply<L: Lanes>(&self, l: L, at: usize, x: [L::F; 4]) -> [L::F; 4] {
+        let scales = self.place.group(l, self.scales, at);
+        [l.fmul(x[0], scales[0]), l.fmul(x[1], scales[1]), l.fmul(x[2], scales[2]), l.fmul(x[3], scales[3])]
     }
 }
 
@@ -227,15 +228,24 @@ impl<D: Decoder, K: Sink, F: Fetch<Code = D::Code>> Kernel for Rows<'_, D, K, F>
         let Rows { decoder, sink, part, flat, codes, scales, out, walk } = self;
         let (mut each, mut buffer, mut tables) = (Vec::new(), Vec::new(), Vec::new());
         let mut spread_for = None;
-        for (k, out) in out.chunks_mut(part.cols).enumerate() {
+        let of_row = |row| &scales[flat.band_of_row(row) * flat.across()..][..flat.across()];
+        // Rows as one run, where blocks allow it: each edge of a run is part of a group, and of a line of the output.
+        let joined =
+            part.rows > 1 && Across::fits(flat.block_cols) && flat.cols.is_multiple_of(flat.block_cols);
+        let mut of_rows = Vec::new();
+        if joined {
+            (0..part.rows).for_each(|k| of_rows.extend_from_slice(of_row(part.row + k)));
+        }
+        let length = if joined { out.len() } else { part.cols };
+        for (k, out) in out.chunks_mut(length).enumerate() {
             let first = (part.row + k) * flat.cols + part.at;
             let band = flat.band_of_row(part.row + k);
-            let scales = &scales[band * flat.across()..][..flat.across()];
+            let scales = if joined { &of_rows[..] } else { of_row(part.row + k) };
             // A streaming walk starts its groups on a boundary of the output; so do all sub-runs but the first.
-            let head = if walk.stream { out.as_ptr().align_offset(64).min(part.cols) } else { 0 };
+            let head = if walk.stream { out.as_ptr().align_offset(64).min(length) } else { 0 };
             let mut start = 0;
-            while start < part.cols {
-                let end = (start + SUB_RUN + if start == 0 { head } else { 0 }).min(part.cols);
+            while start < length {
+                let end = (start + SUB_RUN + if start == 0 { head } else { 0 }).min(length);
                 let codes = codes.fetch(first + start..first + end, &mut buffer);
                 let out = &mut out[start..end];
                 let (block, phase) =
@@ -287,9 +297,14 @@ mod tests {
         let any = [2.0e-39, 1.0, -0.3, 0.0, f32::INFINITY, f32::NAN, 1.0e-37, 3.0e38, 1.0e35];
         for name in ["float8_e4m3fn", "float8_e5m2", "float8_e4m3", "float8_e3m4", "float8_e4m3fnuz"] {
             let format = Format::by_name(name).unwrap();
-            for (rows, cols, block) in
-                [(3, 4500, [1, 128]), (5, 1000, [2, 64]), (2, 4200, [1, 4200]), (1, 100, [1, 128])]
-            {
+            for (rows, cols, block) in [
+                (3, 4500, [1, 128]),
+                (5, 1000, [2, 64]),
+                (7, 1024, [4, 128]),
+                (5, 96, [2, 16]),
+                (2, 4200, [1, 4200]),
+                (1, 100, [1, 128]),
+            ] {
                 let blocks = Blocks::new([1, rows, cols], block).unwrap();
                 let n = blocks.len();
                 let codes: Vec<u8> = (0..n).map(|i| (i * 37 + i / 251) as u8).collect();

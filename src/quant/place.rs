@@ -6,6 +6,13 @@ use crate::simd::{Lanes, MAX_GROUP};
 pub(super) trait Place: Copy + Send + Sync {
     /// The values that belong to the `j`-th vector of the group at element `at` of the run.
     fn load<L: Lanes>(&self, l: L, values: &[f32], at: usize, j: usize) -> L::F;
+
+    /// The values that belong to all vectors of that group.
+    #[inline(always)]
+    fn group<L: Lanes>(&self, l: L, values: &[f32], at: usize) -> [L::F; 4] {
+        let load = |j| self.load(l, values, at, j);
+        [load(0), load(1), load(2), load(3)]
+    }
 }
 
 /// Blocks whose width is a power of two and no less than a vector, entered on a vector boundary; or a run inside a
@@ -25,7 +32,7 @@ impl Shifted {
         if phase + n <= block_cols {
             return Some(Shifted { phase: 0, shift: usize::BITS - 1 });
         }
-        let regular = block_cols.is_power_of_two() && block_cols >= WIDEST && phase.is_multiple_of(WIDEST);
+        let regular = Across::fits(block_cols) && phase.is_multiple_of(WIDEST);
         regular.then(|| Shifted { phase, shift: block_cols.trailing_zeros() })
     }
 }
@@ -76,8 +83,12 @@ impl Across {
         if phase + n <= block_cols {
             return Some(Across { phase: 0, shift: usize::BITS - 1 });
         }
-        let regular = block_cols.is_power_of_two() && block_cols >= WIDEST;
-        regular.then(|| Across { phase, shift: block_cols.trailing_zeros() })
+        Across::fits(block_cols).then(|| Across { phase, shift: block_cols.trailing_zeros() })
+    }
+
+    /// Tests if runs of many blocks of a width have such places.
+    pub fn fits(block_cols: usize) -> bool {
+        block_cols.is_power_of_two() && block_cols >= WIDEST
     }
 
     /// The width of a block.
@@ -105,6 +116,26 @@ impl Place for Across {
         // The same for all vectors of a group: lanes up to the next multiple of a vector.
         let first = l.gt(l.u32((L::N - start % L::N) as u32), l.load_u32(&LANES));
         l.float(l.select(first, value(from), value(from + L::N - 1)))
+    }
+
+    /// Most groups lie in one block, where blocks are wide.
+    #[inline(always)]
+    fn group<L: Lanes>(&self, l: L, values: &[f32], at: usize) -> [L::F; 4] {
+        if self.width() < L::GROUP {
+            let load = |j| self.load(l, values, at, j);
+            return [load(0), load(1), load(2), load(3)];
+        }
+        let ((block, left), last) = (self.block(at), values.len() - 1);
+        let here = l.f32(values[block.min(last)]);
+        if left >= L::GROUP {
+            return [here; 4];
+        }
+        let (next, lanes) = (l.f32(values[(block + 1).min(last)]), l.load_u32(&LANES));
+        let load = |j| {
+            let first = l.gt(l.u32(left.saturating_sub(j * L::N) as u32), lanes);
+            l.float(l.select(first, l.bits(here), l.bits(next)))
+        };
+        [load(0), load(1), load(2), load(3)]
     }
 }
 
