@@ -1,8 +1,10 @@
 //! Promotion of sums of tiles, in parts beside other instructions.
 
 use super::widen::{Widening, SIDE};
+use super::STEP;
+use crate::gemm::blocked::{KRun, KSegment};
 use crate::simd::amx::{Interleave, Sums};
-use crate::simd::{Ahead, Kernel, Lanes};
+use crate::simd::{Ahead, Lanes};
 
 /// `final = fma(row scale * column scale, partial, final)`, for 32 rows of one or two tiles.
 pub(super) struct Promotion<'a, L: Lanes, const TILES: usize> {
@@ -91,34 +93,31 @@ pub(super) struct Meanwhile<'a> {
     pub ahead: Ahead,
 }
 
-/// Does the next part.
-struct NextPart<'a, 'w>(&'a mut Meanwhile<'w>);
+/// Steps of the usual interval, 128 k: such a product is written out, with one part of other work beside it.
+pub(super) const USUAL: usize = 4;
 
-impl Kernel for NextPart<'_, '_> {
-    type Out = ();
-    #[inline(always)]
-    fn run<L: Lanes>(self, l: L) {
-        self.0.ahead.prefetch_far(l);
-        if let Some(widening) = &mut self.0.widening {
-            widening.part(l);
-        }
-    }
+/// Parts of other work beside the products of a segment with one group of columns.
+pub(super) fn parts(segment: &KSegment) -> usize {
+    let steps = |run: &KRun| (run.end - run.begin).div_ceil(STEP);
+    segment.runs.iter().map(|run| if steps(run) == USUAL { 1 } else { steps(run) }).sum()
 }
 
-/// All work beside a product of tiles.
-pub(super) struct Beside<'a, 'w, L, P> {
+/// All work beside a product of tiles, of which a part is done at every so many steps.
+pub(super) struct Beside<'a, 'w, L, P, const EACH: usize> {
     pub l: L,
     pub promotion: P,
     pub meanwhile: &'a mut Meanwhile<'w>,
 }
 
-impl<L: Lanes, P: Interleave> Interleave for Beside<'_, '_, L, P> {
+impl<L: Lanes, P: Interleave, const EACH: usize> Interleave for Beside<'_, '_, L, P, EACH> {
     #[inline(always)]
     fn slot(&mut self, step: usize, part: usize) {
         self.promotion.slot(step, part);
-        if part == 0 {
-            // a function of its own: the registers here are needed for the tiles
-            self.l.call(NextPart(self.meanwhile));
+        if part == 0 && step.is_multiple_of(EACH) {
+            self.meanwhile.ahead.prefetch_far(self.l);
+            if let Some(widening) = &mut self.meanwhile.widening {
+                widening.part(self.l);
+            }
         }
     }
 }

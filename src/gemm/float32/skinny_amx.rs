@@ -234,5 +234,5 @@ fn begin(segment: &KSegment, region: &Region<'_>, column: usize, sums: &mut Sums
 fn widen<L: Lanes>(l: L, rows: OperandRows<'_>, k: Range<usize>, out: &mut [u16]) {
     let stride = rows.stride();
     let ahead = if k.end < stride { k.len() } else { SIDE * stride - k.start };
-    l.call(Finish(Widening::new(rows, k, ahead, STRIDE, out, 1)));
+    l.call(Finish(Widening::new(rows, k, ahead, STRIDE, out)));
 }

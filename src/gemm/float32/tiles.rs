@@ -4,11 +4,11 @@
 //! them as the second-level cache holds are multiplied by all rows of the other, which need no transpose. Rows
 //! are widened and sums are promoted beside the tile instructions, which leave the vector units idle.
 
-use super::promote::{Beside, Meanwhile, Promotion, Spread, Usual};
+use super::promote::{parts, Beside, Meanwhile, Promotion, Spread, Usual, USUAL};
 use super::widen::{Finish, OperandRows, WidenRhs, Widening, GROUP, ROW_GAP, SIDE, TILE};
 use super::{ByteOperand, Problem, STEP};
 use crate::gemm::blocked::{
-    scales, KSegment, KeptScratch, LoadSums, Part, Place, Region, SideOperand, StoreSums, SumCopy,
+    scales, KRun, KSegment, KeptScratch, LoadSums, Part, Place, Region, SideOperand, StoreSums, SumCopy,
 };
 use crate::interrupt::poll;
 use crate::simd::amx::{Amx, Lhs, Sums, Tiles};
@@ -57,8 +57,10 @@ impl Kernel for AmxTask<'_, '_> {
             row_scales: Vec::new(),
             column_scales: Vec::new(),
             rhs: KeptScratch::new(columns.count.div_ceil(16) * deepest * TILE),
-            done: BlockSums::new(blocks, segments.len() > 1),
-            partial: BlockSums::new(blocks, segments.iter().any(KSegment::splits)),
+            done: BlockSums::new(blocks, segments.len() > 1, 2),
+            partial: BlockSums::new(blocks, segments.iter().any(KSegment::splits), 1),
+            waiting: None,
+            unstored: None,
         };
         work.partial.sums.get_mut().fill(0.0);
         let mut panels = KeptScratch::new(2 * PANEL);
@@ -68,15 +70,16 @@ impl Kernel for AmxTask<'_, '_> {
         let places = segments.iter().flat_map(|segment| first_rows.clone().map(move |row| (segment, row)));
         let mut places = places.peekable();
         if let Some((segment, row)) = places.peek() {
-            l.call(Finish(work.widening(segment, *row, now, 1)));
+            l.call(Finish(work.widening(segment, *row, now)));
         }
         while let Some((segment, row)) = places.next() {
             poll();
             if row == 0 {
                 work.pack(l, segment);
             }
-            let parts = columns.count.div_ceil(SIDE) * segment.range().len().div_ceil(STEP);
-            let widening = places.peek().map(|(segment, row)| work.widening(segment, *row, next, parts));
+            let parts = columns.count.div_ceil(SIDE) * parts(segment);
+            let widening =
+                places.peek().map(|(segment, row)| work.widening(segment, *row, next).beside(parts));
             let mut meanwhile = Meanwhile { widening, ahead: Ahead::none() };
             work.panel(l, &tiles, segment, region, row, now, &mut meanwhile);
             if let Some(widening) = meanwhile.widening {
@@ -106,26 +109,51 @@ struct AmxWorkspace<'a> {
     /// Final sums, and those of intervals.
     done: BlockSums,
     partial: BlockSums,
+    /// The product that waits for promotion, and the block whose results wait for that.
+    waiting: Option<Waiting>,
+    unstored: Option<Place>,
 }
 
-/// Sums of 32 rows and twice 32 columns, of each block or of one at a time.
+/// A product whose sums are to be promoted: their place and that of the final ones, its run, and its first column.
+#[derive(Clone, Copy)]
+struct Waiting {
+    partial: usize,
+    done: usize,
+    run: usize,
+    column: usize,
+}
+
+/// Sums of 32 rows and twice 32 columns, of each block or of a few at a time.
 struct BlockSums {
     sums: KeptScratch<f32>,
-    each: bool,
+    count: usize,
 }
 
 /// Numbers of the sums of a block.
 const BLOCK: usize = PAIR * SIDE * SIDE;
 
 impl BlockSums {
-    fn new(blocks: usize, each: bool) -> BlockSums {
-        BlockSums { sums: KeptScratch::new(if each { blocks } else { 1 } * BLOCK), each }
+    fn new(blocks: usize, each: bool, few: usize) -> BlockSums {
+        let count = if each { blocks } else { few };
+        BlockSums { sums: KeptScratch::new(count * BLOCK), count }
+    }
+
+    /// Finds the first product of block `i`.
+    #[inline(always)]
+    fn first(&self, i: usize) -> usize {
+        i % self.count * PAIR
     }
 
     /// The sums of block `i`.
     #[inline(always)]
     fn of(&mut self, i: usize) -> &mut [f32] {
-        &mut self.sums.get_mut()[if self.each { i * BLOCK } else { 0 }..][..BLOCK]
+        &mut self.sums.get_mut()[i % self.count * BLOCK..][..BLOCK]
+    }
+
+    /// The sums of every product.
+    #[inline(always)]
+    fn products(&mut self) -> &mut [Sums] {
+        tiled(self.sums.get_mut())
     }
 }
 
@@ -136,16 +164,16 @@ fn tiled(sums: &mut [f32]) -> &mut [Sums] {
 }
 
 impl<'a> AmxWorkspace<'a> {
-    /// Rows to be widened from `row` on, in so many parts.
+    /// Rows to be widened from `row` on.
     #[inline(always)]
-    fn widening<'o>(&self, segment: &KSegment, row: usize, out: &'o mut [u16], parts: usize) -> Widening<'o>
+    fn widening<'o>(&self, segment: &KSegment, row: usize, out: &'o mut [u16]) -> Widening<'o>
     where
         'a: 'o,
     {
         let (k, Part { of, first, count }) = (segment.range(), self.rows);
         let rows = OperandRows { side: of, row: first + row, count: (count - row).min(SIDE) };
         let stride = stride(segment);
-        Widening::new(rows, k, SIDE * of.of.k, stride, &mut out[..SIDE * stride], parts)
+        Widening::new(rows, k, SIDE * of.of.k, stride, &mut out[..SIDE * stride])
     }
 
     /// Packs the columns of a segment, with their scales.
@@ -192,9 +220,11 @@ impl<'a> AmxWorkspace<'a> {
             let vectors = (count - column).div_ceil(16).min(2 * PAIR);
             self.block(l, tiles, segment, region, Place { row, rows, column, vectors }, lhs, meanwhile);
         }
+        self.promote(l);
+        self.store(l, segment, region);
     }
 
-    /// Computes a block of 32 rows and up to 64 columns.
+    /// Computes a block of 32 rows and up to 64 columns. Its last promotion is left for the next product.
     #[inline(always)]
     #[allow(clippy::too_many_arguments)] // as that of a panel
     fn block<L: Lanes>(
@@ -207,67 +237,106 @@ impl<'a> AmxWorkspace<'a> {
         lhs: Lhs<'_>,
         meanwhile: &mut Meanwhile<'_>,
     ) {
-        let block = place.row / SIDE * self.room().div_ceil(PAIR * SIDE) + place.column / (PAIR * SIDE);
-        let turned = self.turned;
-        let copy = SumCopy { segment, partial: false, turned, place, tall: SIDE };
+        let block = self.number(place);
         if segment.first {
+            let copy = self.copy(segment, place);
             let sums = if self.chained { self.partial.of(block) } else { self.done.of(block) };
             l.call(LoadSums { l, copy, region, sums, start: 0.0, fetch: false });
         }
         meanwhile.ahead = if segment.last { self.ahead(segment, region, place) } else { Ahead::none() };
-        let (first, k, room) = (place.column / SIDE, segment.range(), self.room());
-        let group = k.len().div_ceil(STEP) * 2 * TILE;
         let wide = place.vectors.div_ceil(2);
-        let (row_scales, column_scales) = (&self.row_scales, &self.column_scales);
-        let scales = |t: usize, j: usize| {
-            let at = t * room + (first + j) * SIDE;
-            (&row_scales[t], &column_scales[at..at + SIDE])
-        };
-        let done = tiled(self.done.of(block));
-        let [x, y] = tiled(self.partial.of(block)) else { unreachable!("a pair of products") };
-        // The interval and the group whose sums wait for promotion, in either place.
-        let mut waiting: [Option<(usize, usize)>; PAIR] = [None; PAIR];
         for (t, run) in segment.runs.iter().enumerate() {
-            let (at, steps) = ((run.begin - k.start) / STEP, (run.end - run.begin).div_ceil(STEP));
             for j in 0..wide {
                 let here = if wide == PAIR || !(run.opens && run.closes) { j } else { t % PAIR };
-                let (this, other) = if here == 0 { (&mut *x, &*y) } else { (&mut *y, &*x) };
-                if let Some((t, j)) = waiting[here].take() {
-                    let (rows, columns) = scales(t, j);
-                    Promotion::<L, 2>::new(l, this, &mut done[j], rows, columns).whole();
+                let partial = self.partial.first(block) + here;
+                if self.waiting.is_some_and(|waiting| waiting.partial == partial) {
+                    self.promote(l);
                 }
-                let promotion = waiting[1 - here].take().map(|(t, j)| {
-                    let (rows, columns) = scales(t, j);
-                    Promotion::<L, 2>::new(l, other, &mut done[j], rows, columns)
-                });
-                let rhs = &self.rhs.get()[(first + j) * group..];
-                let two = place.vectors - 2 * j > 1;
-                macro_rules! product {
-                    ($tiles:literal, $unrolled:literal, $promotion:expr) => {{
-                        let beside = Beside { l, promotion: $promotion, meanwhile: &mut *meanwhile };
-                        tiles.product::<$tiles, $unrolled>(lhs, at, rhs, at, steps, run.opens, this, beside);
-                    }};
-                }
-                match promotion {
-                    // The usual interval is 128 k.
-                    Some(promotion) if two && steps == 4 => product!(2, 4, Usual(promotion)),
-                    _ if two => product!(2, 0, Spread::new(promotion, 4 * steps)),
-                    _ => product!(1, 0, Spread::new(promotion, 2 * steps)),
-                }
-                waiting[here] = run.closes.then_some((t, j));
-            }
-        }
-        for (here, waits) in waiting.into_iter().enumerate() {
-            if let Some((t, j)) = waits {
-                let (rows, columns) = scales(t, j);
-                let partial = if here == 0 { &*x } else { &*y };
-                Promotion::<L, 2>::new(l, partial, &mut done[j], rows, columns).whole();
+                let (group, two) = (place.column / SIDE + j, place.vectors - 2 * j > 1);
+                self.product(l, tiles, segment, run, (lhs, group, two), partial, meanwhile);
+                self.store(l, segment, region);
+                let (done, column) = (self.done.first(block) + j, group * SIDE);
+                self.waiting = run.closes.then_some(Waiting { partial, done, run: t, column });
             }
         }
         if segment.last {
-            let sums = if self.chained { self.partial.of(block) } else { self.done.of(block) };
-            l.call(StoreSums { l, copy, region, sums });
+            self.unstored = Some(place);
+            if self.chained {
+                self.store(l, segment, region);
+            }
         }
+    }
+
+    /// Multiplies the rows by a group of columns, and promotes the sums that wait.
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments)] // two operands, the sums, and what is done beside
+    fn product<L: Lanes>(
+        &mut self,
+        l: L,
+        tiles: &Tiles,
+        segment: &KSegment,
+        run: &KRun,
+        (lhs, group, two): (Lhs<'_>, usize, bool),
+        partial: usize,
+        meanwhile: &mut Meanwhile<'_>,
+    ) {
+        let k = segment.range();
+        let (at, steps) = ((run.begin - k.start) / STEP, (run.end - run.begin).div_ceil(STEP));
+        let rhs = &self.rhs.get()[group * k.len().div_ceil(STEP) * 2 * TILE..];
+        let (room, partials) = (self.room(), self.partial.products());
+        let (this, promotion) = match self.waiting.take() {
+            None => (&mut partials[partial], None),
+            Some(waiting) => {
+                let Ok([this, other]) = partials.get_disjoint_mut([partial, waiting.partial]) else {
+                    unreachable!("sums that wait are not overwritten")
+                };
+                let columns = &self.column_scales[waiting.run * room + waiting.column..];
+                let (rows, done) = (&self.row_scales[waiting.run], &mut self.done.products()[waiting.done]);
+                (this, Some(Promotion::<L, 2>::new(l, other, done, rows, &columns[..SIDE])))
+            }
+        };
+        macro_rules! product {
+            ($tiles:literal, $unrolled:expr, $each:expr, $promotion:expr) => {{
+                let beside = Beside::<L, _, { $each }> { l, promotion: $promotion, meanwhile };
+                tiles.product::<$tiles, { $unrolled }>(lhs, at, rhs, at, steps, run.opens, this, beside);
+            }};
+        }
+        match promotion {
+            Some(promotion) if two && steps == USUAL => product!(2, USUAL, USUAL, Usual(promotion)),
+            _ if two => product!(2, 0, 1, Spread::new(promotion, 4 * steps)),
+            _ => product!(1, 0, 1, Spread::new(promotion, 2 * steps)),
+        }
+    }
+
+    /// Promotes the sums that wait.
+    #[inline(always)]
+    fn promote<L: Lanes>(&mut self, l: L) {
+        let Some(waiting) = self.waiting.take() else { return };
+        let columns = &self.column_scales[waiting.run * self.room() + waiting.column..][..SIDE];
+        let (rows, done) = (&self.row_scales[waiting.run], &mut self.done.products()[waiting.done]);
+        let partial = &self.partial.products()[waiting.partial];
+        Promotion::<L, 2>::new(l, partial, done, rows, columns).whole();
+    }
+
+    /// Stores the results of the block that waits for it. None of its sums may wait.
+    #[inline(always)]
+    fn store<L: Lanes>(&mut self, l: L, segment: &KSegment, region: &mut Region<'_>) {
+        let Some(place) = self.unstored.take() else { return };
+        let (copy, block) = (self.copy(segment, place), self.number(place));
+        let sums = if self.chained { self.partial.of(block) } else { self.done.of(block) };
+        l.call(StoreSums { l, copy, region, sums });
+    }
+
+    /// The number of a block.
+    #[inline(always)]
+    fn number(&self, place: Place) -> usize {
+        place.row / SIDE * self.room().div_ceil(PAIR * SIDE) + place.column / (PAIR * SIDE)
+    }
+
+    /// The way between the region and the sums of a block.
+    #[inline(always)]
+    fn copy<'s>(&self, segment: &'s KSegment, place: Place) -> SumCopy<'s> {
+        SumCopy { segment, partial: false, turned: self.turned, place, tall: SIDE }
     }
 
     /// Chooses the outputs of the next block to prefetch, a part beside each step.
@@ -278,9 +347,7 @@ impl<'a> AmxWorkspace<'a> {
         let (row, column) = if last { (row + SIDE, 0) } else { (row, column + PAIR * SIDE) };
         let (rows, columns) = (row..row + SIDE, column..self.columns.count.min(column + PAIR * SIDE));
         let (rows, columns) = if self.turned { (columns, rows) } else { (rows, columns) };
-        region
-            .ahead(segment, rows, columns)
-            .beside(vectors.div_ceil(2) * segment.range().len().div_ceil(STEP))
+        region.ahead(segment, rows, columns).beside(vectors.div_ceil(2) * parts(segment))
     }
 }
 

@@ -46,9 +46,10 @@ pub(super) struct Widening<'a> {
     ahead: usize,
     /// Words between the rows.
     stride: usize,
-    /// Groups of the current row, and where they go; the rows after it, and how many of them there are.
+    /// Groups that are left of the current row, and where they go.
     groups: &'a [[u8; GROUP]],
     out: &'a mut [[u16; GROUP]],
+    /// The rows after it, and the number of the first of them.
     after: &'a mut [u16],
     next: usize,
     /// Groups of a part.
@@ -56,17 +57,23 @@ pub(super) struct Widening<'a> {
 }
 
 impl<'a> Widening<'a> {
-    /// Some k of up to 32 rows, in so many parts.
+    /// Some k of up to 32 rows.
     pub fn new(
         rows: OperandRows<'a>,
         k: Range<usize>,
         ahead: usize,
         stride: usize,
         out: &'a mut [u16],
-        parts: usize,
     ) -> Self {
-        let each = (rows.count * (k.len() / GROUP)).div_ceil(parts.max(1));
+        let each = usize::MAX;
         Widening { rows, k, ahead, stride, groups: &[], out: &mut [], after: out, next: 0, each }
+    }
+
+    /// The same, shared out to some parts of the work beside it.
+    #[must_use]
+    pub fn beside(self, parts: usize) -> Self {
+        let each = (self.rows.count * (self.k.len() / GROUP)).div_ceil(parts.max(1));
+        Widening { each, ..self }
     }
 
     /// Widens the next part.
