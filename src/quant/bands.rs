@@ -2,13 +2,13 @@
 
 use super::layout::{Blocks, RowPart};
 use super::nonfinite::{RaiseNumbers, INFINITY};
-use super::outgoing::{begins_line, Outgoing, CHUNK};
-use super::panel::{places, tall_panel, BlockScales, Prepare, PANEL};
+use super::outgoing::{Outgoing, CHUNK};
+use super::panel::{tall_panel, BlockScales, Prepare, PANEL};
 use super::quantize::Job;
 use super::scale::largest;
 use super::transform::{raise_blocks, Encode, EncodeAny, RaiseColumns, RunScales};
 use crate::formats::source::{Code, Source};
-use crate::simd::{Kernel, Laid, Lanes, Narrow, Walk};
+use crate::simd::{whole_lines, Kernel, Laid, Lanes, Narrow, Walk};
 use std::ops::Range;
 
 /// Some bands of blocks of one matrix: amax, scales and codes, a panel of columns at a time so that a band is
@@ -45,11 +45,14 @@ impl<S: Source, C: Code, const PLAIN: bool> Kernel for Bands<'_, S, C, PLAIN> {
         // Where rows lie apart, what comes next is the same part of the next row.
         let (tall, apart) = (block_rows > 1, stride > cols);
         let next_row = if apart && tall { stride * item } else { 0 };
-        // Codes of narrow panels go past the caches only where they are whole lines.
-        let lines = !stream || (begins_line(codes) && begins_line(&codes[cols.min(codes.len())..]));
-        let two = L::PAST_CACHES && lines && 2 * block_rows < places(stride * item);
-        let (panel, fetch) = tall_panel(apart, two);
-        let width = if tall { panel / (block_rows * item) } else { PANEL };
+        let (width, fetch) = if tall {
+            // Codes of narrow panels go past the caches only where they are whole lines.
+            let may = L::PAST_CACHES && (!stream || whole_lines(codes, cols));
+            let (bytes, fetch) = tall_panel(apart, may, block_rows, stride * item);
+            (bytes / (block_rows * item), fetch)
+        } else {
+            (PANEL, false)
+        };
         let width = (width / block_cols).max(1) * block_cols;
         let across = cols.div_ceil(block_cols);
         // Prefetchers are always behind rows that are short.
@@ -124,16 +127,8 @@ impl<S: Source, C: Code, const PLAIN: bool> Kernel for Bands<'_, S, C, PLAIN> {
                 if !stream {
                     job.encode::<L, S, C, PLAIN>(l, (scales, safe), rows, src, &mut codes[start..]);
                 } else {
-                    for (k, (row, out)) in src.chunks(stride).zip(codes.chunks_mut(cols)).enumerate() {
-                        let mut going = Outgoing::new(&mut room, &mut out[start..end]);
-                        for from in (0..here.len()).step_by(CHUNK) {
-                            let to = here.len().min(from + CHUNK);
-                            let rows = Laid { at: at + k * cols + from, cols: to - from, ..rows };
-                            let (scales, out) = ((scales.after(from), safe), going.place(to - from));
-                            job.encode::<L, S, C, PLAIN>(l, scales, rows, &row[from..to], out);
-                            going.send(l, to - from);
-                        }
-                    }
+                    let codes = codes.chunks_mut(cols).map(|row| &mut row[start..end]);
+                    job.encode_past::<L, S, C, PLAIN>(l, (scales, safe), rows, src, codes, &mut room);
                 }
                 start = end;
             }
@@ -149,6 +144,29 @@ const SHORT: usize = 2048;
 const ROW_AHEAD: usize = 16 * 1024;
 
 impl Job<'_> {
+    /// Encodes rows whose codes go past the caches, each by itself.
+    #[inline(always)]
+    fn encode_past<'c, L: Lanes, S: Source, C: Code + 'c, const PLAIN: bool>(
+        &self,
+        l: L,
+        (scales, safe): (RunScales<'_>, bool),
+        rows: Laid,
+        src: &[S::Item],
+        out: impl Iterator<Item = &'c mut [C]>,
+        room: &mut [C],
+    ) {
+        for (k, (row, out)) in src.chunks(rows.stride).zip(out).enumerate() {
+            let mut going = Outgoing::new(room, out);
+            for from in (0..rows.cols).step_by(CHUNK) {
+                let to = rows.cols.min(from + CHUNK);
+                let part = Laid { at: rows.at + k * rows.pitch + from, cols: to - from, ..rows };
+                let (scales, out) = ((scales.after(from), safe), going.place(to - from));
+                self.encode::<L, S, C, PLAIN>(l, scales, part, &row[from..to], out);
+                going.send(l, to - from);
+            }
+        }
+    }
+
     #[inline(always)]
     fn encode<L: Lanes, S: Source, C: Code, const PLAIN: bool>(
         &self,

@@ -8,11 +8,6 @@ const LINE: usize = 64;
 /// Codes that are made before they go: soon enough that stores do not come in bursts, for which loads would wait.
 pub(super) const CHUNK: usize = 1024;
 
-/// Tests if elements begin with a line.
-pub(super) fn begins_line<T>(elements: &[T]) -> bool {
-    elements.as_ptr().addr().is_multiple_of(LINE)
-}
-
 /// A row of codes. Of a line that is not complete, codes wait in the room for those that follow.
 pub(super) struct Outgoing<'a, C> {
     room: &'a mut [C],

@@ -13,25 +13,17 @@ pub(super) const PANEL: usize = 4096;
 /// Bytes of a panel of more than one row, and true where the next one is fetched while one is encoded. Where prefetchers follow
 /// whole rows as fast as memory goes, and fall behind on parts of them, a panel is what a third-level cache has room for. Such
 /// prefetchers fall behind on rows that lie apart too: there two panels are in a second-level cache, one of them fetched. Others
-/// leave memory idle while a panel is encoded: there it is smaller, and the next one is fetched, where `two` panels can be
-/// there.
-pub(super) fn tall_panel(apart: bool, two: bool) -> (usize, bool) {
+/// leave memory idle while a panel is encoded: there it is smaller, and the next one is fetched if it
+/// `may` be, where a second-level cache has places for the rows of two, so many rows so many bytes apart.
+pub(super) fn tall_panel(apart: bool, may: bool, rows: usize, stride: usize) -> (usize, bool) {
     const SECOND: usize = 512 * 1024;
     const MOST: usize = 4 * 1024 * 1024;
     match caches() {
         Some(found) if found.one_stream && apart => (SECOND / 2, true),
         Some(found) if found.one_stream => ((found.third / found.sharing).clamp(SECOND, MOST), false),
-        Some(_) if two => (SECOND / 4, true),
+        Some(found) if may && 2 * rows < found.second.places(stride) => (SECOND / 4, true),
         _ => (SECOND, false),
     }
-}
-
-/// Lines that a second-level cache holds of rows so many bytes apart: 16 for each that is not a multiple of 128 KiB from the
-/// others.
-pub(super) fn places(stride: usize) -> usize {
-    const WAY: usize = 128 * 1024;
-    const WAYS: usize = 16;
-    WAYS * (WAY >> stride.trailing_zeros().min(WAY.trailing_zeros()))
 }
 
 /// Divisors between these bounds keep the corrected reciprocal exact (`a * r` corrected by one residual):

@@ -36,6 +36,7 @@ pub(super) use x86::{avx2, avx512};
 mod x86 {
     use super::super::avx2::Avx2;
     use super::super::avx512::Avx512;
+    use super::super::cache::whole_lines;
     use super::super::transpose::rows_fit;
     use std::arch::x86_64::*;
 
@@ -78,7 +79,7 @@ mod x86 {
     #[inline(always)]
     pub fn avx512(_: Avx512, src: &[u8], stride: usize, out: &mut [u8], pitch: usize, stream: bool) {
         assert!(rows_fit(64, 64, stride, src.len()) && rows_fit(64, 64, pitch, out.len()), "a tile");
-        let stream = stream && out.as_ptr().align_offset(64) == 0 && pitch.is_multiple_of(64);
+        let stream = stream && whole_lines(out, pitch);
         // SAFETY: the token proves the level; the last rows were just found to end in the slices, and to begin where
         // streaming asks for it.
         unsafe { avx512_at(src.as_ptr(), stride, out.as_mut_ptr(), pitch, stream) }

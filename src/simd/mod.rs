@@ -176,7 +176,7 @@ mod neon_narrow;
 mod neon_tables;
 
 pub use ahead::Ahead;
-pub use cache::{caches, Caches};
+pub use cache::{caches, whole_lines, Caches, Second};
 pub use lanes::{
     f16_to_f32, f64_to_f32_odd, fma, ByteFormat, ColumnSink, Kernel, Lanes, Narrow, MAX_GROUP, STEP,
 };
