@@ -77,7 +77,7 @@ UNITS = (
     Unit("hopper_f16", HALF, THIRD),
     Unit("hopper_bf16", BRAIN, THIRD),
     Unit("ada_f16", HALF, THIRD),
-    Unit("float32", numpy=Gate(0.7, 0.35, 0.05), torch={"amx": 0.75}, levels=("amx",)),
+    Unit("float32", numpy=Gate(0.7, 0.35, 0.05), torch={"amx": 0.9}, levels=("amx",)),
     Unit("vdpbf16ps", BRAIN, torch={"avx512_bf16": 0.9}, every=None, levels=("avx512_bf16",)),
     Unit("hopper_mma_fp8", vectors=False),
     Unit("exact", vectors=False),
