@@ -260,6 +260,8 @@ impl<'a> AmxWorkspace<'a> {
             }
         }
         if segment.last {
+            // without k there was no product that the block before could wait for
+            self.store(l, segment, region);
             self.unstored = Some(place);
             if self.chained {
                 self.store(l, segment, region);
