@@ -58,11 +58,12 @@ fn cut(tile: Tile<'_>, turned: bool, across: bool, length: usize) -> Vec<Band<'_
 }
 
 impl<'o> Band<'o> {
-    /// Cuts it into so many parts or more with all of its columns.
+    /// Cuts it into a multiple of so many parts with all of its columns, so that threads finish together.
     fn parts(self, count: usize) -> Vec<Band<'o>> {
         let Band { tile, turned } = self;
         let length = if turned { tile.cols() } else { tile.rows() };
-        cut(tile, turned, turned, length.div_ceil(count).next_multiple_of(SIDE).min(LONGEST))
+        let count = count * length.div_ceil(count * LONGEST).max(1);
+        cut(tile, turned, turned, length.div_ceil(count).next_multiple_of(SIDE))
     }
 }
 
