@@ -10,9 +10,15 @@ pub(super) trait Place: Copy + Send + Sync {
     /// The values that belong to all vectors of that group.
     #[inline(always)]
     fn group<L: Lanes>(&self, l: L, values: &[f32], at: usize) -> [L::F; 4] {
-        let load = |j| self.load(l, values, at, j);
-        [load(0), load(1), load(2), load(3)]
+        by_vector(self, l, values, at)
     }
+}
+
+/// The values of a group, each vector looked up by itself.
+#[inline(always)]
+fn by_vector<L: Lanes>(place: &impl Place, l: L, values: &[f32], at: usize) -> [L::F; 4] {
+    let load = |j| place.load(l, values, at, j);
+    [load(0), load(1), load(2), load(3)]
 }
 
 /// Blocks whose width is a power of two and no less than a vector, entered on a vector boundary; or a run inside a
@@ -122,8 +128,7 @@ impl Place for Across {
     #[inline(always)]
     fn group<L: Lanes>(&self, l: L, values: &[f32], at: usize) -> [L::F; 4] {
         if self.width() < L::GROUP {
-            let load = |j| self.load(l, values, at, j);
-            return [load(0), load(1), load(2), load(3)];
+            return by_vector(self, l, values, at);
         }
         let ((block, left), last) = (self.block(at), values.len() - 1);
         let here = l.f32(values[block.min(last)]);

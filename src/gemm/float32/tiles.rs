@@ -239,8 +239,7 @@ impl<'a> AmxWorkspace<'a> {
     ) {
         let block = self.number(place);
         if segment.first {
-            let copy = self.copy(segment, place);
-            let sums = if self.chained { self.partial.of(block) } else { self.done.of(block) };
+            let (copy, sums) = (self.copy(segment, place), self.results(block));
             l.call(LoadSums { l, copy, region, sums, start: 0.0, fetch: false });
         }
         meanwhile.ahead = if segment.last { self.ahead(segment, region, place) } else { Ahead::none() };
@@ -260,10 +259,9 @@ impl<'a> AmxWorkspace<'a> {
             }
         }
         if segment.last {
-            // without k there was no product that the block before could wait for
-            self.store(l, segment, region);
             self.unstored = Some(place);
-            if self.chained {
+            // sums that begin with c are not promoted, nor are those without k
+            if self.waiting.is_none() {
                 self.store(l, segment, region);
             }
         }
@@ -324,9 +322,18 @@ impl<'a> AmxWorkspace<'a> {
     #[inline(always)]
     fn store<L: Lanes>(&mut self, l: L, segment: &KSegment, region: &mut Region<'_>) {
         let Some(place) = self.unstored.take() else { return };
-        let (copy, block) = (self.copy(segment, place), self.number(place));
-        let sums = if self.chained { self.partial.of(block) } else { self.done.of(block) };
+        let (copy, sums) = (self.copy(segment, place), self.results(self.number(place)));
         l.call(StoreSums { l, copy, region, sums });
+    }
+
+    /// The sums that are the results of a block.
+    #[inline(always)]
+    fn results(&mut self, block: usize) -> &mut [f32] {
+        if self.chained {
+            self.partial.of(block)
+        } else {
+            self.done.of(block)
+        }
     }
 
     /// The number of a block.
